@@ -1,0 +1,43 @@
+"""ament_python package `bev_perception`. Version and dependencies are also in package.xml (test_packaging.py compares)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "bev_perception"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="3D object detection in bird's-eye view from surround cameras and radars, with temporal fusion",
+    maintainer="bev_perception maintainers",
+    maintainer_email="maintainers@bev-perception.org",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # `training` travels along so that `pip install .[training]` has it; the runtime never imports it
+    # (test_import_boundaries.py) and its dependencies are an extra.
+    packages=find_packages(include=["bev_perception", "bev_perception.*", "training", "training.*"]),
+    package_data={NAME: ["bundles/**/*", "config/**/*"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/launch", sorted(str(path) for path in Path("launch").glob("*.launch.py"))),
+        (f"share/{NAME}/config", sorted(str(path) for path in Path(NAME, "config").glob("*") if path.is_file())),
+    ],
+    install_requires=["numpy", "opencv-python-headless", "pyyaml", "onnxruntime"],
+    extras_require={
+        "evaluation": ["nuscenes-devkit", "rosbags", "matplotlib", "trimesh", "embreex"],
+        "training": ["torch", "lightning", "onnx", "onnxscript", "tensorboard", "nuscenes-devkit", "trimesh", "embreex"],
+        "test": ["pytest", "ruff", "mypy"],
+    },
+    zip_safe=False,
+    entry_points={
+        "console_scripts": [
+            "perception_node = bev_perception.ros.node:main",
+            "build_engine = bev_perception.inference.build_engine:main",
+            "replay = bev_perception.replay:main",
+            "play_bag = bev_perception.ros.play_bag:main",
+            "record_bag = bev_perception.ros.record_bag:main",
+        ],
+    },
+)
