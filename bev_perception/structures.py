@@ -1,0 +1,118 @@
+"""What flows through the runtime. Plain data, numpy views, integer nanoseconds; no ROS and no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bev_perception.geometry import invert
+
+# Columns of RadarScan.points, in the radar's own frame.
+RADAR_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy")
+
+
+@dataclass(frozen=True)
+class CameraFrame:
+    """One image as it was received, not yet decoded or resized.
+
+    data: (H, W), (H, W, C) uint8 for raw encodings (ROS names: bgr8, rgb8, bgra8, mono8, yuv422..., bayer_...),
+    (bytes,) uint8 for `jpeg` and `png`.
+    """
+
+    sensor: str
+    stamp_ns: int
+    encoding: str
+    data: np.ndarray
+
+
+@dataclass(frozen=True)
+class CameraCalibration:
+    """K (3, 3) at the given width and height, pixel centres at integers; distortion as in sensor_msgs/CameraInfo."""
+
+    width: int
+    height: int
+    K: np.ndarray
+    ego_from_cam: np.ndarray
+    distortion_model: str = ""
+    D: tuple[float, ...] = ()
+
+    @property
+    def cam_from_ego(self) -> np.ndarray:
+        """(4, 4)."""
+        return invert(self.ego_from_cam)
+
+
+@dataclass(frozen=True)
+class RadarScan:
+    """One radar measurement. points (P, 6) float32, columns RADAR_COLUMNS, in the radar's frame (m, dBsm, m/s).
+
+    compensated: vx, vy are the radial speed over ground; otherwise relative to the moving sensor.
+    """
+
+    sensor: str
+    stamp_ns: int
+    points: np.ndarray
+    compensated: bool = True
+
+
+@dataclass(frozen=True)
+class EgoPose:
+    """Pose in the continuous frame `odom` with the twist of base_link: linear (3,) m/s, angular (3,) rad/s, ego axes."""
+
+    stamp_ns: int
+    odom_from_ego: np.ndarray
+    linear: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    angular: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """An image chosen for a frame, with its calibration and the ego pose at the image's own stamp."""
+
+    frame: CameraFrame
+    calibration: CameraCalibration
+    ego: EgoPose
+
+
+@dataclass(frozen=True)
+class RadarSweep:
+    """A scan chosen for a frame, with its extrinsics and the ego pose at the scan's own stamp."""
+
+    scan: RadarScan
+    ego_from_radar: np.ndarray
+    ego: EgoPose
+
+
+@dataclass(frozen=True)
+class SensorFrame:
+    """Everything one step sees: what was measured around `stamp_ns` and where the vehicle was.
+
+    cameras: one CameraView or None for each camera of the spec, in its order.
+    radars: for each radar of the spec its sweeps, newest first; empty when the radar is missing.
+    missing: sensor name -> named reason, for exactly the sensors that are None or empty.
+    """
+
+    stamp_ns: int
+    ego: EgoPose
+    cameras: tuple[CameraView | None, ...]
+    radars: tuple[tuple[RadarSweep, ...], ...]
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes in base_link at `stamp_ns`.
+
+    boxes (M, 7) float32 x y z l w h yaw (gravity centre, m, rad); velocity (M, 2) float32 m/s over ground along ego x, y;
+    scores (M,) float32; labels (M,) int64 into ModelSpec.classes. Sorted by falling score.
+    """
+
+    stamp_ns: int
+    boxes: np.ndarray
+    velocity: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
