@@ -1,0 +1,1 @@
+"""Offline training of the BEV perception student: data, models, export, evaluation."""

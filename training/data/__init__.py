@@ -1,0 +1,1 @@
+"""Data for training: the synthetic world, data sets and their targets."""

@@ -1,0 +1,121 @@
+"""Closed-form motion: paths of straight lines and arcs, travelled with piecewise linear speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Path:
+    """A planar curve by arc length: segment i starts at station `starts[i]` in `x, y, heading` with `curvature`.
+
+    Before its start and beyond its end the first and the last segment go on.
+    """
+
+    starts: Floats
+    x: Floats
+    y: Floats
+    heading: Floats
+    curvature: Floats
+    length: float
+
+    @staticmethod
+    def from_segments(x: float, y: float, heading: float, segments: list[tuple[float, float]]) -> Path:
+        """Build from (length m, curvature 1/m) pairs."""
+        rows, station = [], 0.0
+        for length, curvature in segments:
+            rows.append((station, x, y, heading, curvature))
+            chord = length * np.sinc(curvature * length / 2 / np.pi)
+            x += chord * np.cos(heading + curvature * length / 2)
+            y += chord * np.sin(heading + curvature * length / 2)
+            heading += curvature * length
+            station += length
+        return Path(*np.array(rows, dtype=np.float64).T, length=station)
+
+    def segment(self, s: ArrayLike) -> NDArray[np.intp]:
+        return np.clip(np.searchsorted(self.starts, s, side="right") - 1, 0, len(self.starts) - 1)
+
+    def at(self, s: ArrayLike) -> tuple[Floats, Floats, Floats]:
+        """x, y, heading at stations `s` (any shape)."""
+        i = self.segment(s)
+        ds = np.asarray(s, dtype=np.float64) - self.starts[i]
+        half = self.curvature[i] * ds / 2
+        chord = ds * np.sinc(half / np.pi)
+        mid = self.heading[i] + half
+        return self.x[i] + chord * np.cos(mid), self.y[i] + chord * np.sin(mid), mid + half
+
+    def curvature_at(self, s: ArrayLike) -> Floats:
+        return self.curvature[self.segment(s)]
+
+    def beside(self, s: ArrayLike, left: ArrayLike) -> tuple[Floats, Floats, Floats]:
+        """x, y, heading of the points `left` metres to the left of stations `s`."""
+        x, y, heading = self.at(s)
+        return x - np.sin(heading) * left, y + np.cos(heading) * left, heading
+
+    def offset(self, left: float) -> Path:
+        """The parallel curve `left` metres to the left; arcs stay arcs."""
+        x, y, heading = self.beside(0.0, left)
+        lengths = np.diff(np.append(self.starts, self.length))
+        scale = 1.0 - self.curvature * left
+        return Path.from_segments(float(x), float(y), float(heading), list(zip(lengths * scale, self.curvature / scale)))
+
+    def reversed(self) -> Path:
+        x, y, heading = self.at(self.length)
+        lengths = np.diff(np.append(self.starts, self.length))
+        backwards = list(zip(lengths[::-1], -self.curvature[::-1]))
+        return Path.from_segments(float(x), float(y), float(heading) + np.pi, backwards)
+
+
+@dataclass(frozen=True)
+class SpeedProfile:
+    """Speed (m/s) linear between knots, constant outside; the distance travelled since t = 0 is exact."""
+
+    t: Floats
+    v: Floats
+    s: Floats
+
+    @staticmethod
+    def through(t: ArrayLike, v: ArrayLike) -> SpeedProfile:
+        t, v = np.asarray(t, dtype=np.float64), np.asarray(v, dtype=np.float64)
+        s = np.concatenate([[0.0], np.cumsum(np.diff(t) * (v[1:] + v[:-1]) / 2)])
+        profile = SpeedProfile(t, v, s)
+        return SpeedProfile(t, v, s - profile.at(0.0)[0])
+
+    def at(self, t: ArrayLike) -> tuple[Floats, Floats]:
+        """Distance since t = 0 and speed at times `t` in seconds."""
+        t = np.asarray(t, dtype=np.float64)
+        last = len(self.t) - 1
+        i = np.clip(np.searchsorted(self.t, t, side="right") - 1, 0, max(last - 1, 0))
+        if last == 0:
+            return self.s[0] + self.v[0] * (t - self.t[0]), np.full(t.shape, self.v[0])
+        inside = np.clip(t, self.t[0], self.t[-1])
+        dt = inside - self.t[i]
+        slope = (self.v[i + 1] - self.v[i]) / (self.t[i + 1] - self.t[i])
+        v = self.v[i] + slope * dt
+        return self.s[i] + (self.v[i] + v) / 2 * dt + v * (t - inside), v
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A path travelled with a speed profile, starting from station `s0` at t = 0."""
+
+    path: Path
+    profile: SpeedProfile
+    s0: float = 0.0
+
+    def at(self, t: ArrayLike) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """x, y, yaw, speed along yaw, station, at times `t` in seconds."""
+        travelled, v = self.profile.at(t)
+        s = self.s0 + travelled
+        x, y, yaw = self.path.at(s)
+        return x, y, yaw, v, s
+
+
+def standing(x: float, y: float, yaw: float) -> Motion:
+    """A motion that stays where it is."""
+    return Motion(Path.from_segments(x, y, yaw, [(1.0, 0.0)]), SpeedProfile.through([0.0], [0.0]))
