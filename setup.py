@@ -11,7 +11,7 @@ setup(
     version="0.1.0",
     description="3D object detection in bird's-eye view from surround cameras and radars, with temporal fusion",
     maintainer="bev_perception maintainers",
-    maintainer_email="maintainers@bev-perception.org",
+    maintainer_email="maintainers@bev-perception.example.org",
     license="Apache-2.0",
     python_requires=">=3.10",
     # `training` travels along so that `pip install .[training]` has it; the runtime never imports it
