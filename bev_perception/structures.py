@@ -102,10 +102,12 @@ class SensorFrame:
 
 @dataclass(frozen=True)
 class Detections:
-    """Boxes in base_link at `stamp_ns`.
+    """Boxes in base_link at `stamp_ns`, and what they were made from.
 
     boxes (M, 7) float32 x y z l w h yaw (gravity centre, m, rad); velocity (M, 2) float32 m/s over ground along ego x, y;
     scores (M,) float32; labels (M,) int64 into ModelSpec.classes. Sorted by falling score.
+    missing: sensor name -> named reason for each sensor that did not contribute.
+    memory_reset: why the temporal memory was emptied in this step, or "".
     """
 
     stamp_ns: int
@@ -113,6 +115,10 @@ class Detections:
     velocity: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    sensors_used: tuple[str, ...] = ()
+    missing: dict[str, str] = field(default_factory=dict)
+    temporal_used: bool = False
+    memory_reset: str = ""
 
     def __len__(self) -> int:
         return len(self.scores)
