@@ -1,0 +1,47 @@
+# What the README's commands call. Each target sets up what it needs (once, see requirements/set_up.py).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+OUT ?= out
+
+# Arguments passed on, for example: make test ARGS="-k grid"
+ARGS ?=
+
+ENV := source .venv/env.sh &&
+
+.PHONY: help demo test lint bench train-demo setup-demo setup-test clean
+
+help:
+	@echo "make demo        drive through ROS 2, scored detections and a report in $(OUT)/demo"
+	@echo "make test        all tests"
+	@echo "make lint        ruff and mypy"
+	@echo "make bench       cost per frame, delivery rate and latency; writes the table in docs/"
+	@echo "make train-demo  train, export and score the shipped model anew"
+	@echo "make clean       remove the virtual environment, builds and outputs"
+	@echo "Variables: PYTHON=python3.12, OUT=folder, ARGS=\"further arguments\""
+
+setup-demo:
+	@"$(PYTHON)" requirements/set_up.py demo
+
+setup-test:
+	@"$(PYTHON)" requirements/set_up.py test
+
+demo: setup-demo
+	@$(ENV) python -m bev_perception.evaluation.demo --out "$(OUT)/demo" $(ARGS)
+
+test: setup-test
+	@$(ENV) python -m pytest -q $(ARGS)
+
+lint: setup-test
+	@$(ENV) ruff check . && mypy
+
+bench: setup-demo
+	@$(ENV) python -m bev_perception.evaluation.bench $(ARGS)
+
+train-demo: setup-test
+	@$(ENV) python -m training.train training.experiments.demo:full $(ARGS)
+
+clean:
+	rm -rf .venv build install log out .pytest_cache .ruff_cache .mypy_cache *.egg-info
