@@ -1,0 +1,138 @@
+"""The compact camera + radar student with temporal BEV fusion.
+
+images -> ResNet + FPN -> depth and context -> ColumnLift ┐
+radar_bev -> two convolutions ------------------------------┴-> fuse -> state -> gate with the warped earlier state -> BEV encoder -> head
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bev_perception.model_spec import ModelSpec
+from training.models.center_head import CenterHead, conv_bn_relu, find_peaks
+from training.models.resnet import ResNet, make_layer
+from training.models.view_transform import ColumnLift, DepthBins, warp_bev
+
+# ImageNet statistics in BGR order, 0..255.
+IMAGE_MEAN = (103.53, 116.28, 123.675)
+IMAGE_STD = (57.375, 57.12, 58.395)
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Sizes of the student; the spec fixes grid, image size, sensors and the state's channels."""
+
+    backbone_blocks: tuple[int, int, int, int] = (2, 2, 2, 2)
+    backbone_width: int = 32
+    neck_channels: int = 64
+    radar_channels: int = 32
+    encoder_channels: int = 80
+    head_channels: int = 48
+    bins: DepthBins = DepthBins()
+
+
+class CameraRadarStudent(nn.Module):
+    """Inputs and outputs as ModelSpec.inputs() / outputs(), with a leading batch dimension.
+
+    Besides, `aux` holds depth logits (B, N, D, h, w) and class logits (B, N, classes + 1, h, w) of the image features at
+    stride 8, which training supervises with LiDAR depth and projected boxes.
+    """
+
+    cell_centers: Tensor
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, spec: ModelSpec, config: StudentConfig = StudentConfig()) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
+        width, neck, state = config.backbone_width, config.neck_channels, spec.temporal.state_channels
+        self.backbone = ResNet(config.backbone_blocks, width)
+        self.lateral = nn.ModuleList([nn.Conv2d(width * k, neck, 1) for k in (2, 4, 8)])
+        self.smooth = conv_bn_relu(neck, neck)
+        self.depth = nn.Conv2d(neck, config.bins.count, 1)
+        self.context = nn.Conv2d(neck, state, 1)
+        self.semantic = nn.Conv2d(neck, len(spec.classes) + 1, 1)  # training only: not in the exported graph
+        self.lift = ColumnLift(spec.grid, config.bins)
+        self.radar = nn.Sequential(
+            conv_bn_relu(len(spec.radar.channels) + 1, config.radar_channels), conv_bn_relu(config.radar_channels, config.radar_channels)
+        )
+        self.fuse = conv_bn_relu(state + 1 + config.radar_channels, state)
+        self.temporal = conv_bn_relu(2 * state + 2, state)
+        self.gate = nn.Conv2d(2 * state + 2, state, 1)
+        enc = config.encoder_channels
+        self.down1 = make_layer(state, enc, 2, 2)
+        self.down2 = make_layer(enc, 2 * enc, 2, 2)
+        self.up1 = conv_bn_relu(3 * enc, enc, kernel=1)
+        self.up2 = conv_bn_relu(enc + state, config.head_channels)
+        self.head = CenterHead(config.head_channels, config.head_channels, len(spec.classes))
+        self.register_buffer("cell_centers", torch.from_numpy(spec.grid.centers().reshape(-1, 2)).float(), persistent=False)
+        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN), persistent=False)
+        self.register_buffer("image_std", torch.tensor(IMAGE_STD), persistent=False)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """(B, N, H, W, 3) uint8 -> (B * N, neck, H / 8, W / 8). The cast comes first: TensorRT wants it so for uint8 inputs."""
+        x = (images.float() - self.image_mean) / self.image_std
+        x = x.flatten(0, 1).permute(0, 3, 1, 2)
+        x8, x16, x32 = self.backbone(x)
+        y = self.lateral[1](x16) + F.interpolate(self.lateral[2](x32), scale_factor=2.0, mode="nearest")
+        y = self.lateral[0](x8) + F.interpolate(y, scale_factor=2.0, mode="nearest")
+        return self.smooth(y)
+
+    def bev_state(
+        self, images: Tensor, img_from_ego: Tensor, camera_valid: Tensor, radar_bev: Tensor, radar_valid: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One frame's sensors -> the state (B, C, X, Y) that this and later frames read, and the auxiliary logits."""
+        b, n = images.shape[:2]
+        features = self.image_features(images)
+        split = (b, n, -1, *features.shape[2:])
+        depth, context = self.depth(features).reshape(split), self.context(features).reshape(split)
+        camera_bev, coverage = self.lift(context, depth, img_from_ego, camera_valid, images.shape[3])
+        # An empty radar map means something else when the radars are dead: tell the network how many live.
+        alive = radar_valid.mean(dim=1).reshape(b, 1, 1, 1).expand(-1, 1, *self.spec.grid.shape)
+        radar = self.radar(torch.cat([radar_bev, alive.to(radar_bev.dtype)], dim=1))
+        state = self.fuse(torch.cat([camera_bev, coverage, radar], dim=1))
+        aux = {"depth": depth, "semantic": self.semantic(features).reshape(split)} if self.training else {"depth": depth}
+        return state, aux
+
+    def detect(self, state: Tensor, prev_bev: Tensor, prev_from_curr: Tensor, prev_valid: Tensor, prev_dt: Tensor) -> tuple[Tensor, Tensor]:
+        """Gate the earlier state (warped to the current frame) into the current one and run encoder and head."""
+        b = state.shape[0]
+        warped, inside = warp_bev(prev_bev.to(state.dtype), prev_from_curr, self.spec.grid, self.cell_centers)
+        seen = inside * prev_valid.reshape(b, 1, 1, 1)
+        dt = seen * prev_dt.reshape(b, 1, 1, 1)
+        both = torch.cat([state, warped * seen, seen, dt], dim=1)
+        x = state + self.gate(both).sigmoid() * self.temporal(both)
+        half = self.down1(x)
+        quarter = F.interpolate(self.down2(half), scale_factor=2.0, mode="nearest")
+        half = self.up1(torch.cat([half, quarter], dim=1))
+        x = self.up2(torch.cat([x, F.interpolate(half, scale_factor=2.0, mode="nearest")], dim=1))
+        return self.head(x)
+
+
+class ExportedStudent(nn.Module):
+    """The student as the vehicle runs it: no batch dimension, peaks found in the graph; arguments in ModelSpec.inputs() order."""
+
+    def __init__(self, student: CameraRadarStudent) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(
+        self,
+        images: Tensor,
+        img_from_ego: Tensor,
+        camera_valid: Tensor,
+        radar_bev: Tensor,
+        radar_valid: Tensor,
+        prev_bev: Tensor,
+        prev_from_curr: Tensor,
+        prev_valid: Tensor,
+        prev_dt: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        state, _ = self.student.bev_state(images[None], img_from_ego[None], camera_valid[None], radar_bev[None], radar_valid[None])
+        heatmap, regression = self.student.detect(state, prev_bev[None], prev_from_curr[None], prev_valid, prev_dt)
+        scores, labels, cells, boxes = find_peaks(heatmap, regression, self.student.spec.top_k)
+        return scores[0], labels[0], cells[0], boxes[0], state[0]

@@ -1,0 +1,83 @@
+"""From image features to BEV, weighted by predicted depth, in operators that every TensorRT parser accepts.
+
+Lift as in LSS (Philion & Fidler, ECCV 2020), with the height of the image summed out before the splat: for a camera that
+stands upright, all pixels of an image column look along one vertical plane, so softmax(depth) x context summed over the
+rows gives a (depth, column) plane per camera (as in CRN's frustum, Kim et al., ICCV 2023). A BEV cell then reads its own
+(depth, column) by bilinear sampling: no scatter, no sorting, no precomputed table, and calibration stays an input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bev_perception.grid import BevGrid
+
+
+@dataclass(frozen=True)
+class DepthBins:
+    """Uniform bins: bin b covers [start + b * step, start + (b + 1) * step) metres along the optical axis."""
+
+    start: float = 1.0
+    step: float = 1.0
+    count: int = 56
+
+
+class ColumnLift(nn.Module):
+    """(B, N, C, h, w) context and (B, N, D, h, w) depth logits -> (B, C, X, Y) and the coverage (B, 1, X, Y).
+
+    reference_height: metres above ground at which a cell is looked up. The image column of a cell depends on its height
+    only through the camera's roll, which is small on vehicles.
+    """
+
+    cell_points: Tensor
+
+    def __init__(self, grid: BevGrid, bins: DepthBins, reference_height: float = 0.8) -> None:
+        super().__init__()
+        self.bins = bins
+        self.shape = grid.shape
+        centers = torch.from_numpy(grid.centers().reshape(-1, 2)).float()
+        points = torch.cat([centers, torch.full((len(centers), 1), reference_height), torch.ones(len(centers), 1)], dim=1)
+        self.register_buffer("cell_points", points, persistent=False)
+
+    def forward(
+        self, context: Tensor, depth_logits: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_width: int
+    ) -> tuple[Tensor, Tensor]:
+        """img_from_ego (B, N, 4, 4) into the network's image of `image_width` pixels, camera_valid (B, N)."""
+        b, n, c, _, w = context.shape
+        depth = depth_logits.softmax(dim=2).flatten(0, 1)  # (B*N, D, h, w)
+        plane = torch.matmul(depth.permute(0, 3, 1, 2), context.flatten(0, 1).permute(0, 3, 2, 1))  # (B*N, w, D, C)
+        plane = plane.permute(0, 3, 2, 1)  # (B*N, C, D, w)
+
+        projected = torch.matmul(img_from_ego.flatten(0, 1)[:, :3], self.cell_points.t())  # (B*N, 3, X*Y)
+        z = projected[:, 2]
+        column = (projected[:, 0] / z.clamp(min=0.1) + 0.5) / image_width * 2 - 1
+        row = (z - self.bins.start) / (self.bins.step * self.bins.count) * 2 - 1
+        seen = (z > 0.5) & (column.abs() < 1) & (row.abs() < 1)
+        weight = seen.to(context.dtype) * camera_valid.reshape(b * n, 1).to(context.dtype)
+        # Far outside cells may project to huge columns: keep the sampling coordinates finite and small.
+        where = torch.stack([column.clamp(-2, 2), row.clamp(-2, 2)], dim=-1).reshape(b * n, *self.shape, 2)
+        sampled = F.grid_sample(plane.float(), where, mode="bilinear", padding_mode="zeros", align_corners=False)
+        weight = weight.reshape(b, n, 1, *self.shape)
+        bev = (sampled.reshape(b, n, c, *self.shape) * weight).sum(dim=1)
+        return bev, weight.sum(dim=1).clamp(max=1.0)
+
+
+def warp_bev(prev_bev: Tensor, prev_from_curr: Tensor, grid: BevGrid, cell_centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Read the previous BEV map where the current cells were: (B, C, X, Y), (B, 4, 4) -> warped map, inside (B, 1, X, Y).
+
+    BEVDet4D's alignment: for each current cell centre, its place in the previous ego frame, bilinear.
+    cell_centers (X*Y, 2), metres.
+    """
+    b = prev_bev.shape[0]
+    x_cells, y_cells = grid.shape
+    rotation, translation = prev_from_curr[:, :2, :2], prev_from_curr[:, :2, 3]
+    points = torch.matmul(cell_centers, rotation.transpose(1, 2)) + translation[:, None]  # (B, X*Y, 2)
+    x = (points[..., 0] - grid.x_min) / (grid.x_max - grid.x_min) * 2 - 1
+    y = (points[..., 1] - grid.y_min) / (grid.y_max - grid.y_min) * 2 - 1
+    inside = ((x.abs() < 1) & (y.abs() < 1)).to(prev_bev.dtype).reshape(b, 1, x_cells, y_cells)
+    where = torch.stack([y, x], dim=-1).reshape(b, x_cells, y_cells, 2)  # grid_sample's first coordinate is the last axis
+    return F.grid_sample(prev_bev, where, mode="bilinear", padding_mode="zeros", align_corners=False), inside
