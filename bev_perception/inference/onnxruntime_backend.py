@@ -1,0 +1,117 @@
+"""ONNX Runtime: the default engine, the same numbers on every run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bev_perception.inference.backend import check_interface, read_onnx, validate_inputs
+from bev_perception.model_spec import Bundle, BundleError, TensorSpec
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+DTYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool",
+}  # fmt: skip
+
+
+def default_threads() -> int:
+    """At most four of the cores that this process may use; the rest of the vehicle's software needs some too."""
+    return min(4, len(os.sched_getaffinity(0)))
+
+
+class OnnxRuntimeBackend:
+    """Runs the bundle's ONNX with ONNX Runtime. State stays in host arrays.
+
+    threads: threads inside an operator, 0 for `default_threads()`.
+    provider: "cpu" or "cuda". What is asked for is what runs: there is no fallback to another one.
+    spin: let waiting threads burn their core: saves microseconds, takes cores from the vehicle's other processes.
+    profile_prefix: write a profile by operator to `<prefix>_<time>.json` at close().
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self, bundle: Bundle, *, threads: int = 0, provider: str = "cpu", spin: bool = False, profile_prefix: str = ""
+    ) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError(
+                "the onnxruntime backend needs the package onnxruntime: pip install onnxruntime"
+            ) from error
+        if threads < 0:
+            raise ValueError(f"threads must be 0 (choose) or more, found {threads}")
+        available = onnxruntime.get_available_providers()
+        wanted = PROVIDERS.get(provider, "")
+        if wanted not in available:
+            raise ValueError(
+                f"provider {provider!r} is not available; this onnxruntime has "
+                f"{[name for name, full in PROVIDERS.items() if full in available]}"
+                + (" (for cuda install onnxruntime-gpu instead of onnxruntime)" if provider == "cuda" else "")
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or default_threads()
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+        if profile_prefix:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile_prefix
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if provider == "cuda":
+            providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+        try:
+            session = onnxruntime.InferenceSession(read_onnx(bundle), sess_options=options, providers=providers)
+        except BundleError:
+            raise
+        except Exception as error:  # onnxruntime has a dozen exception classes and no common one
+            raise BundleError(
+                f"{bundle.onnx_path}: ONNX Runtime {onnxruntime.__version__} refuses it: {error}"
+            ) from error
+        if session.get_providers()[0] != wanted:
+            raise RuntimeError(
+                f"provider {provider!r} could not be started (its libraries do not load, see onnxruntime's log); "
+                f"running are {session.get_providers()}"
+            )
+        self.spec = bundle.spec
+        self._session = session
+        self._profiling = bool(profile_prefix)
+        self._output_names = [t.name for t in self.spec.outputs()]
+        check_interface(_tensors(session.get_inputs()), self.spec.inputs(), f"{bundle.onnx_path}: inputs")
+        check_interface(_tensors(session.get_outputs()), self.spec.outputs(), f"{bundle.onnx_path}: outputs")
+        self.details = {
+            "version": onnxruntime.__version__,
+            "provider": provider,
+            "precision": "fp32",
+            "threads": str(options.intra_op_num_threads),
+        }
+
+    def infer(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """See InferenceBackend.infer; all outputs are fresh arrays."""
+        if self._session is None:
+            raise RuntimeError("the onnxruntime backend is closed")
+        validate_inputs(inputs, self.spec)
+        outputs = self._session.run(self._output_names, dict(inputs))
+        return dict(zip(self._output_names, outputs))
+
+    def fetch(self, value: np.ndarray) -> np.ndarray:
+        """Arrays are already on the host."""
+        return value
+
+    def close(self) -> None:
+        """Free the session (and write the profile)."""
+        if self._session is not None and self._profiling:
+            self.details["profile"] = self._session.end_profiling()
+        self._session = None
+
+
+def _tensors(arguments: list[Any]) -> list[TensorSpec]:
+    """What a session reports; dimensions that are not fixed stay names and so differ from every spec."""
+    return [TensorSpec(a.name, tuple(a.shape), DTYPES.get(a.type, a.type)) for a in arguments]
