@@ -1,4 +1,4 @@
-"""What both writers share: which scan is taken when, how one scan is made anywhere, and how work is spread over processes.
+"""What both writers share: which scan is taken when, how one scan is made, and how work is spread over processes.
 
 A drive is a list of `Scan` (channel, stamp). `take` makes one scan alone from (seed, channel, stamp), so a drive can be
 cut into pieces, made in any order by any number of processes, and still comes out byte for byte the same.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TextIO, TypeVar
@@ -58,7 +58,7 @@ def epoch_ns(seed: int) -> int:
     """
     seconds = EPOCH_S + 1000 * seed
     if seed < 0 or seconds + 1000 > np.iinfo(np.int32).max:
-        raise ValueError(f"seed {seed} gives the start time {seconds} s, outside a ROS stamp; use a seed from 0 to 440000")
+        raise ValueError(f"seed {seed} gives the start time {seconds} s, outside a ROS stamp; use 0 to 440000")
     return seconds * NS
 
 
@@ -74,7 +74,7 @@ def plan_drive(duration_s: float, rates: Rates, channels: Iterable[str] = tuple(
     """All scans in (0, duration_s], by stamp and then in the rig's order.
 
     The key scan of a keyframe is, for every sensor, its newest scan at or before the keyframe's stamp: what a vehicle
-    has at that moment. (For the cameras this is the sweep that CAM_BACK_LEFT closes, for the LiDAR the sweep ending there.)
+    has at that moment. (For the cameras: the sweep that CAM_BACK_LEFT closes; for the LiDAR: the one ending there.)
     Raises ValueError for a rate that cannot be had by thinning or would lose key scans.
     """
     keyframes = keyframe_stamps(duration_s)
@@ -118,7 +118,7 @@ def world_of(seed: int, duration_s: float) -> World:
 
 
 def take(world: World, scan: Scan, seed: int, scale: float) -> CameraImage | LidarSweep | np.ndarray:
-    """Makes one scan: CameraImage at `scale` of 1600x900, structured radar returns, or LidarSweep; all in the sensor frame."""
+    """Makes one scan: CameraImage at `scale` of 1600x900, structured radar returns, or LidarSweep (sensor frame)."""
     mount = RIG[scan.channel]
     rng = scan_rng(seed, scan.channel, scan.stamp_ns)
     if mount.kind == "camera":
@@ -190,4 +190,5 @@ class Progress:
 def summary(progress: Progress) -> dict[str, Any]:
     """Totals and rates for a closing line or a report."""
     elapsed = max(time.monotonic() - progress.start, 1e-6)
-    return {"seconds": round(elapsed, 1), **{f"{name}_per_s": round(n / elapsed, 2) for name, n in progress.counts.items()}}
+    rates = {f"{name}_per_s": round(count / elapsed, 2) for name, count in progress.counts.items()}
+    return {"seconds": round(elapsed, 1), **rates}

@@ -1,4 +1,4 @@
-"""The fixed vocabulary of a nuScenes-format data set: categories, attributes, visibility levels; tokens and file formats."""
+"""The fixed vocabulary of a nuScenes-format data set: categories, attributes, visibility; its tokens and radar files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ ATTRIBUTES = (
 VISIBILITY = {"1": ("v0-40", 0.0), "2": ("v40-60", 0.4), "3": ("v60-80", 0.6), "4": ("v80-100", 0.8)}
 
 RADAR_FIELDS = (
-    "x y z dyn_prop id rcs vx vy vx_comp vy_comp is_quality_valid ambig_state x_rms y_rms invalid_state pdh0 vx_rms vy_rms"
+    "x y z dyn_prop id rcs vx vy vx_comp vy_comp is_quality_valid ambig_state x_rms y_rms "
+    "invalid_state pdh0 vx_rms vy_rms"
 )
 RADAR_DTYPE = np.dtype(
     [
@@ -71,7 +72,11 @@ def static_tables() -> dict[str, list[dict]]:
         "category": [{"token": token_of("category", name), "name": name, "description": ""} for name in CATEGORIES],
         "attribute": [{"token": token_of("attribute", name), "name": name, "description": ""} for name in ATTRIBUTES],
         "visibility": [
-            {"token": token, "level": level, "description": f"visible share of the pixels over all cameras: {level[1:]} %"}
+            {
+                "token": token,
+                "level": level,
+                "description": f"visible share of the pixels of all images: {level[1:]} %",
+            }
             for token, (level, _) in VISIBILITY.items()
         ],
     }

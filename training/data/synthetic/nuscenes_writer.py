@@ -1,7 +1,7 @@
 """Synthetic drives as a data set in the nuScenes format (v1.0 schema), which nuscenes-devkit loads unchanged.
 
     OUT/v1.0-trainval/*.json   the 13 tables
-    OUT/samples, OUT/sweeps    CAM_*: JPEG at the rendered size; RADAR_*: binary .pcd; LIDAR_TOP: float32 (N, 5) .pcd.bin
+    OUT/samples, OUT/sweeps    CAM_*: JPEG at the rendered size; RADAR_*: binary .pcd; LIDAR_TOP: float32 (N, 5)
     OUT/maps                   one small mask (the devkit demands one)
     OUT/splits.json            {'train': [scene names], 'val': [scene names]}
     OUT/.scenes                one file per finished scene: its rows; an interrupted run goes on after the last one
@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ import numpy as np
 from bev_perception.geometry import quaternion_from_rotation, rotation_from_yaw
 from training.data.synthetic.camera import CameraImage
 from training.data.synthetic.generate import (
-    NS,
     Progress,
     Rates,
     Scan,
@@ -52,7 +52,8 @@ MAX_GAP = 2
 JPEG_QUALITY = 95
 FORMAT = 1  # raise it when the files of a scene change, so that old and new scenes are never mixed
 TABLES = (
-    "attribute calibrated_sensor category ego_pose instance log map sample sample_annotation sample_data scene sensor visibility"
+    "attribute calibrated_sensor category ego_pose instance log map sample sample_annotation sample_data scene sensor "
+    "visibility"
 ).split()
 
 
@@ -139,7 +140,7 @@ class _SceneRows:
         if key:
             merge(self.seen[scan.keyframe], observe(self.world, scan, result))
         # As in nuScenes a sweep belongs to the sample that follows it.
-        sample = next(i for i, stamp in enumerate(self.keyframes) if stamp >= scan.stamp_ns) if not key else scan.keyframe
+        sample = next(index for index, stamp in enumerate(self.keyframes) if stamp >= scan.stamp_ns)
         stamp_us = (self.start_ns + scan.stamp_ns) // 1000
         suffix, data = _encode(result)
         filename = f"{'samples' if key else 'sweeps'}/{scan.channel}/{self.name}__{scan.channel}__{stamp_us}{suffix}"
@@ -230,7 +231,9 @@ class _SceneRows:
             near = [k for k, at_keyframe in enumerate(states) if track_id in at_keyframe]
             observed = [k for k in near if track_id in self.seen[k] and self.seen[k][track_id].seen]
             present = [k for k in fill_gaps(observed, MAX_GAP) if k in near]
-            rows = [self._annotation(k, states[k][track_id], self.seen[k].get(track_id, Observation())) for k in present]
+            rows = [
+                self._annotation(k, states[k][track_id], self.seen[k].get(track_id, Observation())) for k in present
+            ]
             if not rows:
                 continue
             _chain(rows)
@@ -246,7 +249,8 @@ class _SceneRows:
             )
         return instances, annotations
 
-    def _annotation(self, keyframe: int, state: ActorState, seen: Observation) -> Row:
+    def _annotation(self, keyframe: int, state: ActorState) -> Row:
+        seen = self.seen[keyframe].get(state.track_id, Observation())
         world_from_box = np.eye(4)
         world_from_box[:3, :3] = rotation_from_yaw(state.yaw)
         world_from_box[:3, 3] = state.center
@@ -279,7 +283,9 @@ def fill_gaps(present: list[int], max_gap: int) -> list[int]:
 def describe(world: World) -> str:
     """The conditions as the scene's description, e.g. 'day, fog 0.3'."""
     c = world.conditions
-    parts = [c.time_of_day] + [f"{n} {v:.1f}" for n, v in (("fog", c.fog), ("rain", c.rain), ("cloud", c.cloud)) if v >= 0.05]
+    parts = [c.time_of_day] + [
+        f"{n} {v:.1f}" for n, v in (("fog", c.fog), ("rain", c.rain), ("cloud", c.cloud)) if v >= 0.05
+    ]
     return ", ".join(parts)
 
 
@@ -311,7 +317,7 @@ def _calibrated_row(name: str, channel: str, width: int, height: int) -> Row:
 
 
 def _chain(rows: list[Row]) -> None:
-    for before, after in zip(rows, rows[1:]):
+    for before, after in pairwise(rows):
         before["next"], after["prev"] = after["token"], before["token"]
 
 

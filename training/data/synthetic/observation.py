@@ -1,4 +1,4 @@
-"""How well the sensors see each object: pixels against the pixels it would have unoccluded, LiDAR points, radar returns.
+"""How well the sensors see each object: pixels against those it would have unoccluded, LiDAR points, radar returns.
 
 Only for ground truth: which boxes are annotated, their visibility level and their point counts.
 """
@@ -21,7 +21,7 @@ ANNOTATION_RANGE_M = 80.0
 # A radar return lies on the object's surface plus range and azimuth noise, and has no elevation.
 RADAR_BOX_MARGIN_M = 0.5
 # nuScenes' own default filter of radar returns (RadarPointCloud.default_filters).
-RADAR_AMBIGUITY_SOLVED = 3
+RADAR_UNAMBIGUOUS = 3
 # Share of its box's outline that an unoccluded object of the class covers in the image.
 OUTLINE_FILL = 0.7
 _NEAR_M = 0.2
@@ -70,7 +70,7 @@ def observe(world: World, scan: Scan, result: CameraImage | LidarSweep | np.ndar
         points = dict(zip(ids.tolist(), counts.tolist()))
         return {s.track_id: Observation(lidar_points=points.get(s.track_id, 0)) for s in states}
     world_from_sensor = world.ego_pose(scan.stamp_ns) @ RIG[scan.channel].ego_from_sensor
-    valid = (result["invalid_state"] == 0) & (result["ambig_state"] == RADAR_AMBIGUITY_SOLVED) & (result["dyn_prop"] < 7)
+    valid = (result["invalid_state"] == 0) & (result["ambig_state"] == RADAR_UNAMBIGUOUS) & (result["dyn_prop"] < 7)
     returns = np.stack([result["x"], result["y"], result["z"]], axis=1)[valid].astype(np.float64)
     returns = transform_points(world_from_sensor, returns)
     return {s.track_id: Observation(radar_points=count_in_footprint(returns, box_of(s))) for s in states}
