@@ -1,4 +1,4 @@
-"""ament_python package `bev_perception`. Version and dependencies are also in package.xml (test_packaging.py compares)."""
+"""The ament_python package `bev_perception`; its version is also in package.xml (test_packaging.py compares)."""
 
 from pathlib import Path
 
@@ -27,7 +27,17 @@ setup(
     install_requires=["numpy", "opencv-python-headless", "pyyaml", "onnxruntime"],
     extras_require={
         "evaluation": ["nuscenes-devkit", "rosbags", "matplotlib", "trimesh", "embreex"],
-        "training": ["torch", "lightning", "onnx", "onnxscript", "tensorboard", "nuscenes-devkit", "trimesh", "embreex"],
+        "training": [
+            "torch",
+            "lightning",
+            "onnx",
+            "onnxscript",
+            "tensorboard",
+            "nuscenes-devkit",
+            "rosbags",
+            "trimesh",
+            "embreex",
+        ],
         "test": ["pytest", "ruff", "mypy"],
     },
     zip_safe=False,

@@ -191,7 +191,8 @@ def colcon_inputs() -> list[Path]:
 
 def set_up(profile: str) -> None:
     constraints = REQUIREMENTS / "constraints.txt"
-    base_key = digest(str(VENV), sys.version, sourced_ros(), os.environ.get("AMENT_PREFIX_PATH", "") * bool(sourced_ros()))
+    ros_prefix = os.environ["AMENT_PREFIX_PATH"] if sourced_ros() else ""
+    base_key = digest(str(VENV), sys.version, sourced_ros(), ros_prefix)
     if not is_done("venv", base_key):
         check_compiler()
         make_venv()
