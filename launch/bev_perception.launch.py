@@ -71,9 +71,7 @@ def bring_up(node: LifecycleNode) -> list[RegisterEventHandler]:
     """Event handlers that take the node from the start of its process to active."""
 
     def change_state(transition_id: int) -> EmitEvent:
-        return EmitEvent(
-            event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition_id)
-        )
+        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition_id))
 
     def configure() -> EmitEvent:
         return change_state(Transition.TRANSITION_CONFIGURE)

@@ -95,7 +95,9 @@ def generate_launch_description() -> LaunchDescription:
         ),
         OnProcessExit(
             target_action=play,
-            on_exit=[TimerAction(period=LAST_FRAMES_S, actions=[EmitEvent(event=Shutdown(reason="the bag has ended"))])],
+            on_exit=[
+                TimerAction(period=LAST_FRAMES_S, actions=[EmitEvent(event=Shutdown(reason="the bag has ended"))])
+            ],
         ),
     ]
     return LaunchDescription([*arguments(share), *map(RegisterEventHandler, handlers), perception])
