@@ -1,0 +1,219 @@
+"""The official nuScenes detection metric on plain objects, computed by nuscenes-devkit's own functions.
+
+The devkit's DetectionEval wants a data set on disk; here the same `accumulate`, `calc_ap`, `calc_tp` and
+`DetectionMetrics` (configuration detection_cvpr_2019) run on objects of any source. All its rules hold: class ranges by
+each box's own distance to the ego vehicle, ground truth without a single point is dropped, 500 boxes a frame at most.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.common.data_classes import EvalBoxes
+from nuscenes.eval.detection.algo import accumulate, calc_ap, calc_tp
+from nuscenes.eval.detection.constants import TP_METRICS
+from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, DetectionMetrics
+
+from bev_perception.evaluation.objects import Objects
+
+RANGES = ((0.0, 15.0), (15.0, 30.0), (30.0, 50.0))  # metres, rows of the table by range
+NO_VELOCITY = ("traffic_cone", "barrier")  # classes without velocity and attribute errors
+
+
+@dataclass(frozen=True)
+class Errors:
+    """True-positive errors at 2 m: translation m, scale 1 - IoU, orientation rad, velocity m/s, attribute 1 - accuracy.
+
+    NaN: not defined for the class. 1.0 where fewer than a tenth of the objects were found (the metric's rule).
+    """
+
+    ate: float
+    ase: float
+    aoe: float
+    ave: float
+    aae: float
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class. ap is the mean of `ap_at` over the matching distances (m); counts are after the metric's filters."""
+
+    ap: float
+    ap_at: dict[float, float]
+    errors: Errors
+    ground_truth: int
+    predictions: int
+
+
+@dataclass(frozen=True)
+class RangeScore:
+    """Objects `low` to `high` metres from the ego vehicle; means over the classes present there (not official)."""
+
+    low: float
+    high: float
+    mean_ap: float
+    errors: Errors
+    ground_truth: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """mean_ap, errors and nds are the official numbers over all ten classes (a class without ground truth has AP 0).
+
+    mean_ap_present is the mean over the classes that have ground truth: what to read on a short drive.
+    """
+
+    mean_ap: float
+    nds: float
+    errors: Errors
+    mean_ap_present: float
+    classes: dict[str, ClassScore]
+    ranges: tuple[RangeScore, ...]
+    frames: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: NaN becomes None."""
+        return _plain(dataclasses.asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def official_config() -> DetectionConfig:
+    """detection_cvpr_2019, as shipped in nuscenes-devkit."""
+    return config_factory("detection_cvpr_2019")
+
+
+def score(ground_truth: Mapping[int, Objects], detections: Mapping[int, Objects]) -> Scores:
+    """Score detections against ground truth, both keyed by stamp (ns) and in the ego frame at that stamp.
+
+    Ego coordinates give the same numbers as global ones: every term of the metric is a distance or an angle difference
+    within one frame. Raises ValueError unless both have the same stamps.
+    """
+    if set(ground_truth) != set(detections):
+        raise ValueError(
+            "ground truth and detections must be of the same frames: "
+            f"{len(set(ground_truth) - set(detections))} stamps are only in the ground truth, "
+            f"{len(set(detections) - set(ground_truth))} only in the detections; see `in_common`"
+        )
+    config = official_config()
+    limit = config.max_boxes_per_sample
+    wanted = {stamp: _eval_boxes(stamp, objects) for stamp, objects in ground_truth.items()}
+    found = {stamp: _eval_boxes(stamp, _strongest(objects, limit)) for stamp, objects in detections.items()}
+    return score_eval_boxes(_filtered(wanted, config), _filtered(found, config), config)
+
+
+def in_common(
+    ground_truth: Mapping[int, Objects], detections: Mapping[int, Objects]
+) -> tuple[dict[int, Objects], dict[int, Objects]]:
+    """Both restricted to the stamps that both have, in order of time: a live node scores on the frames it processed."""
+    stamps = sorted(set(ground_truth) & set(detections))
+    return {s: ground_truth[s] for s in stamps}, {s: detections[s] for s in stamps}
+
+
+def _strongest(objects: Objects, limit: int) -> Objects:
+    if len(objects) <= limit:
+        return objects
+    mask = np.zeros(len(objects), dtype=bool)
+    mask[np.argsort(-objects.scores, kind="stable")[:limit]] = True
+    return objects.select(mask)
+
+
+def _eval_boxes(stamp: int, objects: Objects) -> list[DetectionBox]:
+    return [
+        DetectionBox(
+            sample_token=str(stamp),
+            translation=tuple(box[:3].tolist()),
+            size=(float(box[4]), float(box[3]), float(box[5])),  # the devkit's order is w l h
+            rotation=(math.cos(box[6] / 2), 0.0, 0.0, math.sin(box[6] / 2)),
+            velocity=tuple(objects.velocity[k].tolist()),
+            ego_translation=tuple(box[:3].tolist()),
+            num_pts=int(objects.num_points[k]),
+            detection_name=objects.names[k],
+            detection_score=float(objects.scores[k]),
+            attribute_name=objects.attributes[k],
+        )
+        for k, box in enumerate(objects.boxes)
+    ]
+
+
+def _filtered(boxes: Mapping[int, list[DetectionBox]], config: DetectionConfig) -> EvalBoxes:
+    """The devkit's filter_eval_boxes without its bike racks, which only nuScenes annotates."""
+    result = EvalBoxes()
+    for stamp, rows in boxes.items():
+        kept = [b for b in rows if b.ego_dist < config.class_range[b.detection_name] and b.num_pts != 0]
+        result.add_boxes(str(stamp), kept)
+    return result
+
+
+def score_eval_boxes(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig) -> Scores:
+    """Filtered boxes of the devkit -> Scores; the one computation behind bags and nuScenes-format data sets."""
+    metrics = _official(wanted, found, config)
+    counts = {name: sum(b.detection_name == name for b in wanted.all) for name in config.class_names}
+    predicted = {name: sum(b.detection_name == name for b in found.all) for name in config.class_names}
+    classes = {
+        name: ClassScore(
+            float(metrics.mean_dist_aps[name]),
+            {d: metrics.get_label_ap(name, d) for d in config.dist_ths},
+            Errors(*(float(metrics.get_label_tp(name, m)) for m in TP_METRICS)),
+            counts[name],
+            predicted[name],
+        )
+        for name in config.class_names
+    }
+    return Scores(
+        metrics.mean_ap,
+        metrics.nd_score,
+        Errors(*(metrics.tp_errors[m] for m in TP_METRICS)),
+        _mean([c.ap for c in classes.values() if c.ground_truth]),
+        classes,
+        tuple(_score_range(wanted, found, config, low, high) for low, high in RANGES),
+        len(wanted.sample_tokens),
+    )
+
+
+def _official(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig) -> DetectionMetrics:
+    """DetectionEval.evaluate of the devkit, step for step."""
+    metrics = DetectionMetrics(config)
+    for name in config.class_names:
+        data = {d: accumulate(wanted, found, name, config.dist_fcn_callable, d) for d in config.dist_ths}
+        for distance, curve in data.items():
+            metrics.add_label_ap(name, distance, calc_ap(curve, config.min_recall, config.min_precision))
+        for metric in TP_METRICS:
+            undefined = (name in NO_VELOCITY and metric in ("attr_err", "vel_err")) or (
+                name == "traffic_cone" and metric == "orient_err"
+            )
+            error = np.nan if undefined else calc_tp(data[config.dist_th_tp], config.min_recall, metric)
+            metrics.add_label_tp(name, metric, error)
+    return metrics
+
+
+def _score_range(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig, low: float, high: float) -> RangeScore:
+    def inside(boxes: EvalBoxes) -> EvalBoxes:
+        result = EvalBoxes()
+        for token in boxes.sample_tokens:
+            result.add_boxes(token, [b for b in boxes[token] if low <= b.ego_dist < high])
+        return result
+
+    near, near_found = inside(wanted), inside(found)
+    metrics = _official(near, near_found, config)
+    present = [name for name in config.class_names if any(b.detection_name == name for b in near.all)]
+    errors = Errors(*(_mean([float(metrics.get_label_tp(name, m)) for name in present]) for m in TP_METRICS))
+    return RangeScore(low, high, _mean([float(metrics.mean_dist_aps[n]) for n in present]), errors, len(near.all))
+
+
+def _mean(values: list[float]) -> float:
+    """Mean of the numbers that are defined; NaN where none is."""
+    defined = [v for v in values if not math.isnan(v)]
+    return sum(defined) / len(defined) if defined else math.nan
