@@ -58,12 +58,16 @@ class RadarScan:
 
 @dataclass(frozen=True)
 class EgoPose:
-    """Pose in the continuous frame `odom` with the twist of base_link: linear (3,) m/s, angular (3,) rad/s, ego axes."""
+    """Pose in the continuous frame `odom` with the twist of base_link: linear (3,) m/s, angular (3,) rad/s, ego axes.
+
+    epoch: grows whenever `odom` jumped; poses of different epochs must never be related to each other.
+    """
 
     stamp_ns: int
     odom_from_ego: np.ndarray
     linear: np.ndarray = field(default_factory=lambda: np.zeros(3))
     angular: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    epoch: int = 0
 
 
 @dataclass(frozen=True)

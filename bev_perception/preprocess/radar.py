@@ -1,0 +1,119 @@
+"""Radar sweeps -> one ego-motion compensated cloud -> a BEV map."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bev_perception.geometry import invert
+from bev_perception.grid import BevGrid
+from bev_perception.model_spec import ModelSpec
+from bev_perception.structures import RadarSweep, SensorFrame
+
+# Columns of the accumulated cloud: m, dBsm, m/s over ground along ego x and y, s.
+POINT_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy", "age_s")
+RCS_SCALE, SPEED_SCALE = 20.0, 10.0
+
+
+def accumulate(frame: SensorFrame, spec: ModelSpec) -> np.ndarray:
+    """All usable returns of all radars, (P, 7) float32 of POINT_COLUMNS, in the ego frame at the frame's stamp.
+
+    radar(t) -> ego(t) -> odom -> ego(frame); then x, y += velocity * age, which moves a return to where its target
+    is now as far as the Doppler speed tells (the radial part; as RadarDistill, CRN and BEVFusion do). Rows that are
+    not finite are dropped.
+    """
+    sweeps = [sweep for radar in frame.radars for sweep in _usable(radar, frame, spec)]
+    if not sweeps:
+        return np.zeros((0, len(POINT_COLUMNS)), dtype=np.float32)
+    of_sweep = np.repeat(np.arange(len(sweeps)), [len(s.scan.points) for s in sweeps])
+    points = np.concatenate([s.scan.points for s in sweeps]).astype(np.float64)
+    finite = np.isfinite(points).all(axis=1)
+    points, of_sweep = points[finite], of_sweep[finite]
+
+    own_velocity = np.stack([_own_velocity(sweep) for sweep in sweeps])[of_sweep]
+    rays = points[:, :3] / np.maximum(np.linalg.norm(points[:, :3], axis=1), 1e-6)[:, None]
+    velocity = np.zeros((len(points), 3))
+    velocity[:, :2] = points[:, 4:6]
+    velocity += np.sum(own_velocity * rays, axis=1, keepdims=True) * rays
+
+    ego_from_odom = invert(frame.ego.odom_from_ego)
+    ego_from_radar = np.stack([ego_from_odom @ s.ego.odom_from_ego @ s.ego_from_radar for s in sweeps])[of_sweep]
+    age = np.array([(frame.stamp_ns - s.scan.stamp_ns) * 1e-9 for s in sweeps])[of_sweep]
+    cloud = np.empty((len(points), len(POINT_COLUMNS)), dtype=np.float32)
+    velocity_ego = np.einsum("pij,pj->pi", ego_from_radar[:, :3, :3], velocity)[:, :2]
+    position = np.einsum("pij,pj->pi", ego_from_radar[:, :3, :3], points[:, :3]) + ego_from_radar[:, :3, 3]
+    position[:, :2] += velocity_ego * age[:, None]
+    cloud[:, :3] = position
+    cloud[:, 3] = points[:, 3]
+    cloud[:, 4:6] = velocity_ego
+    cloud[:, 6] = age
+    return cloud
+
+
+def rasterise(points: np.ndarray, grid: BevGrid, channels: tuple[str, ...]) -> np.ndarray:
+    """(P, 7) accumulated points -> (C, X, Y) float32: log1p of the count and the means over each cell; 0 where empty.
+
+    rcs is in units of 20 dBsm, vx and vy of 10 m/s, age in s, dx and dy in cells from the cell's centre.
+    """
+    cells, inside = grid.cells(points[:, :2])
+    points, cells = points[inside], cells[inside]
+    x, y = grid.shape
+    flat = cells[:, 0] * y + cells[:, 1]
+    count = np.bincount(flat, minlength=x * y)
+    offsets = grid.fractional_cells(points[:, :2]) - cells - 0.5
+    values = {
+        "rcs": points[:, 3] / RCS_SCALE,
+        "vx": points[:, 4] / SPEED_SCALE,
+        "vy": points[:, 5] / SPEED_SCALE,
+        "age": points[:, 6],
+        "dx": offsets[:, 0],
+        "dy": offsets[:, 1],
+    }
+    unknown = set(channels) - set(values) - {"log_count"}
+    if unknown:
+        raise ValueError(f"radar channels {sorted(unknown)} are unknown; known are log_count, {', '.join(values)}")
+    maps = np.empty((len(channels), x * y), dtype=np.float32)
+    divisor = np.maximum(count, 1)
+    for plane, name in zip(maps, channels):
+        plane[:] = np.log1p(count) if name == "log_count" else np.bincount(flat, values[name], x * y) / divisor
+    return maps.reshape(len(channels), x, y)
+
+
+def prepare_radar(frame: SensorFrame, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:
+    """SensorFrame -> radar_bev (C, X, Y) float32, radar_valid (R,) float32.
+
+    A radar that sees nothing is valid; one that is missing or whose sweeps cannot be used is not.
+    """
+    broken = radar_problems(frame, spec)
+    valid = [bool(sweeps) and name not in broken for name, sweeps in zip(spec.radars, frame.radars)]
+    return rasterise(accumulate(frame, spec), spec.grid, spec.radar.channels), np.array(valid, dtype=np.float32)
+
+
+def radar_problems(frame: SensorFrame, spec: ModelSpec) -> dict[str, str]:
+    """Radars of the frame that cannot be used -> reason: `stale`, `pose_jump` or `nan` (not one finite return)."""
+    problems = {}
+    for name, sweeps in zip(spec.radars, frame.radars):
+        if not sweeps:
+            continue
+        usable = _usable(sweeps, frame, spec)
+        points = [sweep.scan.points for sweep in usable if len(sweep.scan.points)]
+        if not usable:
+            jumped = all(sweep.ego.epoch != frame.ego.epoch for sweep in sweeps)
+            problems[name] = "pose_jump" if jumped else "stale"
+        elif points and not any(np.isfinite(p).all(axis=1).any() for p in points):
+            problems[name] = "nan"
+    return problems
+
+
+def _usable(sweeps: tuple[RadarSweep, ...], frame: SensorFrame, spec: ModelSpec) -> list[RadarSweep]:
+    """The newest sweeps of one radar that are young enough and share the frame's odometry."""
+    oldest_ns = frame.stamp_ns - round(spec.radar.max_age_s * 1e9)
+    usable = [s for s in sweeps if s.scan.stamp_ns >= oldest_ns and s.ego.epoch == frame.ego.epoch]
+    return usable[: spec.radar.sweeps]
+
+
+def _own_velocity(sweep: RadarSweep) -> np.ndarray:
+    """(3,) velocity of the radar itself in its own axes, lever arm included; zero when the scan is compensated."""
+    if sweep.scan.compensated:
+        return np.zeros(3)
+    sensor_velocity = sweep.ego.linear + np.cross(sweep.ego.angular, sweep.ego_from_radar[:3, 3])
+    return sweep.ego_from_radar[:3, :3].T @ sensor_velocity
