@@ -165,7 +165,7 @@ class Progress:
         self.label, self.total, self.every_s = label, total, every_s
         self.stream = sys.stderr if stream is None else stream
         self.start = time.monotonic()
-        self.last = 0.0
+        self.last = self.start
         self.done = 0
         self.counts: dict[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""The fixed vocabulary of a nuScenes-format data set: categories, attributes, visibility; its tokens and radar files."""
+"""The fixed vocabulary of a nuScenes-format data set (categories, attributes, visibility), tokens and radar files."""
 
 from __future__ import annotations
 
@@ -105,4 +105,5 @@ def radar_pcd(returns: np.ndarray) -> bytes:
         f"SIZE {' '.join(map(str, sizes))}\nTYPE {' '.join(types)}\nCOUNT {' '.join('1' for _ in sizes)}\n"
         f"WIDTH {len(records)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(records)}\nDATA binary\n"
     )
-    return header.encode() + records.tobytes()
+    # nuScenes' own files go on after the last record, and nuscenes-devkit asserts that they do.
+    return header.encode() + records.tobytes() + b"\0"

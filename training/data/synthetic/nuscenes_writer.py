@@ -231,9 +231,7 @@ class _SceneRows:
             near = [k for k, at_keyframe in enumerate(states) if track_id in at_keyframe]
             observed = [k for k in near if track_id in self.seen[k] and self.seen[k][track_id].seen]
             present = [k for k in fill_gaps(observed, MAX_GAP) if k in near]
-            rows = [
-                self._annotation(k, states[k][track_id], self.seen[k].get(track_id, Observation())) for k in present
-            ]
+            rows = [self._annotation(k, states[k][track_id]) for k in present]
             if not rows:
                 continue
             _chain(rows)
