@@ -30,7 +30,7 @@ class StudentConfig:
     backbone_width: int = 32
     neck_channels: int = 64
     radar_channels: int = 32
-    encoder_channels: int = 80
+    encoder_channels: int = 72
     head_channels: int = 48
     bins: DepthBins = DepthBins()
 
@@ -94,17 +94,16 @@ class CameraRadarStudent(nn.Module):
         # An empty radar map means something else when the radars are dead: tell the network how many live.
         alive = radar_valid.mean(dim=1).reshape(b, 1, 1, 1).expand(-1, 1, *self.spec.grid.shape)
         radar = self.radar(torch.cat([radar_bev, alive.to(radar_bev.dtype)], dim=1))
-        state = self.fuse(torch.cat([camera_bev, coverage, radar], dim=1))
+        state = self.fuse(torch.cat([camera_bev.to(radar.dtype), coverage.to(radar.dtype), radar], dim=1))
         aux = {"depth": depth, "semantic": self.semantic(features).reshape(split)} if self.training else {"depth": depth}
         return state, aux
 
     def detect(self, state: Tensor, prev_bev: Tensor, prev_from_curr: Tensor, prev_valid: Tensor, prev_dt: Tensor) -> tuple[Tensor, Tensor]:
         """Gate the earlier state (warped to the current frame) into the current one and run encoder and head."""
         b = state.shape[0]
-        warped, inside = warp_bev(prev_bev.to(state.dtype), prev_from_curr, self.spec.grid, self.cell_centers)
-        seen = inside * prev_valid.reshape(b, 1, 1, 1)
+        warped, seen = warp_bev(prev_bev, prev_from_curr, prev_valid, self.spec.grid, self.cell_centers)
         dt = seen * prev_dt.reshape(b, 1, 1, 1)
-        both = torch.cat([state, warped * seen, seen, dt], dim=1)
+        both = torch.cat([state, warped.to(state.dtype), seen.to(state.dtype), dt.to(state.dtype)], dim=1)
         x = state + self.gate(both).sigmoid() * self.temporal(both)
         half = self.down1(x)
         quarter = F.interpolate(self.down2(half), scale_factor=2.0, mode="nearest")

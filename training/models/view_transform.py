@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from bev_perception.grid import BevGrid
 
 
+# A grid_sample coordinate far enough outside [-1, 1] for bilinear weights to vanish.
+OUTSIDE = -4.0
+
+
 @dataclass(frozen=True)
 class DepthBins:
     """Uniform bins: bin b covers [start + b * step, start + (b + 1) * step) metres along the optical axis."""
@@ -57,27 +61,30 @@ class ColumnLift(nn.Module):
         column = (projected[:, 0] / z.clamp(min=0.1) + 0.5) / image_width * 2 - 1
         row = (z - self.bins.start) / (self.bins.step * self.bins.count) * 2 - 1
         seen = (z > 0.5) & (column.abs() < 1) & (row.abs() < 1)
-        weight = seen.to(context.dtype) * camera_valid.reshape(b * n, 1).to(context.dtype)
-        # Far outside cells may project to huge columns: keep the sampling coordinates finite and small.
-        where = torch.stack([column.clamp(-2, 2), row.clamp(-2, 2)], dim=-1).reshape(b * n, *self.shape, 2)
+        seen = seen & (camera_valid.reshape(b * n, 1) > 0)
+        # What a camera does not see is looked up outside its plane, where the padding is zero: cheaper than a product.
+        where = torch.where(seen[..., None], torch.stack([column, row], dim=-1), OUTSIDE)
+        where = where.reshape(b * n, *self.shape, 2)
         sampled = F.grid_sample(plane.float(), where, mode="bilinear", padding_mode="zeros", align_corners=False)
-        weight = weight.reshape(b, n, 1, *self.shape)
-        bev = (sampled.reshape(b, n, c, *self.shape) * weight).sum(dim=1)
-        return bev, weight.sum(dim=1).clamp(max=1.0)
+        bev = sampled.reshape(b, n, c, *self.shape).sum(dim=1)
+        return bev, seen.reshape(b, n, 1, *self.shape).any(dim=1).to(bev.dtype)
 
 
-def warp_bev(prev_bev: Tensor, prev_from_curr: Tensor, grid: BevGrid, cell_centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Read the previous BEV map where the current cells were: (B, C, X, Y), (B, 4, 4) -> warped map, inside (B, 1, X, Y).
+def warp_bev(
+    prev_bev: Tensor, prev_from_curr: Tensor, prev_valid: Tensor, grid: BevGrid, cell_centers: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Read the previous BEV map where the current cells were: (B, C, X, Y), (B, 4, 4), (B, 1) -> warped map, seen (B, 1, X, Y).
 
-    BEVDet4D's alignment: for each current cell centre, its place in the previous ego frame, bilinear.
-    cell_centers (X*Y, 2), metres.
+    BEVDet4D's alignment: for each current cell centre, its place in the previous ego frame, bilinear; zero where that lies
+    outside the map or prev_valid is 0. cell_centers (X*Y, 2), metres.
     """
     b = prev_bev.shape[0]
-    x_cells, y_cells = grid.shape
     rotation, translation = prev_from_curr[:, :2, :2], prev_from_curr[:, :2, 3]
     points = torch.matmul(cell_centers, rotation.transpose(1, 2)) + translation[:, None]  # (B, X*Y, 2)
     x = (points[..., 0] - grid.x_min) / (grid.x_max - grid.x_min) * 2 - 1
     y = (points[..., 1] - grid.y_min) / (grid.y_max - grid.y_min) * 2 - 1
-    inside = ((x.abs() < 1) & (y.abs() < 1)).to(prev_bev.dtype).reshape(b, 1, x_cells, y_cells)
-    where = torch.stack([y, x], dim=-1).reshape(b, x_cells, y_cells, 2)  # grid_sample's first coordinate is the last axis
-    return F.grid_sample(prev_bev, where, mode="bilinear", padding_mode="zeros", align_corners=False), inside
+    seen = (x.abs() < 1) & (y.abs() < 1) & (prev_valid.reshape(b, 1) > 0)
+    # grid_sample's first coordinate runs along the last axis, Y.
+    where = torch.where(seen[..., None], torch.stack([y, x], dim=-1), OUTSIDE).reshape(b, *grid.shape, 2)
+    warped = F.grid_sample(prev_bev, where, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return warped, seen.reshape(b, 1, *grid.shape).to(prev_bev.dtype)
