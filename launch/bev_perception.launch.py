@@ -8,30 +8,28 @@ started again. A node that was deactivated by hand stays inactive.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    LogInfo,
-    RegisterEventHandler,
-    SetEnvironmentVariable,
-    TimerAction,
-)
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler, SetEnvironmentVariable
 from launch.conditions import IfCondition, LaunchConfigurationNotEquals
-from launch.event_handlers import OnProcessStart
-from launch.events import matches_action
+from launch.event_handlers import OnProcessStart, OnShutdown
+from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
-from lifecycle_msgs.msg import Transition
+from launch_ros.ros_adapters import get_ros_node
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 
 RETRY_PERIOD_S = 5.0
 RESPAWN_DELAY_S = 2.0
+POLL_PERIOD_S = 0.1
+GET_STATE_TIMEOUT_S = 2.0
+CHANGE_STATE_TIMEOUT_S = 120.0  # configure loads the model and runs it once; TensorRT may take its time
 
 
 def arguments() -> list[DeclareLaunchArgument]:
@@ -67,44 +65,65 @@ def dds_profile() -> list[SetEnvironmentVariable]:
     ]
 
 
-def bring_up(node: LifecycleNode) -> list[RegisterEventHandler]:
-    """Event handlers that take the node from the start of its process to active."""
+async def call(client, request, timeout_s: float):
+    """Response of a service, or None: a request that reaches a process that is just dying gets no answer."""
+    future = client.call_async(request)
+    deadline = time.monotonic() + timeout_s
+    while not future.done() and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_PERIOD_S)
+    if future.done():
+        return future.result()
+    client.remove_pending_request(future)
+    return None
 
-    def change_state(transition_id: int) -> EmitEvent:
-        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition_id))
 
-    def configure() -> EmitEvent:
-        return change_state(Transition.TRANSITION_CONFIGURE)
+async def bring_up(context: LaunchContext, node: LifecycleNode) -> None:
+    """Takes the node from wherever it is to active, then leaves it alone."""
+    ros_node = get_ros_node(context)
+    get_state = ros_node.create_client(GetState, f"{node.node_name}/get_state")
+    change_state = ros_node.create_client(ChangeState, f"{node.node_name}/change_state")
+    next_transition = {
+        State.PRIMARY_STATE_UNCONFIGURED: Transition(id=Transition.TRANSITION_CONFIGURE),
+        State.PRIMARY_STATE_INACTIVE: Transition(id=Transition.TRANSITION_ACTIVATE),
+    }
+    try:
+        while True:
+            state = await call(get_state, GetState.Request(), GET_STATE_TIMEOUT_S)
+            if state is None or state.current_state.id not in next_transition:
+                if state is not None and state.current_state.id == State.PRIMARY_STATE_ACTIVE:
+                    return
+                await asyncio.sleep(POLL_PERIOD_S)
+                continue
+            request = ChangeState.Request(transition=next_transition[state.current_state.id])
+            changed = await call(change_state, request, CHANGE_STATE_TIMEOUT_S)
+            if changed is None or not changed.success:
+                logger = get_logger("bev_perception.launch")
+                logger.error(f"{node.node_name} stays {state.current_state.label}; next try in {RETRY_PERIOD_S:.0f} s")
+                await asyncio.sleep(RETRY_PERIOD_S)
+    finally:
+        ros_node.destroy_client(get_state)
+        ros_node.destroy_client(change_state)
 
-    def configure_later() -> list[LogInfo | TimerAction]:
-        return [
-            LogInfo(msg=f"bev_perception could not be configured; next attempt in {RETRY_PERIOD_S:.0f} s"),
-            TimerAction(period=RETRY_PERIOD_S, actions=[configure()]),
-        ]
 
-    handlers = [
-        OnProcessStart(target_action=node, on_start=[configure()]),  # fires again after each respawn
-        OnStateTransition(
-            target_lifecycle_node=node,
-            start_state="configuring",
-            goal_state="inactive",
-            entities=[change_state(Transition.TRANSITION_ACTIVATE)],
-        ),
-        OnStateTransition(
-            target_lifecycle_node=node,
-            start_state="configuring",
-            goal_state="unconfigured",
-            entities=configure_later(),
-        ),
-        OnStateTransition(
-            target_lifecycle_node=node,
-            start_state="errorprocessing",
-            goal_state="unconfigured",
-            entities=configure_later(),
-        ),
-    ]
+def bring_up_handlers(node: LifecycleNode) -> list[RegisterEventHandler]:
+    """Runs `bring_up` for each start of the node's process; a new start ends what was under way for the last one."""
+    tasks: list[asyncio.Task] = []
+
+    def stop(*_: object) -> None:
+        while tasks:
+            tasks.pop().cancel()
+
+    def start(context: LaunchContext) -> None:
+        stop()
+        tasks.append(context.asyncio_loop.create_task(bring_up(context, node)))
+
     autostart = IfCondition(LaunchConfiguration("autostart"))
-    return [RegisterEventHandler(handler, condition=autostart) for handler in handlers]
+    return [
+        RegisterEventHandler(
+            OnProcessStart(target_action=node, on_start=[OpaqueFunction(function=start)]), condition=autostart
+        ),
+        RegisterEventHandler(OnShutdown(on_shutdown=stop)),
+    ]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -123,4 +142,4 @@ def generate_launch_description() -> LaunchDescription:
         output="screen",
     )
     # The handlers come before the node: its process may start at once.
-    return LaunchDescription([*arguments(), *dds_profile(), *bring_up(node), node])
+    return LaunchDescription([*arguments(), *dds_profile(), *bring_up_handlers(node), node])
