@@ -80,7 +80,7 @@ def boxes_from_cells(cells: np.ndarray, channels: np.ndarray, spec: ModelSpec) -
 
 
 def circle_nms(centers: np.ndarray, labels: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """(M, 2) centres by falling score -> indices kept; a kept box removes later ones of its class within radii[label]."""
+    """(M, 2) centres by falling score -> indices kept: each removes later ones of its class within radii[label]."""
     distance = np.linalg.norm(centers[:, None] - centers[None], axis=-1)
     removes = (distance < radii[labels][:, None]) & (labels[:, None] == labels[None])
     keep = np.ones(len(centers), dtype=bool)
