@@ -1,0 +1,88 @@
+"""Augmentation in image and BEV space that keeps geometry true: pixels, projection, points and boxes move together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from bev_perception.geometry import rotation_from_yaw
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges of the random choices. BEV values are BEVDet's; probabilities of dropout are per frame."""
+
+    image_scale: tuple[float, float] = (0.94, 1.15)
+    image_rotation_deg: float = 2.0
+    image_flip: float = 0.5
+    brightness: float = 0.2
+    contrast: float = 0.2
+    bev_flip_x: float = 0.5
+    bev_flip_y: float = 0.5
+    bev_rotation_deg: float = 22.5
+    drop_camera: float = 0.05  # each camera by itself
+    drop_all_cameras: float = 0.1
+    drop_radar: float = 0.05  # each radar by itself
+    drop_all_radars: float = 0.15
+    drop_prev: float = 0.15
+
+
+NO_AUGMENTATION = Augmentation((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def draw_bev(rng: np.random.Generator, augmentation: Augmentation) -> np.ndarray:
+    """(4, 4) aug_from_ego: a rotation about +z after flips of x and y. Orthogonal, so `geometry.invert` holds for it."""
+    angle = np.radians(rng.uniform(-1, 1) * augmentation.bev_rotation_deg)
+    flips = [-1.0 if rng.random() < p else 1.0 for p in (augmentation.bev_flip_x, augmentation.bev_flip_y)]
+    aug_from_ego = np.eye(4)
+    aug_from_ego[:3, :3] = rotation_from_yaw(angle) @ np.diag([*flips, 1.0])
+    return aug_from_ego
+
+
+def draw_image(rng: np.random.Generator, augmentation: Augmentation, height: int, width: int) -> np.ndarray:
+    """(3, 3) aug_from_img in pixels: scale about the bottom centre, rotation about the centre, flip."""
+    scale = rng.uniform(*augmentation.image_scale)
+    shift = rng.uniform(-0.5, 0.5) * (scale - 1) * width if scale > 1 else 0.0
+    angle = np.radians(rng.uniform(-1, 1) * augmentation.image_rotation_deg)
+    cx, cy = (width - 1) / 2, (height - 1) / 2
+    scaling = np.array([[scale, 0, cx * (1 - scale) + shift], [0, scale, (height - 1) * (1 - scale)], [0, 0, 1]])
+    c, s = np.cos(angle), np.sin(angle)
+    rotation = np.array([[c, -s, cx - c * cx + s * cy], [s, c, cy - s * cx - c * cy], [0, 0, 1]])
+    flip = np.array([[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]]) if rng.random() < augmentation.image_flip else np.eye(3)
+    return flip @ rotation @ scaling
+
+
+def augment_image(
+    image: np.ndarray, img_from_ego: np.ndarray, rng: np.random.Generator, augmentation: Augmentation
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 and its (4, 4) projection -> both after a random affine and a photometric change."""
+    height, width = image.shape[:2]
+    aug_from_img = draw_image(rng, augmentation, height, width)
+    if not np.allclose(aug_from_img, np.eye(3)):
+        image = cv2.warpAffine(image, aug_from_img[:2], (width, height), flags=cv2.INTER_LINEAR)
+    if augmentation.brightness or augmentation.contrast:
+        gain = 1 + rng.uniform(-1, 1) * augmentation.contrast
+        shift = 255 * rng.uniform(-1, 1) * augmentation.brightness * 0.5
+        image = cv2.convertScaleAbs(image, alpha=gain, beta=shift) if shift >= 0 else cv2.subtract(
+            cv2.convertScaleAbs(image, alpha=gain), (-shift, -shift, -shift, 0)
+        )  # fmt: skip
+    # Homogeneous pixels are (u d, v d, d): the affine acts on the first three rows of the projection.
+    projection = img_from_ego.copy()
+    projection[:3] = aug_from_img @ img_from_ego[:3]
+    return image, projection
+
+
+def drop_sensors(
+    camera_valid: np.ndarray, radar_valid: np.ndarray, rng: np.random.Generator, augmentation: Augmentation
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) and (R,) float32 masks with random sensors, or one whole kind of sensor, switched off; never both kinds."""
+    camera_valid = camera_valid * (rng.random(len(camera_valid)) >= augmentation.drop_camera).astype(np.float32)
+    radar_valid = radar_valid * (rng.random(len(radar_valid)) >= augmentation.drop_radar).astype(np.float32)
+    choice = rng.random()
+    if choice < augmentation.drop_all_cameras:
+        camera_valid = np.zeros_like(camera_valid)
+    elif choice < augmentation.drop_all_cameras + augmentation.drop_all_radars:
+        radar_valid = np.zeros_like(radar_valid)
+    return camera_valid, radar_valid

@@ -1,0 +1,133 @@
+"""Training samples: a keyframe with an earlier one of its scene, through the vehicle's own preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from bev_perception.geometry import invert, transform_boxes, transform_points
+from bev_perception.model_spec import ModelSpec
+from bev_perception.preprocess.images import prepare_images
+from bev_perception.preprocess.radar import accumulate, rasterise
+from bev_perception.structures import SensorFrame
+from training.data.augment import NO_AUGMENTATION, Augmentation, augment_image, draw_bev, drop_sensors
+from training.data.nuscenes import Keyframe, lidar_points, sensor_frame
+from training.data.targets import bev_targets, depth_target, semantic_target
+
+STRIDE = 8  # of the image features that depth and class supervision look at
+SENSOR_INPUTS = ("images", "img_from_ego", "camera_valid", "radar_bev", "radar_valid")
+
+
+class ClipDataset(Dataset[dict[str, torch.Tensor]]):
+    """Item i: keyframe i's inputs (ModelSpec.inputs() without prev_bev), the earlier frame's sensor inputs under `prev.*`,
+    and targets: heatmap, cells, boxes, mask, depth (N, h, w), semantic (N, h, w), index.
+
+    Indices beyond the length are later epochs of the same keyframes: the augmentation of an item is drawn from
+    (seed, index) alone, so that a resumed run sees what an uninterrupted one would have seen. With augmentation the earlier
+    frame is one or two keyframes back.
+    """
+
+    def __init__(
+        self, keyframes: Sequence[Keyframe], spec: ModelSpec, augmentation: Augmentation = NO_AUGMENTATION, seed: int = 0
+    ) -> None:
+        self.keyframes, self.spec, self.augmentation, self.seed = keyframes, spec, augmentation, seed
+
+    def __len__(self) -> int:
+        return len(self.keyframes)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, index])
+        index %= len(self.keyframes)
+        current = self.keyframes[index]
+        aug_from_ego = draw_bev(rng, self.augmentation)
+        item = self._sensors(current, aug_from_ego, rng, with_targets=True)
+        item |= self._objects(current, aug_from_ego)
+
+        previous = self._previous(current, rng)
+        prev = self._sensors(previous or current, aug_from_ego, rng, with_targets=False)
+        item |= {f"prev.{name}": prev[name] for name in SENSOR_INPUTS}
+        prev_from_curr = np.eye(4)
+        if previous is not None:
+            prev_from_curr = invert(previous.global_from_ego) @ current.global_from_ego
+        # Both frames are augmented alike: aug(prev) from aug(curr).
+        item["prev_from_curr"] = (aug_from_ego @ prev_from_curr @ invert(aug_from_ego)).astype(np.float32)
+        item["prev_valid"] = np.array([previous is not None], dtype=np.float32)
+        dt = (current.stamp_ns - previous.stamp_ns) * 1e-9 if previous else self.spec.temporal.interval_s
+        item["prev_dt"] = np.array([dt], dtype=np.float32)
+        item["index"] = np.array(index)
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in item.items()}
+
+    def _previous(self, current: Keyframe, rng: np.random.Generator) -> Keyframe | None:
+        """The keyframe half a second back; in training sometimes a whole second, sometimes none."""
+        drop, double = rng.random() < self.augmentation.drop_prev, rng.random() < 0.2
+        if current.prev < 0 or drop:
+            return None
+        previous = self.keyframes[current.prev]
+        if double and self.augmentation.drop_prev > 0 and previous.prev >= 0:
+            return self.keyframes[previous.prev]
+        return previous
+
+    def _sensors(
+        self, keyframe: Keyframe, aug_from_ego: np.ndarray, rng: np.random.Generator, with_targets: bool
+    ) -> dict[str, np.ndarray]:
+        """One frame's network inputs in the augmented ego frame, and its image-space targets."""
+        frame = sensor_frame(keyframe, self.spec)
+        images, img_from_ego, camera_valid, problems = prepare_images(frame, self.spec)
+        if problems:
+            raise ValueError(f"sample {keyframe.token} of {keyframe.scene}: {problems}; mend or remove these files")
+        ego_from_aug = invert(aug_from_ego)
+        for i in range(len(images)):
+            images[i], img_from_ego[i] = augment_image(images[i], img_from_ego[i] @ ego_from_aug, rng, self.augmentation)
+        camera_valid, radar_valid = drop_sensors(
+            camera_valid, np.array([bool(s) for s in frame.radars], dtype=np.float32), rng, self.augmentation
+        )
+        images[camera_valid == 0] = 0
+        sensors = {
+            "images": images,
+            "img_from_ego": img_from_ego.astype(np.float32),
+            "camera_valid": camera_valid,
+            "radar_bev": self._radar(frame, radar_valid, aug_from_ego),
+            "radar_valid": radar_valid,
+        }
+        if with_targets:
+            size = (self.spec.image.height, self.spec.image.width)
+            points = transform_points(aug_from_ego, lidar_points(keyframe))
+            boxes = transform_boxes(aug_from_ego, keyframe.boxes)
+            sensors["depth"] = np.stack([depth_target(points, p, size, STRIDE) for p in img_from_ego])
+            sensors["semantic"] = np.stack([semantic_target(boxes, keyframe.labels, p, size, STRIDE) for p in img_from_ego])
+        return sensors
+
+    def _radar(self, frame: SensorFrame, radar_valid: np.ndarray, aug_from_ego: np.ndarray) -> np.ndarray:
+        alive = tuple(sweeps if ok else () for sweeps, ok in zip(frame.radars, radar_valid, strict=True))
+        points = accumulate(SensorFrame(frame.stamp_ns, frame.ego, frame.cameras, alive, frame.missing), self.spec)
+        points[:, :3] = transform_points(aug_from_ego, points[:, :3])
+        points[:, 4:6] = points[:, 4:6] @ aug_from_ego[:2, :2].T
+        return rasterise(points, self.spec.grid, self.spec.radar.channels)
+
+    def _objects(self, keyframe: Keyframe, aug_from_ego: np.ndarray) -> dict[str, np.ndarray]:
+        boxes = transform_boxes(aug_from_ego, keyframe.boxes)
+        velocity = keyframe.velocity @ aug_from_ego[:2, :2].T
+        return bev_targets(boxes, velocity, keyframe.labels, self.spec.grid, len(self.spec.classes))
+
+
+class EpochSampler(Sampler[int]):
+    """A seeded shuffle per epoch over `length` items, yielding epoch * length + item for ClipDataset.
+
+    Lightning calls set_epoch before each epoch, also after a resume.
+    """
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        return (self.epoch * self.length + int(i) for i in order)

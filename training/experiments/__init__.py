@@ -1,0 +1,1 @@
+"""One function per run; its docstring holds the command, the duration and the measured result."""

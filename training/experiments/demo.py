@@ -1,0 +1,33 @@
+"""The shipped demo student: camera + radar + temporal fusion on synthetic drives."""
+
+from __future__ import annotations
+
+from bev_perception.model_spec import CLASSES, ModelSpec
+from training.data.augment import Augmentation
+from training.lightning_module import OptimConfig
+from training.models.camera_radar import StudentConfig
+from training.run import Run
+
+# nuScenes channel names in the order of the LiDAR's sweep; the last camera is the anchor on the vehicle.
+CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
+RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
+# Metres between two peaks of one class: about half a length, less for what stands in groups (CenterPoint's circle NMS).
+NMS_RADIUS = {
+    "car": 2.0, "truck": 3.0, "construction_vehicle": 3.0, "bus": 4.0, "trailer": 4.0,
+    "barrier": 1.0, "motorcycle": 1.0, "bicycle": 1.0, "pedestrian": 0.6, "traffic_cone": 0.5,
+}  # fmt: skip
+
+
+def demo_spec() -> ModelSpec:
+    """Facts of the demo student."""
+    return ModelSpec("demo_camera_radar", CAMERAS, RADARS, dict.fromkeys(CLASSES, 0.25), NMS_RADIUS)
+
+
+def full() -> Run:
+    """The shipped bundle: see bev_perception/bundles/demo/MODEL_CARD.md for command, duration and scores."""
+    return Run(demo_spec(), StudentConfig(), OptimConfig(lr=1.5e-3, steps=3600), Augmentation(), batch_size=4)
+
+
+def tiny() -> Run:
+    """A few steps of the same network, for tests."""
+    return Run(demo_spec(), StudentConfig(), OptimConfig(steps=4, warmup_steps=1), Augmentation(), batch_size=2)

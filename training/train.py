@@ -1,0 +1,104 @@
+"""Train an experiment: `python -m training.train training.experiments.demo:full --data DIR --out runs/demo`.
+
+Running the same command again resumes from the run directory's last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from nuscenes.nuscenes import NuScenes
+from torch.utils.data import DataLoader
+
+from training.data.clips import ClipDataset, EpochSampler
+from training.data.nuscenes import load_keyframes, read_splits
+from training.lightning_module import StudentModule
+from training.run import Run
+
+
+class ProgressLine(Callback):
+    """One line every `every` steps: losses, samples per second, time left."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.started: tuple[int, float] | None = None
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Mapping[str, Any], batch_idx: int) -> None:
+        step, now = trainer.global_step, time.monotonic()
+        if self.started is None:
+            self.started = (step, now)
+        if step % self.every == 0 and step > self.started[0]:
+            rate = (step - self.started[0]) / (now - self.started[1])
+            terms = "  ".join(f"{k.removeprefix('train/')} {float(v):.3f}" for k, v in trainer.callback_metrics.items() if k.startswith("train/"))
+            left = (trainer.max_steps - step) / rate / 60
+            print(f"step {step}/{trainer.max_steps}  {terms}  {rate * len(batch['index']):.2f} samples/s  {left:.1f} min left", flush=True)
+
+
+def load_experiment(name: str) -> Run:
+    """`package.module:function` -> Run. Raises ValueError naming what is wrong."""
+    module_name, _, function = name.partition(":")
+    module = importlib.import_module(module_name)
+    if not hasattr(module, function):
+        raise ValueError(f"{name}: no such experiment; {module_name} has {[n for n in vars(module) if not n.startswith('_')]}")
+    return getattr(module, function)()
+
+
+def train(run: Run, data: Path, version: str, out: Path, workers: int) -> Path:
+    """Fit and return the path of the last checkpoint."""
+    lightning.seed_everything(run.seed, workers=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "run.json").write_text(json.dumps(dataclasses.asdict(run), indent=2))
+    keyframes = load_keyframes(NuScenes(version, str(data), verbose=False), read_splits(data)["train"], run.spec)
+    dataset = ClipDataset(keyframes, run.spec, run.augmentation, run.seed)
+    loader = DataLoader(
+        dataset, run.batch_size, sampler=EpochSampler(len(dataset), run.seed), num_workers=workers, drop_last=True, persistent_workers=workers > 0
+    )
+    print(f"{len(keyframes)} keyframes, {run.optim.steps} steps of {run.batch_size}: {run.optim.steps * run.batch_size / len(keyframes):.1f} epochs", flush=True)
+    module = StudentModule(run.spec, run.student, run.optim)
+    every = min(20, run.optim.steps)
+    trainer = lightning.Trainer(
+        accelerator="auto", precision=run.precision, max_steps=run.optim.steps, max_epochs=-1,  # type: ignore[arg-type]
+        gradient_clip_val=run.optim.clip_norm, default_root_dir=out, use_distributed_sampler=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=every,
+        logger=[CSVLogger(out, "csv", version=0), TensorBoardLogger(out, "tensorboard", version=0)],
+        callbacks=[
+            ModelCheckpoint(out, filename="step", save_last=True, every_n_train_steps=min(200, run.optim.steps), save_on_train_epoch_end=False),
+            LearningRateMonitor("step"), ProgressLine(every),
+        ],
+    )  # fmt: skip
+    last = out / "last.ckpt"
+    trainer.fit(module, loader, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    return last
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
+    parser.add_argument("experiment", help="package.module:function, such as training.experiments.demo:full")
+    parser.add_argument("--data", type=Path, required=True, help="nuScenes-format data root")
+    parser.add_argument("--version", default="v1.0-trainval")
+    parser.add_argument("--out", type=Path, required=True, help="run directory; resumes from its last.ckpt")
+    parser.add_argument("--steps", type=int, help="instead of the experiment's number of steps")
+    parser.add_argument("--workers", type=int, default=1, help="loader processes")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    run = load_experiment(args.experiment)
+    if args.steps:
+        run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=args.steps))
+    print(f"checkpoint: {train(run, args.data, args.version, args.out, args.workers)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
