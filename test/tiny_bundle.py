@@ -98,9 +98,10 @@ def weights(spec: ModelSpec = SPEC, seed: int = 7) -> dict[str, np.ndarray]:
         "s_grid": [1, x, y, 2], "s_flat": [-1], "s_rows": [10, x * y],
     }  # fmt: skip
     return {
-        "w_radar": normal(c, 7, 3, 3), "w_mix": normal(c, c, 3, 3), "w_heat": normal(10, c, 1, 1), "w_box": normal(10, c, 1, 1),
-        "c_255": np.float32([1 / 255]), "c_half": np.float32([spec.grid.x_max, spec.grid.y_max]), "c_zero": np.float32([0]),
-        "c_centers": centers.astype(np.float32),
+        "w_radar": normal(c, 7, 3, 3), "w_mix": normal(c, c, 3, 3),
+        "w_heat": normal(10, c, 1, 1), "w_box": normal(10, c, 1, 1),
+        "c_255": np.float32([1 / 255]), "c_zero": np.float32([0]),
+        "c_half": np.float32([spec.grid.x_max, spec.grid.y_max]), "c_centers": centers.astype(np.float32),
         **{name: np.array(value, dtype=np.int64) for name, value in integers.items()},
     }  # fmt: skip
 

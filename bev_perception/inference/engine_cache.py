@@ -1,0 +1,163 @@
+"""Engines on disk: found by what they were made of, never used unverified, never half written.
+
+An engine fits one ONNX file, one TensorRT version, one GPU and one precision; a file that is merely there may be any of
+them. So the name holds a hash of all four, a sidecar repeats them with the engine's own hash, and whatever is read or
+built must give the golden sample's answers before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+Opened = TypeVar("Opened")
+Log = Callable[[str], None]
+
+# Raise when the way engines are built changes, so that those built in the old way are not reused.
+RECIPE = 1
+
+
+class EngineCacheError(ValueError):
+    """A cached engine that must not be used; the message is the named reason."""
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """Everything an engine depends on. builder: "tensorrt" or "tensorrt_rtx"; gpu: name with compute capability."""
+
+    model: str
+    onnx_sha256: str
+    builder: str
+    version: str
+    gpu: str
+    precision: str
+    recipe: int = RECIPE
+
+    @property
+    def file_name(self) -> str:
+        """Readable in front, unique by the hash at the end."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        readable = "_".join((self.model, self.precision, self.gpu, self.builder, self.version))
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", readable)[:120] + f"_{digest}.engine"
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/bev_perception/engines, by default below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bev_perception" / "engines"
+
+
+def open_cached(
+    cache: Path,
+    key: EngineKey,
+    build: Callable[[], bytes],
+    prove: Callable[[bytes], tuple[Opened, dict[str, float]]],
+    *,
+    force: bool = False,
+    log: Log = print,
+) -> tuple[Opened, Path]:
+    """The engine for `key`, opened and proven, and its path.
+
+    prove(engine) opens the bytes and runs the golden sample; it returns what it opened and its figures, or raises. A
+    cached engine that is altered, made for something else or not provable is logged with the reason and rebuilt. A new
+    engine that is not provable raises and nothing is written. Only one process builds at a time, the others wait and
+    read. Raises OSError naming the cache directory when it cannot be written.
+    """
+    path = cache / key.file_name
+    with _lock(path.with_suffix(".lock"), log):
+        if force:
+            log("building: asked to, whatever the cache holds")
+        else:
+            try:
+                opened, _ = prove(read_engine(path, key))
+                log(f"using the cached engine {path}")
+                return opened, path
+            except FileNotFoundError:
+                log(f"building: the cache has no engine {path.name}")
+            except Exception as error:  # whatever makes a cached engine unusable, a fresh one is the mend
+                log(f"building again: cached engine {path.name}: {error}")
+        engine = build()
+        opened, figures = prove(engine)
+        write_engine(path, key, engine, figures)
+        log(f"wrote {path} ({len(engine) / 2**20:.1f} MiB)")
+        return opened, path
+
+
+def read_engine(path: Path, key: EngineKey) -> bytes:
+    """The engine's bytes, verified against its sidecar and `key`.
+
+    Raises FileNotFoundError when there is none, EngineCacheError naming what is wrong with it.
+    """
+    engine = path.read_bytes()
+    try:
+        sidecar = json.loads(_sidecar(path).read_text())
+        found = EngineKey(**sidecar["key"])
+        size, sha256 = sidecar["size"], sidecar["sha256"]
+    except FileNotFoundError as error:
+        raise EngineCacheError("its sidecar is missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineCacheError(f"its sidecar is not readable ({error})") from error
+    for name, expected in dataclasses.asdict(key).items():
+        if getattr(found, name) != expected:
+            raise EngineCacheError(f"made for {name} {getattr(found, name)!r}, needed is {expected!r}")
+    if len(engine) != size:
+        raise EngineCacheError(f"it has {len(engine)} bytes, {size} were written")
+    if hashlib.sha256(engine).hexdigest() != sha256:
+        raise EngineCacheError("its bytes were altered (sha256 differs from the sidecar)")
+    return engine
+
+
+def write_engine(path: Path, key: EngineKey, engine: bytes, figures: dict[str, float]) -> None:
+    """Write engine and sidecar, each atomically; the engine first: a crash between leaves a pair that is refused."""
+    for leftover in path.parent.glob(f".{path.stem}.*.tmp"):
+        leftover.unlink()  # of a process that was killed while it wrote; the caller holds the lock
+    sidecar = {
+        "key": dataclasses.asdict(key),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "size": len(engine),
+        "sha256": hashlib.sha256(engine).hexdigest(),
+        "golden_differences": figures,
+    }
+    _write_atomic(path, engine)
+    _write_atomic(_sidecar(path), (json.dumps(sidecar, indent=2) + "\n").encode())
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _write_atomic(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # the name must not become visible before the bytes, even if the power goes
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, log: Log) -> Iterator[None]:
+    """Exclusive between processes and threads; the kernel frees it when its holder dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")
+    except OSError as error:
+        raise OSError(
+            f"engine cache {path.parent} cannot be written: {error.strerror}; choose another directory for the cache"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log("waiting: another process is building this engine")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
