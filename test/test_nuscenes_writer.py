@@ -1,4 +1,4 @@
-"""The nuScenes-format writer: the devkit loads it unchanged, and its own functions agree with the written world.
+"""The nuScenes-format writer: the devkit loads it unchanged, and its own functions agree with the written world."""
 
 from __future__ import annotations
 
