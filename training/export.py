@@ -72,7 +72,7 @@ def export_bundle(student: CameraRadarStudent, out: Path, extra_files: dict[str,
     spec = student.spec
     inputs = golden_inputs(spec)
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    exported = ExportedStudent(student)
+    exported = ExportedStudent(student).eval()
     with torch.no_grad():
         expected = exported(**tensors)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ class CameraRadarStudent(nn.Module):
         self.register_buffer("image_std", torch.tensor(IMAGE_STD), persistent=False)
 
     def image_features(self, images: Tensor) -> Tensor:
-        """(B, N, H, W, 3) uint8 -> (B * N, neck, H / 8, W / 8). The cast comes first: TensorRT wants it so for uint8 inputs."""
+        """(B, N, H, W, 3), 0..255 -> (B * N, neck, H / 8, W / 8); normalisation is part of the network."""
         x = (images.float() - self.image_mean) / self.image_std
         x = x.flatten(0, 1).permute(0, 3, 1, 2)
         x8, x16, x32 = self.backbone(x)
@@ -131,7 +131,11 @@ class ExportedStudent(nn.Module):
         prev_valid: Tensor,
         prev_dt: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        state, _ = self.student.bev_state(images[None], img_from_ego[None], camera_valid[None], radar_bev[None], radar_valid[None])
+        images = images.float()  # before anything else: TensorRT takes uint8 inputs only into a cast
+        # TensorRT takes uint8 inputs only into a Cast: float first, then the batch axis.
+        state, _ = self.student.bev_state(
+            images.float()[None], img_from_ego[None], camera_valid[None], radar_bev[None], radar_valid[None]
+        )
         heatmap, regression = self.student.detect(state, prev_bev[None], prev_from_curr[None], prev_valid, prev_dt)
         scores, labels, cells, boxes = find_peaks(heatmap, regression, self.student.spec.top_k)
         return scores[0], labels[0], cells[0], boxes[0], state[0]

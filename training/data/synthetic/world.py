@@ -108,6 +108,7 @@ class World:
     actors: list[Actor]
     town: Town
     _fixed_states: dict[int, ActorState] = field(default_factory=dict, repr=False)
+    tracer: object = field(default=None, repr=False)  # raycast keeps its scenes here
 
     def ego_pose(self, stamp_ns: int) -> NDArray[np.float64]:
         """world_from_ego, (4, 4) float64."""
