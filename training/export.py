@@ -1,6 +1,7 @@
-"""Checkpoint -> bundle: `python -m training.export CHECKPOINT OUT`.
+"""Checkpoint -> bundle: `python -m training.export CHECKPOINT OUT [--scores scores.json] [--notes notes.md]`.
 
-Writes model.onnx, model_spec.json and golden.npz, and refuses when PyTorch, ONNX Runtime and the spec disagree.
+Writes model.onnx, model_spec.json, golden.npz and MODEL_CARD.md, and refuses when PyTorch, ONNX Runtime and the spec
+disagree. `scores.json` comes from `python -m training.evaluate --out`; the notes are appended to the card.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import torch
 
 from bev_perception.inference.backend import open_backend
 from bev_perception.model_spec import ModelSpec, load_bundle
+from training.checkpoint import load_module
 from training.models.camera_radar import CameraRadarStudent, ExportedStudent
 
 OPSET = 20
@@ -107,7 +109,7 @@ def export_bundle(student: CameraRadarStudent, out: Path, extra_files: dict[str,
         found = backend.infer(inputs)
         for tensor, want in zip(spec.outputs(), expected, strict=True):
             if tensor.name in ("labels", "cells", "boxes"):
-                continue  # compared below, where ranks are unambiguous
+                continue  # equal scores may swap ranks; load-time self-test compares these rows with care
             difference = float(np.abs(found[tensor.name] - want.numpy()).max())
             logging.info("%s: PyTorch and ONNX Runtime differ by at most %.2e", tensor.name, difference)
             if not difference <= TOLERANCE:
@@ -120,3 +122,43 @@ def export_bundle(student: CameraRadarStudent, out: Path, extra_files: dict[str,
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return out
+
+
+def model_card(student: CameraRadarStudent, checkpoint: Path, scores: dict[str, dict], notes: str) -> str:
+    """Markdown: what the model is, its official scores (evaluate's JSON), and the notes."""
+    spec, parameters = student.spec, sum(p.numel() for n, p in student.named_parameters() if not n.startswith("semantic."))
+    lines = [
+        f"# {spec.name}", "",
+        f"{parameters / 1e6:.2f} M parameters; {len(spec.cameras)} cameras at {spec.image.width}x{spec.image.height}, {len(spec.radars)} radars, "
+        f"BEV {spec.grid.shape[0]}x{spec.grid.shape[1]} at {spec.grid.step} m. Sizes: `{dataclasses.asdict(student.config)}`.", "",
+        f"Exported with `python -m training.export {checkpoint} OUT`.", "",
+    ]  # fmt: skip
+    if scores:
+        lines += ["## Scores", "", "| sensors | mAP | NDS | mATE | mASE | mAOE | mAVE | mAAE |", "|---|---|---|---|---|---|---|---|"]
+        for word, s in scores.items():
+            e = s["errors"]
+            row = (s["mean_ap"], s["nds"], e["ate"], e["ase"], e["aoe"], e["ave"], e["aae"])
+            lines.append(f"| {word} | " + " | ".join(f"{x:.3f}" for x in row) + " |")
+        first = next(iter(scores.values()))
+        lines += ["", "| class | AP |", "|---|---|"] + [f"| {name} | {c['ap']:.3f} |" for name, c in first["classes"].items()]
+    return "\n".join(lines) + "\n\n" + notes
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("out", type=Path, help="bundle directory to write")
+    parser.add_argument("--scores", type=Path, help="JSON of training.evaluate --out, for the card")
+    parser.add_argument("--notes", type=Path, help="Markdown appended to the card: data, command, duration, limits")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    student = load_module(args.checkpoint).student
+    scores = json.loads(args.scores.read_text()) if args.scores else {}
+    card = model_card(student, args.checkpoint, scores, args.notes.read_text() if args.notes else "")
+    export_bundle(student, args.out, {"MODEL_CARD.md": card})
+    print(f"bundle: {args.out} ({sum(f.stat().st_size for f in args.out.iterdir()) / 2**20:.2f} MiB)")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
