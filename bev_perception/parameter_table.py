@@ -1,0 +1,280 @@
+"""Every parameter of the node in one table: name, type, default, range, when it may change.
+
+No ROS: offline tools read the same YAML. A bundle states the facts of the model; parameters hold only what an integrator
+chooses. Sensor parameters exist once per sensor of the bundle (`cameras.CAM_FRONT.topic`), thresholds once per class.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bev_perception.model_spec import ModelSpec
+
+PACKAGE_SCHEME = "package://bev_perception/"
+# Names that rclpy itself owns; they are not ours to judge.
+ROS_PREFIXES = ("use_sim_time", "qos_overrides.", "start_type_description_service")
+
+
+class ParameterError(ValueError):
+    """One or more parameters are unknown, missing or out of range; the message has one line for each."""
+
+
+class Required:
+    """The default of a parameter that has none."""
+
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED = Required()
+ANY_TIME, UNCONFIGURED, NEVER = "any time", "while unconfigured", "never"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One row of the table.
+
+    type: bool, int, double, string or string[]. default: a value or REQUIRED. limits: (lowest, highest) of a number.
+    change: ANY_TIME, UNCONFIGURED (takes effect at configure, refused later) or NEVER (read-only after start).
+    """
+
+    name: str
+    type: str
+    default: Any
+    description: str
+    limits: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    change: str = UNCONFIGURED
+
+    @property
+    def read_only(self) -> bool:
+        return self.change == NEVER
+
+
+P = Parameter
+PARAMETERS: tuple[Parameter, ...] = (
+    P("bundle", "string", REQUIRED, f"Directory of the model bundle; may start with {PACKAGE_SCHEME}"),
+    P("backend", "string", "onnxruntime", "What runs the network", choices=("onnxruntime", "tensorrt")),
+    P("onnxruntime.threads", "int", 0, "Threads of the onnxruntime backend; 0: at most four", (0, 256)),
+    P("tensorrt.precision", "string", "fp32", "Precision of the TensorRT engine", choices=("fp32", "fp16")),
+    P("tensorrt.cache", "string", "", "Directory of built engines; empty: the default place of build_engine"),
+    P(
+        "base_frame",
+        "string",
+        "base_link",
+        "Frame of the detections and of odometry's child_frame_id (REP-105)",
+        change=NEVER,
+    ),
+    P("odometry.topic", "string", "/odometry", "nav_msgs/Odometry with pose and twist"),
+    P("odometry.frame", "string", "odom", "Frame of the odometry's pose: continuous, never `map` (REP-105)"),
+    P(
+        "extrinsics.source",
+        "string",
+        "tf_static",
+        "Where the sensors sit: /tf_static or a YAML file",
+        choices=("tf_static", "file"),
+    ),
+    P(
+        "extrinsics.file",
+        "string",
+        "",
+        f"Calibration YAML when extrinsics.source is `file`; may start with {PACKAGE_SCHEME}",
+    ),
+    P("anchor", "string", "", "Camera whose stamp is the frame's stamp; empty: the last camera of the bundle"),
+    P("sync.period_ms", "double", 1000 / 12, "Period of the anchor camera", (1.0, 10_000.0)),
+    P(
+        "sync.camera_tolerance_ms",
+        "double",
+        30.0,
+        "Largest deviation of a camera from anchor stamp + its offset",
+        (0.0, 1000.0),
+    ),
+    P(
+        "sync.radar_max_age_ms",
+        "double",
+        200.0,
+        "A radar whose newest scan is older than this is masked",
+        (1.0, 5000.0),
+    ),
+    P(
+        "sync.deadline_ms",
+        "double",
+        60.0,
+        "Wait for late sensors this long after the anchor is due; then go without",
+        (0.0, 2000.0),
+    ),
+    P(
+        "sync.max_extrapolation_ms",
+        "double",
+        100.0,
+        "Extrapolate the newest pose at most this far; then: no pose",
+        (0.0, 1000.0),
+    ),
+    P("sync.max_future_ms", "double", 500.0, "Refuse stamps further ahead of the clock than this", (0.0, 60_000.0)),
+    P("sync.max_past_ms", "double", 2000.0, "Refuse stamps further behind the clock than this", (1.0, 600_000.0)),
+    P(
+        "sync.max_speed_mps",
+        "double",
+        70.0,
+        "Faster motion between two poses is a jump: the temporal memory is emptied",
+        (1.0, 200.0),
+    ),
+    P(
+        "radar_fields.layout",
+        "string",
+        "cartesian",
+        "x, y[, z] or range, azimuth[, elevation]",
+        choices=("cartesian", "polar"),
+    ),
+    P("radar_fields.x", "string", "x", "Field name (cartesian): metres, sensor frame"),
+    P("radar_fields.y", "string", "y", "Field name (cartesian)"),
+    P("radar_fields.z", "string", "z", "Field name (cartesian); absent in the cloud or empty: 0"),
+    P("radar_fields.range", "string", "range", "Field name (polar): metres"),
+    P("radar_fields.azimuth", "string", "azimuth", "Field name (polar): about +z from +x"),
+    P("radar_fields.elevation", "string", "elevation", "Field name (polar): up from the x-y plane; absent or empty: 0"),
+    P("radar_fields.angle_unit", "string", "rad", "Unit of azimuth and elevation", choices=("rad", "deg")),
+    P("radar_fields.rcs", "string", "rcs", "Field name: radar cross section, dBsm; empty: 0"),
+    P(
+        "radar_fields.velocity",
+        "string",
+        "compensated",
+        "Speed over ground, or relative to the sensor",
+        choices=("compensated", "relative"),
+    ),
+    P("radar_fields.vx", "string", "vx_comp", "Field name: radial speed along x, m/s; empty: use `doppler`"),
+    P("radar_fields.vy", "string", "vy_comp", "Field name: radial speed along y, m/s; empty: use `doppler`"),
+    P("radar_fields.doppler", "string", "", "Field name: radial speed, m/s, positive away; used when vx, vy are empty"),
+    P("image_reader", "string", "numpy", "Reads raw images; both give the same arrays", choices=("numpy", "cv_bridge")),
+    P(
+        "cloud_reader",
+        "string",
+        "numpy",
+        "Reads point clouds; both give the same arrays",
+        choices=("numpy", "sensor_msgs_py"),
+    ),
+    P("qos.depth", "int", 5, "Queue of each sensor subscription", (1, 1000), change=NEVER),
+    P(
+        "qos.reliability",
+        "string",
+        "best_effort",
+        "Of sensor subscriptions",
+        choices=("best_effort", "reliable"),
+        change=NEVER,
+    ),
+    P(
+        "publish.outputs",
+        "string[]",
+        ("detections", "markers"),
+        "Messages to publish",
+        choices=("detections", "markers", "vision_msgs", "autoware"),
+    ),
+    P(
+        "publish.marker_lifetime_s",
+        "double",
+        1.0,
+        "Markers vanish after this; longer than the cycle, or they flicker",
+        (0.0, 60.0),
+        change=ANY_TIME,
+    ),
+    P(
+        "publish.status_rate_hz",
+        "double",
+        10.0,
+        "Rate of status and /diagnostics, on the wall clock",
+        (0.1, 100.0),
+        change=NEVER,
+    ),
+    P(
+        "diagnostics.max_age_ms",
+        "double",
+        500.0,
+        "Older data at publication is a warning",
+        (1.0, 60_000.0),
+        change=ANY_TIME,
+    ),
+    P(
+        "diagnostics.output_timeout_ms",
+        "double",
+        1500.0,
+        "No detections for this long is an error",
+        (1.0, 60_000.0),
+        change=ANY_TIME,
+    ),
+)
+# `{}` is the sensor's name in lower case in defaults, its name as it stands in parameter names.
+CAMERA_PARAMETERS: tuple[Parameter, ...] = (
+    P("topic", "string", "/camera/{}/image_raw", "sensor_msgs/Image, or CompressedImage where `compressed` is true"),
+    P("info_topic", "string", "/camera/{}/camera_info", "sensor_msgs/CameraInfo of that image"),
+    P("compressed", "bool", False, "The topic carries sensor_msgs/CompressedImage (JPEG or PNG)"),
+    P("rectified", "bool", False, "The topic carries rectified images: use P of camera_info and no distortion"),
+    P("offset_ms", "double", 0.0, "Stamp of this camera minus stamp of the anchor within one sweep", (-1000.0, 1000.0)),
+    P(
+        "frame_id",
+        "string",
+        "{}",
+        "Optical frame in headers and tf; empty: not checked (needs extrinsics.source: file)",
+    ),
+)
+RADAR_PARAMETERS: tuple[Parameter, ...] = (
+    P("topic", "string", "/radar/{}/points", "sensor_msgs/PointCloud2"),
+    P("frame_id", "string", "{}", "Frame in headers and tf; empty: not checked (needs extrinsics.source: file)"),
+)
+
+
+def sensor_parameters(spec: ModelSpec) -> tuple[Parameter, ...]:
+    """The rows that exist because of the bundle: per camera, per radar, per class."""
+    rows = []
+    for group, names, table in (
+        ("cameras", spec.cameras, CAMERA_PARAMETERS),
+        ("radars", spec.radars, RADAR_PARAMETERS),
+    ):
+        for sensor in names:
+            for row in table:
+                default = row.default.format(sensor.lower()) if isinstance(row.default, str) else row.default
+                rows.append(replace(row, name=f"{group}.{sensor}.{row.name}", default=default))
+    for label in spec.classes:
+        text = f"Detections of {label} below this score are not published"
+        rows.append(
+            P(f"score_threshold.{label}", "double", spec.score_threshold[label], text, (0.0, 1.0), change=ANY_TIME)
+        )
+    return tuple(rows)
+
+
+def check_value(row: Parameter, value: Any) -> Any:
+    """The value in the row's type (a whole number is a fine double). Raises ParameterError."""
+    want = {"bool": bool, "int": int, "double": (int, float), "string": str, "string[]": (list, tuple)}[row.type]
+    if not isinstance(value, want) or (isinstance(value, bool) and row.type != "bool"):
+        raise ParameterError(f"{row.name}: expected {row.type}, found {value!r} ({type(value).__name__})")
+    if row.type == "double":
+        value = float(value)
+        if not math.isfinite(value):
+            raise ParameterError(f"{row.name}: expected a finite number, found {value}")
+    if row.type == "string[]":
+        value = tuple(value)
+    if row.limits and not row.limits[0] <= value <= row.limits[1]:
+        raise ParameterError(
+            f"{row.name}: {value} is outside [{row.limits[0]:g}, {row.limits[1]:g}]; {row.description}"
+        )
+    for item in value if row.type == "string[]" else (value,):
+        if row.choices and item not in row.choices:
+            hint = did_you_mean(str(item), row.choices)
+            raise ParameterError(f"{row.name}: {item!r} is not one of {', '.join(row.choices)}{hint}")
+    return value
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown_names(names: Iterable[str], rows: Iterable[Parameter]) -> list[str]:
+    """One line for each name that is in no row and does not belong to rclpy, naming the closest known one."""
+    known = [row.name for row in rows]
+    strangers = [name for name in names if name not in known and not name.startswith(ROS_PREFIXES)]
+    return [f"{name}: no such parameter{did_you_mean(name, known)}" for name in strangers]
+
+

@@ -1,0 +1,119 @@
+"""The parameter table as ROS parameters: descriptors, checks before anything is declared, and what may change when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+from bev_perception.model_spec import ModelSpec
+from bev_perception.parameter_table import (
+    ANY_TIME,
+    PARAMETERS,
+    REQUIRED,
+    UNCONFIGURED,
+    Parameter,
+    ParameterError,
+    check_value,
+    sensor_parameters,
+    unknown_names,
+)
+
+ROS_TYPES = {
+    "bool": RosParameter.Type.BOOL,
+    "int": RosParameter.Type.INTEGER,
+    "double": RosParameter.Type.DOUBLE,
+    "string": RosParameter.Type.STRING,
+    "string[]": RosParameter.Type.STRING_ARRAY,
+}
+
+
+class NodeParameters:
+    """Declares the table on a node and keeps the errors of what was given at start until configure reports them.
+
+    A wrong parameter file must not kill the process: a lifecycle node says so when it is configured.
+    """
+
+    def __init__(self, node: Node, is_unconfigured: Callable[[], bool]) -> None:
+        self._node = node
+        self._is_unconfigured = is_unconfigured
+        # rclpy has no public way to see overrides of parameters that nobody declared.
+        self._given: dict[str, RosParameter] = dict(getattr(node, "_parameter_overrides", {}))
+        self._rows: dict[str, Parameter] = {}
+        self._errors: dict[str, str] = {}
+        for row in PARAMETERS:
+            self._declare(row)
+        node.add_on_set_parameters_callback(self._on_set)
+
+    def declare_sensors(self, spec: ModelSpec) -> None:
+        """Declare the parameters that exist because of the bundle; those of another bundle go away."""
+        wanted = {row.name: row for row in sensor_parameters(spec)}
+        fixed = {row.name for row in PARAMETERS}
+        for name in [n for n in self._rows if n not in wanted and n not in fixed]:
+            self._node.undeclare_parameter(name)
+            del self._rows[name]
+            self._errors.pop(name, None)
+        for row in wanted.values():
+            if row.name not in self._rows:
+                self._declare(row)
+
+    def first(self, name: str) -> Any:
+        """One value before the bundle is known. Raises ParameterError."""
+        if name in self._errors:
+            raise ParameterError(self._errors[name])
+        value = self._node.get_parameter_or(name).value
+        if value in (None, ""):
+            raise ParameterError(f"{name}: is required and not given; {self._rows[name].description}")
+        return value
+
+    def values(self) -> dict[str, Any]:
+        """All declared values, for make_config. Raises ParameterError for names nobody knows and values refused at start."""
+        errors = unknown_names(self._given, self._rows.values()) + list(self._errors.values())
+        if errors:
+            raise ParameterError("\n".join(errors))
+        found = {name: self._node.get_parameter_or(name).value for name in self._rows}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _declare(self, row: Parameter) -> None:
+        value = row.default
+        if row.name in self._given:
+            try:
+                value = check_value(row, self._given[row.name].value)
+            except ParameterError as error:
+                self._errors[row.name] = str(error)
+        descriptor = ParameterDescriptor(
+            description=f"{row.description} (may change: {row.change})",
+            read_only=row.read_only,
+            additional_constraints=f"one of: {', '.join(row.choices)}" if row.choices else "",
+        )
+        if row.limits and row.type == "int":
+            descriptor.integer_range = [IntegerRange(from_value=int(row.limits[0]), to_value=int(row.limits[1]))]
+        elif row.limits:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=row.limits[0], to_value=row.limits[1])]
+        # `value` already is the override, checked: rclpy's own handling would kill the process for a wrong type.
+        start = ROS_TYPES[row.type] if value is REQUIRED else list(value) if isinstance(value, tuple) else value
+        self._rows[row.name] = row
+        self._node.declare_parameter(row.name, start, descriptor, ignore_override=True)
+
+    def _on_set(self, parameters: list[RosParameter]) -> SetParametersResult:
+        for parameter in parameters:
+            row = self._rows.get(parameter.name)
+            if row is None or self._node.get_parameter_or(row.name).value == parameter.value:
+                continue
+            try:
+                check_value(row, parameter.value)
+            except ParameterError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            if row.change == UNCONFIGURED and not self._is_unconfigured():
+                reason = f"{row.name}: takes effect at configure; deactivate and clean up the node first"
+                return SetParametersResult(successful=False, reason=reason)
+        for parameter in parameters:
+            self._errors.pop(parameter.name, None)
+        return SetParametersResult(successful=True)
+
+    def changeable(self, names: list[str]) -> list[str]:
+        """Those of `names` that take effect while the node runs."""
+        return [name for name in names if name in self._rows and self._rows[name].change == ANY_TIME]

@@ -1,0 +1,154 @@
+"""Telemetry and sensor states -> PerceptionStatus and /diagnostics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bev_perception_msgs.msg import Counter, LatencyStat, PerceptionStatus, SensorState
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from std_msgs.msg import Header
+
+from bev_perception.ros.messages import to_time
+from bev_perception.ros.telemetry import Snapshot
+
+ACTIVE = "active"
+OK, STALE, MISSING, NEVER_SEEN, INVALID = (
+    SensorState.OK, SensorState.STALE, SensorState.MISSING, SensorState.NEVER_SEEN, SensorState.INVALID,
+)  # fmt: skip
+DIAGNOSTIC_LEVELS = {
+    PerceptionStatus.OK: DiagnosticStatus.OK,
+    PerceptionStatus.DEGRADED: DiagnosticStatus.WARN,
+    PerceptionStatus.NO_OUTPUT: DiagnosticStatus.ERROR,
+    PerceptionStatus.INACTIVE: DiagnosticStatus.STALE,
+}
+SENSOR_LEVELS = {
+    OK: DiagnosticStatus.OK, STALE: DiagnosticStatus.WARN, MISSING: DiagnosticStatus.ERROR,
+    NEVER_SEEN: DiagnosticStatus.ERROR, INVALID: DiagnosticStatus.ERROR,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SensorReport:
+    """One sensor for the status; kind and state are constants of SensorState."""
+
+    name: str
+    kind: int
+    state: int
+    age_s: float
+    rate_hz: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """Everything a status says, gathered at one moment."""
+
+    stamp_ns: int
+    frame_id: str
+    lifecycle_state: str
+    snapshot: Snapshot
+    sensors: tuple[SensorReport, ...] = ()
+    model_name: str = ""
+    model_sha256: str = ""
+    backend: str = ""
+    backend_details: Mapping[str, str] = field(default_factory=dict)
+    configuration_error: str = ""
+    max_age_ms: float = math.inf
+    output_timeout_ms: float = math.inf
+
+
+def level_and_summary(report: NodeReport) -> tuple[int, str]:
+    """PerceptionStatus level and one sentence that says why."""
+    if report.lifecycle_state != ACTIVE:
+        text = report.configuration_error or "not active"
+        return PerceptionStatus.INACTIVE, f"{report.lifecycle_state}: {text}"
+    snapshot = report.snapshot
+    troubled = [f"{s.name} {s.reason}" for s in report.sensors if s.state != OK]
+    because = "; ".join(troubled) or "waiting for sensor data"
+    if snapshot.recent_failure:
+        return PerceptionStatus.NO_OUTPUT, f"the last step failed: {snapshot.recent_failure}"
+    if snapshot.frames_processed == 0:
+        return PerceptionStatus.NO_OUTPUT, f"no detections since activation: {because}"
+    if snapshot.seconds_since_output * 1e3 > report.output_timeout_ms:
+        return PerceptionStatus.NO_OUTPUT, f"no detections for {snapshot.seconds_since_output:.1f} s: {because}"
+    if troubled:
+        return PerceptionStatus.DEGRADED, because
+    if snapshot.age_at_publication_s * 1e3 > report.max_age_ms:
+        age_ms = snapshot.age_at_publication_s * 1e3
+        return PerceptionStatus.DEGRADED, f"detections are {age_ms:.0f} ms old, allowed are {report.max_age_ms:.0f}"
+    return PerceptionStatus.OK, "all sensors contribute"
+
+
+def status_message(report: NodeReport) -> PerceptionStatus:
+    """bev_perception_msgs/PerceptionStatus; see its definition."""
+    snapshot = report.snapshot
+    level, summary = level_and_summary(report)
+    return PerceptionStatus(
+        header=Header(stamp=to_time(report.stamp_ns), frame_id=report.frame_id),
+        level=level,
+        summary=summary,
+        lifecycle_state=report.lifecycle_state,
+        model_name=report.model_name,
+        model_sha256=report.model_sha256,
+        backend=report.backend,
+        sensors=[
+            SensorState(name=s.name, kind=s.kind, state=s.state, age=s.age_s, rate_hz=s.rate_hz, reason=s.reason)
+            for s in report.sensors
+        ],
+        counters=[Counter(name=name, value=value) for name, value in sorted(snapshot.counters.items())],
+        latencies=[
+            LatencyStat(stage=x.stage, p50_ms=x.p50_ms, p95_ms=x.p95_ms, p99_ms=x.p99_ms, max_ms=x.max_ms, count=x.count)
+            for x in snapshot.latencies
+        ],
+        age_at_publication_s=snapshot.age_at_publication_s,
+        memory_resets=snapshot.memory_resets,
+        last_memory_reset_reason=snapshot.last_memory_reset_reason,
+        frames_processed=snapshot.frames_processed,
+        frames_dropped=snapshot.frames_dropped,
+    )
+
+
+def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
+    """diagnostic_msgs/DiagnosticArray: the node, each sensor, the counters with their last details, the latencies."""
+    snapshot = report.snapshot
+    level, summary = level_and_summary(report)
+
+    def status(task: str, status_level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
+        return DiagnosticStatus(
+            level=status_level,
+            name=f"{node_name}: {task}",
+            message=message,
+            hardware_id=report.model_name,
+            values=[KeyValue(key=str(key), value=str(value)) for key, value in values.items()],
+        )
+
+    pipeline = {
+        "lifecycle_state": report.lifecycle_state,
+        "configuration_error": report.configuration_error,
+        "model": f"{report.model_name} {report.model_sha256[:12]}",
+        "backend": report.backend,
+        **report.backend_details,
+        "frames_processed": snapshot.frames_processed,
+        "frames_dropped": snapshot.frames_dropped,
+        "age_at_publication_ms": f"{snapshot.age_at_publication_s * 1e3:.1f}",
+        "memory_resets": snapshot.memory_resets,
+        "last_memory_reset_reason": snapshot.last_memory_reset_reason,
+    }
+    pipeline_level = DiagnosticStatus.ERROR if report.configuration_error else DIAGNOSTIC_LEVELS[level]
+    statuses = [status("pipeline", pipeline_level, summary, pipeline)]
+    for s in report.sensors:
+        values = {"age_s": f"{s.age_s:.3f}", "rate_hz": f"{s.rate_hz:.1f}"}
+        statuses.append(status(s.name, SENSOR_LEVELS[s.state], s.reason or "ok", values))
+    counted = {
+        name: f"{value} ({snapshot.details[name]})" if snapshot.details.get(name) else value
+        for name, value in sorted(snapshot.counters.items())
+    }
+    statuses.append(status("counters", DiagnosticStatus.OK, f"{len(counted)} reasons counted since activation", counted))
+    latencies = {
+        f"{x.stage}_ms": f"p50 {x.p50_ms:.2f}  p95 {x.p95_ms:.2f}  p99 {x.p99_ms:.2f}  max {x.max_ms:.2f}  of {x.count}"
+        for x in snapshot.latencies
+    }
+    statuses.append(status("latency", DiagnosticStatus.OK, "percentiles over the newest frames", latencies))
+    return DiagnosticArray(header=Header(stamp=to_time(report.stamp_ns)), status=statuses)

@@ -1,0 +1,273 @@
+"""The lifecycle node `bev_perception`: loads a bundle, listens to sensors, publishes detections and how well it is.
+
+Threads: the executor's one thread converts messages and hands them to the synchroniser (callbacks of rclpy share the
+interpreter lock, so more executor threads would only add overhead); one worker thread runs the pipeline; one thread
+publishes the status on the wall clock, so that it goes on when data, callbacks or the simulated clock stop.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from bev_perception_msgs.msg import PerceptionStatus
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from bev_perception.calibration import CalibrationError, load_extrinsics
+from bev_perception.inference.backend import open_backend, self_test
+from bev_perception.model_spec import BundleError, load_bundle
+from bev_perception.parameters import NodeConfig, ParameterError, make_config, resolve_path
+from bev_perception.ros.declare import NodeParameters
+from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
+from bev_perception.ros.inputs import import_tf_message
+from bev_perception.ros.messages import PUBLISHERS
+from bev_perception.ros.run import ActiveRun, Model
+from bev_perception.ros.telemetry import Telemetry
+
+NODE_NAME = "bev_perception"
+SUCCESS, FAILURE, ERROR = (
+    TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR,
+)  # fmt: skip
+# What an integrator can mend: configure fails with the message and the node stays unconfigured.
+CONFIGURATION_ERRORS = (ParameterError, BundleError, CalibrationError, ImportError, ValueError, OSError, RuntimeError)
+
+
+class PerceptionNode(LifecycleNode):
+    """configure: bundle, engine, self-test, publishers. activate: subscriptions and the worker. Both undone in reverse."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(NODE_NAME, **options)
+        self.telemetry = Telemetry()
+        self._params = NodeParameters(self, lambda: self._label() == "unconfigured")
+        self.add_post_set_parameters_callback(self._on_parameters_set)
+        self._config: NodeConfig | None = None
+        self._model: Model | None = None
+        self._outputs: dict[str, Any] = {}
+        self._run: ActiveRun | None = None
+        self._configuration_error = ""
+        self._guard_transitions()
+        self._status_publisher = self.create_publisher(PerceptionStatus, "perception/status", 10)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._closing = threading.Event()
+        self._status_thread = threading.Thread(target=self._publish_status_forever, name="bev_status", daemon=True)
+        self._status_thread.start()
+
+    def close(self) -> None:
+        """Stop threads and free the engine; before destroy_node."""
+        self._closing.set()
+        self._status_thread.join()
+        self._free()
+
+    # ---- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition(self._configure, "configure")
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = self._transition(self._activate, "activate")
+        return super().on_activate(state) if result == SUCCESS else result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        self.get_logger().info("deactivated")
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._free()
+        self.get_logger().info("cleaned up")
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._free()
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured, with everything freed: the node can be configured again."""
+        self._free()
+        return SUCCESS
+
+    def _transition(self, work: Callable[[], None], name: str) -> TransitionCallbackReturn:
+        try:
+            work()
+        except CONFIGURATION_ERRORS as error:
+            self._configuration_error = f"{name} failed: {error}"
+            self.get_logger().error(self._configuration_error)
+            self._stop() if name == "activate" else self._free()
+            return FAILURE
+        except Exception:
+            self._configuration_error = f"{name} failed: {traceback.format_exc()}"
+            self.get_logger().error(self._configuration_error)
+            return ERROR
+        self._configuration_error = ""
+        return SUCCESS
+
+    def _configure(self) -> None:
+        bundle = load_bundle(resolve_path(self._params.first("bundle")))
+        self._params.declare_sensors(bundle.spec)
+        config = make_config(self._params.values(), bundle.spec)
+        if config.extrinsics_source == "file":
+            assert config.extrinsics_file is not None  # make_config checked it
+            load_extrinsics(config.extrinsics_file, config.base_frame, [*config.cameras, *config.radars])
+        else:
+            import_tf_message()
+        for name in config.outputs:
+            output = PUBLISHERS[name]
+            try:
+                message_type = output.message_type()
+            except ImportError as error:
+                raise ImportError(
+                    f"publish.outputs has {name!r}, but the package {output.package} is not installed ({error})"
+                ) from error
+            qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+            self._outputs[name] = self.create_lifecycle_publisher(message_type, output.topic, qos)
+        started = time.perf_counter()
+        backend = open_backend(bundle, config.backend, **config.backend_options)
+        self._model = Model(bundle, backend)
+        figures = self_test(backend, bundle)
+        self._config = config
+        self.get_logger().info(
+            f"configured: model {bundle.spec.name!r} with {backend.name} in {time.perf_counter() - started:.1f} s; "
+            f"self-test passed, largest differences {({k: float(f'{v:.2g}') for k, v in figures.items()})}"
+        )
+
+    def _activate(self) -> None:
+        assert self._config is not None and self._model is not None
+        self.telemetry.clear()
+        self._run = ActiveRun(self, self._config, self._model, self._outputs, self.telemetry)
+        self._run.start()
+        self.get_logger().info(f"active: listening to {len(self._config.cameras)} cameras, {len(self._config.radars)} radars")
+
+    def _stop(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.stop()
+
+    def _free(self) -> None:
+        self._stop()
+        for publisher in self._outputs.values():
+            self.destroy_lifecycle_publisher(publisher)
+        self._outputs = {}
+        model, self._model, self._config = self._model, None, None
+        if model is not None:
+            model.backend.close()
+
+    def _label(self) -> str:
+        return str(self._state_machine.current_state[1])
+
+    def _guard_transitions(self) -> None:
+        """Answer a transition that the present state does not allow with success = false; rclpy raises and answers never."""
+        service = getattr(self, "_service_change_state", None)
+        if service is None:
+            return
+        inner = service.callback
+
+        def change_state(request: Any, response: Any) -> Any:
+            try:
+                return inner(request, response)
+            except rclpy.handle.InvalidHandle:
+                raise
+            except Exception as error:
+                wanted = request.transition.label or request.transition.id
+                self.get_logger().warning(f"transition {wanted} is not possible while {self._label()}: {error}")
+                response.success = False
+                return response
+
+        service.callback = change_state
+
+    # ---- parameters that take effect while running
+
+    def _on_parameters_set(self, parameters: list[RosParameter]) -> None:
+        names = self._params.changeable([p.name for p in parameters])
+        if not names or self._model is None or self._config is None:
+            return
+        self._config = make_config(self._params.values(), self._model.bundle.spec)
+        if self._run is not None:
+            self._run.change_config(self._config)
+
+    # ---- status
+
+    def _publish_status_forever(self) -> None:
+        period_s = 1.0 / self.get_parameter("publish.status_rate_hz").value
+        while not self._closing.wait(period_s):
+            try:
+                report = self._report()
+                self._status_publisher.publish(status_message(report))
+                self._diagnostics_publisher.publish(diagnostics_message(report, NODE_NAME))
+            except Exception as error:
+                if not self.context.ok():
+                    return
+                if self.telemetry.count("status_failed", str(error)):
+                    self.get_logger().error(f"status could not be published: {traceback.format_exc()}")
+
+    def _report(self) -> NodeReport:
+        config, model, run = self._config, self._model, self._run
+        label = self._label()
+        common = dict(
+            stamp_ns=self.get_clock().now().nanoseconds,
+            frame_id=self.get_parameter("base_frame").value,
+            lifecycle_state=label,
+            snapshot=self.telemetry.snapshot(),
+            configuration_error=self._configuration_error,
+        )
+        if config is None or model is None:
+            return NodeReport(**common)
+        return NodeReport(
+            **common,
+            sensors=run.sensor_reports() if run is not None and label == ACTIVE else (),
+            model_name=model.bundle.spec.name,
+            model_sha256=model.bundle.spec.onnx_sha256,
+            backend=model.backend.name,
+            backend_details=model.backend.details,
+            max_age_ms=config.max_age_ms,
+            output_timeout_ms=config.output_timeout_ms,
+        )
+
+
+def spin(node: PerceptionNode) -> None:
+    """Spin until shutdown. An exception of a callback is logged and counted, the node goes on."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while rclpy.ok():
+        try:
+            executor.spin_once()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            break
+        except Exception as error:
+            if not rclpy.ok():
+                break
+            if node.telemetry.count("callback_failed", f"{type(error).__name__}: {error}"):
+                node.get_logger().error(f"a callback failed, the node goes on: {traceback.format_exc()}")
+    executor.shutdown(timeout_sec=1.0)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point `perception_node`."""
+    rclpy.init(args=args)
+    try:
+        node = PerceptionNode()
+    except Exception as error:
+        print(f"bev_perception cannot start: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    try:
+        spin(node)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""What the node counts and times while it runs, thread-safe and bounded. No ROS."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+
+import numpy as np
+
+STAGES = ("convert", "preprocess", "infer", "decode", "publish", "total")
+WINDOW = 256  # frames (of `convert`: messages) over which percentiles are taken
+MAX_DETAILS = 64  # reasons whose last detail is remembered
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles of one stage over the window, ms; NaN when count is 0."""
+
+    stage: str
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A consistent copy of everything, for one status message. seconds_since_output is inf before the first output."""
+
+    counters: dict[str, int]
+    details: dict[str, str]
+    latencies: tuple[Latency, ...]
+    faults: dict[str, tuple[str, str]]
+    age_at_publication_s: float
+    seconds_since_output: float
+    memory_resets: int
+    last_memory_reset_reason: str
+    frames_processed: int
+    frames_dropped: int
+    recent_failure: str
+
+
+class Telemetry:
+    """Counters by reason, latency windows, and the present fault of each sensor."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Start anew, at activation."""
+        with self._lock:
+            self._counters: Counter[str] = Counter()
+            self._details: dict[str, str] = {}
+            self._windows = {stage: deque[float](maxlen=WINDOW) for stage in STAGES}
+            self._faults: dict[str, tuple[str, str]] = {}
+            self._age_s = float("nan")
+            self._output_at = -np.inf
+            self._resets = 0
+            self._reset_reason = ""
+            self._processed = 0
+            self._dropped = 0
+            self._failure = ""
+
+    def count(self, reason: str, detail: str = "", n: int = 1) -> bool:
+        """Count `reason`; True the first time, so that the caller can log it once."""
+        with self._lock:
+            first = reason not in self._counters
+            self._counters[reason] += n
+            if detail and (reason in self._details or len(self._details) < MAX_DETAILS):
+                self._details[reason] = detail
+            return first
+
+    def fault(self, sensor: str, reason: str, detail: str) -> None:
+        """The sensor's newest message cannot be used; `sound` takes it back."""
+        with self._lock:
+            self._faults[sensor] = (reason, detail)
+
+    def sound(self, sensor: str) -> None:
+        """The sensor's newest message is good."""
+        if sensor in self._faults:
+            with self._lock:
+                self._faults.pop(sensor, None)
+
+    def time(self, stage: str, ms: float) -> None:
+        """One duration of a stage of STAGES."""
+        with self._lock:
+            self._windows[stage].append(ms)
+
+    def output(self, age_s: float, memory_reset: str) -> None:
+        """Detections were published, made from data `age_s` old."""
+        with self._lock:
+            self._age_s = age_s
+            self._output_at = time.monotonic()
+            self._processed += 1
+            self._failure = ""
+            if memory_reset:
+                self._resets += 1
+                self._reset_reason = memory_reset
+
+    def dropped(self, n: int) -> None:
+        """Frames were assembled, but newer ones were there."""
+        with self._lock:
+            self._dropped += n
+            if n:
+                self._counters["frame_dropped_newer_arrived"] += n
+
+    def failed(self, text: str) -> None:
+        """A step raised."""
+        with self._lock:
+            self._failure = text
+
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            return Snapshot(
+                counters=dict(self._counters),
+                details=dict(self._details),
+                latencies=tuple(_latency(stage, window) for stage, window in self._windows.items()),
+                faults=dict(self._faults),
+                age_at_publication_s=self._age_s,
+                seconds_since_output=time.monotonic() - self._output_at,
+                memory_resets=self._resets,
+                last_memory_reset_reason=self._reset_reason,
+                frames_processed=self._processed,
+                frames_dropped=self._dropped,
+                recent_failure=self._failure,
+            )
+
+
+def _latency(stage: str, window: deque[float]) -> Latency:
+    if not window:
+        return Latency(stage, *[float("nan")] * 4, 0)
+    p50, p95, p99, top = np.percentile(window, (50, 95, 99, 100))
+    return Latency(stage, float(p50), float(p95), float(p99), float(top), len(window))
