@@ -21,7 +21,7 @@ from training.data.synthetic.observation import scaled_intrinsic
 from training.data.synthetic.rig import RIG, stamps
 
 SETTINGS = BagSettings(seed=901, duration_s=1.0, scale=0.1, image_format="raw", lidar=True)
-TINY = BagSettings(seed=902, duration_s=0.5, scale=0.04, image_format="jpeg")
+TINY = BagSettings(seed=902, duration_s=1.0, scale=0.04, image_format="jpeg")
 CAMERAS = [name for name, mount in RIG.items() if mount.kind == "camera"]
 RADARS = [name for name, mount in RIG.items() if mount.kind == "radar"]
 _NUMPY = {1: "i1", 3: "<i2", 4: "<u2", 7: "<f4"}

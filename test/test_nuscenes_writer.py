@@ -17,7 +17,7 @@ from nuscenes.utils.data_classes import LidarPointCloud, RadarPointCloud  # noqa
 from nuscenes.utils.geometry_utils import view_points  # noqa: E402
 from nuscenes.utils.splits import get_scenes_of_custom_split  # noqa: E402
 
-from bev_perception.geometry import rotation_from_quaternion, yaw_from_rotation  # noqa: E402
+from bev_perception.geometry import box_corners, rotation_from_quaternion, yaw_from_rotation  # noqa: E402
 from training.data.synthetic.generate import Rates, keyframe_stamps, plan_drive, take, world_of  # noqa: E402
 from training.data.synthetic.nuscenes_tables import RADAR_DTYPE, radar_pcd, visibility_token  # noqa: E402
 from training.data.synthetic.nuscenes_writer import (  # noqa: E402
@@ -28,11 +28,11 @@ from training.data.synthetic.nuscenes_writer import (  # noqa: E402
     token_of,
     write_dataset,
 )
-from training.data.synthetic.observation import RADAR_BOX_MARGIN_M, count_in_footprint, outline_area  # noqa: E402
+from training.data.synthetic.observation import RADAR_BOX_MARGIN_M, count_in_footprints, outline_area  # noqa: E402
 from training.data.synthetic.rig import RIG  # noqa: E402
 
 SETTINGS = DatasetSettings(seed=3, duration_s=2.0, scale=0.1, rates=Rates(camera=4, lidar=2, radar=13))
-TINY = DatasetSettings(seed=3, duration_s=0.5, scale=0.04, rates=Rates(camera=2, lidar=2, radar=2))
+TINY = DatasetSettings(seed=3, duration_s=1.0, scale=0.04, rates=Rates(camera=2, lidar=2, radar=2))
 SCENES = 2
 
 
@@ -263,7 +263,7 @@ def test_same_seed_same_bytes_with_one_worker_or_two_and_after_an_interruption(t
     assert _hashes(two) == expected
     assert untouched.stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="made with"):
-        write_dataset(two, 2, DatasetSettings(seed=4, duration_s=0.5, scale=0.04, rates=TINY.rates))
+        write_dataset(two, 2, DatasetSettings(seed=4, duration_s=1.0, scale=0.04, rates=TINY.rates))
 
 
 def test_a_keyframe_has_the_newest_scan_of_every_sensor_at_or_before_it():
@@ -287,15 +287,17 @@ def test_gaps_are_filled_only_up_to_the_limit():
 
 def test_outline_area_of_a_box_seen_from_the_front():
     K = np.array([[100.0, 0, 80], [0, 100, 45], [0, 0, 1]])
+
     # world axes = camera axes; the box's near face is at z = 9, 2 wide (x) and 4 high (y): 100/9 pixels per metre
-    box = np.array([0, 0, 10.0, 2, 4, 2, 0])
-    assert outline_area(box, np.eye(4), K, 160, 90) == pytest.approx(8 * (100 / 9) ** 2, rel=1e-5)
-    aside = np.array([-80 / 100 * 9, 0, 10.0, 2, 4, 2, 0])  # its near face's middle is on the image's left edge
-    expected = outline_area(aside, np.eye(4), K, 160, 90)
-    assert 4 * (100 / 9) ** 2 <= expected < 8 * (100 / 9) ** 2
-    assert outline_area(np.array([0, 0, -10.0, 2, 4, 2, 0]), np.eye(4), K, 160, 90) == 0
-    around = np.array([0, 0, 0.0, 40, 40, 40, 0])  # the camera is inside: fills the image
-    assert outline_area(around, np.eye(4), K, 160, 90) == pytest.approx(160 * 90, rel=1e-3)
+    def area(box):
+        return outline_area(box_corners(np.array(box))[0], K, 160, 90)
+
+    assert area([0, 0, 10.0, 2, 4, 2, 0]) == pytest.approx(8 * (100 / 9) ** 2, rel=1e-5)
+    # its near face's middle is on the image's left edge
+    assert 4 * (100 / 9) ** 2 <= area([-80 / 100 * 9, 0, 10.0, 2, 4, 2, 0]) < 8 * (100 / 9) ** 2
+    assert area([0, 0, -10.0, 2, 4, 2, 0]) == 0
+    # the camera is inside: the image is full
+    assert area([0, 0, 0.0, 40, 40, 40, 0]) == pytest.approx(160 * 90, rel=1e-3)
 
 
 def test_visibility_levels():
@@ -306,4 +308,5 @@ def test_radar_returns_count_in_the_turned_footprint():
     box = np.array([10.0, 5, 1, 4, 2, 1.5, np.pi / 2])  # long side along y
     reach = 2 + RADAR_BOX_MARGIN_M
     points = np.array([[10, 5, 0], [10, 5 + reach - 0.01, 9], [10, 5 + reach + 0.01, 0], [10 + reach - 0.01, 5, 0]])
-    assert count_in_footprint(points, box) == 2
+    away = box + np.array([100.0, 0, 0, 0, 0, 0, 0])
+    assert count_in_footprints(points, np.stack([box, away])).tolist() == [2, 0]

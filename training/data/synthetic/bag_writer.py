@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,15 @@ from training.data.synthetic.generate import (
     world_of,
 )
 from training.data.synthetic.lidar import LidarSweep
-from training.data.synthetic.observation import ANNOTATION_RANGE_M, Observation, merge, observe, scaled_intrinsic
+from training.data.synthetic.observation import (
+    ANNOTATION_RANGE_M,
+    Observation,
+    Snapshot,
+    merge,
+    observe,
+    scaled_intrinsic,
+    snapshot,
+)
 from training.data.synthetic.rig import RIG
 from training.data.synthetic.world import World
 
@@ -167,11 +176,18 @@ def ground_truth(messages: Messages, world: World, stamp_ns: int, start_ns: int,
     return messages.ground_truth(start_ns + stamp_ns, boxes)
 
 
+@lru_cache(maxsize=4)
+def _actors_of(seed: int, duration_s: float, stamp_ns: int) -> Snapshot:
+    return snapshot(world_of(seed, duration_s), stamp_ns)
+
+
 def _take_one(task: tuple[Scan, BagSettings]) -> _Take:
     scan, settings = task
     world = world_of(settings.seed, settings.duration_s)
     result = take(world, scan, settings.seed, settings.scale)
-    seen = {track_id: o for track_id, o in observe(world, scan, result).items() if o.seen}
+    # one snapshot serves the scans of a tenth of a second
+    actors = _actors_of(settings.seed, settings.duration_s, round(scan.stamp_ns, -8))
+    seen = {track_id: o for track_id, o in observe(world, scan, result, actors).items() if o.seen}
     data: np.ndarray | bytes
     if isinstance(result, CameraImage):
         size = (result.bgr.shape[1], result.bgr.shape[0])

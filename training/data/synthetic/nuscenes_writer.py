@@ -41,7 +41,15 @@ from training.data.synthetic.generate import (
 )
 from training.data.synthetic.lidar import LidarSweep
 from training.data.synthetic.nuscenes_tables import radar_pcd, static_tables, token_of, visibility_token
-from training.data.synthetic.observation import ANNOTATION_RANGE_M, Observation, merge, observe, scaled_intrinsic
+from training.data.synthetic.observation import (
+    ANNOTATION_RANGE_M,
+    Observation,
+    Snapshot,
+    merge,
+    observe,
+    scaled_intrinsic,
+    snapshot,
+)
 from training.data.synthetic.rig import RIG
 from training.data.synthetic.world import ActorState, World
 
@@ -132,13 +140,14 @@ class _SceneRows:
         self.poses: list[Row] = []
         self.calibrated: dict[str, Row] = {}
         self.seen: list[dict[int, Observation]] = [{} for _ in keyframes]
+        self.actors: Snapshot | None = None
         self.images = 0
 
     def add(self, scan: Scan, result: CameraImage | LidarSweep | np.ndarray) -> tuple[str, bytes]:
         """Adds one scan; returns its path below OUT and the bytes to write there."""
         key = scan.keyframe >= 0
         if key:
-            merge(self.seen[scan.keyframe], observe(self.world, scan, result))
+            merge(self.seen[scan.keyframe], observe(self.world, scan, result, self._actors_at(scan.keyframe)))
         # As in nuScenes a sweep belongs to the sample that follows it.
         sample = next(index for index, stamp in enumerate(self.keyframes) if stamp >= scan.stamp_ns)
         stamp_us = (self.start_ns + scan.stamp_ns) // 1000
@@ -168,6 +177,11 @@ class _SceneRows:
         world_from_ego = self.world.ego_pose(scan.stamp_ns)
         self.poses.append({"token": token, "timestamp": stamp_us, **_pose_fields(world_from_ego, GLOBAL_OFFSET_M)})
         return filename, data
+
+    def _actors_at(self, keyframe: int) -> Snapshot:
+        if self.actors is None or self.actors.stamp_ns != self.keyframes[keyframe]:
+            self.actors = snapshot(self.world, self.keyframes[keyframe])
+        return self.actors
 
     def sample_token(self, index: int) -> str:
         return token_of("sample", self.name, index)

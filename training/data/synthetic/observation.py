@@ -15,7 +15,7 @@ from training.data.synthetic.camera import CameraImage
 from training.data.synthetic.generate import Scan
 from training.data.synthetic.lidar import LidarSweep
 from training.data.synthetic.rig import RIG
-from training.data.synthetic.world import ActorState, World
+from training.data.synthetic.world import World
 
 ANNOTATION_RANGE_M = 80.0
 # A radar return lies on the object's surface plus range and azimuth noise, and has no elevation.
@@ -49,31 +49,58 @@ class Observation:
         return 0.0 if expected <= 0 else min(1.0, self.pixels / expected)
 
 
-def observe(world: World, scan: Scan, result: CameraImage | LidarSweep | np.ndarray) -> dict[int, Observation]:
-    """Track id -> what this one scan saw of it, for the actors within ANNOTATION_RANGE_M at the scan's stamp."""
-    states = world.actor_states(scan.stamp_ns, ANNOTATION_RANGE_M + 10.0)
+@dataclass(frozen=True)
+class Snapshot:
+    """Actors around the ego at one time: ids (M,), boxes (M, 7) x y z l w h yaw, velocities (M, 3); world frame."""
+
+    stamp_ns: int
+    track_ids: list[int]
+    boxes: np.ndarray
+    velocities: np.ndarray
+
+    def boxes_at(self, stamp_ns: int) -> np.ndarray:
+        """(M, 7) moved on at constant velocity: good to centimetres within a tenth of a second."""
+        boxes = self.boxes.copy()
+        boxes[:, :3] += self.velocities * ((stamp_ns - self.stamp_ns) / 1e9)
+        return boxes
+
+
+def snapshot(world: World, stamp_ns: int) -> Snapshot:
+    """The actors that may be annotated at stamp_ns or a moment before or after it."""
+    states = world.actor_states(stamp_ns, ANNOTATION_RANGE_M + 5.0)
+    boxes = np.array([[*s.center, *s.size_lwh, s.yaw] for s in states]).reshape(-1, 7)
+    velocities = np.array([s.velocity for s in states]).reshape(-1, 3)
+    return Snapshot(stamp_ns, [s.track_id for s in states], boxes, velocities)
+
+
+def observe(
+    world: World, scan: Scan, result: CameraImage | LidarSweep | np.ndarray, actors: Snapshot
+) -> dict[int, Observation]:
+    """Track id -> what this one scan saw of it, for `actors`, a snapshot at most a tenth of a second from the scan."""
+    world_from_sensor = world.ego_pose(scan.stamp_ns) @ RIG[scan.channel].ego_from_sensor
+    boxes = actors.boxes_at(scan.stamp_ns)
     if isinstance(result, CameraImage):
-        ids, counts = np.unique(result.instance, return_counts=True)
-        pixels = dict(zip(ids.tolist(), counts.tolist()))
-        cam_from_world = invert(world.ego_pose(scan.stamp_ns) @ RIG[scan.channel].ego_from_sensor)
+        pixels = _count(result.instance)
         height, width = result.instance.shape
         K = scaled_intrinsic(scan.channel, width, height)
+        corners = transform_points(invert(world_from_sensor), box_corners(boxes).reshape(-1, 3)).reshape(-1, 8, 3)
         return {
-            s.track_id: Observation(
-                pixels=pixels.get(s.track_id, 0),
-                outline_pixels=outline_area(box_of(s), cam_from_world, K, width, height),
-            )
-            for s in states
+            track_id: Observation(pixels=pixels.get(track_id, 0), outline_pixels=outline_area(eight, K, width, height))
+            for track_id, eight in zip(actors.track_ids, corners)
         }
     if isinstance(result, LidarSweep):
-        ids, counts = np.unique(result.instance, return_counts=True)
-        points = dict(zip(ids.tolist(), counts.tolist()))
-        return {s.track_id: Observation(lidar_points=points.get(s.track_id, 0)) for s in states}
-    world_from_sensor = world.ego_pose(scan.stamp_ns) @ RIG[scan.channel].ego_from_sensor
+        points = _count(result.instance)
+        return {track_id: Observation(lidar_points=points.get(track_id, 0)) for track_id in actors.track_ids}
     valid = (result["invalid_state"] == 0) & (result["ambig_state"] == RADAR_UNAMBIGUOUS) & (result["dyn_prop"] < 7)
     returns = np.stack([result["x"], result["y"], result["z"]], axis=1)[valid].astype(np.float64)
     returns = transform_points(world_from_sensor, returns)
-    return {s.track_id: Observation(radar_points=count_in_footprint(returns, box_of(s))) for s in states}
+    counts = count_in_footprints(returns, boxes).tolist()
+    return {track_id: Observation(radar_points=count) for track_id, count in zip(actors.track_ids, counts)}
+
+
+def _count(instance: np.ndarray) -> dict[int, int]:
+    ids, counts = np.unique(instance, return_counts=True)
+    return dict(zip(ids.tolist(), counts.tolist()))
 
 
 def merge(total: dict[int, Observation], more: dict[int, Observation]) -> None:
@@ -86,34 +113,31 @@ def merge(total: dict[int, Observation], more: dict[int, Observation]) -> None:
         into.radar_points += seen.radar_points
 
 
-def box_of(state: ActorState) -> np.ndarray:
-    """(7,) x y z l w h yaw in the world frame."""
-    return np.concatenate([state.center, state.size_lwh, [state.yaw]])
-
-
 def scaled_intrinsic(channel: str, width: int, height: int) -> np.ndarray:
     """(3, 3) intrinsic of the camera for an image of width x height instead of the mount's 1600 x 900."""
     mount = RIG[channel]
     return np.diag([width / mount.width, height / mount.height, 1.0]) @ mount.K
 
 
-def count_in_footprint(points: np.ndarray, box: np.ndarray) -> int:
-    """(P, 3) points inside the (7,) box seen from above, grown by RADAR_BOX_MARGIN_M; height is ignored."""
-    c, s = np.cos(box[6]), np.sin(box[6])
-    dx, dy = points[:, 0] - box[0], points[:, 1] - box[1]
-    along, across = c * dx + s * dy, -s * dx + c * dy
-    half = box[3:5] / 2 + RADAR_BOX_MARGIN_M
-    return int(np.count_nonzero((np.abs(along) <= half[0]) & (np.abs(across) <= half[1])))
+def count_in_footprints(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(M,) how many of the (P, 3) points are in each (M, 7) box seen from above, grown by RADAR_BOX_MARGIN_M."""
+    c, s = np.cos(boxes[:, 6])[:, None], np.sin(boxes[:, 6])[:, None]
+    dx, dy = points[None, :, 0] - boxes[:, None, 0], points[None, :, 1] - boxes[:, None, 1]
+    half = boxes[:, 3:5, None] / 2 + RADAR_BOX_MARGIN_M
+    inside = (np.abs(c * dx + s * dy) <= half[:, 0]) & (np.abs(c * dy - s * dx) <= half[:, 1])
+    return np.count_nonzero(inside, axis=1)
 
 
-def outline_area(box: np.ndarray, cam_from_world: np.ndarray, K: np.ndarray, width: int, height: int) -> float:
-    """Area (pixels) of the (7,) box's outline inside the image; parts behind the camera are cut away."""
-    corners = transform_points(cam_from_world, box_corners(box)[0])
+def outline_area(corners: np.ndarray, K: np.ndarray, width: int, height: int) -> float:
+    """Area (pixels) inside the image of the outline of a box with `corners` (8, 3) in the camera's frame, metres.
+
+    Corners are in box_corners' order. The part of the box behind the camera is cut away.
+    """
     front = corners[:, 2] > _NEAR_M
     if not front.any():
         return 0.0
     points = [corners[front]]
-    for a, b in _EDGES:
+    for a, b in _EDGES if not front.all() else ():
         if front[a] != front[b]:
             t = (_NEAR_M - corners[a, 2]) / (corners[b, 2] - corners[a, 2])
             points.append((corners[a] + t * (corners[b] - corners[a]))[None])
