@@ -1,0 +1,60 @@
+"""Losses against loops written from the formulas, and at their fixed points."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from training.losses import BOX_WEIGHTS, box_loss, depth_loss, heatmap_loss, semantic_loss
+from training.models.view_transform import DepthBins
+
+
+def test_heatmap_loss_equals_the_formula() -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(1, 2, 3, 3), torch.rand(1, 2, 3, 3) * 0.9
+    target[0, 0, 1, 1] = target[0, 1, 2, 0] = 1.0
+    total = 0.0
+    for z, t in zip(logits.flatten().tolist(), target.flatten().tolist(), strict=True):
+        p = 1 / (1 + math.exp(-z))
+        total -= (1 - p) ** 2 * math.log(p) if t == 1 else (1 - t) ** 4 * p**2 * math.log(1 - p)
+    assert float(heatmap_loss(logits, target)) == pytest.approx(total / 2, rel=1e-5)
+
+
+def test_heatmap_loss_without_objects_is_finite_and_vanishes_for_a_sure_network() -> None:
+    empty = torch.zeros(1, 2, 3, 3)
+    assert 0 <= float(heatmap_loss(torch.full_like(empty, -20.0), empty)) < 1e-6
+    assert torch.isfinite(heatmap_loss(torch.full_like(empty, 80.0, dtype=torch.bfloat16), empty))
+
+
+def test_box_loss_reads_its_cells_and_masks() -> None:
+    torch.manual_seed(1)
+    regression, boxes = torch.randn(2, 10, 4, 5), torch.randn(2, 3, 10)
+    cells, mask = torch.randint(0, 20, (2, 3)), torch.ones(2, 3, 10)
+    mask[0, 2] = 0
+    mask[1, 1, 8:] = 0
+    total = 0.0
+    for b in range(2):
+        for m in range(3):
+            for k in range(10):
+                value = regression[b, k, cells[b, m] // 5, cells[b, m] % 5]
+                total += float((value - boxes[b, m, k]).abs() * mask[b, m, k] * BOX_WEIGHTS[k])
+    assert float(box_loss(regression, cells, boxes, mask)) == pytest.approx(0.25 * total / 5, rel=1e-5)
+    assert float(box_loss(regression, cells, boxes, torch.zeros_like(mask))) == 0
+
+
+def test_depth_and_semantic_losses_ignore_what_is_unknown() -> None:
+    bins = DepthBins(1.0, 1.0, 4)
+    logits = torch.zeros(1, 2, 4, 1, 3)
+    depth = torch.tensor([[[[0.0, 1.5, 4.9]], [[2.5, 5.1, 0.3]]]])  # 5.1 and 0.3 m lie outside the bins
+    valid = torch.tensor([[1.0, 1.0]])
+    assert float(depth_loss(logits, depth, valid, bins)) == pytest.approx(math.log(4))
+    sure = torch.full((1, 2, 4, 1, 3), -30.0)
+    for n, w, b in ((0, 1, 0), (0, 2, 3), (1, 0, 1)):
+        sure[0, n, b, 0, w] = 30.0
+    assert float(depth_loss(sure, depth, valid, bins)) == pytest.approx(0, abs=1e-6)
+    wrong = torch.cat([sure[:, :1], -sure[:, 1:]], dim=1)
+    assert float(depth_loss(wrong, depth, torch.tensor([[1.0, 0.0]]), bins)) == pytest.approx(0, abs=1e-6)
+    target = torch.tensor([[[[0, 1, 2]], [[3, 0, 0]]]])
+    assert float(semantic_loss(torch.zeros(1, 2, 4, 1, 3), target, valid)) == pytest.approx(math.log(4))
+    assert float(semantic_loss(torch.zeros(1, 2, 4, 1, 3), target, torch.zeros(1, 2))) == 0
