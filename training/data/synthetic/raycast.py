@@ -1,0 +1,157 @@
+"""Casting rays at the world: Embree for the triangles, a plane for the ground."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+from numpy.typing import NDArray
+
+from training.data.synthetic import figures, shapes
+from training.data.synthetic.mesh import Material, Mesh, join
+from training.data.synthetic.rig import NS
+from training.data.synthetic.world import Actor, World
+
+Floats32 = NDArray[np.float32]
+
+REACH_M = 95.0
+STATIC_STEP_M = 15.0  # the static scene is rebuilt when the ego has moved this far
+FAR = np.float32(1e6)
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Where N rays end. `t` (N,) float32 distance in units of the ray's length, inf for the sky; `point`, `normal`
+    (N, 3) float32 facing the ray; `colour` (N, 3) float32 linear RGB albedo (0 on the ground, which is painted
+    elsewhere); `material` (N,) uint8; `owner` (N,) int32 track id, -1 for none; `moving` (N,) bool: hit of a mover."""
+
+    t: Floats32
+    point: Floats32
+    normal: Floats32
+    colour: Floats32
+    material: NDArray[np.uint8]
+    owner: NDArray[np.int32]
+    moving: NDArray[np.bool_]
+
+
+def actor_mesh(actor: Actor, stamp_ns: int) -> Mesh:
+    """The actor's triangles in the world frame at this time."""
+    x, y, yaw, _, s = (float(value) for value in actor.motion.at(stamp_ns / NS))
+    size = tuple(float(value) for value in actor.size_lwh)
+    if actor.name == "pedestrian":
+        mesh = figures.pedestrian(size, actor.style, 0.0 if actor.still else s - actor.motion.s0 + actor.style % 7)
+    elif actor.name == "bicycle":
+        mesh = figures.bicycle(size, actor.style, s, actor.rider)
+    elif actor.name == "motorcycle":
+        mesh = figures.motorcycle(size, actor.style, actor.rider)
+    elif actor.name == "traffic_cone":
+        mesh = figures.traffic_cone(size)
+    elif actor.name == "barrier":
+        mesh = figures.barrier(size, actor.style)
+    else:
+        mesh = shapes.vehicle(actor.name, size, actor.style)
+    return mesh.owned_by(actor.track_id).placed(x, y, size[2] / 2, yaw)
+
+
+@dataclass
+class Tracer:
+    """Casts rays into a world at one time after another; keeps what did not change since the last time."""
+
+    world: World
+    _still: Mesh | None = None
+    _still_centre: NDArray[np.float32] | None = None
+    _rigid: dict[int, Mesh] = field(default_factory=dict)
+    _near: tuple[NDArray[np.float64], Mesh, EmbreeScene] | None = None
+    _movers: tuple[int, Mesh, EmbreeScene] | None = None
+
+    def _static(self, stamp_ns: int) -> tuple[Mesh, EmbreeScene]:
+        centre = self.world.ego_pose(stamp_ns)[:2, 3]
+        if self._near is None or np.hypot(*(centre - self._near[0])) > STATIC_STEP_M:
+            if self._still is None:
+                self._still = join([self.world.town.clutter, *(actor_mesh(a, 0) for a in self.world.actors if a.still)])
+                self._still_centre = self._still.triangles[..., :2].mean(1)
+            assert self._still_centre is not None
+            offset = self._still_centre - centre.astype(np.float32)
+            mesh = self._still.select(np.hypot(offset[:, 0], offset[:, 1]) < REACH_M + STATIC_STEP_M)
+            self._near = centre, mesh, _scene(mesh)
+        return self._near[1], self._near[2]
+
+    def _moving(self, stamp_ns: int) -> tuple[Mesh, EmbreeScene]:
+        if self._movers is None or self._movers[0] != stamp_ns:
+            centre = self.world.ego_pose(stamp_ns)[:2, 3]
+            meshes = []
+            for actor in self.world.actors:
+                if actor.still:
+                    continue
+                x, y, yaw, *_ = (float(value) for value in actor.motion.at(stamp_ns / NS))
+                if np.hypot(x - centre[0], y - centre[1]) > REACH_M:
+                    continue
+                if actor.name in ("pedestrian", "bicycle"):
+                    meshes.append(actor_mesh(actor, stamp_ns))
+                else:  # rigid: build once about the origin, then only place
+                    if actor.track_id not in self._rigid:
+                        x0, y0, yaw0, *_ = (float(value) for value in actor.motion.at(0.0))
+                        back = actor_mesh(actor, 0).placed(-x0, -y0, 0, 0).placed(0, 0, 0, -yaw0)
+                        self._rigid[actor.track_id] = back
+                    meshes.append(self._rigid[actor.track_id].placed(x, y, 0, yaw))
+            mesh = join(meshes)
+            self._movers = stamp_ns, mesh, _scene(mesh)
+        return self._movers[1], self._movers[2]
+
+    def cast(self, origins: Floats32, directions: Floats32, stamp_ns: int, reach: float = np.inf) -> Hits:
+        """First hits of rays in the world frame, (N, 3) float32 each; `reach` in units of the ray's length."""
+        n = len(directions)
+        still, still_scene = self._static(stamp_ns)
+        movers, mover_scene = self._moving(stamp_ns)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(directions[:, 2] < -1e-6, -origins[:, 2] / directions[:, 2], np.inf).astype(np.float32)
+        t[t > reach] = np.inf
+        limit = np.minimum(t, FAR)
+        normal = np.zeros((n, 3), np.float32)
+        normal[:, 2] = 1.0
+        colour = np.zeros((n, 3), np.float32)
+        material = np.full(n, Material.GROUND, np.uint8)
+        owner = np.full(n, -1, np.int32)
+        moving = np.zeros(n, bool)
+        for mesh, scene, moves in ((still, still_scene, False), (movers, mover_scene, True)):
+            if not len(mesh):
+                continue
+            found = scene.run(origins, directions, dists=limit, query="INTERSECT", output=1)
+            hit = np.flatnonzero((found["primID"] >= 0) & (found["tfar"] < limit) & (found["tfar"] <= reach))
+            triangle = found["primID"][hit]
+            t[hit] = limit[hit] = found["tfar"][hit]
+            normal[hit], colour[hit] = found["Ng"][hit], mesh.colour[triangle]
+            material[hit], owner[hit], moving[hit] = mesh.material[triangle], mesh.owner[triangle], moves
+        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), np.float32(1e-12))
+        facing = np.einsum("ij,ij->i", normal, directions)
+        normal *= np.where(facing > 0, np.float32(-1), np.float32(1))[:, None]
+        with np.errstate(invalid="ignore"):
+            point = origins + directions * np.where(np.isfinite(t), t, np.float32(0))[:, None]
+        return Hits(t, point, normal, colour, material, owner, moving)
+
+    def shadowed(self, points: Floats32, normals: Floats32, sun: Floats32, stamp_ns: int) -> NDArray[np.bool_]:
+        """Whether something stands between the points and the sun (a unit vector towards it)."""
+        origins = points + normals * np.float32(0.02)
+        directions = np.ascontiguousarray(np.broadcast_to(sun, origins.shape))
+        dark = np.zeros(len(points), bool)
+        for mesh, scene in (self._static(stamp_ns), self._moving(stamp_ns)):
+            if len(mesh) and len(points):
+                dark |= scene.run(origins, directions, query="OCCLUDED") >= 0
+        return dark
+
+
+def _scene(mesh: Mesh) -> EmbreeScene:
+    scene = EmbreeScene()
+    if len(mesh):
+        TriangleMesh(scene, mesh.triangles)
+    return scene
+
+
+def tracer(world: World) -> Tracer:
+    """The world's tracer, made at the first call and kept with the world."""
+    if world.tracer is None:
+        world.tracer = Tracer(world)
+    assert isinstance(world.tracer, Tracer)
+    return world.tracer
