@@ -1,0 +1,193 @@
+"""Who may import what (docs: design notes in the README), read from the syntax trees of the sources: nothing is run."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TRAINING_ONLY = {
+    "training",
+    "torch",
+    "torchvision",
+    "lightning",
+    "pytorch_lightning",
+    "onnx",
+    "onnxscript",
+    "tensorboard",
+}
+ENGINES = {"onnxruntime", "onnx", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda"}
+ROS_WITHOUT_SUFFIX = {"rclpy", "launch", "launch_ros", "cv_bridge", "sensor_msgs_py", "builtin_interfaces", "tf2_py"}
+ROS_PREFIXES = ("ament_", "rosidl_", "rosbag2_", "tf2_", "rcl_", "ros2")
+ROS_SUFFIXES = ("_msgs", "_interfaces", "_srvs")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: absolute dotted module, line, and whether it runs when the file is imported."""
+
+    module: str
+    line: int
+    on_load: bool
+
+    @property
+    def top(self) -> str:
+        return self.module.split(".")[0]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`forbids` says whether an import is against the rule in files below `folder` but not below `exempt`."""
+
+    folder: str
+    forbids: Callable[[Import], bool]
+    why: str
+    exempt: tuple[str, ...] = ()
+
+
+def is_ros(imported: Import) -> bool:
+    top = imported.top
+    return top in ROS_WITHOUT_SUFFIX or top.startswith(ROS_PREFIXES) or top.endswith(ROS_SUFFIXES)
+
+
+def is_torch(imported: Import) -> bool:
+    return imported.top in {"torch", "torchvision", "lightning", "pytorch_lightning"}
+
+
+def not_for_models(imported: Import) -> bool:
+    allowed = {"torch", "numpy", "bev_perception"}
+    if imported.top == "training":
+        return not imported.module.startswith("training.models")
+    return imported.top not in allowed and imported.top not in sys.stdlib_module_names
+
+
+RULES = (
+    Rule("bev_perception", lambda i: i.top in TRAINING_ONLY, "the runtime knows neither torch nor training"),
+    Rule("bev_perception", is_ros, "only bev_perception/ros imports ROS 2", exempt=("bev_perception/ros",)),
+    Rule(
+        "bev_perception",
+        lambda i: i.top in ENGINES,
+        "only bev_perception/inference knows inference engines",
+        exempt=("bev_perception/inference",),
+    ),
+    Rule(
+        "bev_perception/inference",
+        lambda i: i.on_load and i.top in ENGINES,
+        "an engine that is not installed must not keep the others from loading: import it where it is used",
+    ),
+    Rule(
+        "bev_perception/ros/conversions.py",
+        lambda i: i.on_load and is_ros(i),
+        "the replay uses the conversions without ROS 2: import it inside the function that needs it",
+    ),
+    Rule("training", is_ros, "training needs no ROS 2"),
+    Rule(
+        "training/models", not_for_models, "models are plain torch: torch, numpy, the standard library, bev_perception"
+    ),
+    Rule("training/data/synthetic", is_torch, "the demo makes its drive without torch"),
+)
+
+
+def imports_of(source: str, package: str) -> list[Import]:
+    """Every import of a file, relative ones made absolute; `package` is the dotted package the file lies in."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, on_load: bool) -> None:
+        match node:
+            case ast.Import(names=names):
+                found.extend(Import(alias.name, node.lineno, on_load) for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                parents = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+                base = ".".join([*parents, *([module] if module else [])])
+                # `from a import b`: b may be a module
+                found.extend(Import(f"{base}.{alias.name}", node.lineno, on_load) for alias in names)
+            case ast.Call(func=function, args=[ast.Constant(value=str(module)), *_]):
+                name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+                if name in ("import_module", "__import__", "find_spec"):
+                    found.append(Import(module, node.lineno, on_load))
+            case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+                on_load = False
+        inside = on_load and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            visit(child, inside)
+
+    visit(ast.parse(source), True)
+    return found
+
+
+def violations(root: Path, rule: Rule) -> Iterable[str]:
+    """One line for each import below `root` that is against the rule."""
+    start = root / rule.folder
+    for path in sorted(start.rglob("*.py")) if start.is_dir() else [start]:
+        relative = path.relative_to(root)
+        if any(relative.is_relative_to(folder) for folder in rule.exempt):
+            continue
+        for imported in imports_of(path.read_text(), ".".join(relative.parent.parts)):
+            if rule.forbids(imported):
+                yield f"{relative}:{imported.line}: imports {imported.module}, but {rule.why}"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.why.split(":")[0].replace(" ", "_"))
+def test_boundary(rule: Rule) -> None:
+    assert (ROOT / rule.folder).exists(), f"{rule.folder} is gone: this rule guards nothing any more"
+    broken = list(violations(ROOT, rule))
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "module"),
+    [
+        ("bev_perception/decode.py", "import torch.nn", "torch.nn"),
+        ("bev_perception/decode.py", "def f():\n    from training.models import heads", "training.models.heads"),
+        ("bev_perception/ros/node.py", "import lightning as L", "lightning"),
+        ("bev_perception/sync.py", "from sensor_msgs.msg import Image", "sensor_msgs.msg.Image"),
+        ("bev_perception/evaluation/demo.py", "importlib.import_module('rclpy')", "rclpy"),
+        ("bev_perception/pipeline.py", "import onnxruntime", "onnxruntime"),
+        (
+            "bev_perception/inference/tensorrt_backend.py",
+            "try:\n    import tensorrt\nexcept ImportError: pass",
+            "tensorrt",
+        ),
+        ("bev_perception/ros/conversions.py", "from std_msgs.msg import Header", "std_msgs.msg.Header"),
+        ("training/models/student.py", "from ..data import nuscenes", "training.data.nuscenes"),
+        ("training/models/student.py", "import cv2", "cv2"),
+        ("training/data/synthetic/world.py", "from torch import nn", "torch.nn"),
+        ("training/train.py", "import rclpy", "rclpy"),
+    ],
+)
+def test_violation_is_caught(tmp_path: Path, path: str, source: str, module: str) -> None:
+    target = tmp_path / path
+    target.parent.mkdir(parents=True)
+    target.write_text(f'"""A file."""\n{source}\n')
+    for rule in RULES:
+        if not (tmp_path / rule.folder).exists():
+            (tmp_path / rule.folder).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / rule.folder).touch() if rule.folder.endswith(".py") else (tmp_path / rule.folder).mkdir()
+    broken = [line for rule in RULES for line in violations(tmp_path, rule)]
+    assert any(line.startswith(f"{path}:") and f"imports {module}," in line for line in broken), broken
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("bev_perception/ros/node.py", "import rclpy\nfrom sensor_msgs.msg import Image"),
+        ("bev_perception/ros/conversions.py", "def f():\n    from cv_bridge import CvBridge"),
+        ("bev_perception/inference/tensorrt_backend.py", "def f():\n    import tensorrt"),
+        ("bev_perception/decode.py", "import numpy as np\nfrom .grid import BevGrid"),
+        ("training/models/student.py", "import math\nimport torch\nfrom bev_perception.grid import BevGrid"),
+        ("training/train.py", "import torch\nfrom bev_perception.structures import SensorFrame"),
+    ],
+)
+def test_allowed_import_passes(tmp_path: Path, path: str, source: str) -> None:
+    target = tmp_path / path
+    target.parent.mkdir(parents=True)
+    target.write_text(source)
+    rules = [rule for rule in RULES if (tmp_path / rule.folder).exists()]
+    assert rules
+    assert [line for rule in rules for line in violations(tmp_path, rule)] == []
