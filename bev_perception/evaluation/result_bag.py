@@ -1,0 +1,109 @@
+"""Detections as a rosbag2 MCAP, written without ROS: the messages that the node publishes."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from bev_perception.evaluation.bag import DETECTIONS_TOPIC, BagError
+from bev_perception.model_spec import ModelSpec
+from bev_perception.structures import Detections
+
+ARRAY_TYPE = "bev_perception_msgs/msg/Detection3DArray"
+NOT_ESTIMATED = np.diag(np.full(6, -1.0)).reshape(-1)
+
+
+def make_typestore() -> Typestore:
+    """Jazzy's message types and Detection3DArray. Raises BagError where our .msg files are nowhere to be found."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    folder = _message_dir()
+    for name in ("Detection3D", "Detection3DArray"):
+        text = (folder / f"{name}.msg").read_text()
+        store.register(get_types_from_msg(text, f"bev_perception_msgs/msg/{name}"))
+    return store
+
+
+def _message_dir() -> Path:
+    """Of the source tree, or of an installed bev_perception_msgs."""
+    tried = [Path(__file__).resolve().parents[2] / "bev_perception_msgs" / "msg"]
+    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    tried += [Path(prefix) / "share" / "bev_perception_msgs" / "msg" for prefix in prefixes]
+    for folder in tried:
+        if (folder / "Detection3DArray.msg").is_file():
+            return folder
+    raise BagError(f"Detection3DArray.msg is in none of {', '.join(map(str, tried))}; source the workspace that has it")
+
+
+def detection_message(store: Typestore, detections: Detections, spec: ModelSpec, frame_id: str) -> Any:
+    """Detection3DArray with exactly the fields of bev_perception.ros.messages.detection_array."""
+
+    def make(kind: str, **fields: Any) -> Any:
+        return store.types[kind.replace("/", "/msg/")](**fields)
+
+    def vector(x: float, y: float, z: float, kind: str = "Vector3") -> Any:
+        return make(f"geometry_msgs/{kind}", x=x, y=y, z=z)
+
+    rows = []
+    columns = zip(detections.boxes.tolist(), detections.velocity.tolist(), detections.scores.tolist())
+    for ((x, y, z, length, width, height, yaw), (vx, vy), score), label in zip(columns, detections.labels.tolist()):
+        turn = make("geometry_msgs/Quaternion", x=0.0, y=0.0, z=math.sin(yaw / 2), w=math.cos(yaw / 2))
+        pose = make("geometry_msgs/Pose", position=vector(x, y, z, "Point"), orientation=turn)
+        twist = make("geometry_msgs/Twist", linear=vector(vx, vy, 0.0), angular=vector(0.0, 0.0, 0.0))
+        rows.append(
+            make(
+                "bev_perception_msgs/Detection3D",
+                class_name=spec.classes[label],
+                label=label,
+                score=score,
+                existence_probability=math.nan,
+                pose=make("geometry_msgs/PoseWithCovariance", pose=pose, covariance=NOT_ESTIMATED),
+                dimensions=vector(length, width, height),
+                twist=make("geometry_msgs/TwistWithCovariance", twist=twist, covariance=NOT_ESTIMATED),
+                id="",
+                attribute="",
+                num_sensor_points=0,
+            )
+        )
+    seconds, nanoseconds = divmod(detections.stamp_ns, 1_000_000_000)
+    stamp = make("builtin_interfaces/Time", sec=seconds, nanosec=nanoseconds)
+    return make(
+        "bev_perception_msgs/Detection3DArray",
+        header=make("std_msgs/Header", stamp=stamp, frame_id=frame_id),
+        model_name=spec.name,
+        model_sha256=spec.onnx_sha256,
+        sensors_used=list(detections.sensors_used),
+        sensors_missing=list(detections.missing),
+        temporal_used=detections.temporal_used,
+        detections=rows,
+    )
+
+
+def write_detections(
+    path: str | Path, detections: Iterable[tuple[int, Detections]], spec: ModelSpec, frame_id: str = "base_link"
+) -> Path:
+    """(record time ns, Detections) pairs -> rosbag2 directory `path` with one .mcap, replaced atomically.
+
+    Equal input gives equal bytes. Returns the .mcap file.
+    """
+    path = Path(path)
+    store = make_typestore()
+    part = path.with_name(f".{path.name}.part") / path.name  # rosbag2 names the file after the last folder
+    shutil.rmtree(part.parent, ignore_errors=True)
+    with Writer(part, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection(DETECTIONS_TOPIC, ARRAY_TYPE, typestore=store)
+        for record_ns, found in detections:
+            message = detection_message(store, found, spec, frame_id)
+            writer.write(connection, record_ns, store.serialize_cdr(message, ARRAY_TYPE))
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(part, path)
+    part.parent.rmdir()
+    return next(path.glob("*.mcap"))
