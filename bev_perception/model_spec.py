@@ -121,7 +121,9 @@ def _from_dict(cls: type, data: dict[str, Any], where: str) -> Any:
     unknown = sorted(set(data) - set(fields))
     missing = sorted(set(fields) - set(data))
     if unknown or missing:
-        raise BundleError(f"{where}: unknown keys {unknown}, missing keys {missing}; export the bundle again with this version")
+        raise BundleError(
+            f"{where}: unknown keys {unknown}, missing keys {missing}; export the bundle again with this version"
+        )
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
 
 
@@ -144,7 +146,9 @@ def parse_spec(text: str, where: str = "model_spec.json") -> ModelSpec:
     spec: ModelSpec = _from_dict(ModelSpec, data, where)
     for name in ("score_threshold", "nms_radius"):
         if set(getattr(spec, name)) != set(spec.classes):
-            raise BundleError(f"{where}: `{name}` must name exactly the classes {spec.classes}, found {sorted(getattr(spec, name))}")
+            raise BundleError(
+                f"{where}: `{name}` must name exactly the classes {spec.classes}, found {sorted(getattr(spec, name))}"
+            )
     return spec
 
 
@@ -173,7 +177,9 @@ def load_bundle(path: str | Path) -> Bundle:
     path = Path(path)
     for name in ("model.onnx", "model_spec.json", "golden.npz"):
         if not (path / name).is_file():
-            raise BundleError(f"bundle {path}: {name} is missing; a bundle is the directory that `python -m training.export` writes")
+            raise BundleError(
+                f"bundle {path}: {name} is missing; a bundle is the directory that `python -m training.export` writes"
+            )
     spec = parse_spec((path / "model_spec.json").read_text(), str(path / "model_spec.json"))
     found = hashlib.sha256((path / "model.onnx").read_bytes()).hexdigest()
     if found != spec.onnx_sha256:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bev_perception.geometry import project, transform_points
 from training.data.augment import NO_AUGMENTATION, Augmentation, augment_image, draw_bev, drop_sensors
 
@@ -18,7 +19,9 @@ def test_a_bright_spot_stays_under_its_point(seed: int) -> None:
     (u, v), _ = project(IMG_FROM_EGO, point)[0][0], None
     rows, cols = np.mgrid[:64, :128]
     spot = (255 * np.exp(-((cols - u) ** 2 + (rows - v) ** 2) / 8)).astype(np.uint8)
-    image, projection = augment_image(np.repeat(spot[..., None], 3, 2), IMG_FROM_EGO, np.random.default_rng(seed), STRONG)
+    image, projection = augment_image(
+        np.repeat(spot[..., None], 3, 2), IMG_FROM_EGO, np.random.default_rng(seed), STRONG
+    )
     weights = image[..., 0].astype(float)
     found = np.array([(weights * cols).sum(), (weights * rows).sum()]) / weights.sum()
     np.testing.assert_allclose(found, project(projection, point)[0][0], atol=0.35)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from training.losses import BOX_WEIGHTS, box_loss, depth_loss, heatmap_loss, semantic_loss
 from training.models.view_transform import DepthBins
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from bev_perception.decode import peaks_numpy
 from bev_perception.grid import BevGrid
 from bev_perception.inference.backend import open_backend
@@ -85,7 +86,9 @@ def test_warp_turns_the_right_way() -> None:
     prev[0, 0, cells[0, 0], cells[0, 1]] = 1.0
     turn = torch.eye(4)[None].clone()
     turn[0, :2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])  # ego turned left by 90 degrees since
-    warped, _ = warp_bev(prev, turn.transpose(1, 2), torch.ones(1, 1), GRID, torch.from_numpy(GRID.centers().reshape(-1, 2)).float())
+    warped, _ = warp_bev(
+        prev, turn.transpose(1, 2), torch.ones(1, 1), GRID, torch.from_numpy(GRID.centers().reshape(-1, 2)).float()
+    )
     ix, iy = np.unravel_index(int(warped.argmax()), GRID.shape)
     # prev_from_curr = R^T: a point ahead of the earlier ego, p_prev = (8.4, 0.4), is now at R p_prev = (-0.4, 8.4).
     np.testing.assert_allclose(GRID.centers()[ix, iy], [-0.4, 8.4], atol=1e-6)
@@ -113,21 +116,30 @@ def test_a_blanked_camera_and_an_invalid_memory_change_nothing_else() -> None:
     with torch.no_grad():
         for a, b in zip(student(**off), student(**garbage), strict=True):
             torch.testing.assert_close(a, b)
-        assert not torch.allclose(student(**off)[4], student(**inputs)[4]), "the second camera must matter when it is valid"
-        assert not torch.allclose(student(**inputs)[0], student(**(inputs | {"prev_valid": torch.zeros(1)}))[0]), "memory must matter"
+        assert not torch.allclose(student(**off)[4], student(**inputs)[4]), (
+            "the second camera must matter when it is valid"
+        )
+        assert not torch.allclose(student(**inputs)[0], student(**(inputs | {"prev_valid": torch.zeros(1)}))[0]), (
+            "memory must matter"
+        )
 
 
 def test_resnet_has_torchvisions_parameter_names() -> None:
     names = set(ResNet().state_dict())
     assert {"conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer4.1.bn2.bias", "layer2.0.downsample.0.weight",
             "layer3.0.downsample.1.num_batches_tracked"} <= names  # fmt: skip
-    assert len(names) == 120 and sum(p.numel() for p in ResNet().parameters()) == 11_176_512  # torchvision's resnet18 less fc
+    assert (
+        len(names) == 120 and sum(p.numel() for p in ResNet().parameters()) == 11_176_512
+    )  # torchvision's resnet18 less fc
 
 
 def test_imagenet_weights_load_from_a_file(tmp_path: Path) -> None:
     torch.manual_seed(3)
     source, target = ResNet(), ResNet()
-    torch.save(source.state_dict() | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}, tmp_path / "resnet18.pth")
+    torch.save(
+        source.state_dict() | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)},
+        tmp_path / "resnet18.pth",
+    )
     target.load_imagenet(str(tmp_path / "resnet18.pth"))
     torch.testing.assert_close(target.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
     with pytest.raises(RuntimeError, match="layer1"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from bev_perception.decode import boxes_from_cells
 from bev_perception.geometry import box_corners, project, transform_boxes
 from bev_perception.grid import BevGrid
@@ -21,7 +22,9 @@ SPEC = demo_spec()
     ],
 )  # fmt: skip
 def test_radius_is_the_published_one(size_m: tuple[float, float], cell: float, radius: float) -> None:
-    assert gaussian_radius(size_m[0] / cell, size_m[1] / cell) == pytest.approx(radius, abs=0.05)  # mean sizes are rounded
+    assert gaussian_radius(size_m[0] / cell, size_m[1] / cell) == pytest.approx(
+        radius, abs=0.05
+    )  # mean sizes are rounded
 
 
 def test_gaussian_is_cut_at_the_edge_and_merged_by_maximum() -> None:
@@ -40,7 +43,12 @@ def test_gaussian_is_cut_at_the_edge_and_merged_by_maximum() -> None:
 def test_a_box_lights_the_cell_that_the_runtime_decodes() -> None:
     rng = np.random.default_rng(0)
     boxes = np.column_stack(
-        [rng.uniform(-51, 51, (60, 2)), rng.uniform(-1, 2, 60), rng.uniform(0.4, 12, (60, 3)), rng.uniform(-3.1, 3.1, 60)]
+        [
+            rng.uniform(-51, 51, (60, 2)),
+            rng.uniform(-1, 2, 60),
+            rng.uniform(0.4, 12, (60, 3)),
+            rng.uniform(-3.1, 3.1, 60),
+        ]
     )
     velocity, labels = rng.normal(size=(60, 2)) * 5, rng.integers(0, 10, 60)
     target = bev_targets(boxes, velocity, labels, SPEC.grid, 10)

@@ -20,7 +20,9 @@ def load_module(path: str | Path) -> StudentModule:
     if absent:
         raise ValueError(f"{path}: not a checkpoint of training.train, it lacks {sorted(absent)}")
     sizes = checkpoint["student_config"]
-    config = StudentConfig(**{**sizes, "bins": DepthBins(**sizes["bins"]), "backbone_blocks": tuple(sizes["backbone_blocks"])})
+    config = StudentConfig(
+        **{**sizes, "bins": DepthBins(**sizes["bins"]), "backbone_blocks": tuple(sizes["backbone_blocks"])}
+    )
     module = StudentModule(parse_spec(checkpoint["spec"], str(path)), config, OptimConfig(**checkpoint["optim_config"]))
     module.load_state_dict(checkpoint["state_dict"])
     return module.eval()

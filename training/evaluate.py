@@ -42,7 +42,9 @@ def mask_sensors(batch: dict[str, Tensor], sensors: str, spec: ModelSpec) -> dic
     elif sensors.startswith("blank:") and sensors[6:] in spec.cameras:
         cameras = (spec.cameras.index(sensors[6:]),)
     elif sensors not in ("all", "no_temporal"):
-        raise ValueError(f"--sensors {sensors}: expected all, no_temporal, camera, radar, camera+temporal, radar+temporal, blank:<camera>")
+        raise ValueError(
+            f"--sensors {sensors}: expected all, no_temporal, camera, radar, camera+temporal, radar+temporal, blank:<camera>"
+        )
     if sensors in ("camera", "radar", "no_temporal"):
         batch["prev_valid"] = torch.zeros_like(batch["prev_valid"])
     for prefix in ("", "prev."):
@@ -65,7 +67,9 @@ def ground_truth(keyframe: Keyframe, spec: ModelSpec) -> Objects:
     )
 
 
-def evaluate(module: StudentModule, keyframes: list[Keyframe], sensors: Sequence[str], batch_size: int = 4) -> dict[str, Scores]:
+def evaluate(
+    module: StudentModule, keyframes: list[Keyframe], sensors: Sequence[str], batch_size: int = 4
+) -> dict[str, Scores]:
     """Official scores for each word of `sensors`, on every keyframe."""
     spec = module.spec
     thresholds = Thresholds(dict.fromkeys(spec.classes, SCORE_FLOOR), spec.nms_radius)
@@ -80,7 +84,10 @@ def evaluate(module: StudentModule, keyframes: list[Keyframe], sensors: Sequence
                 found[word].update(zip(batch["index"].tolist(), objects, strict=True))
             if number % 20 == 19:
                 done = (number + 1) / len(loader)
-                print(f"{done:4.0%} of {len(keyframes)} keyframes, {(time.monotonic() - started) * (1 / done - 1):.0f} s left", flush=True)
+                print(
+                    f"{done:4.0%} of {len(keyframes)} keyframes, {(time.monotonic() - started) * (1 / done - 1):.0f} s left",
+                    flush=True,
+                )
     wanted = {i: ground_truth(k, spec) for i, k in enumerate(keyframes)}
     return {word: score(wanted, found[word]) for word in sensors}
 
@@ -112,7 +119,12 @@ def main(argv: list[str] | None = None) -> int:
     scores = evaluate(module, keyframes, args.sensors)
     print(table(scores))
     first = next(iter(scores.values()))
-    print("\nper class, " + args.sensors[0] + ": " + ", ".join(f"{name} {c.ap:.3f} (AVE {c.errors.ave:.2f})" for name, c in first.classes.items()))
+    print(
+        "\nper class, "
+        + args.sensors[0]
+        + ": "
+        + ", ".join(f"{name} {c.ap:.3f} (AVE {c.errors.ave:.2f})" for name, c in first.classes.items())
+    )
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({word: s.to_dict() for word, s in scores.items()}, indent=1))

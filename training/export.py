@@ -113,7 +113,9 @@ def export_bundle(student: CameraRadarStudent, out: Path, extra_files: dict[str,
             difference = float(np.abs(found[tensor.name] - want.numpy()).max())
             logging.info("%s: PyTorch and ONNX Runtime differ by at most %.2e", tensor.name, difference)
             if not difference <= TOLERANCE:
-                raise RuntimeError(f"output {tensor.name}: PyTorch and ONNX Runtime differ by {difference:.2e}, allowed {TOLERANCE:.0e}")
+                raise RuntimeError(
+                    f"output {tensor.name}: PyTorch and ONNX Runtime differ by {difference:.2e}, allowed {TOLERANCE:.0e}"
+                )
         backend.close()
         if out.exists():
             shutil.rmtree(out)
@@ -126,7 +128,10 @@ def export_bundle(student: CameraRadarStudent, out: Path, extra_files: dict[str,
 
 def model_card(student: CameraRadarStudent, checkpoint: Path, scores: dict[str, dict], notes: str) -> str:
     """Markdown: what the model is, its official scores (evaluate's JSON), and the notes."""
-    spec, parameters = student.spec, sum(p.numel() for n, p in student.named_parameters() if not n.startswith("semantic."))
+    spec, parameters = (
+        student.spec,
+        sum(p.numel() for n, p in student.named_parameters() if not n.startswith("semantic.")),
+    )
     lines = [
         f"# {spec.name}", "",
         f"{parameters / 1e6:.2f} M parameters; {len(spec.cameras)} cameras at {spec.image.width}x{spec.image.height}, {len(spec.radars)} radars, "
@@ -134,13 +139,20 @@ def model_card(student: CameraRadarStudent, checkpoint: Path, scores: dict[str, 
         f"Exported with `python -m training.export {checkpoint} OUT`.", "",
     ]  # fmt: skip
     if scores:
-        lines += ["## Scores", "", "| sensors | mAP | NDS | mATE | mASE | mAOE | mAVE | mAAE |", "|---|---|---|---|---|---|---|---|"]
+        lines += [
+            "## Scores",
+            "",
+            "| sensors | mAP | NDS | mATE | mASE | mAOE | mAVE | mAAE |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         for word, s in scores.items():
             e = s["errors"]
             row = (s["mean_ap"], s["nds"], e["ate"], e["ase"], e["aoe"], e["ave"], e["aae"])
             lines.append(f"| {word} | " + " | ".join(f"{x:.3f}" for x in row) + " |")
         first = next(iter(scores.values()))
-        lines += ["", "| class | AP |", "|---|---|"] + [f"| {name} | {c['ap']:.3f} |" for name, c in first["classes"].items()]
+        lines += ["", "| class | AP |", "|---|---|"] + [
+            f"| {name} | {c['ap']:.3f} |" for name, c in first["classes"].items()
+        ]
     return "\n".join(lines) + "\n\n" + notes
 
 

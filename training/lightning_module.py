@@ -60,13 +60,16 @@ class StudentModule(lightning.LightningModule):
         losses = {
             "heatmap": heatmap_loss(heatmap, batch["heatmap"]),
             "box": box_loss(regression, batch["cells"], batch["boxes"], batch["mask"]),
-            "depth": self.optim.depth_weight * depth_loss(aux["depth"], batch["depth"], valid, self.student.config.bins),
+            "depth": self.optim.depth_weight
+            * depth_loss(aux["depth"], batch["depth"], valid, self.student.config.bins),
             "semantic": self.optim.semantic_weight * semantic_loss(aux["semantic"], batch["semantic"], valid),
         }
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             terms = {k: float(v) for k, v in losses.items()}
-            raise FloatingPointError(f"loss is not finite at step {self.global_step}: {terms}; resume from the last checkpoint with a lower lr")
+            raise FloatingPointError(
+                f"loss is not finite at step {self.global_step}: {terms}; resume from the last checkpoint with a lower lr"
+            )
         self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, prog_bar=True)
         self.log("train/total", total.detach())
         return total
@@ -75,7 +78,10 @@ class StudentModule(lightning.LightningModule):
     def detect_batch(self, batch: dict[str, Tensor], thresholds: Thresholds) -> list[Objects]:
         """Decoded detections of each item, by the runtime's own decode."""
         heatmap, regression, _ = self.predict_heads(batch)
-        peaks = [t.float() if t.is_floating_point() else t for t in find_peaks(heatmap.float(), regression.float(), self.spec.top_k)]
+        peaks = [
+            t.float() if t.is_floating_point() else t
+            for t in find_peaks(heatmap.float(), regression.float(), self.spec.top_k)
+        ]
         found = []
         for row in zip(*(t.cpu().numpy() for t in peaks), strict=True):
             d = decode(dict(zip(("scores", "labels", "cells", "boxes"), row, strict=True)), self.spec, thresholds)

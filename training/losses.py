@@ -23,7 +23,9 @@ def heatmap_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def box_loss(regression: Tensor, cells: Tensor, boxes: Tensor, mask: Tensor) -> Tensor:
     """0.25 x weighted L1 at the objects' cells: (B, 10, X, Y), (B, M), (B, M, 10), (B, M, 10)."""
-    predicted = regression.float().flatten(2).gather(2, cells[:, None].expand(-1, regression.shape[1], -1)).transpose(1, 2)
+    predicted = (
+        regression.float().flatten(2).gather(2, cells[:, None].expand(-1, regression.shape[1], -1)).transpose(1, 2)
+    )
     loss = ((predicted - boxes).abs() * mask * BOX_WEIGHTS.to(boxes.device)).sum()
     return 0.25 * loss / mask[..., 0].sum().clamp(min=1)
 
@@ -32,7 +34,9 @@ def depth_loss(logits: Tensor, depth: Tensor, camera_valid: Tensor, bins: DepthB
     """Cross entropy over bins where LiDAR gives a depth: (B, N, D, h, w), (B, N, h, w) metres with 0 for unknown."""
     target = torch.div(depth - bins.start, bins.step, rounding_mode="floor").long()
     known = (depth > 0) & (target >= 0) & (target < bins.count) & (camera_valid[..., None, None] > 0)
-    loss = F.cross_entropy(logits.float().flatten(0, 1), target.clamp(0, bins.count - 1).flatten(0, 1), reduction="none")
+    loss = F.cross_entropy(
+        logits.float().flatten(0, 1), target.clamp(0, bins.count - 1).flatten(0, 1), reduction="none"
+    )
     return (loss * known.flatten(0, 1)).sum() / known.sum().clamp(min=1)
 
 

@@ -35,15 +35,24 @@ class ProgressLine(Callback):
         self.every = every
         self.started: tuple[int, float] | None = None
 
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Mapping[str, Any], batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Mapping[str, Any], batch_idx: int
+    ) -> None:
         step, now = trainer.global_step, time.monotonic()
         if self.started is None:
             self.started = (step, now)
         if step % self.every == 0 and step > self.started[0]:
             rate = (step - self.started[0]) / (now - self.started[1])
-            terms = "  ".join(f"{k.removeprefix('train/')} {float(v):.3f}" for k, v in trainer.callback_metrics.items() if k.startswith("train/"))
+            terms = "  ".join(
+                f"{k.removeprefix('train/')} {float(v):.3f}"
+                for k, v in trainer.callback_metrics.items()
+                if k.startswith("train/")
+            )
             left = (trainer.max_steps - step) / rate / 60
-            print(f"step {step}/{trainer.max_steps}  {terms}  {rate * len(batch['index']):.2f} samples/s  {left:.1f} min left", flush=True)
+            print(
+                f"step {step}/{trainer.max_steps}  {terms}  {rate * len(batch['index']):.2f} samples/s  {left:.1f} min left",
+                flush=True,
+            )
 
 
 def load_experiment(name: str) -> Run:
@@ -51,7 +60,9 @@ def load_experiment(name: str) -> Run:
     module_name, _, function = name.partition(":")
     module = importlib.import_module(module_name)
     if not hasattr(module, function):
-        raise ValueError(f"{name}: no such experiment; {module_name} has {[n for n in vars(module) if not n.startswith('_')]}")
+        raise ValueError(
+            f"{name}: no such experiment; {module_name} has {[n for n in vars(module) if not n.startswith('_')]}"
+        )
     return getattr(module, function)()
 
 
@@ -63,9 +74,17 @@ def train(run: Run, data: Path, version: str, out: Path, workers: int) -> Path:
     keyframes = load_keyframes(NuScenes(version, str(data), verbose=False), read_splits(data)["train"], run.spec)
     dataset = ClipDataset(keyframes, run.spec, run.augmentation, run.seed)
     loader = DataLoader(
-        dataset, run.batch_size, sampler=EpochSampler(len(dataset), run.seed), num_workers=workers, drop_last=True, persistent_workers=workers > 0
+        dataset,
+        run.batch_size,
+        sampler=EpochSampler(len(dataset), run.seed),
+        num_workers=workers,
+        drop_last=True,
+        persistent_workers=workers > 0,
     )
-    print(f"{len(keyframes)} keyframes, {run.optim.steps} steps of {run.batch_size}: {run.optim.steps * run.batch_size / len(keyframes):.1f} epochs", flush=True)
+    print(
+        f"{len(keyframes)} keyframes, {run.optim.steps} steps of {run.batch_size}: {run.optim.steps * run.batch_size / len(keyframes):.1f} epochs",
+        flush=True,
+    )
     module = StudentModule(run.spec, run.student, run.optim)
     every = min(20, run.optim.steps)
     trainer = lightning.Trainer(

@@ -31,7 +31,11 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     """
 
     def __init__(
-        self, keyframes: Sequence[Keyframe], spec: ModelSpec, augmentation: Augmentation = NO_AUGMENTATION, seed: int = 0
+        self,
+        keyframes: Sequence[Keyframe],
+        spec: ModelSpec,
+        augmentation: Augmentation = NO_AUGMENTATION,
+        seed: int = 0,
     ) -> None:
         self.keyframes, self.spec, self.augmentation, self.seed = keyframes, spec, augmentation, seed
 
@@ -80,7 +84,9 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             raise ValueError(f"sample {keyframe.token} of {keyframe.scene}: {problems}; mend or remove these files")
         ego_from_aug = invert(aug_from_ego)
         for i in range(len(images)):
-            images[i], img_from_ego[i] = augment_image(images[i], img_from_ego[i] @ ego_from_aug, rng, self.augmentation)
+            images[i], img_from_ego[i] = augment_image(
+                images[i], img_from_ego[i] @ ego_from_aug, rng, self.augmentation
+            )
         camera_valid, radar_valid = drop_sensors(
             camera_valid, np.array([bool(s) for s in frame.radars], dtype=np.float32), rng, self.augmentation
         )
@@ -97,7 +103,9 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             points = transform_points(aug_from_ego, lidar_points(keyframe))
             boxes = transform_boxes(aug_from_ego, keyframe.boxes)
             sensors["depth"] = np.stack([depth_target(points, p, size, STRIDE) for p in img_from_ego])
-            sensors["semantic"] = np.stack([semantic_target(boxes, keyframe.labels, p, size, STRIDE) for p in img_from_ego])
+            sensors["semantic"] = np.stack(
+                [semantic_target(boxes, keyframe.labels, p, size, STRIDE) for p in img_from_ego]
+            )
         return sensors
 
     def _radar(self, frame: SensorFrame, radar_valid: np.ndarray, aug_from_ego: np.ndarray) -> np.ndarray:

@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nuscenes.nuscenes import NuScenes
 from nuscenes.eval.detection.utils import category_to_detection_name
+from nuscenes.nuscenes import NuScenes
 
 from bev_perception.geometry import invert, make_transform, rotation_from_quaternion, transform_boxes, transform_points
 from bev_perception.model_spec import ModelSpec
-from bev_perception.structures import CameraCalibration, CameraFrame, CameraView, EgoPose, RadarScan, RadarSweep, SensorFrame
+from bev_perception.structures import (
+    CameraCalibration,
+    CameraFrame,
+    CameraView,
+    EgoPose,
+    RadarScan,
+    RadarSweep,
+    SensorFrame,
+)
 from training.data.radar_pcd import read_radar_pcd
 
 
@@ -65,7 +73,9 @@ def load_keyframes(nusc: NuScenes, scenes: Sequence[str], spec: ModelSpec) -> li
     known = {scene["name"]: scene for scene in nusc.scene}
     absent = sorted(set(scenes) - set(known))
     if absent:
-        raise ValueError(f"{nusc.dataroot} ({nusc.version}) has no scenes {absent[:5]}; it has {len(known)}, such as {sorted(known)[:3]}")
+        raise ValueError(
+            f"{nusc.dataroot} ({nusc.version}) has no scenes {absent[:5]}; it has {len(known)}, such as {sorted(known)[:3]}"
+        )
     keyframes: list[Keyframe] = []
     for name in scenes:
         token, prev = known[name]["first_sample_token"], -1
@@ -115,7 +125,9 @@ def _sweeps(nusc: NuScenes, row: dict[str, Any], count: int) -> tuple[SensorFile
     return tuple(files)
 
 
-def _annotations(nusc: NuScenes, sample: dict[str, Any], ego_from_global: np.ndarray, spec: ModelSpec) -> dict[str, Any]:
+def _annotations(
+    nusc: NuScenes, sample: dict[str, Any], ego_from_global: np.ndarray, spec: ModelSpec
+) -> dict[str, Any]:
     """Boxes that the benchmark scores: one of its classes, and seen by at least one LiDAR or radar point."""
     boxes, velocity, labels, attributes, num_points = [], [], [], [], []
     for token in sample["anns"]:
@@ -159,13 +171,17 @@ def sensor_frame(keyframe: Keyframe, spec: ModelSpec) -> SensorFrame:
         if not sweeps:
             missing[name] = "not_in_data_set"
         radars.append(tuple(_radar_sweep(name, file) for file in sweeps))
-    return SensorFrame(keyframe.stamp_ns, EgoPose(keyframe.stamp_ns, keyframe.global_from_ego), tuple(cameras), tuple(radars), missing)
+    return SensorFrame(
+        keyframe.stamp_ns, EgoPose(keyframe.stamp_ns, keyframe.global_from_ego), tuple(cameras), tuple(radars), missing
+    )
 
 
 def _radar_sweep(name: str, file: SensorFile) -> RadarSweep:
     raw = read_radar_pcd(file.path)
     points = np.stack([raw[c].astype(np.float32) for c in ("x", "y", "z", "rcs", "vx_comp", "vy_comp")], axis=1)
-    return RadarSweep(RadarScan(name, file.stamp_ns, points), file.ego_from_sensor, EgoPose(file.stamp_ns, file.global_from_ego))
+    return RadarSweep(
+        RadarScan(name, file.stamp_ns, points), file.ego_from_sensor, EgoPose(file.stamp_ns, file.global_from_ego)
+    )
 
 
 def lidar_points(keyframe: Keyframe) -> np.ndarray:

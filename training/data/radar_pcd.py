@@ -20,11 +20,15 @@ def read_radar_pcd(path: str | Path) -> np.ndarray:
     end = raw.find(b"DATA binary\n")
     if end < 0:
         raise ValueError(f"{path}: no `DATA binary` line; expected a binary .pcd as nuScenes writes it")
-    header = dict(line.split(" ", 1) for line in raw[:end].decode("ascii").splitlines() if line and not line.startswith("#"))
+    header = dict(
+        line.split(" ", 1) for line in raw[:end].decode("ascii").splitlines() if line and not line.startswith("#")
+    )
     names, sizes, kinds = header["FIELDS"].split(), header["SIZE"].split(), header["TYPE"].split()
     dtype = np.dtype([(n, f"<{NUMPY_KINDS[k]}{s}") for n, s, k in zip(names, sizes, kinds, strict=True)])
     count, start = int(header["POINTS"]), end + len(b"DATA binary\n")
     if len(raw) - start < count * dtype.itemsize:
-        raise ValueError(f"{path}: {count} points of {dtype.itemsize} bytes announced, {len(raw) - start} bytes found; the file is cut off")
+        raise ValueError(
+            f"{path}: {count} points of {dtype.itemsize} bytes announced, {len(raw) - start} bytes found; the file is cut off"
+        )
     points = np.frombuffer(raw, dtype, count, start)
     return points[:0] if count and np.isnan(points["x"][0]) else points

@@ -36,7 +36,9 @@ def draw_gaussian(heatmap: np.ndarray, cell: tuple[int, int], radius: int) -> No
     np.maximum(heatmap[x0:x1, y0:y1], cut, out=heatmap[x0:x1, y0:y1])
 
 
-def bev_targets(boxes: np.ndarray, velocity: np.ndarray, labels: np.ndarray, grid: BevGrid, classes: int) -> dict[str, np.ndarray]:
+def bev_targets(
+    boxes: np.ndarray, velocity: np.ndarray, labels: np.ndarray, grid: BevGrid, classes: int
+) -> dict[str, np.ndarray]:
     """(M, 7) boxes in the ego frame, (M, 2) m/s, (M,) labels -> heatmap (classes, X, Y), and for up to MAX_OBJECTS objects
     cells (int64, ix * Y + iy), box (10, in BOX_CHANNELS order) and mask (10; 0 for padding and for unknown velocity).
     """
@@ -88,5 +90,5 @@ def semantic_target(
     for k in np.argsort(-depth.mean(axis=1)):
         if depth[k].min() > 0.5:
             hull = cv2.convexHull(((pixels[k] + 0.5) / stride - 0.5).astype(np.float32).clip(-4 * w, 4 * w))
-            cv2.fillConvexPoly(canvas, np.round(hull).astype(np.int32), int(1 + labels[k]))
+            cv2.fillConvexPoly(canvas, np.round(hull).astype(np.int32), (int(1 + labels[k]),))
     return canvas.astype(np.int64)

@@ -58,7 +58,8 @@ class CameraRadarStudent(nn.Module):
         self.semantic = nn.Conv2d(neck, len(spec.classes) + 1, 1)  # training only: not in the exported graph
         self.lift = ColumnLift(spec.grid, config.bins)
         self.radar = nn.Sequential(
-            conv_bn_relu(len(spec.radar.channels) + 1, config.radar_channels), conv_bn_relu(config.radar_channels, config.radar_channels)
+            conv_bn_relu(len(spec.radar.channels) + 1, config.radar_channels),
+            conv_bn_relu(config.radar_channels, config.radar_channels),
         )
         self.fuse = conv_bn_relu(state + 1 + config.radar_channels, state)
         self.temporal = conv_bn_relu(2 * state + 2, state)
@@ -69,7 +70,9 @@ class CameraRadarStudent(nn.Module):
         self.up1 = conv_bn_relu(3 * enc, enc, kernel=1)
         self.up2 = conv_bn_relu(enc + state, config.head_channels)
         self.head = CenterHead(config.head_channels, config.head_channels, len(spec.classes))
-        self.register_buffer("cell_centers", torch.from_numpy(spec.grid.centers().reshape(-1, 2)).float(), persistent=False)
+        self.register_buffer(
+            "cell_centers", torch.from_numpy(spec.grid.centers().reshape(-1, 2)).float(), persistent=False
+        )
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN), persistent=False)
         self.register_buffer("image_std", torch.tensor(IMAGE_STD), persistent=False)
 
@@ -95,10 +98,14 @@ class CameraRadarStudent(nn.Module):
         alive = radar_valid.mean(dim=1).reshape(b, 1, 1, 1).expand(-1, 1, *self.spec.grid.shape)
         radar = self.radar(torch.cat([radar_bev, alive.to(radar_bev.dtype)], dim=1))
         state = self.fuse(torch.cat([camera_bev.to(radar.dtype), coverage.to(radar.dtype), radar], dim=1))
-        aux = {"depth": depth, "semantic": self.semantic(features).reshape(split)} if self.training else {"depth": depth}
+        aux = (
+            {"depth": depth, "semantic": self.semantic(features).reshape(split)} if self.training else {"depth": depth}
+        )
         return state, aux
 
-    def detect(self, state: Tensor, prev_bev: Tensor, prev_from_curr: Tensor, prev_valid: Tensor, prev_dt: Tensor) -> tuple[Tensor, Tensor]:
+    def detect(
+        self, state: Tensor, prev_bev: Tensor, prev_from_curr: Tensor, prev_valid: Tensor, prev_dt: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Gate the earlier state (warped to the current frame) into the current one and run encoder and head."""
         b = state.shape[0]
         warped, seen = warp_bev(prev_bev, prev_from_curr, prev_valid, self.spec.grid, self.cell_centers)

@@ -16,7 +16,9 @@ from bev_perception.model_spec import BOX_CHANNELS
 def conv_bn_relu(in_channels: int, channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU; keeps the size at stride 1."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+        nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
     )
 
 
@@ -27,7 +29,9 @@ class CenterHead(nn.Module):
         super().__init__()
         self.heatmap = nn.Sequential(conv_bn_relu(in_channels, hidden), nn.Conv2d(hidden, classes, 1))
         self.regression = nn.Sequential(conv_bn_relu(in_channels, hidden), nn.Conv2d(hidden, len(BOX_CHANNELS), 1))
-        nn.init.constant_(self.heatmap[-1].bias, -2.19)  # sigmoid = 0.1: the focal loss starts calm
+        last = self.heatmap[-1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.constant_(last.bias, -2.19)  # sigmoid = 0.1: the focal loss starts calm
 
     def forward(self, bev: Tensor) -> tuple[Tensor, Tensor]:
         return self.heatmap(bev), self.regression(bev)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
 
-
 # A grid_sample coordinate far enough outside [-1, 1] for bilinear weights to vanish.
 OUTSIDE = -4.0
 
@@ -44,7 +43,9 @@ class ColumnLift(nn.Module):
         self.bins = bins
         self.shape = grid.shape
         centers = torch.from_numpy(grid.centers().reshape(-1, 2)).float()
-        points = torch.cat([centers, torch.full((len(centers), 1), reference_height), torch.ones(len(centers), 1)], dim=1)
+        points = torch.cat(
+            [centers, torch.full((len(centers), 1), reference_height), torch.ones(len(centers), 1)], dim=1
+        )
         self.register_buffer("cell_points", points, persistent=False)
 
     def forward(

@@ -43,9 +43,9 @@ from training.data.synthetic.observation import (
     ANNOTATION_RANGE_M,
     Observation,
     Snapshot,
+    camera_matrix,
     merge,
     observe,
-    scaled_intrinsic,
     snapshot,
 )
 from training.data.synthetic.rig import RIG
@@ -187,7 +187,7 @@ def _take_one(task: tuple[Scan, BagSettings]) -> _Take:
     result = take(world, scan, settings.seed, settings.scale)
     # one snapshot serves the scans of a tenth of a second
     actors = _actors_of(settings.seed, settings.duration_s, round(scan.stamp_ns, -8))
-    seen = {track_id: o for track_id, o in observe(world, scan, result, actors).items() if o.seen}
+    seen = {track_id: o for track_id, o in observe(world, scan, result, actors, settings.scale).items() if o.seen}
     data: np.ndarray | bytes
     if isinstance(result, CameraImage):
         size = (result.bgr.shape[1], result.bgr.shape[0])
@@ -214,7 +214,7 @@ def _push_scan(queue: _RecordQueue, messages: Messages, start_ns: int, taken: _T
     if kind != "camera":
         queue.push(record, *topic(kind, scan.channel), messages.cloud(stamp, frame, np.asarray(taken.data)))
         return
-    info = messages.camera_info(stamp, frame, scaled_intrinsic(scan.channel, *taken.size), *taken.size)
+    info = messages.camera_info(stamp, frame, camera_matrix(scan.channel, settings.scale), *taken.size)
     queue.push(record, *topic("camera_info", scan.channel), info)
     if isinstance(taken.data, bytes):
         image = messages.compressed_image(stamp, frame, taken.data)

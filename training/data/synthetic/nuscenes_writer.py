@@ -45,9 +45,9 @@ from training.data.synthetic.observation import (
     ANNOTATION_RANGE_M,
     Observation,
     Snapshot,
+    camera_matrix,
     merge,
     observe,
-    scaled_intrinsic,
     snapshot,
 )
 from training.data.synthetic.rig import RIG
@@ -120,7 +120,7 @@ def write_scene(task: tuple[str, int, DatasetSettings]) -> tuple[int, int]:
     out, index, settings = Path(task[0]), task[1], task[2]
     name, seed = scene_name(index), settings.scene_seed(index)
     world = world_of(seed, settings.duration_s)
-    scene = _SceneRows(name, epoch_ns(seed), keyframe_stamps(settings.duration_s), world)
+    scene = _SceneRows(name, epoch_ns(seed), keyframe_stamps(settings.duration_s), world, settings.scale)
     for scan in plan_drive(settings.duration_s, settings.rates):
         result = take(world, scan, seed, settings.scale)
         path, data = scene.add(scan, result)
@@ -134,8 +134,8 @@ def write_scene(task: tuple[str, int, DatasetSettings]) -> tuple[int, int]:
 class _SceneRows:
     """Collects the rows of one scene while its scans come in."""
 
-    def __init__(self, name: str, start_ns: int, keyframes: list[int], world: World) -> None:
-        self.name, self.start_ns, self.keyframes, self.world = name, start_ns, keyframes, world
+    def __init__(self, name: str, start_ns: int, keyframes: list[int], world: World, scale: float) -> None:
+        self.name, self.start_ns, self.keyframes, self.world, self.scale = name, start_ns, keyframes, world, scale
         self.data: list[Row] = []
         self.poses: list[Row] = []
         self.calibrated: dict[str, Row] = {}
@@ -147,7 +147,9 @@ class _SceneRows:
         """Adds one scan; returns its path below OUT and the bytes to write there."""
         key = scan.keyframe >= 0
         if key:
-            merge(self.seen[scan.keyframe], observe(self.world, scan, result, self._actors_at(scan.keyframe)))
+            merge(
+                self.seen[scan.keyframe], observe(self.world, scan, result, self._actors_at(scan.keyframe), self.scale)
+            )
         # As in nuScenes a sweep belongs to the sample that follows it.
         sample = next(index for index, stamp in enumerate(self.keyframes) if stamp >= scan.stamp_ns)
         stamp_us = (self.start_ns + scan.stamp_ns) // 1000
@@ -156,7 +158,7 @@ class _SceneRows:
         width, height = (result.bgr.shape[1], result.bgr.shape[0]) if isinstance(result, CameraImage) else (0, 0)
         self.images += isinstance(result, CameraImage)
         if scan.channel not in self.calibrated:
-            self.calibrated[scan.channel] = _calibrated_row(self.name, scan.channel, width, height)
+            self.calibrated[scan.channel] = _calibrated_row(self.name, scan.channel, self.scale)
         token = token_of("sample_data", self.name, scan.channel, scan.stamp_ns)
         self.data.append(
             {
@@ -319,12 +321,12 @@ def _pose_fields(a_from_b: np.ndarray, offset: np.ndarray | float = 0.0) -> Row:
     }
 
 
-def _calibrated_row(name: str, channel: str, width: int, height: int) -> Row:
+def _calibrated_row(name: str, channel: str, scale: float) -> Row:
     return {
         "token": token_of("calibrated_sensor", name, channel),
         "sensor_token": token_of("sensor", channel),
         **_pose_fields(RIG[channel].ego_from_sensor),
-        "camera_intrinsic": scaled_intrinsic(channel, width, height).tolist() if width else [],
+        "camera_intrinsic": camera_matrix(channel, scale).tolist() if RIG[channel].kind == "camera" else [],
     }
 
 

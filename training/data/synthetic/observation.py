@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from bev_perception.geometry import box_corners, invert, transform_points
-from training.data.synthetic.camera import CameraImage
+from training.data.synthetic.camera import CameraImage, scaled_K
 from training.data.synthetic.generate import Scan
 from training.data.synthetic.lidar import LidarSweep
 from training.data.synthetic.rig import RIG
@@ -74,15 +74,18 @@ def snapshot(world: World, stamp_ns: int) -> Snapshot:
 
 
 def observe(
-    world: World, scan: Scan, result: CameraImage | LidarSweep | np.ndarray, actors: Snapshot
+    world: World, scan: Scan, result: CameraImage | LidarSweep | np.ndarray, actors: Snapshot, scale: float
 ) -> dict[int, Observation]:
-    """Track id -> what this one scan saw of it, for `actors`, a snapshot at most a tenth of a second from the scan."""
+    """Track id -> what this one scan saw of it, for `actors`, a snapshot at most a tenth of a second from the scan.
+
+    `scale` is the one that cameras were rendered with.
+    """
     world_from_sensor = world.ego_pose(scan.stamp_ns) @ RIG[scan.channel].ego_from_sensor
     boxes = actors.boxes_at(scan.stamp_ns)
     if isinstance(result, CameraImage):
         pixels = _count(result.instance)
         height, width = result.instance.shape
-        K = scaled_intrinsic(scan.channel, width, height)
+        K = camera_matrix(scan.channel, scale)
         corners = transform_points(invert(world_from_sensor), box_corners(boxes).reshape(-1, 3)).reshape(-1, 8, 3)
         return {
             track_id: Observation(pixels=pixels.get(track_id, 0), outline_pixels=outline_area(eight, K, width, height))
@@ -98,6 +101,13 @@ def observe(
     return {track_id: Observation(radar_points=count) for track_id, count in zip(actors.track_ids, counts)}
 
 
+def camera_matrix(channel: str, scale: float) -> np.ndarray:
+    """(3, 3) intrinsics of the camera's image at `scale`, pixel centres at integer coordinates."""
+    K = RIG[channel].K
+    assert K is not None, channel
+    return scaled_K(K, scale)
+
+
 def _count(instance: np.ndarray) -> dict[int, int]:
     ids, counts = np.unique(instance, return_counts=True)
     return dict(zip(ids.tolist(), counts.tolist()))
@@ -111,12 +121,6 @@ def merge(total: dict[int, Observation], more: dict[int, Observation]) -> None:
         into.outline_pixels += seen.outline_pixels
         into.lidar_points += seen.lidar_points
         into.radar_points += seen.radar_points
-
-
-def scaled_intrinsic(channel: str, width: int, height: int) -> np.ndarray:
-    """(3, 3) intrinsic of the camera for an image of width x height instead of the mount's 1600 x 900."""
-    mount = RIG[channel]
-    return np.diag([width / mount.width, height / mount.height, 1.0]) @ mount.K
 
 
 def count_in_footprints(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -144,11 +148,12 @@ def outline_area(corners: np.ndarray, K: np.ndarray, width: int, height: int) ->
     pixels = np.concatenate(points) @ K.T
     pixels = pixels[:, :2] / pixels[:, 2:]
     low, high = pixels.min(axis=0), pixels.max(axis=0)
-    if high[0] <= 0 or high[1] <= 0 or low[0] >= width or low[1] >= height:
+    right, bottom = width - 0.5, height - 0.5  # pixel centres are at integer coordinates
+    if high[0] <= -0.5 or high[1] <= -0.5 or low[0] >= right or low[1] >= bottom:
         return 0.0
     hull = cv2.convexHull(pixels.astype(np.float32))
     if len(hull) < 3:
         return 0.0
-    image = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float32)
+    image = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]], dtype=np.float32)
     area, _ = cv2.intersectConvexConvex(hull, image)
     return float(area)

@@ -118,7 +118,7 @@ class Tracer:
         for mesh, scene, moves in ((still, still_scene, False), (movers, mover_scene, True)):
             if not len(mesh):
                 continue
-            found = scene.run(origins, directions, dists=limit, query="INTERSECT", output=1)
+            found = scene.run(origins, directions, dists=limit.copy(), query="INTERSECT", output=1)
             hit = np.flatnonzero((found["primID"] >= 0) & (found["tfar"] < limit) & (found["tfar"] <= reach))
             triangle = found["primID"][hit]
             t[hit] = limit[hit] = found["tfar"][hit]
