@@ -1,0 +1,201 @@
+"""Packaging: what is declared agrees, and what colcon and pip build contains what is needed on the vehicle."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MESSAGES = ROOT / "bev_perception_msgs"
+SCRIPTS = {"perception_node", "build_engine", "replay", "play_bag", "record_bag"}
+
+TOP_LEVEL = {
+    *("bev_perception", "bev_perception_msgs", "launch", "training", "test", "package.xml", "setup.py", "README.md"),
+    *("setup.cfg", "pyproject.toml", "colcon_defaults.yaml", "Makefile", "requirements", "resource", "docs", "LICENSE"),
+    *("CHANGELOG.rst", ".ci", ".gitignore"),
+}
+# Needed to train or to score, not on a vehicle: none of it may come with the runtime.
+HEAVY = {"torch", "lightning", "onnx", "onnxscript", "tensorboard", "nuscenes-devkit", "trimesh", "embreex", "rosbags"}
+
+
+def setup_keywords() -> dict[str, ast.expr]:
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    (call,) = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "setup")
+    return {word.arg: word.value for word in call.keywords if word.arg}
+
+
+def entry_points() -> dict[str, str]:
+    scripts = ast.literal_eval(setup_keywords()["entry_points"])["console_scripts"]
+    return dict(re.fullmatch(r"(\w+) = ([\w.]+:\w+)", script).groups() for script in scripts)
+
+
+def source_tree(target: Path) -> Path:
+    """A copy of what git has (and would have), so that builds leave nothing in the repository."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout: what belongs to the sources is not known")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+def test_top_level_is_the_documented_one() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    found = {name.split("/")[0] for name in listed.stdout.splitlines()}
+    assert found - TOP_LEVEL == set(), "new files go into one of the existing folders"
+    assert TOP_LEVEL - found == set()
+
+
+@pytest.mark.parametrize("folder", ["launch", "test"])
+def test_folders_that_would_shadow_modules_are_no_packages(folder: str) -> None:
+    """`launch` is a module of ROS 2 and `test` one of the standard library."""
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("folder", [ROOT, MESSAGES], ids=["bev_perception", "bev_perception_msgs"])
+def test_package_xml_is_valid(folder: Path) -> None:
+    catkin_pkg = pytest.importorskip("catkin_pkg.package", reason="catkin_pkg comes with ROS 2")
+    warnings: list[str] = []
+    package = catkin_pkg.parse_package(str(folder / "package.xml"), warnings=warnings)
+    package.validate()
+    assert warnings == []
+    assert package.licenses == ["Apache-2.0"]
+
+
+def test_package_xml_names_only_what_rosdep_resolves() -> None:
+    names = re.findall(r"<\w*depend>([^<]+)</\w*depend>", (ROOT / "package.xml").read_text())
+    assert "bev_perception_msgs" in names
+    # pip names and engines have no rosdep key: a single one makes `rosdep install` stop for the whole workspace
+    assert [name for name in names if name in HEAVY | {"tensorrt", "pycuda", "onnxruntime", "cuda"}] == []
+
+
+def test_one_version_everywhere() -> None:
+    version = ast.literal_eval(setup_keywords()["version"])
+    init = re.search(r'^__version__ = "(.+)"$', (ROOT / "bev_perception" / "__init__.py").read_text(), re.MULTILINE)
+    assert init and init.group(1) == version
+    for folder in (ROOT, MESSAGES):
+        assert f"<version>{version}</version>" in (folder / "package.xml").read_text()
+        newest = re.search(r"^(\S+).*\n-{3,}$", (folder / "CHANGELOG.rst").read_text(), re.MULTILINE)
+        assert newest and newest.group(1) == version, f"{folder.name}/CHANGELOG.rst has no section for {version}"
+
+
+def test_entry_points_lead_to_functions() -> None:
+    assert set(entry_points()) == SCRIPTS
+    for script, target in entry_points().items():
+        module, function = target.split(":")
+        path = ROOT / Path(*module.split(".")).with_suffix(".py")
+        assert path.is_file(), f"{script}: {path.relative_to(ROOT)} does not exist"
+        defined = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        assert function in defined, f"{script}: no function {function} in {path.relative_to(ROOT)}"
+
+
+def test_ros2_run_finds_the_scripts() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["develop"]["script_dir"] == config["install"]["install_scripts"] == "$base/lib/bev_perception"
+
+
+def test_runtime_requires_nothing_of_training() -> None:
+    required = set(ast.literal_eval(setup_keywords()["install_requires"]))
+    assert required & HEAVY == set()
+    assert {"numpy", "onnxruntime"} <= required
+
+
+def pinned(name: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    requirements = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9_.]*", line) for line in requirements), "pin exactly"
+    return {re.sub(r"[-_.]+", "-", n).lower(): v for n, v in (line.split("==") for line in requirements)}
+
+
+def test_requirements_agree_and_the_demo_has_no_torch() -> None:
+    constraints = pinned("constraints.txt")
+    lists = {name: pinned(name) for name in ("ros.txt", "demo.txt", "test.txt")}
+    assert not (HEAVY - {"nuscenes-devkit", "trimesh", "embreex", "rosbags"}) & set(lists["demo.txt"])
+    assert "torch" in lists["test.txt"]
+    for name, requirements in lists.items():
+        for package, version in requirements.items():
+            assert constraints.get(package, version) == version, f"{name} and constraints.txt differ in {package}"
+
+
+@pytest.fixture(scope="module")
+def colcon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install folder of a plain `colcon build`."""
+    if not os.environ.get("AMENT_PREFIX_PATH"):
+        pytest.skip("no ROS 2: `make test` provides one")
+    if subprocess.run([sys.executable, "-c", "import colcon_core"], capture_output=True).returncode != 0:
+        pytest.skip("colcon is not installed: pip install colcon-common-extensions")
+    source = source_tree(tmp_path_factory.mktemp("workspace"))
+    # Linting and C++ tests of ament are not what is looked at here.
+    command = [sys.executable, "-m", "colcon", "build", "--cmake-args", f"-DPython3_EXECUTABLE={sys.executable}"]
+    built = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert "2 packages finished" in built.stdout, built.stdout
+    return source / "install"
+
+
+def test_colcon_build_installs_both_packages(colcon: Path) -> None:
+    for name in ("bev_perception", "bev_perception_msgs"):
+        share = colcon / name / "share"
+        assert (share / "ament_index" / "resource_index" / "packages" / name).is_file()
+        assert (share / name / "package.xml").is_file()
+    share = colcon / "bev_perception" / "share" / "bev_perception"
+    for folder, pattern in (("launch", "launch/*.launch.py"), ("config", "bev_perception/config/*.*")):
+        assert sorted(p.name for p in (share / folder).iterdir()) == sorted(p.name for p in ROOT.glob(pattern))
+    scripts = colcon / "bev_perception" / "lib" / "bev_perception"
+    assert {path.name for path in scripts.iterdir()} == SCRIPTS
+    assert all(os.access(path, os.X_OK) for path in scripts.iterdir())
+
+
+def test_colcon_build_can_be_used_after_sourcing(colcon: Path) -> None:
+    check = (
+        "import bev_perception, sys; from bev_perception_msgs.msg import Detection3DArray;"
+        "from ament_index_python.packages import get_package_share_directory as share;"
+        "print(bev_perception.__file__, share('bev_perception'), Detection3DArray().temporal_used)"
+    )
+    command = f'source "{colcon}/local_setup.bash" && cd / && "{sys.executable}" -c "{check}"'
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    module, share, default = result.stdout.split()
+    assert Path(module).is_relative_to(colcon / "bev_perception")
+    assert Path(share) == colcon / "bev_perception" / "share" / "bev_perception"
+    assert default == "False"
+
+
+def test_wheel_contains_bundles_and_config(tmp_path: Path) -> None:
+    source = source_tree(tmp_path / "source")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "."]
+    built = subprocess.run([*pip, str(source)], cwd=tmp_path, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("bev_perception-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
+    for folder in ("config", "bundles"):
+        expected = {str(p.relative_to(source)) for p in (source / "bev_perception" / folder).rglob("*") if p.is_file()}
+        assert expected <= names, f"{folder}: {expected - names} missing"
+    modules = {
+        str(p.relative_to(source)) for part in ("bev_perception", "training") for p in source.glob(f"{part}/**/*.py")
+    }
+    assert modules <= names, f"{modules - names} missing: is there a folder without __init__.py?"
+    assert not any(name.startswith(("test/", "launch/")) for name in names)
+    unconditional = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line]
+    assert {re.split(r"[^\w-]", line.split(": ")[1])[0].lower() for line in unconditional} & HEAVY == set()
