@@ -18,7 +18,6 @@ TRAINING_ONLY = {
     "torchvision",
     "lightning",
     "pytorch_lightning",
-    "onnx",
     "onnxscript",
     "tensorboard",
 }
