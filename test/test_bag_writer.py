@@ -15,9 +15,9 @@ from rosbags.highlevel import AnyReader
 
 from bev_perception.geometry import invert, rotation_from_quaternion, transform_points, yaw_from_rotation
 from training.data.synthetic.bag_writer import LATENCY_NS, BagSettings, _odometry, topic, write_bag
+from training.data.synthetic.camera import scaled_K
 from training.data.synthetic.generate import Scan, epoch_ns, take, world_of
 from training.data.synthetic.nuscenes_tables import RADAR_DTYPE
-from training.data.synthetic.observation import scaled_intrinsic
 from training.data.synthetic.rig import RIG, stamps
 
 SETTINGS = BagSettings(seed=901, duration_s=1.0, scale=0.1, image_format="raw", lidar=True)
@@ -102,7 +102,7 @@ def test_images_and_camera_info(bag, world):
         assert message.encoding == "bgr8" and message.step == 3 * message.width
         np.testing.assert_array_equal(message.data.reshape(message.height, message.width, 3), rendered)
         assert (info.height, info.width) == rendered.shape[:2] and info.header.frame_id == name.lower()
-        np.testing.assert_allclose(info.k.reshape(3, 3), scaled_intrinsic(name, info.width, info.height))
+        np.testing.assert_allclose(info.k.reshape(3, 3), scaled_K(RIG[name].K, SETTINGS.scale))
         np.testing.assert_allclose(info.p.reshape(3, 4)[:, :3], info.k.reshape(3, 3))
         assert not info.d.any()
 

@@ -22,8 +22,20 @@ ANNOTATION_RANGE_M = 80.0
 RADAR_BOX_MARGIN_M = 0.5
 # nuScenes' own default filter of radar returns (RadarPointCloud.default_filters).
 RADAR_UNAMBIGUOUS = 3
-# Share of its box's outline that an unoccluded object of the class covers in the image.
-OUTLINE_FILL = 0.7
+# Share of its box's outline in the image that an object of the class covers when nothing is in front of it: the 85th
+# percentile over the objects of eight keyframes of four drives. People and cycles do not fill their boxes.
+OUTLINE_FILL = {
+    "car": 0.78,
+    "truck": 0.72,
+    "bus": 0.85,
+    "trailer": 0.75,
+    "construction_vehicle": 0.54,
+    "pedestrian": 0.43,
+    "motorcycle": 0.43,
+    "bicycle": 0.34,
+    "traffic_cone": 0.38,
+    "barrier": 0.86,
+}
 _NEAR_M = 0.2
 _EDGES = [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)]
 
@@ -33,7 +45,7 @@ class Observation:
     """What was seen of one object around one keyframe (or frame)."""
 
     pixels: int = 0
-    outline_pixels: float = 0.0
+    expected_pixels: float = 0.0
     lidar_points: int = 0
     radar_points: int = 0
 
@@ -45,16 +57,16 @@ class Observation:
     @property
     def visibility(self) -> float:
         """Estimated share in [0, 1] of the object's pixels that are visible over all cameras."""
-        expected = OUTLINE_FILL * self.outline_pixels
-        return 0.0 if expected <= 0 else min(1.0, self.pixels / expected)
+        return 0.0 if self.expected_pixels <= 0 else min(1.0, self.pixels / self.expected_pixels)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Actors around the ego at one time: ids (M,), boxes (M, 7) x y z l w h yaw, velocities (M, 3); world frame."""
+    """Actors around the ego at one time: boxes (M, 7) x y z l w h yaw, velocities (M, 3), in the world frame."""
 
     stamp_ns: int
     track_ids: list[int]
+    names: list[str]
     boxes: np.ndarray
     velocities: np.ndarray
 
@@ -70,7 +82,7 @@ def snapshot(world: World, stamp_ns: int) -> Snapshot:
     states = world.actor_states(stamp_ns, ANNOTATION_RANGE_M + 5.0)
     boxes = np.array([[*s.center, *s.size_lwh, s.yaw] for s in states]).reshape(-1, 7)
     velocities = np.array([s.velocity for s in states]).reshape(-1, 3)
-    return Snapshot(stamp_ns, [s.track_id for s in states], boxes, velocities)
+    return Snapshot(stamp_ns, [s.track_id for s in states], [s.name for s in states], boxes, velocities)
 
 
 def observe(
@@ -88,8 +100,8 @@ def observe(
         K = camera_matrix(scan.channel, scale)
         corners = transform_points(invert(world_from_sensor), box_corners(boxes).reshape(-1, 3)).reshape(-1, 8, 3)
         return {
-            track_id: Observation(pixels=pixels.get(track_id, 0), outline_pixels=outline_area(eight, K, width, height))
-            for track_id, eight in zip(actors.track_ids, corners)
+            track_id: Observation(pixels.get(track_id, 0), OUTLINE_FILL[name] * outline_area(eight, K, width, height))
+            for track_id, name, eight in zip(actors.track_ids, actors.names, corners)
         }
     if isinstance(result, LidarSweep):
         points = _count(result.instance)
@@ -118,7 +130,7 @@ def merge(total: dict[int, Observation], more: dict[int, Observation]) -> None:
     for track_id, seen in more.items():
         into = total.setdefault(track_id, Observation())
         into.pixels += seen.pixels
-        into.outline_pixels += seen.outline_pixels
+        into.expected_pixels += seen.expected_pixels
         into.lidar_points += seen.lidar_points
         into.radar_points += seen.radar_points
 
