@@ -91,6 +91,7 @@ class OnnxRuntimeBackend:
             "provider": provider,
             "precision": "fp32",
             "threads": str(options.intra_op_num_threads),
+            "spinning": options.get_session_config_entry("session.intra_op.allow_spinning"),
         }
 
     def infer(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -1,0 +1,273 @@
+"""TensorRT: builder and parser for real through TensorRT-RTX, which builds without a GPU; running only where one is."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import hashlib
+import threading
+
+import numpy as np
+import pytest
+
+from bev_perception.inference import build_engine
+from bev_perception.inference.backend import TOLERANCES, compare_outputs, open_backend
+from bev_perception.inference.build_engine import BuildError, as_spec, build_serialized, import_builder
+from bev_perception.inference.half import halve
+from bev_perception.inference.tensorrt_backend import BufferPool, DeviceState
+from bev_perception.model_spec import Bundle, BundleError, TensorSpec
+
+pytest.importorskip("onnx")
+import onnx
+import tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return tiny_bundle.write_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def rtx():
+    try:
+        return import_builder("tensorrt_rtx")
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+def changed(graph: str) -> bytes:
+    return tiny_bundle.make_model(graph).SerializeToString()
+
+
+# ---- builder and parser ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", build_engine.PRECISIONS)
+def test_the_command_builds_an_engine_and_finds_it_again(rtx, bundle, tmp_path, capsys, precision):
+    command = [str(bundle.path), "--builder", "tensorrt_rtx", "--precision", precision, "--cache", str(tmp_path)]
+    assert build_engine.main(command) == 0
+    first = capsys.readouterr().out.splitlines()
+    assert first[-1].startswith(f"{tmp_path}/tiny_{precision}_") and "not proven" in first[-2]
+    assert any("parsed" in line for line in first) and any(line.startswith("built") for line in first)
+    assert build_engine.main(command) == 0
+    second = capsys.readouterr().out.splitlines()
+    assert second[-1] == first[-1] and not any(line.startswith("built") for line in second)
+    assert build_engine.main([*command, "--force"]) == 0
+    assert "asked to" in capsys.readouterr().out
+
+
+def test_the_command_says_what_is_wrong_and_fails(tmp_path, capsys):
+    assert build_engine.main([str(tmp_path)]) == 1
+    assert "model.onnx is missing" in capsys.readouterr().err
+
+
+def test_the_parser_names_the_node_it_refuses(rtx):
+    graph = tiny_bundle.GRAPH.replace(
+        "bev = Squeeze (state, axis_0)", "bev = Squeeze (state, axis_0)\nx = NonZero (bev)"
+    )
+    model = onnx.load_model_from_string(changed(graph))
+    next(node for node in model.graph.node if node.op_type == "NonZero").name = "the_culprit"
+    model.graph.output.append(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT64, None))
+    with pytest.raises(BuildError, match=r"(?s)cannot parse the model.*the_culprit.*NonZero"):
+        build_serialized(rtx, model.SerializeToString(), tiny_bundle.SPEC, log=lambda line: None)
+
+
+def test_uint8_images_must_be_cast_first(rtx):
+    """What TensorRT refuses in an exported student, so that a change of TensorRT here is noticed."""
+    graph = tiny_bundle.GRAPH.replace(
+        "pixels = Cast <to = 1> (images)",
+        "batch = Unsqueeze (images, axis_0)\nsame = Squeeze (batch, axis_0)\npixels = Cast <to = 1> (same)",
+    )
+    with pytest.raises(BuildError, match="UInt8"):
+        build_serialized(rtx, changed(graph), tiny_bundle.SPEC, log=lambda line: None)
+
+
+def test_another_interface_is_refused_before_the_long_build(rtx):
+    lines: list[str] = []
+    spec = dataclasses.replace(tiny_bundle.SPEC, top_k=30)
+    with pytest.raises(BundleError, match=r"network outputs: `scores` is float32 \[20\], the spec says float32 \[30\]"):
+        build_serialized(rtx, changed(tiny_bundle.GRAPH), spec, log=lines.append)
+    assert not any("building" in line for line in lines)
+
+
+def test_garbage_and_unknown_precision(rtx):
+    with pytest.raises(BuildError, match="cannot parse"):
+        build_serialized(rtx, b"garbage", tiny_bundle.SPEC, log=lambda line: None)
+    with pytest.raises(ValueError, match="int4"):
+        build_serialized(rtx, changed(tiny_bundle.GRAPH), tiny_bundle.SPEC, "int4")
+
+
+def test_int32_is_taken_for_int64_only_where_the_spec_has_an_int64_output(rtx):
+    spec = tiny_bundle.SPEC
+    assert as_spec("labels", (20,), rtx.DataType.INT32, spec) == TensorSpec("labels", (20,), "int64")
+    assert as_spec("labels", (20,), rtx.DataType.INT64, spec) == TensorSpec("labels", (20,), "int64")
+    assert as_spec("scores", (20,), rtx.DataType.INT32, spec).dtype == "int32"
+    assert as_spec("scores", (20,), rtx.DataType.HALF, spec).dtype == "float16"
+
+
+def test_missing_packages_are_named(bundle):
+    try:
+        import tensorrt  # noqa: F401
+    except ImportError:
+        with pytest.raises(ImportError, match=r"the Python package tensorrt is missing; .*JetPack"):
+            open_backend(bundle, "tensorrt")
+    else:
+        pytest.skip("tensorrt is installed here")
+
+
+# ---- FP16 -----------------------------------------------------------------------------------------------------------
+
+
+def test_halved_model_keeps_interface_and_answers(bundle, tmp_path):
+    data, count = halve(bundle.onnx_path.read_bytes())
+    assert count == 2  # radar and mixing; the two heads stay in fp32
+    (tmp_path / "model.onnx").write_bytes(data)
+    spec = dataclasses.replace(bundle.spec, onnx_sha256=hashlib.sha256(data).hexdigest())
+    inputs = tiny_bundle.make_inputs()
+    found = open_backend(Bundle(tmp_path, spec), threads=1).infer(inputs)  # checks the interface too
+    figures = compare_outputs(found, tiny_bundle.reference(inputs), spec, TOLERANCES["fp16"], "halved")
+    assert 1e-6 < figures["bev"] < 5e-3  # about 11 bits: neither unchanged nor broken
+
+
+def test_geometry_and_heads_stay_in_fp32(bundle):
+    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(halve(bundle.onnx_path.read_bytes())[0]))
+    values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {i.name: i.data_type for i in model.graph.initializer}
+    half = onnx.TensorProto.FLOAT16
+    inputs_of = {node.op_type: [] for node in model.graph.node}
+    for node in model.graph.node:
+        inputs_of[node.op_type].append([types[name] for name in node.input])
+    assert [half in inputs for inputs in inputs_of["Conv"]] == [True, True, False, False]
+    for operator in ("GridSample", "MatMul", "Sigmoid", "TopK", "Tanh"):
+        assert all(half not in inputs for inputs in inputs_of[operator])
+    assert [inputs.count(half) for inputs in inputs_of["Conv"]] == [2, 2, 0, 0]  # data and weights together
+
+
+def test_operators_between_halved_convolutions_are_carried_along():
+    """Conv -> Relu -> MaxPool -> Add (residual) -> Conv -> Conv: casts only at the two ends."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    chain (float[1,4,8,8] x) => (float[1,4,8,8] y)
+    {
+      a = Conv <kernel_shape = [1, 1]> (x, w)
+      b = Relu (a)
+      c = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (b)
+      d = Add (b, c)
+      e = Conv <kernel_shape = [1, 1]> (d, w)
+      y = Conv <kernel_shape = [1, 1]> (e, w)
+    }
+    """
+    model = onnx.parser.parse_model(text)
+    weights = np.random.default_rng(0).normal(size=(4, 4, 1, 1)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    data, count = halve(model.SerializeToString())
+    operators = [node.op_type for node in onnx.load_model_from_string(data).graph.node]
+    assert operators == ["Cast", "Conv", "Relu", "MaxPool", "Add", "Conv", "Cast", "Conv"]
+    assert count == 2
+    weights[0, 0] = 1e5  # beyond FP16: those convolutions stay
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, "w"))
+    data, count = halve(model.SerializeToString())
+    assert count == 0 and "Cast" not in {node.op_type for node in onnx.load_model_from_string(data).graph.node}
+
+
+# ---- device memory, without a device --------------------------------------------------------------------------------
+
+
+class Owner:
+    """Something that can be referred to weakly."""
+
+
+def test_state_buffers_are_reused_when_their_handles_die():
+    pool, owner, tensor = BufferPool(lambda: bytearray(8)), Owner(), TensorSpec("bev", (2,), "float32")
+    first, second = DeviceState(pool, tensor, owner), DeviceState(pool, tensor, owner)
+    assert first.buffer is not second.buffer and (first.shape, first.dtype) == ((2,), np.float32)
+    returned = first.buffer
+    del first
+    gc.collect()
+    third = DeviceState(pool, tensor, owner)
+    assert third.buffer is returned
+    assert len(pool.drain()) == 2  # also the lent ones, so that close() frees them all
+    del third, second
+    gc.collect()
+    assert pool.drain() == []  # dead handles after close() bring nothing back
+
+
+def test_a_long_drive_needs_only_as_many_buffers_as_are_remembered():
+    pool, owner, tensor = BufferPool(lambda: bytearray(8)), Owner(), TensorSpec("bev", (2,), "float32")
+    memory: list[DeviceState] = []
+    for _ in range(1000):
+        memory = [*memory, DeviceState(pool, tensor, owner)][-12:]
+    assert len(pool.drain()) <= 13
+
+
+def test_handles_may_die_in_any_thread():
+    pool, owner, tensor = BufferPool(lambda: bytearray(8)), Owner(), TensorSpec("bev", (2,), "float32")
+    handles = [DeviceState(pool, tensor, owner) for _ in range(64)]
+
+    def drop():
+        while handles:
+            try:
+                handles.pop()
+            except IndexError:
+                return
+
+    threads = [threading.Thread(target=drop) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    gc.collect()
+    buffers = [pool.lend() for _ in range(64)]
+    assert len({id(buffer) for buffer in buffers}) == 64 == len(pool.drain())
+
+
+# ---- on a GPU -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    try:
+        import pycuda.driver as cuda
+        import tensorrt
+
+        cuda.init()
+        if cuda.Device.count() == 0:
+            pytest.skip("no CUDA device here")
+    except Exception as error:
+        pytest.skip(f"running an engine needs tensorrt, pycuda and a GPU: {error}")
+    return tensorrt
+
+
+@pytest.mark.parametrize("precision", build_engine.PRECISIONS)
+def test_engine_on_the_gpu_agrees_with_onnxruntime(gpu, bundle, tmp_path, precision):
+    reference = open_backend(bundle, threads=1)
+    lines: list[str] = []
+    backend = open_backend(bundle, "tensorrt", precision=precision, cache=tmp_path, log=lines.append)
+    inputs = tiny_bundle.make_inputs()
+    expected, found = reference.infer(inputs), backend.infer(inputs)
+    for step in range(5):  # the state goes back in as a handle
+        arrays = {name: backend.fetch(value) for name, value in found.items()}
+        compare_outputs(arrays, expected, bundle.spec, TOLERANCES[precision], f"step {step}")
+        expected = reference.infer(inputs | {"prev_bev": expected["bev"]})
+        found = backend.infer(inputs | {"prev_bev": found["bev"]})
+    nothing = inputs | {"prev_bev": np.zeros_like(inputs["prev_bev"]), "prev_valid": np.zeros(1, np.float32)}
+    fetched = {name: backend.fetch(value) for name, value in backend.infer(nothing).items()}
+    compare_outputs(fetched, reference.infer(nothing), bundle.spec, TOLERANCES[precision], "no memory")
+
+    results: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: results.append(backend.infer(nothing)["scores"]))
+    thread.start()
+    thread.join()
+    assert np.array_equal(results[0], fetched["scores"])
+
+    again = open_backend(bundle, "tensorrt", precision=precision, cache=tmp_path, log=lines.append)
+    assert "using the cached engine" in lines[-1]
+    with pytest.raises(ValueError, match="another engine"):
+        again.infer(inputs | {"prev_bev": found["bev"]})
+    again.close()
+    state = found["bev"]
+    backend.close()
+    backend.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        backend.fetch(state)
