@@ -17,7 +17,7 @@ from training.data.synthetic.world import Actor, World
 Floats32 = NDArray[np.float32]
 
 REACH_M = 95.0
-STATIC_STEP_M = 15.0  # the static scene is rebuilt when the ego has moved this far
+STATIC_STEP_M = 15.0  # the static scene is rebuilt when the ego comes nearest to another corner of this grid
 FAR = np.float32(1e6)
 
 
@@ -67,8 +67,9 @@ class Tracer:
     _movers: tuple[int, Mesh, EmbreeScene] | None = None
 
     def _static(self, stamp_ns: int) -> tuple[Mesh, EmbreeScene]:
-        centre = self.world.ego_pose(stamp_ns)[:2, 3]
-        if self._near is None or np.hypot(*(centre - self._near[0])) > STATIC_STEP_M:
+        # A corner of a fixed grid, not where the last rebuild was: a scan must not depend on the scans made before it.
+        centre = np.round(self.world.ego_pose(stamp_ns)[:2, 3] / STATIC_STEP_M) * STATIC_STEP_M
+        if self._near is None or (centre != self._near[0]).any():
             if self._still is None:
                 self._still = join([self.world.town.clutter, *(actor_mesh(a, 0) for a in self.world.actors if a.still)])
                 self._still_centre = self._still.triangles[..., :2].mean(1)
