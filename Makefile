@@ -1,7 +1,7 @@
 # What the README's commands call. Each target sets up what it needs (once, see requirements/set_up.py).
 
 SHELL := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
+.SHELLFLAGS := -e -o pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 OUT ?= out
