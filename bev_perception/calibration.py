@@ -61,8 +61,8 @@ def save_extrinsics(path: str | Path, base_frame: str, ego_from_sensor: Mapping[
     """Write the YAML that load_extrinsics reads, atomically."""
     sensors = {
         name: {
-            "translation": [round(float(x), 6) for x in pose[:3, 3]],
-            "rotation_wxyz": [round(float(x), 9) for x in quaternion_from_rotation(pose[:3, :3])],
+            "translation": [round(float(x), 6) + 0.0 for x in pose[:3, 3]],
+            "rotation_wxyz": [round(float(x), 9) + 0.0 for x in quaternion_from_rotation(pose[:3, :3])],
         }
         for name, pose in ego_from_sensor.items()
     }

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bev_perception_msgs.msg import Counter, LatencyStat, PerceptionStatus, SensorState
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
 from bev_perception.ros.messages import to_time
 from bev_perception.ros.telemetry import Snapshot
+from bev_perception_msgs.msg import Counter, LatencyStat, PerceptionStatus, SensorState
 
 ACTIVE = "active"
 OK, STALE, MISSING, NEVER_SEEN, INVALID = (
@@ -99,7 +99,9 @@ def status_message(report: NodeReport) -> PerceptionStatus:
         ],
         counters=[Counter(name=name, value=value) for name, value in sorted(snapshot.counters.items())],
         latencies=[
-            LatencyStat(stage=x.stage, p50_ms=x.p50_ms, p95_ms=x.p95_ms, p99_ms=x.p99_ms, max_ms=x.max_ms, count=x.count)
+            LatencyStat(
+                stage=x.stage, p50_ms=x.p50_ms, p95_ms=x.p95_ms, p99_ms=x.p99_ms, max_ms=x.max_ms, count=x.count
+            )
             for x in snapshot.latencies
         ],
         age_at_publication_s=snapshot.age_at_publication_s,
@@ -145,7 +147,9 @@ def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
         name: f"{value} ({snapshot.details[name]})" if snapshot.details.get(name) else value
         for name, value in sorted(snapshot.counters.items())
     }
-    statuses.append(status("counters", DiagnosticStatus.OK, f"{len(counted)} reasons counted since activation", counted))
+    statuses.append(
+        status("counters", DiagnosticStatus.OK, f"{len(counted)} reasons counted since activation", counted)
+    )
     latencies = {
         f"{x.stage}_ms": f"p50 {x.p50_ms:.2f}  p95 {x.p95_ms:.2f}  p99 {x.p99_ms:.2f}  max {x.max_ms:.2f}  of {x.count}"
         for x in snapshot.latencies

@@ -124,7 +124,9 @@ class SensorInputs:
     ) -> None:
         def on_incompatible(event: Any) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
-            detail = f"a publisher of {topic} offers another {policy}; set qos.reliability or qos_overrides for this topic"
+            detail = (
+                f"a publisher of {topic} offers another {policy}; set qos.reliability or qos_overrides for this topic"
+            )
             self._report(sensor, "qos_incompatible", detail)
 
         def guarded(msg: Any) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from bev_perception_msgs.msg import Detection3D, Detection3DArray
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA, Header
@@ -17,6 +16,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from bev_perception.geometry import box_corners
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import Detections
+from bev_perception_msgs.msg import Detection3D, Detection3DArray
 
 NOT_ESTIMATED = np.diag(np.full(6, -1.0)).reshape(-1)
 NOT_ESTIMATED.setflags(write=False)
@@ -64,7 +64,12 @@ def detection_array(detections: Detections, context: Context) -> Detection3DArra
         pose, twist = d.pose, d.twist
         pose.covariance = NOT_ESTIMATED
         twist.covariance = NOT_ESTIMATED
-        position, orientation, size, linear = pose.pose.position, pose.pose.orientation, d.dimensions, twist.twist.linear
+        position, orientation, size, linear = (
+            pose.pose.position,
+            pose.pose.orientation,
+            d.dimensions,
+            twist.twist.linear,
+        )
         position.x, position.y, position.z = x, y, z
         orientation.z, orientation.w = math.sin(yaw / 2), math.cos(yaw / 2)
         size.x, size.y, size.z = length, width, height
@@ -191,9 +196,7 @@ class Output:
 
 
 PUBLISHERS: dict[str, Output] = {
-    "detections": Output(
-        "perception/detections", lambda: Detection3DArray, detection_array, "bev_perception_msgs"
-    ),
+    "detections": Output("perception/detections", lambda: Detection3DArray, detection_array, "bev_perception_msgs"),
     "markers": Output("perception/markers", lambda: MarkerArray, marker_array, "visualization_msgs"),
     "vision_msgs": Output("perception/vision_detections", _vision_type, vision_detections, "vision_msgs"),
     "autoware": Output("perception/objects", _autoware_type, autoware_objects, "autoware_perception_msgs"),

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy
-from bev_perception_msgs.msg import PerceptionStatus
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -32,6 +31,7 @@ from bev_perception.ros.inputs import import_tf_message
 from bev_perception.ros.messages import PUBLISHERS
 from bev_perception.ros.run import ActiveRun, Model
 from bev_perception.ros.telemetry import Telemetry
+from bev_perception_msgs.msg import PerceptionStatus
 
 NODE_NAME = "bev_perception"
 SUCCESS, FAILURE, ERROR = (
@@ -136,7 +136,7 @@ class PerceptionNode(LifecycleNode):
         self._config = config
         self.get_logger().info(
             f"configured: model {bundle.spec.name!r} with {backend.name} in {time.perf_counter() - started:.1f} s; "
-            f"self-test passed, largest differences {({k: float(f'{v:.2g}') for k, v in figures.items()})}"
+            f"self-test passed, largest differences { ({k: float(f'{v:.2g}') for k, v in figures.items()}) }"
         )
 
     def _activate(self) -> None:
@@ -144,7 +144,9 @@ class PerceptionNode(LifecycleNode):
         self.telemetry.clear()
         self._run = ActiveRun(self, self._config, self._model, self._outputs, self.telemetry)
         self._run.start()
-        self.get_logger().info(f"active: listening to {len(self._config.cameras)} cameras, {len(self._config.radars)} radars")
+        self.get_logger().info(
+            f"active: listening to {len(self._config.cameras)} cameras, {len(self._config.radars)} radars"
+        )
 
     def _stop(self) -> None:
         run, self._run = self._run, None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bev_perception_msgs.msg import SensorState
+from rclpy.node import Node
 
 from bev_perception.decode import Thresholds
 from bev_perception.inference.backend import InferenceBackend
@@ -23,9 +22,14 @@ from bev_perception.ros.telemetry import Telemetry
 from bev_perception.ros.worker import Worker
 from bev_perception.structures import Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
+from bev_perception_msgs.msg import SensorState
 
-if TYPE_CHECKING:
-    from rclpy.node import Node
+# Stages of BevPipeline.timings_ms -> stages of the status.
+STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode"}
+STATES = {
+    "ok": SensorState.OK, "stale": SensorState.STALE, "missing": SensorState.MISSING,
+    "never_seen": SensorState.NEVER_SEEN, "invalid": SensorState.INVALID,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,19 @@ class Model:
 
 
 class ActiveRun:
-    """Exists while the node is active."""
+    """Exists while the node is active. start() subscribes; after stop() no message is taken and no step runs."""
 
     def __init__(
         self, node: Node, config: NodeConfig, model: Model, outputs: dict[str, Any], telemetry: Telemetry
     ) -> None:
         self._node, self._config, self._model = node, config, model
         self._outputs, self._telemetry = outputs, telemetry
+        self._clock = node.get_clock()
+        spec = model.bundle.spec
         self._lock = threading.Lock()
-        self._sync = FrameSynchronizer(config.sync_config(model.bundle.spec))
-        self._pipeline = self._make_pipeline()
+        self._sync = FrameSynchronizer(config.sync_config(spec))
+        self._thresholds = Thresholds(config.score_threshold, spec.nms_radius)
+        self._pipeline = BevPipeline(spec, model.backend, thresholds=self._thresholds)
         self._reset_wanted = ""
         self._worker = Worker(self._process, self._tick, telemetry.dropped)
         self._inputs: SensorInputs | None = None
@@ -54,11 +61,10 @@ class ActiveRun:
     def start(self) -> None:
         self._worker.start()
         self._inputs = SensorInputs(
-            self._node, self._config, self._sync, self._lock, self._telemetry, self._worker.offer, self._request_reset
+            self._node, self._config, self._sync, self._lock, self._telemetry, self._worker.offer, self.request_reset
         )
 
     def stop(self) -> None:
-        """No message is taken and no step runs after this returns."""
         if self._inputs is not None:
             self._inputs.close()
         self._worker.stop()
@@ -66,4 +72,78 @@ class ActiveRun:
     def change_config(self, config: NodeConfig) -> None:
         """Thresholds and marker lifetime apply from the next step on."""
         self._config = config
-        self._pipeline.thresholds = self._thresholds()
+        self._thresholds = Thresholds(config.score_threshold, self._model.bundle.spec.nms_radius)
+
+    def request_reset(self, reason: str) -> None:
+        """Empty the temporal memory before the next step; the pipeline belongs to the worker thread."""
+        self._reset_wanted = reason
+
+    def sensor_reports(self) -> tuple[SensorReport, ...]:
+        """One entry for each sensor of the model and one for odometry."""
+        now = self._now()
+        with self._lock:
+            states = self._sync.sensor_states(now)
+        faults = self._telemetry.snapshot().faults
+        kinds = dict.fromkeys(self._config.cameras, SensorState.CAMERA) | dict.fromkeys(
+            self._config.radars, SensorState.RADAR
+        )
+        reports = []
+        for name, kind in {**kinds, ODOMETRY: SensorState.ODOMETRY}.items():
+            health = states[name]
+            state, reason = STATES[health.state], health.reason
+            if name in faults:
+                state, reason = INVALID, ": ".join(part for part in faults[name] if part)
+            reports.append(SensorReport(name, kind, state, float(health.age_s), float(health.rate_hz), reason))
+        return tuple(reports)
+
+    # ---- in the worker thread
+
+    def _tick(self) -> None:
+        try:
+            if self._inputs is not None:
+                self._inputs.poll()
+        except Exception:
+            self._failed("synchroniser_failed")
+
+    def _process(self, frame: SensorFrame) -> None:
+        """One step: frame -> detections -> messages. A failure costs this frame and the memory, not the node."""
+        try:
+            reset, self._reset_wanted = self._reset_wanted, ""
+            if reset:
+                self._pipeline.reset(reset)
+            self._pipeline.thresholds = self._thresholds
+            detections = self._pipeline.step(frame)
+            for stage, ms in self._pipeline.timings_ms.items():
+                if stage in STAGES:
+                    self._telemetry.time(STAGES[stage], ms)
+            for sensor, reason in detections.missing.items():
+                self._telemetry.count(f"{sensor}: masked, {reason}")
+            self._publish(detections)
+        except Exception:
+            self._failed("step_failed")
+            self._pipeline.reset("step_failed")
+
+    def _publish(self, detections: Detections) -> None:
+        started = time.perf_counter_ns()
+        config = self._config
+        context = Context(self._model.bundle.spec, config.base_frame, config.marker_lifetime_s)
+        for name, publisher in self._outputs.items():
+            # Nobody listens: nothing to build. Detections always go out, a late recorder may just be joining.
+            if name == "detections" or publisher.get_subscription_count():
+                publisher.publish(PUBLISHERS[name].convert(detections, context))
+        self._telemetry.time("publish", (time.perf_counter_ns() - started) / 1e6)
+        age_s = (self._now() - detections.stamp_ns) / 1e9
+        self._telemetry.time("total", age_s * 1e3)
+        self._telemetry.output(age_s, detections.memory_reset)
+
+    def _failed(self, reason: str) -> None:
+        if not self._node.context.ok():
+            return
+        text = traceback.format_exc()
+        last_line = text.strip().rsplit("\n", 1)[-1]
+        self._telemetry.failed(last_line)
+        if self._telemetry.count(reason, last_line):
+            self._node.get_logger().error(f"{reason}, the node goes on:\n{text}")
+
+    def _now(self) -> int:
+        return int(self._clock.now().nanoseconds)

@@ -1,0 +1,373 @@
+"""Messages -> structures, with message classes of rosbags and of rclpy alike; every malformed message has its reason."""
+
+from __future__ import annotations
+
+import importlib
+import struct
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from bev_perception.parameters import RadarFields
+from bev_perception.ros import conversions
+from bev_perception.ros.conversions import MessageError
+
+NUSCENES = [
+    ("x", 7, 1), ("y", 7, 1), ("z", 7, 1), ("dyn_prop", 1, 1), ("id", 3, 1), ("rcs", 7, 1), ("vx", 7, 1), ("vy", 7, 1),
+    ("vx_comp", 7, 1), ("vy_comp", 7, 1),
+]  # fmt: skip
+SIZES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 8: 8}
+CODES = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 8: "d"}
+
+
+class RosbagsTypes:
+    """Message classes of rosbags, built like rclpy's: keywords, everything else zero."""
+
+    def __init__(self) -> None:
+        typesys = pytest.importorskip("rosbags.typesys")
+        self.types = typesys.get_typestore(typesys.Stores.ROS2_JAZZY).types
+
+    def make(self, kind: str, /, **values: object) -> object:
+        blank = SimpleNamespace(sec=0, nanosec=0)
+        cls = self.types[kind]
+        defaults = {field: blank for field in cls.__dataclass_fields__ if field != "__msgtype__"}
+        return cls(**{**defaults, **values})
+
+    def image(self, **values: object) -> object:
+        values["data"] = np.frombuffer(values["data"], np.uint8)
+        return self.make("sensor_msgs/msg/Image", header=header(), **values)
+
+    def cloud(self, fields: list, **values: object) -> object:
+        fields = [
+            self.make("sensor_msgs/msg/PointField", name=n, offset=o, datatype=d, count=c) for n, o, d, c in fields
+        ]
+        values["data"] = np.frombuffer(values["data"], np.uint8)
+        return self.make("sensor_msgs/msg/PointCloud2", header=header(), fields=fields, **values)
+
+
+class RclpyTypes:
+    """The real ones."""
+
+    def __init__(self) -> None:
+        self.msg = pytest.importorskip("sensor_msgs.msg", reason="ROS 2 is not sourced")
+
+    def image(self, **values: object) -> object:
+        message = self.msg.Image(**{k: v for k, v in values.items() if k != "data"})
+        message.data.frombytes(values["data"])
+        message.header.stamp.sec, message.header.stamp.nanosec = 3, 5
+        return message
+
+    def cloud(self, fields: list, **values: object) -> object:
+        message = self.msg.PointCloud2(**{k: v for k, v in values.items() if k != "data"})
+        message.fields = [self.msg.PointField(name=n, offset=o, datatype=d, count=c) for n, o, d, c in fields]
+        message.data.frombytes(values["data"])
+        message.header.stamp.sec, message.header.stamp.nanosec = 3, 5
+        return message
+
+
+def header(frame_id: str = "") -> SimpleNamespace:
+    return SimpleNamespace(stamp=SimpleNamespace(sec=3, nanosec=5), frame_id=frame_id)
+
+
+@pytest.fixture(params=[RosbagsTypes, RclpyTypes])
+def types(request: pytest.FixtureRequest):
+    return request.param()
+
+
+def image_values(encoding: str = "bgr8", width: int = 5, height: int = 4, padding: int = 0, seed: int = 0) -> dict:
+    step = width * conversions.IMAGE_ENCODINGS[encoding] + padding
+    data = np.random.default_rng(seed).integers(0, 256, step * height, dtype=np.uint8).tobytes()
+    return dict(encoding=encoding, width=width, height=height, step=step, data=data)
+
+
+@pytest.mark.parametrize("padding", [0, 7])
+@pytest.mark.parametrize("encoding", sorted(conversions.IMAGE_ENCODINGS))
+def test_pixels_are_where_the_definition_puts_them(types, encoding: str, padding: int) -> None:
+    values = image_values(encoding, padding=padding)
+    frame = conversions.to_camera_frame(types.image(**values), "CAM")
+    channels = conversions.IMAGE_ENCODINGS[encoding]
+    assert (frame.sensor, frame.stamp_ns) == ("CAM", 3_000_000_005)
+    assert frame.data.shape == ((4, 5) if channels == 1 else (4, 5, channels))
+    pixels = frame.data.reshape(4, 5, channels)
+    for row in range(4):
+        for column in range(5):
+            for channel in range(channels):
+                assert (
+                    pixels[row, column, channel] == values["data"][row * values["step"] + column * channels + channel]
+                )
+
+
+def test_pixels_are_a_view(types) -> None:
+    message = types.image(**image_values())
+    frame = conversions.to_camera_frame(message, "CAM")
+    assert np.shares_memory(frame.data, np.frombuffer(message.data, np.uint8))
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"encoding": "32FC1"}, "image_encoding"),
+        ({"width": 0}, "image_size"),
+        ({"height": 0}, "image_size"),
+        ({"step": 14}, "image_step"),
+        ({"data": bytes(59)}, "image_truncated"),
+        ({"data": b""}, "image_truncated"),
+        ({"height": 2**31}, "image_truncated"),
+    ],
+)
+def test_bad_images(types, change: dict, reason: str) -> None:
+    with pytest.raises(MessageError) as error:
+        conversions.to_camera_frame(types.image(**{**image_values(), **change}), "CAM")
+    assert error.value.reason == reason and error.value.detail
+
+
+def test_the_last_row_needs_no_padding(types) -> None:
+    values = image_values(padding=7)
+    whole = conversions.to_camera_frame(types.image(**values), "CAM").data.copy()
+    cut = conversions.to_camera_frame(types.image(**{**values, "data": values["data"][:-7]}), "CAM").data
+    assert np.array_equal(whole, cut)
+
+
+@pytest.mark.parametrize("encoding", ["bgr8", "rgb8", "bgra8", "mono8", "bayer_rggb8", "yuv422"])
+def test_cv_bridge_reads_the_same(encoding: str) -> None:
+    pytest.importorskip("cv_bridge", reason="cv_bridge is not installed")
+    message = RclpyTypes().image(**image_values(encoding, width=6))
+    ours = conversions.to_camera_frame(message, "CAM", "numpy").data
+    theirs = conversions.to_camera_frame(message, "CAM", "cv_bridge").data
+    assert ours.shape == theirs.shape and np.array_equal(ours, theirs)
+
+
+def compressed(data: bytes, form: str = "jpeg") -> SimpleNamespace:
+    return SimpleNamespace(header=header(), format=form, data=np.frombuffer(data, np.uint8))
+
+
+def test_compressed_images_are_told_by_their_bytes() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for extension, encoding in ((".jpg", "jpeg"), (".png", "png")):
+        data = cv2.imencode(extension, image)[1].tobytes()
+        frame = conversions.to_compressed_frame(compressed(data, "bgr8; whatever"), "CAM")
+        assert frame.encoding == encoding and frame.data.tobytes() == data
+    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+    cases = [
+        (b"", "image_truncated"),
+        (jpeg[: len(jpeg) // 2], "image_truncated"),
+        (bytes(100), "image_encoding"),
+    ]
+    for data, reason in cases:
+        with pytest.raises(MessageError) as error:
+            conversions.to_compressed_frame(compressed(data), "CAM")
+        assert error.value.reason == reason
+    with pytest.raises(MessageError, match="compressedDepth"):
+        conversions.to_compressed_frame(compressed(jpeg, "16UC1; compressedDepth"), "CAM")
+
+
+def cloud_values(
+    rows: list[list[float]], fields=NUSCENES, gap: int = 3, big: bool = False, height: int = 1, pad: int = 0
+):
+    """PointCloud2 parts written byte by byte with struct: `gap` bytes before every field, `pad` bytes after every row."""
+    layout, offset = [], 0
+    for name, datatype, count in fields:
+        offset += gap
+        layout.append((name, offset, datatype, count))
+        offset += SIZES[datatype] * count
+    point_step = offset + gap
+    order = ">" if big else "<"
+    width = len(rows) // height
+    data = bytearray()
+    for i, row in enumerate(rows):
+        point = bytearray(b"\xab" * point_step)
+        for (_, at, datatype, _), value in zip(layout, row):
+            struct.pack_into(order + CODES[datatype], point, at, value if datatype > 6 else int(value))
+        data += point
+        if width and (i + 1) % width == 0:
+            data += b"\xcd" * pad
+    values = dict(width=width, height=height, point_step=point_step, row_step=width * point_step + pad)
+    return layout, dict(is_bigendian=big, is_dense=True, data=bytes(data), **values)
+
+
+ROWS = [
+    [10.0, 1.5, 0.25, 3, 7, -5.5, 1.0, 0.5, 2.0, 0.25],
+    [20.0, -3.5, 0.5, 1, 8, 12.0, -4.0, 1.5, -3.0, 0.75],
+    [30.5, 4.0, 0.75, 0, 9, 2.5, 0.0, 0.0, 0.5, 0.125],
+    [40.0, -4.0, 1.0, 2, 300, 4.5, 3.0, 2.0, 1.5, 1.0],
+]
+EXPECTED = np.array([[r[0], r[1], r[2], r[5], r[8], r[9]] for r in ROWS], dtype=np.float32)
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("height, pad", [(1, 0), (2, 0), (2, 5)])
+@pytest.mark.parametrize("gap", [0, 3])
+def test_radar_points_of_any_layout(types, big: bool, height: int, pad: int, gap: int) -> None:
+    layout, values = cloud_values(ROWS, gap=gap, big=big, height=height, pad=pad)
+    scan = conversions.to_radar_scan(types.cloud(layout, **values), "RADAR")
+    assert scan.points.dtype == np.float32 and scan.compensated and scan.stamp_ns == 3_000_000_005
+    assert np.array_equal(scan.points, EXPECTED)
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("height, pad", [(1, 0), (2, 5)])
+def test_sensor_msgs_py_reads_the_same(big: bool, height: int, pad: int) -> None:
+    pytest.importorskip("sensor_msgs_py", reason="sensor_msgs_py is not installed")
+    layout, values = cloud_values(ROWS, big=big, height=height, pad=pad)
+    message = RclpyTypes().cloud(layout, **values)
+    ours, theirs = (conversions.to_radar_scan(message, "R", reader=r).points for r in ("numpy", "sensor_msgs_py"))
+    assert np.array_equal(ours, theirs)
+
+
+def test_relative_velocity_and_missing_z(types) -> None:
+    layout, values = cloud_values(
+        [[r[0], r[1], r[5], r[6], r[7]] for r in ROWS], [NUSCENES[i] for i in (0, 1, 5, 6, 7)]
+    )
+    fields = RadarFields(velocity="relative", vx="vx", vy="vy")
+    scan = conversions.to_radar_scan(types.cloud(layout, **values), "RADAR", fields)
+    assert not scan.compensated
+    assert np.array_equal(scan.points[:, 2], np.zeros(4))
+    assert np.array_equal(scan.points[:, 4:], [[r[6], r[7]] for r in ROWS])
+
+
+@pytest.mark.parametrize("unit", ["rad", "deg"])
+def test_polar_returns_with_doppler(types, unit: str) -> None:
+    """Against the definition, point by point."""
+    rng = np.random.default_rng(1)
+    truth = [(rng.uniform(1, 80), rng.uniform(-1, 1), rng.uniform(-0.3, 0.3), rng.uniform(-20, 20)) for _ in range(20)]
+    factor = 180 / np.pi if unit == "deg" else 1.0
+    fields = [("range", 8, 1), ("azimuth", 8, 1), ("elevation", 8, 1), ("doppler", 7, 1)]
+    layout, values = cloud_values([[r, a * factor, e * factor, d] for r, a, e, d in truth], fields)
+    map_ = RadarFields(layout="polar", angle_unit=unit, velocity="relative", vx="", vy="", doppler="doppler", rcs="")
+    points = conversions.to_radar_scan(types.cloud(layout, **values), "RADAR", map_).points
+    for point, (r, a, e, doppler) in zip(points, truth):
+        ray = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
+        assert point[:3] == pytest.approx(r * ray, rel=1e-4, abs=1e-4)
+        assert point[3] == 0
+        assert point[4:] == pytest.approx(doppler * ray[:2], rel=1e-3, abs=1e-4)
+
+
+def test_empty_clouds_are_scans_that_saw_nothing(types) -> None:
+    layout, values = cloud_values([])
+    scan = conversions.to_radar_scan(types.cloud(layout, **values), "RADAR")
+    assert scan.points.shape == (0, 6)
+
+
+def test_returns_that_are_not_finite_are_left_out(types) -> None:
+    rows = [list(r) for r in ROWS]
+    rows[1][0], rows[2][8] = float("nan"), float("inf")
+    rows[3][6] = float("nan")  # vx is not used: vx_comp is
+    layout, values = cloud_values(rows)
+    scan, bad = conversions.read_radar(types.cloud(layout, **values), "RADAR", RadarFields())
+    assert bad == 2 and np.array_equal(scan.points, EXPECTED[[0, 3]])
+    layout, values = cloud_values([[float("nan")] + r[1:] for r in ROWS])
+    with pytest.raises(MessageError) as error:
+        conversions.to_radar_scan(types.cloud(layout, **values), "RADAR")
+    assert error.value.reason == "cloud_not_finite"
+
+
+def test_bad_clouds(types) -> None:
+    layout, values = cloud_values(ROWS)
+    cases = [
+        ([f for f in layout if f[0] != "vx_comp"], values, "cloud_fields"),
+        ([f for f in layout if f[0] != "rcs"], values, "cloud_fields"),
+        (layout + [("x", 0, 7, 1)], values, "cloud_fields"),
+        ([("x", values["point_step"] - 2, 7, 1)], values, "cloud_fields"),
+        ([("x", 0, 99, 1)], values, "cloud_fields"),
+        (layout, {**values, "data": values["data"][:-1]}, "cloud_truncated"),
+        (layout, {**values, "data": b""}, "cloud_truncated"),
+        (layout, {**values, "width": 5}, "cloud_truncated"),
+        (layout, {**values, "row_step": 3}, "cloud_truncated"),
+        (layout, {**values, "height": 2**31}, "cloud_truncated"),
+    ]
+    for fields, parts, reason in cases:
+        with pytest.raises(MessageError) as error:
+            conversions.to_radar_scan(types.cloud(fields, **parts), "RADAR")
+        assert error.value.reason == reason
+
+
+def camera_info(**change: object) -> SimpleNamespace:
+    K = [1000.0, 0, 799.5, 0, 1100.0, 449.5, 0, 0, 1]
+    P = [900.0, 0, 790.0, 0, 0, 950.0, 440.0, 0, 0, 0, 1, 0]
+    roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
+    values = dict(width=1600, height=900, k=K, p=P, d=[0.1, -0.05, 0, 0, 0], distortion_model="plumb_bob")
+    return SimpleNamespace(**{**values, "binning_x": 0, "binning_y": 0, "roi": roi, **change})
+
+
+def test_camera_info() -> None:
+    pose = np.eye(4)
+    plain = conversions.to_calibration(camera_info(), pose)
+    assert (plain.width, plain.height, plain.distortion_model) == (1600, 900, "plumb_bob")
+    assert plain.K[0, 0] == 1000 and plain.D == (0.1, -0.05, 0, 0, 0)
+    rectified = conversions.to_calibration(camera_info(), pose, rectified=True)
+    assert rectified.K.tolist() == [[900, 0, 790], [0, 950, 440], [0, 0, 1]] and rectified.D == ()
+
+
+def test_binning_and_region_of_interest_move_pixels_as_the_sensor_does() -> None:
+    """A 3-D point lands in the binned, cut image where averaging blocks of the full image puts it."""
+    roi = SimpleNamespace(x_offset=100, y_offset=50, width=800, height=400)
+    cut = conversions.to_calibration(camera_info(roi=roi, binning_x=2, binning_y=2), np.eye(4))
+    assert (cut.width, cut.height) == (400, 200)
+    full = conversions.to_calibration(camera_info(), np.eye(4))
+    point = np.array([1.0, 0.3, 8.0])
+    u, v, w = full.K @ point
+    block = (np.array([u / w - 100, v / w - 50]) + 0.5) / 2 - 0.5
+    u, v, w = cut.K @ point
+    assert np.array([u / w, v / w]) == pytest.approx(block)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"k": [0.0] * 9}, "camera_info_matrix"),
+        ({"k": [float("nan")] * 9}, "camera_info_matrix"),
+        ({"width": 0}, "camera_info_size"),
+        ({"d": [float("nan")]}, "camera_info_distortion"),
+    ],
+)
+def test_bad_camera_info(change: dict, reason: str) -> None:
+    with pytest.raises(MessageError) as error:
+        conversions.to_calibration(camera_info(**change), np.eye(4))
+    assert error.value.reason == reason
+
+
+def odometry(**change: object) -> SimpleNamespace:
+    def xyz(x: float, y: float, z: float) -> SimpleNamespace:
+        return SimpleNamespace(x=x, y=y, z=z)
+
+    q = change.pop("q", SimpleNamespace(w=np.cos(0.25), x=0.0, y=0.0, z=np.sin(0.25)))
+    position, linear = change.pop("position", xyz(1, 2, 3)), change.pop("linear", xyz(4, 5, 6))
+    return SimpleNamespace(
+        header=change.pop("header", header("odom")),
+        child_frame_id=change.pop("child", "base_link"),
+        pose=SimpleNamespace(pose=SimpleNamespace(position=position, orientation=q)),
+        twist=SimpleNamespace(twist=SimpleNamespace(linear=linear, angular=xyz(0.1, 0.2, 0.3))),
+    )
+
+
+def test_odometry() -> None:
+    pose = conversions.to_ego_pose(odometry(), "odom", "base_link")
+    c, s = np.cos(0.5), np.sin(0.5)
+    assert pose.odom_from_ego == pytest.approx(np.array([[c, -s, 0, 1], [s, c, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]))
+    assert pose.linear.tolist() == [4, 5, 6] and pose.angular.tolist() == [0.1, 0.2, 0.3]
+    nan = SimpleNamespace(x=float("nan"), y=0.0, z=0.0)
+    zero = SimpleNamespace(w=0.0, x=0.0, y=0.0, z=0.0)
+    unset = SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0), frame_id="odom")
+    cases = [
+        (odometry(header=header("map")), "wrong_frame"),
+        (odometry(child="imu"), "wrong_frame"),
+        (odometry(position=nan), "pose_not_finite"),
+        (odometry(linear=nan), "pose_not_finite"),
+        (odometry(q=zero), "pose_rotation"),
+        (odometry(header=unset), "stamp_not_set"),
+    ]
+    for message, reason in cases:
+        with pytest.raises(MessageError) as error:
+            conversions.to_ego_pose(message, "odom", "base_link")
+        assert error.value.reason == reason
+
+
+def test_no_ros_is_imported_by_the_conversions() -> None:
+    """The offline tools use them where ROS is not installed."""
+    source = importlib.util.find_spec("bev_perception.ros.conversions").loader.get_source(
+        "bev_perception.ros.conversions"
+    )
+    for package in ("rclpy", "sensor_msgs", "nav_msgs"):
+        assert f"\nimport {package}" not in source and f"\nfrom {package}" not in source

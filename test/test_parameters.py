@@ -1,0 +1,197 @@
+"""Names, types, ranges and the YAML that node and offline tools share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics, save_extrinsics
+from bev_perception.geometry import make_transform, quaternion_from_rotation, rotation_from_yaw
+from bev_perception.model_spec import CLASSES, ModelSpec
+from bev_perception.parameter_table import (
+    CAMERA_PARAMETERS,
+    PARAMETERS,
+    RADAR_PARAMETERS,
+    REQUIRED,
+    ParameterError,
+    check_value,
+)
+from bev_perception.parameters import make_config, parse_yaml, resolve_path
+
+CONFIG = Path(__file__).resolve().parent.parent / "bev_perception" / "config"
+NUSCENES_CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
+NUSCENES_RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
+SPEC = ModelSpec(
+    "test", NUSCENES_CAMERAS, NUSCENES_RADARS, dict.fromkeys(CLASSES, 0.15) | {"car": 0.3}, dict.fromkeys(CLASSES, 1.0)
+)
+
+
+def errors(**values: object) -> list[str]:
+    with pytest.raises(ParameterError) as error:
+        make_config({"bundle": "b", **values}, SPEC)
+    return str(error.value).splitlines()
+
+
+def test_the_table_is_sound() -> None:
+    rows = PARAMETERS + CAMERA_PARAMETERS + RADAR_PARAMETERS
+    assert len({row.name for row in PARAMETERS}) == len(PARAMETERS)
+    for row in rows:
+        assert row.description
+        if row.default is not REQUIRED:
+            assert check_value(row, row.default) == row.default
+
+
+def test_defaults() -> None:
+    config = make_config({"bundle": "b"}, SPEC)
+    assert config.anchor == "CAM_BACK_LEFT"
+    assert config.cameras["CAM_FRONT"].topic == "/camera/cam_front/image_raw"
+    assert config.cameras["CAM_FRONT"].info_topic == "/camera/cam_front/camera_info"
+    assert config.radars["RADAR_FRONT"].topic == "/radar/radar_front/points"
+    assert config.radars["RADAR_FRONT"].frame_id == "radar_front"
+    assert config.score_threshold["car"] == 0.3 and config.score_threshold["bus"] == 0.15
+    assert config.deadline_ns == 60_000_000
+
+
+@pytest.mark.parametrize(
+    "values, parts",
+    [
+        ({"bundel": "x"}, ["bundel: no such parameter", "'bundle'"]),
+        ({"cameras.CAM_FRONT.topc": "x"}, ["no such parameter", "cameras.CAM_FRONT.topic"]),
+        ({"cameras.CAM_FRNT.topic": "x"}, ["no such parameter", "cameras.CAM_FRONT.topic"]),
+        ({"score_threshold.cars": 0.1}, ["no such parameter", "score_threshold.car"]),
+        ({"backend": "tensorrtt"}, ["not one of", "did you mean 'tensorrt'"]),
+        ({"bundle": ""}, ["bundle", "is required"]),
+        ({"qos.depth": 0}, ["qos.depth: 0 is outside [1, 1000]"]),
+        ({"qos.depth": 2.5}, ["expected int, found 2.5"]),
+        ({"qos.depth": True}, ["expected int, found True"]),
+        ({"sync.deadline_ms": "60"}, ["expected double, found '60'"]),
+        ({"sync.deadline_ms": float("nan")}, ["finite"]),
+        ({"score_threshold.car": 1.5}, ["outside [0, 1]"]),
+        ({"publish.outputs": ["markers", "vision"]}, ["'vision' is not one of", "vision_msgs"]),
+        ({"publish.outputs": "markers"}, ["expected string[]"]),
+        ({"anchor": "CAM_BACK_LEF"}, ["no camera of the bundle", "did you mean 'CAM_BACK_LEFT'"]),
+        ({"extrinsics.source": "file"}, ["extrinsics.file: is required"]),
+        ({"radar_fields.vx": ""}, ["give both"]),
+        ({"radar_fields.vx": "", "radar_fields.vy": ""}, ["or doppler"]),
+        ({"radar_fields.layout": "polar", "radar_fields.azimuth": ""}, ["radar_fields.azimuth: must not be empty"]),
+        ({"cameras.CAM_FRONT.frame_id": ""}, ["frame_id: is required when extrinsics.source is `tf_static`"]),
+        ({"cameras.CAM_BACK_LEFT.offset_ms": 5.0}, ["is the anchor, its offset is 0"]),
+    ],
+)
+def test_faults_are_named(values: dict, parts: list[str]) -> None:
+    found = errors(**values)
+    assert len(found) == 1 or "give both" in parts
+    for part in parts:
+        assert part in found[0], found
+
+
+def test_all_faults_come_at_once() -> None:
+    assert len(errors(**{"a": 1, "backend": "x", "qos.depth": 0})) == 3
+
+
+def test_a_whole_number_is_a_fine_double() -> None:
+    config = make_config({"bundle": "b", "sync.deadline_ms": 80, "use_sim_time": True}, SPEC)
+    assert config.deadline_ns == 80_000_000
+
+
+def test_the_shipped_yaml_fits_the_nuscenes_rig() -> None:
+    config = make_config(parse_yaml(CONFIG / "perception.param.yaml"), SPEC)
+    offsets = [config.cameras[name].offset_ns for name in NUSCENES_CAMERAS]
+    assert offsets == sorted(offsets) and offsets[-1] == 0
+    assert config.bundle == resolve_path("package://bev_perception/bundles/demo")
+    poses = load_extrinsics(CONFIG / "nuscenes_like.calibration.yaml", "base_link", NUSCENES_CAMERAS + NUSCENES_RADARS)
+    # an optical frame: its z axis is where the camera looks, its y axis points down
+    assert poses["CAM_FRONT"][:3, 2] == pytest.approx([1, 0, 0], abs=1e-6)
+    assert poses["CAM_BACK"][:3, 2] == pytest.approx([-1, 0, 0], abs=1e-6)
+    assert poses["CAM_BACK_LEFT"][:3, 1] == pytest.approx([0, 0, -1], abs=1e-6)
+
+
+def test_yaml_sections(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+
+    def parse(tree: object) -> dict:
+        path.write_text(yaml.safe_dump(tree))
+        return parse_yaml(path)
+
+    general = {"ros__parameters": {"bundle": "a", "sync": {"deadline_ms": 1.0}, "cameras.X.topic": "/x"}}
+    special = {"ros__parameters": {"bundle": "b"}}
+    assert parse({"/**": general, "bev_perception": special, "other_node": general}) == {
+        "bundle": "b",
+        "sync.deadline_ms": 1.0,
+        "cameras.X.topic": "/x",
+    }
+    for tree, part in (
+        ({"other_node": general}, "no section"),
+        ({"/**": {"bundle": "a"}}, "ros__parameters"),
+        (["a"], "expected"),
+    ):
+        with pytest.raises(ParameterError, match=part):
+            parse(tree)
+    path.write_text("a: [")
+    with pytest.raises(ParameterError, match="YAML"):
+        parse_yaml(path)
+    with pytest.raises(ParameterError, match="cannot be read"):
+        parse_yaml(tmp_path / "absent.yaml")
+
+
+def random_pose(rng: np.random.Generator) -> np.ndarray:
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    return make_transform(rotation * np.sign(np.linalg.det(rotation)), rng.normal(size=3))
+
+
+def test_extrinsics_round_trip(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    poses = {"A": random_pose(rng), "B": random_pose(rng)}
+    path = tmp_path / "c.yaml"
+    save_extrinsics(path, "base_link", poses)
+    found = load_extrinsics(path, "base_link", ["B"])
+    assert list(found) == ["B"] and found["B"] == pytest.approx(poses["B"], abs=1e-5)
+    with pytest.raises(CalibrationError, match="no entry for C; it has A, B"):
+        load_extrinsics(path, "base_link", ["A", "C"])
+    with pytest.raises(CalibrationError, match="relative to 'base_link'"):
+        load_extrinsics(path, "base_footprint", ["A"])
+    path.write_text("base_frame: base_link\nsensors: {A: {translation: [0, 0, 0], rotation_wxyz: [1, 1, 0, 0]}}")
+    with pytest.raises(CalibrationError, match="norm"):
+        load_extrinsics(path, "base_link", ["A"])
+    path.write_text("base_frame: base_link\nsensors: {A: {translation: [0, 0], rotation_wxyz: [1, 0, 0, 0]}}")
+    with pytest.raises(CalibrationError, match="3 and 4 finite numbers"):
+        load_extrinsics(path, "base_link", ["A"])
+
+
+class Record:
+    """A message with attributes."""
+
+    def __init__(self, **values: object) -> None:
+        self.__dict__.update(values)
+
+
+def transform(parent: str, child: str, pose: np.ndarray) -> Record:
+    w, x, y, z = quaternion_from_rotation(pose[:3, :3])
+    t = pose[:3, 3]
+    body = Record(translation=Record(x=t[0], y=t[1], z=t[2]), rotation=Record(w=w, x=x, y=y, z=z))
+    return Record(header=Record(frame_id=parent), child_frame_id=child, transform=body)
+
+
+def test_static_tree() -> None:
+    rng = np.random.default_rng(1)
+    mast, cam, base, radar = (random_pose(rng) for _ in range(4))
+    tree = StaticTree()
+    assert tree.add([transform("mast", "cam", cam), transform("chassis", "base_link", base)]) == ["cam", "base_link"]
+    with pytest.raises(CalibrationError, match="no static transforms from 'cam' to 'base_link'"):
+        tree.lookup("base_link", "cam")
+    tree.add([transform("/chassis", "mast", mast), transform("base_link", "radar", radar)])
+    assert tree.lookup("base_link", "cam") == pytest.approx(np.linalg.inv(base) @ mast @ cam)
+    assert tree.lookup("cam", "radar") == pytest.approx(np.linalg.inv(mast @ cam) @ base @ radar)
+    assert tree.lookup("cam", "cam") == pytest.approx(np.eye(4))
+    assert tree.add([transform("mast", "cam", cam)]) == []
+    assert tree.add([transform("mast", "cam", make_transform(rotation_from_yaw(0.1), np.zeros(3)))]) == ["cam"]
+    bad = transform("mast", "cam", cam)
+    bad.transform.rotation = Record(w=0.0, x=0.0, y=0.0, z=0.0)
+    with pytest.raises(CalibrationError, match="quaternion"):
+        tree.add([bad])
+    tree.add([transform("a", "b", mast), transform("b", "a", mast)])
+    with pytest.raises(CalibrationError, match="loop"):
+        tree.lookup("base_link", "a")
