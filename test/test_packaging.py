@@ -141,11 +141,10 @@ def colcon(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install folder of a plain `colcon build`."""
     if not os.environ.get("AMENT_PREFIX_PATH"):
         pytest.skip("no ROS 2: `make test` provides one")
-    if subprocess.run([sys.executable, "-c", "import colcon_core"], capture_output=True).returncode != 0:
+    if not shutil.which("colcon"):
         pytest.skip("colcon is not installed: pip install colcon-common-extensions")
     source = source_tree(tmp_path_factory.mktemp("workspace"))
-    # Linting and C++ tests of ament are not what is looked at here.
-    command = [sys.executable, "-m", "colcon", "build", "--cmake-args", f"-DPython3_EXECUTABLE={sys.executable}"]
+    command = ["colcon", "build", "--cmake-args", f"-DPython3_EXECUTABLE={sys.executable}"]
     built = subprocess.run(command, cwd=source, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     assert "2 packages finished" in built.stdout, built.stdout
