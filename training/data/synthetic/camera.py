@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.synthetic.raycast import Tracer, tracer
+from training.data.synthetic.raycast import View, tracer
 from training.data.synthetic.rig import RIG, SensorMount
 from training.data.synthetic.shading import light, shade
 from training.data.synthetic.world import World
@@ -112,14 +112,16 @@ def render_camera(
     Raises ValueError for a mount that is no camera or a scale outside (0, 1].
     """
     rays, (h, w) = camera_rays(mount, scale)
-    caster: Tracer = tracer(world)
+    caster = tracer(world)
     world_from_camera = world.ego_pose(stamp_ns) @ mount.ego_from_sensor
     directions = np.ascontiguousarray(rays @ world_from_camera[:3, :3].T.astype(F))
     origins = np.ascontiguousarray(np.broadcast_to(world_from_camera[:3, 3].astype(F), directions.shape))
-    hits = caster.cast(origins, directions, stamp_ns)
+    facing = float(np.arctan2(world_from_camera[1, 2], world_from_camera[0, 2]))
+    assert mount.K is not None
+    view = View(facing, np.arctan(mount.width / 2 / mount.K[0, 0]) + np.deg2rad(20))
+    hits = caster.cast(origins, directions, stamp_ns, view)
     lights_on = np.array([not actor.parked and (actor.rider or actor.name not in ("motorcycle", "bicycle"))
                           for actor in world.actors] + [False])  # fmt: skip
-    assert mount.K is not None
-    radiance = shade(caster, hits, directions, stamp_ns, 1.0 / (mount.K[0, 0] * scale), lights_on)
+    radiance = shade(caster, hits, directions, stamp_ns, view, 1.0 / (mount.K[0, 0] * scale), lights_on)
     bgr = _develop(radiance.reshape(h, w, 3), world, mount, rng)
     return CameraImage(bgr, hits.owner.reshape(h, w), hits.t.reshape(h, w))

@@ -17,6 +17,7 @@ HI_VIS: Colour = (0.75, 0.75, 0.03)
 ORANGE: Colour = (0.85, 0.19, 0.02)
 RED: Colour = (0.65, 0.03, 0.03)
 STRIDE_M = 0.75
+PEDAL_TURN_M = 5.0  # ridden for one turn of the pedals
 
 
 def pedestrian(size_lwh: tuple[float, float, float], style: int, walked_m: float) -> Mesh:
@@ -90,7 +91,7 @@ def bicycle(size_lwh: tuple[float, float, float], style: int, ridden_m: float, r
     parts.append(box((seat[0], 0, 0.92), (0.25, 0.14, 0.07), BLACK, Material.RUBBER))
     parts.append(box((rear - 0.05, 0, 0.7), (0.05, 0.08, 0.08), RED, Material.TAILLIGHT))
     if rider:
-        parts += _rider(h, w, (seat[0], 0.92), (head[0], bars_z), low[0], ridden_m / 0.8, rng, rng.random() < 0.5)
+        parts += _rider(h, w, (seat[0], 0.92), (head[0], bars_z), low[0], ridden_m / PEDAL_TURN_M * 2 * np.pi, rng, rng.random() < 0.5)
     return join(parts).placed(0, 0, -h / 2, 0)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.synthetic.mesh import Material
-from training.data.synthetic.raycast import tracer
+from training.data.synthetic.raycast import View, tracer
 from training.data.synthetic.rig import NS, SensorMount
 from training.data.synthetic.shading import ground_albedo
 from training.data.synthetic.world import World
@@ -21,6 +21,7 @@ SWEEP_NS = 50_000_000
 ELEVATION_DEG = (-30.0, 10.0)
 RANGE_M = (1.0, 80.0)
 NOISE_M = 0.02
+DETAIL_M = 35.0
 SLICES = 4  # the actors stand still within a quarter of the sweep
 
 # Reflectivity by material, in the order of Material; the ground's comes from its paint.
@@ -79,8 +80,10 @@ def scan_lidar(world: World, mount: SensorMount, stamp_ns: int, rng: np.random.G
     ring = np.tile(np.arange(BEAMS, dtype=F), COLUMNS).reshape(COLUMNS, BEAMS)
     for part in np.array_split(np.arange(COLUMNS), SLICES):
         middle = int(stamp_ns + offsets[part[len(part) // 2]])
+        toward = directions[part[len(part) // 2], 0]
+        view = View(float(np.arctan2(toward[1], toward[0])), np.pi / SLICES + 0.3, DETAIL_M, RANGE_M[1] + 8)
         d = np.ascontiguousarray(directions[part].reshape(-1, 3))
-        hits = caster.cast(np.ascontiguousarray(origins[part].reshape(-1, 3)), d, middle, reach=RANGE_M[1])
+        hits = caster.cast(np.ascontiguousarray(origins[part].reshape(-1, 3)), d, middle, view, reach=RANGE_M[1])
         reflectivity = _REFLECTIVITY[hits.material]
         ground = np.flatnonzero((hits.material == Material.GROUND) & np.isfinite(hits.t))
         reflectivity[ground] = ground_albedo(world.town.ground, hits.point[ground], np.full(len(ground), F(0.2))).mean(1)

@@ -101,10 +101,13 @@ def bar(start: ArrayLike, end: ArrayLike, thickness: float, colour: Colour, mate
     """A square beam between two points."""
     a, b = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
     along = b - a
-    unit = along / np.linalg.norm(along)
-    side = np.cross(unit, (0.0, 0.0, 1.0) if abs(unit[2]) < 0.9 else (0.0, 1.0, 0.0))
-    side /= np.linalg.norm(side)
-    frame = np.stack([along, side * thickness, np.cross(side, unit) * -thickness])
+    ux, uy, uz = (along / np.sqrt(along @ along)).tolist()
+    # Two unit vectors across the beam: the first level, unless the beam is upright.
+    flat = np.hypot(ux, uy)
+    side = np.array([uy, -ux, 0.0]) / flat if flat > 0.4 else np.array([uz, 0.0, -ux]) / np.hypot(uz, ux)
+    sx, sy, sz = side.tolist()
+    other = np.array([uy * sz - uz * sy, uz * sx - ux * sz, ux * sy - uy * sx])
+    frame = np.stack([along, side * thickness, other * thickness])
     return patch((_CORNERS @ frame + (a + b) / 2)[_BOX], colour, material)
 
 

@@ -119,3 +119,47 @@ class Motion:
 def standing(x: float, y: float, yaw: float) -> Motion:
     """A motion that stays where it is."""
     return Motion(Path.from_segments(x, y, yaw, [(1.0, 0.0)]), SpeedProfile.through([0.0], [0.0]))
+
+
+@dataclass(frozen=True)
+class MotionTable:
+    """N motions evaluated at once: what `Motion.at` gives for each, without a Python loop. Rows are padded with inf."""
+
+    starts: Floats  # (N, S)
+    rows: Floats  # (N, S, 4): x, y, heading, curvature
+    t: Floats  # (N, K)
+    v: Floats
+    s: Floats
+    s0: Floats  # (N,)
+
+    @staticmethod
+    def of(motions: list[Motion]) -> MotionTable:
+        segments = max((len(m.path.starts) for m in motions), default=1)
+        knots = max((len(m.profile.t) for m in motions), default=1) + 1
+        n = len(motions)
+        table = MotionTable(
+            np.full((n, segments), np.inf), np.zeros((n, segments, 4)), np.full((n, knots), np.inf),
+            np.zeros((n, knots)), np.zeros((n, knots)), np.array([m.s0 for m in motions]),
+        )  # fmt: skip
+        for i, m in enumerate(motions):
+            j, k = len(m.path.starts), len(m.profile.t)
+            table.starts[i, :j] = m.path.starts
+            table.rows[i, :j] = np.stack([m.path.x, m.path.y, m.path.heading, m.path.curvature], axis=-1)
+            table.t[i, :k], table.v[i, :k], table.s[i, :k] = m.profile.t, m.profile.v, m.profile.s
+            table.v[i, k:] = m.profile.v[-1]
+        return table
+
+    def at(self, t: float) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """x, y, yaw, speed and station of every motion at time `t`: (N,) each."""
+        n = np.arange(len(self.s0))
+        i = np.maximum((self.t <= t).sum(1) - 1, 0)
+        dt = t - self.t[n, i]
+        v0, v1, span = self.v[n, i], self.v[n, i + 1], self.t[n, i + 1] - self.t[n, i]
+        v = np.where(dt < 0, v0, v0 + (v1 - v0) / span * dt)  # span is inf behind the last knot: constant speed
+        station = self.s0 + self.s[n, i] + (v0 + v) / 2 * dt
+        j = np.maximum((self.starts <= station[:, None]).sum(1) - 1, 0)
+        x, y, heading, curvature = self.rows[n, j].T
+        ds = station - self.starts[n, j]
+        half = curvature * ds / 2
+        chord, mid = ds * np.sinc(half / np.pi), heading + half
+        return x + chord * np.cos(mid), y + chord * np.sin(mid), mid + half, v, station

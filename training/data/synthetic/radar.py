@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.synthetic.mesh import Material
-from training.data.synthetic.raycast import Hits, tracer
+from training.data.synthetic.raycast import Hits, View, tracer
 from training.data.synthetic.rig import SensorMount
 from training.data.synthetic.world import World
 
@@ -119,7 +119,9 @@ def scan_radar(world: World, mount: SensorMount, stamp_ns: int, rng: np.random.G
     rays, reach = _fan()
     directions = np.ascontiguousarray(rays @ world_from_sensor[:3, :3].T.astype(F))
     origins = np.ascontiguousarray(np.broadcast_to(world_from_sensor[:3, 3].astype(F), directions.shape))
-    hits = tracer(world).cast(origins, directions, stamp_ns, reach=_LONG_M)
+    facing = float(np.arctan2(world_from_sensor[1, 0], world_from_sensor[0, 0]))
+    view = View(facing, np.deg2rad(_WIDE_DEG + 15), detail_m=0.0)
+    hits = tracer(world).cast(origins, directions, stamp_ns, view, reach=_LONG_M)
     hits.t[hits.t > reach] = np.inf
     echoes = _spots(hits, world, stamp_ns, sensor_from_world, rng)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.synthetic.mesh import Material
-from training.data.synthetic.raycast import Hits, Tracer
+from training.data.synthetic.raycast import Hits, Tracer, View
 from training.data.synthetic.town import PX_PER_M, Ground
 from training.data.synthetic.world import Conditions, World
 
@@ -175,11 +175,12 @@ def _headlights(points: Floats32, normals: Floats32, world_from_ego: NDArray[np.
 
 
 def shade(
-    tracer: Tracer, hits: Hits, directions: Floats32, stamp_ns: int, pixel_rad: float, lights_on: NDArray[np.bool_]
-) -> Floats32:
+    tracer: Tracer, hits: Hits, directions: Floats32, stamp_ns: int, view: View, pixel_rad: float,
+    lights_on: NDArray[np.bool_],
+) -> Floats32:  # fmt: skip
     """Linear RGB radiance (N, 3) float32 along rays in the world frame.
 
-    `directions` need not be unit; `pixel_rad` is the angle of one pixel; `lights_on` says for each track id whether
+    `directions` need not be unit; `view` is the one they were cast with; `pixel_rad` is the angle of one pixel; `lights_on` says for each track id whether
     that vehicle's lamps burn (parked ones' do not).
     """
     world, conditions = tracer.world, tracer.world.conditions
@@ -223,7 +224,7 @@ def shade(
         cosine = n @ lit_by.sun
         if conditions.cloud < 0.999:
             facing_sun = np.flatnonzero(cosine > 0)
-            dark = tracer.shadowed(p[facing_sun], n[facing_sun], lit_by.sun, stamp_ns)
+            dark = tracer.shadowed(p[facing_sun], n[facing_sun], lit_by.sun, stamp_ns, view)
             cosine[facing_sun[dark]] = 0
         np.maximum(cosine, 0, out=cosine)
         irradiance += lit_by.sun_colour * cosine[:, None]

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.synthetic.paths import Motion
+from training.data.synthetic.paths import Motion, MotionTable
 from training.data.synthetic.rig import NS
 from training.data.synthetic.roads import plan
 from training.data.synthetic.town import Town, build_town
@@ -89,11 +89,14 @@ class Actor:
 
     def state(self, stamp_ns: int) -> ActorState:
         x, y, yaw, v, _ = (float(value) for value in self.motion.at(stamp_ns / NS))
+        return self.state_at(x, y, yaw, v)
+
+    def state_at(self, x: float, y: float, yaw: float, speed: float) -> ActorState:
         heading = np.array([np.cos(yaw), np.sin(yaw), 0.0])
         center = np.array([x, y, self.size_lwh[2] / 2])
-        yaw = float(np.arctan2(np.sin(yaw), np.cos(yaw)))
+        yaw = float(np.arctan2(heading[1], heading[0]))
         return ActorState(
-            self.track_id, self.category, self.name, self.attribute(v), center, self.size_lwh, yaw, v * heading
+            self.track_id, self.category, self.name, self.attribute(speed), center, self.size_lwh, yaw, speed * heading
         )
 
 
@@ -107,8 +110,19 @@ class World:
     ego: Motion
     actors: list[Actor]
     town: Town
-    _fixed_states: dict[int, ActorState] = field(default_factory=dict, repr=False)
+    movers: list[Actor] = field(init=False, repr=False)
+    _table: MotionTable = field(init=False, repr=False)
+    _fixed_states: list[ActorState] = field(init=False, repr=False)
     tracer: object = field(default=None, repr=False)  # raycast keeps its scenes here
+
+    def __post_init__(self) -> None:
+        self.movers = [actor for actor in self.actors if not actor.still]
+        self._table = MotionTable.of([actor.motion for actor in self.movers])
+        self._fixed_states = [actor.state(0) for actor in self.actors]
+
+    def mover_poses(self, stamp_ns: int) -> tuple[NDArray[np.float64], ...]:
+        """x, y, yaw, speed and station along its path of every actor in `movers`, (N,) each."""
+        return self._table.at(stamp_ns / NS)
 
     def ego_pose(self, stamp_ns: int) -> NDArray[np.float64]:
         """world_from_ego, (4, 4) float64."""
@@ -123,11 +137,9 @@ class World:
 
     def actor_states(self, stamp_ns: int, max_range_m: float | None = None) -> list[ActorState]:
         """All actors at this time, in the world frame; with `max_range_m`, those whose centre is that near the ego."""
-        states = []
-        for actor in self.actors:
-            if actor.still and actor.track_id not in self._fixed_states:
-                self._fixed_states[actor.track_id] = actor.state(stamp_ns)
-            states.append(self._fixed_states[actor.track_id] if actor.still else actor.state(stamp_ns))
+        states = list(self._fixed_states)
+        for actor, *pose in zip(self.movers, *self.mover_poses(stamp_ns)[:4]):
+            states[actor.track_id] = actor.state_at(*(float(value) for value in pose))
         if max_range_m is None:
             return states
         centre = self.ego_pose(stamp_ns)[:2, 3]
