@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bev_perception.inference import build_engine
-from bev_perception.inference.backend import TOLERANCES, compare_outputs, open_backend
+from bev_perception.inference.backend import TOLERANCES, compare_outputs, open_backend, read_onnx
 from bev_perception.inference.build_engine import BuildError, as_spec, build_serialized, import_builder
+from bev_perception.inference.gpu import BufferPool, DeviceState, OwnerThread
 from bev_perception.inference.half import halve
-from bev_perception.inference.tensorrt_backend import BufferPool, DeviceState
-from bev_perception.model_spec import Bundle, BundleError, TensorSpec
+from bev_perception.model_spec import Bundle, BundleError, TensorSpec, load_bundle
 
 pytest.importorskip("onnx")
 import onnx
 import tiny_bundle
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +118,17 @@ def test_missing_packages_are_named(bundle):
             open_backend(bundle, "tensorrt")
     else:
         pytest.skip("tensorrt is installed here")
+
+
+@pytest.mark.parametrize("precision", build_engine.PRECISIONS)
+def test_the_shipped_student_is_accepted(rtx, precision):
+    path = ROOT / "bev_perception" / "bundles" / "demo"
+    if not (path / "model.onnx").is_file():
+        pytest.skip("no bundle is shipped in bev_perception/bundles/demo")
+    shipped = load_bundle(path)
+    lines: list[str] = []
+    assert build_serialized(rtx, read_onnx(shipped), shipped.spec, precision, log=lines.append)
+    assert precision == "fp32" or int(lines[0].split()[0]) > 20  # convolutions in fp16
 
 
 # ---- FP16 -----------------------------------------------------------------------------------------------------------
@@ -220,6 +236,42 @@ def test_handles_may_die_in_any_thread():
     gc.collect()
     buffers = [pool.lend() for _ in range(64)]
     assert len({id(buffer) for buffer in buffers}) == 64 == len(pool.drain())
+
+
+def test_owner_thread_runs_everything_in_one_thread_and_survives_errors():
+    owner = OwnerThread("owner")
+    idents: set[int] = set()
+
+    def call():
+        for _ in range(50):
+            idents.add(owner.run(threading.get_ident))
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(idents) == 1 and threading.get_ident() not in idents
+    with pytest.raises(ZeroDivisionError):
+        owner.run(lambda: 1 // 0)
+    assert owner.run(threading.get_ident) in idents
+    owner.stop()
+    owner.stop()
+    with pytest.raises(RuntimeError, match="closed"):
+        owner.run(threading.get_ident)
+    assert "owner" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_owner_thread_still_serves_atexit_and_does_not_keep_a_process_alive():
+    script = (
+        "import atexit\n"
+        "from bev_perception.inference.gpu import OwnerThread\n"
+        "closed, forgotten = OwnerThread('closed'), OwnerThread('forgotten')\n"
+        "atexit.register(lambda: (closed.run(lambda: print('freed')), closed.stop()))\n"
+    )
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
+    assert (result.stdout, result.stderr) == ("freed\n", "")
 
 
 # ---- on a GPU -------------------------------------------------------------------------------------------------------
