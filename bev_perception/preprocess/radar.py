@@ -29,7 +29,7 @@ def accumulate(frame: SensorFrame, spec: ModelSpec) -> np.ndarray:
     finite = np.isfinite(points).all(axis=1)
     points, of_sweep = points[finite], of_sweep[finite]
 
-    own_velocity = np.stack([_own_velocity(sweep) for sweep in sweeps])[of_sweep]
+    own_velocity = _own_velocities(sweeps)[of_sweep]
     rays = points[:, :3] / np.maximum(np.linalg.norm(points[:, :3], axis=1), 1e-6)[:, None]
     velocity = np.zeros((len(points), 3))
     velocity[:, :2] = points[:, 4:6]
@@ -111,9 +111,10 @@ def _usable(sweeps: tuple[RadarSweep, ...], frame: SensorFrame, spec: ModelSpec)
     return usable[: spec.radar.sweeps]
 
 
-def _own_velocity(sweep: RadarSweep) -> np.ndarray:
-    """(3,) velocity of the radar itself in its own axes, lever arm included; zero when the scan is compensated."""
-    if sweep.scan.compensated:
-        return np.zeros(3)
-    sensor_velocity = sweep.ego.linear + np.cross(sweep.ego.angular, sweep.ego_from_radar[:3, 3])
-    return sweep.ego_from_radar[:3, :3].T @ sensor_velocity
+def _own_velocities(sweeps: list[RadarSweep]) -> np.ndarray:
+    """(S, 3) velocity of the radars themselves in their own axes, lever arm included; zero for compensated scans."""
+    ego_from_radar = np.stack([s.ego_from_radar for s in sweeps])
+    linear, angular = np.stack([s.ego.linear for s in sweeps]), np.stack([s.ego.angular for s in sweeps])
+    velocity = linear + np.cross(angular, ego_from_radar[:, :3, 3])
+    velocity[[s.scan.compensated for s in sweeps]] = 0.0
+    return np.einsum("sji,sj->si", ego_from_radar[:, :3, :3], velocity)

@@ -1,0 +1,158 @@
+"""Where the vehicle was: poses in `odom`, interpolated at a stamp, with jumps of the odometry found and marked."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bev_perception.geometry import interpolate_pose, invert, make_transform
+from bev_perception.stamped_buffer import NS, mean_rate_hz
+from bev_perception.structures import EgoPose
+
+
+@dataclass(frozen=True)
+class MotionLimits:
+    """What counts as one continuous motion.
+
+    max_extrapolation_ns: how far from the nearest pose a pose may be extrapolated from its twist.
+    max_gap_ns: across longer gaps nothing is interpolated. history_ns: how long poses are kept.
+    A displacement between two poses that no vehicle of max_speed_mps can have driven, or that differs from what the
+    twists say by more than jump_m (plus 20 %), is a jump; so is a turn by more than jump_rad plus max_turn_rps * time.
+    """
+
+    max_extrapolation_ns: int = 100_000_000
+    max_gap_ns: int = 500_000_000
+    history_ns: int = 3 * NS
+    max_speed_mps: float = 70.0
+    max_turn_rps: float = 2.0
+    jump_m: float = 1.0
+    jump_rad: float = 0.2
+
+
+class PoseBuffer:
+    """Bounded history of EgoPose, sorted by stamp; what it answers depends on the poses, not on their arrival order.
+
+    Each pose gets the epoch it belongs to: the number of jumps and resets before it.
+    """
+
+    def __init__(self, limits: MotionLimits | None = None) -> None:
+        self.limits = limits or MotionLimits()
+        self._stamps: list[int] = []
+        self._poses: list[EgoPose] = []
+        self._epoch = 0  # of the oldest pose kept
+
+    @property
+    def newest_ns(self) -> int | None:
+        return self._stamps[-1] if self._stamps else None
+
+    def add(self, pose: EgoPose) -> str:
+        """ "" or why the pose is refused: `not_finite`, `not_a_rotation`, `duplicate`, `too_late`."""
+        reason = _fault(pose)
+        if reason:
+            return reason
+        i = bisect.bisect_left(self._stamps, pose.stamp_ns)
+        if i < len(self._stamps) and self._stamps[i] == pose.stamp_ns:
+            return "duplicate"
+        if self._stamps and pose.stamp_ns < self._stamps[-1] - self.limits.history_ns:
+            return "too_late"
+        self._stamps.insert(i, pose.stamp_ns)
+        self._poses.insert(i, pose)
+        self._mark_epochs(i)
+        self._forget()
+        return ""
+
+    def at(self, stamp_ns: int) -> EgoPose | None:
+        """Pose and twist at `stamp_ns`: linear and slerp between two poses of one epoch; else extrapolated along the
+        twist of the nearest pose, within the limit; else None."""
+        i = bisect.bisect_left(self._stamps, stamp_ns)
+        before = self._poses[i - 1] if i > 0 else None
+        after = self._poses[i] if i < len(self._poses) else None
+        if after is not None and after.stamp_ns == stamp_ns:
+            return after
+        if before is not None and after is not None:
+            gap = after.stamp_ns - before.stamp_ns
+            if before.epoch == after.epoch and gap <= self.limits.max_gap_ns:
+                return _between(before, after, stamp_ns)
+        near = [p for p in (before, after) if p is not None]
+        nearest = min(near, key=lambda p: abs(stamp_ns - p.stamp_ns), default=None)
+        if nearest is None or abs(stamp_ns - nearest.stamp_ns) > self.limits.max_extrapolation_ns:
+            return None
+        moved = integrate_twist(nearest.linear, nearest.angular, (stamp_ns - nearest.stamp_ns) / NS)
+        return replace(nearest, stamp_ns=stamp_ns, odom_from_ego=nearest.odom_from_ego @ moved)
+
+    def rate_hz(self) -> float:
+        return mean_rate_hz(self._stamps[-20:])
+
+    def reset(self) -> None:
+        """Forget all poses; those to come are of a new epoch."""
+        if self._poses:
+            self._epoch = self._poses[-1].epoch + 1
+        self._stamps.clear()
+        self._poses.clear()
+
+    def _mark_epochs(self, start: int) -> None:
+        """Number the poses from `start` on; usually that is the newest one alone."""
+        for i in range(start, len(self._poses)):
+            epoch = self._epoch
+            if i > 0:
+                before = self._poses[i - 1]
+                epoch = before.epoch + self._jumps(before, self._poses[i])
+            self._poses[i] = replace(self._poses[i], epoch=epoch)
+
+    def _forget(self) -> None:
+        oldest_ns = self._stamps[-1] - self.limits.history_ns
+        keep = bisect.bisect_left(self._stamps, oldest_ns)
+        if keep:
+            self._epoch = self._poses[keep].epoch
+            del self._stamps[:keep], self._poses[:keep]
+
+    def _jumps(self, a: EgoPose, b: EgoPose) -> bool:
+        """True when no plausible motion leads from pose a to the later pose b."""
+        limits = self.limits
+        dt = (b.stamp_ns - a.stamp_ns) / NS
+        a_from_b = invert(a.odom_from_ego) @ b.odom_from_ego
+        turn = np.arccos(np.clip((np.trace(a_from_b[:3, :3]) - 1) / 2, -1.0, 1.0))
+        if turn > limits.jump_rad + limits.max_turn_rps * dt:
+            return True
+        if np.linalg.norm(a_from_b[:3, 3]) > limits.jump_m + limits.max_speed_mps * dt:
+            return True
+        if not (a.linear.any() or b.linear.any()):
+            return False  # standing still, or an odometry without a twist: nothing to compare with
+        expected = integrate_twist((a.linear + b.linear) / 2, (a.angular + b.angular) / 2, dt)[:3, 3]
+        allowed = limits.jump_m + 0.2 * np.linalg.norm(expected)
+        return bool(np.linalg.norm(a_from_b[:3, 3] - expected) > allowed)
+
+
+def integrate_twist(linear: np.ndarray, angular: np.ndarray, dt_s: float) -> np.ndarray:
+    """(4, 4) motion of a body whose twist (m/s, rad/s, body axes) stays constant for dt_s: the exponential of SE(3)."""
+    v, w = np.asarray(linear, dtype=np.float64) * dt_s, np.asarray(angular, dtype=np.float64) * dt_s
+    W = np.array([[0.0, -w[2], w[1]], [w[2], 0.0, -w[0]], [-w[1], w[0], 0.0]])
+    angle = float(np.linalg.norm(w))
+    if angle < 1e-6:
+        a, b, c = 1.0, 0.5, 1.0 / 6.0
+    else:
+        a, b, c = np.sin(angle) / angle, (1 - np.cos(angle)) / angle**2, (angle - np.sin(angle)) / angle**3
+    return make_transform(np.eye(3) + a * W + b * W @ W, (np.eye(3) + b * W + c * W @ W) @ v)
+
+
+def _between(a: EgoPose, b: EgoPose, stamp_ns: int) -> EgoPose:
+    fraction = (stamp_ns - a.stamp_ns) / (b.stamp_ns - a.stamp_ns)
+    return EgoPose(
+        stamp_ns,
+        interpolate_pose(a.odom_from_ego, b.odom_from_ego, fraction),
+        (1 - fraction) * a.linear + fraction * b.linear,
+        (1 - fraction) * a.angular + fraction * b.angular,
+        a.epoch,
+    )
+
+
+def _fault(pose: EgoPose) -> str:
+    matrix = pose.odom_from_ego
+    if not (np.isfinite(matrix).all() and np.isfinite(pose.linear).all() and np.isfinite(pose.angular).all()):
+        return "not_finite"
+    rotation = matrix[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+        return "not_a_rotation"
+    return ""
