@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -94,6 +95,10 @@ def sky(directions: Floats32, light_: Light, conditions: Conditions, drift: floa
         tone = (light_.horizon * F(0.55) + light_.above * F(0.5)) * F(1.0 - 0.35 * conditions.cloud)
         shade_ = F(1) + F(0.25) * _texture(u + 10, v + 10, 50)[:, None]
         radiance += (tone * shade_ - radiance) * (cover * F(0.8))[:, None]
+    azimuth = np.arctan2(directions[:, 1], directions[:, 0]) * F(512 / (2 * np.pi))
+    hills = F(0.030) + F(0.022) * _texture(azimuth, np.zeros_like(azimuth), 1) + F(0.012) * _texture(azimuth, azimuth, 3)
+    behind = np.flatnonzero((directions[:, 2] < hills) & (directions[:, 2] > -0.05))
+    radiance[behind] = light_.horizon * F(0.55) + light_.above * np.array([0.05, 0.09, 0.05], F)
     if conditions.time_of_day != "night":
         toward = np.clip(directions @ light_.sun_direction, 0, 1)
         glow = F(0.25) * toward**8 + F(0.8) * toward**64 + F(20) * toward**3000
@@ -111,12 +116,13 @@ def ground_albedo(ground: Ground, points: Floats32, footprint: Floats32) -> Floa
         of = np.flatnonzero(level == k)
         if not len(of):
             continue
-        scale = F(PX_PER_M / 2**k)
-        col = ((points[of, 0] - F(ground.origin[0])) * scale).astype(np.int32)
-        row = ((points[of, 1] - F(ground.origin[1])) * scale).astype(np.int32)
-        np.clip(col, 0, image.shape[1] - 1, out=col)
-        np.clip(row, 0, image.shape[0] - 1, out=row)
-        out[of] = square[image[row, col]]
+        # Bilinear, by remap on maps of moderate width (it refuses images of more than 32767 rows).
+        rows = -(-len(of) // 512)
+        at = np.zeros((2, rows * 512), F)
+        at[:, : len(of)] = (points[of, :2] - np.array(ground.origin, F)).T * F(PX_PER_M / 2**k) - F(0.5)
+        maps = at.reshape(2, rows, 512)
+        taken = cv2.remap(image, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        out[of] = square[taken.reshape(-1, 3)[: len(of)]]
     return out
 
 

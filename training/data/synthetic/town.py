@@ -316,14 +316,14 @@ def build_town(layout: Layout, rng: np.random.Generator, duration_s: float) -> T
             s = rng.uniform(0, 5)
             while s < road.path.length:
                 length, depth = rng.uniform(9, 22), rng.uniform(8, 14)
-                free = rng.random() < 0.28
+                free = rng.random() < 0.34
                 setback = PAVEMENT_M + (0.5 if free else rng.uniform(0.3, 5.0))
                 depth = 15.0 if free else depth
                 middle = road.half_width + setback + depth / 2
                 bx, by, yaw = (float(v) for v in road.path.beside(s + length / 2, side * middle))
                 near = np.hypot(*(route - (bx, by)).T).min() < MARGIN_M - 10
                 if near and plots.claim(bx, by, yaw, length, depth):
-                    if free and rng.random() < 0.65:
+                    if free and rng.random() < 0.75:
                         yards.append(Yard(bx, by, yaw, length, depth))
                     elif free:
                         for _ in range(rng.integers(1, 5)):

@@ -121,9 +121,9 @@ class Scene:
         return list(weights)[self.rng.choice(len(p), p=p / p.sum())]
 
 
-PARKED = {"car": 0.55, "truck": 0.11, "trailer": 0.09, "bus": 0.05, "construction_vehicle": 0.03, "motorcycle": 0.17}
-DRIVING = {"car": 0.56, "truck": 0.14, "bus": 0.12, "motorcycle": 0.18}
-IN_YARD = {"car": 0.3, "truck": 0.17, "trailer": 0.24, "bus": 0.09, "construction_vehicle": 0.2}
+PARKED = {"car": 0.50, "truck": 0.13, "trailer": 0.13, "bus": 0.08, "construction_vehicle": 0.05, "motorcycle": 0.11}
+DRIVING = {"car": 0.56, "truck": 0.16, "bus": 0.14, "motorcycle": 0.14}
+IN_YARD = {"car": 0.2, "truck": 0.17, "trailer": 0.26, "bus": 0.12, "construction_vehicle": 0.25}
 
 
 def _still(path: Path, s: float, left: float, turn: float) -> Motion:
@@ -146,7 +146,7 @@ def _work_zone(scene: Scene, road: Road, s: float, side: int) -> None:
     else:
         for at in np.arange(s + 1.0, s + length, rng.uniform(2.0, 3.2)):
             scene.add("traffic_cone", _still(road.path, at, side * (edge + 0.1), rng.uniform(-3, 3)), gap=0.02)
-    for _ in range(rng.integers(2, 5)):
+    for _ in range(rng.integers(3, 7)):
         scene.add("traffic_cone", _still(road.path, s - rng.uniform(1, 6), side * (edge + rng.uniform(0.2, 2.3)),
                                          rng.uniform(-3, 3)), gap=0.05)  # fmt: skip
     for _ in range(rng.integers(1, 4)):
@@ -165,7 +165,7 @@ def _parked(scene: Scene, road: Road) -> None:
             size = draw_size(name, False, rng)
             slot = size[0] + rng.uniform(0.7, 2.2)
             if name == "motorcycle":
-                slot = 1.4 * (count := int(rng.integers(2, 5)))
+                slot = 1.4 * (count := int(rng.integers(2, 4)))
             mid = s + slot / 2
             if road.clear(mid, slot / 2 + 0.5) and scene.chance(density):
                 turned = np.pi if scene.chance(0.12) else 0.0
@@ -285,19 +285,19 @@ def _walkers(scene: Scene, road: Road) -> None:
                 else:
                     motion = _still(road.path, at, d, rng.uniform(-np.pi, np.pi))
                 scene.add("pedestrian", motion, gap=0.12)
-            s += rng.uniform(4, 15)
+            s += rng.uniform(7, 20)
         s = rng.uniform(0, 40)
         while s < road.path.length:  # cycle stands and barriers on the pavement
             kind = rng.random()
-            for k in range(rng.integers(2, 6)):
-                if kind < 0.65:
+            for k in range(rng.integers(2, 5)):
+                if kind < 0.6:
                     name = "bicycle" if scene.chance(0.75) else "motorcycle"
                     yaw = np.pi / 2 + rng.normal(0, 0.15)
                     scene.add(name, _still(road.path, s + k * 0.95, side * (road.half_width + 1.3), yaw), gap=0.05)
                 elif road.clear(s + k * 2.9, 1.0):
                     d = road.half_width + 0.35
                     scene.add("barrier", _still(road.path, s + k * 2.9, side * d, np.pi / 2 + rng.normal(0, 0.04)), gap=0.02)
-            s += rng.uniform(20, 50)
+            s += rng.uniform(28, 65)
 
 
 def _crossers(scene: Scene, road: Road) -> None:
@@ -306,7 +306,7 @@ def _crossers(scene: Scene, road: Road) -> None:
     places = [(at + way * (half + rng.uniform(0.9, 3.0)), True) for at, half in road.junctions for way in (-1, 1)]
     places += [(s, False) for s in np.arange(20, road.path.length, 45) if road.clear(s, 3)]
     for s, crossing in places:
-        for _ in range(rng.integers(2, 5) if crossing else rng.integers(0, 2)):
+        for _ in range(rng.integers(1, 4) if crossing else rng.integers(0, 2)):
             side = rng.choice([-1, 1])
             wide = road.half_width + 2.5
             x, y, yaw = (float(v) for v in road.path.beside(s + rng.uniform(-0.8, 0.8), side * wide))
@@ -330,7 +330,7 @@ def _riders(scene: Scene, road: Road) -> None:
             motion = Motion(lane, SpeedProfile.through([0.0, 1.0], [speed, speed]), s)
             name = "bicycle" if scene.chance(0.85) else "motorcycle"
             scene.add(name, motion, rider=True, gap=0.1)
-            s += rng.uniform(10, 28)
+            s += rng.uniform(16, 45)
 
 
 def populate(layout: Layout, yards: list[Yard], rng: np.random.Generator, duration_s: float) -> list[Actor]:
@@ -344,7 +344,7 @@ def populate(layout: Layout, yards: list[Yard], rng: np.random.Generator, durati
         while s < road.path.length - 30:
             if road.clear(s, 7) and road.clear(s + 24, 2):
                 _work_zone(scene, road, s, int(rng.choice([-1, 1])))
-            s += rng.uniform(35, 75)
+            s += rng.uniform(30, 58)
         _riders(scene, road)
         _crossers(scene, road)
         _parked(scene, road)
