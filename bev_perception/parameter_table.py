@@ -86,43 +86,22 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     P("anchor", "string", "", "Camera whose stamp is the frame's stamp; empty: the last camera of the bundle"),
     P("sync.period_ms", "double", 1000 / 12, "Period of the anchor camera", (1.0, 10_000.0)),
+    P("sync.camera_tolerance_ms", "double", 40.0, "Largest deviation from anchor stamp + offset", (0.1, 5000.0)),
     P(
-        "sync.camera_tolerance_ms",
+        "sync.radar_settle_ms",
         "double",
-        30.0,
-        "Largest deviation of a camera from anchor stamp + its offset",
-        (0.0, 1000.0),
+        40.0,
+        "Younger scans wait for the next frame, none is waited for",
+        (0.0, 500.0),
     ),
-    P(
-        "sync.radar_max_age_ms",
-        "double",
-        200.0,
-        "A radar whose newest scan is older than this is masked",
-        (1.0, 5000.0),
-    ),
-    P(
-        "sync.deadline_ms",
-        "double",
-        60.0,
-        "Wait for late sensors this long after the anchor is due; then go without",
-        (0.0, 2000.0),
-    ),
-    P(
-        "sync.max_extrapolation_ms",
-        "double",
-        100.0,
-        "Extrapolate the newest pose at most this far; then: no pose",
-        (0.0, 1000.0),
-    ),
-    P("sync.max_future_ms", "double", 500.0, "Refuse stamps further ahead of the clock than this", (0.0, 60_000.0)),
-    P("sync.max_past_ms", "double", 2000.0, "Refuse stamps further behind the clock than this", (1.0, 600_000.0)),
-    P(
-        "sync.max_speed_mps",
-        "double",
-        70.0,
-        "Faster motion between two poses is a jump: the temporal memory is emptied",
-        (1.0, 200.0),
-    ),
+    P("sync.deadline_ms", "double", 150.0, "A frame goes without sensors that are later than this", (0.0, 5000.0)),
+    P("sync.max_extrapolation_ms", "double", 100.0, "Poses are extrapolated at most this far", (0.0, 1000.0)),
+    P("sync.silence_ms", "double", 1000.0, "A sensor silent for this long is not waited for", (1.0, 60_000.0)),
+    P("sync.startup_ms", "double", 1000.0, "A sensor never seen is waited for this long at start", (0.0, 60_000.0)),
+    P("sync.jump_back_ms", "double", 1000.0, "Stamps or clock this far back: time restarted", (1.0, 60_000.0)),
+    P("sync.max_future_ms", "double", 1000.0, "Stamps further ahead of the clock are refused", (0.0, 60_000.0)),
+    P("sync.max_past_ms", "double", 2000.0, "Stamps further behind the clock are refused", (1.0, 600_000.0)),
+    P("sync.max_speed_mps", "double", 70.0, "Faster motion between two poses is a jump", (1.0, 200.0)),
     P(
         "radar_fields.layout",
         "string",
@@ -276,5 +255,3 @@ def unknown_names(names: Iterable[str], rows: Iterable[Parameter]) -> list[str]:
     known = [row.name for row in rows]
     strangers = [name for name in names if name not in known and not name.startswith(ROS_PREFIXES)]
     return [f"{name}: no such parameter{did_you_mean(name, known)}" for name in strangers]
-
-

@@ -19,6 +19,7 @@ from bev_perception.parameter_table import (
     sensor_parameters,
     unknown_names,
 )
+from bev_perception.sync_config import SyncConfig
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 
@@ -66,7 +67,7 @@ class RadarConfig:
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """All parameters, checked, for one bundle. Times in integer nanoseconds."""
+    """All parameters, checked, for one bundle. sync: keywords of SyncConfig; times in integer nanoseconds."""
 
     bundle: Path
     backend: str
@@ -77,14 +78,7 @@ class NodeConfig:
     extrinsics_source: str
     extrinsics_file: Path | None
     anchor: str
-    period_ns: int
-    camera_tolerance_ns: int
-    radar_max_age_ns: int
-    deadline_ns: int
-    max_extrapolation_ns: int
-    max_future_ns: int
-    max_past_ns: int
-    max_speed_mps: float
+    sync: dict[str, Any]
     radar_fields: RadarFields
     image_reader: str
     cloud_reader: str
@@ -98,6 +92,18 @@ class NodeConfig:
     cameras: dict[str, CameraConfig]
     radars: dict[str, RadarConfig]
     score_threshold: dict[str, float]
+
+    def sync_config(self, spec: ModelSpec) -> SyncConfig:
+        """What the synchroniser needs: the integrator's tolerances with the bundle's sensors and radar window."""
+        return SyncConfig(
+            cameras=spec.cameras,
+            radars=spec.radars,
+            anchor=self.anchor,
+            offsets_ns={name: camera.offset_ns for name, camera in self.cameras.items()},
+            radar_sweeps=spec.radar.sweeps,
+            radar_max_age_ns=round(spec.radar.max_age_s * 1e9),
+            **self.sync,
+        )
 
 
 def resolve_path(text: str) -> Path:
@@ -156,6 +162,9 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
     offset = v[f"cameras.{anchor}.offset_ms"]
     if offset != 0.0:
         errors.append(f"cameras.{anchor}.offset_ms: {anchor} is the anchor, its offset is 0, found {offset}")
+    if 2 * v["sync.camera_tolerance_ms"] > v["sync.period_ms"]:
+        found = f"{v['sync.camera_tolerance_ms']} with a period of {v['sync.period_ms']:.3f} ms"
+        errors.append(f"sync.camera_tolerance_ms: must be at most half of sync.period_ms, found {found}")
     return errors
 
 
@@ -188,14 +197,19 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         extrinsics_source=v["extrinsics.source"],
         extrinsics_file=resolve_path(v["extrinsics.file"]) if v["extrinsics.file"] else None,
         anchor=v["anchor"] or spec.cameras[-1],
-        period_ns=ns("sync.period_ms"),
-        camera_tolerance_ns=ns("sync.camera_tolerance_ms"),
-        radar_max_age_ns=ns("sync.radar_max_age_ms"),
-        deadline_ns=ns("sync.deadline_ms"),
-        max_extrapolation_ns=ns("sync.max_extrapolation_ms"),
-        max_future_ns=ns("sync.max_future_ms"),
-        max_past_ns=ns("sync.max_past_ms"),
-        max_speed_mps=v["sync.max_speed_mps"],
+        sync={
+            "period_ns": ns("sync.period_ms"),
+            "camera_tolerance_ns": ns("sync.camera_tolerance_ms"),
+            "radar_settle_ns": ns("sync.radar_settle_ms"),
+            "deadline_ns": ns("sync.deadline_ms"),
+            "max_extrapolation_ns": ns("sync.max_extrapolation_ms"),
+            "silence_ns": ns("sync.silence_ms"),
+            "startup_ns": ns("sync.startup_ms"),
+            "jump_back_ns": ns("sync.jump_back_ms"),
+            "max_future_ns": ns("sync.max_future_ms"),
+            "max_past_ns": ns("sync.max_past_ms"),
+            "max_speed_mps": v["sync.max_speed_mps"],
+        },
         radar_fields=RadarFields(**fields),
         image_reader=v["image_reader"],
         cloud_reader=v["cloud_reader"],

@@ -52,7 +52,9 @@ def test_defaults() -> None:
     assert config.radars["RADAR_FRONT"].topic == "/radar/radar_front/points"
     assert config.radars["RADAR_FRONT"].frame_id == "radar_front"
     assert config.score_threshold["car"] == 0.3 and config.score_threshold["bus"] == 0.15
-    assert config.deadline_ns == 60_000_000
+    sync = config.sync_config(SPEC)
+    assert sync.deadline_ns == 150_000_000 and sync.radar_sweeps == SPEC.radar.sweeps
+    assert sync.radar_max_age_ns == 600_000_000 and sync.anchor == "CAM_BACK_LEFT"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,7 @@ def test_defaults() -> None:
         ({"score_threshold.car": 1.5}, ["outside [0, 1]"]),
         ({"publish.outputs": ["markers", "vision"]}, ["'vision' is not one of", "vision_msgs"]),
         ({"publish.outputs": "markers"}, ["expected string[]"]),
+        ({"sync.camera_tolerance_ms": 50}, ["at most half of sync.period_ms"]),
         ({"anchor": "CAM_BACK_LEF"}, ["no camera of the bundle", "did you mean 'CAM_BACK_LEFT'"]),
         ({"extrinsics.source": "file"}, ["extrinsics.file: is required"]),
         ({"radar_fields.vx": ""}, ["give both"]),
@@ -94,12 +97,12 @@ def test_all_faults_come_at_once() -> None:
 
 def test_a_whole_number_is_a_fine_double() -> None:
     config = make_config({"bundle": "b", "sync.deadline_ms": 80, "use_sim_time": True}, SPEC)
-    assert config.deadline_ns == 80_000_000
+    assert config.sync_config(SPEC).deadline_ns == 80_000_000
 
 
 def test_the_shipped_yaml_fits_the_nuscenes_rig() -> None:
     config = make_config(parse_yaml(CONFIG / "perception.param.yaml"), SPEC)
-    offsets = [config.cameras[name].offset_ns for name in NUSCENES_CAMERAS]
+    offsets = [config.sync_config(SPEC).offsets_ns[name] for name in NUSCENES_CAMERAS]
     assert offsets == sorted(offsets) and offsets[-1] == 0
     assert config.bundle == resolve_path("package://bev_perception/bundles/demo")
     poses = load_extrinsics(CONFIG / "nuscenes_like.calibration.yaml", "base_link", NUSCENES_CAMERAS + NUSCENES_RADARS)

@@ -95,8 +95,8 @@ class NodeParameters:
             descriptor.floating_point_range = [FloatingPointRange(from_value=row.limits[0], to_value=row.limits[1])]
         # `value` already is the override, checked: rclpy's own handling would kill the process for a wrong type.
         start = ROS_TYPES[row.type] if value is REQUIRED else list(value) if isinstance(value, tuple) else value
-        self._rows[row.name] = row
         self._node.declare_parameter(row.name, start, descriptor, ignore_override=True)
+        self._rows[row.name] = row  # last: declaring calls _on_set too
 
     def _on_set(self, parameters: list[RosParameter]) -> SetParametersResult:
         for parameter in parameters:

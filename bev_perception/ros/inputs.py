@@ -27,9 +27,14 @@ from bev_perception.ros import conversions
 from bev_perception.ros.conversions import MessageError
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.structures import CameraCalibration, SensorFrame
-from bev_perception.sync import FrameSynchronizer
+from bev_perception.sync import ODOMETRY, FrameSynchronizer
 
-ODOMETRY = "odometry"
+# How to mend what the synchroniser refuses.
+HINTS = {
+    "future_stamp": "; synchronise the clocks of sensor and computer (PTP), or mend the driver",
+    "too_old": "; synchronise the clocks, or play recordings with /clock and use_sim_time: true",
+    "duplicate": "; two publishers on the topic, or a driver that repeats stamps",
+}
 ODOMETRY_DEPTH = 50  # a second of poses must survive a busy moment
 
 
@@ -69,8 +74,8 @@ class SensorInputs:
         self._calibrations: dict[str, CameraCalibration] = {}
         self._extrinsics: dict[str, np.ndarray] = {}
         self._tree = StaticTree()
+        self._no_transform: dict[str, str] = {}
         self._subscriptions: list[Any] = []
-        self._last_now = 0
         self._subscribe()
 
     def close(self) -> None:
@@ -81,9 +86,22 @@ class SensorInputs:
 
     def poll(self) -> None:
         """Let deadlines fire; called from the worker while it is idle."""
+        now = self._now()
+        if now == 0:  # simulated time has not begun
+            return
         with self._lock:
-            frames = self._sync.poll(self._now())
+            frames = self._sync.poll(now)
         self._offer(frames)
+
+    def calibration_gap(self, name: str) -> str:
+        """What the calibration of a sensor still lacks, or ""."""
+        camera = self._config.cameras.get(name)
+        gaps = []
+        if camera is not None and name not in self._infos:
+            gaps.append(f"nothing usable arrived on {camera.info_topic}")
+        if name not in self._extrinsics:
+            gaps.append(self._no_transform.get(name, "nothing arrived on /tf_static"))
+        return "; ".join(gaps)
 
     # ---- subscriptions
 
@@ -104,7 +122,8 @@ class SensorInputs:
         for camera in config.cameras.values():
             image_type = CompressedImage if camera.compressed else Image
             self._add(image_type, camera.topic, camera.name, lambda msg, c=camera: self._on_image(msg, c))
-            self._add(CameraInfo, camera.info_topic, camera.name, lambda msg, c=camera: self._on_camera_info(msg, c))
+            info_name = f"{camera.name} camera_info"
+            self._add(CameraInfo, camera.info_topic, info_name, lambda msg, c=camera: self._on_camera_info(msg, c))
         for radar in config.radars.values():
             self._add(PointCloud2, radar.topic, radar.name, lambda msg, r=radar: self._on_radar(msg, r))
         self._add(Odometry, config.odometry_topic, ODOMETRY, self._on_odometry, self._sensor_qos(ODOMETRY_DEPTH))
@@ -165,8 +184,7 @@ class SensorInputs:
                     "image_size_differs",
                     f"image {msg.width}x{msg.height}, camera_info {known.width}x{known.height}; they must belong together",
                 )
-        self._check_clock(frame.stamp_ns)
-        self._take(camera.name, lambda: self._sync.add_camera(frame))
+        self._take(camera.name, frame.stamp_ns, lambda: self._sync.add_camera(frame))
 
     def _on_radar(self, msg: Any, radar: RadarConfig) -> None:
         conversions.check_frame(msg.header.frame_id, radar.frame_id, f"header.frame_id of {radar.topic}")
@@ -174,13 +192,11 @@ class SensorInputs:
         if bad:
             detail = f"{bad} of {bad + len(scan.points)} returns hold NaN or infinity and were left out"
             self._report(radar.name, "radar_returns_not_finite", detail)
-        self._check_clock(scan.stamp_ns)
-        self._take(radar.name, lambda: self._sync.add_radar(scan))
+        self._take(radar.name, scan.stamp_ns, lambda: self._sync.add_radar(scan))
 
     def _on_odometry(self, msg: Any) -> None:
         pose = conversions.to_ego_pose(msg, self._config.odometry_frame, self._config.base_frame)
-        self._check_clock(pose.stamp_ns)
-        self._take(ODOMETRY, lambda: self._sync.add_pose(pose))
+        self._take(ODOMETRY, pose.stamp_ns, lambda: self._sync.add_pose(pose))
 
     def _on_camera_info(self, msg: Any, camera: CameraConfig) -> None:
         known = self._infos.get(camera.name)
@@ -202,8 +218,9 @@ class SensorInputs:
         for sensor in (*self._config.cameras.values(), *self._config.radars.values()):
             try:
                 found[sensor.name] = self._tree.lookup(self._config.base_frame, sensor.frame_id)
+                self._no_transform.pop(sensor.name, None)
             except CalibrationError as error:
-                self._telemetry.count(f"{sensor.name}: no_transform", str(error), n=0)
+                self._no_transform[sensor.name] = str(error)
         self._set_extrinsics(found)
 
     # ---- state
@@ -233,37 +250,26 @@ class SensorInputs:
         with self._lock:
             self._sync.set_camera_calibration(camera.name, calibration)
 
-    def _take(self, sensor: str, add: Callable[[], str]) -> None:
+    def _take(self, sensor: str, stamp_ns: int, add: Callable[[], str]) -> None:
+        now = self._now()
+        if now == 0:
+            raise MessageError("clock_not_started", "use_sim_time is true and nothing has arrived on /clock")
         with self._lock:
             refused = add()
-            frames = self._sync.poll(self._now())
-        if refused:
-            self._refuse(sensor, refused, "")
-        else:
-            self._telemetry.sound(sensor)
+            frames = self._sync.poll(now)
         self._offer(frames)
+        if not refused:
+            self._telemetry.sound(sensor)
+            return
+        behind_s = (now - stamp_ns) / 1e9
+        detail = f"its stamp is {abs(behind_s):.3f} s {'behind' if behind_s > 0 else 'ahead of'} the clock"
+        detail += HINTS.get(refused, "")
+        self._telemetry.fault(sensor, refused, detail)
+        if self._telemetry.note(f"{sensor}/{refused}", detail):  # the synchroniser counts it
+            self._node.get_logger().warning(f"{sensor}: {refused}: {detail} (counted from here on, see /diagnostics)")
 
     def _now(self) -> int:
         return int(self._clock.now().nanoseconds)
-
-    def _check_clock(self, stamp_ns: int) -> None:
-        """Raise MessageError for stamps that this clock cannot have produced."""
-        now = self._now()
-        if now == 0:
-            raise MessageError("clock_not_started", "use_sim_time is true and nothing arrived on /clock")
-        if now < self._last_now:
-            self._telemetry.count("clock_jumped_back")
-        self._last_now = now
-        ahead_ns = stamp_ns - now
-        if ahead_ns > self._config.max_future_ns:
-            raise MessageError(
-                "stamp_in_future", f"stamp is {ahead_ns / 1e9:.3f} s ahead of the clock; synchronise the clocks (PTP)"
-            )
-        if -ahead_ns > self._config.max_past_ns:
-            raise MessageError(
-                "stamp_in_past",
-                f"stamp is {-ahead_ns / 1e9:.3f} s behind the clock; a recording needs /clock and use_sim_time: true",
-            )
 
     def _refuse(self, sensor: str, reason: str, detail: str) -> None:
         """The message is lost and the sensor's state says why."""
@@ -271,7 +277,7 @@ class SensorInputs:
         self._report(sensor, reason, detail)
 
     def _report(self, sensor: str, reason: str, detail: str) -> None:
-        if self._telemetry.count(f"{sensor}: {reason}", detail):
+        if self._telemetry.count(f"{sensor}/{reason}", detail):
             self._node.get_logger().warning(f"{sensor}: {reason}: {detail} (counted from here on, see /diagnostics)")
 
 

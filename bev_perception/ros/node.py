@@ -7,10 +7,12 @@ publishes the status on the wall clock, so that it goes on when data, callbacks 
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -175,8 +177,6 @@ class PerceptionNode(LifecycleNode):
         def change_state(request: Any, response: Any) -> Any:
             try:
                 return inner(request, response)
-            except rclpy.handle.InvalidHandle:
-                raise
             except Exception as error:
                 wanted = request.transition.label or request.transition.id
                 self.get_logger().warning(f"transition {wanted} is not possible while {self._label()}: {error}")
@@ -213,11 +213,15 @@ class PerceptionNode(LifecycleNode):
     def _report(self) -> NodeReport:
         config, model, run = self._config, self._model, self._run
         label = self._label()
-        common = dict(
+        snapshot = self.telemetry.snapshot()
+        if run is not None:
+            counters = Counter(snapshot.counters) + Counter(run.counters())
+            snapshot = dataclasses.replace(snapshot, counters=dict(counters))
+        common: dict[str, Any] = dict(
             stamp_ns=self.get_clock().now().nanoseconds,
             frame_id=self.get_parameter("base_frame").value,
             lifecycle_state=label,
-            snapshot=self.telemetry.snapshot(),
+            snapshot=snapshot,
             configuration_error=self._configuration_error,
         )
         if config is None or model is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
@@ -16,20 +17,22 @@ from bev_perception.model_spec import Bundle
 from bev_perception.parameters import NodeConfig
 from bev_perception.pipeline import BevPipeline
 from bev_perception.ros.diagnostics import INVALID, SensorReport
-from bev_perception.ros.inputs import ODOMETRY, SensorInputs
+from bev_perception.ros.inputs import SensorInputs
 from bev_perception.ros.messages import PUBLISHERS, Context
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.ros.worker import Worker
 from bev_perception.structures import Detections, SensorFrame
-from bev_perception.sync import FrameSynchronizer
+from bev_perception.sync import ODOMETRY, FrameSynchronizer
 from bev_perception_msgs.msg import SensorState
 
 # Stages of BevPipeline.timings_ms -> stages of the status.
 STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode"}
+# SensorHealth.state -> SensorState.state; messages that come but cannot be used are INVALID, whatever the reason.
 STATES = {
-    "ok": SensorState.OK, "stale": SensorState.STALE, "missing": SensorState.MISSING,
-    "never_seen": SensorState.NEVER_SEEN, "invalid": SensorState.INVALID,
+    "ok": SensorState.OK, "degraded": SensorState.STALE, "stale": SensorState.MISSING,
+    "never_seen": SensorState.NEVER_SEEN,
 }  # fmt: skip
+UNUSABLE = ("no_calibration", "no_extrinsics", "no_pose", "pose_jump")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class ActiveRun:
         self._lock = threading.Lock()
         self._sync = FrameSynchronizer(config.sync_config(spec))
         self._thresholds = Thresholds(config.score_threshold, spec.nms_radius)
-        self._pipeline = BevPipeline(spec, model.backend, thresholds=self._thresholds)
+        self._pipeline = BevPipeline(spec, model.backend, self._thresholds, config.sync["max_speed_mps"])
         self._reset_wanted = ""
         self._worker = Worker(self._process, self._tick, telemetry.dropped)
         self._inputs: SensorInputs | None = None
@@ -91,10 +94,21 @@ class ActiveRun:
         for name, kind in {**kinds, ODOMETRY: SensorState.ODOMETRY}.items():
             health = states[name]
             state, reason = STATES[health.state], health.reason
+            if health.state == "degraded" and reason in UNUSABLE:
+                state = INVALID
+            gap = self._inputs.calibration_gap(name) if reason == "no_calibration" and self._inputs else ""
+            if gap:
+                reason = f"no_calibration: {gap}"
             if name in faults:
                 state, reason = INVALID, ": ".join(part for part in faults[name] if part)
-            reports.append(SensorReport(name, kind, state, float(health.age_s), float(health.rate_hz), reason))
+            age_s = health.age_s if math.isfinite(health.age_s) else math.nan
+            reports.append(SensorReport(name, kind, state, age_s, float(health.rate_hz), reason))
         return tuple(reports)
+
+    def counters(self) -> dict[str, int]:
+        """What the synchroniser counted since activation: `SENSOR/reason`, `frame/reason`, `reset/reason`."""
+        with self._lock:
+            return dict(self._sync.counters)
 
     # ---- in the worker thread
 
@@ -117,7 +131,8 @@ class ActiveRun:
                 if stage in STAGES:
                     self._telemetry.time(STAGES[stage], ms)
             for sensor, reason in detections.missing.items():
-                self._telemetry.count(f"{sensor}: masked, {reason}")
+                if sensor not in frame.missing:  # the synchroniser counts its own
+                    self._telemetry.count(f"{sensor}/{reason}")
             self._publish(detections)
         except Exception:
             self._failed("step_failed")

@@ -74,6 +74,14 @@ class Telemetry:
                 self._details[reason] = detail
             return first
 
+    def note(self, reason: str, detail: str) -> bool:
+        """Remember the detail of a reason that somebody else counts; True the first time."""
+        with self._lock:
+            first = reason not in self._details
+            if not first or len(self._details) < MAX_DETAILS:
+                self._details[reason] = detail
+            return first
+
     def fault(self, sensor: str, reason: str, detail: str) -> None:
         """The sensor's newest message cannot be used; `sound` takes it back."""
         with self._lock:
