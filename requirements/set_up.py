@@ -124,11 +124,26 @@ def make_venv() -> None:
     if made.returncode != 0:
         shutil.rmtree(VENV, ignore_errors=True)
         give_up(f"`{python} -m venv` says:\n{made.stdout}{made.stderr}\nOn Debian: apt install python3-venv")
+    if sourced_ros():
+        rclpy = subprocess.run([VENV_PYTHON, "-c", "import rclpy"], capture_output=True, text=True)
+        if rclpy.returncode != 0:
+            give_up(
+                f"ROS 2 {sourced_ros()} is sourced, but {sys.executable} cannot import its rclpy:\n{rclpy.stderr}\n"
+                "Name the Python that this ROS 2 was built for: make PYTHON=/usr/bin/python3"
+            )
 
 
 def pip_install(*arguments: str | Path) -> None:
     # --no-compile: byte code is made when a module is first imported, instead of for tens of thousands of files now.
-    pip = [VENV_PYTHON, "-m", "pip", "install", "--no-compile", "--no-input", "--disable-pip-version-check"]
+    pip: list[str | Path] = [
+        VENV_PYTHON,
+        "-m",
+        "pip",
+        "install",
+        "--no-compile",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
     run([*pip, "-c", REQUIREMENTS / "constraints.txt", *arguments], "pip could not install the packages")
 
 
