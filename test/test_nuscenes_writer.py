@@ -293,8 +293,9 @@ def test_outline_area_of_a_box_seen_from_the_front():
         return outline_area(box_corners(np.array(box))[0], K, 160, 90)
 
     assert area([0, 0, 10.0, 2, 4, 2, 0]) == pytest.approx(8 * (100 / 9) ** 2, rel=1e-5)
-    # its near face's middle is half a pixel inside the image's left edge
-    assert 4 * (100 / 9) ** 2 <= area([-80 / 100 * 9, 0, 10.0, 2, 4, 2, 0]) < 8 * (100 / 9) ** 2
+    # a plate whose middle is on the first column of pixels: its right half and that half pixel are inside
+    plate = area([-80 / 100 * 9, 0, 9.0, 2, 4, 1e-6, 0])
+    assert plate == pytest.approx((100 / 9 + 0.5) * 4 * 100 / 9, rel=1e-4)
     assert area([0, 0, -10.0, 2, 4, 2, 0]) == 0
     # the camera is inside: the image is full
     assert area([0, 0, 0.0, 40, 40, 40, 0]) == pytest.approx(160 * 90, rel=1e-3)
