@@ -57,7 +57,8 @@ class FrameSynchronizer:
         known = self._calibrations.get(name)
         self._calibrations[name] = calibration
         changed = known is not None and not _same(known, calibration)
-        self.counters[f"{name}/calibration_changed"] += changed
+        if changed:
+            self.counters[f"{name}/calibration_changed"] += 1
         return changed
 
     def set_radar_extrinsics(self, name: str, ego_from_radar: np.ndarray) -> None:
@@ -275,7 +276,8 @@ class FrameSynchronizer:
         next_ns = stamp_ns + self.config.period_ns // 2
         anchor = self._cameras.get(self.config.anchor)
         if anchor is not None:
-            self.counters[f"{self.config.anchor}/too_close"] += len(anchor.between(stamp_ns + 1, next_ns))
+            for _ in anchor.between(stamp_ns + 1, next_ns):
+                self._refuse(self.config.anchor, "too_close")
             anchor.forget_before(next_ns + 1)
         for name, buffer in self._cameras.items():
             buffer.forget_before(next_ns + 1 + self.config.offset(name) - self.config.camera_tolerance_ns)

@@ -1,0 +1,437 @@
+"""Frames from stamped messages: every way in which sensors can be late, early, absent, repeated or back in time."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import random
+
+import numpy as np
+import pytest
+
+from bev_perception.geometry import make_transform, rotation_from_yaw
+from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan
+from bev_perception.sync import FrameSynchronizer, SyncConfig
+
+MS = 1_000_000
+PERIOD = 83_333_333
+OFFSETS = {"left": -43 * MS, "front": -35 * MS, "right": -27 * MS, "back": 0}
+CONFIG = SyncConfig(("left", "front", "right", "back"), ("near", "far"), period_ns=PERIOD, offsets_ns=OFFSETS)
+START = 1_000 * 1000 * MS
+PIXEL = np.zeros((2, 2, 3), np.uint8)
+CALIBRATION = CameraCalibration(2, 2, np.eye(3), np.eye(4))
+
+
+def image(sensor, stamp_ns):
+    return CameraFrame(sensor, stamp_ns, "bgr8", PIXEL)
+
+
+def scan(sensor, stamp_ns):
+    return RadarScan(sensor, stamp_ns, np.ones((3, 6), np.float32))
+
+
+def pose(stamp_ns, speed=10.0, shift=0.0):
+    seconds = (stamp_ns - START) / 1e9
+    transform = make_transform(rotation_from_yaw(0.1), np.array([np.cos(0.1), np.sin(0.1), 0]) * speed * seconds + shift)
+    return EgoPose(stamp_ns, transform, np.array([speed, 0.0, 0.0]))
+
+
+def drive(duration_s=2.0, start=START, without=(), sensors=(*OFFSETS, "near", "far", "odometry")):
+    """All messages of a drive: cameras at 12 Hz, radars at 13 Hz, poses at 50 Hz. -> list of messages by stamp."""
+    messages = []
+    for name in sensors:
+        if name in without:
+            continue
+        if name in OFFSETS:
+            stamps = [start + k * PERIOD + OFFSETS[name] for k in range(1, round(duration_s * 12))]
+            messages += [image(name, t) for t in stamps]
+        elif name == "odometry":
+            messages += [pose(start + k * 20 * MS) for k in range(round(duration_s * 50) + 10)]
+        else:
+            shift = {"near": 2, "far": 31}[name] * MS
+            messages += [scan(name, start + k * 76_923_077 + shift) for k in range(round(duration_s * 13))]
+    return sorted(messages, key=lambda m: m.stamp_ns)
+
+
+def make_sync(config=CONFIG, calibrated=True):
+    sync = FrameSynchronizer(config)
+    for name in config.cameras if calibrated else ():
+        sync.set_camera_calibration(name, CALIBRATION)
+    for name in config.radars if calibrated else ():
+        sync.set_radar_extrinsics(name, np.eye(4))
+    return sync
+
+
+def add(sync, message):
+    if isinstance(message, CameraFrame):
+        return sync.add_camera(message)
+    return sync.add_radar(message) if isinstance(message, RadarScan) else sync.add_pose(message)
+
+
+def feed(sync, messages, latency_ns=5 * MS, poll_after_s=0.5):
+    """Deliver in the given order, each `latency_ns` after its stamp, polling after every message and then on."""
+    frames, now = [], 0
+    for message in messages:
+        add(sync, message)
+        now = max(now, message.stamp_ns + latency_ns)
+        frames += sync.poll(now)
+    for _ in range(round(poll_after_s * 100)):
+        now += 10 * MS
+        frames += sync.poll(now)
+    return frames
+
+
+def content(frame):
+    """What a frame is made of, comparable."""
+    return (
+        frame.stamp_ns,
+        frame.ego.odom_from_ego.tobytes(),
+        frame.ego.epoch,
+        tuple((v.frame.sensor, v.frame.stamp_ns, v.ego.odom_from_ego.tobytes()) if v else None for v in frame.cameras),
+        tuple(tuple((s.scan.stamp_ns, s.ego.odom_from_ego.tobytes()) for s in sweeps) for sweeps in frame.radars),
+        tuple(sorted(frame.missing.items())),
+    )
+
+
+def anchors(duration_s=2.0, start=START):
+    return [start + k * PERIOD for k in range(1, round(duration_s * 12))]
+
+
+def test_complete_frames_at_every_anchor_without_waiting():
+    sync = make_sync()
+    frames = feed(sync, drive(), poll_after_s=0)
+    # The last anchors may still wait for a pose or a scan; what was delivered is complete, in order, at the stamps.
+    assert [f.stamp_ns for f in frames] == anchors()[: len(frames)]
+    assert len(frames) >= len(anchors()) - 1
+    for frame in frames[8:]:
+        assert frame.missing == {}
+        for view, offset in zip(frame.cameras, OFFSETS.values()):
+            assert view.frame.stamp_ns == frame.stamp_ns + offset
+        for sweeps in frame.radars:
+            stamps = [s.scan.stamp_ns for s in sweeps]
+            assert len(stamps) == 6 and stamps == sorted(stamps, reverse=True)
+            assert stamps[0] <= frame.stamp_ns - CONFIG.radar_settle_ns < stamps[0] + 77 * MS
+            assert stamps[-1] >= frame.stamp_ns - CONFIG.radar_max_age_ns
+
+
+def test_latency_of_a_complete_frame_is_bounded_by_the_sensors_not_the_deadline():
+    sync = make_sync()
+    due = {}
+    for message in drive():
+        add(sync, message)
+        for frame in sync.poll(message.stamp_ns):
+            due[frame.stamp_ns] = message.stamp_ns - frame.stamp_ns
+    # Worst case: the radar scan that proves nothing older is missing comes one period after the settle time.
+    assert max(due.values()) <= 77 * MS - CONFIG.radar_settle_ns + 1 * MS
+
+
+def test_ego_poses_belong_to_each_measurement():
+    frame = feed(make_sync(), drive())[-1]
+    for stamp, ego in [(v.frame.stamp_ns, v.ego) for v in frame.cameras] + [
+        (s.scan.stamp_ns, s.ego) for sweeps in frame.radars for s in sweeps
+    ]:
+        assert ego.stamp_ns == stamp
+        np.testing.assert_allclose(ego.odom_from_ego, pose(stamp).odom_from_ego, atol=1e-9)
+
+
+@pytest.mark.parametrize("without", [(), ("front",), ("near",), ("left", "right", "far")])
+def test_frames_do_not_depend_on_the_order_of_arrival(without):
+    """Each sensor in its own order and with its own random delays, below the deadline: the same frames, bit for bit."""
+    messages = [m for m in drive(1.6) if not (m.stamp_ns < START + 60 * MS and isinstance(m, CameraFrame))]
+    drop = random.Random(1)
+    lost = {id(m) for m in messages if isinstance(m, CameraFrame) and drop.random() < 0.1}
+    messages = [m for m in messages if id(m) not in lost and getattr(m, "sensor", "") not in without]
+    config = dataclasses.replace(CONFIG, deadline_ns=400 * MS)  # fires only for what never comes
+    reference = None
+    for seed in range(20):
+        rng = random.Random(seed)
+        arrivals, queue = {}, []
+        for k, m in enumerate(messages):
+            sensor = getattr(m, "sensor", "odometry")
+            arrival = max(m.stamp_ns + rng.randrange(100 * MS), arrivals.get(sensor, 0) + 1)
+            arrivals[sensor] = arrival
+            heapq.heappush(queue, (arrival, k, m))
+        sync = make_sync(config)
+        frames = []
+        while queue:
+            arrival, _, m = heapq.heappop(queue)
+            assert add(sync, m) == ""
+            frames += sync.poll(arrival)
+        found = [content(f) for f in frames]
+        reference = reference or found
+        # The last frames may still be waiting when the messages end.
+        both = min(len(found), len(reference))
+        assert both >= 12 and found[:both] == reference[:both]
+
+
+def test_nearest_image_is_kept_when_a_camera_is_faster_than_the_anchor():
+    """A 30 Hz camera has several images in the window: the choice must not depend on what arrived first."""
+    messages = drive(without=("front",))
+    messages += [image("front", START + k * 33_333_333) for k in range(60)]
+    frames = feed(make_sync(), sorted(messages, key=lambda m: m.stamp_ns))
+    for frame in frames:
+        assert abs(frame.cameras[1].frame.stamp_ns - (frame.stamp_ns - 35 * MS)) <= CONFIG.camera_tolerance_ns * 0.6
+
+
+def test_out_of_order_messages_of_one_sensor():
+    messages = drive()
+    shuffled = []
+    for sensor in (*OFFSETS, "near", "far", "odometry"):
+        own = [m for m in messages if getattr(m, "sensor", "odometry") == sensor]
+        own[10], own[11] = own[11], own[10]
+        shuffled.append([(max(m.stamp_ns, own[max(i - 1, 0)].stamp_ns), i, m) for i, m in enumerate(own)])
+    ordered = [m for _, _, m in sorted((x for own in shuffled for x in own), key=lambda x: x[:2])]
+    frames = feed(make_sync(), ordered)
+    assert [f.stamp_ns for f in frames] == sorted(f.stamp_ns for f in frames)
+    assert len(frames) >= len(anchors()) - 1
+
+
+def test_duplicates_are_refused_and_counted():
+    sync = make_sync()
+    doubled = [m for message in drive() for m in (message, message)]
+    frames = feed(sync, doubled)
+    assert [f.stamp_ns for f in frames] == anchors()
+    assert sync.counters["odometry/duplicate"] == len([m for m in drive() if isinstance(m, EgoPose)])
+    assert sum(sync.counters[f"left/{r}"] for r in ("duplicate", "too_late")) == len(anchors())
+
+
+@pytest.mark.parametrize("absent", [*OFFSETS, "near", "far"])
+def test_sensor_absent_from_the_start(absent):
+    sync = make_sync()
+    frames = feed(sync, drive(3.0, without=(absent,)))
+    late = [f for f in frames if f.stamp_ns > START + 1_500 * MS]
+    assert len(late) >= 16
+    for frame in late:
+        assert frame.missing == {absent: "never_seen"}
+    gaps = np.diff([f.stamp_ns for f in late])
+    np.testing.assert_allclose(gaps, PERIOD, atol=5)  # also without the anchor: stamps from another camera
+    assert sync.counters[f"{absent}/never_seen"] >= 16
+    assert sync.sensor_states(START + 3_000 * MS)[absent].state == "never_seen"
+
+
+@pytest.mark.parametrize("lost", [*OFFSETS, "near", "far"])
+def test_sensor_that_vanishes_and_comes_back(lost):
+    gone_from, gone_to = START + 2_000 * MS, START + 5_000 * MS
+    messages = [m for m in drive(8.0) if getattr(m, "sensor", "") != lost or not gone_from < m.stamp_ns < gone_to]
+    sync = make_sync()
+    frames = feed(sync, messages)
+    gaps = np.diff([f.stamp_ns for f in frames])
+    assert gaps.max() < 1.6 * PERIOD and gaps.min() > 0.4 * PERIOD  # never a stall, never a burst
+    reasons = {f.missing.get(lost, "") for f in frames if gone_from + 1_700 * MS < f.stamp_ns < gone_to - 700 * MS}
+    assert reasons == {"stale"}
+    back = [f for f in frames if f.stamp_ns > gone_to + 200 * MS]
+    assert back and all(f.missing == {} for f in back)
+    assert [f.stamp_ns for f in back] == [t for t in anchors(8.0) if t >= back[0].stamp_ns]
+
+
+def test_a_silent_sensor_costs_the_deadline_only_until_it_is_stale():
+    gone_from = START + 2_000 * MS
+    sync = make_sync()
+    waited = {}
+    for message in (m for m in drive(6.0) if getattr(m, "sensor", "") != "front" or m.stamp_ns < gone_from):
+        add(sync, message)
+        for frame in sync.poll(message.stamp_ns):
+            waited[frame.stamp_ns] = message.stamp_ns - frame.stamp_ns
+    first = [w for t, w in waited.items() if gone_from + 100 * MS < t < gone_from + 900 * MS]
+    later = [w for t, w in waited.items() if t > gone_from + 1_200 * MS]
+    assert min(first) >= CONFIG.deadline_ns and max(first) < CONFIG.deadline_ns + 25 * MS
+    assert max(later) < 60 * MS
+
+
+def test_all_cameras_lost_leaves_radar_frames():
+    cut = START + 2_000 * MS
+    messages = [m for m in drive(6.0) if not (isinstance(m, CameraFrame) and m.stamp_ns > cut)]
+    frames = feed(make_sync(), messages)
+    blind = [f for f in frames if f.stamp_ns > cut + 1_200 * MS]
+    assert len(blind) > 20
+    for frame in blind:
+        assert set(frame.missing) == set(OFFSETS) and set(frame.missing.values()) == {"stale"}
+        assert frame.cameras == (None,) * 4 and all(frame.radars)
+
+
+def test_late_image_is_left_out_by_the_deadline_and_then_refused():
+    held = START + 10 * PERIOD + OFFSETS["front"]
+    messages = drive()
+    late = next(m for m in messages if getattr(m, "sensor", "") == "front" and m.stamp_ns == held)
+    messages.remove(late)
+    # The same camera keeps silent meanwhile, so nothing proves that the image was lost: only the deadline helps.
+    messages = [m for m in messages if getattr(m, "sensor", "") != "front" or m.stamp_ns < held]
+    sync = make_sync()
+    frames = feed(sync, messages)
+    frame = next(f for f in frames if f.stamp_ns == START + 10 * PERIOD)
+    assert frame.missing == {"front": "late"}
+    assert sync.add_camera(late) == "too_late"
+    assert sync.counters["front/late"] >= 1 and sync.counters["front/too_late"] == 1
+
+
+def test_dropped_image_does_not_wait_for_the_deadline():
+    held = START + 10 * PERIOD + OFFSETS["front"]
+    config = dataclasses.replace(CONFIG, deadline_ns=10_000 * MS)
+    messages = [m for m in drive() if not (getattr(m, "sensor", "") == "front" and m.stamp_ns == held)]
+    frames = feed(make_sync(config), messages, poll_after_s=0)
+    frame = next(f for f in frames if f.stamp_ns == START + 10 * PERIOD)
+    assert frame.missing == {"front": "out_of_tolerance"}
+
+
+def test_image_outside_the_tolerance_is_not_used():
+    messages = [
+        image("front", m.stamp_ns + 41 * MS) if getattr(m, "sensor", "") == "front" else m for m in drive(without=())
+    ]
+    frames = feed(make_sync(), sorted(messages, key=lambda m: m.stamp_ns))
+    assert len(frames) >= 20
+    assert {f.missing.get("front") for f in frames[1:-2]} == {"out_of_tolerance"}
+
+
+def test_bag_loop_resets_once_and_frames_continue():
+    sync = make_sync()
+    first = feed(sync, drive(), poll_after_s=0.05)
+    second = feed(sync, drive(), poll_after_s=0.5)
+    assert sync.counters["reset/time_jump_back"] == 1
+    # A message may arrive before the clock has jumped; after that the loop is like the first pass.
+    assert [f.stamp_ns for f in second][-15:] == anchors()[-15:]
+    assert len(second) >= len(first) - 1
+    assert second[-1].ego.epoch > first[-1].ego.epoch
+
+
+def test_clock_that_jumps_back_resets():
+    sync = make_sync()
+    feed(sync, drive(1.0))
+    assert sync.poll(START - 5_000 * MS) == []
+    assert sync.counters["reset/time_jump_back"] == 1
+    frames = feed(sync, drive(start=START - 5_000 * MS))
+    assert len(frames) >= 20
+
+
+def test_stamps_back_in_time_before_any_poll_reset():
+    sync = make_sync()
+    assert sync.add_radar(scan("near", START)) == ""
+    assert sync.add_radar(scan("near", START - 2_000 * MS)) == ""
+    assert sync.counters["reset/time_jump_back"] == 1
+
+
+def test_future_and_past_stamps_are_refused():
+    sync = make_sync()
+    feed(sync, drive(1.0), poll_after_s=0)
+    now = START + 1_000 * MS
+    assert sync.add_camera(image("front", now + 1_500 * MS)) == "future_stamp"
+    assert sync.add_pose(pose(now + 5_000 * MS)) == "future_stamp"
+    assert sync.add_radar(scan("near", now - 2_500 * MS)) == "too_old"
+    assert sync.counters["front/future_stamp"] == sync.counters["near/too_old"] == 1
+    assert "reset/time_jump_back" not in sync.counters
+    rest = [m for m in drive(3.0) if m.stamp_ns > now]
+    assert len(feed(sync, rest)) >= 22
+
+
+def test_unknown_sensors_and_malformed_scans_are_refused():
+    sync = make_sync()
+    assert sync.add_camera(image("roof", START)) == "unknown_sensor"
+    assert sync.add_radar(RadarScan("near", START, np.zeros((3, 5), np.float32))) == "bad_layout"
+    assert sync.counters == {"roof/unknown_sensor": 1, "near/bad_layout": 1}
+
+
+def test_no_pose_gives_no_frame_and_a_reason():
+    sync = make_sync()
+    frames = feed(sync, drive(without=("odometry",)))
+    assert frames == []
+    assert sync.counters["frame/no_pose"] >= 20
+    assert sync.sensor_states(START)["odometry"].reason == "never_seen"
+
+
+def test_odometry_that_stops_is_extrapolated_up_to_the_limit():
+    cut = START + 1_000 * MS
+    messages = [m for m in drive() if not (isinstance(m, EgoPose) and m.stamp_ns > cut)]
+    sync = make_sync()
+    frames = feed(sync, messages)
+    assert frames[-1].stamp_ns <= cut + CONFIG.max_extrapolation_ns
+    assert frames[-1].stamp_ns > cut
+    np.testing.assert_allclose(frames[-1].ego.odom_from_ego, pose(frames[-1].stamp_ns).odom_from_ego, atol=1e-6)
+    assert sync.counters["frame/no_pose"] >= 8
+
+
+def test_pose_jump_separates_what_was_measured_before():
+    jump = START + 1_060 * MS
+    messages = [
+        pose(m.stamp_ns, shift=30.0) if isinstance(m, EgoPose) and m.stamp_ns >= jump else m for m in drive(3.0)
+    ]
+    sync = make_sync()
+    frames = feed(sync, messages)
+    assert {f.ego.epoch for f in frames if f.stamp_ns < jump - 30 * MS} == {0}
+    assert {f.ego.epoch for f in frames if f.stamp_ns > jump + 30 * MS} == {1}
+    for frame in frames:
+        measured = [v.ego for v in frame.cameras if v] + [s.ego for sweeps in frame.radars for s in sweeps]
+        assert all(ego.epoch == frame.ego.epoch for ego in measured)
+    after = next(f for f in frames if f.stamp_ns >= jump)
+    assert "pose_jump" in after.missing.values()
+
+
+def test_missing_calibration_is_a_named_reason_until_it_comes():
+    sync = make_sync(calibrated=False)
+    sync.set_radar_extrinsics("near", np.eye(4))
+    half = START + 1_000 * MS
+    frames = feed(sync, [m for m in drive() if m.stamp_ns < half], poll_after_s=0)
+    expected = {**dict.fromkeys(OFFSETS, "no_calibration"), "far": "no_calibration"}
+    assert len(frames) > 5 and frames[-1].missing == expected
+    for name in OFFSETS:
+        assert sync.set_camera_calibration(name, CALIBRATION) is False
+    frames = feed(sync, [m for m in drive() if m.stamp_ns >= half])
+    assert frames[-1].missing == {"far": "no_calibration"}
+
+
+def test_changed_calibration_is_noticed():
+    sync = make_sync()
+    assert sync.set_camera_calibration("front", dataclasses.replace(CALIBRATION, K=np.eye(3))) is False
+    assert sync.set_camera_calibration("front", dataclasses.replace(CALIBRATION, K=2 * np.eye(3))) is True
+    assert sync.counters["front/calibration_changed"] == 1
+
+
+def test_nothing_that_contributes_gives_no_frame():
+    sync = make_sync(calibrated=False)
+    assert feed(sync, drive()) == []
+    assert sync.counters["frame/no_sensor"] >= 20
+
+
+def test_anchor_images_too_close_to_each_other_are_dropped():
+    messages = drive() + [image("back", t + 20 * MS) for t in anchors()]
+    sync = make_sync()
+    frames = feed(sync, sorted(messages, key=lambda m: m.stamp_ns))
+    assert [f.stamp_ns for f in frames] == anchors()
+    assert sync.counters["back/too_close"] + sync.counters["back/too_late"] >= 20
+
+
+def test_buffers_stay_bounded():
+    sync = make_sync()
+    for k in range(2_000):  # no pose, no poll: nothing is ever taken out
+        sync.add_camera(image("front", START + k * 10 * MS))
+        sync.add_radar(scan("near", START + k * 10 * MS))
+    assert len(sync._cameras["front"].items) <= 12
+    assert len(sync._radars["near"].items) <= 64
+
+
+def test_sensor_states():
+    sync = make_sync()
+    feed(sync, [m for m in drive(2.0) if getattr(m, "sensor", "") != "front" or m.stamp_ns < START + 900 * MS])
+    states = sync.sensor_states(START + 2_000 * MS)
+    assert set(states) == {*OFFSETS, "near", "far", "odometry"}
+    assert states["left"].state == "ok" and states["left"].reason == ""
+    assert states["left"].rate_hz == pytest.approx(12.0, rel=0.01)
+    assert states["odometry"].rate_hz == pytest.approx(50.0, rel=0.01)
+    assert 0.0 < states["left"].age_s < 0.2
+    assert states["front"].state == "stale" and states["front"].age_s > 1.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"anchor": "roof"}, {"offsets_ns": {"roof": 1}}, {"offsets_ns": {"back": 1}}, {"camera_tolerance_ns": 42 * MS}],
+)
+def test_inconsistent_configuration_is_refused(change):
+    with pytest.raises(ValueError, match="roof|offset|tolerance"):
+        dataclasses.replace(CONFIG, **change)
+
+
+def test_radar_only_and_camera_only_rigs():
+    radar_only = SyncConfig((), ("near", "far"))
+    frames = feed(make_sync(radar_only), drive(3.0, sensors=("near", "far", "odometry")))
+    assert len(frames) > 20 and all(all(f.radars) for f in frames[5:])
+    camera_only = dataclasses.replace(CONFIG, radars=())
+    frames = feed(make_sync(camera_only), drive(sensors=(*OFFSETS, "odometry")))
+    assert [f.stamp_ns for f in frames] == anchors() and frames[-1].radars == ()
