@@ -48,13 +48,16 @@ class TemporalMemory:
             self.reset(reason)
         reason, self._reset_reason = self._reset_reason, ""
         temporal = self.spec.temporal
-        ages = [(frame.stamp_ns - s.ego.stamp_ns) / NS for s in self._states]
-        usable = [i for i, age in enumerate(ages) if temporal.min_age_s <= age <= temporal.max_age_s]
+        usable = []
+        for state in reversed(self._states):  # newest first: it wins a tie
+            age_s = (frame.stamp_ns - state.ego.stamp_ns) / NS
+            if temporal.min_age_s <= age_s <= temporal.max_age_s:
+                usable.append((round(abs(age_s - temporal.interval_s), 6), age_s, state))
         if not usable:
             return self._tensors(self._zeros, np.eye(4), 0.0, temporal.interval_s), reason
-        best = min(usable, key=lambda i: abs(ages[i] - temporal.interval_s))
-        prev_from_curr = invert(self._states[best].ego.odom_from_ego) @ frame.ego.odom_from_ego
-        return self._tensors(self._states[best].bev, prev_from_curr, 1.0, ages[best]), reason
+        _, age_s, best = min(usable, key=lambda row: row[0])
+        prev_from_curr = invert(best.ego.odom_from_ego) @ frame.ego.odom_from_ego
+        return self._tensors(best.bev, prev_from_curr, 1.0, age_s), reason
 
     def store(self, frame: SensorFrame, bev: Any) -> None:
         """Remember the state that the network gave for `frame`."""

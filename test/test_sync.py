@@ -32,7 +32,9 @@ def scan(sensor, stamp_ns):
 
 def pose(stamp_ns, speed=10.0, shift=0.0):
     seconds = (stamp_ns - START) / 1e9
-    transform = make_transform(rotation_from_yaw(0.1), np.array([np.cos(0.1), np.sin(0.1), 0]) * speed * seconds + shift)
+    transform = make_transform(
+        rotation_from_yaw(0.1), np.array([np.cos(0.1), np.sin(0.1), 0]) * speed * seconds + shift
+    )
     return EgoPose(stamp_ns, transform, np.array([speed, 0.0, 0.0]))
 
 
@@ -424,7 +426,7 @@ def test_sensor_states():
     [{"anchor": "roof"}, {"offsets_ns": {"roof": 1}}, {"offsets_ns": {"back": 1}}, {"camera_tolerance_ns": 42 * MS}],
 )
 def test_inconsistent_configuration_is_refused(change):
-    with pytest.raises(ValueError, match="roof|offset|tolerance"):
+    with pytest.raises(ValueError, match=r"roof|offset|tolerance"):
         dataclasses.replace(CONFIG, **change)
 
 

@@ -1,0 +1,125 @@
+"""Decoding against loops: thresholds, box coding, circle NMS, broken values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bev_perception.decode import Thresholds, boxes_from_cells, circle_nms, decode, peaks_numpy, thresholds_of
+from bev_perception.grid import BevGrid
+from bev_perception.model_spec import BOX_CHANNELS, CLASSES, ModelSpec
+
+SPEC = ModelSpec(
+    "m", ("c",), ("r",), dict.fromkeys(CLASSES, 0.1), {c: 0.5 + 0.3 * i for i, c in enumerate(CLASSES)}, top_k=200
+)
+
+
+def random_outputs(seed, spec=SPEC):
+    rng = np.random.default_rng(seed)
+    y = spec.grid.shape[1]
+    boxes = rng.normal(0, 0.7, (spec.top_k, len(BOX_CHANNELS))).astype(np.float32)
+    boxes[:, :2] = rng.uniform(0, 1, (spec.top_k, 2))
+    cells = rng.integers(50, 80, spec.top_k) * y + rng.integers(50, 80, spec.top_k)  # crowded: NMS has work
+    scores = np.sort(rng.uniform(0, 1, spec.top_k)).astype(np.float32)[::-1].copy()
+    return {"scores": scores, "labels": rng.integers(0, 10, spec.top_k), "cells": cells, "boxes": boxes}
+
+
+def decode_by_loops(outputs, spec, thresholds):
+    rows = []
+    for k in range(len(outputs["scores"])):
+        c = dict(zip(BOX_CHANNELS, map(float, outputs["boxes"][k])))
+        ix, iy = int(outputs["cells"][k]) // spec.grid.shape[1], int(outputs["cells"][k]) % spec.grid.shape[1]
+        x = spec.grid.x_min + (ix + c["dx"]) * spec.grid.step
+        y = spec.grid.y_min + (iy + c["dy"]) * spec.grid.step
+        name, score = spec.classes[outputs["labels"][k]], float(outputs["scores"][k])
+        least = thresholds.score[name]
+        for up_to, value in thresholds.score_by_range.get(name, ()):
+            if (x * x + y * y) ** 0.5 <= up_to:
+                least = value
+                break
+        if score >= least:
+            dims = [float(np.exp(c[d])) for d in ("log_l", "log_w", "log_h")]
+            rows.append(
+                (score, name, [x, y, c["z"], *dims, float(np.arctan2(c["sin_yaw"], c["cos_yaw"]))], [c["vx"], c["vy"]])
+            )
+    rows.sort(key=lambda r: -r[0])
+    kept = []
+    for row in rows:
+        radius = thresholds.nms_radius[row[1]]
+        if all(k[1] != row[1] or np.hypot(k[2][0] - row[2][0], k[2][1] - row[2][1]) >= radius for k in kept):
+            kept.append(row)
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("by_range", [{}, {"car": ((10.0, 0.9), (20.0, 0.2)), "bus": ((200.0, 0.99),)}])
+def test_decode_equals_loops(seed, by_range):
+    outputs = random_outputs(seed)
+    thresholds = Thresholds({c: 0.05 * i for i, c in enumerate(CLASSES)}, SPEC.nms_radius, by_range)
+    expected, found = decode_by_loops(outputs, SPEC, thresholds), decode(outputs, SPEC, thresholds)
+    assert 20 < len(expected) < 190
+    assert [CLASSES[i] for i in found.labels] == [row[1] for row in expected]
+    np.testing.assert_allclose(found.scores, [row[0] for row in expected], rtol=1e-6)
+    np.testing.assert_allclose(found.boxes, [row[2] for row in expected], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.velocity, [row[3] for row in expected], rtol=1e-6)
+    assert (found.boxes.dtype, found.velocity.dtype, found.scores.dtype) == (np.float32,) * 3
+    assert found.labels.dtype == np.int64 and found.not_finite == 0
+
+
+def test_a_box_coded_by_hand_comes_back():
+    """Centre (12.3, -7.9) in the default grid: cell and offset by hand, everything else by its definition."""
+    grid = SPEC.grid
+    ix, iy = int((12.3 + 51.2) // 0.8), int((-7.9 + 51.2) // 0.8)
+    dx, dy = (12.3 + 51.2) / 0.8 - ix, (-7.9 + 51.2) / 0.8 - iy
+    yaw = 2.5
+    row = [dx, dy, 0.7, np.log(4.6), np.log(1.9), np.log(1.5), 2 * np.sin(yaw), 2 * np.cos(yaw), 8.0, -1.0]
+    boxes, velocity = boxes_from_cells(np.array([ix * grid.shape[1] + iy]), np.array([row]), SPEC)
+    np.testing.assert_allclose(boxes[0], [12.3, -7.9, 0.7, 4.6, 1.9, 1.5, 2.5], atol=1e-9)
+    np.testing.assert_allclose(velocity[0], [8.0, -1.0])
+
+
+def test_the_cell_index_uses_the_number_of_columns():
+    spec = dataclasses.replace(SPEC, grid=BevGrid(0.0, 4.0, -4.0, 4.0, 1.0))  # (4, 8): X and Y differ
+    boxes, _ = boxes_from_cells(np.array([2 * 8 + 5]), np.zeros((1, 10)), spec)
+    np.testing.assert_allclose(boxes[0, :2], [2.0, 1.0])
+
+
+def test_nms_is_per_class_and_in_metres():
+    centers = np.array([[0.0, 0.0], [1.9, 0.0], [2.1, 0.0], [0.0, 0.0], [3.9, 0.0]])
+    labels = np.array([0, 0, 0, 1, 0])
+    # 2.0 m, not sqrt(2.0): the second goes, the third stays and removes the last.
+    assert circle_nms(centers, labels, np.array([2.0, 2.0])).tolist() == [0, 2, 3]
+    assert circle_nms(np.zeros((0, 2)), np.zeros(0, dtype=int), np.array([2.0])).tolist() == []
+
+
+def test_broken_values_are_dropped_and_counted():
+    outputs = random_outputs(0)
+    clean = decode(outputs, SPEC)
+    outputs["scores"][0] = np.nan
+    outputs["boxes"][1, 3] = 1e4  # exp overflows
+    outputs["boxes"][2, 8] = np.inf
+    outputs["labels"][3] = 10
+    found = decode(outputs, SPEC)
+    assert found.not_finite == 4
+    assert np.isfinite(found.boxes).all() and np.isfinite(found.velocity).all() and np.isfinite(found.scores).all()
+    assert 0 < len(found.scores) <= len(clean.scores) + 4
+    everything_nan = {**outputs, "scores": np.full(200, np.nan, np.float32)}
+    assert len(decode(everything_nan, SPEC).scores) == 0
+
+
+def test_nothing_above_the_threshold_gives_empty_arrays():
+    outputs = random_outputs(0)
+    outputs["scores"][:] = 0.01
+    found = decode(outputs, SPEC, thresholds_of(SPEC))
+    assert found.boxes.shape == (0, 7) and found.velocity.shape == (0, 2) and found.labels.shape == (0,)
+
+
+def test_reference_peaks():
+    heatmap = np.zeros((2, 5, 6), np.float32)
+    heatmap[0, 1, 1], heatmap[0, 1, 2], heatmap[0, 4, 5], heatmap[1, 2, 2] = 0.9, 0.8, 0.7, 0.95
+    scores, labels, cells = peaks_numpy(heatmap, 3)
+    np.testing.assert_allclose(scores, [0.95, 0.9, 0.7])
+    assert labels.tolist() == [1, 0, 0]
+    assert cells.tolist() == [2 * 6 + 2, 1 * 6 + 1, 4 * 6 + 5]

@@ -1,0 +1,159 @@
+"""Pose interpolation against a closed-form helix; jumps, gaps and bad poses."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from bev_perception.ego_motion import MotionLimits, PoseBuffer, integrate_twist
+from bev_perception.geometry import invert, make_transform, rotation_from_yaw
+from bev_perception.structures import EgoPose
+
+MS = 1_000_000
+RADIUS, RATE, CLIMB = 20.0, 0.5, 0.3  # m, rad/s, m/s
+
+
+def helix(t_s, stamp_ns=None):
+    """Driving round a helix: x forward along the tangent; exact pose and constant body twist."""
+    angle = RATE * t_s
+    position = np.array([RADIUS * np.sin(angle), RADIUS * (1 - np.cos(angle)), CLIMB * t_s])
+    pose = make_transform(rotation_from_yaw(angle), position)
+    linear, angular = np.array([RADIUS * RATE, 0.0, CLIMB]), np.array([0.0, 0.0, RATE])
+    return EgoPose(round(t_s * 1e9) if stamp_ns is None else stamp_ns, pose, linear, angular)
+
+
+def filled(step_ms=20, count=50, limits=None):
+    buffer = PoseBuffer(limits)
+    for k in range(count):
+        assert buffer.add(helix(k * step_ms / 1e3)) == ""
+    return buffer
+
+
+def test_interpolation_follows_the_helix():
+    buffer = filled()
+    for t in np.linspace(0, 0.98, 137):
+        found, exact = buffer.at(round(t * 1e9)), helix(t)
+        # A chord instead of the arc: at most r (1 - cos(half angle)) = 0.25 mm; the rotation is exact.
+        assert np.linalg.norm(found.odom_from_ego[:3, 3] - exact.odom_from_ego[:3, 3]) < 0.26e-3
+        np.testing.assert_allclose(found.odom_from_ego[:3, :3], exact.odom_from_ego[:3, :3], atol=1e-7)
+        np.testing.assert_allclose(found.linear, exact.linear)
+
+
+def test_extrapolation_is_exact_under_a_constant_twist_and_ends_at_the_limit():
+    buffer = filled()
+    newest = 49 * 20 * MS
+    for beyond_ms in (-1080, 1, 50, 100):
+        stamp = newest + beyond_ms * MS
+        np.testing.assert_allclose(buffer.at(stamp).odom_from_ego, helix(stamp / 1e9).odom_from_ego, atol=1e-8)
+    assert buffer.at(newest + 101 * MS) is None
+    assert buffer.at(-101 * MS) is None
+    assert PoseBuffer().at(0) is None
+
+
+def test_twist_integration_equals_many_small_steps():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        linear, angular = rng.normal(size=3), rng.normal(size=3)
+        steps = np.eye(4)
+        for _ in range(20_000):
+            small = np.eye(4)
+            w = angular * 1e-4
+            small[:3, :3] += np.array([[0, -w[2], w[1]], [w[2], 0, -w[0]], [-w[1], w[0], 0]])
+            small[:3, 3] = linear * 1e-4
+            steps = steps @ small
+        np.testing.assert_allclose(integrate_twist(linear, angular, 2.0), steps, atol=2e-3)
+    np.testing.assert_allclose(integrate_twist([1, 2, 3], [0, 0, 0], 0.5)[:3, 3], [0.5, 1.0, 1.5])
+
+
+def test_answers_do_not_depend_on_the_order_of_arrival():
+    poses = [helix(k * 0.02) for k in range(50)] + [helix(1.0 + k * 0.02) for k in range(20)]
+    for pose in poses[30:]:
+        pose.odom_from_ego[:3, 3] += 40.0  # a jump in the middle
+    stamps = [3 * MS, 589 * MS, 591 * MS, 1_111 * MS]
+    reference = None
+    for seed in range(5):
+        buffer, order = PoseBuffer(), poses.copy()
+        random.Random(seed).shuffle(order)
+        for pose in order:
+            assert buffer.add(pose) == ""
+        found = [(buffer.at(s).odom_from_ego.tobytes(), buffer.at(s).epoch) for s in stamps]
+        reference = reference or found
+        assert found == reference
+    assert [epoch for _, epoch in reference] == [0, 0, 1, 1]
+
+
+def test_no_interpolation_across_a_gap():
+    buffer = PoseBuffer()
+    buffer.add(helix(0.0))
+    buffer.add(helix(0.8))
+    assert buffer.at(400 * MS) is None
+    np.testing.assert_allclose(buffer.at(50 * MS).odom_from_ego, helix(0.05).odom_from_ego, atol=1e-8)
+    assert buffer.at(50 * MS).epoch == buffer.at(750 * MS).epoch == 0
+
+
+@pytest.mark.parametrize(
+    ("moved", "jump"),
+    [
+        (make_transform(np.eye(3), np.array([0.5, 0.0, 0.0])), False),  # noise
+        (make_transform(np.eye(3), np.array([5.0, 0.0, 0.0])), True),  # further than 70 m/s allows
+        (make_transform(np.eye(3), np.array([0.0, 1.8, 0.0])), True),  # possible at 70 m/s, not with this twist
+        (make_transform(rotation_from_yaw(0.1), np.zeros(3)), False),
+        (make_transform(rotation_from_yaw(0.5), np.zeros(3)), True),
+    ],
+)
+def test_jumps_are_what_no_motion_explains(moved, jump):
+    buffer = filled()
+    pose = helix(50 * 0.02)
+    assert buffer.add(EgoPose(pose.stamp_ns, pose.odom_from_ego @ moved, pose.linear, pose.angular)) == ""
+    assert buffer.at(pose.stamp_ns).epoch == int(jump)
+
+
+def test_fast_driving_at_a_low_rate_is_no_jump():
+    for with_twist in (True, False):
+        buffer = PoseBuffer()
+        for k in range(20):
+            twist = np.array([60.0, 0.0, 0.0]) if with_twist else np.zeros(3)
+            buffer.add(EgoPose(k * 100 * MS, make_transform(np.eye(3), np.array([6.0 * k, 0, 0])), twist))
+        assert buffer.at(1_900 * MS).epoch == 0
+
+
+def test_epochs_survive_forgetting_and_resets():
+    buffer = PoseBuffer(MotionLimits(history_ns=200 * MS))
+    for k in range(100):
+        pose = helix(k * 0.02)
+        pose.odom_from_ego[:3, 3] += 50.0 * (k >= 30)
+        buffer.add(pose)
+    assert len(buffer._poses) == 11
+    assert buffer.at(99 * 20 * MS).epoch == 1
+    buffer.reset()
+    buffer.add(helix(0.0))
+    assert buffer.at(0).epoch == 2
+
+
+def test_bad_poses_are_refused():
+    buffer = filled()
+    good = helix(1.0)
+    nan = good.odom_from_ego.copy()
+    nan[0, 3] = np.nan
+    scaled = good.odom_from_ego.copy()
+    scaled[:3, :3] *= 1.1
+    mirrored = good.odom_from_ego @ np.diag([1.0, 1.0, -1.0, 1.0])
+    assert buffer.add(EgoPose(good.stamp_ns, nan)) == "not_finite"
+    assert buffer.add(EgoPose(good.stamp_ns, np.eye(4), np.array([np.inf, 0, 0]))) == "not_finite"
+    assert buffer.add(EgoPose(good.stamp_ns, scaled)) == "not_a_rotation"
+    assert buffer.add(EgoPose(good.stamp_ns, mirrored)) == "not_a_rotation"
+    assert buffer.add(helix(0.5)) == "duplicate"
+    assert buffer.add(helix(-5.0)) == "too_late"
+    assert buffer.newest_ns == 49 * 20 * MS
+    assert buffer.rate_hz() == pytest.approx(50.0)
+
+
+def test_relative_motion_is_what_compensation_needs():
+    """A fixed point seen from two poses: moving it by inv(a) @ b gives the same point."""
+    buffer = filled()
+    point = np.array([30.0, 5.0, 1.0, 1.0])
+    a, b = buffer.at(333 * MS).odom_from_ego, buffer.at(777 * MS).odom_from_ego
+    seen_a, seen_b = invert(a) @ point, invert(b) @ point
+    np.testing.assert_allclose(invert(a) @ b @ seen_b, seen_a, atol=1e-9)
