@@ -17,7 +17,7 @@ setup(
     # `training` travels along so that `pip install .[training]` has it; the runtime never imports it
     # (test_import_boundaries.py) and its dependencies are an extra.
     packages=find_packages(include=["bev_perception", "bev_perception.*", "training", "training.*"]),
-    package_data={NAME: ["bundles/**/*", "config/**/*"]},
+    package_data={NAME: ["bundles/**/*", "config/**/*", "evaluation/*.css", "evaluation/*.js"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -28,7 +28,7 @@ setup(
     extras_require={
         "evaluation": ["nuscenes-devkit", "rosbags", "matplotlib", "trimesh", "embreex"],
         "training": [
-            "torch",
+            "torch==2.13.0",  # the version that trained and exported the shipped model
             "lightning",
             "onnx",
             "onnxscript",

@@ -63,7 +63,7 @@ def replay(
     backend = open_backend(bundle, config.backend, **config.backend_options)
     try:
         thresholds = Thresholds(config.score_threshold, spec.nms_radius)
-        pipeline = BevPipeline(spec, backend, thresholds=thresholds)
+        pipeline = BevPipeline(spec, backend, thresholds, config.sync["max_speed_mps"])
         found: list[tuple[int, Detections]] = []
         timings: dict[str, list[float]] = {}
         skipped = 0

@@ -55,47 +55,46 @@ class BagInputs:
         return set(self._topics)
 
     def add(self, topic: str, message: Any) -> None:
-        """Take one message; what cannot be used is counted by sensor and reason, as in the node."""
+        """Take one message. What cannot be used is counted here or, once converted, by the synchroniser."""
         handler, source = self._topics[topic]
         name = source.name if source is not None else ODOMETRY if handler == self._odometry else "tf_static"
         try:
-            refused = handler(message, source)
+            handler(message, source)
         except MessageError as error:
-            refused = error.reason
+            self.counters[f"{name}/{error.reason}"] += 1
         except CalibrationError as error:
-            refused = f"bad_transform: {error}"
-        if refused:
-            self.counters[f"{name}: {refused}"] += 1
+            self.counters[f"{name}/bad_transform: {error}"] += 1
 
-    def _image(self, message: Any, camera: Any) -> str:
+    def _image(self, message: Any, camera: Any) -> None:
         conversions.check_frame(message.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
         if camera.compressed:
-            return self.sync.add_camera(conversions.to_compressed_frame(message, camera.name))
+            self.sync.add_camera(conversions.to_compressed_frame(message, camera.name))
+            return
         info = self._infos.get(camera.name)
         if info is not None and (info.width, info.height) != (message.width, message.height):
-            return "image_size_differs"
-        return self.sync.add_camera(conversions.to_camera_frame(message, camera.name, self.config.image_reader))
+            found = f"image {message.width}x{message.height}, camera_info {info.width}x{info.height}"
+            raise MessageError("image_size_differs", found)
+        self.sync.add_camera(conversions.to_camera_frame(message, camera.name, self.config.image_reader))
 
-    def _radar(self, message: Any, radar: Any) -> str:
+    def _radar(self, message: Any, radar: Any) -> None:
         conversions.check_frame(message.header.frame_id, radar.frame_id, f"header.frame_id of {radar.topic}")
         scan, _ = conversions.read_radar(message, radar.name, self.config.radar_fields, self.config.cloud_reader)
-        return self.sync.add_radar(scan)
+        self.sync.add_radar(scan)
 
-    def _odometry(self, message: Any, _: Any) -> str:
-        return self.sync.add_pose(conversions.to_ego_pose(message, self.config.odometry_frame, self.config.base_frame))
+    def _odometry(self, message: Any, _: Any) -> None:
+        self.sync.add_pose(conversions.to_ego_pose(message, self.config.odometry_frame, self.config.base_frame))
 
-    def _camera_info(self, message: Any, camera: Any) -> str:
+    def _camera_info(self, message: Any, camera: Any) -> None:
         known = self._infos.get(camera.name)
         if known is not None and _same_calibration(known, message):
-            return ""
+            return
         conversions.to_calibration(message, np.eye(4), camera.rectified)  # refuse before anything is replaced
         self._infos[camera.name] = message
         self._set_calibration(camera)
         if known is not None:
             self.reset_reason = "calibration_changed"
-        return ""
 
-    def _tf_static(self, message: Any, _: Any) -> str:
+    def _tf_static(self, message: Any, _: Any) -> None:
         self._tree.add(message.transforms)
         found = {}
         sensors: list[Any] = [*self.config.cameras.values(), *self.config.radars.values()]
@@ -103,9 +102,8 @@ class BagInputs:
             try:
                 found[sensor.name] = self._tree.lookup(self.config.base_frame, sensor.frame_id)
             except CalibrationError:
-                self.counters[f"{sensor.name}: no_transform"] += 1
+                self.counters[f"{sensor.name}/no_transform"] += 1
         self._set_extrinsics(found)
-        return ""
 
     def _set_extrinsics(self, found: dict[str, np.ndarray]) -> None:
         for name, ego_from_sensor in found.items():
@@ -159,6 +157,6 @@ def read_frames(
         inputs.add(message.topic, message.message)
         for frame in inputs.sync.poll(now_ns):
             yield now_ns, frame
-    now_ns += config.deadline_ns + config.period_ns
+    now_ns += inputs.sync.config.deadline_ns + inputs.sync.config.period_ns
     for frame in inputs.sync.poll(now_ns):
         yield now_ns, frame
