@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -112,6 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     args = parser.parse_args(argv)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    cv2.setNumThreads(1)  # the loader shares the cores with the network
     run = load_experiment(args.experiment)
     if args.steps:
         run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=args.steps))

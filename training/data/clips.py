@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,13 +14,43 @@ from bev_perception.geometry import invert, transform_boxes, transform_points
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import accumulate, rasterise
-from bev_perception.structures import SensorFrame
 from training.data.augment import NO_AUGMENTATION, Augmentation, augment_image, draw_bev, drop_sensors
 from training.data.nuscenes import Keyframe, lidar_points, sensor_frame
 from training.data.targets import bev_targets, depth_target, semantic_target
 
 STRIDE = 8  # of the image features that depth and class supervision look at
 SENSOR_INPUTS = ("images", "img_from_ego", "camera_valid", "radar_bev", "radar_valid")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A keyframe after the vehicle's preprocessing, before augmentation.
+
+    images (N, H, W, 3) uint8, img_from_ego (N, 4, 4) float64, camera_valid (N,) and radar_valid (R,) float32; per radar the
+    accumulated points (P, 7) float32; lidar (P, 3) float32 in the ego frame.
+    """
+
+    images: np.ndarray
+    img_from_ego: np.ndarray
+    camera_valid: np.ndarray
+    radars: tuple[np.ndarray, ...]
+    radar_valid: np.ndarray
+    lidar: np.ndarray
+
+
+def prepare(keyframe: Keyframe, spec: ModelSpec) -> Prepared:
+    """Read and preprocess a keyframe. Raises ValueError naming the sample and the sensor whose file is broken."""
+    frame = sensor_frame(keyframe, spec)
+    images, img_from_ego, camera_valid, problems = prepare_images(frame, spec)
+    if problems:
+        raise ValueError(f"sample {keyframe.token} of {keyframe.scene}: {problems}; mend or remove these files")
+    radars = []
+    for i in range(len(spec.radars)):
+        alone = tuple(sweeps if i == j else () for j, sweeps in enumerate(frame.radars))
+        radars.append(accumulate(dataclasses.replace(frame, radars=alone), spec))
+    radar_valid = np.array([bool(sweeps) for sweeps in frame.radars], dtype=np.float32)
+    lidar = lidar_points(keyframe).astype(np.float32)
+    return Prepared(images, img_from_ego.astype(np.float64), camera_valid, tuple(radars), radar_valid, lidar)
 
 
 class ClipDataset(Dataset[dict[str, torch.Tensor]]):
@@ -38,6 +70,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         seed: int = 0,
     ) -> None:
         self.keyframes, self.spec, self.augmentation, self.seed = keyframes, spec, augmentation, seed
+        self._cache: dict[int, Prepared] = {}
 
     def __len__(self) -> int:
         return len(self.keyframes)
@@ -47,11 +80,12 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         index %= len(self.keyframes)
         current = self.keyframes[index]
         aug_from_ego = draw_bev(rng, self.augmentation)
-        item = self._sensors(current, aug_from_ego, rng, with_targets=True)
+        item = self._sensors(index, aug_from_ego, rng, with_targets=True)
         item |= self._objects(current, aug_from_ego)
 
-        previous = self._previous(current, rng)
-        prev = self._sensors(previous or current, aug_from_ego, rng, with_targets=False)
+        prev_index = self._previous(current, rng)
+        previous = self.keyframes[prev_index] if prev_index >= 0 else None
+        prev = self._sensors(index if previous is None else prev_index, aug_from_ego, rng, with_targets=False)
         item |= {f"prev.{name}": prev[name] for name in SENSOR_INPUTS}
         prev_from_curr = np.eye(4)
         if previous is not None:
@@ -64,43 +98,40 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         item["index"] = np.array(index)
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in item.items()}
 
-    def _previous(self, current: Keyframe, rng: np.random.Generator) -> Keyframe | None:
-        """The keyframe half a second back; in training sometimes a whole second, sometimes none."""
+    def _previous(self, current: Keyframe, rng: np.random.Generator) -> int:
+        """Index of the keyframe half a second back, -1 for none; in training sometimes a whole second, sometimes none."""
         drop, double = rng.random() < self.augmentation.drop_prev, rng.random() < 0.2
         if current.prev < 0 or drop:
-            return None
-        previous = self.keyframes[current.prev]
-        if double and self.augmentation.drop_prev > 0 and previous.prev >= 0:
-            return self.keyframes[previous.prev]
-        return previous
+            return -1
+        before = self.keyframes[current.prev].prev
+        return before if double and self.augmentation.drop_prev > 0 and before >= 0 else current.prev
+
+    def _prepared(self, index: int) -> Prepared:
+        """Files are read and decoded once per process and keyframe; about 1.3 MB each at the demo's image size."""
+        if index not in self._cache:
+            self._cache[index] = prepare(self.keyframes[index], self.spec)
+        return self._cache[index]
 
     def _sensors(
-        self, keyframe: Keyframe, aug_from_ego: np.ndarray, rng: np.random.Generator, with_targets: bool
+        self, index: int, aug_from_ego: np.ndarray, rng: np.random.Generator, with_targets: bool
     ) -> dict[str, np.ndarray]:
         """One frame's network inputs in the augmented ego frame, and its image-space targets."""
-        frame = sensor_frame(keyframe, self.spec)
-        images, img_from_ego, camera_valid, problems = prepare_images(frame, self.spec)
-        if problems:
-            raise ValueError(f"sample {keyframe.token} of {keyframe.scene}: {problems}; mend or remove these files")
-        ego_from_aug = invert(aug_from_ego)
+        prepared, keyframe = self._prepared(index), self.keyframes[index]
+        images, img_from_ego = prepared.images.copy(), prepared.img_from_ego @ invert(aug_from_ego)
         for i in range(len(images)):
-            images[i], img_from_ego[i] = augment_image(
-                images[i], img_from_ego[i] @ ego_from_aug, rng, self.augmentation
-            )
-        camera_valid, radar_valid = drop_sensors(
-            camera_valid, np.array([bool(s) for s in frame.radars], dtype=np.float32), rng, self.augmentation
-        )
+            images[i], img_from_ego[i] = augment_image(images[i], img_from_ego[i], rng, self.augmentation)
+        camera_valid, radar_valid = drop_sensors(prepared.camera_valid, prepared.radar_valid, rng, self.augmentation)
         images[camera_valid == 0] = 0
         sensors = {
             "images": images,
             "img_from_ego": img_from_ego.astype(np.float32),
             "camera_valid": camera_valid,
-            "radar_bev": self._radar(frame, radar_valid, aug_from_ego),
+            "radar_bev": self._radar(prepared, radar_valid, aug_from_ego),
             "radar_valid": radar_valid,
         }
         if with_targets:
             size = (self.spec.image.height, self.spec.image.width)
-            points = transform_points(aug_from_ego, lidar_points(keyframe))
+            points = transform_points(aug_from_ego, prepared.lidar)
             boxes = transform_boxes(aug_from_ego, keyframe.boxes)
             sensors["depth"] = np.stack([depth_target(points, p, size, STRIDE) for p in img_from_ego])
             sensors["semantic"] = np.stack(
@@ -108,9 +139,9 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             )
         return sensors
 
-    def _radar(self, frame: SensorFrame, radar_valid: np.ndarray, aug_from_ego: np.ndarray) -> np.ndarray:
-        alive = tuple(sweeps if ok else () for sweeps, ok in zip(frame.radars, radar_valid, strict=True))
-        points = accumulate(SensorFrame(frame.stamp_ns, frame.ego, frame.cameras, alive, frame.missing), self.spec)
+    def _radar(self, prepared: Prepared, radar_valid: np.ndarray, aug_from_ego: np.ndarray) -> np.ndarray:
+        alive = [points for points, ok in zip(prepared.radars, radar_valid) if ok]
+        points = np.concatenate(alive) if alive else prepared.radars[0][:0].copy()
         points[:, :3] = transform_points(aug_from_ego, points[:, :3])
         points[:, 4:6] = points[:, 4:6] @ aug_from_ego[:2, :2].T
         return rasterise(points, self.spec.grid, self.spec.radar.channels)
