@@ -1,7 +1,7 @@
 """Every parameter of the node in one table: name, type, default, range, when it may change.
 
-No ROS: offline tools read the same YAML. A bundle states the facts of the model; parameters hold only what an integrator
-chooses. Sensor parameters exist once per sensor of the bundle (`cameras.CAM_FRONT.topic`), thresholds once per class.
+No ROS: offline tools read the same YAML. A bundle states the facts of the model, parameters what an integrator chooses.
+Sensor parameters exist once per sensor of the bundle (`cameras.CAM_FRONT.topic`), thresholds once per class.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ class Required:
 
 
 REQUIRED = Required()
+PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "double": (int, float),
+    "string": (str,),
+    "string[]": (list, tuple),
+}
 ANY_TIME, UNCONFIGURED, NEVER = "any time", "while unconfigured", "never"
 
 
@@ -225,24 +232,19 @@ def sensor_parameters(spec: ModelSpec) -> tuple[Parameter, ...]:
 
 def check_value(row: Parameter, value: Any) -> Any:
     """The value in the row's type (a whole number is a fine double). Raises ParameterError."""
-    want = {"bool": bool, "int": int, "double": (int, float), "string": str, "string[]": (list, tuple)}[row.type]
-    if not isinstance(value, want) or (isinstance(value, bool) and row.type != "bool"):
+    if not isinstance(value, PYTHON_TYPES[row.type]) or (isinstance(value, bool) and row.type != "bool"):
         raise ParameterError(f"{row.name}: expected {row.type}, found {value!r} ({type(value).__name__})")
-    if row.type == "double":
-        value = float(value)
-        if not math.isfinite(value):
-            raise ParameterError(f"{row.name}: expected a finite number, found {value}")
-    if row.type == "string[]":
-        value = tuple(value)
-    if row.limits and not row.limits[0] <= value <= row.limits[1]:
-        raise ParameterError(
-            f"{row.name}: {value} is outside [{row.limits[0]:g}, {row.limits[1]:g}]; {row.description}"
-        )
-    for item in value if row.type == "string[]" else (value,):
+    checked: Any = tuple(value) if row.type == "string[]" else float(value) if row.type == "double" else value
+    if row.type == "double" and not math.isfinite(checked):
+        raise ParameterError(f"{row.name}: expected a finite number, found {value}")
+    if row.limits and not row.limits[0] <= checked <= row.limits[1]:
+        allowed = f"[{row.limits[0]:g}, {row.limits[1]:g}]"
+        raise ParameterError(f"{row.name}: {value} is outside {allowed}; {row.description}")
+    for item in checked if row.type == "string[]" else (checked,):
         if row.choices and item not in row.choices:
             hint = did_you_mean(str(item), row.choices)
             raise ParameterError(f"{row.name}: {item!r} is not one of {', '.join(row.choices)}{hint}")
-    return value
+    return checked
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from visualization_msgs.msg import MarkerArray
 
@@ -287,9 +286,16 @@ def stamp_ns(header: Any) -> int:
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
-def reliable(depth: int = 10) -> QoSProfile:
-    return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
-
-
-def is_nan(value: float) -> bool:
-    return math.isnan(value)
+@contextlib.contextmanager
+def running_node(folder: Path, bundle: Path, spec: ModelSpec, /, **values: Any) -> Iterator[tuple[NodeProcess, Rig]]:
+    """A node process, not yet configured, with its rig; both gone afterwards. values: parameters besides defaults."""
+    env = environment()
+    process = NodeProcess({**default_values(bundle, spec, folder), **values}, folder, env)
+    try:
+        rig = Rig(spec, env)
+        try:
+            yield process, rig
+        finally:
+            rig.close()
+    finally:
+        process.stop()

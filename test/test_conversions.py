@@ -1,4 +1,4 @@
-"""Messages -> structures, with message classes of rosbags and of rclpy alike; every malformed message has its reason."""
+"""Messages -> structures, with message classes of rosbags and rclpy alike; every malformed message has its reason."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_compressed_images_are_told_by_their_bytes() -> None:
 def cloud_values(
     rows: list[list[float]], fields=NUSCENES, gap: int = 3, big: bool = False, height: int = 1, pad: int = 0
 ):
-    """PointCloud2 parts written byte by byte with struct: `gap` bytes before every field, `pad` bytes after every row."""
+    """PointCloud2 parts written byte by byte: `gap` bytes before every field, `pad` after every row."""
     layout, offset = [], 0
     for name, datatype, count in fields:
         offset += gap

@@ -1,7 +1,7 @@
 """ROS messages -> structures. Duck-typed: rclpy's message classes and those of `rosbags` work alike; no ROS import.
 
-Pixels and points are views into the message's buffer wherever its layout allows, nothing is copied twice. A message that
-cannot be used raises MessageError, whose `reason` is what the diagnostics count.
+Pixels and points are views into the message's buffer wherever its layout allows. A message that cannot be used raises
+MessageError, whose `reason` is what the diagnostics count.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class NodeParameters:
         return value
 
     def values(self) -> dict[str, Any]:
-        """All declared values, for make_config. Raises ParameterError for names nobody knows and values refused at start."""
+        """All declared values, for make_config. Raises ParameterError for unknown names and refused values."""
         errors = unknown_names(self._given, self._rows.values()) + list(self._errors.values())
         if errors:
             raise ParameterError("\n".join(errors))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ def import_tf_message() -> type:
         from tf2_msgs.msg import TFMessage
     except ImportError as error:
         raise ImportError(
-            "extrinsics.source is `tf_static`, but the package tf2_msgs is not installed; install ros-<distro>-tf2-msgs, "
-            "or set extrinsics.source: file and extrinsics.file: a calibration YAML"
+            "extrinsics.source is `tf_static`, but the package tf2_msgs is not installed; install "
+            "ros-<distro>-tf2-msgs, or set extrinsics.source: file and extrinsics.file: a calibration YAML"
         ) from error
     return TFMessage
 
@@ -121,11 +122,11 @@ class SensorInputs:
             self._add(import_tf_message(), "/tf_static", "tf_static", self._on_tf_static, latched, overridable=False)
         for camera in config.cameras.values():
             image_type = CompressedImage if camera.compressed else Image
-            self._add(image_type, camera.topic, camera.name, lambda msg, c=camera: self._on_image(msg, c))
+            self._add(image_type, camera.topic, camera.name, partial(self._on_image, camera))
             info_name = f"{camera.name} camera_info"
-            self._add(CameraInfo, camera.info_topic, info_name, lambda msg, c=camera: self._on_camera_info(msg, c))
+            self._add(CameraInfo, camera.info_topic, info_name, partial(self._on_camera_info, camera))
         for radar in config.radars.values():
-            self._add(PointCloud2, radar.topic, radar.name, lambda msg, r=radar: self._on_radar(msg, r))
+            self._add(PointCloud2, radar.topic, radar.name, partial(self._on_radar, radar))
         self._add(Odometry, config.odometry_topic, ODOMETRY, self._on_odometry, self._sensor_qos(ODOMETRY_DEPTH))
 
     def _sensor_qos(self, depth: int) -> QoSProfile:
@@ -172,7 +173,7 @@ class SensorInputs:
 
     # ---- callbacks
 
-    def _on_image(self, msg: Any, camera: CameraConfig) -> None:
+    def _on_image(self, camera: CameraConfig, msg: Any) -> None:
         conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
         if camera.compressed:
             frame = conversions.to_compressed_frame(msg, camera.name)
@@ -180,13 +181,11 @@ class SensorInputs:
             frame = conversions.to_camera_frame(msg, camera.name, self._config.image_reader)
             known = self._calibrations.get(camera.name)
             if known is not None and (known.width, known.height) != (msg.width, msg.height):
-                raise MessageError(
-                    "image_size_differs",
-                    f"image {msg.width}x{msg.height}, camera_info {known.width}x{known.height}; they must belong together",
-                )
+                found = f"image {msg.width}x{msg.height}, camera_info {known.width}x{known.height}"
+                raise MessageError("image_size_differs", f"{found}; they must belong together")
         self._take(camera.name, frame.stamp_ns, lambda: self._sync.add_camera(frame))
 
-    def _on_radar(self, msg: Any, radar: RadarConfig) -> None:
+    def _on_radar(self, radar: RadarConfig, msg: Any) -> None:
         conversions.check_frame(msg.header.frame_id, radar.frame_id, f"header.frame_id of {radar.topic}")
         scan, bad = conversions.read_radar(msg, radar.name, self._config.radar_fields, self._config.cloud_reader)
         if bad:
@@ -198,7 +197,7 @@ class SensorInputs:
         pose = conversions.to_ego_pose(msg, self._config.odometry_frame, self._config.base_frame)
         self._take(ODOMETRY, pose.stamp_ns, lambda: self._sync.add_pose(pose))
 
-    def _on_camera_info(self, msg: Any, camera: CameraConfig) -> None:
+    def _on_camera_info(self, camera: CameraConfig, msg: Any) -> None:
         known = self._infos.get(camera.name)
         if known is not None and _same_calibration(known, msg):
             return
@@ -215,7 +214,8 @@ class SensorInputs:
         except CalibrationError as error:
             self._report("tf_static", "bad_transform", str(error))
         found = {}
-        for sensor in (*self._config.cameras.values(), *self._config.radars.values()):
+        sensors: list[CameraConfig | RadarConfig] = [*self._config.cameras.values(), *self._config.radars.values()]
+        for sensor in sensors:
             try:
                 found[sensor.name] = self._tree.lookup(self._config.base_frame, sensor.frame_id)
                 self._no_transform.pop(sensor.name, None)

@@ -1,4 +1,4 @@
-"""Detections -> ROS messages. PUBLISHERS lists what the node can publish; packages that may be absent are imported late."""
+"""Detections -> ROS messages. PUBLISHERS lists what the node can publish; optional packages are imported late."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from bev_perception.geometry import box_corners
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import Detections
 from bev_perception_msgs.msg import Detection3D, Detection3DArray
 
 NOT_ESTIMATED = np.diag(np.full(6, -1.0)).reshape(-1)
 NOT_ESTIMATED.setflags(write=False)
-EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7), (4, 1), (0, 5))
 COLORS = {
     "car": (0.20, 0.60, 1.00), "truck": (1.00, 0.55, 0.10), "construction_vehicle": (0.85, 0.75, 0.10),
     "bus": (1.00, 0.25, 0.25), "trailer": (0.70, 0.45, 0.25), "barrier": (0.60, 0.60, 0.60),
@@ -28,6 +26,7 @@ COLORS = {
     "traffic_cone": (1.00, 0.80, 0.40),
 }  # fmt: skip
 OTHER_COLOR = (0.9, 0.9, 0.9)
+HEADING_M = 0.7  # the heading reaches this far out of the front
 MIN_ARROW_MPS = 0.3  # slower objects get no velocity line
 ARROW_S = 1.0  # the line reaches where the object will be in this time
 
@@ -80,44 +79,57 @@ def detection_array(detections: Detections, context: Context) -> Detection3DArra
 
 
 def marker_array(detections: Detections, context: Context) -> MarkerArray:
-    """Boxes (edges, a cross on the front face), velocity lines and labels.
+    """A translucent box, its heading, its velocity and a label for each object.
 
-    Three kinds of markers, each one message part for all objects but the texts. The leading DELETEALL and what follows
-    are applied together, so nothing flickers; the lifetime clears the view when the node dies.
+    The leading DELETEALL and what follows are applied together, so nothing flickers; the lifetime clears the view when
+    the node dies.
     """
     header = Header(stamp=to_time(detections.stamp_ns), frame_id=context.frame_id)
     seconds, fraction = divmod(context.marker_lifetime_s, 1.0)
     lifetime = Duration(sec=int(seconds), nanosec=int(fraction * 1e9))
+    classes = context.spec.classes
+    solid, translucent = ([_color(name, alpha) for name in classes] for alpha in (1.0, 0.5))
 
-    def marker(namespace: str, index: int, kind: int, width: float) -> Marker:
-        m = Marker(header=header, ns=namespace, id=index, type=kind, action=Marker.ADD, lifetime=lifetime)
-        m.pose.orientation.w = 1.0
-        m.scale.x = width
-        return m
+    def marker(namespace: str, index: int, kind: int) -> Marker:
+        return Marker(header=header, ns=namespace, id=index, type=kind, action=Marker.ADD, lifetime=lifetime)
 
+    def place(m: Marker, x: float, y: float, z: float, yaw: float = 0.0) -> None:
+        p, q = m.pose.position, m.pose.orientation
+        p.x, p.y, p.z, q.z, q.w = x, y, z, math.sin(yaw / 2), math.cos(yaw / 2)
+
+    headings: list[Point] = []
+    velocities: list[Point] = []
+    heading_colors: list[ColorRGBA] = []
+    velocity_colors: list[ColorRGBA] = []
     markers = [Marker(header=header, action=Marker.DELETEALL)]
-    colors = [ColorRGBA(r=r, g=g, b=b, a=1.0) for r, g, b in (COLORS.get(c, OTHER_COLOR) for c in context.spec.classes)]
-    boxes, arrows = marker("boxes", 0, Marker.LINE_LIST, 0.08), marker("velocity", 0, Marker.LINE_LIST, 0.15)
-    corners = box_corners(detections.boxes)
-    for i, label in enumerate(detections.labels):
-        points = [Point(x=x, y=y, z=z) for x, y, z in corners[i].tolist()]
-        for a, b in EDGES:
-            boxes.points += (points[a], points[b])
-        boxes.colors += [colors[label]] * (2 * len(EDGES))
-        x, y, z = (float(v) for v in detections.boxes[i, :3])
-        vx, vy = (float(v) for v in detections.velocity[i])
+    rows = zip(detections.boxes.tolist(), detections.velocity.tolist(), detections.scores.tolist(), detections.labels)
+    for i, ((x, y, z, length, width, height, yaw), (vx, vy), score, label) in enumerate(rows):
+        box = marker("boxes", i, Marker.CUBE)
+        place(box, x, y, z, yaw)
+        box.scale.x, box.scale.y, box.scale.z = length, width, height
+        box.color = translucent[label]
+        text = marker("labels", i, Marker.TEXT_VIEW_FACING)
+        place(text, x, y, z + height / 2 + 0.6)
+        text.scale.z, text.color, text.text = 0.8, solid[label], f"{classes[label]} {score:.2f}"
+        markers += (box, text)
+        center, reach = Point(x=x, y=y, z=z), length / 2 + HEADING_M
+        headings += (center, Point(x=x + reach * math.cos(yaw), y=y + reach * math.sin(yaw), z=z))
+        heading_colors += (solid[label], solid[label])
         if math.hypot(vx, vy) >= MIN_ARROW_MPS:
-            arrows.points += (Point(x=x, y=y, z=z), Point(x=x + vx * ARROW_S, y=y + vy * ARROW_S, z=z))
-            arrows.colors += [colors[label]] * 2
-        text = marker("labels", i, Marker.TEXT_VIEW_FACING, 0.0)
-        text.scale.z = 0.8
-        text.color = colors[label]
-        text.text = f"{context.spec.classes[label]} {detections.scores[i]:.2f}"
-        p = text.pose.position
-        p.x, p.y, p.z = x, y, float(corners[i, :, 2].max()) + 0.6
-        markers.append(text)
-    markers += [m for m in (boxes, arrows) if m.points]
+            velocities += (center, Point(x=x + vx * ARROW_S, y=y + vy * ARROW_S, z=z))
+            velocity_colors += (solid[label], solid[label])
+    lines = (("heading", 0.08, headings, heading_colors), ("velocity", 0.2, velocities, velocity_colors))
+    for namespace, thickness, points, colors in lines:
+        if points:
+            line = marker(namespace, 0, Marker.LINE_LIST)
+            line.scale.x, line.points, line.colors = thickness, points, colors
+            markers.append(line)
     return MarkerArray(markers=markers)
+
+
+def _color(class_name: str, alpha: float) -> ColorRGBA:
+    r, g, b = COLORS.get(class_name, OTHER_COLOR)
+    return ColorRGBA(r=r, g=g, b=b, a=alpha)
 
 
 def vision_detections(detections: Detections, context: Context) -> Any:

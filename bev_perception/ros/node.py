@@ -44,7 +44,7 @@ CONFIGURATION_ERRORS = (ParameterError, BundleError, CalibrationError, ImportErr
 
 
 class PerceptionNode(LifecycleNode):
-    """configure: bundle, engine, self-test, publishers. activate: subscriptions and the worker. Both undone in reverse."""
+    """configure: bundle, engine, self-test, publishers. activate: subscriptions, worker. Undone in reverse."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(NODE_NAME, **options)
@@ -168,7 +168,7 @@ class PerceptionNode(LifecycleNode):
         return str(self._state_machine.current_state[1])
 
     def _guard_transitions(self) -> None:
-        """Answer a transition that the present state does not allow with success = false; rclpy raises and answers never."""
+        """Answer a transition that the present state does not allow with success = false; rclpy would not answer."""
         service = getattr(self, "_service_change_state", None)
         if service is None:
             return
@@ -257,6 +257,8 @@ def spin(node: PerceptionNode) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point `perception_node`."""
+    # A thread that wants the interpreter waits this long for one that computes; by default 5 ms, too long here.
+    sys.setswitchinterval(0.0005)
     rclpy.init(args=args)
     try:
         node = PerceptionNode()

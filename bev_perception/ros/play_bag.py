@@ -45,7 +45,7 @@ class Played:
 
 
 def message_class(name: str) -> type:
-    """`sensor_msgs/msg/Image` -> its class. Raises ImportError where the package is not installed or has no such type."""
+    """`sensor_msgs/msg/Image` -> its class. Raises ImportError where that is not installed."""
     package, _, kind = name.split("/")
     try:
         found: type = getattr(importlib.import_module(f"{package}.msg"), kind)

@@ -2,8 +2,8 @@
 
     python -m bev_perception.ros.record_bag OUT --topics /perception/detections /perception/status
 
-Messages are stored as they arrive, with their definitions, so that custom types can be read back without ROS. OUT appears
-when recording ends (SIGINT or SIGTERM), complete or not at all.
+Messages are stored as they arrive, with their definitions, so that custom types can be read back without ROS. OUT
+appears when recording ends (SIGINT or SIGTERM), complete or not at all.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -140,6 +141,6 @@ class Telemetry:
 
 def _latency(stage: str, window: deque[float]) -> Latency:
     if not window:
-        return Latency(stage, *[float("nan")] * 4, 0)
+        return Latency(stage, math.nan, math.nan, math.nan, math.nan, 0)
     p50, p95, p99, top = np.percentile(window, (50, 95, 99, 100))
     return Latency(stage, float(p50), float(p95), float(p99), float(top), len(window))

@@ -1,4 +1,4 @@
-"""The one thread that runs the pipeline: a slot for the newest frame, and the clock tick that lets deadlines fire. No ROS."""
+"""The one thread that runs the pipeline: a slot for the newest frame, and a tick that lets deadlines fire. No ROS."""
 
 from __future__ import annotations
 
