@@ -35,7 +35,10 @@ GRID_COLOR = (66, 56, 48)
 TEXT_COLOR = (225, 225, 225)
 NEAR_M = 0.2  # nothing is projected nearer to the camera than this
 MOVING_MPS = 0.7  # radial speed over ground from which a radar return is drawn as moving
-NEWEST_S = 0.08  # radar returns younger than one scan period go into the images, older ones only into the BEV
+NEWEST_S = (
+    0.12  # younger radar returns (the newest scan of each radar) go into the images, older ones into the BEV only
+)
+LABEL_HEIGHT = 26  # boxes lower than this many pixels get no text
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 
@@ -90,7 +93,7 @@ def draw_boxes(image: np.ndarray, img_from_ego: np.ndarray, objects: Objects, la
             _tint(image, face[:, :2] / face[:, 2:], color)
         for start, end in zip(starts, ends):
             _line(image, start, end, color)
-        if labels and np.all(points[:, 2] >= NEAR_M):
+        if labels and np.all(points[:, 2] >= NEAR_M) and high[1] - low[1] >= LABEL_HEIGHT:
             _label(image, f"{objects.names[k]} {objects.scores[k]:.2f}", (low[0], low[1] - 3), color)
 
 

@@ -1,0 +1,205 @@
+"""`make demo`: a synthetic drive through the real node over ROS 2, scored, compared with the offline replay, reported.
+
+    python -m bev_perception.evaluation.demo --out out/demo
+
+Stages: make the drive (kept while nothing changes), start and bring up the node, record, play in real time, stop, score
+with nuscenes-devkit, replay the same frames offline, draw, write the report. Everything that needs ROS is a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bev_perception.calibration import StaticTree, save_extrinsics
+from bev_perception.evaluation.bag import BagError, read_bag
+from bev_perception.evaluation.process import Child, StageError, ros_environment
+from bev_perception.evaluation.results import LiveRun, read_live_run, report_data, summarize
+from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
+from bev_perception.parameters import NodeConfig, parse_yaml
+from bev_perception.replay import load_config
+
+PACKAGE = Path(__file__).resolve().parents[1]
+SEED, DURATION_S, SCALE = 900, 10.0, 0.25
+RECORDED = ("/perception/detections", "/perception/markers", "/perception/status", "/diagnostics")
+LAST_FRAMES_S = 1.5  # after the bag has ended, until what is under way has been published and recorded
+START = time.monotonic()
+
+
+def say(text: str) -> None:
+    print(f"[demo {time.monotonic() - START:5.1f} s] {text}", flush=True)
+
+
+def make_drive(out: Path, log: Path, seed: int, duration_s: float, scale: float) -> Path:
+    """The bag of the drive; the one made before is kept while the command and the world's sources are the same."""
+    command = ["training.data.synthetic", "bag", str(out), "--seed", str(seed), "--duration", str(duration_s)]
+    command += ["--scale", str(scale), "--image-format", "raw", "--workers", str(cores())]
+    stamp_file = out.with_name(out.name + ".stamp")
+    stamp = _drive_stamp([seed, duration_s, scale])
+    if out.is_dir() and stamp_file.is_file() and stamp_file.read_text() == stamp:
+        say(f"the drive of seed {seed} is there already ({out})")
+        return out
+    say(f"making a drive of {duration_s:g} s (seed {seed}, never trained on): six cameras, five radars, odometry")
+    environment = ros_environment(0)
+    # one thread in each worker: there is a worker on every core
+    environment |= {"OMP_NUM_THREADS": "1"}
+    with Child("drive's maker", [*command, "--overwrite"], log, environment) as maker:
+        _wait_with_progress(maker, 900)
+    stamp_file.write_text(stamp)
+    return out
+
+
+def _drive_stamp(settings: list[Any]) -> str:
+    """Hash of everything the drive's bytes depend on: settings and sources."""
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    sources = sorted((PACKAGE.parent / "training" / "data" / "synthetic").glob("*.py"))
+    for path in [*sources, PACKAGE / "geometry.py"]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _wait_with_progress(child: Child, timeout_s: float) -> None:
+    deadline, told = time.monotonic() + timeout_s, time.monotonic()
+    while child.running and time.monotonic() < deadline:
+        time.sleep(0.2)
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            say(f"  {child.tail()}")
+    child.wait(max(0.0, deadline - time.monotonic()))
+
+
+def write_parameters(out: Path, bag: Path, bundle: Path, spec: ModelSpec) -> tuple[Path, NodeConfig]:
+    """The shipped parameters with this bundle, and extrinsics from the drive in a file.
+
+    A file, because tf2_msgs is not among the ROS wheels; node and replay read the same one.
+    """
+    tree = StaticTree()
+    for message in read_bag(bag, {"/tf_static"}):
+        tree.add(message.message.transforms)
+    sensors = (*spec.cameras, *spec.radars)
+    extrinsics = out / "extrinsics.yaml"
+    save_extrinsics(extrinsics, "base_link", {name: tree.lookup("base_link", name.lower()) for name in sensors})
+    values = parse_yaml(PACKAGE / "config" / "perception.param.yaml")
+    values |= {"bundle": str(bundle), "extrinsics.source": "file", "extrinsics.file": str(extrinsics)}
+    path = out / "params.yaml"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False))
+    return path, load_config(bundle, path)
+
+
+def drive_live(bag: Path, params: Path, config: NodeConfig, out: Path, log: Path) -> Path:
+    """Node, recorder and player over DDS in real time -> the recorded result bag. Raises StageError."""
+    result = out / "result"
+    shutil.rmtree(result, ignore_errors=True)
+    environment = ros_environment(domain=20 + os.getpid() % 80)
+    topics = [config.odometry_topic, *(r.topic for r in config.radars.values())]
+    topics += [t for c in config.cameras.values() for t in (c.topic, c.info_topic)]
+    with ExitStack() as stack:
+
+        def start(name: str, *arguments: str) -> Child:
+            return stack.enter_context(Child(name, arguments, log / f"{name}.log", environment))
+
+        say("starting the node")
+        node_arguments = ("--ros-args", "--params-file", str(params), "-p", "use_sim_time:=true")
+        node = start("node", "bev_perception.ros.node", *node_arguments)
+        record_arguments = (str(result), "--use-sim-time", "--topics", *RECORDED)
+        recorder = start("recorder", "bev_perception.ros.record_bag", *record_arguments)
+        bring_up = start("bring_up", "bev_perception.ros.bring_up", "configure", "activate", "--timeout", "60")
+        bring_up.wait(70, others=(node, recorder))
+        say("the node is active; playing the drive in real time")
+        play_arguments = (str(bag), "--clock", "--topics", *topics, "--wait-for-subscribers", str(len(topics)))
+        player = start("player", "bev_perception.ros.play_bag", *play_arguments)
+        player.wait(120, others=(node, recorder))
+        say(player.tail())
+        time.sleep(LAST_FRAMES_S)
+        for child in (node, recorder):
+            child.check()
+        recorder.stop()
+        if not result.is_dir():
+            raise StageError(f"the recorder left no result bag: {recorder.tail()}", recorder.log)
+        if node.stop() != 0:
+            raise StageError(f"the node did not end cleanly: {node.tail()}", node.log)
+    return result
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def machine() -> str:
+    """Processor and cores, for the report."""
+    model = platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return f"{model}, {cores()} cores"
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """All stages -> what summary.json holds. Raises StageError and the errors of bundle and bag."""
+    out: Path = args.out.resolve()
+    log = out / "log"
+    out.mkdir(parents=True, exist_ok=True)
+    bundle_path: Path = args.bundle.resolve()
+    spec = load_bundle(bundle_path).spec
+    bag = make_drive(out / "drive", log / "drive.log", args.seed, args.duration, args.scale)
+    params, config = write_parameters(out, bag, bundle_path, spec)
+    result = drive_live(bag, params, config, out, log)
+
+    say("replaying the same frames offline; scoring and drawing meanwhile")
+    replay_arguments = ["bev_perception.replay", str(bag), "--bundle", str(bundle_path), "--params", str(params)]
+    replay_arguments += ["--stamps-from", str(result), "--out", str(out / "offline")]
+    environment = ros_environment(0)
+    with Child("replay", replay_arguments, log / "replay.log", environment) as offline:
+        live: LiveRun = read_live_run(bag, result, spec)
+        say(f"  {live.frames} frames scored with nuscenes-devkit")
+        pictures = live.draw(bag, spec, config)
+        say("  pictures drawn")
+        offline.wait(300)
+    facts = {
+        "drive": f"{args.duration:g} s, seed {args.seed}, images {round(1600 * args.scale)}x{round(900 * args.scale)}",
+        "model": f"{spec.name} (ONNX sha256 {spec.onnx_sha256[:16]})",
+        "engine": f"{live.backend}; node, player and recorder are processes of their own, DDS over shared memory",
+        "machine": machine(),
+    }
+    data = report_data(live, pictures, out / "offline" / "detections", facts)
+    return summarize(data, live, out)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bev_perception.evaluation.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out/demo"))
+    parser.add_argument("--bundle", type=Path, default=PACKAGE / "bundles" / "demo")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--duration", type=float, default=DURATION_S)
+    parser.add_argument("--scale", type=float, default=SCALE, help="image size as a share of 1600x900")
+    args = parser.parse_args(argv)
+    try:
+        summary = run(args)
+    except StageError as error:
+        where = f"\n  log: {error.log}" if error.log else ""
+        print(f"demo failed: {error}{where}", file=sys.stderr)
+        return 1
+    except (BundleError, BagError) as error:
+        print(f"demo failed: {error}", file=sys.stderr)
+        return 1
+    say("done")
+    print(summary["text"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Child processes of a demo or a measurement: their output in a log, and none of them left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+DDS_PROFILE = Path(__file__).resolve().parents[1] / "config" / "fastdds_shm.xml"
+
+
+class StageError(RuntimeError):
+    """A stage failed; `log` is where to read on."""
+
+    def __init__(self, message: str, log: Path | None = None) -> None:
+        super().__init__(message)
+        self.log = log
+
+
+def ros_environment(domain: int, dds_profile: Path | None = DDS_PROFILE) -> dict[str, str]:
+    """The environment of ROS processes that talk to each other on this machine only, in a domain of their own.
+
+    dds_profile None: the defaults of Fast DDS.
+    """
+    environment = dict(os.environ)
+    # what is run is this source tree or installation, wherever the caller stands
+    root = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH")) if p)
+    environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    environment["ROS_DOMAIN_ID"] = str(domain)
+    environment["PYTHONUNBUFFERED"] = "1"
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        environment.pop(name, None)
+        if dds_profile is not None:
+            environment[name] = str(dds_profile)
+    return environment
+
+
+class Child:
+    """`python -m MODULE ...` in a process group of its own, output in `log`. Leaving its `with` ends the group."""
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        self.name, self.log = name, log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def check(self) -> None:
+        """Raise StageError when the process has ended although it should run."""
+        if not self.running:
+            raise StageError(f"the {self.name} ended with status {self._process.returncode}: {self.tail()}", self.log)
+
+    def wait(self, timeout_s: float, others: Sequence[Child] = ()) -> None:
+        """Wait for its end with status 0, while `others` must go on running. Raises StageError."""
+        deadline = time.monotonic() + timeout_s
+        while self.running:
+            for other in others:
+                other.check()
+            if time.monotonic() > deadline:
+                self.stop()
+                raise StageError(f"the {self.name} did not end within {timeout_s:.0f} s: {self.tail()}", self.log)
+            time.sleep(0.05)
+        if self._process.returncode:
+            raise StageError(f"the {self.name} failed with status {self._process.returncode}: {self.tail()}", self.log)
+
+    def stop(self, timeout_s: float = 8.0) -> int:
+        """Interrupt it and wait; terminate, then kill its whole group if it does not end. Returns its status."""
+        for sign, patience_s in ((signal.SIGINT, timeout_s), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
+            if not self.running:
+                break
+            self._send(sign)
+            try:
+                self._process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                continue
+        self._send(signal.SIGKILL)  # children that it may have left in its group
+        return int(self._process.wait())
+
+    def _send(self, sign: signal.Signals) -> None:
+        try:
+            os.killpg(self._process.pid, sign)
+        except ProcessLookupError:
+            pass
+
+    def tail(self) -> str:
+        """The last line of the log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.is_file() else []
+        return lines[-1] if lines else "no output"
