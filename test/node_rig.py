@@ -205,38 +205,6 @@ class Rig:
 
     # ---- sensors
 
-    def stamp(self, message: Any, stamp_ns: int, frame_id: str) -> Any:
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
-        message.header.frame_id = frame_id
-        return message
-
-    def image(self, camera: str, stamp_ns: int, brightness: int = 128) -> Image:
-        message = Image(width=WIDTH, height=HEIGHT, encoding="bgr8", step=WIDTH * 3)
-        message.data.frombytes(bytes([brightness]) * (WIDTH * HEIGHT * 3))
-        return self.stamp(message, stamp_ns, camera.lower())
-
-    def info(self, camera: str, stamp_ns: int, focal: float = 50.0) -> CameraInfo:
-        message = CameraInfo(width=WIDTH, height=HEIGHT, distortion_model="plumb_bob", d=[0.0] * 5)
-        message.k = [focal, 0.0, WIDTH / 2 - 0.5, 0.0, focal, HEIGHT / 2 - 0.5, 0.0, 0.0, 1.0]
-        return self.stamp(message, stamp_ns, camera.lower())
-
-    def scan(self, radar: str, stamp_ns: int, points: np.ndarray | None = None) -> PointCloud2:
-        """points (P, 6) in the order of RADAR_FIELDS."""
-        if points is None:
-            points = np.array([[1.0, 1.0, 0.0, 5.0, 1.0, 0.0], [2.0, -1.0, 0.0, 15.0, 0.0, 0.5]])
-        message = PointCloud2(height=1, width=len(points), point_step=24, row_step=24 * len(points), is_dense=True)
-        message.fields = [PointField(name=n, offset=4 * i, datatype=7, count=1) for i, n in enumerate(RADAR_FIELDS)]
-        message.data.frombytes(points.astype("<f4").tobytes())
-        return self.stamp(message, stamp_ns, radar.lower())
-
-    def pose(self, stamp_ns: int) -> Odometry:
-        """Straight ahead at SPEED_MPS."""
-        message = self.stamp(Odometry(child_frame_id="base_link"), stamp_ns, "odom")
-        message.pose.pose.position.x = SPEED_MPS * (stamp_ns % 1_000_000_000_000) / 1e9
-        message.pose.pose.orientation.w = 1.0
-        message.twist.twist.linear.x = SPEED_MPS
-        return message
-
     def drive(self, without: tuple[str, ...] = (), bad: Callable[[int], None] | None = None) -> None:
         """Publish what is due now: odometry every 20 ms; images, camera_info and radars every PERIOD_S.
 
@@ -246,18 +214,18 @@ class Rig:
         now = time.time_ns()
         if "odometry" not in without and now - self._odometry_ns >= 20_000_000:
             self._odometry_ns = now
-            self.odometry.publish(self.pose(now))
+            self.odometry.publish(make_pose(now))
         if now - self._cycle_ns < PERIOD_S * 1e9:
             return
         self._cycle_ns = now
         for radar, publisher in self.radars.items():
             if radar not in without:
-                publisher.publish(self.scan(radar, now))
+                publisher.publish(make_scan(radar, now))
         for camera, publisher in self.images.items():
             if f"{camera} camera_info" not in without:
-                self.infos[camera].publish(self.info(camera, now))
+                self.infos[camera].publish(make_info(camera, now))
             if camera not in without:
-                publisher.publish(self.image(camera, now))
+                publisher.publish(make_image(camera, now))
         if bad is not None:
             bad(now)
 
@@ -280,6 +248,43 @@ class Rig:
             return newest if newest is not None and stamp_ns(newest.header) > start_ns else None
 
         return self.drive_until(fresh, "detections of a new frame", **keywords)
+
+
+def stamped(message: Any, stamp_ns: int, frame_id: str) -> Any:
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+    message.header.frame_id = frame_id
+    return message
+
+
+def make_image(camera: str, stamp_ns: int, brightness: int = 128) -> Image:
+    message = Image(width=WIDTH, height=HEIGHT, encoding="bgr8", step=WIDTH * 3)
+    message.data.frombytes(bytes([brightness]) * (WIDTH * HEIGHT * 3))
+    return stamped(message, stamp_ns, camera.lower())
+
+
+def make_info(camera: str, stamp_ns: int, focal: float = 50.0) -> CameraInfo:
+    message = CameraInfo(width=WIDTH, height=HEIGHT, distortion_model="plumb_bob", d=[0.0] * 5)
+    message.k = [focal, 0.0, WIDTH / 2 - 0.5, 0.0, focal, HEIGHT / 2 - 0.5, 0.0, 0.0, 1.0]
+    return stamped(message, stamp_ns, camera.lower())
+
+
+def make_scan(radar: str, stamp_ns: int, points: np.ndarray | None = None) -> PointCloud2:
+    """points (P, 6) in the order of RADAR_FIELDS."""
+    if points is None:
+        points = np.array([[1.0, 1.0, 0.0, 5.0, 1.0, 0.0], [2.0, -1.0, 0.0, 15.0, 0.0, 0.5]])
+    message = PointCloud2(height=1, width=len(points), point_step=24, row_step=24 * len(points), is_dense=True)
+    message.fields = [PointField(name=n, offset=4 * i, datatype=7, count=1) for i, n in enumerate(RADAR_FIELDS)]
+    message.data.frombytes(points.astype("<f4").tobytes())
+    return stamped(message, stamp_ns, radar.lower())
+
+
+def make_pose(stamp_ns: int) -> Odometry:
+    """Straight ahead at SPEED_MPS."""
+    message = stamped(Odometry(child_frame_id="base_link"), stamp_ns, "odom")
+    message.pose.pose.position.x = SPEED_MPS * (stamp_ns % 1_000_000_000_000) / 1e9
+    message.pose.pose.orientation.w = 1.0
+    message.twist.twist.linear.x = SPEED_MPS
+    return message
 
 
 def stamp_ns(header: Any) -> int:

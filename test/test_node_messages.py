@@ -13,7 +13,18 @@ pytest.importorskip("bev_perception_msgs", reason="bev_perception_msgs is not bu
 tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 
 from lifecycle_msgs.msg import Transition  # noqa: E402
-from node_rig import RADAR_FIELDS, NodeProcess, Rig, running_node, stamp_ns  # noqa: E402
+from node_rig import (  # noqa: E402
+    RADAR_FIELDS,
+    NodeProcess,
+    Rig,
+    make_image,
+    make_info,
+    make_pose,
+    make_scan,
+    running_node,
+    stamp_ns,
+    stamped,
+)
 from sensor_msgs.msg import Image, PointField  # noqa: E402
 
 from bev_perception_msgs.msg import PerceptionStatus, SensorState  # noqa: E402
@@ -36,107 +47,107 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 # Each takes the rig and the present stamp and publishes what nobody should.
 def wrong_encoding(rig: Rig, now: int) -> None:
-    message = rig.image("cam_a", now + 1)
+    message = make_image("cam_a", now + 1)
     message.encoding = "32FC1"
     rig.images["cam_a"].publish(message)
 
 
 def short_data(rig: Rig, now: int) -> None:
-    message = rig.image("cam_a", now + 1)
+    message = make_image("cam_a", now + 1)
     del message.data[100:]
     rig.images["cam_a"].publish(message)
 
 
 def empty_image(rig: Rig, now: int) -> None:
-    rig.images["cam_a"].publish(rig.stamp(Image(encoding="bgr8"), now + 1, "cam_a"))
+    rig.images["cam_a"].publish(stamped(Image(encoding="bgr8"), now + 1, "cam_a"))
 
 
 def wrong_step(rig: Rig, now: int) -> None:
-    message = rig.image("cam_a", now + 1)
+    message = make_image("cam_a", now + 1)
     message.step = 7
     rig.images["cam_a"].publish(message)
 
 
 def wrong_size(rig: Rig, now: int) -> None:
-    message = rig.image("cam_a", now + 1)
+    message = make_image("cam_a", now + 1)
     message.width, message.height = message.height, message.width
     message.step = message.width * 3
     rig.images["cam_a"].publish(message)
 
 
 def wrong_frame(rig: Rig, now: int) -> None:
-    message = rig.image("cam_a", now + 1)
+    message = make_image("cam_a", now + 1)
     message.header.frame_id = "cam_b"
     rig.images["cam_a"].publish(message)
 
 
 def no_stamp(rig: Rig, now: int) -> None:
-    rig.images["cam_a"].publish(rig.image("cam_a", 0))
+    rig.images["cam_a"].publish(make_image("cam_a", 0))
 
 
 def future_image(rig: Rig, now: int) -> None:
-    rig.images["cam_a"].publish(rig.image("cam_a", now + 3600 * SECOND))
+    rig.images["cam_a"].publish(make_image("cam_a", now + 3600 * SECOND))
 
 
 def past_image(rig: Rig, now: int) -> None:
-    rig.images["cam_a"].publish(rig.image("cam_a", now - 3600 * SECOND))
+    rig.images["cam_a"].publish(make_image("cam_a", now - 3600 * SECOND))
 
 
 def future_pose(rig: Rig, now: int) -> None:
-    rig.odometry.publish(rig.pose(now + 3600 * SECOND))
+    rig.odometry.publish(make_pose(now + 3600 * SECOND))
 
 
 def past_scan(rig: Rig, now: int) -> None:
-    rig.radars["radar_a"].publish(rig.scan("radar_a", now - 3600 * SECOND))
+    rig.radars["radar_a"].publish(make_scan("radar_a", now - 3600 * SECOND))
 
 
 def same_stamp_twice(rig: Rig, now: int) -> None:
     for _ in range(2):
-        rig.images["cam_a"].publish(rig.image("cam_a", now + 1))
+        rig.images["cam_a"].publish(make_image("cam_a", now + 1))
 
 
 def nan_radar(rig: Rig, now: int) -> None:
-    rig.radars["radar_a"].publish(rig.scan("radar_a", now + 1, np.full((5, 6), np.nan)))
+    rig.radars["radar_a"].publish(make_scan("radar_a", now + 1, np.full((5, 6), np.nan)))
 
 
 def partly_nan_radar(rig: Rig, now: int) -> None:
     points = np.ones((5, 6))
     points[2, 4] = np.nan
-    rig.radars["radar_a"].publish(rig.scan("radar_a", now + 1, points))
+    rig.radars["radar_a"].publish(make_scan("radar_a", now + 1, points))
 
 
 def short_radar(rig: Rig, now: int) -> None:
-    message = rig.scan("radar_a", now + 1)
+    message = make_scan("radar_a", now + 1)
     del message.data[10:]
     rig.radars["radar_a"].publish(message)
 
 
 def nameless_radar(rig: Rig, now: int) -> None:
-    message = rig.scan("radar_a", now + 1)
+    message = make_scan("radar_a", now + 1)
     message.fields = [PointField(name=f"f{i}", offset=4 * i, datatype=7, count=1) for i in range(len(RADAR_FIELDS))]
     rig.radars["radar_a"].publish(message)
 
 
 def nan_pose(rig: Rig, now: int) -> None:
-    message = rig.pose(now + 1)
+    message = make_pose(now + 1)
     message.pose.pose.position.x = float("nan")
     rig.odometry.publish(message)
 
 
 def unset_rotation(rig: Rig, now: int) -> None:
-    message = rig.pose(now + 1)
+    message = make_pose(now + 1)
     message.pose.pose.orientation.w = 0.0
     rig.odometry.publish(message)
 
 
 def pose_in_map(rig: Rig, now: int) -> None:
-    message = rig.pose(now + 1)
+    message = make_pose(now + 1)
     message.header.frame_id = "map"
     rig.odometry.publish(message)
 
 
 def empty_camera_info(rig: Rig, now: int) -> None:
-    message = rig.info("cam_a", now)
+    message = make_info("cam_a", now)
     message.k = [0.0] * 9
     rig.infos["cam_a"].publish(message)
 
@@ -187,15 +198,15 @@ def test_a_bad_sensor_is_invalid_until_it_is_good_again(running: Running) -> Non
         lambda: rig.sensor("cam_b").state == SensorState.INVALID and "image_encoding" in rig.sensor("cam_b").reason,
         "cam_b to be invalid",
         without=("cam_b",),
-        bad=lambda now: rig.images["cam_b"].publish(_mono16(rig, now)),
+        bad=lambda now: rig.images["cam_b"].publish(_mono16(now)),
     )
     found = rig.drive_until_detection(without=("cam_b",))
     assert "cam_b" in found.sensors_missing and "cam_a" in found.sensors_used
     rig.drive_until(lambda: rig.sensor("cam_b").state == SensorState.OK, "cam_b to be well")
 
 
-def _mono16(rig: Rig, now: int) -> Image:
-    message = rig.image("cam_b", now)
+def _mono16(now: int) -> Image:
+    message = make_image("cam_b", now)
     message.encoding = "mono16"
     return message
 
@@ -242,7 +253,7 @@ def test_a_vanished_sensor_is_masked_and_named(running: Running) -> None:
 def test_a_changed_camera_info_is_noticed(running: Running) -> None:
     _, rig = running
     before = rig.counters().get("cam_a/calibration_changed", 0)
-    other = rig.info("cam_a", time.time_ns(), focal=61.0)
+    other = make_info("cam_a", time.time_ns(), focal=61.0)
     rig.infos["cam_a"].publish(other)
     rig.drive_until(lambda: rig.counters().get("cam_a/calibration_changed", 0) > before, "the change to be counted")
     rig.drive_until(lambda: rig.status.last_memory_reset_reason == "calibration_changed", "the memory to be emptied")
