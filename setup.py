@@ -24,9 +24,10 @@ setup(
         (f"share/{NAME}/launch", sorted(str(path) for path in Path("launch").glob("*.launch.py"))),
         (f"share/{NAME}/config", sorted(str(path) for path in Path(NAME, "config").glob("*") if path.is_file())),
     ],
-    install_requires=["numpy", "opencv-python-headless", "pyyaml", "onnxruntime"],
+    install_requires=["numpy", "opencv-python-headless<5", "pyyaml", "onnxruntime", "rosbags"],
     extras_require={
-        "evaluation": ["nuscenes-devkit", "rosbags", "matplotlib", "trimesh", "embreex"],
+        "tensorrt": ["tensorrt", "pycuda", "onnx"],
+        "evaluation": ["nuscenes-devkit", "matplotlib", "trimesh", "embreex"],
         "training": [
             "torch==2.13.0",  # the version that trained and exported the shipped model
             "lightning",
@@ -34,7 +35,6 @@ setup(
             "onnxscript",
             "tensorboard",
             "nuscenes-devkit",
-            "rosbags",
             "trimesh",
             "embreex",
         ],

@@ -139,6 +139,40 @@ def test_boundary(rule: Rule) -> None:
     assert not broken, "\n".join(broken)
 
 
+def loaded_with(module: str) -> dict[str, str]:
+    """Top-level names of everything outside `bev_perception` that importing `module` imports, with who imports it."""
+    outside: dict[str, str] = {}
+    seen: set[str] = set()
+    todo = [module]
+    while todo:
+        parts = todo.pop().split(".")
+        for length in range(1, len(parts) + 1):  # importing a.b.c runs a, then a.b, then a.b.c
+            name = ".".join(parts[:length])
+            base = ROOT.joinpath(*parts[:length])
+            path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+            if name in seen or not path.is_file():
+                continue
+            seen.add(name)
+            package = name if base.is_dir() else name.rpartition(".")[0]
+            for imported in imports_of(path.read_text(), package):
+                if imported.on_load and imported.top == "bev_perception":
+                    todo.append(imported.module)
+                elif imported.on_load and imported.top not in sys.stdlib_module_names:
+                    outside[imported.top] = name
+    return outside
+
+
+@pytest.mark.parametrize("module", ["pipeline", "replay", "inference.build_engine", "inference.onnxruntime_backend"])
+def test_runtime_loads_with_what_pip_installs_for_it(module: str) -> None:
+    """`pip install .` brings numpy, opencv, pyyaml, onnxruntime and rosbags (setup.py), and that has to do."""
+    outside = loaded_with(f"bev_perception.{module}")
+    assert "numpy" in loaded_with("bev_perception.structures")
+    missing = {
+        name: by for name, by in outside.items() if name not in {"numpy", "cv2", "yaml", "onnxruntime", "rosbags"}
+    }
+    assert not missing, f"imported when bev_perception.{module} is: {missing}"
+
+
 @pytest.mark.parametrize(
     ("path", "source", "module"),
     [
