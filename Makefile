@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 OUT ?= out
+DATA ?= $(OUT)/data
 
 # Arguments passed on, for example: make test ARGS="-k grid"
 ARGS ?=
@@ -18,9 +19,9 @@ help:
 	@echo "make test        all tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       cost per frame, delivery rate and latency; writes the table in docs/"
-	@echo "make train-demo  train, export and score the shipped model anew"
+	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
 	@echo "make clean       remove the virtual environment, builds and outputs"
-	@echo "Variables: PYTHON=python3.12, OUT=folder, ARGS=\"further arguments\""
+	@echo "Variables: PYTHON=python3.12, OUT=folder, DATA=folder, ARGS=\"further arguments\""
 
 setup-demo:
 	@"$(PYTHON)" requirements/set_up.py demo
@@ -41,7 +42,7 @@ bench: setup-demo
 	@$(ENV) python -m bev_perception.evaluation.bench $(ARGS)
 
 train-demo: setup-test
-	@$(ENV) python -m training.train training.experiments.demo:full $(ARGS)
+	@$(ENV) python -m training.train training.experiments.demo:full --data "$(DATA)" --out "$(OUT)/train-demo" $(ARGS)
 
 clean:
 	rm -rf .venv build install log out .pytest_cache .ruff_cache .mypy_cache *.egg-info

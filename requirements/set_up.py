@@ -198,7 +198,7 @@ def colcon_build() -> None:
         f' --build-base "{OVERLAY}/build" --install-base "{OVERLAY}/install"'
         f' --cmake-args -DPython3_EXECUTABLE="{VENV_PYTHON}" -DBUILD_TESTING=OFF'
     )
-    run(["bash", "-c", build], "colcon build", env={**os.environ, "MAKEFLAGS": f"-j{jobs} -l{jobs}"})
+    run(["bash", "-c", build], "colcon build", env={**os.environ, "MAKEFLAGS": f"-j{jobs}"})
 
 
 def colcon_inputs() -> list[Path]:
