@@ -14,6 +14,7 @@ pytest.importorskip("rosbags", reason="needs rosbags")
 from rosbags.highlevel import AnyReader
 
 from bev_perception.geometry import invert, rotation_from_quaternion, transform_points, yaw_from_rotation
+from training.data.synthetic.__main__ import main
 from training.data.synthetic.bag_writer import LATENCY_NS, BagSettings, _odometry, topic, write_bag
 from training.data.synthetic.camera import scaled_K
 from training.data.synthetic.generate import Scan, epoch_ns, take, world_of
@@ -194,13 +195,15 @@ def _hashes(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def test_same_seed_same_bytes_with_one_worker_or_two(tmp_path):
+def test_same_seed_same_bytes_with_one_worker_or_two(tmp_path, capsys):
     write_bag(tmp_path / "a" / "drive.mcap", TINY, workers=1)
     write_bag(tmp_path / "b" / "drive.mcap", TINY, workers=2)
     assert _hashes(tmp_path / "a" / "drive.mcap") == _hashes(tmp_path / "b" / "drive.mcap")
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["drive.mcap"], "nothing temporary may stay"
     with pytest.raises(FileExistsError, match="exists already"):
         write_bag(tmp_path / "a" / "drive.mcap", TINY)
+    assert main(["bag", str(tmp_path / "a" / "drive.mcap")]) == 1
+    assert "exists already" in capsys.readouterr().err
     topics, _ = _read(tmp_path / "a" / "drive.mcap")
     assert not any("lidar" in name for name in topics)
     message = topics[topic("jpeg", "CAM_FRONT")[0]][0][1]
