@@ -29,7 +29,7 @@ def pedestrian(size_lwh: tuple[float, float, float], style: int, walked_m: float
     top = HI_VIS if rng.random() < 0.12 else top
     skirt, bag = rng.random() < 0.2, rng.random() < 0.35
     hip, shoulder = 0.50 * h, 0.82 * h
-    swing = np.sin(walked_m / STRIDE_M * np.pi) * (l / 2 - 0.08)
+    swing = np.sin(walked_m / STRIDE_M * np.pi) * (l / 2 - 0.11)
     parts = [
         span((-0.13 * h * 0.6, -w * 0.27, hip - 0.05), (0.13 * h * 0.6, w * 0.27, shoulder), top, Material.CLOTH),
         column((0.0, 0.0), (0.86 * h, h), (0.062 * h, 0.05 * h), 6, skin, Material.CLOTH),

@@ -184,7 +184,7 @@ def _dynamics(over_ground: Floats, speed: Floats, rng: np.random.Generator) -> N
     """dyn_prop as the sensor's tracker would say it from the compensated radial speed."""
     prop = np.full(len(over_ground), STATIONARY)
     prop[rng.random(len(prop)) < 0.25] = CANDIDATE
-    moves = speed > 0.5
+    moves = (speed > 0.5) | (np.abs(over_ground) > 0.6)
     prop[moves & (np.abs(over_ground) <= 0.5)] = CROSSING_MOVING
     prop[moves & (over_ground > 0.5)] = MOVING
     prop[moves & (over_ground < -0.5)] = ONCOMING

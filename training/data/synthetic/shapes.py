@@ -161,9 +161,10 @@ def _trailer(l: float, w: float, h: float, rng: np.random.Generator) -> list[Mes
         for k in range(3):
             parts.append(box((-l / 2 + 0.04, s * w * (0.1 + 0.13 * k), floor - 0.42), (0.06, w * 0.13, 0.16),
                              (0.7, 0.03, 0.03) if k % 2 else WHITE, Material.REFLECTIVE))  # fmt: skip
-    axles = [-0.3 * l, -0.3 * l - 1.2] if l <= 7.5 else [-0.22 * l, -0.22 * l - 1.25, -0.22 * l - 2.5]
+    radius = 0.46 if floor > 1 else 0.34
+    axles = [-l / 2 + 0.4 + radius + 1.2 * k for k in range(3 if l > 9 else 2)]
     tails = _lamps(l, w, floor - 0.15, floor - 0.15)[1::2]
-    return [*parts, *tails, *_wheels(axles, w, 0.46 if floor > 1 else 0.34, 0.3)]
+    return [*parts, *tails, *_wheels(axles, w, radius, 0.3)]
 
 
 def _tracks(l: float, w: float, height: float) -> list[Mesh]:

@@ -121,7 +121,7 @@ class Scene:
         return list(weights)[self.rng.choice(len(p), p=p / p.sum())]
 
 
-PARKED = {"car": 0.50, "truck": 0.13, "trailer": 0.13, "bus": 0.08, "construction_vehicle": 0.05, "motorcycle": 0.11}
+PARKED = {"car": 0.47, "truck": 0.13, "trailer": 0.15, "bus": 0.09, "construction_vehicle": 0.05, "motorcycle": 0.11}
 DRIVING = {"car": 0.56, "truck": 0.16, "bus": 0.14, "motorcycle": 0.14}
 IN_YARD = {"car": 0.2, "truck": 0.17, "trailer": 0.26, "bus": 0.12, "construction_vehicle": 0.25}
 
@@ -285,7 +285,7 @@ def _walkers(scene: Scene, road: Road) -> None:
                 else:
                     motion = _still(road.path, at, d, rng.uniform(-np.pi, np.pi))
                 scene.add("pedestrian", motion, gap=0.12)
-            s += rng.uniform(7, 20)
+            s += rng.uniform(9, 25)
         s = rng.uniform(0, 40)
         while s < road.path.length:  # cycle stands and barriers on the pavement
             kind = rng.random()
@@ -323,7 +323,7 @@ def _riders(scene: Scene, road: Road) -> None:
     rng = scene.rng
     for forward in (True, False):
         lane = road.path if forward else road.path.reversed()
-        lane = lane.offset(-(road.lanes * LANE_M - 0.15))
+        lane = lane.offset(-(road.lanes * LANE_M - 0.42))
         s = rng.uniform(0, 20)
         while s < lane.length:
             speed = rng.uniform(2.5, 6.0)
