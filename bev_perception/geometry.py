@@ -86,7 +86,7 @@ def quaternion_from_rotation(rotation: np.ndarray) -> np.ndarray:
 
 
 def slerp(q0: np.ndarray, q1: np.ndarray, fraction: float) -> np.ndarray:
-    """Spherical interpolation of two (4,) wxyz quaternions along the shorter arc; fraction outside [0, 1] extrapolates."""
+    """Slerp of two (4,) wxyz quaternions along the shorter arc; fraction outside [0, 1] extrapolates."""
     dot = float(np.dot(q0, q1))
     if dot < 0:
         q1, dot = -q1, -dot
@@ -116,9 +116,11 @@ def project(img_from_ego: np.ndarray, points_ego: np.ndarray) -> tuple[np.ndarra
 
 
 def box_corners(boxes: np.ndarray) -> np.ndarray:
-    """(M, 7) x y z l w h yaw (gravity centre) -> (M, 8, 3); corners 0-3 are the bottom, 4-7 the top, 0 and 1 the front."""
+    """(M, 7) x y z l w h yaw (gravity centre) -> (M, 8, 3): corners 0-3 at the bottom, 4-7 at the top, 0 and 1 in front."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 7)
-    unit = np.array([[1, 1, -1], [1, -1, -1], [-1, -1, -1], [-1, 1, -1], [1, 1, 1], [1, -1, 1], [-1, -1, 1], [-1, 1, 1]])
+    unit = np.array(
+        [[1, 1, -1], [1, -1, -1], [-1, -1, -1], [-1, 1, -1], [1, 1, 1], [1, -1, 1], [-1, -1, 1], [-1, 1, 1]]
+    )
     local = 0.5 * unit[None] * boxes[:, None, 3:6]
     c, s = np.cos(boxes[:, 6])[:, None], np.sin(boxes[:, 6])[:, None]
     x = c * local[..., 0] - s * local[..., 1]
@@ -133,7 +135,7 @@ def points_in_box(points: np.ndarray, box: np.ndarray, margin: float = 0.0) -> n
 
 
 def transform_boxes(a_from_b: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
-    """(M, 7) boxes of frame b -> frame a; yaw is turned by the yaw of the rotation (roll and pitch do not fit in a box)."""
+    """(M, 7) boxes of frame b -> frame a; the heading follows the rotation, roll and pitch do not fit in a box."""
     boxes = np.array(boxes_b, dtype=np.float64).reshape(-1, 7)
     heading = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6]), np.zeros(len(boxes))], axis=1) @ a_from_b[:3, :3].T
     boxes[:, :3] = transform_points(a_from_b, boxes[:, :3])

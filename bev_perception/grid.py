@@ -26,7 +26,9 @@ class BevGrid:
         for low, high, axis in ((self.x_min, self.x_max, "x"), (self.y_min, self.y_max, "y")):
             cells = (high - low) / self.step
             if abs(cells - round(cells)) > 1e-6:
-                raise ValueError(f"BevGrid: {axis} range {low}..{high} m is not a whole number of {self.step} m cells ({cells})")
+                raise ValueError(
+                    f"BevGrid: {axis} range {low}..{high} m is not a whole number of {self.step} m cells ({cells})"
+                )
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -18,10 +18,17 @@ from bev_perception.grid import BevGrid
 
 FORMAT = 1
 CLASSES = (
-    "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
+    "car", "truck", "construction_vehicle", "bus", "trailer",
+    "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
 )  # fmt: skip
 # Regression channels of the CenterPoint head at a peak (methods: CenterPoint, targets), in this order.
 BOX_CHANNELS = ("dx", "dy", "z", "log_l", "log_w", "log_h", "sin_yaw", "cos_yaw", "vx", "vy")
+
+
+# Planes that radar_bev may have (preprocess.radar makes them) and how images may be scaled (preprocess.images).
+RADAR_CHANNELS = ("log_count", "rcs", "vx", "vy", "age", "dx", "dy")
+INTERPOLATIONS = ("area", "linear")
+COLOR_ORDERS = ("bgr", "rgb")
 
 
 class BundleError(ValueError):
@@ -30,12 +37,18 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """The network's image: the source is scaled to `width` with `interpolation`, then the top rows are cropped to `height`."""
+    """The network's image: the source scaled to `width` with `interpolation`, its top rows cut away to `height`."""
 
     height: int = 128
     width: int = 352
     color_order: str = "bgr"
     interpolation: str = "area"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"image.interpolation must be one of {INTERPOLATIONS}, found {self.interpolation!r}")
+        if self.color_order not in COLOR_ORDERS:
+            raise ValueError(f"image.color_order must be one of {COLOR_ORDERS}, found {self.color_order!r}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,11 @@ class RadarSpec:
 
     sweeps: int = 6
     max_age_s: float = 0.6
-    channels: tuple[str, ...] = ("log_count", "rcs", "vx", "vy", "age", "dx", "dy")
+    channels: tuple[str, ...] = RADAR_CHANNELS
+
+    def __post_init__(self) -> None:
+        if not self.channels or set(self.channels) - set(RADAR_CHANNELS):
+            raise ValueError(f"radar.channels must be some of {RADAR_CHANNELS}, found {self.channels}")
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ class ModelSpec:
     score_threshold: dict[str, float]
     nms_radius: dict[str, float]
     classes: tuple[str, ...] = CLASSES
-    grid: BevGrid = BevGrid()
+    grid: BevGrid = BevGrid()  # noqa: RUF009 (frozen)
     image: ImageSpec = ImageSpec()
     radar: RadarSpec = RadarSpec()
     temporal: TemporalSpec = TemporalSpec()
@@ -116,7 +133,7 @@ class ModelSpec:
 
 
 def _from_dict(cls: type, data: dict[str, Any], where: str) -> Any:
-    """Build a dataclass from JSON; unknown or missing keys are errors, lists become tuples."""
+    """Build a dataclass from JSON; unknown or missing keys and wrong types are errors, lists become tuples."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(data) - set(fields))
     missing = sorted(set(fields) - set(data))
@@ -124,9 +141,24 @@ def _from_dict(cls: type, data: dict[str, Any], where: str) -> Any:
         raise BundleError(
             f"{where}: unknown keys {unknown}, missing keys {missing}; export the bundle again with this version"
         )
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    for key, value in data.items():
+        expected = JSON_TYPES.get(str(fields[key].type))
+        if expected is not None and (not isinstance(value, expected) or isinstance(value, bool)):
+            raise BundleError(f"{where}: `{key}` must be of type {fields[key].type}, found {value!r}")
+    try:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    except ValueError as error:
+        raise BundleError(f"{where}: {error}") from error
 
 
+# Annotation of a field -> what it is in JSON.
+JSON_TYPES: dict[str, Any] = {
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "tuple[str, ...]": list,
+    "dict[str, float]": dict,
+}
 NESTED = {"grid": BevGrid, "image": ImageSpec, "radar": RadarSpec, "temporal": TemporalSpec}
 
 
@@ -184,7 +216,7 @@ def load_bundle(path: str | Path) -> Bundle:
     found = hashlib.sha256((path / "model.onnx").read_bytes()).hexdigest()
     if found != spec.onnx_sha256:
         raise BundleError(
-            f"bundle {path}: model.onnx has sha256 {found[:12]}..., model_spec.json expects {spec.onnx_sha256[:12]}...; "
+            f"bundle {path}: model.onnx has sha256 {found[:12]}..., the spec expects {spec.onnx_sha256[:12]}...; "
             "the file was altered or belongs to another bundle, copy the whole bundle again"
         )
     return Bundle(path, spec)

@@ -108,8 +108,8 @@ class SensorFrame:
 class Detections:
     """Boxes in base_link at `stamp_ns`, and what they were made from.
 
-    boxes (M, 7) float32 x y z l w h yaw (gravity centre, m, rad); velocity (M, 2) float32 m/s over ground along ego x, y;
-    scores (M,) float32; labels (M,) int64 into ModelSpec.classes. Sorted by falling score.
+    boxes (M, 7) float32 x y z l w h yaw (gravity centre, m, rad); velocity (M, 2) float32 m/s over ground along ego
+    x, y; scores (M,) float32; labels (M,) int64 into ModelSpec.classes. Sorted by falling score.
     missing: sensor name -> named reason for each sensor that did not contribute.
     memory_reset: why the temporal memory was emptied in this step, or "".
     """

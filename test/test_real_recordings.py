@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -166,7 +167,7 @@ def static_nearest_distance(compensate):
     spec = ModelSpec("m", (), ("RADAR_FRONT",), SPEC.score_threshold, SPEC.nms_radius, radar=RadarSpec(2, 1.0))
     scans, poses = scene_0103()
     medians = []
-    for before, now in zip(scans, scans[1:]):
+    for before, now in pairwise(scans):
         ego = poses.at(now.stamp_ns)
         ego_before = poses.at(before.stamp_ns) if compensate else ego
         assert ego.epoch == ego_before.epoch == 0

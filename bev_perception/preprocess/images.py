@@ -67,8 +67,6 @@ def samples_per_pixel(width: int, spec: ImageSpec) -> int:
     """
     if spec.interpolation == "linear":
         return 1
-    if spec.interpolation != "area":
-        raise ValueError(f"image.interpolation must be `area` or `linear`, found {spec.interpolation!r}")
     samples = 1
     while width > 2.5 * samples * spec.width:
         samples *= 2
