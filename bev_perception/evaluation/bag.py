@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ class BagMessage:
     message: Any
 
 
-def open_bag(path: str | Path) -> AnyReader:
-    """A reader to be used in a `with`. Types come from the recording itself, so messages of any package can be read.
+@contextmanager
+def open_bag(path: str | Path) -> Iterator[AnyReader]:
+    """A reader, to be used in a `with`. Types come from the recording itself, so messages of any package can be read.
 
     Only recordings older than rosbag2's embedded definitions (sqlite3 of Humble) fall back to the standard Jazzy types.
     Raises BagError.
@@ -40,9 +42,14 @@ def open_bag(path: str | Path) -> AnyReader:
     if not path.exists():
         raise BagError(f"{path} does not exist; a bag is the directory that holds metadata.yaml, or an .mcap file")
     try:
-        return AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+        reader.open()
     except (AnyReaderError, FileNotFoundError) as error:
         raise BagError(f"{path} is not a readable rosbag2 recording: {error}") from error
+    try:
+        yield reader
+    finally:
+        reader.close()
 
 
 def stamp_ns(header: Any) -> int:

@@ -97,8 +97,8 @@ def write_parameters(out: Path, bag: Path, bundle: Path, spec: ModelSpec) -> tup
     return path, load_config(bundle, path)
 
 
-def drive_live(bag: Path, params: Path, config: NodeConfig, out: Path, log: Path) -> Path:
-    """Node, recorder and player over DDS in real time -> the recorded result bag. Raises StageError."""
+def drive_live(bag: Path, params: Path, config: NodeConfig, out: Path, log: Path, rate: float = 1.0) -> Path:
+    """Node, recorder and player over DDS -> the recorded result bag. rate 1 is real time. Raises StageError."""
     result = out / "result"
     shutil.rmtree(result, ignore_errors=True)
     environment = ros_environment(domain=20 + os.getpid() % 80)
@@ -116,10 +116,19 @@ def drive_live(bag: Path, params: Path, config: NodeConfig, out: Path, log: Path
         recorder = start("recorder", "bev_perception.ros.record_bag", *record_arguments)
         bring_up = start("bring_up", "bev_perception.ros.bring_up", "configure", "activate", "--timeout", "60")
         bring_up.wait(70, others=(node, recorder))
-        say("the node is active; playing the drive in real time")
-        play_arguments = (str(bag), "--clock", "--topics", *topics, "--wait-for-subscribers", str(len(topics)))
+        say(f"the node is active; playing the drive at {rate:g} x real time")
+        play_arguments = (
+            str(bag),
+            "--clock",
+            "--rate",
+            str(rate),
+            "--topics",
+            *topics,
+            "--wait-for-subscribers",
+            str(len(topics)),
+        )
         player = start("player", "bev_perception.ros.play_bag", *play_arguments)
-        player.wait(120, others=(node, recorder))
+        player.wait(60 + 60 / rate, others=(node, recorder))
         say(player.tail())
         time.sleep(LAST_FRAMES_S)
         for child in (node, recorder):
@@ -157,7 +166,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     spec = load_bundle(bundle_path).spec
     bag = make_drive(out / "drive", log / "drive.log", args.seed, args.duration, args.scale)
     params, config = write_parameters(out, bag, bundle_path, spec)
-    result = drive_live(bag, params, config, out, log)
+    result = drive_live(bag, params, config, out, log, args.rate)
 
     say("replaying the same frames offline; scoring and drawing meanwhile")
     replay_arguments = ["bev_perception.replay", str(bag), "--bundle", str(bundle_path), "--params", str(params)]
@@ -186,6 +195,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--duration", type=float, default=DURATION_S)
     parser.add_argument("--scale", type=float, default=SCALE, help="image size as a share of 1600x900")
+    parser.add_argument("--rate", type=float, default=1.0, help="of the replay; below 1 for a machine that is too slow")
     args = parser.parse_args(argv)
     try:
         summary = run(args)

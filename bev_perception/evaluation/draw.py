@@ -51,7 +51,6 @@ class DrawSettings:
     """Sizes in pixels; the BEV shows +-bev_range metres. Scores are written from `label_from` up."""
 
     image_width: int = 480
-    image_height: int = 270
     bev_range: float = 52.0
     gap: int = 4
     label_from: float = 0.0
@@ -220,7 +219,8 @@ def draw_frame(
 ) -> np.ndarray:
     """All cameras of a frame with detections and radar drawn in, beside the BEV with ground truth: one BGR picture."""
     settings = settings or DrawSettings()
-    shown = replace(spec, image=ImageSpec(settings.image_height, settings.image_width, "bgr", spec.image.interpolation))
+    height = _panel_height(frame, settings.image_width)
+    shown = replace(spec, image=ImageSpec(height, settings.image_width, "bgr", spec.image.interpolation))
     images, img_from_ego, valid, problems = prepare_images(frame, shown)
     radar = accumulate(frame, spec)
     panels = []
@@ -233,11 +233,17 @@ def draw_frame(
             draw_boxes(panel, img_from_ego[i].astype(np.float64), seen.select(seen.scores >= settings.label_from))
         else:
             reason = problems.get(name) or frame.missing.get(name) or "missing"
-            _label(panel, f"no image: {reason}", (settings.image_width / 2 - 60, settings.image_height / 2), TEXT_COLOR)
+            _label(panel, f"no image: {reason}", (settings.image_width / 2 - 60, height / 2), TEXT_COLOR)
         _label(panel, name, (3, 14), TEXT_COLOR)
         panels.append(panel)
-    size = 2 * settings.image_height + settings.gap
+    size = 2 * height + settings.gap
     return mosaic(panels, draw_bev(size, settings.bev_range, detections, ground_truth, radar), settings.gap)
+
+
+def _panel_height(frame: SensorFrame, width: int) -> int:
+    """Of the flattest camera at this width (others lose their top rows); 9/16 of the width without any camera."""
+    calibrations = [view.calibration for view in frame.cameras if view is not None]
+    return min((round(c.height * width / c.width) for c in calibrations), default=round(width * 9 / 16))
 
 
 def _moved(objects: Objects, seconds: float) -> Objects:

@@ -139,8 +139,8 @@ def read_frames(
 ) -> Iterator[tuple[int, SensorFrame]]:
     """(record time ns, frame) of every frame the synchroniser makes of a recording, in order.
 
-    After the last message the clock runs on until every deadline has passed. Raises BagError where the recording has
-    none of the topics that the parameters name.
+    Time ends with the last message, as it does for a node that listens to a player's /clock. Raises BagError where
+    the recording has none of the topics that the parameters name.
     """
     inputs = inputs or BagInputs(spec, config, FrameSynchronizer(config.sync_config(spec)))
     present = set(bag_topics(bag))
@@ -151,12 +151,7 @@ def read_frames(
             f"{bag} has none of the topics that the parameters name ({', '.join(sorted(needed))}); "
             f"it has {', '.join(sorted(present)) or 'no topics'}"
         )
-    now_ns = 0
     for message in read_bag(bag, wanted):
-        now_ns = message.record_ns
         inputs.add(message.topic, message.message)
-        for frame in inputs.sync.poll(now_ns):
-            yield now_ns, frame
-    now_ns += inputs.sync.config.deadline_ns + inputs.sync.config.period_ns
-    for frame in inputs.sync.poll(now_ns):
-        yield now_ns, frame
+        for frame in inputs.sync.poll(message.record_ns):
+            yield message.record_ns, frame

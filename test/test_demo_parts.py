@@ -1,0 +1,143 @@
+"""The demo's parts that need no ROS: child processes, parameters, the drive's stamp, results, clear failures."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("nuscenes", reason="nuscenes-devkit is part of the evaluation extra")
+import tiny_bundle
+import tiny_drive
+
+from bev_perception.calibration import load_extrinsics
+from bev_perception.evaluation import demo
+from bev_perception.evaluation.bag import BagError
+from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
+from bev_perception.evaluation.result_bag import write_detections
+from bev_perception.evaluation.results import read_live_run, report_data, summarize
+from bev_perception.model_spec import load_bundle
+from bev_perception.replay import load_config, replay
+
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose modules Child can run."""
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    return tmp_path
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.is_file() and "State:\tZ" not in status.read_text()
+
+
+def wait_for(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_leaving_the_block_ends_a_stubborn_child_and_its_children(modules: Path):
+    (modules / "stubborn.py").write_text(STUBBORN)
+    with Child("stubborn", ["stubborn"], modules / "log" / "s.log", ros_environment(1)) as child:
+        wait_for(lambda: child.tail().isdigit())
+        grandchild = int(child.tail())
+        assert child.running and alive(grandchild)
+        child.stop(timeout_s=0.2)
+    assert not child.running
+    wait_for(lambda: not alive(grandchild))
+
+
+def test_a_child_that_ends_early_is_named_with_its_last_words(modules: Path):
+    (modules / "broken.py").write_text("import sys\nprint('first')\nsys.exit('no camera')")
+    (modules / "patient.py").write_text("import time\ntime.sleep(60)")
+    environment = ros_environment(1)
+    with Child("node", ["broken"], modules / "b.log", environment) as broken:
+        with pytest.raises(StageError, match="the node failed with status 1: no camera") as error:
+            broken.wait(10)
+        assert error.value.log == modules / "b.log"
+        with Child("player", ["patient"], modules / "p.log", environment) as patient:
+            with pytest.raises(StageError, match="the node ended with status 1"):
+                patient.wait(10, others=(broken,))
+            with pytest.raises(StageError, match="the player did not end within 0 s"):
+                patient.wait(0.1)
+
+
+def test_environment_names_the_profile_or_none():
+    with_profile, without = ros_environment(33), ros_environment(33, dds_profile=None)
+    assert DDS_PROFILE.is_file()
+    assert with_profile["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(DDS_PROFILE)
+    assert "FASTRTPS_DEFAULT_PROFILES_FILE" not in without and "FASTDDS_DEFAULT_PROFILES_FILE" not in without
+    assert without["ROS_DOMAIN_ID"] == "33"
+
+
+def test_drive_is_kept_while_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_maker(*_: object) -> None:
+        raise StageError("made anew")
+
+    monkeypatch.setattr(demo, "Child", no_maker)
+    out = tmp_path / "drive"
+    out.mkdir()
+    (tmp_path / "drive.stamp").write_text(demo._drive_stamp([900, 10.0, 0.25]))
+    assert demo.make_drive(out, tmp_path / "log", 900, 10.0, 0.25) == out
+    for settings in ((901, 10.0, 0.25), (900, 5.0, 0.25), (900, 10.0, 0.5)):
+        with pytest.raises(StageError, match="made anew"):
+            demo.make_drive(out, tmp_path / "log", *settings)
+
+
+def test_parameters_follow_the_drive(tmp_path: Path):
+    """Extrinsics written from /tf_static are those of the drive; the YAML is one that node and replay accept."""
+    tiny_bundle.write_bundle(tmp_path / "bundle")
+    bag = tiny_drive.write_drive(tmp_path / "bag", frames=1)
+    shipped = tmp_path / "package" / "config" / "perception.param.yaml"
+    shipped.parent.mkdir(parents=True)
+    tiny_drive.write_params(shipped)
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(demo, "PACKAGE", shipped.parent.parent)
+        path, config = demo.write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC)
+    found = load_extrinsics(tmp_path / "extrinsics.yaml", "base_link", ["cam_a", "radar_a"])
+    assert abs(found["cam_a"] - tiny_drive.EGO_FROM_CAM).max() < 1e-6
+    assert config.extrinsics_file == tmp_path / "extrinsics.yaml"
+    assert yaml.safe_load(path.read_text())["/**"]["ros__parameters"]["extrinsics.source"] == "file"
+
+
+def test_a_live_run_is_scored_compared_and_reported(tmp_path: Path):
+    """A result bag as the node leaves it (here written by the replay) becomes report.html and summary.json."""
+    tiny_bundle.write_bundle(tmp_path / "bundle")
+    spec = load_bundle(tmp_path / "bundle").spec
+    bag = tiny_drive.write_drive(tmp_path / "bag", frames=5)
+    config = load_config(tmp_path / "bundle", tiny_drive.write_params(tmp_path / "params.yaml"))
+    result = replay(bag, tmp_path / "bundle", config)
+    write_detections(tmp_path / "result", result.detections, spec)
+    live = read_live_run(bag, tmp_path / "result", spec)
+    assert live.frames == live.scores.frames == 5
+    assert all(age == pytest.approx(8, abs=60) for _, age in live.ages_ms)
+    data = report_data(live, live.draw(bag, spec, config), tmp_path / "result", {"machine": "this one"})
+    assert data.agreement == ("identical: all 5 frames, bit for bit", True)
+    assert data.sensors == {"cam_a": (5, 5), "cam_b": (5, 5), "radar_a": (5, 5)}
+    summary = summarize(data, live, tmp_path)
+    assert summary["live_offline"]["identical"] and "5 frames processed" in summary["text"]
+    assert (tmp_path / "summary.json").is_file() and (tmp_path / "report.html").stat().st_size > 10_000
+
+    write_detections(tmp_path / "empty", [], spec)
+    with pytest.raises(BagError, match="published nothing"):
+        read_live_run(bag, tmp_path / "empty", spec)
+
+
+def test_failures_end_with_status_1_and_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert demo.main(["--out", str(tmp_path / "out"), "--bundle", str(tmp_path / "nowhere")]) == 1
+    assert "model.onnx is missing" in capsys.readouterr().err
