@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from training.data.synthetic.paths import Motion, MotionTable, Path, SpeedProfile, standing
+from training.data.synthetic.placing import EGO_CENTRE_AHEAD, EGO_LENGTH, EGO_WIDTH, boxes_overlap
 from training.data.synthetic.rig import KEYFRAME_PERIOD_NS, NS, RIG, stamps
 from training.data.synthetic.roads import Layout, plan
-from training.data.synthetic.traffic import EGO_CENTRE_AHEAD, EGO_LENGTH, EGO_WIDTH, boxes_overlap
 from training.data.synthetic.world import CATEGORIES, World, make_world
 
 SEEDS = (0, 1, 2, 3)
@@ -67,7 +67,8 @@ def test_motion_table_agrees_with_each_motion() -> None:
     rng = np.random.default_rng(5)
     motions = [standing(1.0, 2.0, 0.5)]
     for n in (1, 2, 5):
-        path = Path.from_segments(*rng.uniform(-9, 9, 3), [(rng.uniform(5, 20), rng.uniform(-0.05, 0.05)) for _ in range(n)])
+        segments = [(rng.uniform(5, 20), rng.uniform(-0.05, 0.05)) for _ in range(n)]
+        path = Path.from_segments(rng.uniform(-9, 9), rng.uniform(-9, 9), rng.uniform(-9, 9), segments)
         knots = np.sort(rng.uniform(-3, 12, n + 1))
         motions.append(Motion(path, SpeedProfile.through(knots, rng.uniform(0, 9, n + 1)), rng.uniform(-5, 30)))
     table = MotionTable.of(motions)
@@ -85,7 +86,7 @@ def test_velocity_is_the_derivative_of_position(worlds: list[World]) -> None:
             for before, now, after in trio:
                 slope = (after.center - before.center) / (2e-9 * h)
                 assert np.allclose(slope, now.velocity, atol=0.02), (now.name, slope, now.velocity)
-                checked += np.linalg.norm(now.velocity) > 0.5
+                checked += int(np.linalg.norm(now.velocity) > 0.5)
     assert checked > 50
 
 
@@ -109,9 +110,10 @@ def test_nobody_overlaps_anybody_nor_the_ego(worlds: list[World]) -> None:
             rows.append((*centre, np.arctan2(ego[1, 0], ego[0, 0]), EGO_LENGTH, EGO_WIDTH))
             r = np.array(rows)
             i, j = np.triu_indices(len(r), 1)
-            hit = boxes_overlap(*r[i].T, tuple(r[j].T))
-            assert not hit.any(), [(states[a].name, states[b].name if b < len(states) else "ego")
-                                   for a, b in zip(i[hit], j[hit])]  # fmt: skip
+            hit = boxes_overlap(r[i].T, r[j].T)
+            assert not hit.any(), [
+                (states[a].name, states[b].name if b < len(states) else "ego") for a, b in zip(i[hit], j[hit])
+            ]
 
 
 def test_box_overlap_against_sampled_points() -> None:
@@ -124,7 +126,7 @@ def test_box_overlap_against_sampled_points() -> None:
         py = a[1] + u * a[3] * np.sin(a[2]) + v * a[4] * np.cos(a[2]) - b[1]
         bx, by = px * np.cos(b[2]) + py * np.sin(b[2]), py * np.cos(b[2]) - px * np.sin(b[2])
         shared = np.mean((np.abs(bx) < b[3] / 2) & (np.abs(by) < b[4] / 2))
-        overlap = bool(boxes_overlap(*a[:, None], tuple(b[:, None]))[0])
+        overlap = bool(boxes_overlap(a[:, None], b[:, None])[0])
         seen.add(overlap)
         assert overlap or shared == 0
         assert not overlap or shared > 0 or _nearly_apart(a, b)
@@ -134,16 +136,22 @@ def test_box_overlap_against_sampled_points() -> None:
 def _nearly_apart(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether shrinking both by 10 % parts them: an overlap too thin for the samples."""
     small = np.array([1, 1, 1, 0.9, 0.9])
-    return not boxes_overlap(*(a * small)[:, None], tuple((b * small)[:, None]))[0]
+    return not boxes_overlap((a * small)[:, None], (b * small)[:, None])[0]
 
 
 def test_all_ten_classes_appear_with_their_attributes(worlds: list[World]) -> None:
     states = [state for world in worlds for state in world.actor_states(3 * NS, 60.0)]
     assert {state.name for state in states} == set(CATEGORIES)
     assert {state.attribute for state in states} == {
-        "", "vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
-        "pedestrian.moving", "pedestrian.standing",
-    }  # fmt: skip
+        "",
+        "vehicle.moving",
+        "vehicle.stopped",
+        "vehicle.parked",
+        "cycle.with_rider",
+        "cycle.without_rider",
+        "pedestrian.moving",
+        "pedestrian.standing",
+    }
     for state in states:
         assert (state.attribute == "") == (state.name in ("traffic_cone", "barrier"))
         assert np.isclose(state.center[2], state.size_lwh[2] / 2)

@@ -57,7 +57,7 @@ def _lens_drops(image: NDArray[np.float32], rain: float, rng: np.random.Generato
     for _ in range(int(4 + 14 * rain)):
         centre = int(rng.uniform(0, w)), int(rng.uniform(0, h))
         r = rng.uniform(0.006, 0.022) * w
-        cv2.ellipse(mask, (centre, (2 * r, 2 * r * rng.uniform(1.0, 1.5)), 0.0), 1.0, -1)
+        cv2.ellipse(mask, (centre, (2 * r, 2 * r * rng.uniform(1.0, 1.5)), 0.0), (1.0,), -1)
     mask = cv2.GaussianBlur(mask, (0, 0), max(0.6, w * 0.002))[..., None] * F(0.85)
     blurred = cv2.GaussianBlur(image, (0, 0), w * 0.02)
     return image + (blurred * F(1.05) - image) * mask
@@ -70,11 +70,13 @@ def _streaks(image: NDArray[np.float32], rain: float, brightness: float, rng: np
     for _ in range(int(160 * rain)):
         x, y, length = rng.uniform(0, w), rng.uniform(-0.1 * h, h), rng.uniform(0.02, 0.09) * h
         end = int(x + lean * length), int(y + length)
-        cv2.line(layer, (int(x), int(y)), end, float(rng.uniform(0.2, 1.0)), 1, cv2.LINE_AA)
+        cv2.line(layer, (int(x), int(y)), end, (float(rng.uniform(0.2, 1.0)),), 1, cv2.LINE_AA)
     image += layer[..., None] * F(brightness)
 
 
-def _develop(radiance: NDArray[np.float32], world: World, mount: SensorMount, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _develop(
+    radiance: NDArray[np.float32], world: World, mount: SensorMount, rng: np.random.Generator
+) -> NDArray[np.uint8]:
     """Lens, exposure, colour and noise: linear RGB (h, w, 3) to BGR uint8."""
     conditions = world.conditions
     lit = light(conditions)
@@ -86,7 +88,9 @@ def _develop(radiance: NDArray[np.float32], world: World, mount: SensorMount, rn
     image = radiance * F(lit.exposure * gain * np.exp(rng.normal(0, 0.03)))
     if lit.lamps_on > 0.3 or conditions.rain:  # bright lamps bloom
         bright = np.maximum(image - F(1.0), 0)
-        image += cv2.GaussianBlur(bright, (0, 0), w * 0.012) * F(0.5) + cv2.GaussianBlur(bright, (0, 0), w * 0.003) * F(0.4)
+        image += cv2.GaussianBlur(bright, (0, 0), w * 0.012) * F(0.5) + cv2.GaussianBlur(bright, (0, 0), w * 0.003) * F(
+            0.4
+        )
     if conditions.rain:
         image = _lens_drops(image, conditions.rain, own)
         _streaks(image, conditions.rain, 0.10 if conditions.time_of_day == "day" else 0.04, rng)
@@ -120,8 +124,10 @@ def render_camera(
     assert mount.K is not None
     view = View(facing, np.arctan(mount.width / 2 / mount.K[0, 0]) + np.deg2rad(20))
     hits = caster.cast(origins, directions, stamp_ns, view)
-    lights_on = np.array([not actor.parked and (actor.rider or actor.name not in ("motorcycle", "bicycle"))
-                          for actor in world.actors] + [False])  # fmt: skip
+    lights_on = np.array(
+        [not actor.parked and (actor.rider or actor.name not in ("motorcycle", "bicycle")) for actor in world.actors]
+        + [False]
+    )
     radiance = shade(caster, hits, directions, stamp_ns, view, 1.0 / (mount.K[0, 0] * scale), lights_on)
     bgr = _develop(radiance.reshape(h, w, 3), world, mount, rng)
     return CameraImage(bgr, hits.owner.reshape(h, w), hits.t.reshape(h, w))

@@ -65,8 +65,10 @@ def scan_lidar(world: World, mount: SensorMount, stamp_ns: int, rng: np.random.G
     elevation = np.deg2rad(np.linspace(*ELEVATION_DEG, BEAMS))
     azimuth, offsets = column_azimuths(), column_offsets_ns()
     cos_e, sin_e = np.cos(elevation), np.sin(elevation)
-    local = np.stack([np.cos(azimuth)[:, None] * cos_e, np.sin(azimuth)[:, None] * cos_e,
-                      np.broadcast_to(sin_e, (COLUMNS, BEAMS))], axis=-1)  # fmt: skip
+    local = np.stack(
+        [np.cos(azimuth)[:, None] * cos_e, np.sin(azimuth)[:, None] * cos_e, np.broadcast_to(sin_e, (COLUMNS, BEAMS))],
+        axis=-1,
+    )
     x, y, yaw, *_ = world.ego.at((stamp_ns + offsets) / NS)
     pose = np.zeros((COLUMNS, 3, 4))
     c, s = np.cos(yaw), np.sin(yaw)
@@ -86,7 +88,9 @@ def scan_lidar(world: World, mount: SensorMount, stamp_ns: int, rng: np.random.G
         hits = caster.cast(np.ascontiguousarray(origins[part].reshape(-1, 3)), d, middle, view, reach=RANGE_M[1])
         reflectivity = _REFLECTIVITY[hits.material]
         ground = np.flatnonzero((hits.material == Material.GROUND) & np.isfinite(hits.t))
-        reflectivity[ground] = ground_albedo(world.town.ground, hits.point[ground], np.full(len(ground), F(0.2))).mean(1)
+        reflectivity[ground] = ground_albedo(world.town.ground, hits.point[ground], np.full(len(ground), F(0.2))).mean(
+            1
+        )
         facing = np.abs(np.einsum("ij,ij->i", hits.normal, d))
         with np.errstate(invalid="ignore", over="ignore"):
             echo = reflectivity * (F(0.25) + F(0.75) * facing) * np.exp(-hits.t * F(_extinction(world)))

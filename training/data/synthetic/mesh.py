@@ -12,6 +12,16 @@ Floats32 = NDArray[np.float32]
 Colour = tuple[float, float, float]
 
 
+def tinted(colour: Colour, factor: float) -> Colour:
+    """The colour made lighter or darker."""
+    return colour[0] * factor, colour[1] * factor, colour[2] * factor
+
+
+def any_colour(rng: np.random.Generator, low: float, high: float) -> Colour:
+    r, g, b = (float(value) for value in rng.uniform(low, high, 3))
+    return r, g, b
+
+
 class Material(IntEnum):
     """What a surface is made of: decides texture, gloss, glow, LiDAR intensity and radar echo."""
 
@@ -80,9 +90,21 @@ def join(meshes: list[Mesh]) -> Mesh:
 
 _CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
 _BOX = np.array(
-    [(0, 1, 3), (0, 3, 2), (4, 6, 7), (4, 7, 5), (0, 4, 5), (0, 5, 1), (2, 3, 7), (2, 7, 6), (1, 5, 7), (1, 7, 3),
-     (0, 2, 6), (0, 6, 4)]
-)  # fmt: skip
+    [
+        (0, 1, 3),
+        (0, 3, 2),
+        (4, 6, 7),
+        (4, 7, 5),
+        (0, 4, 5),
+        (0, 5, 1),
+        (2, 3, 7),
+        (2, 7, 6),
+        (1, 5, 7),
+        (1, 7, 3),
+        (0, 2, 6),
+        (0, 6, 4),
+    ]
+)
 
 
 def box(
@@ -127,9 +149,13 @@ def prism(profile: ArrayLike, half_width: ArrayLike, colour: Colour, material: M
 
 
 def column(
-    centre: tuple[float, float], z: tuple[float, float], radius: tuple[float, float], sides: int, colour: Colour,
+    centre: tuple[float, float],
+    z: tuple[float, float],
+    radius: tuple[float, float],
+    sides: int,
+    colour: Colour,
     material: Material,
-) -> Mesh:  # fmt: skip
+) -> Mesh:
     """A vertical cone frustum with `radius` at its bottom and top, closed above."""
     a = np.arange(sides + 1) * 2 * np.pi / sides
     ring = np.column_stack([np.cos(a), np.sin(a), np.zeros(sides + 1)])
@@ -149,9 +175,12 @@ def wheel(x: float, y: float, radius: float, width: float, sides: int = 9) -> Me
     hub = np.array([x, y, radius])
     hub_rim = hub + (outer - hub) * 0.6 + (0, np.sign(y) * 0.004, 0)
     tyre = np.concatenate(
-        [np.stack([outer[:-1], outer[1:], inner[1:]], 1), np.stack([outer[:-1], inner[1:], inner[:-1]], 1),
-         np.stack([outer[:-1], outer[1:], np.tile(hub, (sides, 1))], 1)]
-    )  # fmt: skip
+        [
+            np.stack([outer[:-1], outer[1:], inner[1:]], 1),
+            np.stack([outer[:-1], inner[1:], inner[:-1]], 1),
+            np.stack([outer[:-1], outer[1:], np.tile(hub, (sides, 1))], 1),
+        ]
+    )
     disc = np.stack([hub_rim[:-1], hub_rim[1:], np.tile(hub + (0, np.sign(y) * 0.004, 0), (sides, 1))], 1)
     return join([patch(tyre, (0.02, 0.02, 0.022), Material.RUBBER), patch(disc, (0.35, 0.35, 0.37), Material.METAL)])
 
@@ -162,9 +191,14 @@ def ring(x: float, radius: float, thickness: float, colour: Colour, sides: int =
     unit = np.column_stack([np.cos(a), np.zeros(sides + 1), np.sin(a)])
     centre = np.array([x, 0.0, radius])
     outer, inner = centre + unit * radius, centre + unit * (radius - thickness)
-    flat = np.concatenate([np.stack([outer[:-1], outer[1:], inner[1:]], 1),
-                           np.stack([outer[:-1], inner[1:], inner[:-1]], 1)])  # fmt: skip
+    flat = np.concatenate(
+        [np.stack([outer[:-1], outer[1:], inner[1:]], 1), np.stack([outer[:-1], inner[1:], inner[:-1]], 1)]
+    )
     out = (0.0, thickness / 2, 0.0)
-    tread = np.concatenate([np.stack([outer[:-1] - out, outer[1:] - out, outer[1:] + out], 1),
-                            np.stack([outer[:-1] - out, outer[1:] + out, outer[:-1] + out], 1)])  # fmt: skip
+    tread = np.concatenate(
+        [
+            np.stack([outer[:-1] - out, outer[1:] - out, outer[1:] + out], 1),
+            np.stack([outer[:-1] - out, outer[1:] + out, outer[:-1] + out], 1),
+        ]
+    )
     return patch(np.concatenate([flat, tread]), colour, Material.RUBBER)

@@ -35,7 +35,8 @@ class Path:
             y += chord * np.sin(heading + curvature * length / 2)
             heading += curvature * length
             station += length
-        return Path(*np.array(rows, dtype=np.float64).T, length=station)
+        starts, xs, ys, headings, curvatures = np.array(rows, dtype=np.float64).T
+        return Path(starts, xs, ys, headings, curvatures, station)
 
     def segment(self, s: ArrayLike) -> NDArray[np.intp]:
         return np.clip(np.searchsorted(self.starts, s, side="right") - 1, 0, len(self.starts) - 1)
@@ -62,7 +63,9 @@ class Path:
         x, y, heading = self.beside(0.0, left)
         lengths = np.diff(np.append(self.starts, self.length))
         scale = 1.0 - self.curvature * left
-        return Path.from_segments(float(x), float(y), float(heading), list(zip(lengths * scale, self.curvature / scale)))
+        return Path.from_segments(
+            float(x), float(y), float(heading), list(zip(lengths * scale, self.curvature / scale))
+        )
 
     def reversed(self) -> Path:
         x, y, heading = self.at(self.length)
@@ -138,9 +141,13 @@ class MotionTable:
         knots = max((len(m.profile.t) for m in motions), default=1) + 1
         n = len(motions)
         table = MotionTable(
-            np.full((n, segments), np.inf), np.zeros((n, segments, 4)), np.full((n, knots), np.inf),
-            np.zeros((n, knots)), np.zeros((n, knots)), np.array([m.s0 for m in motions]),
-        )  # fmt: skip
+            np.full((n, segments), np.inf),
+            np.zeros((n, segments, 4)),
+            np.full((n, knots), np.inf),
+            np.zeros((n, knots)),
+            np.zeros((n, knots)),
+            np.array([m.s0 for m in motions]),
+        )
         for i, m in enumerate(motions):
             j, k = len(m.path.starts), len(m.profile.t)
             table.starts[i, :j] = m.path.starts

@@ -16,11 +16,28 @@ F = np.float32
 Floats = NDArray[np.float64]
 
 # The 18 fields of nuScenes, in its order and types (nuscenes-devkit, python-sdk/nuscenes/utils/data_classes.py).
-DTYPE = np.dtype([
-    ("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("dyn_prop", "i1"), ("id", "<i2"), ("rcs", "<f4"), ("vx", "<f4"),
-    ("vy", "<f4"), ("vx_comp", "<f4"), ("vy_comp", "<f4"), ("is_quality_valid", "i1"), ("ambig_state", "i1"),
-    ("x_rms", "i1"), ("y_rms", "i1"), ("invalid_state", "i1"), ("pdh0", "i1"), ("vx_rms", "i1"), ("vy_rms", "i1"),
-])  # fmt: skip
+DTYPE = np.dtype(
+    [
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("z", "<f4"),
+        ("dyn_prop", "i1"),
+        ("id", "<i2"),
+        ("rcs", "<f4"),
+        ("vx", "<f4"),
+        ("vy", "<f4"),
+        ("vx_comp", "<f4"),
+        ("vy_comp", "<f4"),
+        ("is_quality_valid", "i1"),
+        ("ambig_state", "i1"),
+        ("x_rms", "i1"),
+        ("y_rms", "i1"),
+        ("invalid_state", "i1"),
+        ("pdh0", "i1"),
+        ("vx_rms", "i1"),
+        ("vy_rms", "i1"),
+    ]
+)
 MAX_RETURNS = 125
 
 # Moving, oncoming, crossing and so on: the values of dyn_prop that are used here.
@@ -32,10 +49,17 @@ _WIDE_DEG, _WIDE_M, _LONG_DEG, _LONG_M = 60.0, 70.0, 9.0, 90.0
 
 # Radar cross-section in dBsm by class: mean, and how many returns at most at close range.
 _CLASS_ECHO: dict[str, tuple[float, float]] = {
-    "car": (11.0, 4.5), "truck": (17.0, 6.0), "bus": (19.0, 6.5), "trailer": (18.0, 6.5),
-    "construction_vehicle": (16.0, 5.0), "pedestrian": (-4.0, 1.3), "motorcycle": (4.0, 2.0), "bicycle": (0.0, 1.6),
-    "traffic_cone": (-10.0, 0.45), "barrier": (5.0, 1.6),
-}  # fmt: skip
+    "car": (11.0, 4.5),
+    "truck": (17.0, 6.0),
+    "bus": (19.0, 6.5),
+    "trailer": (18.0, 6.5),
+    "construction_vehicle": (16.0, 5.0),
+    "pedestrian": (-4.0, 1.3),
+    "motorcycle": (4.0, 2.0),
+    "bicycle": (0.0, 1.6),
+    "traffic_cone": (-10.0, 0.45),
+    "barrier": (5.0, 1.6),
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +87,9 @@ def _spots(hits: Hits, world: World, stamp_ns: int, sensor_from_world: Floats, r
     local = hits.point[solid].astype(float) @ sensor_from_world[:3, :3].T + sensor_from_world[:3, 3]
     distance = np.hypot(local[:, 0], local[:, 1])
     owner, material = hits.owner[solid].astype(np.int64), hits.material[solid]
-    facing = np.abs(np.einsum("ij,ij->i", local, hits.normal[solid] @ sensor_from_world[:3, :3].T)) / np.maximum(distance, 1)
+    facing = np.abs(np.einsum("ij,ij->i", local, hits.normal[solid] @ sensor_from_world[:3, :3].T)) / np.maximum(
+        distance, 1
+    )
     chosen: list[int] = []
     rcs: list[float] = []
     for track in np.unique(owner[owner >= 0]):

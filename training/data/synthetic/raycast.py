@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from training.data.synthetic import figures, shapes
 from training.data.synthetic.mesh import Material, Mesh, box, join
-from training.data.synthetic.rig import NS
 from training.data.synthetic.world import Actor, World
 
 Floats32 = NDArray[np.float32]
@@ -53,7 +52,8 @@ class Hits:
 
 def body_mesh(actor: Actor, phase: float) -> Mesh:
     """The actor's triangles about its gravity centre; `phase` in [0, 1) of a walker's or rider's swing."""
-    size = tuple(float(value) for value in actor.size_lwh)
+    length, width, height = (float(value) for value in actor.size_lwh)
+    size = length, width, height
     if actor.name == "pedestrian":
         mesh = figures.pedestrian(size, actor.style, phase * 2 * figures.STRIDE_M)
     elif actor.name == "bicycle":
@@ -161,7 +161,9 @@ class Tracer:
             point = origins + directions * np.where(np.isfinite(t), t, np.float32(0))[:, None]
         return Hits(t, point, normal, colour, material, owner, moving)
 
-    def shadowed(self, points: Floats32, normals: Floats32, sun: Floats32, stamp_ns: int, view: View) -> NDArray[np.bool_]:
+    def shadowed(
+        self, points: Floats32, normals: Floats32, sun: Floats32, stamp_ns: int, view: View
+    ) -> NDArray[np.bool_]:
         """Whether something stands between the points and the sun (a unit vector towards it)."""
         origins = points + normals * np.float32(0.02)
         directions = np.ascontiguousarray(np.broadcast_to(sun, origins.shape))
@@ -173,9 +175,9 @@ class Tracer:
 
 
 def _block(actor: Actor) -> Mesh:
-    l, w, h = (float(value) for value in actor.size_lwh)
+    ln, w, h = (float(value) for value in actor.size_lwh)
     shrink = 0.6 if actor.name in ("pedestrian", "bicycle", "motorcycle") else 0.95
-    return box((0, 0, 0), (l * shrink, w * shrink, h * 0.95), (0.3, 0.3, 0.3), Material.PAINT).owned_by(actor.track_id)
+    return box((0, 0, 0), (ln * shrink, w * shrink, h * 0.95), (0.3, 0.3, 0.3), Material.PAINT).owned_by(actor.track_id)
 
 
 def _scene(mesh: Mesh) -> EmbreeScene:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.synthetic.ground import PX_PER_M, Ground
 from training.data.synthetic.mesh import Material
 from training.data.synthetic.raycast import Hits, Tracer, View
-from training.data.synthetic.town import PX_PER_M, Ground
 from training.data.synthetic.world import Conditions, World
 
 Floats32 = NDArray[np.float32]
@@ -37,8 +37,14 @@ class Light:
 def light(conditions: Conditions) -> Light:
     """The light under these conditions."""
     c = conditions
-    direction = np.array([np.cos(c.sun_elevation) * np.cos(c.sun_azimuth), np.cos(c.sun_elevation) * np.sin(c.sun_azimuth),
-                          np.sin(c.sun_elevation)], F)  # fmt: skip
+    direction = np.array(
+        [
+            np.cos(c.sun_elevation) * np.cos(c.sun_azimuth),
+            np.cos(c.sun_elevation) * np.sin(c.sun_azimuth),
+            np.sin(c.sun_elevation),
+        ],
+        F,
+    )
     clear = (1.0 - c.cloud) ** 0.7 * (1 - 0.8 * c.fog)
     grey = np.array([1.0, 1.0, 1.02])
     mix = c.cloud * 0.9
@@ -62,9 +68,17 @@ def light(conditions: Conditions) -> Light:
     casts = bool(sun.max() > 0.25)
     extinction = 0.0006 + 0.028 * c.fog**1.3 + 0.006 * c.rain
     return Light(
-        direction if casts else None, direction, sun.astype(F), above.astype(F), (above * 0.55).astype(F),
-        zenith.astype(F), horizon.astype(F), float(extinction), float(exposure), float(lamps),
-    )  # fmt: skip
+        direction if casts else None,
+        direction,
+        sun.astype(F),
+        above.astype(F),
+        (above * 0.55).astype(F),
+        zenith.astype(F),
+        horizon.astype(F),
+        float(extinction),
+        float(exposure),
+        float(lamps),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -82,21 +96,24 @@ def _texture(u: Floats32, v: Floats32, per_m: float) -> Floats32:
     return tile[(v * F(per_m)).astype(np.int32) & 511, (u * F(per_m)).astype(np.int32) & 511]
 
 
-def sky(directions: Floats32, light_: Light, conditions: Conditions, drift: float = 0.0) -> Floats32:
+def sky(directions: Floats32, light_: Light, conditions: Conditions) -> Floats32:
     """Radiance of the sky along unit directions (N, 3): a gradient, clouds and the glow about the sun."""
     up = np.clip(directions[:, 2], 0, 1)
     blend = np.exp(-up * F(4.5))[:, None]
     radiance = light_.zenith * (1 - blend) + light_.horizon * blend
     if conditions.time_of_day != "night" or conditions.cloud > 0.3:
         flat = F(1) / (up + F(0.09))
-        u, v = directions[:, 0] * flat + F(drift), directions[:, 1] * flat
+        u: Floats32 = directions[:, 0] * flat
+        v: Floats32 = directions[:, 1] * flat
         cover = _texture(u + 40, v + 40, 24) * F(0.65) + _texture(u + 90, v + 70, 75) * F(0.35)
-        cover = np.clip((cover + F(1.3 * conditions.cloud - 0.75)) * F(2.2), 0, 1) * np.clip(up * F(9), 0, 1)
+        veil = np.clip((cover + F(1.3 * conditions.cloud - 0.75)) * F(2.2), 0, 1) * np.clip(up * F(9), 0, 1)
         tone = (light_.horizon * F(0.55) + light_.above * F(0.5)) * F(1.0 - 0.35 * conditions.cloud)
         shade_ = F(1) + F(0.25) * _texture(u + 10, v + 10, 50)[:, None]
-        radiance += (tone * shade_ - radiance) * (cover * F(0.8))[:, None]
-    azimuth = np.arctan2(directions[:, 1], directions[:, 0]) * F(512 / (2 * np.pi))
-    hills = F(0.030) + F(0.022) * _texture(azimuth, np.zeros_like(azimuth), 1) + F(0.012) * _texture(azimuth, azimuth, 3)
+        radiance += (tone * shade_ - radiance) * (veil * F(0.8))[:, None]
+    azimuth: Floats32 = np.arctan2(directions[:, 1], directions[:, 0]) * F(512 / (2 * np.pi))
+    hills = (
+        F(0.030) + F(0.022) * _texture(azimuth, np.zeros_like(azimuth), 1) + F(0.012) * _texture(azimuth, azimuth, 3)
+    )
     behind = np.flatnonzero((directions[:, 2] < hills) & (directions[:, 2] > -0.05))
     radiance[behind] = light_.horizon * F(0.55) + light_.above * np.array([0.05, 0.09, 0.05], F)
     if conditions.time_of_day != "night":
@@ -181,13 +198,18 @@ def _headlights(points: Floats32, normals: Floats32, world_from_ego: NDArray[np.
 
 
 def shade(
-    tracer: Tracer, hits: Hits, directions: Floats32, stamp_ns: int, view: View, pixel_rad: float,
+    tracer: Tracer,
+    hits: Hits,
+    directions: Floats32,
+    stamp_ns: int,
+    view: View,
+    pixel_rad: float,
     lights_on: NDArray[np.bool_],
-) -> Floats32:  # fmt: skip
+) -> Floats32:
     """Linear RGB radiance (N, 3) float32 along rays in the world frame.
 
-    `directions` need not be unit; `view` is the one they were cast with; `pixel_rad` is the angle of one pixel; `lights_on` says for each track id whether
-    that vehicle's lamps burn (parked ones' do not).
+    `directions` need not be unit; `view` is the one they were cast with; `pixel_rad` is the angle of one pixel;
+    `lights_on` says for each track id whether that vehicle's lamps burn (parked ones' do not).
     """
     world, conditions = tracer.world, tracer.world.conditions
     lit_by = light(conditions)
@@ -211,7 +233,9 @@ def shade(
     fine = _texture(p[:, 0] + p[:, 2] * F(0.7), p[:, 1] + p[:, 2] * F(1.3), 22)
     coarse = _texture(p[:, 0] + p[:, 2], p[:, 1] + p[:, 2], 2.7)
     grain = np.array([0.55, 0.18, 0.05, 0.0, 0.15, 0, 0, 0.22, 1.1, 0.1, 0.2, 0, 0, 0.1], F)[m]
-    albedo *= np.maximum(F(1) + grain * (fine * np.clip(F(14) / distance, F(0.15), 1) + F(0.7) * coarse), F(0.15))[:, None]
+    albedo *= np.maximum(F(1) + grain * (fine * np.clip(F(14) / distance, F(0.15), 1) + F(0.7) * coarse), F(0.15))[
+        :, None
+    ]
     if len(facade := np.flatnonzero(m == Material.FACADE)):
         _facade(h, facade, albedo, glow, gloss, lit_by)
     gloss[m == Material.GLASS] = 0.75
@@ -264,6 +288,8 @@ def shade(
     haze = lit_by.horizon * F(0.85) if conditions.time_of_day != "night" else lit_by.horizon * F(0.8)
     out[at] = radiance * clear + haze * (1 - clear)
     if conditions.fog:  # fog also greys the sky near the horizon
-        bank = np.exp(-np.maximum(directions[~solid, 2] / length[~solid], 0) * F(5))[:, None] * F(min(1.0, 1.6 * conditions.fog))
+        bank = np.exp(-np.maximum(directions[~solid, 2] / length[~solid], 0) * F(5))[:, None] * F(
+            min(1.0, 1.6 * conditions.fog)
+        )
         out[~solid] += (haze - out[~solid]) * bank
     return out

@@ -1,125 +1,14 @@
-"""Who is in the town: parked and moving vehicles, people, cycles and work zones that never overlap."""
+"""Who is in the town: parked and moving vehicles, people, cycles and work zones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
+from training.data.synthetic.ground import Yard
 from training.data.synthetic.paths import Motion, Path, SpeedProfile, standing
+from training.data.synthetic.placing import Scene, draw_size
 from training.data.synthetic.roads import BEHIND_M, CROSSING_M, LANE_M, Layout, Road
-from training.data.synthetic.town import Yard
 from training.data.synthetic.world import Actor
-
-EGO_LENGTH, EGO_WIDTH, EGO_CENTRE_AHEAD = 4.9, 2.0, 1.4
-NEAR_ROUTE_M = 62.0
-
-# Length, width, height: mean and half range, metres.
-SIZES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
-    "car": ((4.55, 0.5), (1.9, 0.12), (1.62, 0.18)),
-    "truck": ((7.2, 1.6), (2.45, 0.15), (3.0, 0.4)),
-    "bus": ((11.0, 1.2), (2.85, 0.1), (3.3, 0.2)),
-    "trailer": ((9.5, 3.0), (2.5, 0.12), (3.6, 0.3)),
-    "construction_vehicle": ((6.3, 0.9), (2.55, 0.2), (3.1, 0.3)),
-    "pedestrian": ((0.72, 0.1), (0.68, 0.08), (1.75, 0.15)),
-    "motorcycle": ((2.1, 0.12), (0.8, 0.08), (1.25, 0.05)),
-    "bicycle": ((1.72, 0.1), (0.62, 0.05), (1.15, 0.06)),
-    "traffic_cone": ((0.42, 0.05), (0.42, 0.05), (1.0, 0.15)),
-    "barrier": ((0.5, 0.06), (2.4, 0.3), (1.0, 0.08)),
-}
-RIDER_HEIGHT = (1.68, 0.1)
-
-
-def draw_size(name: str, rider: bool, rng: np.random.Generator) -> NDArray[np.float64]:
-    size = np.array([mean + rng.uniform(-half, half) for mean, half in SIZES[name]])
-    if rider:
-        size[2] = RIDER_HEIGHT[0] + rng.uniform(-RIDER_HEIGHT[1], RIDER_HEIGHT[1])
-    if name == "trailer" and size[0] < 8:
-        size[2] -= 0.6
-    return size
-
-
-def boxes_overlap(
-    x: NDArray[np.float64], y: NDArray[np.float64], yaw: NDArray[np.float64], l: NDArray[np.float64],
-    w: NDArray[np.float64], other: tuple[NDArray[np.float64], ...],
-) -> NDArray[np.bool_]:  # fmt: skip
-    """Whether rectangles overlap, pair by pair (separating axes of both); `other` is x, y, yaw, l, w."""
-    ox, oy, oyaw, ol, ow = other
-    dx, dy = ox - x, oy - y
-    c, s = np.abs(np.cos(oyaw - yaw)), np.abs(np.sin(oyaw - yaw))
-    apart = np.abs(dx * np.cos(yaw) + dy * np.sin(yaw)) > (l + ol * c + ow * s) / 2
-    apart |= np.abs(dy * np.cos(yaw) - dx * np.sin(yaw)) > (w + ol * s + ow * c) / 2
-    apart |= np.abs(dx * np.cos(oyaw) + dy * np.sin(oyaw)) > (ol + l * c + w * s) / 2
-    apart |= np.abs(dy * np.cos(oyaw) - dx * np.sin(oyaw)) > (ow + l * s + w * c) / 2
-    return ~apart
-
-
-@dataclass
-class Scene:
-    """The actors placed so far, with their sampled rectangles, so that a new one can be refused where it would hit."""
-
-    rng: np.random.Generator
-    times: NDArray[np.float64]
-    route: NDArray[np.float64]
-    actors: list[Actor]
-    fixed: list[tuple[float, float, float, float, float]]
-    moving: list[NDArray[np.float64]]  # each (5, T): x, y, yaw, l, w
-
-    @staticmethod
-    def around(ego: Motion, duration_s: float, rng: np.random.Generator) -> Scene:
-        times = np.arange(-0.4, duration_s + 0.5, 0.1)
-        x, y, yaw, *_ = ego.at(times)
-        rows = np.stack([x + EGO_CENTRE_AHEAD * np.cos(yaw), y + EGO_CENTRE_AHEAD * np.sin(yaw), yaw,
-                         np.full(len(times), EGO_LENGTH + 1.2), np.full(len(times), EGO_WIDTH + 0.5)])  # fmt: skip
-        return Scene(rng, times, np.stack([x, y], 1), [], [], [rows])
-
-    def _free(self, rows: NDArray[np.float64]) -> bool:
-        x, y, yaw, l, w = rows
-        reach = np.hypot(l[0], w[0]) / 2
-        if self.fixed:
-            f = np.array(self.fixed).T[:, :, None]  # (5, N, 1)
-            close = np.hypot(f[0] - x, f[1] - y) < reach + np.hypot(f[3], f[4]) / 2
-            n, t = np.nonzero(close)
-            if boxes_overlap(*(row[t] for row in rows), tuple(row[n, 0] for row in f)).any():
-                return False
-        m = np.stack(self.moving, 1)  # (5, N, T)
-        close = np.hypot(m[0] - x, m[1] - y) < reach + np.hypot(m[3], m[4]) / 2
-        n, t = np.nonzero(close)
-        t_own = t if len(x) > 1 else np.zeros_like(t)
-        return not boxes_overlap(*(row[t_own] for row in rows), tuple(row[n, t] for row in m)).any()
-
-    def add(
-        self, name: str, motion: Motion, rider: bool = False, parked: bool = False, gap: float = 0.25,
-        size: NDArray[np.float64] | None = None,
-    ) -> bool:  # fmt: skip
-        """Place an actor unless it would touch another (or the ego) at any time, or stays far from the route."""
-        size = draw_size(name, rider, self.rng) if size is None else size
-        style = int(self.rng.integers(1 << 31))
-        still = bool(np.all(motion.profile.v == 0))
-        x, y, yaw, *_ = motion.at(self.times[:1] if still else self.times)
-        every = 1 if still else 5
-        if np.hypot(x[::every, None] - self.route[::5, 0], y[::every, None] - self.route[::5, 1]).min() > NEAR_ROUTE_M:
-            return False
-        extent = np.full(len(x), size[0] + gap), np.full(len(x), size[1] + gap)
-        rows = np.stack([x, y, yaw, *extent])
-        if not self._free(rows):
-            return False
-        if still:
-            self.fixed.append((float(x[0]), float(y[0]), float(yaw[0]), size[0], size[1]))
-        else:
-            rows[3:] -= gap
-            self.moving.append(rows)
-        self.actors.append(Actor(len(self.actors), name, size, motion, style, rider, parked, still))
-        return True
-
-    def chance(self, p: float) -> bool:
-        return bool(self.rng.random() < p)
-
-    def pick(self, weights: dict[str, float]) -> str:
-        p = np.array(list(weights.values()))
-        return list(weights)[self.rng.choice(len(p), p=p / p.sum())]
-
 
 PARKED = {"car": 0.47, "truck": 0.13, "trailer": 0.15, "bus": 0.09, "construction_vehicle": 0.05, "motorcycle": 0.11}
 DRIVING = {"car": 0.56, "truck": 0.16, "bus": 0.14, "motorcycle": 0.14}
@@ -135,23 +24,43 @@ def _work_zone(scene: Scene, road: Road, s: float, side: int) -> None:
     rng = scene.rng
     length, edge = rng.uniform(13, 24), road.lanes * LANE_M
     middle = road.half_width - 1.15
-    scene.add("construction_vehicle", _still(road.path, s + length * rng.uniform(0.4, 0.6), side * middle,
-                                             rng.choice([0, np.pi]) + rng.uniform(-0.12, 0.12)), parked=True)  # fmt: skip
+    scene.add(
+        "construction_vehicle",
+        _still(
+            road.path,
+            s + length * rng.uniform(0.4, 0.6),
+            side * middle,
+            rng.choice([0, np.pi]) + rng.uniform(-0.12, 0.12),
+        ),
+        parked=True,
+    )
     for end in (s, s + length):
         scene.add("barrier", _still(road.path, end, side * middle, rng.uniform(-0.15, 0.15)), gap=0.05)
     if scene.chance(0.5):  # barriers along, like a wall
         along = np.arange(s + 1.8, s + length - 1.5, 2.9)
         for at in along:
-            scene.add("barrier", _still(road.path, at, side * (edge + 0.05), np.pi / 2 + rng.uniform(-0.05, 0.05)), gap=0.02)
+            scene.add(
+                "barrier", _still(road.path, at, side * (edge + 0.05), np.pi / 2 + rng.uniform(-0.05, 0.05)), gap=0.02
+            )
     else:
         for at in np.arange(s + 1.0, s + length, rng.uniform(2.0, 3.2)):
             scene.add("traffic_cone", _still(road.path, at, side * (edge + 0.1), rng.uniform(-3, 3)), gap=0.02)
     for _ in range(rng.integers(3, 7)):
-        scene.add("traffic_cone", _still(road.path, s - rng.uniform(1, 6), side * (edge + rng.uniform(0.2, 2.3)),
-                                         rng.uniform(-3, 3)), gap=0.05)  # fmt: skip
+        scene.add(
+            "traffic_cone",
+            _still(road.path, s - rng.uniform(1, 6), side * (edge + rng.uniform(0.2, 2.3)), rng.uniform(-3, 3)),
+            gap=0.05,
+        )
     for _ in range(rng.integers(1, 4)):
-        scene.add("pedestrian", _still(road.path, s + rng.uniform(0, length), side * (road.half_width - rng.uniform(0.3, 2)),
-                                       rng.uniform(-np.pi, np.pi)))  # fmt: skip
+        scene.add(
+            "pedestrian",
+            _still(
+                road.path,
+                s + rng.uniform(0, length),
+                side * (road.half_width - rng.uniform(0.3, 2)),
+                rng.uniform(-np.pi, np.pi),
+            ),
+        )
 
 
 def _parked(scene: Scene, road: Road) -> None:
@@ -171,13 +80,24 @@ def _parked(scene: Scene, road: Road) -> None:
                 turned = np.pi if scene.chance(0.12) else 0.0
                 if name == "motorcycle":
                     for k in range(count):
-                        scene.add(name if scene.chance(0.6) else "bicycle",
-                                  _still(road.path, s + 0.7 + 1.4 * k, side * (road.half_width - 1.2),
-                                         np.pi / 2 * side + rng.uniform(-0.3, 0.3)), gap=0.1)  # fmt: skip
+                        scene.add(
+                            name if scene.chance(0.6) else "bicycle",
+                            _still(
+                                road.path,
+                                s + 0.7 + 1.4 * k,
+                                side * (road.half_width - 1.2),
+                                np.pi / 2 * side + rng.uniform(-0.3, 0.3),
+                            ),
+                            gap=0.1,
+                        )
                 elif name == "car" and scene.chance(0.18):  # nose to the kerb, half on the pavement
                     d = road.half_width + 0.5
-                    scene.add(name, _still(road.path, s + 1.5, side * d, -side * np.pi / 2 + rng.uniform(-0.15, 0.15)),
-                              parked=True, size=size)  # fmt: skip
+                    scene.add(
+                        name,
+                        _still(road.path, s + 1.5, side * d, -side * np.pi / 2 + rng.uniform(-0.15, 0.15)),
+                        parked=True,
+                        size=size,
+                    )
                     slot = 3.0
                 else:
                     d = road.half_width - size[1] / 2 - 0.12 + rng.uniform(-0.08, 0.05)
@@ -196,11 +116,20 @@ def _yard(scene: Scene, yard: Yard) -> None:
             size = draw_size(name, False, rng)
             v = rng.uniform(-0.5, 0.5) * max(0.0, yard.depth - size[0])
             yaw = yard.yaw + lean + rng.uniform(-0.12, 0.12) + rng.choice([0, np.pi])
-            scene.add(name, standing(yard.x + c * u - s * v, yard.y + s * u + c * v, yaw), parked=True, size=size, gap=0.4)
+            scene.add(
+                name, standing(yard.x + c * u - s * v, yard.y + s * u + c * v, yaw), parked=True, size=size, gap=0.4
+            )
 
 
-def _lane_traffic(scene: Scene, lane: Path, profile: SpeedProfile, first: float, last: float, gap: tuple[float, float],
-                  weights: dict[str, float]) -> None:  # fmt: skip
+def _lane_traffic(
+    scene: Scene,
+    lane: Path,
+    profile: SpeedProfile,
+    first: float,
+    last: float,
+    gap: tuple[float, float],
+    weights: dict[str, float],
+) -> None:
     """Vehicles behind one another, all with the same speed profile, from station `first` to `last` at t = 0."""
     rng = scene.rng
     s = first
@@ -229,7 +158,9 @@ STOPPED = SpeedProfile.through([0.0, 1.0], [0.0, 0.0])
 def _main_traffic(scene: Scene, layout: Layout) -> None:
     road, ego = layout.roads[0], layout.ego
     travelled = float(ego.profile.at(scene.times[-1])[0])
-    _lane_traffic(scene, ego.path, ego.profile, BEHIND_M + 9 + scene.rng.uniform(0, 14), BEHIND_M + 110, (9, 40), DRIVING)
+    _lane_traffic(
+        scene, ego.path, ego.profile, BEHIND_M + 9 + scene.rng.uniform(0, 14), BEHIND_M + 110, (9, 40), DRIVING
+    )
     _lane_traffic(scene, ego.path, ego.profile, BEHIND_M - 75, BEHIND_M - 14, (9, 35), DRIVING)
     for k in range(road.lanes):
         lane = road.lane(k, False)
@@ -296,7 +227,9 @@ def _walkers(scene: Scene, road: Road) -> None:
                     scene.add(name, _still(road.path, s + k * 0.95, side * (road.half_width + 1.3), yaw), gap=0.05)
                 elif road.clear(s + k * 2.9, 1.0):
                     d = road.half_width + 0.35
-                    scene.add("barrier", _still(road.path, s + k * 2.9, side * d, np.pi / 2 + rng.normal(0, 0.04)), gap=0.02)
+                    scene.add(
+                        "barrier", _still(road.path, s + k * 2.9, side * d, np.pi / 2 + rng.normal(0, 0.04)), gap=0.02
+                    )
             s += rng.uniform(28, 65)
 
 
