@@ -116,7 +116,7 @@ def project(img_from_ego: np.ndarray, points_ego: np.ndarray) -> tuple[np.ndarra
 
 
 def box_corners(boxes: np.ndarray) -> np.ndarray:
-    """(M, 7) x y z l w h yaw (gravity centre) -> (M, 8, 3): corners 0-3 at the bottom, 4-7 at the top, 0 and 1 in front."""
+    """(M, 7) x y z l w h yaw (gravity centre) -> (M, 8, 3): corners 0-3 bottom, 4-7 top, 0 and 1 in front."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 7)
     unit = np.array(
         [[1, 1, -1], [1, -1, -1], [-1, -1, -1], [-1, 1, -1], [1, 1, 1], [1, -1, 1], [-1, -1, 1], [-1, 1, 1]]

@@ -275,6 +275,15 @@ def test_dropped_image_does_not_wait_for_the_deadline():
     assert frame.missing == {"front": "out_of_tolerance"}
 
 
+def test_a_lost_anchor_image_does_not_cost_its_frame():
+    lost = START + 10 * PERIOD
+    config = dataclasses.replace(CONFIG, deadline_ns=300 * MS)
+    messages = [m for m in drive() if not (getattr(m, "sensor", "") == "back" and m.stamp_ns == lost)]
+    frames = feed(make_sync(config), messages)
+    assert [f.stamp_ns for f in frames] == anchors()
+    assert frames[9].missing == {"back": "out_of_tolerance"}
+
+
 def test_image_outside_the_tolerance_is_not_used():
     messages = [
         image("front", m.stamp_ns + 41 * MS) if getattr(m, "sensor", "") == "front" else m for m in drive(without=())
