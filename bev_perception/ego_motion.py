@@ -42,6 +42,7 @@ class PoseBuffer:
         self._stamps: list[int] = []
         self._poses: list[EgoPose] = []
         self._epoch = 0  # of the oldest pose kept
+        self._between: dict[int, EgoPose] = {}  # what was interpolated: every radar sweep is asked for in many frames
 
     @property
     def newest_ns(self) -> int | None:
@@ -57,6 +58,8 @@ class PoseBuffer:
             return "duplicate"
         if self._stamps and pose.stamp_ns < self._stamps[-1] - self.limits.history_ns:
             return "too_late"
+        if i < len(self._stamps) or len(self._between) > 500:
+            self._between.clear()
         self._stamps.insert(i, pose.stamp_ns)
         self._poses.insert(i, pose)
         self._mark_epochs(i)
@@ -66,6 +69,8 @@ class PoseBuffer:
     def at(self, stamp_ns: int) -> EgoPose | None:
         """Pose and twist at `stamp_ns`: linear and slerp between two poses of one epoch; else extrapolated along the
         twist of the nearest pose, within the limit; else None."""
+        if stamp_ns in self._between:
+            return self._between[stamp_ns]
         i = bisect.bisect_left(self._stamps, stamp_ns)
         before = self._poses[i - 1] if i > 0 else None
         after = self._poses[i] if i < len(self._poses) else None
@@ -74,7 +79,7 @@ class PoseBuffer:
         if before is not None and after is not None:
             gap = after.stamp_ns - before.stamp_ns
             if before.epoch == after.epoch and gap <= self.limits.max_gap_ns:
-                return _between(before, after, stamp_ns)
+                return self._between.setdefault(stamp_ns, _interpolate(before, after, stamp_ns))
         near = [p for p in (before, after) if p is not None]
         nearest = min(near, key=lambda p: abs(stamp_ns - p.stamp_ns), default=None)
         if nearest is None or abs(stamp_ns - nearest.stamp_ns) > self.limits.max_extrapolation_ns:
@@ -91,6 +96,7 @@ class PoseBuffer:
             self._epoch = self._poses[-1].epoch + 1
         self._stamps.clear()
         self._poses.clear()
+        self._between.clear()
 
     def _mark_epochs(self, start: int) -> None:
         """Number the poses from `start` on; usually that is the newest one alone."""
@@ -137,7 +143,7 @@ def integrate_twist(linear: np.ndarray, angular: np.ndarray, dt_s: float) -> np.
     return make_transform(np.eye(3) + a * W + b * W @ W, (np.eye(3) + b * W + c * W @ W) @ v)
 
 
-def _between(a: EgoPose, b: EgoPose, stamp_ns: int) -> EgoPose:
+def _interpolate(a: EgoPose, b: EgoPose, stamp_ns: int) -> EgoPose:
     fraction = (stamp_ns - a.stamp_ns) / (b.stamp_ns - a.stamp_ns)
     return EgoPose(
         stamp_ns,

@@ -84,6 +84,16 @@ def test_answers_do_not_depend_on_the_order_of_arrival():
     assert [epoch for _, epoch in reference] == [0, 0, 1, 1]
 
 
+def test_a_pose_that_comes_late_changes_the_answer():
+    buffer = PoseBuffer()
+    for k in (0, 1, 4, 5):
+        buffer.add(helix(k * 0.02))
+    rough = buffer.at(50 * MS).odom_from_ego
+    assert buffer.add(helix(2 * 0.02)) == buffer.add(helix(3 * 0.02)) == ""
+    fine, exact = buffer.at(50 * MS).odom_from_ego, helix(0.05).odom_from_ego
+    assert np.linalg.norm(fine - exact) < 0.3 * np.linalg.norm(rough - exact)
+
+
 def test_no_interpolation_across_a_gap():
     buffer = PoseBuffer()
     buffer.add(helix(0.0))
