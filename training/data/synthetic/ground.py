@@ -106,8 +106,8 @@ def paint_ground(
         rng.integers(0, 60, (40, 40)).astype(np.uint8), canvas.image.shape[1::-1], interpolation=cv2.INTER_CUBIC
     )
     patches = tones.astype(np.uint8)
-    canvas.image[..., 0] += patches // 2
-    canvas.image[..., 1] += patches // 4
+    canvas.image[..., 0] += (patches // 2).astype(np.uint8)
+    canvas.image[..., 1] += (patches // 4).astype(np.uint8)
     for road in layout.roads:
         at = 0.0
         while at < road.path.length:  # forecourts of differing paving between pavement and houses
