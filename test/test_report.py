@@ -183,7 +183,7 @@ def test_report_is_self_contained_and_says_what_it_was_given(drive, tmp_path: Pa
     assert "A &lt;drive&gt; &amp; more" in text
     assert "identical: all 6 frames" in text
     assert f"{data.scores.classes['car'].ap:.3f}" in text
-    assert "frame dropped" in text and ">5 of 6<" in text
+    assert "frame dropped" in text and "5 of 6" in text
     assert "no trailer" in text  # classes that the drive does not have are named
     for tag in ("section", "table", "tr", "div", "figure"):
         assert len(re.findall(rf"<{tag}[ >]", text)) == text.count(f"</{tag}>"), tag

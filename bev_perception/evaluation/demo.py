@@ -182,6 +182,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "drive": f"{args.duration:g} s, seed {args.seed}, images {round(1600 * args.scale)}x{round(900 * args.scale)}",
         "model": f"{spec.name} (ONNX sha256 {spec.onnx_sha256[:16]})",
         "engine": f"{live.backend}; node, player and recorder are processes of their own, DDS over shared memory",
+        "replay": "in real time" if args.rate == 1 else f"at {args.rate:g} x real time, latencies in simulated time",
         "machine": machine(),
     }
     data = report_data(live, pictures, out / "offline" / "detections", facts)

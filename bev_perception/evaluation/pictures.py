@@ -18,7 +18,7 @@ from bev_perception.parameters import NodeConfig
 CHOSEN = 4
 ANIMATION_FRAMES = 60  # at most
 ANIMATION_WIDTH = 1280
-ANIMATION_BYTES = 4_200_000  # before base64
+ANIMATION_BYTES = 3_800_000  # before base64
 NOTHING = make_objects(np.zeros((0, 7)), np.zeros((0, 2)), np.zeros(0), ())
 
 

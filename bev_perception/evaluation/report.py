@@ -164,9 +164,9 @@ def _errors(errors: Errors) -> list[str]:
     return [_number(getattr(errors, name)) for name, _, _ in ERRORS]
 
 
-def _bar(value: float) -> str:
+def _bar(value: float, text: str = "") -> str:
     share = 0.0 if math.isnan(value) else 100 * value
-    return f'<span class="bar"><i style="width:{share:.1f}%"></i></span>{_number(value)}'
+    return f'<span class="bar"><i style="width:{share:.1f}%"></i></span>{text or _number(value)}'
 
 
 def _error_heads() -> list[str]:
@@ -224,8 +224,8 @@ def _latency(data: ReportData) -> str:
         rows = [[_text(name.replace("_", " ")), str(times)] for name, times in data.counters.items()]
         parts.append("<div>" + _table(["dropped, masked or refused", "times"], rows) + "</div>")
     if data.sensors:
-        rows = [[_text(n), _bar(u / max(of, 1)), f"{u} of {of}"] for n, (u, of) in data.sensors.items()]
-        parts.append("<div>" + _table(["sensor", "share of frames", ""], rows) + "</div>")
+        rows = [[_text(n), _bar(u / max(of, 1), f"{u} of {of}")] for n, (u, of) in data.sensors.items()]
+        parts.append("<div>" + _table(["sensor", "frames it contributed to"], rows) + "</div>")
     return f'{_age_chart(data.ages_ms)}<div class="columns">{"".join(parts)}</div>'
 
 
