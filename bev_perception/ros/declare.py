@@ -35,11 +35,15 @@ class NodeParameters:
     """Declares the table on a node and keeps the errors of what was given at start until configure reports them.
 
     A wrong parameter file must not kill the process: a lifecycle node says so when it is configured.
+    on_change({name: value}) is called for parameters that take effect while the node runs.
     """
 
-    def __init__(self, node: Node, is_unconfigured: Callable[[], bool]) -> None:
+    def __init__(
+        self, node: Node, is_unconfigured: Callable[[], bool], on_change: Callable[[dict[str, Any]], None]
+    ) -> None:
         self._node = node
         self._is_unconfigured = is_unconfigured
+        self._on_change = on_change
         # rclpy has no public way to see overrides of parameters that nobody declared.
         self._given: dict[str, RosParameter] = dict(getattr(node, "_parameter_overrides", {}))
         self._rows: dict[str, Parameter] = {}
@@ -112,8 +116,7 @@ class NodeParameters:
                 return SetParametersResult(successful=False, reason=reason)
         for parameter in parameters:
             self._errors.pop(parameter.name, None)
+        new = {p.name: p.value for p in parameters if p.name in self._rows and self._rows[p.name].change == ANY_TIME}
+        if new:
+            self._on_change(new)
         return SetParametersResult(successful=True)
-
-    def changeable(self, names: list[str]) -> list[str]:
-        """Those of `names` that take effect while the node runs."""
-        return [name for name in names if name in self._rows and self._rows[name].change == ANY_TIME]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from nav_msgs.msg import Odometry
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -29,6 +28,12 @@ from bev_perception.ros.conversions import MessageError
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.structures import CameraCalibration, SensorFrame
 from bev_perception.sync import ODOMETRY, FrameSynchronizer
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
 
 # How to mend what the synchroniser refuses.
 HINTS = {

@@ -20,7 +20,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from bev_perception.calibration import CalibrationError, load_extrinsics
@@ -49,10 +48,9 @@ class PerceptionNode(LifecycleNode):
     def __init__(self, **options: Any) -> None:
         super().__init__(NODE_NAME, **options)
         self.telemetry = Telemetry()
-        self._params = NodeParameters(self, lambda: self._label() == "unconfigured")
-        self.add_post_set_parameters_callback(self._on_parameters_set)
         self._config: NodeConfig | None = None
         self._model: Model | None = None
+        self._params = NodeParameters(self, lambda: self._label() == "unconfigured", self._on_parameters_changed)
         self._outputs: dict[str, Any] = {}
         self._run: ActiveRun | None = None
         self._configuration_error = ""
@@ -187,11 +185,10 @@ class PerceptionNode(LifecycleNode):
 
     # ---- parameters that take effect while running
 
-    def _on_parameters_set(self, parameters: list[RosParameter]) -> None:
-        names = self._params.changeable([p.name for p in parameters])
-        if not names or self._model is None or self._config is None:
+    def _on_parameters_changed(self, new: dict[str, Any]) -> None:
+        if self._model is None or self._config is None:
             return
-        self._config = make_config(self._params.values(), self._model.bundle.spec)
+        self._config = make_config(self._params.values() | new, self._model.bundle.spec)
         if self._run is not None:
             self._run.change_config(self._config)
 
