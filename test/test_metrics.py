@@ -313,3 +313,16 @@ def test_data_set_on_disk_scores_as_the_devkit_and_as_the_plain_objects(tmp_path
         evaluate_nuscenes(tmp_path / "results.json", tmp_path, "v1.0-trainval", ["scene-x"])
     with pytest.raises(ValueError, match="lacks 2 of 2 samples"):
         evaluate_nuscenes(tmp_path / "results.json", tmp_path, "v1.0-trainval", ["scene-a"])
+
+
+def test_best_score_is_the_threshold_of_the_highest_f1() -> None:
+    """Three objects found with scores 0.9, 0.7 and 0.6, two false alarms below: the best threshold is 0.6."""
+    wanted = make_objects(
+        np.array([[x, 0.0, 1, 4, 2, 1.5, 0] for x in (5.0, 15.0, 25.0)]), np.zeros((3, 2)), np.full(3, -1.0),
+        ("car",) * 3, ("vehicle.parked",) * 3, np.full(3, 9),
+    )  # fmt: skip
+    rows = np.array([[x, y, 1, 4, 2, 1.5, 0] for x, y in ((5, 0), (15, 0), (25, 0), (5, 20), (15, 20))], dtype=float)
+    found = make_objects(rows, np.zeros((5, 2)), np.array([0.9, 0.7, 0.6, 0.3, 0.2]), ("car",) * 5)
+    classes = score({0: wanted}, {0: found}).classes
+    assert classes["car"].best_score == pytest.approx(0.6, abs=0.01)
+    assert np.isnan(classes["bus"].best_score)

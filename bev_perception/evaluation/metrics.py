@@ -18,7 +18,12 @@ from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.algo import accumulate, calc_ap, calc_tp
 from nuscenes.eval.detection.constants import TP_METRICS
-from nuscenes.eval.detection.data_classes import DetectionBox, DetectionConfig, DetectionMetrics
+from nuscenes.eval.detection.data_classes import (
+    DetectionBox,
+    DetectionConfig,
+    DetectionMetricData,
+    DetectionMetrics,
+)
 
 from bev_perception.evaluation.objects import Objects
 
@@ -42,13 +47,17 @@ class Errors:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class. ap is the mean of `ap_at` over the matching distances (m); counts are after the metric's filters."""
+    """One class. ap is the mean of `ap_at` over the matching distances (m); counts are after the metric's filters.
+
+    best_score: the score threshold with the highest F1 at 2 m, NaN where nothing is found.
+    """
 
     ap: float
     ap_at: dict[float, float]
     errors: Errors
     ground_truth: int
     predictions: int
+    best_score: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ def _filtered(boxes: Mapping[int, list[DetectionBox]], config: DetectionConfig) 
 
 def score_eval_boxes(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig) -> Scores:
     """Filtered boxes of the devkit -> Scores; the one computation behind bags and nuScenes-format data sets."""
-    metrics = _official(wanted, found, config)
+    metrics, curves = _official(wanted, found, config)
     counts = {name: sum(b.detection_name == name for b in wanted.all) for name in config.class_names}
     predicted = {name: sum(b.detection_name == name for b in found.all) for name in config.class_names}
     classes = {
@@ -169,6 +178,7 @@ def score_eval_boxes(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfi
             Errors(*(float(metrics.get_label_tp(name, m)) for m in TP_METRICS)),
             counts[name],
             predicted[name],
+            _best_score(curves[name]),
         )
         for name in config.class_names
     }
@@ -183,11 +193,19 @@ def score_eval_boxes(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfi
     )
 
 
-def _official(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig) -> DetectionMetrics:
-    """DetectionEval.evaluate of the devkit, step for step."""
-    metrics = DetectionMetrics(config)
+def _best_score(curve: DetectionMetricData) -> float:
+    f1 = 2 * curve.precision * curve.recall / np.maximum(curve.precision + curve.recall, 1e-9)
+    return float(curve.confidence[np.argmax(f1)]) if f1.max() > 0 else math.nan
+
+
+def _official(
+    wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig
+) -> tuple[DetectionMetrics, dict[str, DetectionMetricData]]:
+    """DetectionEval.evaluate of the devkit, step for step; with the curves at the true-positive distance."""
+    metrics, curves = DetectionMetrics(config), {}
     for name in config.class_names:
         data = {d: accumulate(wanted, found, name, config.dist_fcn_callable, d) for d in config.dist_ths}
+        curves[name] = data[config.dist_th_tp]
         for distance, curve in data.items():
             metrics.add_label_ap(name, distance, calc_ap(curve, config.min_recall, config.min_precision))
         for metric in TP_METRICS:
@@ -196,7 +214,7 @@ def _official(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig) -> D
             )
             error = np.nan if undefined else calc_tp(data[config.dist_th_tp], config.min_recall, metric)
             metrics.add_label_tp(name, metric, error)
-    return metrics
+    return metrics, curves
 
 
 def _score_range(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig, low: float, high: float) -> RangeScore:
@@ -207,7 +225,7 @@ def _score_range(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig, l
         return result
 
     near, near_found = inside(wanted), inside(found)
-    metrics = _official(near, near_found, config)
+    metrics, _ = _official(near, near_found, config)
     present = [name for name in config.class_names if any(b.detection_name == name for b in near.all)]
     errors = Errors(*(_mean([float(metrics.get_label_tp(name, m)) for name in present]) for m in TP_METRICS))
     return RangeScore(low, high, _mean([float(metrics.mean_dist_aps[n]) for n in present]), errors, len(near.all))
