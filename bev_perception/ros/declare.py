@@ -115,7 +115,8 @@ class NodeParameters:
                 reason = f"{row.name}: takes effect at configure; deactivate and clean up the node first"
                 return SetParametersResult(successful=False, reason=reason)
         for parameter in parameters:
-            self._errors.pop(parameter.name, None)
+            if parameter.name in self._rows:  # set now, not just being declared
+                self._errors.pop(parameter.name, None)
         new = {p.name: p.value for p in parameters if p.name in self._rows and self._rows[p.name].change == ANY_TIME}
         if new:
             self._on_change(new)
