@@ -189,13 +189,13 @@ def write_env() -> None:
     os.replace(temporary, env_file)
 
 
-def colcon_build() -> None:
+def colcon_build(*options: str) -> None:
     jobs = len(os.sched_getaffinity(0))
     # Not the program `colcon`: scripts are installed for the Python that runs it, which has to be that of .venv.
     colcon = "import sys; from colcon_core.command import main; sys.exit(main(argv=sys.argv[1:]))"
     build = (
         f'source "{VENV}/env.sh" && python -c "{colcon}" --log-base "{OVERLAY}/log" build --symlink-install'
-        f' --build-base "{OVERLAY}/build" --install-base "{OVERLAY}/install"'
+        f' --build-base "{OVERLAY}/build" --install-base "{OVERLAY}/install" {" ".join(options)}'
         f' --cmake-args -DPython3_EXECUTABLE="{VENV_PYTHON}" -DBUILD_TESTING=OFF'
     )
     run(["bash", "-c", build], "colcon build", env={**os.environ, "MAKEFLAGS": f"-j{jobs}"})
@@ -256,7 +256,14 @@ def set_up(profile: str) -> None:
         if building is not None:
             building.result()
             stamp("colcon").write_text(colcon_key)
-            say("done")
+
+    # Message packages that tests need and no wheel has; a ROS 2 installation has the real ones.
+    stand_ins = ROOT / "test" / "stand_ins"
+    stand_ins_key = digest(colcon_key, *sorted(path for path in stand_ins.rglob("*") if path.is_file()))
+    if profile == "test" and not sourced_ros() and not is_done("stand_ins", stand_ins_key):
+        say("building stand-ins of message packages for the tests")
+        colcon_build("--base-paths", f'"{stand_ins}"')
+        stamp("stand_ins").write_text(stand_ins_key)
 
 
 def main() -> None:
