@@ -4,7 +4,8 @@
 
 Messages take the way they take in the node: conversions, FrameSynchronizer, BevPipeline.step. Time is the recording's,
 so two runs give the same bytes. With --stamps-from only the frames that another run (a live one) processed are
-processed, and its detections can be compared with these bit for bit.
+processed, and its detections can be compared with these bit for bit. With --score-floor the score is that of the whole
+score curve, as benchmarks want it; what is written stays what the node publishes at its thresholds.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +43,29 @@ from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import Detections
 from bev_perception.sync import FrameSynchronizer
 
+PARAMS = Path(__file__).resolve().parent / "config" / "perception.param.yaml"
+
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """Detections with the time of the recording at which they came; counters as in the node's status."""
+    """Detections with the time of the recording at which they came; counters as in the node's status.
+
+    candidates: the same frames with all boxes down to the score floor; without a floor the same as `detections`.
+    """
 
     detections: list[tuple[int, Detections]]
+    candidates: list[tuple[int, Detections]]
     counters: Counter[str]
     timings_ms: dict[str, list[float]]
     skipped: int  # frames left out because of `only`
 
 
 def replay(
-    bag: str | Path, bundle_path: str | Path, config: NodeConfig, only: Collection[int] | None = None
+    bag: str | Path,
+    bundle_path: str | Path,
+    config: NodeConfig,
+    only: Collection[int] | None = None,
+    score_floor: float | None = None,
 ) -> ReplayResult:
     """Every frame of a recording (or those with the stamps `only`) -> detections."""
     bundle = load_bundle(bundle_path)
@@ -62,7 +73,8 @@ def replay(
     inputs = BagInputs(spec, config, FrameSynchronizer(config.sync_config(spec)))
     backend = open_backend(bundle, config.backend, **config.backend_options)
     try:
-        thresholds = Thresholds(config.score_threshold, spec.nms_radius)
+        floor = {c: t if score_floor is None else min(score_floor, t) for c, t in config.score_threshold.items()}
+        thresholds = Thresholds(floor, spec.nms_radius)
         pipeline = BevPipeline(spec, backend, thresholds, config.sync["max_speed_mps"])
         found: list[tuple[int, Detections]] = []
         timings: dict[str, list[float]] = {}
@@ -79,7 +91,18 @@ def replay(
                 timings.setdefault(stage, []).append(value)
     finally:
         backend.close()
-    return ReplayResult(found, inputs.counters + Counter(inputs.sync.counters), timings, skipped)
+    published = [(now_ns, strong_only(d, config.score_threshold, spec)) for now_ns, d in found]
+    return ReplayResult(published, found, inputs.counters + Counter(inputs.sync.counters), timings, skipped)
+
+
+def strong_only(detections: Detections, least: Mapping[str, float], spec: ModelSpec) -> Detections:
+    """The detections of at least their class's score.
+
+    The same as decoding with these thresholds: in NMS only a stronger box removes another.
+    """
+    keep = detections.scores >= np.array([least[name] for name in spec.classes])[detections.labels]
+    arrays = {name: getattr(detections, name)[keep] for name in ("boxes", "velocity", "scores", "labels")}
+    return replace(detections, **arrays)
 
 
 def to_json(result: ReplayResult, spec: ModelSpec) -> str:
@@ -120,9 +143,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("bag", type=Path)
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--params", type=Path, help="the node's parameter YAML; default: the node's defaults")
+    parser.add_argument(
+        "--params", type=Path, default=PARAMS, help="the node's parameter YAML (default: the shipped one)"
+    )
     parser.add_argument("--stamps-from", type=Path, metavar="RESULT_BAG", help="only the frames of that result bag")
     parser.add_argument("--backend", help="overrides the parameter `backend`")
+    parser.add_argument("--score-floor", type=float, help="score all boxes down to this, e.g. 0.03")
     parser.add_argument("--out", type=Path, default=Path("out/replay"))
     args = parser.parse_args(argv)
     try:
@@ -137,7 +163,7 @@ def _run(args: argparse.Namespace) -> int:
     spec = load_bundle(args.bundle).spec
     live = read_detection_arrays(args.stamps_from) if args.stamps_from else None
     started = time.perf_counter()
-    result = replay(args.bag, args.bundle, config, None if live is None else set(live))
+    result = replay(args.bag, args.bundle, config, None if live is None else set(live), args.score_floor)
     seconds = time.perf_counter() - started
     args.out.mkdir(parents=True, exist_ok=True)
     mcap = write_detections(args.out / "detections", result.detections, spec, config.base_frame)
@@ -166,7 +192,7 @@ def _score(args: argparse.Namespace, result: ReplayResult, spec: ModelSpec) -> N
     except ImportError as error:
         print(f"  not scored: {error}; install the `evaluation` extra")
         return
-    found = {d.stamp_ns: objects_from_detections(d, spec.classes) for _, d in result.detections}
+    found = {d.stamp_ns: objects_from_detections(d, spec.classes) for _, d in result.candidates}
     wanted, found = in_common(read_ground_truth(args.bag), found)
     if not wanted:
         print("  not scored: no frame has ground truth")

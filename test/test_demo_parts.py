@@ -19,8 +19,9 @@ from bev_perception.evaluation.bag import BagError
 from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
 from bev_perception.evaluation.result_bag import write_detections
 from bev_perception.evaluation.results import read_live_run, report_data, summarize
-from bev_perception.model_spec import load_bundle
+from bev_perception.model_spec import CLASSES, load_bundle
 from bev_perception.replay import load_config, replay
+from bev_perception.replay import main as replay_main
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -117,16 +118,21 @@ def test_parameters_follow_the_drive(tmp_path: Path):
 
 def test_a_live_run_is_scored_compared_and_reported(tmp_path: Path):
     """A result bag as the node leaves it (here written by the replay) becomes report.html and summary.json."""
+    least = {f"score_threshold__{name}": 0.635 for name in CLASSES}
     tiny_bundle.write_bundle(tmp_path / "bundle")
     spec = load_bundle(tmp_path / "bundle").spec
     bag = tiny_drive.write_drive(tmp_path / "bag", frames=5)
-    config = load_config(tmp_path / "bundle", tiny_drive.write_params(tmp_path / "params.yaml"))
+    config = load_config(tmp_path / "bundle", tiny_drive.write_params(tmp_path / "params.yaml", **least))
     result = replay(bag, tmp_path / "bundle", config)
     write_detections(tmp_path / "result", result.detections, spec)
     live = read_live_run(bag, tmp_path / "result", spec)
     assert live.frames == live.scores.frames == 5
     assert all(age == pytest.approx(8, abs=60) for _, age in live.ages_ms)
-    data = report_data(live, live.draw(bag, spec, config), tmp_path / "result", {"machine": "this one"})
+    arguments = [str(bag), "--bundle", str(tmp_path / "bundle"), "--params", str(tmp_path / "params.yaml")]
+    assert replay_main([*arguments, "--out", str(tmp_path / "offline"), "--score-floor", "0.01"]) == 0
+    data = report_data(live, live.draw(bag, spec, config), tmp_path / "offline", {"machine": "this one"})
+    counts = [sum(c.predictions for c in s.classes.values()) for s in (data.scores, data.published)]
+    assert counts[0] > counts[1] > 0
     assert data.agreement == ("identical: all 5 frames, bit for bit", True)
     assert data.sensors == {"cam_a": (5, 5), "cam_b": (5, 5), "radar_a": (5, 5)}
     summary = summarize(data, live, tmp_path)

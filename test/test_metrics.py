@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("nuscenes", reason="nuscenes-devkit is part of the evaluation extra")
 
-from bev_perception.evaluation.metrics import in_common, official_config, score
+from bev_perception.evaluation.metrics import in_common, official_config, score, scores_from_dict
 from bev_perception.evaluation.nuscenes_format import evaluate_nuscenes, result_rows, write_results
 from bev_perception.evaluation.objects import Objects, attribute_by_speed, make_objects, objects_from_detections
 from bev_perception.geometry import make_transform, quaternion_from_rotation, rotation_from_yaw
@@ -165,7 +165,11 @@ def test_ranges_split_the_ground_truth():
     assert [r.ground_truth for r in scores.ranges] == [40, 40, 0]
     assert scores.ranges[0].mean_ap == pytest.approx(1.0)
     assert math.isnan(scores.ranges[2].mean_ap)
-    assert json.loads(json.dumps(scores.to_dict()))["ranges"][2]["mean_ap"] is None
+    plain = json.loads(json.dumps(scores.to_dict()))
+    assert plain["ranges"][2]["mean_ap"] is None
+    again = scores_from_dict(plain)
+    assert again.classes["car"] == scores.classes["car"] and math.isnan(again.ranges[2].mean_ap)
+    assert again.to_dict() == scores.to_dict()
 
 
 def test_frames_must_agree():

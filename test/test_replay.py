@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -130,6 +131,22 @@ def test_only_the_live_frames(drive, tmp_path, capsys):
     assert "3 of 4 frames differ" in agreement.sentence() and "1 frames only live" in agreement.sentence()
 
 
+def test_filtering_by_score_is_decoding_with_that_threshold(drive):
+    """What --score-floor writes is what the node publishes: the boxes below the thresholds change nothing above."""
+    config = load_config(drive["bundle"], drive["params"])
+    everything = replay(drive["bag"], drive["bundle"], config, score_floor=0.01).candidates
+    middle = float(np.median(np.concatenate([d.scores for _, d in everything])))
+    config = dataclasses.replace(config, score_threshold=dict.fromkeys(CLASSES, middle))
+    plain = replay(drive["bag"], drive["bundle"], config)
+    floored = replay(drive["bag"], drive["bundle"], config, score_floor=0.01)
+    dropped = 0
+    for (_, a), (_, b), (_, all_boxes) in zip(plain.detections, floored.detections, floored.candidates):
+        for name in ("boxes", "velocity", "scores", "labels"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        dropped += len(all_boxes) - len(b)
+    assert dropped > 10 and sum(len(d) for _, d in plain.detections) > 5
+
+
 def test_ground_truth(drive):
     truth = read_ground_truth(drive["bag"])
     assert list(truth) == tiny_drive.anchor_stamps()
@@ -176,7 +193,7 @@ def test_missing_camera_is_masked_and_counted(drive, tmp_path):
 
 
 def test_clear_errors(drive, tmp_path, capsys):
-    assert main([str(tmp_path / "no_bag"), "--bundle", str(drive["bundle"])]) == 1
+    assert main(arguments({**drive, "bag": tmp_path / "no_bag"}, tmp_path)) == 1
     assert "does not exist" in capsys.readouterr().err
     assert main(arguments(drive, tmp_path, "--stamps-from", str(drive["bag"]))) == 1
     assert "has no topic /perception/detections" in capsys.readouterr().err

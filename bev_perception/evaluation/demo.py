@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -27,11 +28,12 @@ from bev_perception.evaluation.bag import BagError, read_bag
 from bev_perception.evaluation.process import Child, StageError, ros_environment
 from bev_perception.evaluation.results import LiveRun, read_live_run, report_data, summarize
 from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
-from bev_perception.parameters import NodeConfig, parse_yaml
+from bev_perception.parameters import NodeConfig, ParameterError, parse_yaml
 from bev_perception.replay import load_config
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SEED, DURATION_S, SCALE = 900, 10.0, 0.25
+SCORE_FLOOR = 0.03  # AP wants the whole curve; the node publishes from the bundle's thresholds up
 RECORDED = ("/perception/detections", "/perception/markers", "/perception/status", "/diagnostics")
 LAST_FRAMES_S = 1.5  # after the bag has ended, until what is under way has been published and recorded
 START = time.monotonic()
@@ -170,11 +172,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     say("replaying the same frames offline; scoring and drawing meanwhile")
     replay_arguments = ["bev_perception.replay", str(bag), "--bundle", str(bundle_path), "--params", str(params)]
-    replay_arguments += ["--stamps-from", str(result), "--out", str(out / "offline")]
+    replay_arguments += ["--stamps-from", str(result), "--out", str(out / "offline"), "--score-floor", str(SCORE_FLOOR)]
     environment = ros_environment(0)
     with Child("replay", replay_arguments, log / "replay.log", environment) as offline:
         live: LiveRun = read_live_run(bag, result, spec)
-        say(f"  {live.frames} frames scored with nuscenes-devkit")
+        say(f"  {live.frames} live frames scored with nuscenes-devkit")
         pictures = live.draw(bag, spec, config)
         say("  pictures drawn")
         offline.wait(300)
@@ -185,8 +187,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "replay": "in real time" if args.rate == 1 else f"at {args.rate:g} x real time, latencies in simulated time",
         "machine": machine(),
     }
-    data = report_data(live, pictures, out / "offline" / "detections", facts)
+    data = report_data(live, pictures, out / "offline", facts)
     return summarize(data, live, out)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -198,15 +204,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=SCALE, help="image size as a share of 1600x900")
     parser.add_argument("--rate", type=float, default=1.0, help="of the replay; below 1 for a machine that is too slow")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)  # so that terminating the demo ends its processes too
     try:
         summary = run(args)
     except StageError as error:
         where = f"\n  log: {error.log}" if error.log else ""
         print(f"demo failed: {error}{where}", file=sys.stderr)
         return 1
-    except (BundleError, BagError) as error:
+    except (BundleError, BagError, ParameterError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("demo interrupted; its processes are stopped", file=sys.stderr)
+        return 130
     say("done")
     print(summary["text"])
     return 0

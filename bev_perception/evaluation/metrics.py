@@ -91,6 +91,34 @@ class Scores:
         return _plain(dataclasses.asdict(self))
 
 
+def scores_from_dict(data: Mapping[str, Any]) -> Scores:
+    """The inverse of Scores.to_dict, after JSON."""
+
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    def errors(row: Mapping[str, Any]) -> Errors:
+        return Errors(**{name: number(value) for name, value in row.items()})
+
+    def class_score(row: Mapping[str, Any]) -> ClassScore:
+        ap_at = {float(d): number(ap) for d, ap in row["ap_at"].items()}
+        rest = {k: number(v) for k, v in row.items() if k not in ("ap_at", "errors")}
+        return ClassScore(**rest, ap_at=ap_at, errors=errors(row["errors"]))  # type: ignore[arg-type]
+
+    def range_score(row: Mapping[str, Any]) -> RangeScore:
+        return RangeScore(row["low"], row["high"], number(row["mean_ap"]), errors(row["errors"]), row["ground_truth"])
+
+    return Scores(
+        number(data["mean_ap"]),
+        number(data["nds"]),
+        errors(data["errors"]),
+        number(data["mean_ap_present"]),
+        {name: class_score(row) for name, row in data["classes"].items()},
+        tuple(range_score(row) for row in data["ranges"]),
+        data["frames"],
+    )
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}

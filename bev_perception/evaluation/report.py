@@ -38,12 +38,14 @@ class ReportData:
 
     counters: what was dropped, masked or refused -> times. sensors: name -> (frames it contributed to, frames).
     ages_ms: (seconds since the start, stamp-to-publication milliseconds) of each frame.
-    agreement: a sentence, and whether live and offline agree.
+    agreement: a sentence, and whether live and offline agree. scores: of the whole score curve; published: of what the
+    node published, with the bundle's thresholds.
     """
 
     title: str
     facts: Mapping[str, str]
     scores: Scores | None
+    published: Scores | None = None
     latencies: Sequence[Latency] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
     sensors: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -69,7 +71,7 @@ def render(data: ReportData) -> str:
     """The HTML text."""
     sections = [
         _section("The drive", _player(data.animation), "drive") if data.animation else "",
-        _section("Scores by class", _class_table(data.scores) + _range_table(data.scores)) if data.scores else "",
+        _section("Scores", _score_tables(data.scores, data.published)) if data.scores else "",
         _section("Latency and losses", _latency(data)) if data.latencies or data.counters else "",
         _section("Frames", "".join(_figure(p, data.chosen[0].stamp_ns) for p in data.chosen)) if data.chosen else "",
         _section("What was run", _facts(data.facts, data.command)),
@@ -171,6 +173,21 @@ def _bar(value: float, text: str = "") -> str:
 
 def _error_heads() -> list[str]:
     return [f"{label}{f' <small>{unit}</small>' if unit else ''}" for _, label, unit in ERRORS]
+
+
+def _score_tables(scores: Scores, published: Scores | None) -> str:
+    compared = ""
+    if published:
+        head = ["what is scored", "NDS", "mAP", *(f"m{label}" for _, label, _ in ERRORS)]
+        rows = [
+            [what, _number(s.nds), _number(s.mean_ap), *_errors(s.errors)]
+            for what, s in (
+                ("whole score curve, replayed offline on the same frames", scores),
+                ("as published live, with the bundle's score thresholds", published),
+            )
+        ]
+        compared = _table(head, rows) + "<h3>By class, whole score curve</h3>"
+    return compared + _class_table(scores) + _range_table(scores)
 
 
 def _class_table(scores: Scores) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from bev_perception.evaluation.bag import (
     stamp_ns,
 )
 from bev_perception.evaluation.compare import compare_runs
-from bev_perception.evaluation.metrics import Scores, in_common, score
+from bev_perception.evaluation.metrics import Scores, in_common, score, scores_from_dict
 from bev_perception.evaluation.objects import Objects, objects_from_message
 from bev_perception.evaluation.pictures import Picture, draw_drive
 from bev_perception.evaluation.report import Latency, ReportData, write_report
@@ -84,8 +85,9 @@ def read_live_run(bag: Path, result: Path, spec: ModelSpec) -> LiveRun:
 def report_data(
     live: LiveRun, pictures: tuple[list[Picture], list[Picture]], offline: Path, facts: dict[str, str]
 ) -> ReportData:
-    """Everything for the report; `offline` is the result bag of the replay of the same frames."""
-    agreement = compare_runs(live.messages, read_detection_arrays(offline))
+    """Everything for the report; `offline` is the folder of the replay of the same frames."""
+    agreement = compare_runs(live.messages, read_detection_arrays(offline / "detections"))
+    curve = scores_from_dict(json.loads((offline / "scores.json").read_text()))
     used: Counter[str] = Counter()
     names: dict[str, None] = {}
     for message in live.messages.values():
@@ -109,7 +111,8 @@ def report_data(
     return ReportData(
         title="bev_perception: a drive through ROS 2",
         facts=facts,
-        scores=live.scores,
+        scores=curve,
+        published=live.scores,
         latencies=latencies,
         counters=counters,
         sensors={name: (used[name], total) for name in names},
@@ -123,9 +126,14 @@ def report_data(
 
 
 def summarize(data: ReportData, live: LiveRun, out: Path) -> dict[str, Any]:
-    """Write report.html and summary.json; the summary, with `text` for the terminal, is returned."""
+    """Write report.html, frames/*.jpg and summary.json; the summary, with `text` for the terminal, is returned."""
     report = write_report(out / "report.html", data)
-    s = live.scores
+    shutil.rmtree(out / "frames", ignore_errors=True)
+    (out / "frames").mkdir()
+    for k, picture in enumerate(data.chosen):
+        (out / "frames" / f"{k}.jpg").write_bytes(picture.jpeg)
+    s, published = data.scores, live.scores
+    assert s is not None
     e = s.errors
     total = next((row for row in data.latencies if row.stage == "total"), None)
     latency = f"{total.p50:.0f} ms median, {total.p95:.0f} ms p95" if total else "unknown"
@@ -133,7 +141,8 @@ def summarize(data: ReportData, live: LiveRun, out: Path) -> dict[str, Any]:
     assert data.agreement is not None
     text = "\n".join(
         [
-            f"  NDS {s.nds:.3f}   mAP {s.mean_ap:.3f} ({s.mean_ap_present:.3f} over the classes present)",
+            f"  NDS {s.nds:.3f}   mAP {s.mean_ap:.3f} ({s.mean_ap_present:.3f} over the classes present); "
+            f"as published: NDS {published.nds:.3f}  mAP {published.mean_ap:.3f}",
             f"  mATE {e.ate:.2f} m  mASE {e.ase:.2f}  mAOE {e.aoe:.2f} rad  mAVE {e.ave:.2f} m/s  mAAE {e.aae:.2f}",
             f"  {len(live.messages)} frames processed, {dropped} dropped; stamp to publication {latency}",
             f"  live and offline: {data.agreement[0]}",
@@ -144,6 +153,7 @@ def summarize(data: ReportData, live: LiveRun, out: Path) -> dict[str, Any]:
     summary = {
         "text": text,
         "scores": s.to_dict(),
+        "scores_published": published.to_dict(),
         "frames": len(live.messages),
         "frames_dropped": dropped,
         "latency_ms": {row.stage: row.__dict__ for row in data.latencies},
