@@ -15,7 +15,8 @@ import tiny_drive
 
 from bev_perception.calibration import load_extrinsics
 from bev_perception.evaluation import demo
-from bev_perception.evaluation.bag import BagError
+from bev_perception.evaluation.bag import BagError, read_detection_arrays
+from bev_perception.evaluation.compare import compare_runs
 from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
 from bev_perception.evaluation.result_bag import write_detections
 from bev_perception.evaluation.results import read_live_run, report_data, summarize
@@ -142,6 +143,34 @@ def test_a_live_run_is_scored_compared_and_reported(tmp_path: Path):
     write_detections(tmp_path / "empty", [], spec)
     with pytest.raises(BagError, match="published nothing"):
         read_live_run(bag, tmp_path / "empty", spec)
+
+
+def test_live_over_dds_and_offline_agree_bit_for_bit(tmp_path: Path):
+    """The live part of the demo on the tiny drive, with real processes, and the replay of its frames."""
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    pytest.importorskip("bev_perception_msgs", reason="needs the built messages")
+    tiny_bundle.write_bundle(tmp_path / "bundle")
+    bag = tiny_drive.write_drive(tmp_path / "bag", frames=12)
+    tiny_drive.write_params(tmp_path / "config" / "perception.param.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "PACKAGE", tmp_path)
+        params, config = demo.write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC)
+    result = demo.drive_live(bag, params, config, tmp_path, tmp_path / "log", rate=0.3)
+    live = read_detection_arrays(result)
+    assert set(live) <= set(tiny_drive.anchor_stamps(12)) and len(live) >= 3
+    offline = replay(bag, tmp_path / "bundle", config, only=set(live))
+    write_detections(tmp_path / "offline", offline.detections, load_bundle(tmp_path / "bundle").spec)
+    agreement = compare_runs(live, read_detection_arrays(tmp_path / "offline"))
+    assert agreement.agrees, agreement.sentence()
+    left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(p)]
+    assert not left
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has just ended
+        return b""
 
 
 def test_failures_end_with_status_1_and_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -86,5 +86,6 @@ def write_params(path: Path, **values: object) -> Path:
         "onnxruntime.threads": 1,
     }
     flat |= {name.replace("__", "."): value for name, value in values.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": flat}}))
     return path
