@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class ModelSpec:
     score_threshold: dict[str, float]
     nms_radius: dict[str, float]
     classes: tuple[str, ...] = CLASSES
-    grid: BevGrid = BevGrid()  # noqa: RUF009 (frozen)
+    grid: BevGrid = field(default_factory=BevGrid)
     image: ImageSpec = ImageSpec()
     radar: RadarSpec = RadarSpec()
     temporal: TemporalSpec = TemporalSpec()

@@ -13,7 +13,8 @@ from bev_perception.decode import peaks_numpy
 from bev_perception.grid import BevGrid
 from bev_perception.inference.backend import open_backend
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec, load_bundle
-from training.export import export_bundle, golden_inputs
+from training.export import export_bundle
+from training.golden import pattern_inputs
 from training.models import STUDENTS
 from training.models.camera_radar import CameraRadarStudent, ExportedStudent, StudentConfig
 from training.models.center_head import find_peaks
@@ -42,7 +43,7 @@ def test_lift_equals_a_loop_over_cells() -> None:
     torch.manual_seed(1)
     bins, lift = DepthBins(1.0, 1.0, 12), ColumnLift(GRID, DepthBins(1.0, 1.0, 12))
     context, logits = torch.randn(1, 2, 3, 4, 8), torch.randn(1, 2, 12, 4, 8)
-    img_from_ego = torch.from_numpy(golden_inputs(SPEC)["img_from_ego"])[None]
+    img_from_ego = torch.from_numpy(pattern_inputs(SPEC)["img_from_ego"])[None]
     valid = torch.tensor([[1.0, 0.0]])
     bev, coverage = lift(context, logits, img_from_ego, valid, SPEC.image.width)
     depth = logits.softmax(2)
@@ -107,30 +108,34 @@ def test_peaks_in_the_graph_equal_the_loops() -> None:
 
 def test_a_blanked_camera_and_an_invalid_memory_change_nothing_else() -> None:
     student = ExportedStudent(tiny_student())
-    inputs = {k: torch.from_numpy(v) for k, v in golden_inputs(SPEC).items()}
+    inputs = {k: torch.from_numpy(v) for k, v in pattern_inputs(SPEC).items()}
     off = inputs | {"camera_valid": torch.tensor([1.0, 0.0]), "prev_valid": torch.zeros(1)}
     garbage = off | {
         "images": torch.cat([off["images"][:1], torch.randint_like(off["images"][1:], 255)]),
-        "prev_bev": torch.randn_like(off["prev_bev"]) * 100, "prev_from_curr": torch.randn(4, 4), "prev_dt": torch.ones(1) * 9,
-    }  # fmt: skip
+        "prev_bev": torch.randn_like(off["prev_bev"]) * 100,
+        "prev_from_curr": torch.randn(4, 4),
+        "prev_dt": torch.ones(1) * 9,
+    }
     with torch.no_grad():
         for a, b in zip(student(**off), student(**garbage), strict=True):
             torch.testing.assert_close(a, b)
-        assert not torch.allclose(student(**off)[4], student(**inputs)[4]), (
-            "the second camera must matter when it is valid"
-        )
-        assert not torch.allclose(student(**inputs)[0], student(**(inputs | {"prev_valid": torch.zeros(1)}))[0]), (
-            "memory must matter"
-        )
+        seen, forgotten = student(**inputs), student(**(inputs | {"prev_valid": torch.zeros(1)}))
+        assert not torch.allclose(student(**off)[4], seen[4]), "the second camera must matter when it is valid"
+        assert not torch.allclose(seen[0], forgotten[0]), "memory must matter"
 
 
 def test_resnet_has_torchvisions_parameter_names() -> None:
     names = set(ResNet().state_dict())
-    assert {"conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer4.1.bn2.bias", "layer2.0.downsample.0.weight",
-            "layer3.0.downsample.1.num_batches_tracked"} <= names  # fmt: skip
-    assert (
-        len(names) == 120 and sum(p.numel() for p in ResNet().parameters()) == 11_176_512
-    )  # torchvision's resnet18 less fc
+    assert {
+        "conv1.weight",
+        "bn1.running_mean",
+        "layer1.0.conv1.weight",
+        "layer2.0.downsample.0.weight",
+        "layer3.0.downsample.1.num_batches_tracked",
+        "layer4.1.bn2.bias",
+    } <= names
+    # torchvision's resnet18 less fc
+    assert len(names) == 120 and sum(p.numel() for p in ResNet().parameters()) == 11_176_512
 
 
 def test_imagenet_weights_load_from_a_file(tmp_path: Path) -> None:
@@ -161,7 +166,7 @@ def test_exported_graph_equals_pytorch_on_random_inputs(bundle_dir: Path) -> Non
     backend, student = open_backend(bundle), ExportedStudent(tiny_student())
     rng = np.random.default_rng(4)
     for _ in range(3):
-        inputs = golden_inputs(SPEC, int(rng.integers(100)))
+        inputs = pattern_inputs(SPEC, int(rng.integers(100)))
         inputs["images"] = rng.integers(0, 255, inputs["images"].shape).astype(np.uint8)
         inputs["prev_bev"] = rng.normal(size=inputs["prev_bev"].shape).astype(np.float32)
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """Official scores of a checkpoint on held-out scenes: `python -m training.evaluate CHECKPOINT --data DIR`.
 
-`--sensors` scores the same network with inputs masked as the vehicle masks missing sensors: all, no_temporal, camera,
-radar, or `blank:CAM_FRONT`. Several may be given.
+`--sensors` scores the same network with inputs masked as the vehicle masks missing sensors. Several words may be given:
+all, no_temporal, camera, radar, camera+temporal, radar+temporal, or one blanked camera, such as blank:CAM_FRONT.
 """
 
 from __future__ import annotations
@@ -27,33 +27,39 @@ from training.checkpoint import load_module
 from training.data.clips import ClipDataset
 from training.data.nuscenes import Keyframe, load_keyframes, read_splits
 from training.lightning_module import StudentModule
+from training.model_card import class_table, score_table
 
 SCORE_FLOOR = 0.03  # AP wants the whole curve: far below any threshold that a vehicle would use
+# Word -> what is switched off.
+MASKS: dict[str, tuple[str, ...]] = {
+    "all": (),
+    "no_temporal": ("memory",),
+    "camera": ("radars", "memory"),
+    "radar": ("cameras", "memory"),
+    "camera+temporal": ("radars",),
+    "radar+temporal": ("cameras",),
+}
 
 
 def mask_sensors(batch: dict[str, Tensor], sensors: str, spec: ModelSpec) -> dict[str, Tensor]:
-    """The batch with inputs blanked as `sensors` says (module docstring). Raises ValueError for an unknown word."""
-    batch = dict(batch)
-    cameras = radars = ()  # type: tuple[int, ...]
-    if sensors in ("camera", "camera+temporal"):
-        radars = tuple(range(len(spec.radars)))
-    elif sensors in ("radar", "radar+temporal"):
-        cameras = tuple(range(len(spec.cameras)))
-    elif sensors.startswith("blank:") and sensors[6:] in spec.cameras:
-        cameras = (spec.cameras.index(sensors[6:]),)
-    elif sensors not in ("all", "no_temporal"):
+    """A batch of ClipDataset with what `sensors` leaves out blanked, now and in the earlier frame.
+
+    sensors: a key of MASKS or `blank:` and a camera. Raises ValueError for anything else.
+    """
+    blanked = sensors.removeprefix("blank:")
+    if sensors not in MASKS and not (sensors.startswith("blank:") and blanked in spec.cameras):
         raise ValueError(
-            f"--sensors {sensors}: expected all, no_temporal, camera, radar, camera+temporal, radar+temporal, blank:<camera>"
+            f"--sensors {sensors}: expected one of {list(MASKS)} or blank:CAMERA with one of {spec.cameras}"
         )
-    if sensors in ("camera", "radar", "no_temporal"):
+    off = MASKS.get(sensors, ())
+    batch = dict(batch)
+    if "memory" in off:
         batch["prev_valid"] = torch.zeros_like(batch["prev_valid"])
+    keep = torch.tensor([float("cameras" not in off and name != blanked) for name in spec.cameras])
     for prefix in ("", "prev."):
-        if cameras:
-            keep = torch.ones(len(spec.cameras))
-            keep[list(cameras)] = 0
-            batch[prefix + "camera_valid"] = batch[prefix + "camera_valid"] * keep
-            batch[prefix + "images"] = batch[prefix + "images"] * keep[:, None, None, None].to(torch.uint8)
-        if radars:
+        batch[prefix + "camera_valid"] = batch[prefix + "camera_valid"] * keep
+        batch[prefix + "images"] = batch[prefix + "images"] * keep[:, None, None, None].to(torch.uint8)
+        if "radars" in off:
             batch[prefix + "radar_valid"] = torch.zeros_like(batch[prefix + "radar_valid"])
             batch[prefix + "radar_bev"] = torch.zeros_like(batch[prefix + "radar_bev"])
     return batch
@@ -68,38 +74,26 @@ def ground_truth(keyframe: Keyframe, spec: ModelSpec) -> Objects:
 
 
 def evaluate(
-    module: StudentModule, keyframes: list[Keyframe], sensors: Sequence[str], batch_size: int = 4
+    module: StudentModule, keyframes: list[Keyframe], sensors: Sequence[str], batch_size: int = 4, workers: int = 1
 ) -> dict[str, Scores]:
-    """Official scores for each word of `sensors`, on every keyframe."""
+    """Official scores of every word of `sensors` (see `mask_sensors`) on all keyframes."""
     spec = module.spec
     thresholds = Thresholds(dict.fromkeys(spec.classes, SCORE_FLOOR), spec.nms_radius)
-    loader = DataLoader(ClipDataset(keyframes, spec), batch_size, num_workers=1)
+    loader = DataLoader(ClipDataset(keyframes, spec), batch_size, num_workers=workers)
     found: dict[str, dict[int, Objects]] = {word: {} for word in sensors}
     started = time.monotonic()
     module.eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=False):
+    with torch.inference_mode():
         for number, batch in enumerate(loader):
             for word in sensors:
                 objects = module.detect_batch(mask_sensors(batch, word, spec), thresholds)
-                found[word].update(zip(batch["index"].tolist(), objects, strict=True))
+                found[word].update(zip(batch["index"].flatten().tolist(), objects, strict=True))
             if number % 20 == 19:
                 done = (number + 1) / len(loader)
-                print(
-                    f"{done:4.0%} of {len(keyframes)} keyframes, {(time.monotonic() - started) * (1 / done - 1):.0f} s left",
-                    flush=True,
-                )
+                left = (time.monotonic() - started) * (1 / done - 1)
+                print(f"{done:4.0%} of {len(keyframes)} keyframes, {left:.0f} s left", flush=True)
     wanted = {i: ground_truth(k, spec) for i, k in enumerate(keyframes)}
     return {word: score(wanted, found[word]) for word in sensors}
-
-
-def table(scores: dict[str, Scores]) -> str:
-    """Markdown rows of the official numbers."""
-    rows = ["| sensors | mAP | NDS | mATE | mASE | mAOE | mAVE | mAAE |", "|---|---|---|---|---|---|---|---|"]
-    for word, s in scores.items():
-        e = s.errors
-        numbers = (s.mean_ap, s.nds, e.ate, e.ase, e.aoe, e.ave, e.aae)
-        rows.append(f"| {word} | " + " | ".join(f"{x:.3f}" for x in numbers) + " |")
-    return "\n".join(rows)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,17 +111,12 @@ def main(argv: list[str] | None = None) -> int:
     scenes = read_splits(args.data)[args.split][: args.scenes]
     keyframes = load_keyframes(NuScenes(args.version, str(args.data), verbose=False), scenes, module.spec)
     scores = evaluate(module, keyframes, args.sensors)
-    print(table(scores))
-    first = next(iter(scores.values()))
-    print(
-        "\nper class, "
-        + args.sensors[0]
-        + ": "
-        + ", ".join(f"{name} {c.ap:.3f} (AVE {c.errors.ave:.2f})" for name, c in first.classes.items())
-    )
+    plain = {word: s.to_dict() for word, s in scores.items()}
+    first = args.sensors[0]
+    print(f"{score_table(plain)}\n\nPer class with {first}:\n\n{class_table(plain[first])}")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({word: s.to_dict() for word, s in scores.items()}, indent=1))
+        args.out.write_text(json.dumps(plain, indent=1))
     return 0
 
 

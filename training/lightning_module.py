@@ -34,7 +34,7 @@ class OptimConfig:
 
 
 class StudentModule(lightning.LightningModule):
-    """Trains a student on ClipDataset items. The earlier frame's state is computed without gradient, as BEVFormer does."""
+    """Trains a student on ClipDataset items. The earlier frame's state gets no gradient, as in BEVFormer."""
 
     def __init__(self, spec: ModelSpec, config: StudentConfig, optim: OptimConfig) -> None:
         super().__init__()
@@ -42,12 +42,13 @@ class StudentModule(lightning.LightningModule):
         self.student = CameraRadarStudent(spec, config)
 
     def predict_heads(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Heatmap logits, regression, auxiliary logits. The earlier frame is skipped where no item of the batch has one."""
+        """Heatmap logits, regression, auxiliary logits. The earlier frame is skipped if no item has one."""
+        prev: Tensor | None = None
         if batch["prev_valid"].any():
             with torch.no_grad():
                 prev, _ = self.student.bev_state(*(batch[f"prev.{name}"] for name in SENSOR_INPUTS))
         state, aux = self.student.bev_state(*(batch[name] for name in SENSOR_INPUTS))
-        if not batch["prev_valid"].any():
+        if prev is None:
             prev = torch.zeros_like(state)
         heatmap, regression = self.student.detect(
             state, prev.float(), batch["prev_from_curr"], batch["prev_valid"], batch["prev_dt"]
@@ -68,7 +69,7 @@ class StudentModule(lightning.LightningModule):
         if not torch.isfinite(total):
             terms = {k: float(v) for k, v in losses.items()}
             raise FloatingPointError(
-                f"loss is not finite at step {self.global_step}: {terms}; resume from the last checkpoint with a lower lr"
+                f"loss is not finite at step {self.global_step}: {terms}; train anew with a lower lr or clip_norm"
             )
         self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, prog_bar=True)
         self.log("train/total", total.detach())

@@ -12,7 +12,10 @@ from training.models.camera_radar import StudentConfig
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment: model facts, sizes, optimisation and augmentation. Length is OptimConfig.steps."""
+    """An experiment: model facts, sizes, optimisation and augmentation. Length is OptimConfig.steps.
+
+    checkpoint_every: steps between two checkpoints; what a killed run loses at most.
+    """
 
     spec: ModelSpec
     student: StudentConfig
@@ -21,3 +24,4 @@ class Run:
     batch_size: int
     seed: int = 0
     precision: str = "bf16-mixed"
+    checkpoint_every: int = 200

@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from nuscenes.nuscenes import NuScenes
 from torch.utils.data import DataLoader
 
-from training.data.clips import ClipDataset, EpochSampler
+from training.data.clips import ClipDataset, EndlessShuffle
 from training.data.nuscenes import load_keyframes, read_splits
 from training.lightning_module import StudentModule
 from training.run import Run
@@ -49,11 +49,8 @@ class ProgressLine(Callback):
                 for k, v in trainer.callback_metrics.items()
                 if k.startswith("train/")
             )
-            left = (trainer.max_steps - step) / rate / 60
-            print(
-                f"step {step}/{trainer.max_steps}  {terms}  {rate * len(batch['index']):.2f} samples/s  {left:.1f} min left",
-                flush=True,
-            )
+            speed = f"{rate * len(batch['index']):.2f} samples/s  {(trainer.max_steps - step) / rate / 60:.1f} min left"
+            print(f"step {step}/{trainer.max_steps}  {terms}  {speed}", flush=True)
 
 
 def load_experiment(name: str) -> Run:
@@ -67,39 +64,50 @@ def load_experiment(name: str) -> Run:
     return getattr(module, function)()
 
 
-def train(run: Run, data: Path, version: str, out: Path, workers: int) -> Path:
-    """Fit and return the path of the last checkpoint."""
+def train(run: Run, data: Path, version: str, out: Path, workers: int = 0) -> Path:
+    """Fit `run` on the training split of `data`, going on from `out`/last.ckpt if there is one; returns that path.
+
+    On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle).
+    Raises ValueError when the split has no keyframes, FloatingPointError when the loss is not finite.
+    """
     lightning.seed_everything(run.seed, workers=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / "run.json").write_text(json.dumps(dataclasses.asdict(run), indent=2))
     keyframes = load_keyframes(NuScenes(version, str(data), verbose=False), read_splits(data)["train"], run.spec)
-    dataset = ClipDataset(keyframes, run.spec, run.augmentation, run.seed)
+    if not keyframes:
+        raise ValueError(f"{data}: the split `train` has no keyframes; see splits.json there")
+    last = out / "last.ckpt"
+    resume = str(last) if last.is_file() else None
+    done = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if resume else 0
     loader = DataLoader(
-        dataset,
+        ClipDataset(keyframes, run.spec, run.augmentation, run.seed),
         run.batch_size,
-        sampler=EpochSampler(len(dataset), run.seed),
+        sampler=EndlessShuffle(len(keyframes), run.seed, first=done * run.batch_size),
         num_workers=workers,
-        drop_last=True,
-        persistent_workers=workers > 0,
     )
-    print(
-        f"{len(keyframes)} keyframes, {run.optim.steps} steps of {run.batch_size}: {run.optim.steps * run.batch_size / len(keyframes):.1f} epochs",
-        flush=True,
-    )
-    module = StudentModule(run.spec, run.student, run.optim)
-    every = min(20, run.optim.steps)
+    steps = run.optim.steps
+    epochs = steps * run.batch_size / len(keyframes)
+    print(f"{len(keyframes)} keyframes, {steps} steps of {run.batch_size}: {epochs:.1f} epochs", flush=True)
+    every = min(20, steps)
     trainer = lightning.Trainer(
-        accelerator="auto", precision=run.precision, max_steps=run.optim.steps, max_epochs=-1,  # type: ignore[arg-type]
-        gradient_clip_val=run.optim.clip_norm, default_root_dir=out, use_distributed_sampler=False,
-        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=every,
+        accelerator="auto",
+        precision=run.precision,  # type: ignore[arg-type]
+        max_steps=steps,
+        gradient_clip_val=run.optim.clip_norm,
+        default_root_dir=out,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=every,
         logger=[CSVLogger(out, "csv", version=0), TensorBoardLogger(out, "tensorboard", version=0)],
         callbacks=[
-            ModelCheckpoint(out, filename="step", save_last=True, every_n_train_steps=min(200, run.optim.steps), save_on_train_epoch_end=False),
-            LearningRateMonitor("step"), ProgressLine(every),
+            ModelCheckpoint(out, "last", every_n_train_steps=run.checkpoint_every, enable_version_counter=False),
+            LearningRateMonitor("step"),
+            ProgressLine(every),
         ],
-    )  # fmt: skip
-    last = out / "last.ckpt"
-    trainer.fit(module, loader, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    )
+    trainer.fit(StudentModule(run.spec, run.student, run.optim), loader, ckpt_path=resume, weights_only=True)
+    trainer.save_checkpoint(last)  # steps need not be a multiple of checkpoint_every
     return last
 
 

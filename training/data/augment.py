@@ -33,7 +33,7 @@ NO_AUGMENTATION = Augmentation((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.
 
 
 def draw_bev(rng: np.random.Generator, augmentation: Augmentation) -> np.ndarray:
-    """(4, 4) aug_from_ego: a rotation about +z after flips of x and y. Orthogonal, so `geometry.invert` holds for it."""
+    """(4, 4) aug_from_ego: a rotation about +z after flips of x and y. Orthogonal: `geometry.invert` holds for it."""
     angle = np.radians(rng.uniform(-1, 1) * augmentation.bev_rotation_deg)
     flips = [-1.0 if rng.random() < p else 1.0 for p in (augmentation.bev_flip_x, augmentation.bev_flip_y)]
     aug_from_ego = np.eye(4)
@@ -65,9 +65,9 @@ def augment_image(
     if augmentation.brightness or augmentation.contrast:
         gain = 1 + rng.uniform(-1, 1) * augmentation.contrast
         shift = 255 * rng.uniform(-1, 1) * augmentation.brightness * 0.5
-        image = cv2.convertScaleAbs(image, alpha=gain, beta=shift) if shift >= 0 else cv2.subtract(
-            cv2.convertScaleAbs(image, alpha=gain), (-shift, -shift, -shift, 0)
-        )  # fmt: skip
+        image = cv2.convertScaleAbs(image, alpha=gain, beta=max(shift, 0.0))
+        if shift < 0:  # convertScaleAbs would mirror what falls below zero
+            image = cv2.subtract(image, np.array([-shift, -shift, -shift, 0.0]))
     # Homogeneous pixels are (u d, v d, d): the affine acts on the first three rows of the projection.
     projection = img_from_ego.copy()
     projection[:3] = aug_from_img @ img_from_ego[:3]

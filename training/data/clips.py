@@ -26,8 +26,8 @@ SENSOR_INPUTS = ("images", "img_from_ego", "camera_valid", "radar_bev", "radar_v
 class Prepared:
     """A keyframe after the vehicle's preprocessing, before augmentation.
 
-    images (N, H, W, 3) uint8, img_from_ego (N, 4, 4) float64, camera_valid (N,) and radar_valid (R,) float32; per radar the
-    accumulated points (P, 7) float32; lidar (P, 3) float32 in the ego frame.
+    images (N, H, W, 3) uint8, img_from_ego (N, 4, 4) float64, camera_valid (N,) and radar_valid (R,) float32; per radar
+    the accumulated points (P, 7) float32; lidar (P, 3) float32 in the ego frame.
     """
 
     images: np.ndarray
@@ -54,12 +54,12 @@ def prepare(keyframe: Keyframe, spec: ModelSpec) -> Prepared:
 
 
 class ClipDataset(Dataset[dict[str, torch.Tensor]]):
-    """Item i: keyframe i's inputs (ModelSpec.inputs() without prev_bev), the earlier frame's sensor inputs under `prev.*`,
-    and targets: heatmap, cells, boxes, mask, depth (N, h, w), semantic (N, h, w), index.
+    """Item i: keyframe i's inputs (ModelSpec.inputs() without prev_bev), the earlier frame's sensor inputs under
+    `prev.*`, and targets: heatmap, cells, boxes, mask, depth (N, h, w), semantic (N, h, w), index.
 
     Indices beyond the length are later epochs of the same keyframes: the augmentation of an item is drawn from
-    (seed, index) alone, so that a resumed run sees what an uninterrupted one would have seen. With augmentation the earlier
-    frame is one or two keyframes back.
+    (seed, index) alone, so that a resumed run sees what an uninterrupted one would have seen. With augmentation the
+    earlier frame is one or two keyframes back.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in item.items()}
 
     def _previous(self, current: Keyframe, rng: np.random.Generator) -> int:
-        """Index of the keyframe half a second back, -1 for none; in training sometimes a whole second, sometimes none."""
+        """Index of the keyframe half a second back, -1 for none; in training sometimes a second, sometimes none."""
         drop, double = rng.random() < self.augmentation.drop_prev, rng.random() < 0.2
         if current.prev < 0 or drop:
             return -1
@@ -152,21 +152,19 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         return bev_targets(boxes, velocity, keyframe.labels, self.spec.grid, len(self.spec.classes))
 
 
-class EpochSampler(Sampler[int]):
-    """A seeded shuffle per epoch over `length` items, yielding epoch * length + item for ClipDataset.
+class EndlessShuffle(Sampler[int]):
+    """Indices for ClipDataset without end: a seeded shuffle of `length` items per epoch, as epoch * length + item.
 
-    Lightning calls set_epoch before each epoch, also after a resume.
+    first: how many indices to leave out at the start. It has no length on purpose: Lightning then sees a single epoch
+    and a resumed run goes on in the middle of a shuffle, where it stopped.
     """
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
+    def __init__(self, length: int, seed: int, first: int = 0) -> None:
+        self.length, self.seed, self.first = length, seed, first
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return (self.epoch * self.length + int(i) for i in order)
+        epoch, skip = divmod(self.first, self.length)
+        while True:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+            yield from (epoch * self.length + int(i) for i in order[skip:])
+            epoch, skip = epoch + 1, 0

@@ -41,7 +41,11 @@ class SensorFile:
 
 @dataclass(frozen=True)
 class Keyframe:
-    """A sample: sensor files and annotations. boxes (M, 7) and velocity (M, 2; NaN where unknown) in the ego frame at stamp_ns."""
+    """A sample: sensor files and annotations.
+
+    boxes (M, 7) and velocity (M, 2; NaN where unknown) in the ego frame at stamp_ns; labels (M,) int64 into the spec's
+    classes; num_points (M,) int64 LiDAR and radar points inside. radars: sweeps, newest first.
+    """
 
     token: str
     scene: str
@@ -74,7 +78,8 @@ def load_keyframes(nusc: NuScenes, scenes: Sequence[str], spec: ModelSpec) -> li
     absent = sorted(set(scenes) - set(known))
     if absent:
         raise ValueError(
-            f"{nusc.dataroot} ({nusc.version}) has no scenes {absent[:5]}; it has {len(known)}, such as {sorted(known)[:3]}"
+            f"{nusc.dataroot} ({nusc.version}) has no scenes {absent[:5]}; "
+            f"it has {len(known)}, such as {sorted(known)[:3]}"
         )
     keyframes: list[Keyframe] = []
     for name in scenes:

@@ -10,10 +10,10 @@ NUMPY_KINDS = {"F": "f", "I": "i", "U": "u"}
 
 
 def read_radar_pcd(path: str | Path) -> np.ndarray:
-    """A binary .pcd -> structured array (P,) with the file's own fields (x, y, z, dyn_prop, id, rcs, vx, vy, vx_comp ...).
+    """A binary .pcd -> structured array (P,) with the file's own fields (x, y, z, dyn_prop, id, rcs, vx, vy ...).
 
     Trusts POINTS, not the file size: nuScenes' files carry trailing bytes. A cloud whose first point is NaN is an empty
-    sweep (methods: nuScenes radar input) and comes back with no points.
+    sweep (the devkit's rule) and comes back with no points.
     Raises ValueError naming the file when it is not a binary pcd or is truncated.
     """
     raw = Path(path).read_bytes()
@@ -28,7 +28,8 @@ def read_radar_pcd(path: str | Path) -> np.ndarray:
     count, start = int(header["POINTS"]), end + len(b"DATA binary\n")
     if len(raw) - start < count * dtype.itemsize:
         raise ValueError(
-            f"{path}: {count} points of {dtype.itemsize} bytes announced, {len(raw) - start} bytes found; the file is cut off"
+            f"{path}: {count} points of {dtype.itemsize} bytes announced, {len(raw) - start} bytes found; "
+            "the file is cut off, copy it again"
         )
     points = np.frombuffer(raw, dtype, count, start)
     return points[:0] if count and np.isnan(points["x"][0]) else points

@@ -39,8 +39,9 @@ def draw_gaussian(heatmap: np.ndarray, cell: tuple[int, int], radius: int) -> No
 def bev_targets(
     boxes: np.ndarray, velocity: np.ndarray, labels: np.ndarray, grid: BevGrid, classes: int
 ) -> dict[str, np.ndarray]:
-    """(M, 7) boxes in the ego frame, (M, 2) m/s, (M,) labels -> heatmap (classes, X, Y), and for up to MAX_OBJECTS objects
-    cells (int64, ix * Y + iy), box (10, in BOX_CHANNELS order) and mask (10; 0 for padding and for unknown velocity).
+    """(M, 7) boxes in the ego frame, (M, 2) m/s, (M,) labels -> heatmap (classes, X, Y) float32, and for up to
+    MAX_OBJECTS objects cells (int64, ix * Y + iy), boxes (10, BOX_CHANNELS) and mask (10; 0 for padding and for unknown
+    velocity).
     """
     heatmap = np.zeros((classes, *grid.shape), dtype=np.float32)
     cells = np.zeros(MAX_OBJECTS, dtype=np.int64)
@@ -64,8 +65,8 @@ def bev_targets(
 
 
 def depth_target(points_ego: np.ndarray, img_from_ego: np.ndarray, size: tuple[int, int], stride: int) -> np.ndarray:
-    """LiDAR points (P, 3) in the ego frame -> (H / stride, W / stride) float32: the smallest depth in each patch, 0 where
-    no point falls (BEVDepth's supervision)."""
+    """LiDAR points (P, 3) in the ego frame -> (H / stride, W / stride) float32: the smallest depth (m) in each patch, 0
+    where no point falls (BEVDepth's supervision)."""
     h, w = size
     pixels, depth = project(img_from_ego, points_ego)
     u, v = np.floor((pixels[:, 0] + 0.5) / stride), np.floor((pixels[:, 1] + 0.5) / stride)
@@ -79,8 +80,11 @@ def depth_target(points_ego: np.ndarray, img_from_ego: np.ndarray, size: tuple[i
 def semantic_target(
     boxes: np.ndarray, labels: np.ndarray, img_from_ego: np.ndarray, size: tuple[int, int], stride: int
 ) -> np.ndarray:
-    """(M, 7) boxes -> (H / stride, W / stride) int64: 0 background, 1 + label where a box's outline covers the patch, the
-    nearest box on top. Occlusion by the surroundings is not known here: a weak target, for the image branch's start only."""
+    """(M, 7) boxes -> (H / stride, W / stride) int64: 0 background, 1 + label where a box's outline covers the patch.
+
+    The nearest box is on top. Occlusion by the surroundings is not known here: a weak target, good for the image
+    branch's start.
+    """
     h, w = size[0] // stride, size[1] // stride
     canvas = np.zeros((h, w), dtype=np.uint8)
     if not len(boxes):

@@ -25,7 +25,8 @@ def demo_spec() -> ModelSpec:
 
 def full() -> Run:
     """The shipped bundle: see bev_perception/bundles/demo/MODEL_CARD.md for command, duration and scores."""
-    return Run(demo_spec(), StudentConfig(), OptimConfig(lr=1.2e-3, steps=3000, clip_norm=10.0), Augmentation(), batch_size=4)
+    optim = OptimConfig(lr=1.2e-3, steps=3000, clip_norm=10.0)
+    return Run(demo_spec(), StudentConfig(), optim, Augmentation(), batch_size=4)
 
 
 def tiny() -> Run:

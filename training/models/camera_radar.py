@@ -1,12 +1,13 @@
 """The compact camera + radar student with temporal BEV fusion.
 
-images -> ResNet + FPN -> depth and context -> ColumnLift ┐
-radar_bev -> two convolutions ------------------------------┴-> fuse -> state -> gate with the warped earlier state -> BEV encoder -> head
+images    -> ResNet + FPN -> depth, context -> ColumnLift ┐
+radar_bev -> two convolutions ----------------------------┴-> fuse -> state
+state, prev_bev (warped) -> gated sum -> BEV encoder -> head
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +33,14 @@ class StudentConfig:
     radar_channels: int = 32
     encoder_channels: int = 72
     head_channels: int = 48
-    bins: DepthBins = DepthBins()
+    bins: DepthBins = field(default_factory=DepthBins)
 
 
 class CameraRadarStudent(nn.Module):
     """Inputs and outputs as ModelSpec.inputs() / outputs(), with a leading batch dimension.
 
-    Besides, `aux` holds depth logits (B, N, D, h, w) and class logits (B, N, classes + 1, h, w) of the image features at
-    stride 8, which training supervises with LiDAR depth and projected boxes.
+    Besides, `aux` holds depth logits (B, N, D, h, w) and class logits (B, N, classes + 1, h, w) of the image features
+    at stride 8, which training supervises with LiDAR depth and projected boxes.
     """
 
     cell_centers: Tensor
@@ -120,7 +121,10 @@ class CameraRadarStudent(nn.Module):
 
 
 class ExportedStudent(nn.Module):
-    """The student as the vehicle runs it: no batch dimension, peaks found in the graph; arguments in ModelSpec.inputs() order."""
+    """The student as the vehicle runs it: no batch dimension, peaks found in the graph.
+
+    Arguments are ModelSpec.inputs(), results ModelSpec.outputs(), in that order.
+    """
 
     def __init__(self, student: CameraRadarStudent) -> None:
         super().__init__()
@@ -138,7 +142,6 @@ class ExportedStudent(nn.Module):
         prev_valid: Tensor,
         prev_dt: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        images = images.float()  # before anything else: TensorRT takes uint8 inputs only into a cast
         # TensorRT takes uint8 inputs only into a Cast: float first, then the batch axis.
         state, _ = self.student.bev_state(
             images.float()[None], img_from_ego[None], camera_valid[None], radar_bev[None], radar_valid[None]

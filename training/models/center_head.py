@@ -40,7 +40,8 @@ class CenterHead(nn.Module):
 def find_peaks(heatmap_logits: Tensor, regression: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """3x3 max-pool NMS and top-K over classes and cells.
 
-    (B, classes, X, Y), (B, 10, X, Y) -> scores (B, K), labels (B, K) int64, cells (B, K) int64 = ix * Y + iy, boxes (B, K, 10).
+    (B, classes, X, Y), (B, 10, X, Y) -> scores (B, K), labels (B, K) int64, cells (B, K) int64 = ix * Y + iy,
+    boxes (B, K, 10).
     """
     scores = heatmap_logits.sigmoid()
     scores = scores * (F.max_pool2d(scores, 3, 1, 1) == scores).to(scores.dtype)

@@ -1,4 +1,4 @@
-"""ResNet with basic blocks (He et al., CVPR 2016), parameter names as torchvision's, so that its ImageNet weights load."""
+"""ResNet with basic blocks (He et al., CVPR 2016). Parameter names are torchvision's, so its ImageNet weights load."""
 
 from __future__ import annotations
 

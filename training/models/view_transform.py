@@ -1,9 +1,10 @@
 """From image features to BEV, weighted by predicted depth, in operators that every TensorRT parser accepts.
 
-Lift as in LSS (Philion & Fidler, ECCV 2020), with the height of the image summed out before the splat: for a camera that
-stands upright, all pixels of an image column look along one vertical plane, so softmax(depth) x context summed over the
-rows gives a (depth, column) plane per camera (as in CRN's frustum, Kim et al., ICCV 2023). A BEV cell then reads its own
-(depth, column) by bilinear sampling: no scatter, no sorting, no precomputed table, and calibration stays an input.
+Lift as in LSS (Philion & Fidler, ECCV 2020), with the height of the image summed out before the splat: for a camera
+that stands upright, all pixels of an image column look along one vertical plane, so softmax(depth) x context summed
+over the rows gives a (depth, column) plane per camera (as in CRN's frustum, Kim et al., ICCV 2023). A BEV cell then
+reads its own (depth, column) by bilinear sampling: no scatter, no sorting, no precomputed table, and calibration stays
+an input.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class ColumnLift(nn.Module):
         self, context: Tensor, depth_logits: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_width: int
     ) -> tuple[Tensor, Tensor]:
         """img_from_ego (B, N, 4, 4) into the network's image of `image_width` pixels, camera_valid (B, N)."""
-        b, n, c, _, w = context.shape
+        b, n, c = context.shape[:3]
         depth = depth_logits.softmax(dim=2).flatten(0, 1)  # (B*N, D, h, w)
         plane = torch.matmul(depth.permute(0, 3, 1, 2), context.flatten(0, 1).permute(0, 3, 2, 1))  # (B*N, w, D, C)
         plane = plane.permute(0, 3, 2, 1)  # (B*N, C, D, w)
@@ -74,10 +75,11 @@ class ColumnLift(nn.Module):
 def warp_bev(
     prev_bev: Tensor, prev_from_curr: Tensor, prev_valid: Tensor, grid: BevGrid, cell_centers: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Read the previous BEV map where the current cells were: (B, C, X, Y), (B, 4, 4), (B, 1) -> warped map, seen (B, 1, X, Y).
+    """Read the previous BEV map where the current cells were.
 
-    BEVDet4D's alignment: for each current cell centre, its place in the previous ego frame, bilinear; zero where that lies
-    outside the map or prev_valid is 0. cell_centers (X*Y, 2), metres.
+    (B, C, X, Y), (B, 4, 4), (B, 1) -> warped map, seen (B, 1, X, Y). BEVDet4D's alignment: for each current cell
+    centre, its place in the previous ego frame, bilinear; zero where that lies outside the map or prev_valid is 0.
+    cell_centers (X*Y, 2), metres.
     """
     b = prev_bev.shape[0]
     rotation, translation = prev_from_curr[:, :2, :2], prev_from_curr[:, :2, 3]

@@ -1,0 +1,81 @@
+"""Inputs for a bundle's golden sample: what an engine must answer correctly before a vehicle uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from nuscenes.nuscenes import NuScenes
+
+from bev_perception.model_spec import ModelSpec
+from training.data.clips import SENSOR_INPUTS, ClipDataset
+from training.data.nuscenes import load_keyframes, read_splits
+from training.models.camera_radar import CameraRadarStudent
+
+# The file must stay small: colours and the earlier state are rounded. That changes the question, not its worth.
+COLOR_STEP = 16
+STATE_STEP = 0.25
+STATE_REACH_CELLS = 24  # around the ego vehicle; the earlier state is zero beyond
+
+
+def pattern_inputs(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
+    """A deterministic, compressible pattern: cameras in a ring, radar cells, an earlier state. It touches every input,
+    but a trained network finds little in it; `recorded_inputs` proves more."""
+    rng = np.random.default_rng(seed)
+    n = len(spec.cameras)
+    h, w = spec.image.height, spec.image.width
+    ramp = np.add.outer(np.arange(h), np.arange(w))[None, :, :, None]
+    images = ((ramp * (1 + np.arange(n))[:, None, None, None] // 4 + 40 * np.arange(3)) % 256).astype(np.uint8)
+    img_from_ego = np.zeros((n, 4, 4), dtype=np.float32)
+    for i in range(n):  # a level camera at 1.5 m, looking along yaw
+        yaw = 2 * np.pi * i / n
+        cam_from_ego = np.eye(4)
+        cam_from_ego[:3, :3] = [[np.sin(yaw), -np.cos(yaw), 0], [0, 0, -1], [np.cos(yaw), np.sin(yaw), 0]]
+        cam_from_ego[:3, 3] = [0, 1.5, 0]
+        K = np.array([[0.8 * w, 0, w / 2, 0], [0, 0.8 * w, h / 2, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        img_from_ego[i] = K @ cam_from_ego
+    radar = np.zeros((len(spec.radar.channels), *spec.grid.shape), dtype=np.float32)
+    cells = rng.integers(0, min(spec.grid.shape), (200, 2))
+    radar[:, cells[:, 0], cells[:, 1]] = rng.normal(size=(len(radar), 200)).astype(np.float32).round(2)
+    state = np.zeros((spec.temporal.state_channels, *spec.grid.shape), dtype=np.float32)
+    state[:, ::8, ::8] = 1.0
+    prev_from_curr = np.eye(4, dtype=np.float32)
+    prev_from_curr[0, 3] = 2.0
+    return {
+        "images": images,
+        "img_from_ego": img_from_ego,
+        "camera_valid": np.ones(n, dtype=np.float32),
+        "radar_bev": radar,
+        "radar_valid": np.ones(len(spec.radars), dtype=np.float32),
+        "prev_bev": state,
+        "prev_from_curr": prev_from_curr,
+        "prev_valid": np.ones(1, dtype=np.float32),
+        "prev_dt": np.full(1, spec.temporal.interval_s, dtype=np.float32),
+    }
+
+
+def recorded_inputs(student: CameraRadarStudent, data: Path, version: str) -> dict[str, np.ndarray]:
+    """The first validation keyframe that has an earlier one, with the student's own state of that earlier one.
+
+    Raises ValueError when the data set has none.
+    """
+    scenes = read_splits(data)["val"][:1]
+    keyframes = load_keyframes(NuScenes(version, str(data), verbose=False), scenes, student.spec)
+    index = next((i for i, keyframe in enumerate(keyframes) if keyframe.prev >= 0), None)
+    if index is None:
+        raise ValueError(f"{data}: the first scene of the split `val` has no two keyframes in a row")
+    item = ClipDataset(keyframes, student.spec)[index]
+    with torch.no_grad():
+        state, _ = student.bev_state(*(item[f"prev.{name}"][None] for name in SENSOR_INPUTS))
+    inputs = {t.name: item[t.name].numpy() for t in student.spec.inputs() if t.name != "prev_bev"}
+    inputs["images"] = inputs["images"] // COLOR_STEP * COLOR_STEP
+    return inputs | {"prev_bev": _rounded_middle(state[0].numpy())}
+
+
+def _rounded_middle(state: np.ndarray) -> np.ndarray:
+    """(C, X, Y): multiples of STATE_STEP within STATE_REACH_CELLS of the map's centre, zero elsewhere."""
+    kept = np.zeros_like(state)
+    x, y = (slice(max(0, n // 2 - STATE_REACH_CELLS), n // 2 + STATE_REACH_CELLS) for n in state.shape[1:])
+    kept[:, x, y] = np.round(state[:, x, y] / STATE_STEP) * STATE_STEP
+    return kept

@@ -1,0 +1,51 @@
+"""The Markdown that travels with a bundle: what the model is and how well it scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from training.models.camera_radar import CameraRadarStudent
+
+SCORES = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+ERRORS = ("ate", "ase", "aoe", "ave", "aae")
+
+
+def score_table(scores: dict[str, dict[str, Any]]) -> str:
+    """Sensors -> Scores.to_dict() as Markdown rows of the official numbers."""
+    rows = [(word, s["mean_ap"], s["nds"], *(s["errors"][e] for e in ERRORS)) for word, s in scores.items()]
+    return _table(("sensors", *SCORES), rows)
+
+
+def class_table(scores: dict[str, Any]) -> str:
+    """One Scores.to_dict() as Markdown rows, one per class; `-` where an error is not defined."""
+    rows = [
+        (name, str(c["ground_truth"]), c["ap"], *(c["errors"][e] for e in ERRORS))
+        for name, c in scores["classes"].items()
+    ]
+    return _table(("class", "objects", "AP", *(e.upper() for e in ERRORS)), rows)
+
+
+def model_card(student: CameraRadarStudent, scores: dict[str, dict[str, Any]], notes: str) -> str:
+    """Markdown: sizes of the exported network, its scores (JSON of training.evaluate; may be empty) and the notes."""
+    spec = student.spec
+    parameters = sum(p.numel() for name, p in student.named_parameters() if not name.startswith("semantic."))
+    x, y = spec.grid.shape
+    sections = [
+        f"# {spec.name}",
+        f"{parameters / 1e6:.2f} M parameters; {len(spec.cameras)} cameras at {spec.image.width}x{spec.image.height}, "
+        f"{len(spec.radars)} radars, BEV {x}x{y} cells of {spec.grid.step} m.",
+        f"Sizes: `{dataclasses.asdict(student.config)}`.",
+    ]
+    if scores:
+        first = next(iter(scores))
+        sections += ["## Scores", score_table(scores), f"Per class with `{first}`:", class_table(scores[first])]
+    return "\n\n".join([*sections, notes.strip()]).strip() + "\n"
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    def cell(value: str | float | None) -> str:
+        return value if isinstance(value, str) else "-" if value is None else f"{value:.3f}"
+
+    lines = [header, ("---",) * len(header), *([cell(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
