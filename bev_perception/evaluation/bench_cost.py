@@ -148,7 +148,10 @@ def make_outputs(spec: ModelSpec, seed: int = 1) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Medians in milliseconds over the frames, by stage; copy_ms: one memcpy of the six images."""
+    """Medians in milliseconds over the frames, by stage; copy_ms: one memcpy of the six images.
+
+    CPU time of the one thread that works: the wall time on a core of its own, whatever else the machine does.
+    """
 
     ours: dict[str, float]
     stock: dict[str, float]
@@ -195,11 +198,11 @@ def _our_frame(
     arrival: Arrivals, sync: FrameSynchronizer, spec: ModelSpec, times: dict[str, list[float]]
 ) -> SensorFrame | None:
     """Convert and synchronise one period's messages as the node does; the frame that became complete."""
-    start = time.perf_counter_ns()
+    start = time.thread_time_ns()
     frames = [conversions.to_camera_frame(m, name) for m, name in zip(arrival.images, spec.cameras)]
     scans = [conversions.read_radar(m, name, RadarFields())[0] for m, name in zip(arrival.clouds, spec.radars)]
     poses: list[EgoPose] = [conversions.to_ego_pose(m, "odom", "base_link") for m in arrival.odometry]
-    converted = time.perf_counter_ns()
+    converted = time.thread_time_ns()
     made: list[SensorFrame] = []
     now = arrival.stamp_ns + 10_000_000
     additions: list[tuple[Callable[[Any], str], Sequence[Any]]] = [
@@ -211,7 +214,7 @@ def _our_frame(
         for item in items:
             add(item)
             made += sync.poll(now)
-    done = time.perf_counter_ns()
+    done = time.thread_time_ns()
     times.setdefault("convert", []).append((converted - start) / 1e6)
     times.setdefault("sync", []).append((done - converted) / 1e6)
     return made[-1] if made else None
@@ -224,9 +227,9 @@ def _copy(arrival: Arrivals, target: np.ndarray) -> None:
 
 
 def _time(work: Callable[[], Any]) -> float:
-    start = time.perf_counter_ns()
+    start = time.thread_time_ns()
     work()
-    return (time.perf_counter_ns() - start) / 1e6
+    return (time.thread_time_ns() - start) / 1e6
 
 
 def _timed(times: dict[str, list[float]], stage: str, work: Callable[[], Any]) -> None:
