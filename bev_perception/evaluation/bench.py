@@ -71,7 +71,8 @@ def cost_section(args: argparse.Namespace) -> str:
     time_verdict = "reached" if ours <= AIM_MS else "missed"
     return (
         f"{_context(args)}, one core, medians of the CPU time of {cost.frames} frames. "
-        f"Six raw {WIDTH}x{HEIGHT} bgr8 images, five radars with {RETURNS} returns, {BOXES} boxes published; the engine is not in it.\n\n"
+        f"Six raw {WIDTH}x{HEIGHT} bgr8 images, five radars with {RETURNS} returns, "
+        f"{BOXES} boxes published; the engine is not in it.\n\n"
         f"{table(head, rows)}\n\n"
         f"- {full / ours:.1f} times cheaper than the usual way (aim: {AIM_RATIO:g} times, {ratio_verdict}), "
         f"{scaled / ours:.1f} times where that scales before it normalises. {ours:.1f} ms (aim: at most {AIM_MS:g} ms, "
