@@ -45,6 +45,7 @@ class Child:
 
     def __init__(self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.name, self.log = name, log
+        self._group_ended = False
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "wb") as output:
             self._process = subprocess.Popen(
@@ -81,6 +82,7 @@ class Child:
                 self.stop()
                 raise StageError(f"the {self.name} did not end within {timeout_s:.0f} s: {self.tail()}", self.log)
             time.sleep(0.05)
+        self.stop()
         if self._process.returncode:
             raise StageError(f"the {self.name} failed with status {self._process.returncode}: {self.tail()}", self.log)
 
@@ -94,7 +96,9 @@ class Child:
                 self._process.wait(patience_s)
             except subprocess.TimeoutExpired:
                 continue
-        self._send(signal.SIGKILL)  # children that it may have left in its group
+        if not self._group_ended:  # once only: later the number of the group may belong to somebody else
+            self._group_ended = True
+            self._send(signal.SIGKILL)  # children that it may have left
         return int(self._process.wait())
 
     def _send(self, sign: signal.Signals) -> None:
