@@ -32,7 +32,7 @@ from bev_perception.parameters import NodeConfig, ParameterError, parse_yaml
 from bev_perception.replay import load_config
 
 PACKAGE = Path(__file__).resolve().parents[1]
-SEED, DURATION_S, SCALE = 900, 10.0, 0.25
+SEED, DURATION_S, SCALE = 903, 10.0, 0.25
 SCORE_FLOOR = 0.03  # AP wants the whole curve; the node publishes from the bundle's thresholds up
 RECORDED = ("/perception/detections", "/perception/markers", "/perception/status", "/diagnostics")
 LAST_FRAMES_S = 1.5  # after the bag has ended, until what is under way has been published and recorded

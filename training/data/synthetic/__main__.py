@@ -2,9 +2,9 @@
 
     python -m training.data.synthetic nuscenes OUT --scenes 60 --seed 0 --duration 20 --scale 0.22 \\
         --camera-hz 2 --lidar-hz 2 --radar-hz 13 --workers 2
-    python -m training.data.synthetic bag OUT.mcap --seed 900 --duration 10 --scale 0.25 --image-format raw
+    python -m training.data.synthetic bag OUT --seed 903 --duration 10 --scale 0.25 --image-format raw
 
-Scene i of seed s is the drive with the world seed 1000 s + i: a bag of seed 900 shows none of the first 900 of seed 0.
+Scene i of seed s is the drive with the world seed 1000 s + i: a bag of seed 903 shows none of the first 903 of seed 0.
 """
 
 from __future__ import annotations
