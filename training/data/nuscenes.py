@@ -25,6 +25,8 @@ from bev_perception.structures import (
 )
 from training.data.radar_pcd import read_radar_pcd
 
+LIDAR_POINT_BYTES = 20  # x y z intensity ring, float32
+
 
 @dataclass(frozen=True)
 class SensorFile:
@@ -190,9 +192,18 @@ def _radar_sweep(name: str, file: SensorFile) -> RadarSweep:
 
 
 def lidar_points(keyframe: Keyframe) -> np.ndarray:
-    """(P, 3) of the keyframe's LiDAR sweep in the ego frame at the keyframe; empty without LiDAR."""
+    """(P, 3) of the keyframe's LiDAR sweep in the ego frame at the keyframe; empty without LiDAR.
+
+    Raises ValueError naming the file when it does not hold whole points.
+    """
     if keyframe.lidar is None:
         return np.zeros((0, 3))
-    points = np.fromfile(keyframe.lidar.path, dtype=np.float32).reshape(-1, 5)[:, :3]
+    raw = Path(keyframe.lidar.path).read_bytes()
+    if len(raw) % LIDAR_POINT_BYTES:
+        raise ValueError(
+            f"{keyframe.lidar.path}: {len(raw)} bytes found, expected points of {LIDAR_POINT_BYTES} bytes; "
+            "the file is cut off, copy it again"
+        )
+    points = np.frombuffer(raw, dtype=np.float32).reshape(-1, 5)[:, :3]
     ego_from_lidar = invert(keyframe.global_from_ego) @ keyframe.lidar.global_from_ego @ keyframe.lidar.ego_from_sensor
     return transform_points(ego_from_lidar, points.astype(np.float64))

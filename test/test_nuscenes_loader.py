@@ -1,0 +1,256 @@
+"""Keyframes, samples and their order: against nuscenes-devkit, against the runtime's decode, and with broken files."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+devkit = pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from nuscenes.eval.detection.utils import category_to_detection_name  # noqa: E402
+from nuscenes.utils.data_classes import RadarPointCloud  # noqa: E402
+from pyquaternion import Quaternion  # noqa: E402
+
+from bev_perception.decode import Thresholds, decode, peaks_numpy  # noqa: E402
+from bev_perception.geometry import invert, project, transform_boxes  # noqa: E402
+from bev_perception.grid import BevGrid  # noqa: E402
+from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec  # noqa: E402
+from bev_perception.preprocess.images import prepare_images  # noqa: E402
+from bev_perception.preprocess.radar import prepare_radar  # noqa: E402
+from training.data.augment import NO_AUGMENTATION, Augmentation, draw_bev  # noqa: E402
+from training.data.clips import ClipDataset, EndlessShuffle, prepare  # noqa: E402
+from training.data.nuscenes import lidar_points, load_keyframes, read_splits, sensor_frame  # noqa: E402
+from training.data.radar_pcd import read_radar_pcd  # noqa: E402
+from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
+
+SPEC = ModelSpec(
+    "tiny", CAMERAS, RADARS, dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 0.0), image=ImageSpec(64, 128)
+)
+REAL_RADAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "nuscenes" / "radar_pcd"
+
+
+@pytest.fixture(scope="module")
+def nusc(tiny_dataset):
+    return devkit.NuScenes("v1.0-trainval", str(tiny_dataset), verbose=False)
+
+
+@pytest.fixture(scope="module")
+def keyframes(nusc):
+    return load_keyframes(nusc, ["scene-0000", "scene-0001"], SPEC)
+
+
+def test_boxes_and_velocities_are_the_devkits_in_the_ego_frame(nusc, keyframes):
+    compared = 0
+    for keyframe in keyframes:
+        row = nusc.get("sample_data", nusc.get("sample", keyframe.token)["data"]["LIDAR_TOP"])
+        mounted = nusc.get("calibrated_sensor", row["calibrated_sensor_token"])
+        pose = nusc.get("ego_pose", row["ego_pose_token"])
+        expected = []
+        for box in nusc.get_sample_data(row["token"])[1]:  # in the LiDAR's frame
+            annotation = nusc.get("sample_annotation", box.token)
+            name = category_to_detection_name(box.name)
+            if name is None or annotation["num_lidar_pts"] + annotation["num_radar_pts"] == 0:
+                continue
+            box.rotate(Quaternion(mounted["rotation"]))
+            box.translate(np.array(mounted["translation"]))
+            velocity = Quaternion(pose["rotation"]).inverse.rotate(nusc.box_velocity(box.token))[:2]
+            expected.append((box, name, velocity))
+        assert [name for _, name, _ in expected] == [CLASSES[i] for i in keyframe.labels]
+        for (box, _, velocity), found, speed in zip(expected, keyframe.boxes, keyframe.velocity, strict=True):
+            np.testing.assert_allclose(found[:3], box.center, atol=1e-6)
+            np.testing.assert_allclose(found[3:6], box.wlh[[1, 0, 2]], atol=1e-9)
+            assert np.cos(found[6] - box.orientation.yaw_pitch_roll[0]) > 1 - 1e-6
+            np.testing.assert_allclose(speed, velocity, atol=1e-6)
+            compared += 1
+    assert compared > 100
+
+
+def test_keyframes_are_chained_within_their_scene(nusc, keyframes):
+    assert [k.prev for k in keyframes] == [-1, 0, 1, 2, -1, 4, 5, 6]
+    for keyframe in keyframes:
+        sample = nusc.get("sample", keyframe.token)
+        assert sample["prev"] == (keyframes[keyframe.prev].token if keyframe.prev >= 0 else "")
+        assert keyframe.stamp_ns == sample["timestamp"] * 1000
+        for name, sweeps in keyframe.radars.items():
+            stamps = [sweep.stamp_ns for sweep in sweeps]
+            assert stamps == sorted(stamps, reverse=True) and stamps[0] <= keyframe.stamp_ns, name
+            assert len(sweeps) == SPEC.radar.sweeps, name
+
+
+def test_unknown_scenes_are_named(nusc):
+    with pytest.raises(ValueError, match=r"no scenes \['scene-0815'\].*has 2"):
+        load_keyframes(nusc, ["scene-0000", "scene-0815"], SPEC)
+
+
+def test_splits_of_a_synthetic_set_and_of_nuscenes(tiny_dataset, tmp_path):
+    assert read_splits(tiny_dataset) == {"train": ["scene-0000"], "val": ["scene-0001"]}
+    official = read_splits(tmp_path)
+    assert len(official["train"]) == 700 and len(official["val"]) == 150
+
+
+def _same_as_devkit(path: Path) -> int:
+    raw, every = read_radar_pcd(path), list(range(18))
+    cloud = RadarPointCloud.from_file(str(path), every, every, every)
+    assert cloud.points.shape == (18, len(raw))
+    for line, name in zip(cloud.points, raw.dtype.names, strict=True):
+        np.testing.assert_array_equal(line, raw[name].astype(np.float64), err_msg=name)
+    return len(raw)
+
+
+def test_radar_files_read_as_the_devkit_reads_them(keyframes):
+    assert sum(_same_as_devkit(Path(f.path)) for f in keyframes[2].radars["RADAR_FRONT"]) > 50
+
+
+def test_real_radar_files_read_as_the_devkit_reads_them():
+    files = sorted(REAL_RADAR.glob("*.pcd"))[:3]
+    if not files:
+        pytest.skip(f"no real radar files in {REAL_RADAR}")
+    assert sum(map(_same_as_devkit, files)) > 50
+
+
+def test_broken_radar_files_are_named(keyframes, tmp_path):
+    raw, path = Path(keyframes[0].radars["RADAR_FRONT"][0].path).read_bytes(), tmp_path / "short.pcd"
+    path.write_bytes(raw[:-60])
+    with pytest.raises(ValueError, match=r"short\.pcd: \d+ points of 43 bytes announced, \d+ bytes found"):
+        read_radar_pcd(path)
+    path.write_bytes(raw.replace(b"DATA binary", b"DATA ascii"))
+    with pytest.raises(ValueError, match=r"short\.pcd: no `DATA binary` line"):
+        read_radar_pcd(path)
+    assert len(read_radar_pcd(keyframes[0].radars["RADAR_FRONT"][0].path)) > 0
+
+
+def test_lidar_falls_on_the_pixels_that_the_devkit_computes(nusc, keyframes):
+    """LiDAR and cameras fire at different moments: both ego poses count."""
+    keyframe = keyframes[2]
+    sample = nusc.get("sample", keyframe.token)
+    _, img_from_ego, valid, problems = prepare_images(sensor_frame(keyframe, SPEC), SPEC)
+    assert valid.all() and not problems
+    points = lidar_points(keyframe)
+    scale, crop = SPEC.image.width / 160, round(90 * SPEC.image.width / 160) - SPEC.image.height
+    for camera, projection in zip(SPEC.cameras, img_from_ego, strict=True):
+        expected, depths, _ = nusc.explorer.map_pointcloud_to_image(sample["data"]["LIDAR_TOP"], sample["data"][camera])
+        pixels, depth = project(projection, points)
+        source = (pixels + 0.5 + [0, crop]) / scale - 0.5  # of the image as stored
+        seen = (depth > 1) & (source > 1).all(axis=1) & (source[:, 0] < 159) & (source[:, 1] < 89)
+        assert abs(seen.sum() - len(depths)) <= 2 and len(depths) > 100, camera  # rounding at the border
+        found = np.column_stack([source, depth])[depth > 0.5]
+        for k in range(0, len(depths), 25):
+            want = np.array([*expected[:2, k], depths[k]])
+            assert np.abs(found - want).max(axis=1).min() < 0.02, camera
+
+
+def test_sensors_that_the_set_lacks_are_missing_not_wrong(nusc):
+    spec = dataclasses.replace(SPEC, cameras=(*CAMERAS, "CAM_ROOF"), radars=(*RADARS, "RADAR_ROOF"))
+    keyframe = load_keyframes(nusc, ["scene-0000"], spec)[1]
+    assert sensor_frame(keyframe, spec).missing == dict.fromkeys(("CAM_ROOF", "RADAR_ROOF"), "not_in_data_set")
+    item = ClipDataset([keyframe], spec)[0]
+    assert item["camera_valid"].tolist() == [1] * 6 + [0] and item["radar_valid"].tolist() == [1] * 5 + [0]
+    assert item["images"][6].max() == 0 and item["images"][:6].max() > 0
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.0])
+def test_a_broken_image_is_an_error_that_names_sample_and_sensor(keyframes, tmp_path, kept):
+    keyframe = keyframes[0]
+    file, path = keyframe.cameras["CAM_BACK"], tmp_path / "broken.jpg"
+    raw = Path(file.path).read_bytes()
+    path.write_bytes(raw[: int(len(raw) * kept)])
+    cameras = keyframe.cameras | {"CAM_BACK": dataclasses.replace(file, path=str(path))}
+    with pytest.raises(ValueError, match=f"sample {keyframe.token} of scene-0000.*CAM_BACK"):
+        prepare(dataclasses.replace(keyframe, cameras=cameras), SPEC)
+
+
+def test_a_lidar_file_cut_short_is_named(keyframes, tmp_path):
+    keyframe = keyframes[0]
+    path = tmp_path / "short.bin"
+    path.write_bytes(Path(keyframe.lidar.path).read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"short\.bin.*20 bytes"):
+        lidar_points(dataclasses.replace(keyframe, lidar=dataclasses.replace(keyframe.lidar, path=str(path))))
+
+
+def test_an_item_has_the_vehicles_inputs(keyframes):
+    item = ClipDataset(keyframes, SPEC)[1]
+    for tensor in SPEC.inputs():
+        if tensor.name != "prev_bev":
+            assert tuple(item[tensor.name].shape) == tensor.shape, tensor.name
+            assert str(item[tensor.name].numpy().dtype) == tensor.dtype, tensor.name
+    frame = sensor_frame(keyframes[1], SPEC)
+    images, img_from_ego, _, _ = prepare_images(frame, SPEC)
+    np.testing.assert_array_equal(item["images"], images)
+    np.testing.assert_allclose(item["img_from_ego"], img_from_ego, rtol=1e-6)
+    np.testing.assert_allclose(item["radar_bev"], prepare_radar(frame, SPEC)[0], atol=1e-5)
+    np.testing.assert_array_equal(item["prev.images"], prepare_images(sensor_frame(keyframes[0], SPEC), SPEC)[0])
+    moved = invert(keyframes[0].global_from_ego) @ keyframes[1].global_from_ego
+    np.testing.assert_allclose(item["prev_from_curr"], moved, atol=1e-5)
+    assert item["prev_valid"] == 1 and item["prev_dt"] == pytest.approx(0.5)
+    first = ClipDataset(keyframes, SPEC)[4]  # of its scene
+    assert first["prev_valid"] == 0 and first["prev_from_curr"].equal(torch.eye(4))
+
+
+@pytest.mark.parametrize("augmentation", [NO_AUGMENTATION, Augmentation()], ids=["plain", "augmented"])
+def test_targets_decode_to_the_annotations(keyframes, augmentation):
+    spec = dataclasses.replace(SPEC, grid=BevGrid(-25.6, 25.6, -25.6, 25.6, 0.8))
+    thresholds = Thresholds(dict.fromkeys(CLASSES, 0.999), dict.fromkeys(CLASSES, 0.0))
+    compared = 0
+    for index, keyframe in enumerate(keyframes[:4]):
+        item = {name: t.numpy() for name, t in ClipDataset(keyframes, spec, augmentation, seed=5)[index].items()}
+        aug_from_ego = draw_bev(np.random.default_rng([5, index]), augmentation)
+        boxes = transform_boxes(aug_from_ego, keyframe.boxes)
+        velocity = keyframe.velocity @ aug_from_ego[:2, :2].T
+        cells, inside = spec.grid.cells(boxes[:, :2])
+        used = item["mask"][:, 0] > 0
+        assert used.sum() == inside.sum() > 3
+        box_at = dict(zip(item["cells"][used].tolist(), item["boxes"][used], strict=True))  # the last one in a cell
+        scores, labels, peaks = peaks_numpy(item["heatmap"], 100)
+        channels = np.stack([box_at.get(int(cell), np.zeros(10, np.float32)) for cell in peaks])
+        found = decode({"scores": scores, "labels": labels, "cells": peaks, "boxes": channels}, spec, thresholds)
+        flat = cells[:, 0] * spec.grid.shape[1] + cells[:, 1]
+        alone = inside & (np.array([(flat[inside] == cell).sum() for cell in flat]) == 1)
+        for k in np.flatnonzero(alone):
+            row = np.flatnonzero(np.abs(found.boxes[:, :3] - boxes[k, :3]).max(axis=1) < 1e-3)
+            assert len(row) == 1 and found.labels[row[0]] == keyframe.labels[k]
+            np.testing.assert_allclose(found.boxes[row[0], 3:6], boxes[k, 3:6], rtol=1e-5)
+            assert np.cos(found.boxes[row[0], 6] - boxes[k, 6]) > 1 - 1e-6
+            if np.isfinite(velocity[k]).all():
+                np.testing.assert_allclose(found.velocity[row[0]], velocity[k], atol=1e-5)
+            compared += 1
+    assert compared > 20
+
+
+def test_a_mirrored_world_has_a_mirrored_radar_map_and_the_same_pixels(keyframes):
+    mirror = dataclasses.replace(NO_AUGMENTATION, bev_flip_y=1.0)
+    plain, mirrored = ClipDataset(keyframes, SPEC)[2], ClipDataset(keyframes, SPEC, mirror)[2]
+    expected = plain["radar_bev"].flip(2)
+    for name in ("vy", "dy"):
+        expected[SPEC.radar.channels.index(name)] *= -1
+    assert (plain["radar_bev"] != expected).any()
+    torch.testing.assert_close(mirrored["radar_bev"], expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_array_equal(mirrored["heatmap"], plain["heatmap"].flip(2))
+    np.testing.assert_array_equal(mirrored["images"], plain["images"])
+    torch.testing.assert_close(mirrored["img_from_ego"], plain["img_from_ego"] * torch.tensor([1.0, -1, 1, 1]))
+    assert plain["depth"].max() > 10
+    np.testing.assert_allclose(mirrored["depth"], plain["depth"], atol=1e-3)
+    flip = torch.diag(torch.tensor([1.0, -1, 1, 1]))
+    torch.testing.assert_close(mirrored["prev_from_curr"], flip @ plain["prev_from_curr"] @ flip)
+
+
+def test_augmentation_depends_on_seed_and_index_alone(keyframes):
+    one, two = ClipDataset(keyframes, SPEC, Augmentation(), 1), ClipDataset(keyframes, SPEC, Augmentation(), 1)
+    two[5]
+    for name, tensor in one[2].items():
+        assert torch.equal(tensor, two[2][name]), name
+    later = one[2 + len(keyframes)]
+    assert later["index"] == 2 and not torch.equal(later["img_from_ego"], one[2]["img_from_ego"])
+
+
+def test_the_shuffle_is_endless_whole_and_can_be_entered_anywhere():
+    stream = list(islice(EndlessShuffle(7, 3), 30))
+    for epoch in range(4):
+        assert sorted(stream[7 * epoch : 7 * epoch + 7]) == list(range(7 * epoch, 7 * epoch + 7))
+    assert [i % 7 for i in stream[:7]] != [i % 7 for i in stream[7:14]]
+    for first in (0, 1, 6, 7, 16):
+        assert list(islice(EndlessShuffle(7, 3, first), 30 - first)) == stream[first:]
