@@ -8,8 +8,9 @@ import numpy as np
 import yaml
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.geometry import make_transform
-from training.data.synthetic.bag_messages import DETECTION_ARRAY, Messages, make_typestore
+from training.data.synthetic.bag_messages import DETECTION_ARRAY, Messages
 from training.data.synthetic.world import ActorState
 
 START = 1_700_000_000_000_000_000

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from bev_perception.geometry import invert, quaternion_from_rotation, rotation_from_yaw, transform_points
@@ -17,31 +14,6 @@ DETECTION = "bev_perception_msgs/msg/Detection3D"
 DETECTION_ARRAY = "bev_perception_msgs/msg/Detection3DArray"
 # numpy kind and size -> sensor_msgs/PointField datatype
 _POINT_FIELD = {"i1": 1, "u1": 2, "i2": 3, "u2": 4, "i4": 5, "u4": 6, "f4": 7, "f8": 8}
-
-
-def make_typestore(message_dir: Path | None = None) -> Typestore:
-    """Jazzy's message types and ours. Raises FileNotFoundError when our .msg files are nowhere to be found."""
-    store = get_typestore(Stores.ROS2_JAZZY)
-    types: dict[str, Any] = {}
-    folder = message_dir or find_message_dir()
-    for name in (DETECTION, DETECTION_ARRAY):
-        types.update(get_types_from_msg((folder / f"{name.rsplit('/', 1)[1]}.msg").read_text(), name))
-    store.register(types)
-    return store
-
-
-def find_message_dir() -> Path:
-    """The folder of our .msg files: in the source tree, or in an installed bev_perception_msgs."""
-    tried = [Path(__file__).resolve().parents[3] / "bev_perception_msgs" / "msg"]
-    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
-    tried += [Path(prefix) / "share" / "bev_perception_msgs" / "msg" for prefix in prefixes if prefix]
-    for folder in tried:
-        if (folder / "Detection3DArray.msg").exists():
-            return folder
-    raise FileNotFoundError(
-        f"Detection3DArray.msg is in none of {[str(p) for p in tried]}; run inside the repository or source the "
-        "workspace that bev_perception_msgs is installed in"
-    )
 
 
 class Messages:

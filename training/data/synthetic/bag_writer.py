@@ -22,9 +22,10 @@ import numpy as np
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.geometry import rotation_from_yaw
 from bev_perception.model_spec import CLASSES
-from training.data.synthetic.bag_messages import DETECTION_ARRAY, Messages, make_typestore
+from training.data.synthetic.bag_messages import DETECTION_ARRAY, Messages
 from training.data.synthetic.camera import CameraImage
 from training.data.synthetic.generate import (
     NS,
