@@ -2,7 +2,7 @@
 
     python -m bev_perception.replay BAG --bundle DIR [--params YAML] [--stamps-from RESULT_BAG] [--out DIR]
 
-Messages take the way they take in the node: conversions, FrameSynchronizer, BevPipeline.step. Time is the recording's,
+Messages take the way they take in the node: SensorIntake, FrameSynchronizer, BevPipeline.step. Time is the recording's,
 so two runs give the same bytes. With --stamps-from only the frames that another run (a live one) processed are
 processed, and its detections can be compared with these bit for bit. With --score-floor the score is that of the whole
 score curve, as benchmarks want it; what is written stays what the node publishes at its thresholds.
@@ -33,10 +33,11 @@ from bev_perception.evaluation.bag import (
     read_ground_truth,
 )
 from bev_perception.evaluation.compare import compare_runs
-from bev_perception.evaluation.frames import BagInputs, read_frames
+from bev_perception.evaluation.frames import read_frames
 from bev_perception.evaluation.objects import objects_from_detections
 from bev_perception.evaluation.result_bag import write_detections
 from bev_perception.inference.backend import open_backend
+from bev_perception.intake import SensorIntake
 from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
 from bev_perception.parameters import NodeConfig, ParameterError, make_config, parse_yaml
 from bev_perception.pipeline import BevPipeline
@@ -70,19 +71,17 @@ def replay(
     """Every frame of a recording (or those with the stamps `only`) -> detections."""
     bundle = load_bundle(bundle_path)
     spec = bundle.spec
-    inputs = BagInputs(spec, config, FrameSynchronizer(config.sync_config(spec)))
+    synchronizer = FrameSynchronizer(config.sync_config(spec))
     backend = open_backend(bundle, config.backend, **config.backend_options)
     try:
         floor = {c: t if score_floor is None else min(score_floor, t) for c, t in config.score_threshold.items()}
         thresholds = Thresholds(floor, spec.nms_radius)
         pipeline = BevPipeline(spec, backend, thresholds, config.sync["max_speed_mps"])
+        intake = SensorIntake(config, synchronizer, request_reset=pipeline.reset)
         found: list[tuple[int, Detections]] = []
         timings: dict[str, list[float]] = {}
         skipped = 0
-        for now_ns, frame in read_frames(bag, spec, config, inputs):
-            if inputs.reset_reason:
-                pipeline.reset(inputs.reset_reason)
-                inputs.reset_reason = ""
+        for now_ns, frame in read_frames(bag, spec, config, intake):
             if only is not None and frame.stamp_ns not in only:
                 skipped += 1
                 continue
@@ -92,7 +91,7 @@ def replay(
     finally:
         backend.close()
     published = [(now_ns, strong_only(d, config.score_threshold, spec)) for now_ns, d in found]
-    return ReplayResult(published, found, inputs.counters + Counter(inputs.sync.counters), timings, skipped)
+    return ReplayResult(published, found, Counter(synchronizer.counters), timings, skipped)
 
 
 def strong_only(detections: Detections, least: Mapping[str, float], spec: ModelSpec) -> Detections:

@@ -13,6 +13,7 @@ from rclpy.node import Node
 
 from bev_perception.decode import Thresholds
 from bev_perception.inference.backend import InferenceBackend
+from bev_perception.intake import SensorIntake
 from bev_perception.model_spec import Bundle
 from bev_perception.parameters import NodeConfig
 from bev_perception.pipeline import BevPipeline
@@ -53,8 +54,9 @@ class ActiveRun:
         self._outputs, self._telemetry = outputs, telemetry
         self._clock = node.get_clock()
         spec = model.bundle.spec
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards intake and synchroniser: executor, worker and status thread use them
         self._sync = FrameSynchronizer(config.sync_config(spec))
+        self._intake = SensorIntake(config, self._sync, self._report, self.request_reset)
         self._thresholds = Thresholds(config.score_threshold, spec.nms_radius)
         self._pipeline = BevPipeline(spec, model.backend, self._thresholds, config.sync["max_speed_mps"])
         self._reset_wanted = ""
@@ -64,7 +66,7 @@ class ActiveRun:
     def start(self) -> None:
         self._worker.start()
         self._inputs = SensorInputs(
-            self._node, self._config, self._sync, self._lock, self._telemetry, self._worker.offer, self.request_reset
+            self._node, self._config, self._intake, self._lock, self._telemetry, self._worker.offer
         )
 
     def stop(self) -> None:
@@ -85,8 +87,8 @@ class ActiveRun:
         """One entry for each sensor of the model and one for odometry."""
         now = self._now()
         with self._lock:
-            states = self._sync.sensor_states(now)
-        faults = self._telemetry.snapshot().faults
+            states, faults = self._sync.sensor_states(now), dict(self._intake.faults)
+            gaps = {name: self._intake.calibration_gap(name) for name in states}
         kinds = dict.fromkeys(self._config.cameras, SensorState.CAMERA) | dict.fromkeys(
             self._config.radars, SensorState.RADAR
         )
@@ -96,9 +98,8 @@ class ActiveRun:
             state, reason = STATES[health.state], health.reason
             if health.state == "degraded" and reason in UNUSABLE:
                 state = INVALID
-            gap = self._inputs.calibration_gap(name) if reason == "no_calibration" and self._inputs else ""
-            if gap:
-                reason = f"no_calibration: {gap}"
+            if reason == "no_calibration" and gaps[name]:
+                reason = f"no_calibration: {gaps[name]}"
             if name in faults:
                 state, reason = INVALID, ": ".join(part for part in faults[name] if part)
             age_s = health.age_s if math.isfinite(health.age_s) else math.nan
@@ -106,16 +107,22 @@ class ActiveRun:
         return tuple(reports)
 
     def counters(self) -> dict[str, int]:
-        """What the synchroniser counted since activation: `SENSOR/reason`, `frame/reason`, `reset/reason`."""
+        """What intake and synchroniser counted since activation: `SENSOR/reason`, `frame/reason`, `reset/reason`."""
         with self._lock:
             return dict(self._sync.counters)
+
+    def _report(self, sensor: str, reason: str, detail: str) -> None:
+        if self._telemetry.note(f"{sensor}/{reason}", detail):
+            self._node.get_logger().warning(f"{sensor}: {reason}: {detail} (counted from here on, see /diagnostics)")
 
     # ---- in the worker thread
 
     def _tick(self) -> None:
+        """Let deadlines fire while no message comes."""
         try:
-            if self._inputs is not None:
-                self._inputs.poll()
+            with self._lock:
+                frames = self._intake.poll(self._now())
+            self._worker.offer(frames)
         except Exception:
             self._failed("synchroniser_failed")
 

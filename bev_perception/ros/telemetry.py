@@ -34,7 +34,6 @@ class Snapshot:
     counters: dict[str, int]
     details: dict[str, str]
     latencies: tuple[Latency, ...]
-    faults: dict[str, tuple[str, str]]
     age_at_publication_s: float
     seconds_since_output: float
     memory_resets: int
@@ -45,7 +44,7 @@ class Snapshot:
 
 
 class Telemetry:
-    """Counters by reason, latency windows, and the present fault of each sensor."""
+    """Counters by reason, details, and latency windows."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -57,7 +56,6 @@ class Telemetry:
             self._counters: Counter[str] = Counter()
             self._details: dict[str, str] = {}
             self._windows = {stage: deque[float](maxlen=WINDOW) for stage in STAGES}
-            self._faults: dict[str, tuple[str, str]] = {}
             self._age_s = float("nan")
             self._output_at = -np.inf
             self._resets = 0
@@ -76,23 +74,12 @@ class Telemetry:
             return first
 
     def note(self, reason: str, detail: str) -> bool:
-        """Remember the detail of a reason that somebody else counts; True the first time."""
+        """Remember the detail of a reason that somebody else counts; True the first time (not beyond MAX_DETAILS)."""
         with self._lock:
-            first = reason not in self._details
-            if not first or len(self._details) < MAX_DETAILS:
+            known = reason in self._details
+            if known or len(self._details) < MAX_DETAILS:
                 self._details[reason] = detail
-            return first
-
-    def fault(self, sensor: str, reason: str, detail: str) -> None:
-        """The sensor's newest message cannot be used; `sound` takes it back."""
-        with self._lock:
-            self._faults[sensor] = (reason, detail)
-
-    def sound(self, sensor: str) -> None:
-        """The sensor's newest message is good."""
-        if sensor in self._faults:
-            with self._lock:
-                self._faults.pop(sensor, None)
+            return not known and reason in self._details
 
     def time(self, stage: str, ms: float) -> None:
         """One duration of a stage of STAGES."""
@@ -128,7 +115,6 @@ class Telemetry:
                 counters=dict(self._counters),
                 details=dict(self._details),
                 latencies=tuple(_latency(stage, window) for stage, window in self._windows.items()),
-                faults=dict(self._faults),
                 age_at_publication_s=self._age_s,
                 seconds_since_output=time.monotonic() - self._output_at,
                 memory_resets=self._resets,

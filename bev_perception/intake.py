@@ -1,0 +1,219 @@
+"""Messages -> the synchroniser: conversion, checks, calibration. The node and the replay both go through here.
+
+No ROS, no clock, no lock: the caller brings the messages and the time, and serialises the calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics
+from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
+from bev_perception.ros import conversions
+from bev_perception.ros.conversions import MessageError
+from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan, SensorFrame
+from bev_perception.sync import ODOMETRY, FrameSynchronizer
+
+# How to mend what the synchroniser refuses.
+HINTS = {
+    "future_stamp": "; synchronise the clocks of sensor and computer (PTP), or mend the driver",
+    "too_old": "; synchronise the clocks, or play recordings with /clock and use_sim_time: true",
+    "duplicate": "; two publishers on the topic, or a driver that repeats stamps",
+}
+Measurement = CameraFrame | RadarScan | EgoPose
+
+
+@dataclass(frozen=True)
+class Source:
+    """One topic to listen to. sensor: the name its messages are counted under; kind: name of the message's class."""
+
+    topic: str
+    sensor: str
+    kind: str
+    convert: Callable[[Any], Measurement | None]  # None where a message only tells about calibration
+
+
+class SensorIntake:
+    """Feed it with the messages of `sources`; what is due comes back as frames. Not thread-safe.
+
+    Everything is counted as `SENSOR/reason` in the synchroniser's counters, and told to report(sensor, reason, detail)
+    each time. request_reset(reason) is called when the past no longer fits the present. faults: {sensor: (reason,
+    detail)} of the sensors whose newest message was refused.
+
+    Raises CalibrationError where the parameters name a calibration file that cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        synchronizer: FrameSynchronizer,
+        report: Callable[[str, str, str], None] = lambda sensor, reason, detail: None,
+        request_reset: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self._config, self._sync = config, synchronizer
+        self._report, self._request_reset = report, request_reset
+        self.faults: dict[str, tuple[str, str]] = {}
+        self._infos: dict[str, Any] = {}
+        self._calibrations: dict[str, CameraCalibration] = {}
+        self._extrinsics: dict[str, np.ndarray] = {}
+        self._tree = StaticTree()
+        self._no_transform: dict[str, str] = {}
+        self.sources = self._make_sources()
+        if config.extrinsics_source == "file":
+            assert config.extrinsics_file is not None  # make_config checked it
+            names = [*config.cameras, *config.radars]
+            self._set_extrinsics(load_extrinsics(config.extrinsics_file, config.base_frame, names))
+
+    def take(self, source: Source, message: Any, now_ns: int) -> list[SensorFrame]:
+        """One message -> the frames that are due at `now_ns`, the clock of the stamps; 0 before that clock starts."""
+        try:
+            measurement = source.convert(message)
+            if measurement is not None:
+                self._add(source.sensor, measurement, now_ns)
+        except MessageError as error:
+            self.refuse(source.sensor, error.reason, error.detail)
+        return self.poll(now_ns)
+
+    def poll(self, now_ns: int) -> list[SensorFrame]:
+        """The frames that are due though no message came."""
+        return self._sync.poll(now_ns) if now_ns else []
+
+    def refuse(self, sensor: str, reason: str, detail: str) -> None:
+        """The sensor's newest message is lost."""
+        self.faults[sensor] = (reason, detail)
+        self.notice(sensor, reason, detail)
+
+    def notice(self, sensor: str, reason: str, detail: str) -> None:
+        """Something to be told, though the sensor's messages are used."""
+        self._sync.counters[f"{sensor}/{reason}"] += 1
+        self._report(sensor, reason, detail)
+
+    def calibration_gap(self, name: str) -> str:
+        """What the calibration of a sensor still lacks, or ""."""
+        camera = self._config.cameras.get(name)
+        gaps = []
+        if camera is not None and name not in self._infos:
+            gaps.append(f"nothing usable arrived on {camera.info_topic}")
+        if name not in self._extrinsics:
+            gaps.append(self._no_transform.get(name, "nothing arrived on /tf_static"))
+        return "; ".join(gaps)
+
+    def _make_sources(self) -> tuple[Source, ...]:
+        config = self._config
+        sources = []
+        if config.extrinsics_source == "tf_static":
+            sources.append(Source("/tf_static", "tf_static", "TFMessage", self._tf_static))
+        for camera in config.cameras.values():
+            kind = "CompressedImage" if camera.compressed else "Image"
+            sources.append(Source(camera.topic, camera.name, kind, partial(self._image, camera)))
+            info = partial(self._camera_info, camera)
+            sources.append(Source(camera.info_topic, f"{camera.name} camera_info", "CameraInfo", info))
+        for radar in config.radars.values():
+            sources.append(Source(radar.topic, radar.name, "PointCloud2", partial(self._radar, radar)))
+        return (*sources, Source(config.odometry_topic, ODOMETRY, "Odometry", self._odometry))
+
+    # ---- measurements
+
+    def _image(self, camera: CameraConfig, msg: Any) -> CameraFrame:
+        conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
+        if camera.compressed:
+            return conversions.to_compressed_frame(msg, camera.name)
+        frame = conversions.to_camera_frame(msg, camera.name, self._config.image_reader)
+        known = self._calibrations.get(camera.name)
+        if known is not None and (known.width, known.height) != (msg.width, msg.height):
+            found = f"image {msg.width}x{msg.height}, camera_info {known.width}x{known.height}"
+            raise MessageError("image_size_differs", f"{found}; they must belong together")
+        return frame
+
+    def _radar(self, radar: RadarConfig, msg: Any) -> RadarScan:
+        conversions.check_frame(msg.header.frame_id, radar.frame_id, f"header.frame_id of {radar.topic}")
+        scan, bad = conversions.read_radar(msg, radar.name, self._config.radar_fields, self._config.cloud_reader)
+        if bad:
+            detail = f"{bad} of {bad + len(scan.points)} returns hold NaN or infinity and were left out"
+            self.notice(radar.name, "radar_returns_not_finite", detail)
+        return scan
+
+    def _odometry(self, msg: Any) -> EgoPose:
+        return conversions.to_ego_pose(msg, self._config.odometry_frame, self._config.base_frame)
+
+    def _add(self, sensor: str, measurement: Measurement, now_ns: int) -> None:
+        if now_ns == 0:
+            raise MessageError("clock_not_started", "use_sim_time is true and nothing has arrived on /clock")
+        if isinstance(measurement, CameraFrame):
+            refused = self._sync.add_camera(measurement)
+        elif isinstance(measurement, RadarScan):
+            refused = self._sync.add_radar(measurement)
+        else:
+            refused = self._sync.add_pose(measurement)
+        if not refused:
+            self.faults.pop(sensor, None)
+            return
+        behind_s = (now_ns - measurement.stamp_ns) / 1e9
+        detail = f"its stamp is {abs(behind_s):.3f} s {'behind' if behind_s > 0 else 'ahead of'} the clock"
+        detail += HINTS.get(refused, "")
+        self.faults[sensor] = (refused, detail)
+        self._report(sensor, refused, detail)  # the synchroniser has counted it
+
+    # ---- calibration
+
+    def _camera_info(self, camera: CameraConfig, msg: Any) -> None:
+        known = self._infos.get(camera.name)
+        if known is not None and _same_calibration(known, msg):
+            return
+        conversions.to_calibration(msg, np.eye(4), camera.rectified)  # refuse before anything is replaced
+        self._infos[camera.name] = msg
+        self._set_calibration(camera, f"{camera.info_topic} changed while running")
+
+    def _tf_static(self, msg: Any) -> None:
+        try:
+            self._tree.add(msg.transforms)
+        except CalibrationError as error:
+            self.notice("tf_static", "bad_transform", str(error))
+        found = {}
+        sensors: list[CameraConfig | RadarConfig] = [*self._config.cameras.values(), *self._config.radars.values()]
+        for sensor in sensors:
+            try:
+                found[sensor.name] = self._tree.lookup(self._config.base_frame, sensor.frame_id)
+                self._no_transform.pop(sensor.name, None)
+            except CalibrationError as error:
+                self._no_transform[sensor.name] = str(error)
+        self._set_extrinsics(found)
+
+    def _set_extrinsics(self, found: dict[str, np.ndarray]) -> None:
+        changed = "its static transform changed while running"
+        for name, ego_from_sensor in found.items():
+            known = self._extrinsics.get(name)
+            if known is not None and np.allclose(known, ego_from_sensor, rtol=0, atol=1e-9):
+                continue
+            self._extrinsics[name] = ego_from_sensor
+            if name in self._config.cameras:
+                self._set_calibration(self._config.cameras[name], changed)
+                continue
+            self._sync.set_radar_extrinsics(name, ego_from_sensor)
+            if known is not None:
+                self.notice(name, "calibration_changed", changed)
+                self._request_reset("calibration_changed")
+
+    def _set_calibration(self, camera: CameraConfig, changed: str) -> None:
+        """Tell the synchroniser as soon as both halves are known; it says, and counts, whether one was replaced."""
+        info, ego_from_cam = self._infos.get(camera.name), self._extrinsics.get(camera.name)
+        if info is None or ego_from_cam is None:
+            return
+        calibration = conversions.to_calibration(info, ego_from_cam, camera.rectified)
+        self._calibrations[camera.name] = calibration
+        if self._sync.set_camera_calibration(camera.name, calibration):
+            self._report(camera.name, "calibration_changed", changed)
+            self._request_reset("calibration_changed")
+
+
+def _same_calibration(a: Any, b: Any) -> bool:
+    """Whether two camera_info messages say the same."""
+    scalars = ("width", "height", "distortion_model", "binning_x", "binning_y", "roi")
+    return all(getattr(a, n) == getattr(b, n) for n in scalars) and all(
+        np.array_equal(getattr(a, n), getattr(b, n)) for n in ("k", "d", "p")
+    )
