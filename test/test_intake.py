@@ -1,0 +1,126 @@
+"""What node and replay do with a message before the synchroniser: refusals, faults, calibration and its changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
+import tiny_bundle
+import tiny_drive
+
+from bev_perception.evaluation.result_bag import make_typestore
+from bev_perception.intake import SensorIntake
+from bev_perception.parameters import make_config
+from bev_perception.sync import FrameSynchronizer
+from training.data.synthetic.bag_messages import Messages
+
+NOW = tiny_drive.START
+MAKE = Messages(make_typestore())
+MOUNTS = dict.fromkeys(tiny_drive.CAMERAS, tiny_drive.EGO_FROM_CAM) | {"radar_a": tiny_drive.EGO_FROM_RADAR}
+
+
+class Listening:
+    """An intake with tf_static as the source of extrinsics, and what it told."""
+
+    def __init__(self, bundle: Path) -> None:
+        config = make_config({"bundle": str(bundle)}, tiny_bundle.SPEC)
+        self.sync = FrameSynchronizer(config.sync_config(tiny_bundle.SPEC))
+        self.told: list[tuple[str, str, str]] = []
+        self.resets: list[str] = []
+        self.intake = SensorIntake(config, self.sync, lambda *event: self.told.append(event), self.resets.append)
+        self.sources = {source.sensor: source for source in self.intake.sources}
+
+    def take(self, sensor: str, message: Any, now_ns: int = NOW) -> None:
+        self.intake.take(self.sources[sensor], message, now_ns)
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Listening:
+    return Listening(tmp_path)
+
+
+def image(height: int = 16, width: int = 32, stamp_ns: int = NOW) -> Any:
+    return MAKE.image(stamp_ns, "cam_a", np.zeros((height, width, 3), np.uint8))
+
+
+def info(change: Callable[[Any], None] = lambda message: None) -> Any:
+    message = MAKE.camera_info(NOW, "cam_a", tiny_drive.K.copy(), 32, 16)
+    change(message)
+    return message
+
+
+def test_a_fault_lasts_until_a_good_message(listening: Listening) -> None:
+    bad = image()
+    bad.header.frame_id = "cam_b"
+    listening.take("cam_a", bad)
+    listening.take("cam_a", image(stamp_ns=NOW + 3600 * 10**9))
+    assert [(sensor, reason) for sensor, reason, _ in listening.told] == [
+        ("cam_a", "wrong_frame"), ("cam_a", "future_stamp"),
+    ]  # fmt: skip
+    assert listening.sync.counters == {"cam_a/wrong_frame": 1, "cam_a/future_stamp": 1}
+    assert listening.intake.faults["cam_a"] == ("future_stamp", listening.told[1][2])
+    assert listening.told[1][2].startswith("its stamp is 3600.000 s ahead of the clock; synchronise the clocks")
+    listening.take("cam_a", image())
+    assert not listening.intake.faults and len(listening.told) == 2
+
+
+def test_before_the_clock_starts_only_calibration_is_taken(listening: Listening) -> None:
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS), now_ns=0)
+    listening.take("cam_a camera_info", info(), now_ns=0)
+    listening.take("cam_a", image(), now_ns=0)
+    assert listening.sync.counters == {"cam_a/clock_not_started": 1}
+    assert listening.intake.calibration_gap("cam_a") == listening.intake.calibration_gap("radar_a") == ""
+    assert "camera_info" in listening.intake.calibration_gap("cam_b")
+
+
+def test_images_must_be_as_large_as_camera_info_says_they_are_delivered(listening: Listening) -> None:
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
+
+    def halve(message: Any) -> None:
+        message.binning_x = message.binning_y = 2
+
+    listening.take("cam_a camera_info", info(halve))
+    listening.take("cam_a", image(8, 16))
+    assert not listening.told
+    listening.take("cam_a", image(16, 32, NOW + 1))
+    assert listening.sync.counters == {"cam_a/image_size_differs": 1}
+
+
+def test_a_bad_transform_is_named_and_the_others_are_used(listening: Listening) -> None:
+    message = MAKE.transforms(NOW, "base_link", MOUNTS)
+    bad = next(t for t in message.transforms if t.child_frame_id == "cam_b")
+    bad.transform.translation.x = float("nan")
+    listening.take("tf_static", message)
+    assert listening.sync.counters == {"tf_static/bad_transform": 1}
+    assert "cam_b" in listening.told[0][2]
+    assert listening.intake.calibration_gap("radar_a") == ""
+    assert "no static transforms from 'cam_b'" in listening.intake.calibration_gap("cam_b")
+
+
+def test_each_change_of_calibration_counts_once_and_resets(listening: Listening) -> None:
+    for _ in range(2):  # said again is no change
+        listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
+        listening.take("cam_a camera_info", info())
+    assert not listening.told and not listening.resets
+
+    def zoom(message: Any) -> None:
+        message.k[0] *= 1.1
+
+    listening.take("cam_a camera_info", info(zoom))
+    moved = {"radar_a": tiny_drive.EGO_FROM_RADAR + np.eye(4, k=3) * 0.1}
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", moved))
+    assert listening.sync.counters == {"cam_a/calibration_changed": 1, "radar_a/calibration_changed": 1}
+    assert listening.resets == ["calibration_changed"] * 2
+    assert not listening.intake.faults
+
+    def spoil(message: Any) -> None:
+        message.k[0] = 0.0
+
+    listening.take("cam_a camera_info", info(spoil))
+    assert listening.sync.counters["cam_a camera_info/camera_info_matrix"] == 1
+    assert len(listening.resets) == 2
