@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -126,11 +127,19 @@ def _check_outputs(bundle: Bundle, expected: dict[str, np.ndarray]) -> None:
     print(f"golden sample: best score {golden['scores'][0]:.2f}, {int((golden['scores'] > 0.1).sum())} above 0.1")
 
 
+def with_thresholds(spec: ModelSpec, classes: dict[str, Any]) -> ModelSpec:
+    """Score thresholds from the scores of each class (Scores.to_dict()): half the score of its best F1, so that what is
+    published also shows what is doubtful; the spec's own where nothing was found."""
+    best = {name: classes[name]["best_score"] for name in spec.classes}
+    chosen = {name: spec.score_threshold[name] if b is None else round(b / 2, 3) for name, b in best.items()}
+    return dataclasses.replace(spec, score_threshold=chosen)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path, help="bundle directory to write")
-    parser.add_argument("--scores", type=Path, help="JSON of training.evaluate --out, for the card")
+    parser.add_argument("--scores", type=Path, help="JSON of training.evaluate --out: card, thresholds")
     parser.add_argument("--notes", type=Path, help="Markdown appended to the card: data, command, duration, limits")
     parser.add_argument(
         "--golden-data", type=Path, help="nuScenes-format data root: a validation keyframe becomes the golden sample"
@@ -139,6 +148,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     student = load_module(args.checkpoint).student
     scores = json.loads(args.scores.read_text()) if args.scores else {}
+    if scores:
+        student.spec = with_thresholds(student.spec, next(iter(scores.values()))["classes"])
     card = model_card(student, scores, args.notes.read_text() if args.notes else "")
     inputs = recorded_inputs(student, args.golden_data, args.version) if args.golden_data else None
     export_bundle(student, args.out, {"MODEL_CARD.md": card}, inputs)
