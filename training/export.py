@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from bev_perception.inference.backend import TOLERANCES, compare_outputs, open_backend
-from bev_perception.model_spec import Bundle, load_bundle
+from bev_perception.model_spec import Bundle, ModelSpec, load_bundle
 from training.checkpoint import load_module
 from training.golden import pattern_inputs, recorded_inputs
 from training.model_card import model_card
