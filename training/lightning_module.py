@@ -67,7 +67,7 @@ class StudentModule(lightning.LightningModule):
         }
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
-            terms = {k: float(v) for k, v in losses.items()}
+            terms = {k: float(v.detach()) for k, v in losses.items()}
             raise FloatingPointError(
                 f"loss is not finite at step {self.global_step}: {terms}; train anew with a lower lr or clip_norm"
             )

@@ -99,7 +99,7 @@ def train(run: Run, data: Path, version: str, out: Path, workers: int = 0) -> Pa
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=every,
-        logger=[CSVLogger(out, "csv", version=0), TensorBoardLogger(out, "tensorboard", version=0)],
+        logger=[CSVLogger(out, "csv"), TensorBoardLogger(out, "tensorboard", version=0)],  # a CSV per resume
         callbacks=[
             ModelCheckpoint(out, "last", every_n_train_steps=run.checkpoint_every, enable_version_counter=False),
             LearningRateMonitor("step"),
