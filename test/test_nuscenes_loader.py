@@ -24,7 +24,7 @@ from bev_perception.preprocess.images import prepare_images  # noqa: E402
 from bev_perception.preprocess.radar import prepare_radar  # noqa: E402
 from training.data.augment import NO_AUGMENTATION, Augmentation, draw_bev  # noqa: E402
 from training.data.clips import ClipDataset, EndlessShuffle, prepare  # noqa: E402
-from training.data.nuscenes import lidar_points, load_keyframes, read_splits, sensor_frame  # noqa: E402
+from training.data.nuscenes import lidar_points, load_keyframes, read_split, sensor_frame  # noqa: E402
 from training.data.radar_pcd import read_radar_pcd  # noqa: E402
 from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
 
@@ -88,9 +88,12 @@ def test_unknown_scenes_are_named(nusc):
 
 
 def test_splits_of_a_synthetic_set_and_of_nuscenes(tiny_dataset, tmp_path):
-    assert read_splits(tiny_dataset) == {"train": ["scene-0000"], "val": ["scene-0001"]}
-    official = read_splits(tmp_path)
-    assert len(official["train"]) == 700 and len(official["val"]) == 150
+    assert [read_split(tiny_dataset, "v1.0-trainval", s) for s in ("train", "val")] == [["scene-0000"], ["scene-0001"]]
+    assert len(read_split(tmp_path, "v1.0-trainval", "train")) == 700
+    assert len(read_split(tmp_path, "v1.0-trainval", "val")) == 150
+    assert read_split(tmp_path, "v1.0-mini", "val") == ["scene-0103", "scene-0916"]
+    with pytest.raises(ValueError, match=r"no split 'vla'; it has \['train', 'val'\]"):
+        read_split(tiny_dataset, "v1.0-trainval", "vla")
 
 
 def _same_as_devkit(path: Path) -> int:

@@ -25,7 +25,7 @@ from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.model_spec import ModelSpec
 from training.checkpoint import load_module
 from training.data.clips import ClipDataset
-from training.data.nuscenes import Keyframe, load_keyframes, read_splits
+from training.data.nuscenes import Keyframe, load_keyframes, read_split
 from training.lightning_module import StudentModule
 from training.model_card import class_table, score_table
 
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     module = load_module(args.checkpoint)
-    scenes = read_splits(args.data)[args.split][: args.scenes]
+    scenes = read_split(args.data, args.version, args.split)[: args.scenes]
     keyframes = load_keyframes(NuScenes(args.version, str(args.data), verbose=False), scenes, module.spec)
     scores = evaluate(module, keyframes, args.sensors)
     plain = {word: s.to_dict() for word, s in scores.items()}

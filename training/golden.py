@@ -10,7 +10,7 @@ from nuscenes.nuscenes import NuScenes
 
 from bev_perception.model_spec import ModelSpec
 from training.data.clips import SENSOR_INPUTS, ClipDataset
-from training.data.nuscenes import load_keyframes, read_splits
+from training.data.nuscenes import load_keyframes, read_split
 from training.models.camera_radar import CameraRadarStudent
 
 # The file must stay small: colours and the earlier state are rounded. That changes the question, not its worth.
@@ -60,7 +60,7 @@ def recorded_inputs(student: CameraRadarStudent, data: Path, version: str) -> di
 
     Raises ValueError when the data set has none.
     """
-    scenes = read_splits(data)["val"][:1]
+    scenes = read_split(data, version, "val")[:1]
     keyframes = load_keyframes(NuScenes(version, str(data), verbose=False), scenes, student.spec)
     index = next((i for i, keyframe in enumerate(keyframes) if keyframe.prev >= 0), None)
     if index is None:

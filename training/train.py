@@ -24,7 +24,7 @@ from nuscenes.nuscenes import NuScenes
 from torch.utils.data import DataLoader
 
 from training.data.clips import ClipDataset, EndlessShuffle
-from training.data.nuscenes import load_keyframes, read_splits
+from training.data.nuscenes import load_keyframes, read_split
 from training.lightning_module import StudentModule
 from training.run import Run
 
@@ -73,7 +73,8 @@ def train(run: Run, data: Path, version: str, out: Path, workers: int = 0) -> Pa
     lightning.seed_everything(run.seed, workers=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / "run.json").write_text(json.dumps(dataclasses.asdict(run), indent=2))
-    keyframes = load_keyframes(NuScenes(version, str(data), verbose=False), read_splits(data)["train"], run.spec)
+    scenes = read_split(data, version, "train")
+    keyframes = load_keyframes(NuScenes(version, str(data), verbose=False), scenes, run.spec)
     if not keyframes:
         raise ValueError(f"{data}: the split `train` has no keyframes; see splits.json there")
     last = out / "last.ckpt"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.nuscenes import NuScenes
+from nuscenes.utils.splits import create_splits_scenes
 
 from bev_perception.geometry import invert, make_transform, rotation_from_quaternion, transform_boxes, transform_points
 from bev_perception.model_spec import ModelSpec
@@ -64,14 +65,21 @@ class Keyframe:
     prev: int = -1  # index of the previous keyframe of the scene in the list, -1 at its start
 
 
-def read_splits(dataroot: str | Path) -> dict[str, list[str]]:
-    """`splits.json` of a synthetic set, or the official split of the devkit for v1.0-trainval and mini."""
+def read_split(dataroot: str | Path, version: str, split: str) -> list[str]:
+    """Scene names of a split: from the set's own splits.json (synthetic sets), else the devkit's official ones.
+
+    `train` and `val` of v1.0-mini are its own mini_train and mini_val. Raises ValueError naming the splits there are.
+    """
     path = Path(dataroot) / "splits.json"
     if path.is_file():
-        return json.loads(path.read_text())
-    from nuscenes.utils.splits import create_splits_scenes
-
-    return create_splits_scenes()
+        splits = json.loads(path.read_text())
+    else:
+        splits = create_splits_scenes()
+        if version == "v1.0-mini":
+            splits = {"train": splits["mini_train"], "val": splits["mini_val"]}
+    if split not in splits:
+        raise ValueError(f"{dataroot} ({version}) has no split {split!r}; it has {sorted(splits)}")
+    return splits[split]
 
 
 def load_keyframes(nusc: NuScenes, scenes: Sequence[str], spec: ModelSpec) -> list[Keyframe]:
