@@ -24,6 +24,7 @@ from nuscenes.nuscenes import NuScenes
 from torch.utils.data import DataLoader
 
 from training.data.clips import ClipDataset, EndlessShuffle
+from training.checkpoint import load_module
 from training.data.nuscenes import load_keyframes, read_split
 from training.lightning_module import StudentModule
 from training.run import Run
@@ -107,7 +108,10 @@ def train(run: Run, data: Path, version: str, out: Path, workers: int = 0) -> Pa
             ProgressLine(every),
         ],
     )
-    trainer.fit(StudentModule(run.spec, run.student, run.optim), loader, ckpt_path=resume, weights_only=True)
+    module = StudentModule(run.spec, run.student, run.optim)
+    if init is not None and resume is None:
+        module.load_state_dict(load_module(init).state_dict())
+    trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
     trainer.save_checkpoint(last)  # steps need not be a multiple of checkpoint_every
     return last
 
@@ -118,6 +122,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="nuScenes-format data root")
     parser.add_argument("--version", default="v1.0-trainval")
     parser.add_argument("--out", type=Path, required=True, help="run directory; resumes from its last.ckpt")
+    parser.add_argument(
+        "--init", type=Path, help="checkpoint whose weights to start from (a resumed run goes on with its own)"
+    )
     parser.add_argument("--steps", type=int, help="instead of the experiment's number of steps")
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     args = parser.parse_args(argv)
@@ -126,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     run = load_experiment(args.experiment)
     if args.steps:
         run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=args.steps))
-    print(f"checkpoint: {train(run, args.data, args.version, args.out, args.workers)}")
+    print(f"checkpoint: {train(run, args.data, args.version, args.out, args.workers, args.init)}")
     return 0
 
 

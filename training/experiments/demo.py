@@ -29,6 +29,12 @@ def full() -> Run:
     return Run(demo_spec(), StudentConfig(), optim, Augmentation(drop_all_radars=0.3), batch_size=4)
 
 
+def finetune() -> Run:
+    """The second part of the shipped bundle's training: `--init` the checkpoint of `full`, velocity weighted up."""
+    optim = OptimConfig(lr=6e-4, warmup_steps=30, steps=900, clip_norm=10.0)
+    return Run(demo_spec(), StudentConfig(), optim, Augmentation(drop_all_radars=0.3), batch_size=4, seed=1)
+
+
 def tiny() -> Run:
     """A few steps of the same network, for tests."""
     return Run(demo_spec(), StudentConfig(), OptimConfig(steps=4, warmup_steps=1), Augmentation(), batch_size=2)
