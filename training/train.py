@@ -23,8 +23,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from nuscenes.nuscenes import NuScenes
 from torch.utils.data import DataLoader
 
-from training.data.clips import ClipDataset, EndlessShuffle
 from training.checkpoint import load_module
+from training.data.clips import ClipDataset, EndlessShuffle
 from training.data.nuscenes import load_keyframes, read_split
 from training.lightning_module import StudentModule
 from training.run import Run
@@ -65,10 +65,11 @@ def load_experiment(name: str) -> Run:
     return getattr(module, function)()
 
 
-def train(run: Run, data: Path, version: str, out: Path, workers: int = 0) -> Path:
+def train(run: Run, data: Path, version: str, out: Path, workers: int, init: Path | None = None) -> Path:
     """Fit `run` on the training split of `data`, going on from `out`/last.ckpt if there is one; returns that path.
 
     On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle).
+    init: a checkpoint whose weights a new run starts from.
     Raises ValueError when the split has no keyframes, FloatingPointError when the loss is not finite.
     """
     lightning.seed_everything(run.seed, workers=True)
