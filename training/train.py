@@ -65,7 +65,7 @@ def load_experiment(name: str) -> Run:
     return getattr(module, function)()
 
 
-def train(run: Run, data: Path, version: str, out: Path, workers: int, init: Path | None = None) -> Path:
+def train(run: Run, data: Path, version: str, out: Path, workers: int = 0, init: Path | None = None) -> Path:
     """Fit `run` on the training split of `data`, going on from `out`/last.ckpt if there is one; returns that path.
 
     On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle).
