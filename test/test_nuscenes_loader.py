@@ -17,7 +17,7 @@ from nuscenes.utils.data_classes import RadarPointCloud  # noqa: E402
 from pyquaternion import Quaternion  # noqa: E402
 
 from bev_perception.decode import Thresholds, decode, peaks_numpy  # noqa: E402
-from bev_perception.geometry import invert, project, transform_boxes  # noqa: E402
+from bev_perception.geometry import invert, make_transform, project, rotation_from_yaw, transform_boxes  # noqa: E402
 from bev_perception.grid import BevGrid  # noqa: E402
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec  # noqa: E402
 from bev_perception.preprocess.images import prepare_images  # noqa: E402
@@ -147,6 +147,14 @@ def test_lidar_falls_on_the_pixels_that_the_devkit_computes(nusc, keyframes):
             assert np.abs(found - want).max(axis=1).min() < 0.02, camera
 
 
+def test_a_lidar_sweep_of_another_moment_is_moved_to_the_keyframe(keyframes):
+    keyframe = keyframes[2]
+    later = keyframe.global_from_ego @ make_transform(rotation_from_yaw(0.1), np.array([3.0, -1.0, 0.0]))
+    moved = dataclasses.replace(keyframe, lidar=dataclasses.replace(keyframe.lidar, global_from_ego=later))
+    expected = lidar_points(keyframe) @ rotation_from_yaw(0.1).T + [3.0, -1.0, 0.0]
+    np.testing.assert_allclose(lidar_points(moved), expected, atol=1e-6)
+
+
 def test_sensors_that_the_set_lacks_are_missing_not_wrong(nusc):
     spec = dataclasses.replace(SPEC, cameras=(*CAMERAS, "CAM_ROOF"), radars=(*RADARS, "RADAR_ROOF"))
     keyframe = load_keyframes(nusc, ["scene-0000"], spec)[1]
@@ -248,6 +256,17 @@ def test_augmentation_depends_on_seed_and_index_alone(keyframes):
         assert torch.equal(tensor, two[2][name]), name
     later = one[2 + len(keyframes)]
     assert later["index"] == 2 and not torch.equal(later["img_from_ego"], one[2]["img_from_ego"])
+
+
+def test_switched_off_sensors_show_nothing(keyframes):
+    half = dataclasses.replace(NO_AUGMENTATION, drop_camera=0.5, drop_all_radars=1.0)
+    item = ClipDataset(keyframes, SPEC, half, seed=1)[1]
+    for prefix in ("", "prev."):
+        valid = item[prefix + "camera_valid"]
+        assert 0 < valid.sum() < 6
+        shown = item[prefix + "images"].flatten(1).any(dim=1)
+        assert torch.equal(shown, valid > 0)
+        assert not item[prefix + "radar_valid"].any() and not item[prefix + "radar_bev"].any()
 
 
 def test_the_shuffle_is_endless_whole_and_can_be_entered_anywhere():
