@@ -232,7 +232,8 @@ def sensor_parameters(spec: ModelSpec) -> tuple[Parameter, ...]:
 
 def check_value(row: Parameter, value: Any) -> Any:
     """The value in the row's type (a whole number is a fine double). Raises ParameterError."""
-    if not isinstance(value, PYTHON_TYPES[row.type]) or (isinstance(value, bool) and row.type != "bool"):
+    right_type: bool = isinstance(value, PYTHON_TYPES[row.type])
+    if not right_type or (isinstance(value, bool) and row.type != "bool"):
         raise ParameterError(f"{row.name}: expected {row.type}, found {value!r} ({type(value).__name__})")
     checked: Any = tuple(value) if row.type == "string[]" else float(value) if row.type == "double" else value
     if row.type == "double" and not math.isfinite(checked):

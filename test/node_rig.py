@@ -299,6 +299,7 @@ def running_node(folder: Path, bundle: Path, spec: ModelSpec, /, **values: Any) 
     try:
         rig = Rig(spec, env)
         try:
+            rig.wait_for(lambda: rig.status is not None, "the node's first status")
             yield process, rig
         finally:
             rig.close()
