@@ -128,10 +128,9 @@ def _check_outputs(bundle: Bundle, expected: dict[str, np.ndarray]) -> None:
 
 
 def with_thresholds(spec: ModelSpec, classes: dict[str, Any]) -> ModelSpec:
-    """Score thresholds from the scores of each class (Scores.to_dict()): half the score of its best F1, so that what is
-    published also shows what is doubtful; the spec's own where nothing was found."""
+    """The score of the best F1 of each class (Scores.to_dict()) as its threshold; the spec's own where nothing was found."""
     best = {name: classes[name]["best_score"] for name in spec.classes}
-    chosen = {name: spec.score_threshold[name] if b is None else round(b / 2, 3) for name, b in best.items()}
+    chosen = {name: spec.score_threshold[name] if b is None else round(b, 3) for name, b in best.items()}
     return dataclasses.replace(spec, score_threshold=chosen)
 
 
