@@ -128,7 +128,7 @@ def _check_outputs(bundle: Bundle, expected: dict[str, np.ndarray]) -> None:
 
 
 def with_thresholds(spec: ModelSpec, classes: dict[str, Any]) -> ModelSpec:
-    """The score of the best F1 of each class (Scores.to_dict()) as its threshold; the spec's own where nothing was found."""
+    """Each class's score of the best F1 (Scores.to_dict()) as its threshold; the spec's own where nothing was found."""
     best = {name: classes[name]["best_score"] for name in spec.classes}
     chosen = {name: spec.score_threshold[name] if b is None else round(b, 3) for name, b in best.items()}
     return dataclasses.replace(spec, score_threshold=chosen)
