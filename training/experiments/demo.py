@@ -31,7 +31,7 @@ def full() -> Run:
 
 def finetune() -> Run:
     """The second part of the shipped bundle's training: `--init` the checkpoint of `full`, velocity weighted up."""
-    optim = OptimConfig(lr=6e-4, warmup_steps=30, steps=900, clip_norm=10.0)
+    optim = OptimConfig(lr=8e-4, warmup_steps=30, steps=600, clip_norm=10.0)
     return Run(demo_spec(), StudentConfig(), optim, Augmentation(drop_all_radars=0.3), batch_size=4, seed=1)
 
 

@@ -22,8 +22,15 @@ def conv_bn_relu(in_channels: int, channels: int, kernel: int = 3, stride: int =
     )
 
 
+# The last layer gives velocity in units of 10 m/s: with metres per second its weights grow so slowly that a short
+# training learns one sign of one component and calls everything else standing.
+VELOCITY_UNIT = 10.0
+
+
 class CenterHead(nn.Module):
     """(B, C, X, Y) -> heatmap logits (B, classes, X, Y) and regression (B, 10, X, Y) in BOX_CHANNELS order."""
+
+    units: Tensor
 
     def __init__(self, in_channels: int, hidden: int, classes: int) -> None:
         super().__init__()
@@ -33,8 +40,11 @@ class CenterHead(nn.Module):
         assert isinstance(last, nn.Conv2d) and last.bias is not None
         nn.init.constant_(last.bias, -2.19)  # sigmoid = 0.1: the focal loss starts calm
 
+        units = [VELOCITY_UNIT if name in ("vx", "vy") else 1.0 for name in BOX_CHANNELS]
+        self.register_buffer("units", torch.tensor(units).reshape(1, -1, 1, 1), persistent=False)
+
     def forward(self, bev: Tensor) -> tuple[Tensor, Tensor]:
-        return self.heatmap(bev), self.regression(bev)
+        return self.heatmap(bev), self.regression(bev) * self.units
 
 
 def find_peaks(heatmap_logits: Tensor, regression: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
