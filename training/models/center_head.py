@@ -22,8 +22,7 @@ def conv_bn_relu(in_channels: int, channels: int, kernel: int = 3, stride: int =
     )
 
 
-# The last layer gives velocity in units of 10 m/s: with metres per second its weights grow so slowly that a short
-# training learns one sign of one component and calls everything else standing.
+# The last layer gives velocity in units of 10 m/s, so that its weights are of the size of all others'.
 VELOCITY_UNIT = 10.0
 
 
