@@ -9,7 +9,7 @@ from torch import Tensor
 from bev_perception.model_spec import BOX_CHANNELS
 from training.models.view_transform import DepthBins
 
-# CenterPoint weighs velocity 0.2 and BEVDepth 0.5 over twenty epochs and more. Our runs are short (docs/results.md, velocity).
+# CenterPoint weighs velocity 0.2, BEVDepth 0.5, over twenty epochs and more; our runs are short (docs/results.md).
 VELOCITY_WEIGHT = 1.0
 BOX_WEIGHTS = torch.tensor([VELOCITY_WEIGHT if name in ("vx", "vy") else 1.0 for name in BOX_CHANNELS])
 
