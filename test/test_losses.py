@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from training.losses import BOX_WEIGHTS, box_loss, depth_loss, heatmap_loss, semantic_loss
+from training.losses import BOX_WEIGHTS, VELOCITY_BETA, box_loss, depth_loss, heatmap_loss, semantic_loss
 from training.models.view_transform import DepthBins
 
 
@@ -30,7 +30,7 @@ def test_heatmap_loss_without_objects_is_finite_and_vanishes_for_a_sure_network(
 
 def test_box_loss_reads_its_cells_and_masks() -> None:
     torch.manual_seed(1)
-    regression, boxes = torch.randn(2, 10, 4, 5), torch.randn(2, 3, 10)
+    regression, boxes = 5 * torch.randn(2, 10, 4, 5), torch.randn(2, 3, 10)
     cells, mask = torch.randint(0, 20, (2, 3)), torch.ones(2, 3, 10)
     mask[0, 2] = 0
     mask[1, 1, 8:] = 0
@@ -39,9 +39,22 @@ def test_box_loss_reads_its_cells_and_masks() -> None:
         for m in range(3):
             for k in range(10):
                 value = regression[b, k, cells[b, m] // 5, cells[b, m] % 5]
-                total += float((value - boxes[b, m, k]).abs() * mask[b, m, k] * BOX_WEIGHTS[k])
+                error = abs(float(value - boxes[b, m, k]))
+                if k >= 8:
+                    error = 0.5 * error**2 / VELOCITY_BETA if error < VELOCITY_BETA else error - 0.5 * VELOCITY_BETA
+                total += error * float(mask[b, m, k] * BOX_WEIGHTS[k])
     assert float(box_loss(regression, cells, boxes, mask)) == pytest.approx(0.25 * total / 5, rel=1e-5)
     assert float(box_loss(regression, cells, boxes, torch.zeros_like(mask))) == 0
+
+
+def test_velocity_loss_pulls_towards_the_movers_while_most_objects_stand() -> None:
+    """Plain L1 has no gradient at zero that would favour a feature shared by two movers and three standing ones."""
+    weight = torch.zeros(1, requires_grad=True)
+    regression = torch.zeros(1, 10, 1, 5).index_add(1, torch.tensor([8]), (weight * torch.ones(1, 1, 1, 5)))
+    boxes = torch.zeros(1, 5, 10)
+    boxes[0, :2, 8] = -8.0
+    box_loss(regression, torch.arange(5)[None], boxes, torch.ones(1, 5, 10)).backward()
+    assert weight.grad is not None and float(weight.grad) == pytest.approx(0.25 * 2 / 5)
 
 
 def test_depth_and_semantic_losses_ignore_what_is_unknown() -> None:

@@ -12,6 +12,10 @@ from training.models.view_transform import DepthBins
 # CenterPoint weighs velocity 0.2, BEVDepth 0.5, over twenty epochs and more; our runs are short (docs/results.md).
 VELOCITY_WEIGHT = 1.0
 BOX_WEIGHTS = torch.tensor([VELOCITY_WEIGHT if name in ("vx", "vy") else 1.0 for name in BOX_CHANNELS])
+# Below this many m/s of error the velocity loss is quadratic. Most objects stand: plain L1, which asks for the median,
+# holds every velocity weight at zero, where no layer learns to tell movers apart (docs/results.md, "Velocity").
+VELOCITY_BETA = 5.0
+VELOCITY = slice(BOX_CHANNELS.index("vx"), BOX_CHANNELS.index("vy") + 1)
 
 
 def heatmap_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -23,12 +27,15 @@ def heatmap_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def box_loss(regression: Tensor, cells: Tensor, boxes: Tensor, mask: Tensor) -> Tensor:
-    """0.25 x weighted L1 at the objects' cells: (B, 10, X, Y), (B, M), (B, M, 10), (B, M, 10)."""
+    """0.25 x weighted L1 at the objects' cells, smooth for velocity: (B, 10, X, Y), (B, M), (B, M, 10), (B, M, 10)."""
     predicted = (
         regression.float().flatten(2).gather(2, cells[:, None].expand(-1, regression.shape[1], -1)).transpose(1, 2)
     )
-    loss = ((predicted - boxes).abs() * mask * BOX_WEIGHTS.to(boxes.device)).sum()
-    return 0.25 * loss / mask[..., 0].sum().clamp(min=1)
+    loss = (predicted - boxes).abs()
+    loss[..., VELOCITY] = F.smooth_l1_loss(
+        predicted[..., VELOCITY], boxes[..., VELOCITY], reduction="none", beta=VELOCITY_BETA
+    )
+    return 0.25 * (loss * mask * BOX_WEIGHTS.to(boxes.device)).sum() / mask[..., 0].sum().clamp(min=1)
 
 
 def depth_loss(logits: Tensor, depth: Tensor, camera_valid: Tensor, bins: DepthBins) -> Tensor:

@@ -30,9 +30,9 @@ def full() -> Run:
 
 
 def finetune() -> Run:
-    """The second part of the shipped bundle's training: `--init` the checkpoint of `full`, velocity weighted up."""
-    optim = OptimConfig(lr=8e-4, warmup_steps=30, steps=600, clip_norm=10.0)
-    return Run(demo_spec(), StudentConfig(), optim, Augmentation(drop_all_radars=0.3), batch_size=4, seed=1)
+    """The last part of the shipped bundle's training: `--init` an earlier checkpoint of `full`."""
+    optim = OptimConfig(lr=8e-4, warmup_steps=50, steps=2000, clip_norm=10.0)
+    return Run(demo_spec(), StudentConfig(), optim, Augmentation(drop_all_radars=0.3), batch_size=4, seed=2)
 
 
 def tiny() -> Run:
