@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bev_perception.model_spec import ModelSpec
-from training.models.center_head import CenterHead, conv_bn_relu, find_peaks
+from training.models.center_head import CompactHead, conv_bn_relu
+from training.models.detector import Memory, Prediction
 from training.models.resnet import ResNet, make_layer
 from training.models.view_transform import ColumnLift, DepthBins, warp_bev
 
@@ -37,11 +38,9 @@ class StudentConfig:
 
 
 class CameraRadarStudent(nn.Module):
-    """Inputs and outputs as ModelSpec.inputs() / outputs(), with a leading batch dimension.
+    """A detector (training.models.detector). aux: depth and, in training, semantic logits of the features at stride 8."""
 
-    Besides, `aux` holds depth logits (B, N, D, h, w) and class logits (B, N, classes + 1, h, w) of the image features
-    at stride 8, which training supervises with LiDAR depth and projected boxes.
-    """
+    training_only = ("semantic.",)
 
     cell_centers: Tensor
     image_mean: Tensor
@@ -70,7 +69,8 @@ class CameraRadarStudent(nn.Module):
         self.down2 = make_layer(enc, 2 * enc, 2, 2)
         self.up1 = conv_bn_relu(3 * enc, enc, kernel=1)
         self.up2 = conv_bn_relu(enc + state, config.head_channels)
-        self.head = CenterHead(config.head_channels, config.head_channels, len(spec.classes))
+        self.head = CompactHead(config.head_channels, config.head_channels, spec.classes)
+        self.tasks = self.head.tasks
         self.register_buffer(
             "cell_centers", torch.from_numpy(spec.grid.centers().reshape(-1, 2)).float(), persistent=False
         )
@@ -86,66 +86,45 @@ class CameraRadarStudent(nn.Module):
         y = self.lateral[0](x8) + F.interpolate(y, scale_factor=2.0, mode="nearest")
         return self.smooth(y)
 
-    def bev_state(
-        self, images: Tensor, img_from_ego: Tensor, camera_valid: Tensor, radar_bev: Tensor, radar_valid: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One frame's sensors -> the state (B, C, X, Y) that this and later frames read, and the auxiliary logits."""
+    def encode(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Tensor:
+        """One frame's sensors -> the state (B, C, X, Y) that this and later frames read; no memory goes into it."""
+        return self._state(inputs)[0]
+
+    def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
+        assert memory is not None
+        state, lifted, aux = self._state(inputs)
+        x = self._remember(state, memory)
+        half = self.down1(x)
+        quarter = self.down2(half)
+        upper = self.up1(torch.cat([half, F.interpolate(quarter, scale_factor=2.0, mode="nearest")], dim=1))
+        neck = self.up2(torch.cat([x, F.interpolate(upper, scale_factor=2.0, mode="nearest")], dim=1))
+        heatmap, regression, _ = self.head(neck)
+        features = {"lift": lifted, "fused": state, "encoder1": half, "encoder2": quarter, "neck": neck}
+        return Prediction(heatmap, regression, state, aux, features)
+
+    def _state(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The state, the cameras' part of it, and the auxiliary logits."""
+        images, radar_bev = inputs["images"], inputs["radar_bev"]
         b, n = images.shape[:2]
         features = self.image_features(images)
         split = (b, n, -1, *features.shape[2:])
         depth, context = self.depth(features).reshape(split), self.context(features).reshape(split)
-        camera_bev, coverage = self.lift(context, depth, img_from_ego, camera_valid, images.shape[3])
+        camera_bev, coverage = self.lift(
+            context, depth, inputs["img_from_ego"], inputs["camera_valid"], images.shape[3]
+        )
         # An empty radar map means something else when the radars are dead: tell the network how many live.
-        alive = radar_valid.mean(dim=1).reshape(b, 1, 1, 1).expand(-1, 1, *self.spec.grid.shape)
+        alive = inputs["radar_valid"].mean(dim=1).reshape(b, 1, 1, 1).expand(-1, 1, *self.spec.grid.shape)
         radar = self.radar(torch.cat([radar_bev, alive.to(radar_bev.dtype)], dim=1))
         state = self.fuse(torch.cat([camera_bev.to(radar.dtype), coverage.to(radar.dtype), radar], dim=1))
-        aux = (
-            {"depth": depth, "semantic": self.semantic(features).reshape(split)} if self.training else {"depth": depth}
-        )
-        return state, aux
+        aux = {"depth": depth}
+        if self.training:
+            aux["semantic"] = self.semantic(features).reshape(split)
+        return state, camera_bev, aux
 
-    def detect(
-        self, state: Tensor, prev_bev: Tensor, prev_from_curr: Tensor, prev_valid: Tensor, prev_dt: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Gate the earlier state (warped to the current frame) into the current one and run encoder and head."""
+    def _remember(self, state: Tensor, memory: Memory) -> Tensor:
+        """The earlier state, warped to the current frame, gated into the current one."""
         b = state.shape[0]
-        warped, seen = warp_bev(prev_bev, prev_from_curr, prev_valid, self.spec.grid, self.cell_centers)
-        dt = seen * prev_dt.reshape(b, 1, 1, 1)
+        warped, seen = warp_bev(memory.bev.float(), memory.from_curr, memory.valid, self.spec.grid, self.cell_centers)
+        dt = seen * memory.dt.reshape(b, 1, 1, 1)
         both = torch.cat([state, warped.to(state.dtype), seen.to(state.dtype), dt.to(state.dtype)], dim=1)
-        x = state + self.gate(both).sigmoid() * self.temporal(both)
-        half = self.down1(x)
-        quarter = F.interpolate(self.down2(half), scale_factor=2.0, mode="nearest")
-        half = self.up1(torch.cat([half, quarter], dim=1))
-        x = self.up2(torch.cat([x, F.interpolate(half, scale_factor=2.0, mode="nearest")], dim=1))
-        return self.head(x)
-
-
-class ExportedStudent(nn.Module):
-    """The student as the vehicle runs it: no batch dimension, peaks found in the graph.
-
-    Arguments are ModelSpec.inputs(), results ModelSpec.outputs(), in that order.
-    """
-
-    def __init__(self, student: CameraRadarStudent) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(
-        self,
-        images: Tensor,
-        img_from_ego: Tensor,
-        camera_valid: Tensor,
-        radar_bev: Tensor,
-        radar_valid: Tensor,
-        prev_bev: Tensor,
-        prev_from_curr: Tensor,
-        prev_valid: Tensor,
-        prev_dt: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        # TensorRT takes uint8 inputs only into a Cast: float first, then the batch axis.
-        state, _ = self.student.bev_state(
-            images.float()[None], img_from_ego[None], camera_valid[None], radar_bev[None], radar_valid[None]
-        )
-        heatmap, regression = self.student.detect(state, prev_bev[None], prev_from_curr[None], prev_valid, prev_dt)
-        scores, labels, cells, boxes = find_peaks(heatmap, regression, self.student.spec.top_k)
-        return scores[0], labels[0], cells[0], boxes[0], state[0]
+        return state + self.gate(both).sigmoid() * self.temporal(both)

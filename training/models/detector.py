@@ -1,0 +1,80 @@
+"""What every network here is to the trainer, the exporter and distillation.
+
+A detector is a plain nn.Module built from (spec, config) with
+
+    spec: ModelSpec, config: a frozen dataclass, tasks: groups of class names that share a regression branch,
+    training_only: prefixes of parameter names that the exported graph does not need,
+    forward(inputs, memory) -> Prediction,
+    encode(inputs, memory) -> the state alone: what the earlier frames of a clip are run through.
+
+`inputs` are ModelSpec.inputs() with a batch axis in front and without prev_*; LiDAR teachers read `lidar` instead:
+(P, 6) float32 of all items, batch index, x, y, z (m, ego frame), intensity in [0, 1], age (s); and `lidar_counts` (B,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bev_perception.model_spec import CLASSES, ModelSpec
+
+# CenterPoint's six heads (Yin et al., CVPR 2021): classes of like shape share one.
+SIX_TASKS = (
+    ("car",), ("truck", "construction_vehicle"), ("bus", "trailer"), ("barrier",), ("motorcycle", "bicycle"),
+    ("pedestrian", "traffic_cone"),
+)  # fmt: skip
+ONE_TASK = (CLASSES,)
+
+
+class Memory(NamedTuple):
+    """An earlier frame: its state, the transform of current points into it, whether there is one, its age in s."""
+
+    bev: Tensor  # (B, C, X, Y)
+    from_curr: Tensor  # (B, 4, 4)
+    valid: Tensor  # (B, 1)
+    dt: Tensor  # (B, 1)
+
+
+@dataclass
+class Prediction:
+    """heatmap (B, classes, X, Y) logits in spec.classes order; regression (B, T, 10, X, Y) of BOX_CHANNELS per task.
+
+    state (B, C, X, Y) for later frames, None without memory. aux: what losses supervise besides, by name: depth
+    (B, N, D, h, w) logits, semantic (B, N, classes + 1, h, w) logits, foreground (B, 1, X, Y) logits, iou (B, T, X, Y).
+    features: BEV maps that distillation may name.
+    """
+
+    heatmap: Tensor
+    regression: Tensor
+    state: Tensor | None = None
+    aux: dict[str, Tensor] = field(default_factory=dict)
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """An entry of STUDENTS or TEACHERS: `module(spec, config)` with `config` a frozen dataclass, paper size by default."""
+
+    module: Callable[[ModelSpec, Any], nn.Module]
+    config: type
+
+
+def empty_memory(spec: ModelSpec, like: Tensor, batch: int) -> Memory | None:
+    """Memory of a first frame, on `like`'s device: zeros that are not valid; None for a spec without a state."""
+    if spec.temporal.state_channels == 0:
+        return None
+    eye = torch.eye(4, device=like.device).expand(batch, 4, 4)
+    flag = torch.zeros(batch, 1, device=like.device)
+    bev = torch.zeros(batch, spec.temporal.state_channels, *spec.grid.shape, device=like.device)
+    return Memory(bev, eye, flag, flag + spec.temporal.interval_s)
+
+
+def task_index(tasks: tuple[tuple[str, ...], ...], classes: tuple[str, ...]) -> tuple[int, ...]:
+    """For each class its task. Raises ValueError when the tasks do not cover the classes exactly once."""
+    if sorted(name for task in tasks for name in task) != sorted(classes):
+        raise ValueError(f"the tasks {tasks} must name each of the classes {classes} once")
+    return tuple(next(t for t, task in enumerate(tasks) if name in task) for name in classes)

@@ -1,0 +1,51 @@
+"""A detector as the vehicle runs it: no batch axis, peaks found in the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from training.models.center_head import find_peaks, rectified_scores
+from training.models.detector import Memory, Prediction, task_index
+
+MEMORY_INPUTS = ("prev_bev", "prev_from_curr", "prev_valid", "prev_dt")
+
+
+def peaks_of(detector: Any, prediction: Prediction) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Prediction -> scores (B, K), labels, cells, boxes (B, K, 10); the detector's own `peaks` where it has one."""
+    if hasattr(detector, "peaks"):  # queries, not a heatmap
+        found: tuple[Tensor, Tensor, Tensor, Tensor] = detector.peaks(prediction)
+        return found
+    of_class = task_index(detector.tasks, detector.spec.classes)
+    scores = rectified_scores(prediction.heatmap, prediction.aux.get("iou"), of_class)
+    return find_peaks(scores, prediction.regression, of_class, detector.spec.top_k)
+
+
+class ExportedDetector(nn.Module):
+    """Arguments are ModelSpec.inputs(), results ModelSpec.outputs(), in that order."""
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.detector = detector
+        self.names = [t.name for t in detector.spec.inputs()]
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        inputs = dict(zip(self.names, tensors, strict=True))
+        if "images" in inputs:
+            # TensorRT takes uint8 inputs only into a Cast: float first, then the batch axis.
+            inputs["images"] = inputs["images"].float()
+        inputs = {name: tensor[None] for name, tensor in inputs.items()}
+        memory = Memory(*(inputs.pop(name) for name in MEMORY_INPUTS)) if "prev_bev" in inputs else None
+        prediction: Prediction = self.detector(inputs, memory)
+        outputs = [t[0] for t in peaks_of(self.detector, prediction)]
+        if memory is not None:
+            assert prediction.state is not None
+            outputs.append(prediction.state[0])
+        return tuple(outputs)
+
+
+def parameters_exported(detector: nn.Module) -> int:
+    """How many parameters the vehicle's graph holds: all but those that only training needs."""
+    skip: tuple[str, ...] = getattr(detector, "training_only", ())
+    return sum(p.numel() for name, p in detector.named_parameters() if not name.startswith(skip))
