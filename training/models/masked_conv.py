@@ -1,0 +1,85 @@
+"""Sparse 2-D convolutions as dense ones with a mask: same results as spconv's, on any device and in any exporter.
+
+A map is a pair (x, mask): x (B, C, X, Y) is zero wherever mask (B, 1, X, Y) is 0; mask is float, 0 or 1.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.models.pillar_encoder import norm_rows
+
+
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """Batch norm whose statistics come from the active sites alone, as those of spconv's feature rows do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-3, momentum=0.01)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        if not self.training:
+            y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return y * mask
+        last = x.permute(0, 2, 3, 1)
+        active = mask[:, 0] > 0
+        out = last.new_zeros(last.shape)
+        out[active] = norm_rows(self, last[active]).to(out.dtype)
+        return out.permute(0, 3, 1, 2)
+
+
+class SparseConv(nn.Module):
+    """spconv.SparseConv2d: an output site is active when any active input lies under the kernel."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 2, padding: int = 1) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        # Without a bias the convolution is zero by itself wherever no active input lies under the kernel.
+        return self.conv(x), F.max_pool2d(mask, self.kernel, self.stride, self.padding)
+
+
+class SubmanifoldConv(nn.Module):
+    """spconv.SubMConv2d (Graham et al., CVPR 2018): stride 1, the active sites stay what they are."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, 1, kernel // 2, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.conv(x) * mask
+
+
+class SparseBasicBlock(nn.Module):
+    """ResNet's basic block on active sites (PillarNet, Shi et al., ECCV 2022)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = SubmanifoldConv(channels, channels), MaskedBatchNorm(channels)
+        self.conv2, self.norm2 = SubmanifoldConv(channels, channels), MaskedBatchNorm(channels)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.norm1(self.conv1(x, mask), mask).relu()
+        return (x + self.norm2(self.conv2(y, mask), mask)).relu()
+
+
+class SparseStage(nn.Module):
+    """Optional strided sparse convolution + norm + ReLU, then basic blocks."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, blocks: int) -> None:
+        super().__init__()
+        if stride == 1 and in_channels != channels:
+            raise ValueError(f"SparseStage: without a stride the width stays, found {in_channels} -> {channels}")
+        self.down = SparseConv(in_channels, channels, stride=stride) if stride > 1 else None
+        self.norm = MaskedBatchNorm(channels) if stride > 1 else None
+        self.blocks = nn.ModuleList(SparseBasicBlock(channels) for _ in range(blocks))
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if self.down is not None and self.norm is not None:
+            x, mask = self.down(x, mask)
+            x = self.norm(x, mask).relu()
+        for block in self.blocks:
+            x = block(x, mask)
+        return x, mask

@@ -1,0 +1,123 @@
+"""Dynamic pillars: a cloud of points becomes a BEV map, one vector for each column of the grid that holds a point."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bev_perception.grid import BevGrid
+
+
+def norm_rows(norm: nn.BatchNorm1d, rows: Tensor) -> Tensor:
+    """Batch norm of (P, C) rows; with fewer than two rows there are no statistics, so the running ones are used."""
+    training = norm.training and len(rows) > 1
+    mean, var, momentum = norm.running_mean, norm.running_var, norm.momentum
+    if training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    return F.batch_norm(rows, mean, var, norm.weight, norm.bias, training, momentum or 0.0, norm.eps)
+
+
+def group_max(rows: Tensor, group: Tensor, groups: int) -> Tensor:
+    """(P, C) rows and their group (P,) -> (groups, C), the largest of each group; every group has a row."""
+    empty = rows.new_zeros(groups, rows.shape[1])
+    return empty.scatter_reduce(0, group[:, None].expand_as(rows), rows, "amax", include_self=False)
+
+
+def group_mean(rows: Tensor, group: Tensor, groups: int) -> Tensor:
+    """(P, C) rows and their group (P,) -> (groups, C), the mean of each group; every group has a row."""
+    count = rows.new_zeros(groups).index_add(0, group, rows.new_ones(len(rows)))
+    return rows.new_zeros(groups, rows.shape[1]).index_add(0, group, rows) / count.clamp(min=1.0)[:, None]
+
+
+class PointNetLayer(nn.Module):
+    """Linear + batch norm + ReLU on points, then the maximum of each pillar (PointPillars, Lang et al., CVPR 2019).
+
+    A layer that is not the last gives half of its width to the point and half to its pillar's maximum.
+    """
+
+    def __init__(self, in_channels: int, channels: int, last: bool) -> None:
+        super().__init__()
+        if not last and channels % 2:
+            raise ValueError(f"PointNetLayer: a layer before the last needs an even width, found {channels}")
+        width = channels if last else channels // 2
+        self.last = last
+        self.linear = nn.Linear(in_channels, width, bias=False)
+        self.norm = nn.BatchNorm1d(width, eps=1e-3, momentum=0.01)
+
+    def forward(self, points: Tensor, pillar: Tensor, pillars: int) -> tuple[Tensor, Tensor]:
+        """points (P, in), pillar (P,) -> points for the next layer (P, channels) and pillar maxima (pillars, width)."""
+        x = norm_rows(self.norm, self.linear(points)).relu()
+        highest = group_max(x, pillar, pillars)
+        return (x if self.last else torch.cat([x, highest[pillar]], dim=1)), highest
+
+
+class PillarEncoder(nn.Module):
+    """Points -> BEV map and the mask of its non-empty cells. No limit on points per pillar or on pillars.
+
+    point_channels counts x, y, z and what follows them (the batch index is not one of them). A point is decorated with
+    its offset from its pillar's mean (3) and from its pillar's centre (3; z from the middle of `z_range`).
+    channels: width of each PointNet layer, e.g. (64,), (64, 64) for CenterPoint's official two, (32,) for PillarNet.
+    Sources: CenterPoint (Yin et al., CVPR 2021), PillarNet's DynamicPillarVFE (Shi et al., ECCV 2022).
+    """
+
+    def __init__(
+        self,
+        point_channels: int,
+        grid: BevGrid,
+        channels: tuple[int, ...] = (64,),
+        z_range: tuple[float, float] = (-5.0, 3.0),
+    ) -> None:
+        super().__init__()
+        if point_channels < 3 or not channels:
+            raise ValueError(f"PillarEncoder wants x, y, z and >= 1 layer, found {point_channels} and {channels}")
+        self.grid, self.z_range, self.point_channels, self.out_channels = grid, z_range, point_channels, channels[-1]
+        widths = (point_channels + 6, *channels)
+        self.layers = nn.ModuleList(
+            PointNetLayer(a, b, last=i == len(channels) - 1) for i, (a, b) in enumerate(zip(widths, channels))
+        )
+
+    def forward(self, points: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+        """points (P, 1 + point_channels) float32: batch index, x, y, z (metres, ego frame), ...
+
+        -> map (B, C, X, Y), zero in empty cells, and mask (B, 1, X, Y) float32, 1 where a cell has points.
+        Points outside grid or z range are dropped; P may be 0.
+        """
+        if points.ndim != 2 or points.shape[1] != 1 + self.point_channels:
+            raise ValueError(
+                f"PillarEncoder wants points (P, {1 + self.point_channels}) with the batch index in column 0, "
+                f"found {tuple(points.shape)}"
+            )
+        rows, cell = self.inside(points, batch_size)
+        occupied, pillar = torch.unique(cell, return_inverse=True)
+        x, y = self.grid.shape
+        low = points.new_tensor([self.grid.x_min, self.grid.y_min])
+        index = torch.stack([occupied // y % x, occupied % y], dim=1)
+        middle = low + (index + 0.5) * self.grid.step
+        middle = F.pad(middle, (0, 1), value=sum(self.z_range) / 2)
+        xyz = rows[:, 1:4]
+        mean = group_mean(xyz, pillar, len(occupied))
+        features = torch.cat([rows[:, 1:], xyz - mean[pillar], xyz - middle[pillar]], dim=1)
+        highest = features
+        for layer in self.layers:
+            features, highest = layer(features, pillar, len(occupied))
+        canvas = highest.new_zeros(batch_size * x * y, self.out_channels).index_copy(0, occupied, highest)
+        mask = points.new_zeros(batch_size * x * y, 1).index_fill(0, occupied, 1.0)
+        shape = (batch_size, x, y, -1)
+        return canvas.reshape(shape).permute(0, 3, 1, 2), mask.reshape(shape).permute(0, 3, 1, 2)
+
+    def inside(self, points: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+        """The points within grid and z range, and their flat cell (b * X + ix) * Y + iy, by floor."""
+        x, y = self.grid.shape
+        # In float64 as BevGrid.cells, so that a point on a cell's edge lands in the same cell here and there.
+        ix = torch.floor((points[:, 1].double() - self.grid.x_min) / self.grid.step)
+        iy = torch.floor((points[:, 2].double() - self.grid.y_min) / self.grid.step)
+        keep = (ix >= 0) & (ix < x) & (iy >= 0) & (iy < y)  # NaN is outside
+        keep &= (points[:, 3] >= self.z_range[0]) & (points[:, 3] < self.z_range[1])
+        rows, ix, iy = points[keep], ix[keep].long(), iy[keep].long()
+        batch = rows[:, 0].long()
+        if len(batch) and (int(batch.min()) < 0 or int(batch.max()) >= batch_size):
+            raise ValueError(
+                f"PillarEncoder: batch index {int(batch.min())}..{int(batch.max())} for {batch_size} items"
+            )
+        return rows, (batch * x + ix) * y + iy
