@@ -24,6 +24,7 @@ from bev_perception.preprocess.images import prepare_images  # noqa: E402
 from bev_perception.preprocess.radar import prepare_radar  # noqa: E402
 from training.data.augment import NO_AUGMENTATION, Augmentation, draw_bev  # noqa: E402
 from training.data.clips import ClipDataset, EndlessShuffle, prepare  # noqa: E402
+from training.data.config import DataConfig  # noqa: E402
 from training.data.nuscenes import lidar_points, load_keyframes, read_split, sensor_frame  # noqa: E402
 from training.data.radar_pcd import read_radar_pcd  # noqa: E402
 from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
@@ -187,19 +188,20 @@ def test_an_item_has_the_vehicles_inputs(keyframes):
     item = ClipDataset(keyframes, SPEC)[1]
     for tensor in SPEC.inputs():
         if tensor.name != "prev_bev":
-            assert tuple(item[tensor.name].shape) == tensor.shape, tensor.name
+            shape = (1, 4, 4) if tensor.name == "prev_from_curr" else tensor.shape
+            assert tuple(item[tensor.name].shape) == shape, tensor.name
             assert str(item[tensor.name].numpy().dtype) == tensor.dtype, tensor.name
     frame = sensor_frame(keyframes[1], SPEC)
     images, img_from_ego, _, _ = prepare_images(frame, SPEC)
     np.testing.assert_array_equal(item["images"], images)
     np.testing.assert_allclose(item["img_from_ego"], img_from_ego, rtol=1e-6)
-    np.testing.assert_allclose(item["radar_bev"], prepare_radar(frame, SPEC)[0], atol=1e-5)
-    np.testing.assert_array_equal(item["prev.images"], prepare_images(sensor_frame(keyframes[0], SPEC), SPEC)[0])
+    np.testing.assert_allclose(item["radar_bev"], prepare_radar(frame, SPEC)[0]["radar_bev"], atol=1e-5)
+    np.testing.assert_array_equal(item["prev.images"][0], prepare_images(sensor_frame(keyframes[0], SPEC), SPEC)[0])
     moved = invert(keyframes[0].global_from_ego) @ keyframes[1].global_from_ego
-    np.testing.assert_allclose(item["prev_from_curr"], moved, atol=1e-5)
+    np.testing.assert_allclose(item["prev_from_curr"][0], moved, atol=1e-5)
     assert item["prev_valid"] == 1 and item["prev_dt"] == pytest.approx(0.5)
     first = ClipDataset(keyframes, SPEC)[4]  # of its scene
-    assert first["prev_valid"] == 0 and first["prev_from_curr"].equal(torch.eye(4))
+    assert first["prev_valid"] == 0 and first["prev_from_curr"][0].equal(torch.eye(4))
 
 
 @pytest.mark.parametrize("augmentation", [NO_AUGMENTATION, Augmentation()], ids=["plain", "augmented"])
@@ -208,7 +210,9 @@ def test_targets_decode_to_the_annotations(keyframes, augmentation):
     thresholds = Thresholds(dict.fromkeys(CLASSES, 0.999), dict.fromkeys(CLASSES, 0.0))
     compared = 0
     for index, keyframe in enumerate(keyframes[:4]):
-        item = {name: t.numpy() for name, t in ClipDataset(keyframes, spec, augmentation, seed=5)[index].items()}
+        item = {
+            name: t.numpy() for name, t in ClipDataset(keyframes, spec, DataConfig(augmentation), seed=5)[index].items()
+        }
         aug_from_ego = draw_bev(np.random.default_rng([5, index]), augmentation)
         boxes = transform_boxes(aug_from_ego, keyframe.boxes)
         velocity = keyframe.velocity @ aug_from_ego[:2, :2].T
@@ -234,7 +238,7 @@ def test_targets_decode_to_the_annotations(keyframes, augmentation):
 
 def test_a_mirrored_world_has_a_mirrored_radar_map_and_the_same_pixels(keyframes):
     mirror = dataclasses.replace(NO_AUGMENTATION, bev_flip_y=1.0)
-    plain, mirrored = ClipDataset(keyframes, SPEC)[2], ClipDataset(keyframes, SPEC, mirror)[2]
+    plain, mirrored = ClipDataset(keyframes, SPEC)[2], ClipDataset(keyframes, SPEC, DataConfig(mirror))[2]
     expected = plain["radar_bev"].flip(2)
     for name in ("vy", "dy"):
         expected[SPEC.radar.channels.index(name)] *= -1
@@ -250,7 +254,7 @@ def test_a_mirrored_world_has_a_mirrored_radar_map_and_the_same_pixels(keyframes
 
 
 def test_augmentation_depends_on_seed_and_index_alone(keyframes):
-    one, two = ClipDataset(keyframes, SPEC, Augmentation(), 1), ClipDataset(keyframes, SPEC, Augmentation(), 1)
+    one, two = (ClipDataset(keyframes, SPEC, DataConfig(Augmentation()), 1) for _ in range(2))
     two[5]
     for name, tensor in one[2].items():
         assert torch.equal(tensor, two[2][name]), name
@@ -260,11 +264,11 @@ def test_augmentation_depends_on_seed_and_index_alone(keyframes):
 
 def test_switched_off_sensors_show_nothing(keyframes):
     half = dataclasses.replace(NO_AUGMENTATION, drop_camera=0.5, drop_all_radars=1.0)
-    item = ClipDataset(keyframes, SPEC, half, seed=1)[1]
+    item = ClipDataset(keyframes, SPEC, DataConfig(half), seed=1)[1]
     for prefix in ("", "prev."):
-        valid = item[prefix + "camera_valid"]
+        valid = item[prefix + "camera_valid"].flatten()
         assert 0 < valid.sum() < 6
-        shown = item[prefix + "images"].flatten(1).any(dim=1)
+        shown = item[prefix + "images"].reshape(6, -1).any(dim=1)
         assert torch.equal(shown, valid > 0)
         assert not item[prefix + "radar_valid"].any() and not item[prefix + "radar_bev"].any()
 

@@ -1,4 +1,4 @@
-"""Training samples: a keyframe with an earlier one of its scene, through the vehicle's own preprocessing."""
+"""Training samples: a keyframe with earlier ones of its scene, through the vehicle's own preprocessing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from bev_perception.geometry import invert, transform_boxes, transform_points
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import accumulate, rasterise
-from training.data.augment import NO_AUGMENTATION, Augmentation, augment_image, draw_bev, drop_sensors
+from training.data.augment import augment_image, draw_bev, drop_sensors
+from training.data.config import PLAIN, DataConfig
 from training.data.nuscenes import Keyframe, lidar_points, sensor_frame
 from training.data.targets import bev_targets, depth_target, semantic_target
 
-STRIDE = 8  # of the image features that depth and class supervision look at
 SENSOR_INPUTS = ("images", "img_from_ego", "camera_valid", "radar_bev", "radar_valid")
+POINT_INPUTS = ("lidar", "virtual")  # of different length in every item
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Prepared:
     radars: tuple[np.ndarray, ...]
     radar_valid: np.ndarray
     lidar: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        return self.images.nbytes + self.lidar.nbytes + sum(points.nbytes for points in self.radars)
 
 
 def prepare(keyframe: Keyframe, spec: ModelSpec) -> Prepared:
@@ -54,22 +59,21 @@ def prepare(keyframe: Keyframe, spec: ModelSpec) -> Prepared:
 
 
 class ClipDataset(Dataset[dict[str, torch.Tensor]]):
-    """Item i: keyframe i's inputs (ModelSpec.inputs() without prev_bev), the earlier frame's sensor inputs under
-    `prev.*`, and targets: heatmap, cells, boxes, mask, depth (N, h, w), semantic (N, h, w), index.
+    """Item i: keyframe i's inputs (ModelSpec.inputs() without prev_bev), `history` = T earlier frames, and targets.
+
+    Earlier frames, oldest first: `prev.<input>` (T, ...), prev_from_curr (T, 4, 4; row t maps points of the frame after
+    frame t into frame t), prev_valid (T,), prev_dt (T,) seconds to the frame after it. An invalid frame has no valid
+    one before it; it repeats the frame after it. With T = 0 there are none of these names.
+    Targets: those of `bev_targets`, depth and semantic (N, h, w), index.
 
     Indices beyond the length are later epochs of the same keyframes: the augmentation of an item is drawn from
-    (seed, index) alone, so that a resumed run sees what an uninterrupted one would have seen. With augmentation the
-    earlier frame is one or two keyframes back.
+    (seed, index) alone, so that a resumed run sees what an uninterrupted one would have seen.
     """
 
     def __init__(
-        self,
-        keyframes: Sequence[Keyframe],
-        spec: ModelSpec,
-        augmentation: Augmentation = NO_AUGMENTATION,
-        seed: int = 0,
+        self, keyframes: Sequence[Keyframe], spec: ModelSpec, config: DataConfig = PLAIN, seed: int = 0
     ) -> None:
-        self.keyframes, self.spec, self.augmentation, self.seed = keyframes, spec, augmentation, seed
+        self.keyframes, self.spec, self.config, self.seed = keyframes, spec, config, seed
         self._cache: dict[int, Prepared] = {}
 
     def __len__(self) -> int:
@@ -79,48 +83,73 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         rng = np.random.default_rng([self.seed, index])
         index %= len(self.keyframes)
         current = self.keyframes[index]
-        aug_from_ego = draw_bev(rng, self.augmentation)
+        aug_from_ego = draw_bev(rng, self.config.augmentation)
         item = self._sensors(index, aug_from_ego, rng, with_targets=True)
+        if self.config.history:
+            item |= self._history(index, item, aug_from_ego, rng)
         item |= self._objects(current, aug_from_ego)
-
-        prev_index = self._previous(current, rng)
-        previous = self.keyframes[prev_index] if prev_index >= 0 else None
-        prev = self._sensors(index if previous is None else prev_index, aug_from_ego, rng, with_targets=False)
-        item |= {f"prev.{name}": prev[name] for name in SENSOR_INPUTS}
-        prev_from_curr = np.eye(4)
-        if previous is not None:
-            prev_from_curr = invert(previous.global_from_ego) @ current.global_from_ego
-        # Both frames are augmented alike: aug(prev) from aug(curr).
-        item["prev_from_curr"] = (aug_from_ego @ prev_from_curr @ invert(aug_from_ego)).astype(np.float32)
-        item["prev_valid"] = np.array([previous is not None], dtype=np.float32)
-        dt = (current.stamp_ns - previous.stamp_ns) * 1e-9 if previous else self.spec.temporal.interval_s
-        item["prev_dt"] = np.array([dt], dtype=np.float32)
         item["index"] = np.array(index)
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in item.items()}
 
-    def _previous(self, current: Keyframe, rng: np.random.Generator) -> int:
-        """Index of the keyframe half a second back, -1 for none; in training sometimes a second, sometimes none."""
-        drop, double = rng.random() < self.augmentation.drop_prev, rng.random() < 0.2
-        if current.prev < 0 or drop:
+    def _history(
+        self, index: int, item: dict[str, np.ndarray], aug_from_ego: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """The earlier frames of the clip: walk back frame by frame, then turn around."""
+        following = self.keyframes[index]
+        sensors = {name: item[name] for name in SENSOR_INPUTS}
+        steps: list[dict[str, np.ndarray]] = []
+        alive = True
+        for _ in range(self.config.history):
+            earlier = self._earlier(following, rng) if alive else -1
+            alive = earlier >= 0
+            prev_from_curr, dt = np.eye(4), self.spec.temporal.interval_s
+            if alive:
+                frame = self.keyframes[earlier]
+                sensors = self._sensors(earlier, aug_from_ego, rng, with_targets=False)
+                prev_from_curr = invert(frame.global_from_ego) @ following.global_from_ego
+                dt = (following.stamp_ns - frame.stamp_ns) * 1e-9
+                following = frame
+            step = {f"prev.{name}": sensors[name] for name in SENSOR_INPUTS}
+            # All frames are augmented alike: aug(prev) from aug(curr).
+            step["prev_from_curr"] = (aug_from_ego @ prev_from_curr @ invert(aug_from_ego)).astype(np.float32)
+            step["prev_valid"] = np.array(alive, dtype=np.float32)
+            step["prev_dt"] = np.array(dt, dtype=np.float32)
+            steps.append(step)
+        return {name: np.stack([step[name] for step in reversed(steps)]) for name in steps[0]}
+
+    def _earlier(self, following: Keyframe, rng: np.random.Generator) -> int:
+        """Index of the keyframe that lies the drawn interval before `following`; -1 for none, or a dropped one."""
+        interval = self.config.interval
+        wanted_s = rng.uniform(*interval) if interval else self.spec.temporal.interval_s
+        if rng.random() < self.config.augmentation.drop_prev:
             return -1
-        before = self.keyframes[current.prev].prev
-        return before if double and self.augmentation.drop_prev > 0 and before >= 0 else current.prev
+        best, best_error, index = -1, np.inf, following.prev
+        while index >= 0:
+            frame = self.keyframes[index]
+            age_s = (following.stamp_ns - frame.stamp_ns) * 1e-9
+            if abs(age_s - wanted_s) >= best_error or age_s > self.spec.temporal.max_age_s:
+                break
+            best, best_error, index = index, abs(age_s - wanted_s), frame.prev
+        return best
 
     def _prepared(self, index: int) -> Prepared:
-        """Files are read and decoded once per process and keyframe; about 1.3 MB each at the demo's image size."""
-        if index not in self._cache:
-            self._cache[index] = prepare(self.keyframes[index], self.spec)
-        return self._cache[index]
+        """Files are read and decoded once per process and keyframe, as far as the cache goes."""
+        if index in self._cache:
+            return self._cache[index]
+        prepared = prepare(self.keyframes[index], self.spec)
+        if (len(self._cache) + 1) * prepared.nbytes <= self.config.cache_mb * 1e6:
+            self._cache[index] = prepared
+        return prepared
 
     def _sensors(
         self, index: int, aug_from_ego: np.ndarray, rng: np.random.Generator, with_targets: bool
     ) -> dict[str, np.ndarray]:
         """One frame's network inputs in the augmented ego frame, and its image-space targets."""
-        prepared, keyframe = self._prepared(index), self.keyframes[index]
+        prepared, keyframe, augmentation = self._prepared(index), self.keyframes[index], self.config.augmentation
         images, img_from_ego = prepared.images.copy(), prepared.img_from_ego @ invert(aug_from_ego)
         for i in range(len(images)):
-            images[i], img_from_ego[i] = augment_image(images[i], img_from_ego[i], rng, self.augmentation)
-        camera_valid, radar_valid = drop_sensors(prepared.camera_valid, prepared.radar_valid, rng, self.augmentation)
+            images[i], img_from_ego[i] = augment_image(images[i], img_from_ego[i], rng, augmentation)
+        camera_valid, radar_valid = drop_sensors(prepared.camera_valid, prepared.radar_valid, rng, augmentation)
         images[camera_valid == 0] = 0
         sensors = {
             "images": images,
@@ -130,12 +159,12 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             "radar_valid": radar_valid,
         }
         if with_targets:
-            size = (self.spec.image.height, self.spec.image.width)
+            size, stride = (self.spec.image.height, self.spec.image.width), self.config.depth_stride
             points = transform_points(aug_from_ego, prepared.lidar)
             boxes = transform_boxes(aug_from_ego, keyframe.boxes)
-            sensors["depth"] = np.stack([depth_target(points, p, size, STRIDE) for p in img_from_ego])
+            sensors["depth"] = np.stack([depth_target(points, p, size, stride) for p in img_from_ego])
             sensors["semantic"] = np.stack(
-                [semantic_target(boxes, keyframe.labels, p, size, STRIDE) for p in img_from_ego]
+                [semantic_target(boxes, keyframe.labels, p, size, stride) for p in img_from_ego]
             )
         return sensors
 
@@ -150,6 +179,20 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         boxes = transform_boxes(aug_from_ego, keyframe.boxes)
         velocity = keyframe.velocity @ aug_from_ego[:2, :2].T
         return bev_targets(boxes, velocity, keyframe.labels, self.spec.grid, len(self.spec.classes))
+
+
+def collate(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Items of ClipDataset -> a batch. Point clouds (`lidar`, `virtual`) of different lengths are joined, with the
+    item's number as a new first column: (P, C) each -> (sum of P, 1 + C)."""
+    batch = {}
+    for name in items[0]:
+        values = [item[name] for item in items]
+        if name in POINT_INPUTS:
+            numbered = [torch.cat([torch.full((len(v), 1), float(i)), v], dim=1) for i, v in enumerate(values)]
+            batch[name] = torch.cat(numbered)
+        else:
+            batch[name] = torch.stack(values)
+    return batch
 
 
 class EndlessShuffle(Sampler[int]):

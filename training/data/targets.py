@@ -40,13 +40,15 @@ def bev_targets(
     boxes: np.ndarray, velocity: np.ndarray, labels: np.ndarray, grid: BevGrid, classes: int
 ) -> dict[str, np.ndarray]:
     """(M, 7) boxes in the ego frame, (M, 2) m/s, (M,) labels -> heatmap (classes, X, Y) float32, and for up to
-    MAX_OBJECTS objects cells (int64, ix * Y + iy), boxes (10, BOX_CHANNELS) and mask (10; 0 for padding and for unknown
-    velocity).
+    MAX_OBJECTS objects inside the grid cells (int64, ix * Y + iy), labels (int64), boxes (10, BOX_CHANNELS), mask (10;
+    0 for padding and for unknown velocity), gt_boxes (7; the boxes themselves) and gt_valid (0 for padding).
     """
     heatmap = np.zeros((classes, *grid.shape), dtype=np.float32)
     cells = np.zeros(MAX_OBJECTS, dtype=np.int64)
     targets = np.zeros((MAX_OBJECTS, 10), dtype=np.float32)
     mask = np.zeros((MAX_OBJECTS, 10), dtype=np.float32)
+    classes_of = np.zeros(MAX_OBJECTS, dtype=np.int64)
+    gt_boxes = np.zeros((MAX_OBJECTS, 7), dtype=np.float32)
     where, inside = grid.cells(boxes[:, :2])
     fraction = grid.fractional_cells(boxes[:, :2]) - where
     for i, k in enumerate(np.flatnonzero(inside)[:MAX_OBJECTS]):
@@ -54,6 +56,7 @@ def bev_targets(
         radius = max(2, int(gaussian_radius(width / grid.step, length / grid.step)))
         draw_gaussian(heatmap[labels[k]], (int(where[k, 0]), int(where[k, 1])), radius)
         cells[i] = where[k, 0] * grid.shape[1] + where[k, 1]
+        classes_of[i], gt_boxes[i] = labels[k], boxes[k]
         known = np.isfinite(velocity[k]).all()
         targets[i] = (
             *fraction[k], boxes[k, 2], np.log(length), np.log(width), np.log(height), np.sin(yaw), np.cos(yaw),
@@ -61,7 +64,15 @@ def bev_targets(
         )  # fmt: skip
         mask[i] = 1
         mask[i, 8:] = float(known)
-    return {"heatmap": heatmap, "cells": cells, "boxes": targets, "mask": mask}
+    return {
+        "heatmap": heatmap,
+        "cells": cells,
+        "labels": classes_of,
+        "boxes": targets,
+        "mask": mask,
+        "gt_boxes": gt_boxes,
+        "gt_valid": mask[:, 0].copy(),
+    }
 
 
 def depth_target(points_ego: np.ndarray, img_from_ego: np.ndarray, size: tuple[int, int], stride: int) -> np.ndarray:
