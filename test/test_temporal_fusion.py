@@ -195,7 +195,7 @@ def test_an_object_that_stands_is_found_at_one_place_by_a_moving_ego() -> None:
 
 def test_a_memory_of_another_kind_is_refused() -> None:
     module, bev = fusion("history"), torch.randn(1, CHANNELS, *GRID.shape)
-    with pytest.raises(ValueError, match="7 channels.*wants 15"):
+    with pytest.raises(ValueError, match=r"7 channels.*wants 15"):
         module(bev, memory(torch.zeros(1, 7, *GRID.shape), motion()))
     with pytest.raises(ValueError, match="concat"):
         state_channels(TemporalConfig("average"), 4)
