@@ -1,0 +1,111 @@
+"""Forward projection: lift image features along their rays by predicted depth, splat them into the BEV grid.
+
+LSS (Philion & Fidler, ECCV 2020), as in BEVDet (Huang et al., 2021) and BEVDepth (Li et al., AAAI 2023):
+    BEV(cell) = sum over cameras, pixels (u, v) and bins d with p_ego(u, v, d) in cell of depth_d(u, v) * context(u, v)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bev_perception.grid import BevGrid
+from training.models.view.depth_bins import DepthBins
+from training.models.view.splat import splat, splat_dense
+
+
+def inverse_3x3(matrix: Tensor) -> Tensor:
+    """(..., 3, 3) -> its inverse by cofactors: TensorRT's parser knows no matrix inverse."""
+    a, b, c = matrix.unbind(dim=-2)
+    cofactors = torch.stack([_cross(b, c), _cross(c, a), _cross(a, b)], dim=-1)
+    return cofactors / (a * _cross(b, c)).sum(dim=-1)[..., None, None]
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
+
+
+class LiftSplat(nn.Module):
+    """(B, N, C, h, w) context and (B, N, D, h, w) depth probability -> (B, C, X, Y).
+
+    stride: image pixels per feature. A feature stands for the centre of its stride x stride pixels and a bin for its
+    middle: where LiDAR depth supervises them. `depth_at` = 0 puts bins at their near edge, as LSS's code does.
+    z_range: metres, half open; points above or below it are dropped.
+    """
+
+    def __init__(
+        self,
+        grid: BevGrid,
+        bins: DepthBins,
+        stride: int,
+        z_range: tuple[float, float] = (-10.0, 10.0),
+        depth_at: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.grid, self.bins, self.stride, self.z_range, self.depth_at = grid, bins, stride, z_range, depth_at
+
+    def forward(
+        self,
+        context: Tensor,
+        depth_probability: Tensor,
+        img_from_ego: Tensor,
+        camera_valid: Tensor,
+        image_size: tuple[int, int],
+    ) -> Tensor:
+        """img_from_ego (B, N, 4, 4) into the network's image of image_size (height, width), camera_valid (B, N).
+
+        Raises ValueError when the feature maps do not have image_size / stride, or depth not bins.count channels.
+        """
+        b, n, c, h, w = context.shape
+        if (h * self.stride, w * self.stride) != tuple(image_size) or depth_probability.shape[2:] != (
+            self.bins.count, h, w,
+        ):  # fmt: skip
+            raise ValueError(
+                f"LiftSplat wants features of {tuple(image_size)} / {self.stride} and {self.bins.count} depth bins, "
+                f"found context {tuple(context.shape)} and depth {tuple(depth_probability.shape)}"
+            )
+        count = self.grid.shape[0] * self.grid.shape[1]
+        with torch.no_grad(), torch.autocast(context.device.type, enabled=False):
+            cells = self.cells(img_from_ego, camera_valid, h, w)  # (B, N, h * w, D)
+        depth = depth_probability.flatten(3).transpose(2, 3)  # (B, N, h * w, D)
+        if torch.compiler.is_exporting():
+            # Camera after camera: the matrix of weights is the largest tensor, and one camera's is enough at a time.
+            views = [
+                splat_dense(context[i, j].flatten(1), depth[i, j], cells[i, j], count)
+                for i in range(b)
+                for j in range(n)
+            ]
+            maps = [sum(views[i * n + 1 : (i + 1) * n], views[i * n]) for i in range(b)]
+            return torch.stack(maps).reshape(b, c, *self.grid.shape)
+        # Rows of the batch share one splat: cells of frame i start at i * count, and what is outside stays so.
+        offset = torch.arange(b, device=cells.device).reshape(b, 1, 1, 1) * count
+        cells = torch.where(cells < count, cells + offset, b * count)
+        rays = context.flatten(3).transpose(2, 3).flatten(0, 2)
+        exact = torch.promote_types(context.dtype, torch.float32)  # half precision sums would lose small weights
+        bev = splat(rays.to(exact), depth.flatten(0, 2).to(exact), cells.flatten(0, 2), b * count)
+        return bev.reshape(b, *self.grid.shape, c).permute(0, 3, 1, 2).to(context.dtype)
+
+    def cells(self, img_from_ego: Tensor, camera_valid: Tensor, h: int, w: int) -> Tensor:
+        """(B, N, h * w, D) int64: ix * Y + iy of each frustum point, or X * Y where it is outside or its camera off.
+
+        p_ego = A^-1 ([u, v, 1] d - t) with [A | t] the upper rows of img_from_ego. Written as origin + d * direction:
+        each coordinate is then monotone in d even in rounded arithmetic, and a ray meets a cell in one run of bins.
+        """
+        device, (x, y), grid = img_from_ego.device, self.grid.shape, self.grid
+        dtype = torch.float64 if img_from_ego.dtype == torch.float64 else torch.float32
+        img_from_ego = img_from_ego.to(dtype)
+        ego_from_pixel = inverse_3x3(img_from_ego[..., :3, :3])
+        origin = -torch.matmul(ego_from_pixel, img_from_ego[..., :3, 3:])[..., None]  # (B, N, 3, 1, 1)
+        u = (torch.arange(w, device=device, dtype=dtype) + 0.5) * self.stride - 0.5
+        v = (torch.arange(h, device=device, dtype=dtype) + 0.5) * self.stride - 0.5
+        pixels = torch.stack([u.repeat(h), v.repeat_interleave(w), torch.ones(h * w, device=device, dtype=dtype)])
+        direction = torch.matmul(ego_from_pixel, pixels)[..., None]  # (B, N, 3, h * w, 1)
+        steps = torch.arange(self.bins.count, device=device, dtype=dtype) + self.depth_at
+        points = origin + direction * (self.bins.start + self.bins.step * steps)
+        px, py, pz = points.unbind(dim=2)
+        # Floor, not truncation: what lies just below the range must not enter cell 0.
+        ix = ((px - grid.x_min) / grid.step).floor()
+        iy = ((py - grid.y_min) / grid.step).floor()
+        inside = (ix >= 0) & (ix < x) & (iy >= 0) & (iy < y) & (pz >= self.z_range[0]) & (pz < self.z_range[1])
+        inside = inside & (camera_valid[..., None, None] > 0)
+        return torch.where(inside, ix * y + iy, x * y).long()  # NaN of a broken camera is outside, too

@@ -1,0 +1,71 @@
+"""Sum of depth x context over the frustum points of each cell, without a tensor of depth x context.
+
+LSS's pooling (Philion & Fidler, ECCV 2020), computed as in BEVPoolv2 (Huang & Huang, 2022): points are sorted by cell
+once; each cell then gathers the depth weight and the context row of its points. Here the gather-and-sum is torch's
+embedding bag, which has kernels for CPU and CUDA: nothing to compile.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Elements of the largest temporary in the gradient of depth: small enough for a CPU's cache, large enough for a GPU.
+CHUNK_CPU = 1 << 18
+CHUNK_GPU = 1 << 26
+
+
+class _Splat(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, context: Tensor, depth: Tensor, cells: Tensor, count: int) -> Tensor:  # type: ignore[no-untyped-def]
+        flat = cells.flatten()
+        inside = (flat < count).nonzero().flatten()
+        keys, order = flat[inside].sort()
+        points = inside[order]
+        first = torch.searchsorted(keys, torch.arange(count, device=keys.device))
+        rays = torch.div(points, cells.shape[1], rounding_mode="floor")
+        ctx.save_for_backward(context, depth, cells)
+        return F.embedding_bag(rays, context, first, mode="sum", per_sample_weights=depth.flatten()[points])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
+        context, depth, cells = ctx.saved_tensors
+        grad = F.pad(grad, (0, 0, 0, 1))  # the row of zeros that points outside the grid read
+        # Points lie ray after ray already: this direction needs no sorting.
+        grad_context = F.embedding_bag(cells, grad, mode="sum", per_sample_weights=depth)
+        budget = CHUNK_GPU if grad.is_cuda else CHUNK_CPU
+        rays = max(1, budget // (cells.shape[1] * grad.shape[1]))
+        grad_depth = torch.empty_like(depth)
+        for i in range(0, len(cells), rays):
+            part = slice(i, i + rays)
+            grad_depth[part] = torch.bmm(grad[cells[part]], context[part, :, None])[..., 0]
+        return grad_context, grad_depth, None, None
+
+
+def splat(context: Tensor, depth: Tensor, cells: Tensor, count: int) -> Tensor:
+    """context (R, C) and depth (R, D) of R rays, cells (R, D) int64 -> (count, C) sums.
+
+    cells[r, d] in [0, count) is where point d of ray r falls; `count` itself means outside. Row i of the result is the
+    sum of depth[r, d] * context[r] over all points with cells[r, d] == i.
+    """
+    result: Tensor = _Splat.apply(context.contiguous(), depth.contiguous(), cells, count)
+    return result
+
+
+def splat_dense(context: Tensor, depth: Tensor, cells: Tensor, count: int) -> Tensor:
+    """context (C, R), depth (R, D), cells (R, D) -> (C, count): the same sums in operators that TensorRT's parser takes.
+
+    No scatter that adds is among them. A straight ray crosses a convex cell in one run of depth bins. The run's weights are summed first; then every
+    (ray, cell) pair occurs once, so that a plain scatter builds the (R, count) matrix of weights, and one matrix
+    product sums over rays. Needs cells that come from `LiftSplat.cells`: equal cells of a ray adjacent.
+    """
+    rays, bins = cells.shape
+    same = (cells[:, :, None] == cells[:, None, :]).to(depth.dtype)
+    run_weight = torch.matmul(same, depth[..., None])[..., 0]
+    before = torch.cat([torch.full_like(cells[:, :1], -1), cells[:, :-1]], dim=1)
+    # Points outside, and all but the first of a run, go to columns of their own behind the last cell.
+    spare = count + torch.arange(bins, device=cells.device)
+    column = torch.where((cells != before) & (cells < count), cells, spare)
+    weights = torch.zeros(rays, count + bins, dtype=depth.dtype, device=depth.device).scatter(1, column, run_weight)
+    return torch.matmul(context, weights)[:, :count]
