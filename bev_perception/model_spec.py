@@ -25,8 +25,11 @@ CLASSES = (
 BOX_CHANNELS = ("dx", "dy", "z", "log_l", "log_w", "log_h", "sin_yaw", "cos_yaw", "vx", "vy")
 
 
-# Planes that radar_bev may have (preprocess.radar makes them) and how images may be scaled (preprocess.images).
+# Planes that radar_bev may have, columns of radar_points (preprocess.radar makes both), and how images may be scaled
+# (preprocess.images).
 RADAR_CHANNELS = ("log_count", "rcs", "vx", "vy", "age", "dx", "dy")
+RADAR_FORMATS = ("map", "pillars")
+PILLAR_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy")
 INTERPOLATIONS = ("area", "linear")
 COLOR_ORDERS = ("bgr", "rgb")
 
@@ -53,25 +56,45 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class RadarSpec:
-    """Accumulation and rasterisation of radar points; `channels` names the planes of radar_bev."""
+    """Accumulation of radar points and the form in which the network takes them.
+
+    format `map`: rasterised over the grid; `channels` names the planes of radar_bev.
+    format `pillars`: the points themselves, grouped by the cells of a finer grid of `pillar_step` m, at most
+    `pillar_points` in each of at most `max_pillars`, as PillarNet takes them (Shi et al., ECCV 2022; RadarDistill).
+    """
 
     sweeps: int = 6
     max_age_s: float = 0.6
     channels: tuple[str, ...] = RADAR_CHANNELS
+    format: str = "map"
+    pillar_step: float = 0.1
+    max_pillars: int = 4000
+    pillar_points: int = 10
 
     def __post_init__(self) -> None:
         if not self.channels or set(self.channels) - set(RADAR_CHANNELS):
             raise ValueError(f"radar.channels must be some of {RADAR_CHANNELS}, found {self.channels}")
+        if self.format not in RADAR_FORMATS:
+            raise ValueError(f"radar.format must be one of {RADAR_FORMATS}, found {self.format!r}")
+        if self.pillar_step <= 0 or self.max_pillars < 1 or self.pillar_points < 1:
+            raise ValueError(f"radar.pillar_step, .max_pillars and .pillar_points must be positive, found {self}")
 
 
 @dataclass(frozen=True)
 class TemporalSpec:
-    """The student was trained with a previous state about `interval_s` old; states outside [min, max] are not used."""
+    """The student was trained with a previous state about `interval_s` old; states outside [min, max] are not used.
+
+    state_channels 0: a student without memory.
+    """
 
     state_channels: int = 64
     interval_s: float = 0.5
     min_age_s: float = 0.2
     max_age_s: float = 1.1
+
+    def __post_init__(self) -> None:
+        if self.state_channels < 0:
+            raise ValueError(f"temporal.state_channels must be 0 (no memory) or more, found {self.state_channels}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +108,10 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Facts about one exported student. Distances in metres, scores in [0, 1]; dicts are keyed by class name."""
+    """Facts about one exported student. Distances in metres, scores in [0, 1]; dicts are keyed by class name.
+
+    A student may lack cameras, radars or memory; inputs() and outputs() then lack what belongs to them.
+    """
 
     name: str
     cameras: tuple[str, ...]
@@ -101,32 +127,63 @@ class ModelSpec:
     onnx_sha256: str = ""
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        if self.radar.format == "pillars":
+            self.pillar_grid()
+
+    def pillar_grid(self) -> BevGrid:
+        """The grid's range in cells of radar.pillar_step. Raises ValueError unless they divide the grid's cells."""
+        cells = self.grid.step / self.radar.pillar_step
+        if abs(cells - round(cells)) > 1e-6:
+            raise ValueError(
+                f"radar.pillar_step must divide grid.step into whole cells, found {self.radar.pillar_step} and "
+                f"{self.grid.step} ({cells:g} cells)"
+            )
+        return dataclasses.replace(self.grid, step=self.radar.pillar_step)
+
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What the engine takes, in order."""
-        n, r = len(self.cameras), len(self.radars)
-        x, y = self.grid.shape
-        return (
-            TensorSpec("images", (n, self.image.height, self.image.width, 3), "uint8"),
-            TensorSpec("img_from_ego", (n, 4, 4), "float32"),
-            TensorSpec("camera_valid", (n,), "float32"),
-            TensorSpec("radar_bev", (len(self.radar.channels), x, y), "float32"),
-            TensorSpec("radar_valid", (r,), "float32"),
-            TensorSpec("prev_bev", (self.temporal.state_channels, x, y), "float32"),
-            TensorSpec("prev_from_curr", (4, 4), "float32"),
-            TensorSpec("prev_valid", (1,), "float32"),
-            TensorSpec("prev_dt", (1,), "float32"),
-        )
+        tensors: list[TensorSpec] = []
+        if self.cameras:
+            n = len(self.cameras)
+            tensors += [
+                TensorSpec("images", (n, self.image.height, self.image.width, 3), "uint8"),
+                TensorSpec("img_from_ego", (n, 4, 4), "float32"),
+                TensorSpec("camera_valid", (n,), "float32"),
+            ]
+        if self.radars:
+            tensors += [*self._radar_inputs(), TensorSpec("radar_valid", (len(self.radars),), "float32")]
+        if self.temporal.state_channels:
+            tensors += [
+                TensorSpec("prev_bev", (self.temporal.state_channels, *self.grid.shape), "float32"),
+                TensorSpec("prev_from_curr", (4, 4), "float32"),
+                TensorSpec("prev_valid", (1,), "float32"),
+                TensorSpec("prev_dt", (1,), "float32"),
+            ]
+        return tuple(tensors)
+
+    def _radar_inputs(self) -> list[TensorSpec]:
+        if self.radar.format == "map":
+            return [TensorSpec("radar_bev", (len(self.radar.channels), *self.grid.shape), "float32")]
+        pillars, points = self.radar.max_pillars, self.radar.pillar_points
+        # int32: TensorRT 8 takes no int64 inputs.
+        return [
+            TensorSpec("radar_points", (pillars, points, len(PILLAR_COLUMNS)), "float32"),
+            TensorSpec("radar_counts", (pillars,), "int32"),
+            TensorSpec("radar_cells", (pillars,), "int32"),  # ix * Y + iy of pillar_grid(), each at most once
+        ]
 
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What the engine gives, in order: the top-K peaks over classes and cells, and the state for the next step."""
-        x, y = self.grid.shape
-        return (
+        tensors = [
             TensorSpec("scores", (self.top_k,), "float32"),
             TensorSpec("labels", (self.top_k,), "int64"),
             TensorSpec("cells", (self.top_k,), "int64"),  # ix * Y + iy
             TensorSpec("boxes", (self.top_k, len(BOX_CHANNELS)), "float32"),
-            TensorSpec("bev", (self.temporal.state_channels, x, y), "float32"),
-        )
+        ]
+        if self.temporal.state_channels:
+            tensors.append(TensorSpec("bev", (self.temporal.state_channels, *self.grid.shape), "float32"))
+        return tuple(tensors)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -136,7 +193,7 @@ def _from_dict(cls: type, data: dict[str, Any], where: str) -> Any:
     """Build a dataclass from JSON; unknown or missing keys and wrong types are errors, lists become tuples."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(data) - set(fields))
-    missing = sorted(set(fields) - set(data))
+    missing = sorted(set(fields) - set(data) - ADDED_LATER.get(cls, frozenset()))
     if unknown or missing:
         raise BundleError(
             f"{where}: unknown keys {unknown}, missing keys {missing}; export the bundle again with this version"
@@ -159,6 +216,10 @@ JSON_TYPES: dict[str, Any] = {
     "tuple[str, ...]": list,
     "dict[str, float]": dict,
 }
+# Keys that bundles of this format may lack, because they are older: the default says what those bundles meant.
+ADDED_LATER: dict[type, frozenset[str]] = {
+    RadarSpec: frozenset({"format", "pillar_step", "max_pillars", "pillar_points"}),
+}
 NESTED = {"grid": BevGrid, "image": ImageSpec, "radar": RadarSpec, "temporal": TemporalSpec}
 
 
@@ -176,6 +237,8 @@ def parse_spec(text: str, where: str = "model_spec.json") -> ModelSpec:
             raise BundleError(f"{where}: `{key}` must be an object, found {data.get(key)!r}")
         data[key] = _from_dict(cls, data[key], f"{where}: {key}")
     spec: ModelSpec = _from_dict(ModelSpec, data, where)
+    if not spec.cameras and not spec.radars:
+        raise BundleError(f"{where}: `cameras` and `radars` are both empty; a student needs a sensor")
     for name in ("score_threshold", "nms_radius"):
         if set(getattr(spec, name)) != set(spec.classes):
             raise BundleError(

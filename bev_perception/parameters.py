@@ -158,14 +158,20 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
         for name, value in v.items():
             if name.endswith(".frame_id") and not value:
                 errors.append(f"{name}: is required when extrinsics.source is `tf_static`")
-    anchor = v["anchor"] or spec.cameras[-1]
-    offset = v[f"cameras.{anchor}.offset_ms"]
+    anchor = _anchor(v, spec)
+    offset = v[f"cameras.{anchor}.offset_ms"] if anchor else 0.0
     if offset != 0.0:
         errors.append(f"cameras.{anchor}.offset_ms: {anchor} is the anchor, its offset is 0, found {offset}")
     if 2 * v["sync.camera_tolerance_ms"] > v["sync.period_ms"]:
         found = f"{v['sync.camera_tolerance_ms']} with a period of {v['sync.period_ms']:.3f} ms"
         errors.append(f"sync.camera_tolerance_ms: must be at most half of sync.period_ms, found {found}")
     return errors
+
+
+def _anchor(v: dict[str, Any], spec: ModelSpec) -> str:
+    """The camera that sets the stamps; "" for a model of radars alone, which sets them by their scans."""
+    anchor: str = v["anchor"]
+    return anchor or (spec.cameras[-1] if spec.cameras else "")
 
 
 def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
@@ -196,7 +202,7 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         odometry_frame=v["odometry.frame"],
         extrinsics_source=v["extrinsics.source"],
         extrinsics_file=resolve_path(v["extrinsics.file"]) if v["extrinsics.file"] else None,
-        anchor=v["anchor"] or spec.cameras[-1],
+        anchor=_anchor(v, spec),
         sync={
             "period_ns": ns("sync.period_ms"),
             "camera_tolerance_ns": ns("sync.camera_tolerance_ms"),

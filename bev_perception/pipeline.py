@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from bev_perception.decode import Thresholds, decode, thresholds_of
@@ -17,6 +18,7 @@ class BevPipeline:
     """Holds the engine, the memory and the thresholds (which may be replaced between steps).
 
     timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, total.
+    counters: reason -> how much of the sensors' data the model had no room for, since construction.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class BevPipeline:
         self.thresholds = thresholds or thresholds_of(spec)
         self.memory = TemporalMemory(spec, max_speed_mps)
         self.timings_ms: dict[str, float] = {}
+        self.counters: Counter[str] = Counter()
         self._clock = clock
 
     def step(self, frame: SensorFrame) -> Detections:
         """Detect in `frame`; frames come in stamp order. Sensors that are missing or unusable are masked and named."""
         started = self._clock()
-        inputs, problems = prepare_inputs(frame, self.spec)
+        inputs, problems, lost = prepare_inputs(frame, self.spec)
+        self.counters.update(lost)
         previous, memory_reset = self.memory.inputs(frame)
 
         prepared = self._clock()
@@ -48,12 +52,12 @@ class BevPipeline:
         decoded = decode(peaks, self.spec, self.thresholds)
         if decoded.not_finite:
             self.memory.reset("not_finite_output")  # a state that came with NaN would spoil every frame after it
-        else:
+        elif self.spec.temporal.state_channels:
             self.memory.store(frame, outputs["bev"])
 
         decoded_at = self._clock()
         self._note_timings(started, prepared, inferred, decoded_at)
-        valid = [*inputs["camera_valid"], *inputs["radar_valid"]]
+        valid = [*inputs.get("camera_valid", ()), *inputs.get("radar_valid", ())]
         return Detections(
             frame.stamp_ns,
             decoded.boxes,
@@ -62,7 +66,7 @@ class BevPipeline:
             decoded.labels,
             sensors_used=tuple(n for n, v in zip(self.spec.cameras + self.spec.radars, valid) if v > 0),
             missing=frame.missing | problems,
-            temporal_used=bool(previous["prev_valid"][0] > 0),
+            temporal_used=bool(previous) and bool(previous["prev_valid"][0] > 0),
             memory_reset=memory_reset,
         )
 

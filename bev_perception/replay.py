@@ -91,7 +91,8 @@ def replay(
     finally:
         backend.close()
     published = [(now_ns, strong_only(d, config.score_threshold, spec)) for now_ns, d in found]
-    return ReplayResult(published, found, Counter(synchronizer.counters), timings, skipped)
+    counters = Counter(synchronizer.counters) + pipeline.counters
+    return ReplayResult(published, found, counters, timings, skipped)
 
 
 def strong_only(detections: Detections, least: Mapping[str, float], spec: ModelSpec) -> Detections:

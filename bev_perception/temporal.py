@@ -25,6 +25,7 @@ class _State:
 class TemporalMemory:
     """States of the last `spec.temporal.max_age_s`, an eighth of `interval_s` apart or more: a bounded number.
 
+    A student without memory (state_channels 0) has no inputs of it, and nothing is stored.
     resets: reason -> how often states were thrown away. Reasons found here: `time_backward`, `gap`, `pose_jump`.
     """
 
@@ -43,6 +44,8 @@ class TemporalMemory:
 
         The state whose age is nearest `interval_s` within [min_age_s, max_age_s]; without one prev_valid is 0.
         """
+        if not self.spec.temporal.state_channels:
+            return {}, ""
         reason = self._discontinuity(frame)
         if reason:
             self.reset(reason)

@@ -46,7 +46,7 @@ def measured():
 
 def test_radar_loops_agree_with_the_fast_way(measured):
     _, frame = measured
-    radar_bev, _ = prepare_radar(frame, SPEC)
+    radar_bev = prepare_radar(frame, SPEC)[0]["radar_bev"]
     assert np.count_nonzero(radar_bev[0]) > 200
     np.testing.assert_allclose(stock.radar_map(frame, SPEC), radar_bev, atol=2e-4)
 

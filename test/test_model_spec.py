@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,15 @@ import pytest
 pytest.importorskip("onnx")
 import tiny_bundle
 
-from bev_perception.model_spec import CLASSES, BundleError, ModelSpec, load_bundle, parse_spec
+from bev_perception.model_spec import (
+    CLASSES,
+    BundleError,
+    ModelSpec,
+    RadarSpec,
+    TemporalSpec,
+    load_bundle,
+    parse_spec,
+)
 from bev_perception.preprocess.radar import rasterise
 
 SPEC = ModelSpec(
@@ -27,6 +36,43 @@ def test_shapes_follow_from_the_facts():
     assert shapes["images"] == (2, 128, 352, 3) and shapes["radar_valid"] == (1,)
     assert shapes["prev_bev"] == shapes["bev"] == (64, 128, 128)
     assert shapes["radar_bev"] == (7, 128, 128) and shapes["boxes"] == (200, 10)
+
+
+def names(tensors):
+    return [t.name for t in tensors]
+
+
+def test_a_model_without_cameras_radars_or_memory_lacks_their_tensors():
+    cameras, memory = (
+        ["images", "img_from_ego", "camera_valid"],
+        ["prev_bev", "prev_from_curr", "prev_valid", "prev_dt"],
+    )
+    radars, peaks = ["radar_bev", "radar_valid"], ["scores", "labels", "cells", "boxes"]
+    assert names(SPEC.inputs()) == cameras + radars + memory and names(SPEC.outputs()) == [*peaks, "bev"]
+    assert names(dataclasses.replace(SPEC, cameras=()).inputs()) == radars + memory
+    assert names(dataclasses.replace(SPEC, radars=()).inputs()) == cameras + memory
+    stateless = dataclasses.replace(SPEC, temporal=TemporalSpec(state_channels=0))
+    assert names(stateless.inputs()) == cameras + radars and names(stateless.outputs()) == peaks
+    assert parse_spec(stateless.to_json()) == stateless
+
+
+def test_pillars_replace_the_map():
+    spec = dataclasses.replace(SPEC, radar=RadarSpec(format="pillars", max_pillars=7, pillar_points=3))
+    radar = {t.name: (t.shape, t.dtype) for t in spec.inputs() if t.name.startswith("radar_")}
+    assert radar == {
+        "radar_points": ((7, 3, 6), "float32"), "radar_counts": ((7,), "int32"), "radar_cells": ((7,), "int32"),
+        "radar_valid": ((1,), "float32"),
+    }  # fmt: skip
+    assert spec.pillar_grid().shape == (1024, 1024) and parse_spec(spec.to_json()) == spec
+    with pytest.raises(ValueError, match=r"radar.pillar_step must divide grid.step .* 0.3 and 0.8"):
+        dataclasses.replace(SPEC, radar=RadarSpec(format="pillars", pillar_step=0.3))
+
+
+def test_older_bundles_load_and_mean_what_they_meant():
+    data = json.loads(SPEC.to_json())
+    for key in ("format", "pillar_step", "max_pillars", "pillar_points"):
+        del data["radar"][key]
+    assert parse_spec(json.dumps(data)) == SPEC
 
 
 def edited(path, value):
@@ -56,6 +102,11 @@ def edited(path, value):
         (edited(["image", "interpolation"], "cubic"), "image.interpolation must be one of"),
         (edited(["image", "color_order"], "gbr"), "image.color_order must be one of"),
         (edited(["radar", "channels"], ["height"]), "radar.channels must be some of"),
+        (edited(["radar", "format"], "voxels"), "radar.format must be one of"),
+        (edited(["radar", "max_pillars"], 0), "must be positive"),
+        (edited(["radar", "sweeps"], None), r"radar: .*missing keys \['sweeps'\]"),
+        (edited(["temporal", "state_channels"], -1), "temporal.state_channels must be 0"),
+        (dataclasses.replace(SPEC, cameras=(), radars=()).to_json(), "`cameras` and `radars` are both empty"),
         (edited(["top_k"], True), "`top_k` must be of type int"),
         (edited(["cameras"], "CAM_FRONT"), "`cameras` must be of type"),
         (edited(["nms_radius", "car"], None), "`nms_radius` must name exactly the classes"),

@@ -9,10 +9,13 @@ import pytest
 
 pytest.importorskip("onnx")
 import tiny_bundle
+from onnx import numpy_helper
+from onnx.parser import parse_model
 
 from bev_perception.decode import Thresholds, decode
 from bev_perception.geometry import make_transform
 from bev_perception.inference.backend import open_backend
+from bev_perception.model_spec import RadarSpec, TemporalSpec
 from bev_perception.pipeline import BevPipeline
 from bev_perception.preprocess import prepare_inputs
 from bev_perception.structures import (
@@ -157,3 +160,54 @@ def test_nan_from_the_engine_never_enters_the_memory(backend):
     after = [pipeline.step(frame_at(k)) for k in range(2, 10)]
     assert after[0].memory_reset == "not_finite_output" and all(len(d) > 0 for d in after)
     assert after[-1].temporal_used and np.isfinite(after[-1].boxes).all()
+
+
+PILLAR_GRAPH = """
+<ir_version: 8, opset_import: ["" : 17]>
+radar_only (float[30,4,6] radar_points, int32[30] radar_counts, int32[30] radar_cells, float[1] radar_valid)
+  => (float[20] scores, int64[20] labels, int64[20] cells, float[20,10] boxes)
+{
+  counts = Cast <to = 1> (radar_counts)
+  seen = Mul (counts, radar_valid)
+  where = Cast <to = 7> (radar_cells)
+  rows = Unsqueeze (where, one)
+  canvas = ScatterND (blank, rows, seen)
+  inside = Slice (canvas, zero, area, zero)
+  map = Reshape (inside, s_map)
+  coarse = MaxPool <kernel_shape = [5, 5], strides = [5, 5]> (map)
+  flat = Reshape (coarse, s_flat)
+  raw, cells = TopK (flat, k)
+  scores = Tanh (raw)
+  labels = Mul (cells, zero)
+  column = Unsqueeze (scores, one)
+  boxes = Mul (column, half)
+}
+"""
+
+
+def test_a_student_of_radars_alone_without_memory_runs(tmp_path):
+    """A cell's score is tanh of the number of points in its fullest pillar."""
+    radar = RadarSpec(format="pillars", pillar_step=0.1, max_pillars=30, pillar_points=4)
+    spec = dataclasses.replace(SPEC, cameras=(), radar=radar, temporal=TemporalSpec(state_channels=0))
+    x, y = spec.pillar_grid().shape
+    model = parse_model(PILLAR_GRAPH)
+    integers = {"zero": [0], "one": [1], "area": [x * y], "s_map": [1, 1, x, y], "s_flat": [-1], "k": [20]}
+    arrays = {name: np.array(value) for name, value in integers.items()}
+    arrays |= {"blank": np.zeros(x * y + 30, np.float32), "half": np.full(10, 0.5, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in arrays.items())
+    engine = open_backend(tiny_bundle.write_bundle(tmp_path, model, spec), threads=1)
+
+    pipeline = BevPipeline(spec, engine)
+    points = np.zeros((42, 6), np.float32)
+    points[:40, 0], points[:40, 1] = np.linspace(-3.95, 3.9, 40), 2.03  # 40 pillars for 30 places
+    points[40:, :2] = 0.23, -1.17  # two points in one
+    frame = dataclasses.replace(frame_at(0), cameras=())
+    sweep = RadarSweep(RadarScan("radar_a", 0, points), np.eye(4), frame.ego)
+    found = pipeline.step(dataclasses.replace(frame, radars=((sweep,),)))
+    assert found.sensors_used == ("radar_a",) and not found.temporal_used and found.memory_reset == ""
+    assert found.scores[0] == pytest.approx(np.tanh(2.0)) and found.scores[1] == pytest.approx(np.tanh(1.0))
+    np.testing.assert_allclose(found.boxes[0, :2], np.array([0.0, -1.5]) + 0.25 * np.tanh(2.0), atol=1e-6)
+    assert pipeline.counters == {"radar/pillars_over_limit": 11} and pipeline.memory.resets == {}
+    assert pipeline.step(dataclasses.replace(frame, radars=((),))).sensors_used == ()
+    assert len(pipeline.memory) == 0
+    engine.close()

@@ -10,9 +10,9 @@ import pytest
 from bev_perception.ego_motion import integrate_twist
 from bev_perception.geometry import invert, make_transform, rotation_from_yaw, transform_points
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import CLASSES, ModelSpec
+from bev_perception.model_spec import CLASSES, ModelSpec, RadarSpec
 from bev_perception.preprocess import prepare_inputs
-from bev_perception.preprocess.radar import accumulate, prepare_radar, radar_problems, rasterise
+from bev_perception.preprocess.radar import accumulate, group_pillars, prepare_radar, radar_problems, rasterise
 from bev_perception.structures import EgoPose, RadarScan, RadarSweep, SensorFrame
 
 MS = 1_000_000
@@ -100,14 +100,14 @@ def test_rows_with_nan_are_dropped_and_a_radar_of_nan_only_is_named():
     frame = frame_of([sweep_of("near", -20 * MS, [good, bad])], [sweep_of("far", -20 * MS, [bad, bad])])
     assert len(accumulate(frame, SPEC)) == 1
     assert radar_problems(frame, SPEC) == {"far": "nan"}
-    assert prepare_radar(frame, SPEC)[1].tolist() == [1.0, 0.0]
+    assert prepare_radar(frame, SPEC)[0]["radar_valid"].tolist() == [1.0, 0.0]
 
 
 def test_empty_scans_are_valid_and_missing_radars_are_not():
     empty = sweep_of("near", -20 * MS, np.zeros((0, 6)))
-    radar_bev, radar_valid = prepare_radar(frame_of([empty]), SPEC)
+    radar_bev, radar_valid = prepare_radar(frame_of([empty]), SPEC)[0].values()
     assert radar_valid.tolist() == [1.0, 0.0] and not radar_bev.any()
-    radar_bev, radar_valid = prepare_radar(frame_of([]), SPEC)
+    radar_bev, radar_valid = prepare_radar(frame_of([]), SPEC)[0].values()
     assert radar_valid.tolist() == [0.0, 0.0] and not radar_bev.any()
     assert radar_bev.shape == (7, 128, 128) and radar_bev.dtype == np.float32
 
@@ -168,7 +168,70 @@ def test_unknown_channels_are_refused():
 def test_inputs_have_the_shapes_the_spec_promises():
     spec = dataclasses.replace(SPEC, cameras=("a",))
     frame = SensorFrame(0, ego_at(0), (None,), ((sweep_of("near", -20 * MS, [[10.0, 0, 0, 1, 0, 0]]),), ()))
-    inputs, problems = prepare_inputs(frame, spec)
+    inputs, problems, lost = prepare_inputs(frame, spec)
     expected = {t.name: (t.shape, t.dtype) for t in spec.inputs() if not t.name.startswith("prev_")}
     assert {name: (a.shape, str(a.dtype)) for name, a in inputs.items()} == expected
-    assert problems == {}
+    assert problems == {} and lost == {}
+
+
+def pillars_by_loops(points, spec):
+    """cell -> its points, newest first."""
+    grid, members = spec.pillar_grid(), {}
+    for p in sorted(points.astype(np.float64).tolist(), key=lambda p: p[6]):
+        ix, iy = int(np.floor((p[0] - grid.x_min) / grid.step)), int(np.floor((p[1] - grid.y_min) / grid.step))
+        if 0 <= ix < grid.shape[0] and 0 <= iy < grid.shape[1]:
+            members.setdefault(ix * grid.shape[1] + iy, []).append(p[:6])
+    return members
+
+
+def pillar_spec(max_pillars=300, pillar_points=40):
+    radar = RadarSpec(format="pillars", pillar_step=0.2, max_pillars=max_pillars, pillar_points=pillar_points)
+    return dataclasses.replace(SPEC, grid=BevGrid(-8.0, 8.0, -4.0, 4.0, 0.8), radar=radar)
+
+
+def crowd():
+    rng = np.random.default_rng(2)
+    points = np.column_stack([rng.normal(0, 4, (150, 2)), rng.normal(0, 5, (150, 4)), rng.uniform(0, 0.6, 150)])
+    return np.concatenate([points, points[:60] + [0.001, 0, 0, 1, 0, 0, 0.01]]).astype(np.float32)
+
+
+def test_pillars_equal_loops_and_scatter_without_conflict():
+    spec, points = pillar_spec(), crowd()
+    arrays, lost = group_pillars(points, spec)
+    assert {n: (a.shape, str(a.dtype)) for n, a in arrays.items()} == {
+        t.name: (t.shape, t.dtype) for t in spec.inputs() if t.name.startswith("radar_") and t.name != "radar_valid"
+    }
+    expected = pillars_by_loops(points, spec)
+    used = int((arrays["radar_counts"] > 0).sum())
+    assert lost == {} and 50 < used == len(expected) < 300 and max(map(len, expected.values())) > 1
+    assert arrays["radar_cells"][:used].tolist() == sorted(expected)
+    for row, cell in enumerate(sorted(expected)):
+        count = arrays["radar_counts"][row]
+        np.testing.assert_allclose(arrays["radar_points"][row, :count], expected[cell], rtol=1e-6)
+        assert not arrays["radar_points"][row, count:].any()
+    x, y = spec.pillar_grid().shape
+    assert len(set(arrays["radar_cells"].tolist())) == 300 and arrays["radar_cells"].max() < x * y + 300
+    assert (arrays["radar_cells"][used:] >= x * y).all() and not arrays["radar_points"][used:].any()
+
+
+def test_too_many_pillars_or_points_keep_the_nearest_and_newest_and_are_counted():
+    spec, points = pillar_spec(max_pillars=20, pillar_points=1), crowd()
+    arrays, lost = group_pillars(points, spec)
+    everything, y = pillars_by_loops(points, spec), spec.pillar_grid().shape[1]
+    centers = spec.pillar_grid().centers()
+    nearest = sorted(everything, key=lambda c: (np.hypot(*centers[c // y, c % y]), c))[:20]
+    assert arrays["radar_cells"].tolist() == sorted(nearest)
+    for row, cell in enumerate(sorted(nearest)):
+        np.testing.assert_allclose(arrays["radar_points"][row, 0], everything[cell][0], rtol=1e-6)
+    assert lost == {
+        "pillars_over_limit": len(everything) - 20,
+        "points_over_limit": sum(len(everything[c]) - 1 for c in nearest),
+    }
+    assert lost["points_over_limit"] > 0
+    frame = frame_of([sweep_of("near", -20 * MS, points[:, :6])])
+    assert prepare_inputs(frame, spec)[2].keys() == {"radar/pillars_over_limit", "radar/points_over_limit"}
+
+
+def test_no_points_make_empty_pillars():
+    arrays, lost = group_pillars(np.zeros((0, 7), np.float32), pillar_spec())
+    assert lost == {} and not arrays["radar_points"].any() and not arrays["radar_counts"].any()

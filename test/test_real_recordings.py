@@ -93,7 +93,7 @@ def scene():
 def test_projection_agrees_with_the_data_sets_own_matrices(scene):
     """img_from_ego, with ego motion from the twist, against lidar2cam, which the data set made from its poses."""
     frame, lidar, _, info = scene
-    inputs, problems = prepare_inputs(frame, SPEC)
+    inputs, problems, _ = prepare_inputs(frame, SPEC)
     assert problems == {} and inputs["camera_valid"].tolist() == [1.0] * 6
     lidar_from_ego = invert(np.array(info["lidar"]["lidar2ego"]))
     for i, name in enumerate(CAMERAS):
@@ -110,7 +110,7 @@ def test_projection_agrees_with_the_data_sets_own_matrices(scene):
 
 def test_lidar_points_of_annotated_objects_lie_in_their_boxes_outlines(scene):
     frame, lidar, boxes, info = scene
-    inputs, _ = prepare_inputs(frame, SPEC)
+    inputs, _, _ = prepare_inputs(frame, SPEC)
     height, width = SPEC.image.height, SPEC.image.width
     seen_objects = 0
     for box, annotation in zip(boxes, info["boxes_lidar"]):

@@ -9,7 +9,7 @@ import pytest
 
 from bev_perception.geometry import make_transform, rotation_from_yaw, transform_points
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import CLASSES, ModelSpec
+from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec
 from bev_perception.structures import EgoPose, SensorFrame
 from bev_perception.temporal import TemporalMemory
 
@@ -120,3 +120,10 @@ def test_device_handles_pass_through_untouched():
     handle = object()
     memory.store(frame_at(0.0), handle)
     assert memory.inputs(frame_at(0.5))[0]["prev_bev"] is handle
+
+
+def test_a_model_without_memory_has_no_inputs_of_it_and_nothing_to_reset():
+    memory = TemporalMemory(dataclasses.replace(SPEC, temporal=TemporalSpec(state_channels=0)))
+    assert memory.inputs(frame_at(1.0)) == ({}, "") and memory.inputs(frame_at(0.0)) == ({}, "")
+    memory.reset("calibration_changed")
+    assert not memory.resets

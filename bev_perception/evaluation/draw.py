@@ -256,8 +256,10 @@ def _moved(objects: Objects, seconds: float) -> Objects:
 def mosaic(panels: list[np.ndarray], bev: np.ndarray, gap: int = 4) -> np.ndarray:
     """Panels of one size, in ring order (clockwise from front left) -> two rows, front above back, and the BEV beside.
 
-    The rear row is turned round, so that left is left in both rows.
+    The rear row is turned round, so that left is left in both rows. Without panels the BEV alone.
     """
+    if not panels:
+        return bev
     height, width = panels[0].shape[:2]
     columns = (len(panels) + 1) // 2
     canvas = np.full((2 * height + gap, columns * (width + gap) + bev.shape[1], 3), BACKGROUND, dtype=np.uint8)

@@ -80,6 +80,7 @@ class TensorRtBackend:
         self.details = {"version": trt.__version__, "gpu": gpu.name, "precision": precision}
         self._trt, self._gpu, self._cuda = trt, gpu, gpu.cuda
         self._tensors = {t.name: t for t in (*spec.inputs(), *spec.outputs())}
+        self._stateful = STATE_OUT in self._tensors
         self._pool = BufferPool(lambda: self._allocate(_size(self._tensors[STATE_OUT])))
         self._host: dict[str, np.ndarray] = {}
         self._device: dict[str, Any] = {}
@@ -121,8 +122,9 @@ class TensorRtBackend:
             if name != STATE_OUT:
                 self._host[name] = self._cuda.pagelocked_empty(tensor.shape, np.dtype(DTYPES[types[name].name]))
                 self._device[name] = self._allocate(self._host[name].nbytes)
-        self._zero_state = self._allocate(_size(self._tensors[STATE_IN]))
-        self._cuda.memset_d8(self._zero_state, 0, _size(self._tensors[STATE_IN]))
+        if self._stateful:
+            self._zero_state = self._allocate(_size(self._tensors[STATE_IN]))
+            self._cuda.memset_d8(self._zero_state, 0, _size(self._tensors[STATE_IN]))
 
     def infer(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """See InferenceBackend.infer. Blocks until the outputs are there."""
@@ -144,8 +146,10 @@ class TensorRtBackend:
             else:
                 np.copyto(self._host[name], value)
                 self._cuda.memcpy_htod_async(self._device[name], self._host[name], self._stream)
-        state = DeviceState(self._pool, self._tensors[STATE_OUT], self)
-        addresses[STATE_OUT] = int(state.buffer)
+        states: dict[str, Any] = {}
+        if self._stateful:
+            states[STATE_OUT] = DeviceState(self._pool, self._tensors[STATE_OUT], self)
+            addresses[STATE_OUT] = int(states[STATE_OUT].buffer)
         for name, address in addresses.items():
             self._context.set_tensor_address(name, address)
         if not self._context.execute_async_v3(self._stream.handle):
@@ -155,7 +159,7 @@ class TensorRtBackend:
             self._cuda.memcpy_dtoh_async(self._host[tensor.name], self._device[tensor.name], self._stream)
         self._stream.synchronize()
         # A copy, also where the dtype agrees: the pinned buffer is overwritten by the next call.
-        return {t.name: self._host[t.name].astype(t.dtype) for t in arrays} | {STATE_OUT: state}
+        return {t.name: self._host[t.name].astype(t.dtype) for t in arrays} | states
 
     def fetch(self, value: Any) -> np.ndarray:
         """DeviceState -> array on the host; arrays pass through."""

@@ -10,15 +10,17 @@ from bev_perception.preprocess.radar import prepare_radar, radar_problems
 from bev_perception.structures import SensorFrame
 
 
-def prepare_inputs(frame: SensorFrame, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """-> (arrays named as in ModelSpec.inputs(), without prev_*; sensor -> reason where there but unusable)."""
-    images, img_from_ego, camera_valid, problems = prepare_images(frame, spec)
-    radar_bev, radar_valid = prepare_radar(frame, spec)
-    inputs = {
-        "images": images,
-        "img_from_ego": img_from_ego,
-        "camera_valid": camera_valid,
-        "radar_bev": radar_bev,
-        "radar_valid": radar_valid,
-    }
-    return inputs, problems | radar_problems(frame, spec)
+def prepare_inputs(frame: SensorFrame, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, int]]:
+    """-> arrays named as in ModelSpec.inputs(), without prev_*; sensor -> reason where there but unusable; reason ->
+    number of what the model has no room for (`radar/pillars_over_limit`, `radar/points_over_limit`)."""
+    inputs: dict[str, np.ndarray] = {}
+    problems: dict[str, str] = {}
+    lost: dict[str, int] = {}
+    if spec.cameras:
+        inputs["images"], inputs["img_from_ego"], inputs["camera_valid"], problems = prepare_images(frame, spec)
+    if spec.radars:
+        radar, over = prepare_radar(frame, spec)
+        inputs |= radar
+        problems |= radar_problems(frame, spec)
+        lost = {f"radar/{reason}": n for reason, n in over.items()}
+    return inputs, problems, lost

@@ -1,4 +1,4 @@
-"""Radar sweeps -> one ego-motion compensated cloud -> a BEV map."""
+"""Radar sweeps -> one ego-motion compensated cloud -> a BEV map or pillars of points."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from bev_perception.geometry import invert
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import ModelSpec
+from bev_perception.model_spec import PILLAR_COLUMNS, ModelSpec
 from bev_perception.structures import RadarSweep, SensorFrame
 
 # Columns of the accumulated cloud: m, dBsm, m/s over ground along ego x and y, s.
@@ -78,14 +78,57 @@ def rasterise(points: np.ndarray, grid: BevGrid, channels: tuple[str, ...]) -> n
     return maps.reshape(len(channels), x, y)
 
 
-def prepare_radar(frame: SensorFrame, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:
-    """SensorFrame -> radar_bev (C, X, Y) float32, radar_valid (R,) float32.
+def group_pillars(points: np.ndarray, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """(P, 7) accumulated points -> the pillars of ModelSpec.inputs(), and how much did not fit (reason -> number).
 
-    A radar that sees nothing is valid; one that is missing or whose sweeps cannot be used is not.
+    radar_points (V, M, 6) float32 of PILLAR_COLUMNS (m, dBsm, m/s), 0 where empty; radar_counts (V,) int32, points in
+    the pillar; radar_cells (V,) int32, rising. An empty row has count 0 and a cell of its own beyond the grid,
+    X * Y + row: no two rows have the same cell, so that a scatter is well defined on every engine.
+    Of a pillar's points the newest are kept, of the pillars those nearest to base_link.
+    """
+    grid, limit, room = spec.pillar_grid(), spec.radar.max_pillars, spec.radar.pillar_points
+    x, y = grid.shape
+    cells, inside = grid.cells(points[:, :2])
+    points, flat = points[inside], (cells[:, 0] * y + cells[:, 1])[inside]
+    order = np.lexsort((points[:, 6], flat))  # by cell, the newest first
+    points, flat = points[order], flat[order]
+    occupied, first, counts = np.unique(flat, return_index=True, return_counts=True)
+    rank = np.arange(len(flat)) - np.repeat(first, counts)
+    distance = np.hypot(*(grid.centers().reshape(-1, 2)[occupied]).T)
+    kept = np.sort(np.argsort(distance, kind="stable")[:limit])
+    row_of = np.full(len(occupied), -1)
+    row_of[kept] = np.arange(len(kept))
+    row = np.repeat(row_of, counts)
+    fits = (row >= 0) & (rank < room)
+
+    arrays = {
+        "radar_points": np.zeros((limit, room, len(PILLAR_COLUMNS)), dtype=np.float32),
+        "radar_counts": np.zeros(limit, dtype=np.int32),
+        "radar_cells": np.arange(x * y, x * y + limit, dtype=np.int32),
+    }
+    arrays["radar_points"][row[fits], rank[fits]] = points[fits, : len(PILLAR_COLUMNS)]
+    arrays["radar_counts"][: len(kept)] = np.minimum(counts[kept], room)
+    arrays["radar_cells"][: len(kept)] = occupied[kept]
+    lost = {"pillars_over_limit": len(occupied) - len(kept), "points_over_limit": int((rank[row >= 0] >= room).sum())}
+    return arrays, {reason: n for reason, n in lost.items() if n}
+
+
+def radar_arrays(points: np.ndarray, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """(P, 7) accumulated points -> the radar inputs of the spec without radar_valid, and what did not fit."""
+    if spec.radar.format == "pillars":
+        return group_pillars(points, spec)
+    return {"radar_bev": rasterise(points, spec.grid, spec.radar.channels)}, {}
+
+
+def prepare_radar(frame: SensorFrame, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """SensorFrame -> (the radar inputs of ModelSpec.inputs(), reason -> number of what did not fit into them).
+
+    radar_valid: a radar that sees nothing is valid; one that is missing or whose sweeps cannot be used is not.
     """
     broken = radar_problems(frame, spec)
     valid = [bool(sweeps) and name not in broken for name, sweeps in zip(spec.radars, frame.radars)]
-    return rasterise(accumulate(frame, spec), spec.grid, spec.radar.channels), np.array(valid, dtype=np.float32)
+    arrays, lost = radar_arrays(accumulate(frame, spec), spec)
+    return arrays | {"radar_valid": np.array(valid, dtype=np.float32)}, lost
 
 
 def radar_problems(frame: SensorFrame, spec: ModelSpec) -> dict[str, str]:

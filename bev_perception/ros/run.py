@@ -107,9 +107,10 @@ class ActiveRun:
         return tuple(reports)
 
     def counters(self) -> dict[str, int]:
-        """What intake and synchroniser counted since activation: `SENSOR/reason`, `frame/reason`, `reset/reason`."""
+        """What intake, synchroniser and pipeline counted since activation: `SENSOR/reason`, `frame/reason`,
+        `reset/reason`, `radar/reason`."""
         with self._lock:
-            return dict(self._sync.counters)
+            return dict(self._sync.counters) | dict(self._pipeline.counters)
 
     def _report(self, sensor: str, reason: str, detail: str) -> None:
         if self._telemetry.note(f"{sensor}/{reason}", detail):
