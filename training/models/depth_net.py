@@ -1,0 +1,169 @@
+"""Depth distribution and context of each image feature: BEVDet's one convolution, BEVDepth's camera-aware network.
+
+Both: forward(features (B, N, F, h, w), img_from_ego (B, N, 4, 4), camera_valid (B, N), image_size) ->
+depth logits (B, N, D, h, w), context (B, N, C, h, w).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.models.backbones.resnet import BasicBlock
+from training.models.center_head import conv_bn_relu
+from training.models.deform_conv import DeformConv
+from training.models.view.depth_bins import DepthBins
+
+CAMERA_CHANNELS = 18
+EPSILON = 1e-6
+
+
+class PlainDepth(nn.Module):
+    """One 1x1 convolution (LSS, Philion & Fidler, ECCV 2020; BEVDet, Huang et al., 2021)."""
+
+    def __init__(self, in_channels: int, bins: int, context: int) -> None:
+        super().__init__()
+        self.bins = bins
+        self.conv = nn.Conv2d(in_channels, bins + context, 1)
+
+    def forward(
+        self, features: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        both = self.conv(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        return both[:, :, : self.bins], both[:, :, self.bins :]
+
+
+def camera_vector(img_from_ego: Tensor, camera_valid: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """What a projection says about its camera: (B, N, 4, 4), (B, N) -> (B, N, 18) float32.
+
+    BEVDepth feeds intrinsics, image augmentation, BEV augmentation and mounting one by one (27 numbers). The engine's
+    input is their product, the 3 x 4 projection, so it is taken apart again (RQ decomposition): focal lengths,
+    principal point and skew in units of the image's size (resize and crop are in them; a mirrored image or world turns
+    the sign of fx), log scale of the ego frame (BEV scaling), rotation cam_from_ego (9, with image and BEV rotation)
+    and the camera's place in the ego frame in 10 m (3). A camera that is off gives the vector of an identity matrix.
+    """
+    height, width = image_size
+    eye = torch.eye(4, device=img_from_ego.device, dtype=torch.float32)
+    matrix = torch.where(camera_valid[..., None, None] > 0, img_from_ego.float(), eye)
+    m1, m2, m3 = matrix[..., 0, :3], matrix[..., 1, :3], matrix[..., 2, :3]
+    scale = m3.norm(dim=-1, keepdim=True).clamp(min=EPSILON)
+    m1, m2, r3, p = m1 / scale, m2 / scale, m3 / scale, matrix[..., :3, 3] / scale
+    cy = (m2 * r3).sum(-1, keepdim=True)
+    fy = (m2 - cy * r3).norm(dim=-1, keepdim=True).clamp(min=EPSILON)
+    r2 = (m2 - cy * r3) / fy
+    cx, skew = (m1 * r3).sum(-1, keepdim=True), (m1 * r2).sum(-1, keepdim=True)
+    r1 = r2[..., [1, 2, 0]] * r3[..., [2, 0, 1]] - r2[..., [2, 0, 1]] * r3[..., [1, 2, 0]]
+    fx = (m1 * r1).sum(-1, keepdim=True)
+    fx_safe = torch.where(fx.abs() < EPSILON, EPSILON, fx)
+    # Back substitution: K t = p with K = [[fx, skew, cx], [0, fy, cy], [0, 0, 1]]; the camera stands at -R^T t.
+    t3 = p[..., 2:]
+    t2 = (p[..., 1:2] - cy * t3) / fy
+    t1 = (p[..., :1] - skew * t2 - cx * t3) / fx_safe
+    place = -(r1 * t1 + r2 * t2 + r3 * t3) / 10
+    intrinsics = torch.cat([fx / width, fy / height, cx / width, cy / height, skew / width, scale.log()], dim=-1)
+    return torch.cat([intrinsics, r1, r2, r3, place], dim=-1)
+
+
+@dataclass(frozen=True)
+class DepthNetConfig:
+    """BEVDepth's sizes. mid: channels inside; aspp: of each branch of the pyramid; blocks: residual blocks."""
+
+    bins: DepthBins = field(default_factory=lambda: DepthBins(2.0, 0.5, 112))
+    context: int = 80
+    mid: int = 512
+    aspp: int = 256
+    blocks: int = 3
+    dilations: tuple[int, ...] = (1, 6, 12, 18)
+    deform_groups: int = 4
+    dropout: float = 0.5
+
+
+class CameraAwareDepth(nn.Module):
+    """BEVDepth's DepthNet (Li et al., AAAI 2023): features gated by the camera, then a deep depth branch.
+
+    Deformable convolution as in DeformConv (grid sampling), unmodulated as the original's.
+    """
+
+    def __init__(self, in_channels: int, config: DepthNetConfig) -> None:
+        super().__init__()
+        mid = config.mid
+        self.reduce = conv_bn_relu(in_channels, mid)
+        self.camera_norm = nn.BatchNorm1d(CAMERA_CHANNELS)
+        self.depth_gate, self.context_gate = CameraGate(mid), CameraGate(mid)
+        self.depth = nn.Sequential(
+            *(BasicBlock(mid, mid) for _ in range(config.blocks)),
+            Aspp(mid, config.aspp, config.dilations, config.dropout),
+            DeformConv(mid, mid, groups=config.deform_groups, modulated=False),
+            nn.Conv2d(mid, config.bins.count, 1),
+        )
+        self.context = nn.Conv2d(mid, config.context, 1)
+
+    def forward(
+        self, features: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        cameras = features.shape[:2]
+        x = self.reduce(features.flatten(0, 1))
+        vector = self.camera_norm(camera_vector(img_from_ego, camera_valid, image_size).flatten(0, 1))
+        depth = self.depth(self.depth_gate(x, vector))
+        context = self.context(self.context_gate(x, vector))
+        return depth.unflatten(0, cameras), context.unflatten(0, cameras)
+
+
+class CameraGate(nn.Module):
+    """Squeeze-and-excitation (Hu et al., CVPR 2018) where the camera, not the image, decides: x times a sigmoid."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(CAMERA_CHANNELS, channels), nn.ReLU(),
+            nn.Linear(channels, channels),
+            nn.Linear(channels, channels), nn.ReLU(),
+            nn.Linear(channels, channels),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        return x * self.layers(vector).sigmoid()[..., None, None].to(x.dtype)
+
+
+class Aspp(nn.Module):
+    """Atrous spatial pyramid pooling (Chen et al., 2017): one branch per dilation and one of the image's mean."""
+
+    def __init__(self, channels: int, hidden: int, dilations: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList()
+        for dilation in dilations:
+            kernel = 1 if dilation == 1 else 3
+            conv = nn.Conv2d(channels, hidden, kernel, 1, dilation * (kernel // 2), dilation, bias=False)
+            self.branches.append(nn.Sequential(conv, nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)))
+        self.mean = conv_bn_relu(channels, hidden, kernel=1)
+        self.join = conv_bn_relu(hidden * (len(dilations) + 1), channels, kernel=1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.mean(x.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        return self.dropout(self.join(torch.cat([branch(x) for branch in self.branches] + [mean], dim=1)))
+
+
+class PlaneRefinement(nn.Module):
+    """BEVDepth's depth refinement ("depth aggregation"): 3x3 convolutions over the (depth, column) plane of a camera.
+
+    (B, C, D, w) -> the same shape. Lets features that were lifted to a wrong depth move along their ray.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduce = conv_bn_relu(channels, channels)
+        self.conv = nn.Sequential(conv_bn_relu(channels, channels), conv_bn_relu(channels, channels))
+        self.out = nn.Conv2d(channels, channels, 3, 1, 1)
+
+    def forward(self, plane: Tensor) -> Tensor:
+        x = self.reduce(plane)
+        return self.out(x + self.conv(x))
+
+
+def depth_probability(logits: Tensor) -> Tensor:
+    """Softmax over the bins of (B, N, D, h, w), in float32."""
+    return F.softmax(logits.float(), dim=2)

@@ -1,0 +1,78 @@
+"""From camera images to one feature map per camera: normalisation, backbone, neck."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bev_perception.model_spec import ImageSpec
+from training.models.backbones import BACKBONES
+from training.models.necks import FPN, SecondFPN
+
+# ImageNet statistics in BGR order, 0..255.
+IMAGE_MEAN = (103.53, 116.28, 123.675)
+IMAGE_STD = (57.375, 57.12, 58.395)
+STRIDES = (4, 8, 16, 32)  # of the backbone's maps
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """backbone: a key of BACKBONES; width: of its first stage, 0 for the original (which ImageNet weights fit).
+
+    neck: "fpn" sums the maps of `stride` and coarser (BEVDet: 16 and 32), "second" brings all four to `stride` and
+    concatenates them (BEVDepth). channels: of the result.
+    """
+
+    backbone: str = "resnet50"
+    width: int = 0
+    neck: str = "fpn"
+    stride: int = 16
+    channels: int = 512
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone must be one of {sorted(BACKBONES)}, found {self.backbone!r}")
+        if self.neck not in ("fpn", "second") or self.stride not in STRIDES:
+            raise ValueError(f'neck must be "fpn" or "second" and stride one of {STRIDES}, found {self}')
+
+
+class ImageBranch(nn.Module):
+    """(B, N, H, W, 3), 0..255 in the spec's colour order -> (B, N, channels, H / stride, W / stride).
+
+    Raises ValueError when the image is no whole number of the coarsest stride.
+    """
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, image: ImageSpec, config: ImageConfig = ImageConfig()) -> None:
+        super().__init__()
+        if image.height % STRIDES[-1] or image.width % STRIDES[-1]:
+            raise ValueError(
+                f"image height and width must be multiples of {STRIDES[-1]}, found {image.height} x {image.width}"
+            )
+        self.config, self.rgb = config, image.color_order == "rgb"
+        self.channels, self.stride = config.channels, config.stride
+        self.feature_shape = image.height // config.stride, image.width // config.stride
+        self.backbone = BACKBONES[config.backbone](config.width or None)
+        self.first = STRIDES.index(config.stride) if config.neck == "fpn" else 0
+        maps = self.backbone.channels[self.first :]
+        self.neck: nn.Module
+        if config.neck == "fpn":
+            self.neck = FPN(maps, config.channels)
+        else:
+            self.neck = SecondFPN(maps, [s / config.stride for s in STRIDES], config.channels // len(STRIDES))
+        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN), persistent=False)
+        self.register_buffer("image_std", torch.tensor(IMAGE_STD), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        b, n = images.shape[:2]
+        x = images.float().flatten(0, 1)
+        if self.rgb:  # backbones take BGR
+            x = torch.stack([x[..., 2], x[..., 1], x[..., 0]], dim=-1)
+        x = ((x - self.image_mean) / self.image_std).permute(0, 3, 1, 2)
+        found = self.neck(self.backbone(x)[self.first :])
+        features = found[0] if isinstance(found, tuple) else found
+        return features.reshape(b, n, *features.shape[1:])
