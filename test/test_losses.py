@@ -7,7 +7,18 @@ import math
 import pytest
 import torch
 
-from training.losses import BOX_WEIGHTS, VELOCITY_BETA, box_loss, depth_loss, heatmap_loss, semantic_loss
+from bev_perception.model_spec import CLASSES, ModelSpec
+from training.losses import (
+    LossConfig,
+    box_loss,
+    depth_bce,
+    depth_cross_entropy,
+    detection_losses,
+    foreground_loss,
+    heatmap_loss,
+    semantic_loss,
+)
+from training.models.detector import ONE_TASK, SIX_TASKS, Prediction, task_index
 from training.models.view_transform import DepthBins
 
 
@@ -30,6 +41,7 @@ def test_heatmap_loss_without_objects_is_finite_and_vanishes_for_a_sure_network(
 
 def test_box_loss_reads_its_cells_and_masks() -> None:
     torch.manual_seed(1)
+    config, beta = LossConfig(velocity=0.7, velocity_beta=5.0), 5.0
     regression, boxes = 5 * torch.randn(2, 10, 4, 5), torch.randn(2, 3, 10)
     cells, mask = torch.randint(0, 20, (2, 3)), torch.ones(2, 3, 10)
     mask[0, 2] = 0
@@ -41,10 +53,10 @@ def test_box_loss_reads_its_cells_and_masks() -> None:
                 value = regression[b, k, cells[b, m] // 5, cells[b, m] % 5]
                 error = abs(float(value - boxes[b, m, k]))
                 if k >= 8:
-                    error = 0.5 * error**2 / VELOCITY_BETA if error < VELOCITY_BETA else error - 0.5 * VELOCITY_BETA
-                total += error * float(mask[b, m, k] * BOX_WEIGHTS[k])
-    assert float(box_loss(regression, cells, boxes, mask)) == pytest.approx(0.25 * total / 5, rel=1e-5)
-    assert float(box_loss(regression, cells, boxes, torch.zeros_like(mask))) == 0
+                    error = 0.7 * (0.5 * error**2 / beta if error < beta else error - 0.5 * beta)
+                total += error * float(mask[b, m, k])
+    assert float(box_loss(regression, cells, boxes, mask, config)) == pytest.approx(0.25 * total / 5, rel=1e-5)
+    assert float(box_loss(regression, cells, boxes, torch.zeros_like(mask), config)) == 0
 
 
 def test_velocity_loss_pulls_towards_the_movers_while_most_objects_stand() -> None:
@@ -53,7 +65,8 @@ def test_velocity_loss_pulls_towards_the_movers_while_most_objects_stand() -> No
     regression = torch.zeros(1, 10, 1, 5).index_add(1, torch.tensor([8]), (weight * torch.ones(1, 1, 1, 5)))
     boxes = torch.zeros(1, 5, 10)
     boxes[0, :2, 8] = -8.0
-    box_loss(regression, torch.arange(5)[None], boxes, torch.ones(1, 5, 10)).backward()
+    config = LossConfig(velocity=1.0, velocity_beta=5.0)
+    box_loss(regression, torch.arange(5)[None], boxes, torch.ones(1, 5, 10), config).backward()
     assert weight.grad is not None and float(weight.grad) == pytest.approx(0.25 * 2 / 5)
 
 
@@ -62,13 +75,64 @@ def test_depth_and_semantic_losses_ignore_what_is_unknown() -> None:
     logits = torch.zeros(1, 2, 4, 1, 3)
     depth = torch.tensor([[[[0.0, 1.5, 4.9]], [[2.5, 5.1, 0.3]]]])  # 5.1 and 0.3 m lie outside the bins
     valid = torch.tensor([[1.0, 1.0]])
-    assert float(depth_loss(logits, depth, valid, bins)) == pytest.approx(math.log(4))
+    assert float(depth_cross_entropy(logits, depth, valid, bins)) == pytest.approx(math.log(4))
     sure = torch.full((1, 2, 4, 1, 3), -30.0)
     for n, w, b in ((0, 1, 0), (0, 2, 3), (1, 0, 1)):
         sure[0, n, b, 0, w] = 30.0
-    assert float(depth_loss(sure, depth, valid, bins)) == pytest.approx(0, abs=1e-6)
+    assert float(depth_cross_entropy(sure, depth, valid, bins)) == pytest.approx(0, abs=1e-6)
     wrong = torch.cat([sure[:, :1], -sure[:, 1:]], dim=1)
-    assert float(depth_loss(wrong, depth, torch.tensor([[1.0, 0.0]]), bins)) == pytest.approx(0, abs=1e-6)
+    assert float(depth_cross_entropy(wrong, depth, torch.tensor([[1.0, 0.0]]), bins)) == pytest.approx(0, abs=1e-6)
     target = torch.tensor([[[[0, 1, 2]], [[3, 0, 0]]]])
     assert float(semantic_loss(torch.zeros(1, 2, 4, 1, 3), target, valid)) == pytest.approx(math.log(4))
     assert float(semantic_loss(torch.zeros(1, 2, 4, 1, 3), target, torch.zeros(1, 2))) == 0
+
+
+def test_bevdepths_loss_equals_the_formula() -> None:
+    torch.manual_seed(3)
+    bins, logits = DepthBins(1.0, 1.0, 4), torch.randn(1, 1, 4, 1, 2)
+    depth = torch.tensor([[[[2.5, 0.0]]]])
+    total = 0.0
+    for k, p in enumerate(logits[0, 0, :, 0, 0].softmax(0).tolist()):
+        total -= math.log(p if k == 1 else 1 - p)
+    assert float(depth_bce(logits, depth, torch.ones(1, 1), bins)) == pytest.approx(total, rel=1e-4)
+    assert float(depth_bce(logits, torch.zeros_like(depth), torch.ones(1, 1), bins)) == 0
+
+
+def test_foreground_loss_rewards_the_right_region() -> None:
+    target = torch.zeros(1, 1, 4, 4)
+    target[..., 1:3, 1:3] = 1
+    right, wrong = (foreground_loss(20 * (2 * t - 1), target) for t in (target, 1 - target))
+    assert float(right) == pytest.approx(0, abs=1e-4) and float(wrong) > 5
+    assert torch.isfinite(foreground_loss(torch.zeros_like(target), torch.zeros_like(target)))
+
+
+class _Heads:
+    def __init__(self, tasks: tuple[tuple[str, ...], ...]) -> None:
+        self.tasks = tasks
+        self.spec = ModelSpec("t", (), (), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 1.0))
+
+
+def test_six_tasks_sum_what_each_says_of_its_own_classes() -> None:
+    torch.manual_seed(4)
+    of_class = task_index(SIX_TASKS, CLASSES)
+    heatmap, regression = torch.randn(2, 10, 4, 5), torch.randn(2, 6, 10, 4, 5)
+    batch = {
+        "heatmap": torch.rand(2, 10, 4, 5),
+        "cells": torch.randint(0, 20, (2, 3)),
+        "labels": torch.randint(0, 10, (2, 3)),
+        "boxes": torch.randn(2, 3, 10),
+        "mask": torch.ones(2, 3, 10),
+    }
+    losses = detection_losses(Prediction(heatmap, regression), batch, _Heads(SIX_TASKS), LossConfig())
+    total = 0.0
+    for task in range(6):
+        rows = [(b, m) for b in range(2) for m in range(3) if of_class[batch["labels"][b, m]] == task]
+        error = 0.0
+        for b, m in rows:
+            cell = int(batch["cells"][b, m])
+            difference = (regression[b, task, :, cell // 5, cell % 5] - batch["boxes"][b, m]).abs()
+            error += float(difference[:8].sum() + 0.2 * difference[8:].sum())
+        total += 0.25 * error / max(len(rows), 1)
+    assert float(losses["box"]) == pytest.approx(total, rel=1e-5)
+    one = detection_losses(Prediction(heatmap, regression[:, :1]), batch, _Heads(ONE_TASK), LossConfig())
+    assert float(one["heatmap"]) == pytest.approx(float(heatmap_loss(heatmap, batch["heatmap"])), rel=1e-5)

@@ -16,8 +16,9 @@ from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpe
 from training.export import export_bundle
 from training.golden import pattern_inputs
 from training.models import STUDENTS
-from training.models.camera_radar import CameraRadarStudent, ExportedStudent, StudentConfig
+from training.models.camera_radar import CameraRadarStudent, StudentConfig
 from training.models.center_head import find_peaks
+from training.models.exported import ExportedDetector
 from training.models.resnet import ResNet
 from training.models.view_transform import ColumnLift, DepthBins, warp_bev
 
@@ -97,17 +98,22 @@ def test_warp_turns_the_right_way() -> None:
 
 def test_peaks_in_the_graph_equal_the_loops() -> None:
     torch.manual_seed(2)
-    logits, regression = torch.randn(1, 3, 9, 11), torch.randn(1, 10, 9, 11)
-    scores, labels, cells, boxes = find_peaks(logits, regression, 12)
+    logits, regression, of_class = torch.randn(1, 3, 9, 11), torch.randn(1, 2, 10, 9, 11), (0, 1, 0)
+    scores, labels, cells, boxes = find_peaks(logits.sigmoid(), regression, of_class, 12)
     expected = peaks_numpy(logits[0].sigmoid().numpy(), 12)
     np.testing.assert_allclose(scores[0], expected[0], rtol=1e-6)
     np.testing.assert_array_equal(labels[0], expected[1])
     np.testing.assert_array_equal(cells[0], expected[2])
-    torch.testing.assert_close(boxes[0], regression[0].flatten(1)[:, cells[0]].T)
+    for box, label, cell in zip(boxes[0], labels[0], cells[0], strict=True):
+        torch.testing.assert_close(box, regression[0, of_class[label]].flatten(1)[:, cell])
 
 
 def test_a_blanked_camera_and_an_invalid_memory_change_nothing_else() -> None:
-    student = ExportedStudent(tiny_student())
+    exported = ExportedDetector(tiny_student())
+
+    def student(**inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return exported(*(inputs[t.name] for t in SPEC.inputs()))
+
     inputs = {k: torch.from_numpy(v) for k, v in pattern_inputs(SPEC).items()}
     off = inputs | {"camera_valid": torch.tensor([1.0, 0.0]), "prev_valid": torch.zeros(1)}
     garbage = off | {
@@ -157,20 +163,20 @@ def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_student_is_known() -> None:
-    assert STUDENTS["camera_radar"] is CameraRadarStudent
+    assert STUDENTS["camera_radar"].module is CameraRadarStudent
 
 
 def test_exported_graph_equals_pytorch_on_random_inputs(bundle_dir: Path) -> None:
     bundle = load_bundle(bundle_dir)
     assert dataclasses.replace(bundle.spec, onnx_sha256="") == SPEC
-    backend, student = open_backend(bundle), ExportedStudent(tiny_student())
+    backend, student = open_backend(bundle), ExportedDetector(tiny_student())
     rng = np.random.default_rng(4)
     for _ in range(3):
         inputs = pattern_inputs(SPEC, int(rng.integers(100)))
         inputs["images"] = rng.integers(0, 255, inputs["images"].shape).astype(np.uint8)
         inputs["prev_bev"] = rng.normal(size=inputs["prev_bev"].shape).astype(np.float32)
         with torch.no_grad():
-            expected = student(**{k: torch.from_numpy(v) for k, v in inputs.items()})
+            expected = student(*(torch.from_numpy(inputs[t.name]) for t in SPEC.inputs()))
         found = backend.infer(inputs)
         for tensor, want in zip(SPEC.outputs(), expected, strict=True):
             np.testing.assert_allclose(found[tensor.name], want.numpy(), atol=1e-3, err_msg=tensor.name)

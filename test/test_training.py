@@ -13,24 +13,25 @@ devkit = pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from torch.utils.data import default_collate  # noqa: E402
-
 from bev_perception.grid import BevGrid  # noqa: E402
 from bev_perception.inference.backend import open_backend, self_test  # noqa: E402
 from bev_perception.model_spec import CLASSES, BundleError, ImageSpec, ModelSpec, TemporalSpec, load_bundle  # noqa: E402
 from training import export  # noqa: E402
 from training.checkpoint import load_module  # noqa: E402
 from training.data.augment import Augmentation  # noqa: E402
-from training.data.clips import ClipDataset  # noqa: E402
+from training.data.clips import ClipDataset, collate  # noqa: E402
+from training.data.config import DataConfig  # noqa: E402
 from training.data.nuscenes import load_keyframes  # noqa: E402
 from training.evaluate import evaluate, mask_sensors  # noqa: E402
 from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
 from training.golden import COLOR_STEP  # noqa: E402
-from training.lightning_module import OptimConfig, StudentModule  # noqa: E402
+from training.lightning_module import DetectorModule  # noqa: E402
+from training.losses import LossConfig  # noqa: E402
 from training.model_card import model_card  # noqa: E402
 from training.models.camera_radar import StudentConfig  # noqa: E402
+from training.models.detector import Prediction  # noqa: E402
 from training.models.view_transform import DepthBins  # noqa: E402
-from training.run import Run  # noqa: E402
+from training.run import OptimConfig, Run  # noqa: E402
 from training.train import load_experiment, train  # noqa: E402
 
 SPEC = ModelSpec(
@@ -39,8 +40,10 @@ SPEC = ModelSpec(
 )  # fmt: skip
 SIZES = StudentConfig((1, 1, 1, 1), 8, 16, 8, 16, 16, DepthBins(1.0, 2.0, 24))
 # Batches of three from four keyframes: the second checkpoint lies in the middle of a shuffle.
+LOSSES = LossConfig(velocity=1.0, velocity_beta=5.0, depth=0.3, depth_form="cross_entropy")
 RUN = Run(
-    SPEC, SIZES, OptimConfig(steps=4, warmup_steps=1), Augmentation(), 3, precision="32-true", checkpoint_every=2
+    "camera_radar", SIZES, SPEC, OptimConfig(steps=4, warmup_steps=1), LOSSES, DataConfig(Augmentation()), 3,
+    precision="32-true", checkpoint_every=2,
 )  # fmt: skip
 
 
@@ -50,7 +53,7 @@ def checkpoint(tiny_dataset, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def module(checkpoint) -> StudentModule:
+def module(checkpoint) -> DetectorModule:
     return load_module(checkpoint)
 
 
@@ -63,11 +66,11 @@ def keyframes(tiny_dataset):
 @pytest.fixture(scope="module")
 def batch(keyframes):
     data = ClipDataset(keyframes, SPEC)
-    return default_collate([data[1], data[2]])
+    return collate([data[1], data[2]])
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny_dataset, checkpoint, tmp_path, monkeypatch):
-    step = StudentModule.training_step
+    step = DetectorModule.training_step
 
     def fail_at_two(self, batch, number):
         if self.global_step == 2:
@@ -75,15 +78,15 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny_dataset, c
         return step(self, batch, number)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power failure"):
-        patch.setattr(StudentModule, "training_step", fail_at_two)
+        patch.setattr(DetectorModule, "training_step", fail_at_two)
         train(RUN, tiny_dataset, "v1.0-trainval", tmp_path)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
     seen = []
-    monkeypatch.setattr(StudentModule, "training_step", lambda *a: seen.append(a[1]["index"].tolist()) or step(*a))
+    monkeypatch.setattr(DetectorModule, "training_step", lambda *a: seen.append(a[1]["index"].tolist()) or step(*a))
     resumed = torch.load(train(RUN, tiny_dataset, "v1.0-trainval", tmp_path), weights_only=True)
     whole = torch.load(checkpoint, weights_only=True)
     assert resumed["global_step"] == whole["global_step"] == 4 and len(seen) == 2
-    fresh = StudentModule(SPEC, SIZES, RUN.optim).state_dict()
+    fresh = DetectorModule(RUN).state_dict()
     for name, value in whole["state_dict"].items():
         torch.testing.assert_close(resumed["state_dict"][name], value, rtol=1e-4, atol=1e-6, msg=name)
         if name.endswith("conv1.weight"):
@@ -96,7 +99,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny_dataset, c
 
 
 def test_a_checkpoint_gives_back_its_network(checkpoint, module):
-    assert module.spec == SPEC and module.student.config == SIZES and module.optim == RUN.optim
+    assert module.run == RUN and module.detector.config == SIZES and module.detector.spec == SPEC
     assert not module.training
     for name, value in torch.load(checkpoint, weights_only=True)["state_dict"].items():
         assert torch.equal(module.state_dict()[name], value)
@@ -104,7 +107,7 @@ def test_a_checkpoint_gives_back_its_network(checkpoint, module):
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match=r"other\.ckpt: not a checkpoint of training\.train.*spec"):
+    with pytest.raises(ValueError, match=r"other\.ckpt: not a checkpoint of training\.train.*run"):
         load_module(tmp_path / "other.ckpt")
 
 
@@ -115,16 +118,16 @@ def test_experiments_are_found_by_name():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(batch):
-    module = StudentModule(SPEC, SIZES, RUN.optim)
+    module = DetectorModule(RUN)
     with torch.no_grad():
-        module.student.head.regression[-1].bias.fill_(float("nan"))
+        module.detector.head.regression[-1].bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"not finite at step 0: \{.*'box': nan.*lower lr"):
         module.training_step(batch, 0)
 
 
 def test_two_samples_are_learned_by_heart(batch):
     torch.manual_seed(0)
-    module = StudentModule(SPEC, SIZES, OptimConfig(lr=1e-2, warmup_steps=5, steps=60))
+    module = DetectorModule(dataclasses.replace(RUN, optim=OptimConfig(lr=1e-2, warmup_steps=5, steps=60)))
     schedule = module.configure_optimizers()
     losses = []
     for _ in range(60):
@@ -172,7 +175,7 @@ def test_masks_blank_what_they_say_and_nothing_else(batch):
 def test_masks_are_the_networks_missing_sensors(module, batch):
     with torch.no_grad():
         heads = {
-            w: module.predict_heads(mask_sensors(batch, w, SPEC))[0] for w in ("all", "no_temporal", "camera", "radar")
+            w: module.predict(mask_sensors(batch, w, SPEC)).heatmap for w in ("all", "no_temporal", "camera", "radar")
         }
     words = list(heads)
     for i, a in enumerate(words):
@@ -182,7 +185,7 @@ def test_masks_are_the_networks_missing_sensors(module, batch):
 
 def test_evaluation_scores_a_network_that_knows_the_answers(keyframes, monkeypatch):
     """The targets as predictions, but only while a camera is alive: near perfect with cameras, nothing without."""
-    module = StudentModule(SPEC, SIZES, RUN.optim)
+    module = DetectorModule(RUN)
 
     def answers(batch):
         alive = batch["camera_valid"].any(dim=1).float()[:, None, None, None]
@@ -193,9 +196,9 @@ def test_evaluation_scores_a_network_that_knows_the_answers(keyframes, monkeypat
         ):
             used = mask[:, 0] > 0
             regressed.flatten(1)[:, cells[used]] = boxes[used].T
-        return heatmap, regression, {}
+        return Prediction(heatmap, regression[:, None])
 
-    monkeypatch.setattr(module, "predict_heads", answers)
+    monkeypatch.setattr(module, "predict", answers)
     scores = evaluate(module, keyframes, ["all", "radar"], batch_size=3, workers=0)
     assert scores["all"].frames == len(keyframes) == 4
     # Objects that share a cell of 1.6 m are lost: the groups of pedestrians.
@@ -207,7 +210,7 @@ def test_evaluation_scores_a_network_that_knows_the_answers(keyframes, monkeypat
 def test_the_model_card_states_sizes_scores_and_notes(module, keyframes):
     scores = {w: s.to_dict() for w, s in evaluate(module, keyframes[:1], ["all", "camera"], workers=0).items()}
     scores["all"]["mean_ap"], scores["all"]["classes"]["car"]["errors"]["ate"] = 0.4321, 0.777
-    card = model_card(module.student, json.loads(json.dumps(scores)), "## Notes\n\nTrained on nothing.\n")
+    card = model_card(module.detector, json.loads(json.dumps(scores)), "## Notes\n\nTrained on nothing.\n")
     assert card.startswith("# tiny\n\n") and card.endswith("Trained on nothing.\n")
     assert "6 cameras at 128x64, 5 radars, BEV 64x64 cells of 1.6 m" in card
     rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| ")]
@@ -217,7 +220,7 @@ def test_the_model_card_states_sizes_scores_and_notes(module, keyframes):
     cone = next(row for row in rows if row[0] == "| traffic_cone")
     assert cone[5:] == ["-", "-", "- |"], "a cone has no heading, velocity or attribute"
     assert len({len(row) for row in rows[:4]}) == 1
-    assert "Scores" not in model_card(module.student, {}, "")
+    assert "Scores" not in model_card(module.detector, {}, "")
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +257,7 @@ def test_a_bundle_that_is_too_large_is_not_written(module, tmp_path, monkeypatch
     monkeypatch.setattr(export, limit, 1000)
     monkeypatch.setattr(export, "_to_onnx", lambda *_: bytes(2000))
     with pytest.raises(ValueError, match="allowed"):
-        export.export_bundle(module.student, tmp_path / "bundle")
+        export.export_bundle(module.detector, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -262,7 +265,7 @@ def test_an_export_that_disagrees_leaves_the_old_bundle(module, bundle_dir, tmp_
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "old").touch()
     monkeypatch.setattr(export, "_to_onnx", lambda *_: (bundle_dir / "model.onnx").read_bytes())
-    student = copy.deepcopy(module.student)
+    student = copy.deepcopy(module.detector)
     with torch.no_grad():
         student.fuse[0].weight[0] *= 1.1
     with pytest.raises(BundleError, match="ONNX Runtime against PyTorch"):

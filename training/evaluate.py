@@ -24,12 +24,14 @@ from bev_perception.evaluation.metrics import Scores, score
 from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.model_spec import ModelSpec
 from training.checkpoint import load_module
-from training.data.clips import ClipDataset
+from training.data.clips import ClipDataset, collate
+from training.data.config import for_evaluation
 from training.data.nuscenes import Keyframe, load_keyframes, read_split
-from training.lightning_module import StudentModule
+from training.lightning_module import DetectorModule
 from training.model_card import class_table, score_table
 
 SCORE_FLOOR = 0.03  # AP wants the whole curve: far below any threshold that a vehicle would use
+RADAR_INPUTS = ("radar_valid", "radar_bev", "radar_points", "radar_counts")
 # Word -> what is switched off.
 MASKS: dict[str, tuple[str, ...]] = {
     "all": (),
@@ -53,15 +55,16 @@ def mask_sensors(batch: dict[str, Tensor], sensors: str, spec: ModelSpec) -> dic
         )
     off = MASKS.get(sensors, ())
     batch = dict(batch)
-    if "memory" in off:
+    if "memory" in off and "prev_valid" in batch:
         batch["prev_valid"] = torch.zeros_like(batch["prev_valid"])
     keep = torch.tensor([float("cameras" not in off and name != blanked) for name in spec.cameras])
     for prefix in ("", "prev."):
-        batch[prefix + "camera_valid"] = batch[prefix + "camera_valid"] * keep
-        batch[prefix + "images"] = batch[prefix + "images"] * keep[:, None, None, None].to(torch.uint8)
-        if "radars" in off:
-            batch[prefix + "radar_valid"] = torch.zeros_like(batch[prefix + "radar_valid"])
-            batch[prefix + "radar_bev"] = torch.zeros_like(batch[prefix + "radar_bev"])
+        if prefix + "images" in batch:
+            batch[prefix + "camera_valid"] = batch[prefix + "camera_valid"] * keep
+            batch[prefix + "images"] = batch[prefix + "images"] * keep[:, None, None, None].to(torch.uint8)
+        for name in RADAR_INPUTS if "radars" in off else ():
+            if prefix + name in batch:
+                batch[prefix + name] = torch.zeros_like(batch[prefix + name])
     return batch
 
 
@@ -74,12 +77,17 @@ def ground_truth(keyframe: Keyframe, spec: ModelSpec) -> Objects:
 
 
 def evaluate(
-    module: StudentModule, keyframes: list[Keyframe], sensors: Sequence[str], batch_size: int = 4, workers: int = 1
+    module: DetectorModule, keyframes: list[Keyframe], sensors: Sequence[str], batch_size: int = 4, workers: int = 1
 ) -> dict[str, Scores]:
     """Official scores of every word of `sensors` (see `mask_sensors`) on all keyframes."""
-    spec = module.spec
+    spec = module.run.spec
     thresholds = Thresholds(dict.fromkeys(spec.classes, SCORE_FLOOR), spec.nms_radius)
-    loader = DataLoader(ClipDataset(keyframes, spec), batch_size, num_workers=workers)
+    loader = DataLoader(
+        ClipDataset(keyframes, spec, for_evaluation(module.run.data)),
+        batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+    )
     found: dict[str, dict[int, Objects]] = {word: {} for word in sensors}
     started = time.monotonic()
     module.eval()
@@ -109,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     module = load_module(args.checkpoint)
     scenes = read_split(args.data, args.version, args.split)[: args.scenes]
-    keyframes = load_keyframes(NuScenes(args.version, str(args.data), verbose=False), scenes, module.spec)
+    keyframes = load_keyframes(NuScenes(args.version, str(args.data), verbose=False), scenes, module.run.spec)
     scores = evaluate(module, keyframes, args.sensors)
     plain = {word: s.to_dict() for word, s in scores.items()}
     first = args.sensors[0]

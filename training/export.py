@@ -26,7 +26,7 @@ from bev_perception.model_spec import Bundle, ModelSpec, load_bundle
 from training.checkpoint import load_module
 from training.golden import pattern_inputs, recorded_inputs
 from training.model_card import model_card
-from training.models.camera_radar import CameraRadarStudent, ExportedStudent
+from training.models.exported import ExportedDetector
 
 OPSET = 20
 GOLDEN_LIMIT_BYTES = 2**19  # bundles live in the repository
@@ -34,7 +34,7 @@ BUNDLE_LIMIT_BYTES = 16 * 2**20
 
 
 def export_bundle(
-    student: CameraRadarStudent,
+    student: Any,
     out: Path,
     extra_files: dict[str, str] | None = None,
     inputs: dict[str, np.ndarray] | None = None,
@@ -47,9 +47,9 @@ def export_bundle(
     student = student.eval().float()
     inputs = inputs or pattern_inputs(student.spec)
     tensors = {t.name: torch.from_numpy(inputs[t.name]) for t in student.spec.inputs()}
-    exported = ExportedStudent(student).eval()
+    exported = ExportedDetector(student).eval()
     with torch.no_grad():
-        results = exported(**tensors)
+        results = exported(*tensors.values())
     expected = {t.name: r.numpy() for t, r in zip(student.spec.outputs(), results, strict=True)}
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -75,8 +75,8 @@ def export_bundle(
     return out
 
 
-def _to_onnx(exported: ExportedStudent, tensors: dict[str, Tensor]) -> bytes:
-    spec = exported.student.spec
+def _to_onnx(exported: ExportedDetector, tensors: dict[str, Tensor]) -> bytes:
+    spec: ModelSpec = exported.detector.spec
     program = torch.onnx.export(
         exported,
         tuple(tensors.values()),
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", default="v1.0-trainval", help="of --golden-data")
     args = parser.parse_args(argv)
-    student = load_module(args.checkpoint).student
+    student = load_module(args.checkpoint).detector
     scores = json.loads(args.scores.read_text()) if args.scores else {}
     if scores:
         student.spec = with_thresholds(student.spec, next(iter(scores.values()))["classes"])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from nuscenes.nuscenes import NuScenes
 
 from bev_perception.model_spec import ModelSpec
-from training.data.clips import SENSOR_INPUTS, ClipDataset
+from training.data.clips import ClipDataset, collate
+from training.data.config import DataConfig
 from training.data.nuscenes import load_keyframes, read_split
-from training.models.camera_radar import CameraRadarStudent
+from training.lightning_module import recall
 
 # The file must stay small: colours and the earlier state are rounded. That changes the question, not its worth.
 COLOR_STEP = 16
@@ -55,7 +56,7 @@ def pattern_inputs(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def recorded_inputs(student: CameraRadarStudent, data: Path, version: str) -> dict[str, np.ndarray]:
+def recorded_inputs(student: Any, data: Path, version: str) -> dict[str, np.ndarray]:
     """The first validation keyframe that has an earlier one, with the student's own state of that earlier one.
 
     Raises ValueError when the data set has none.
@@ -65,12 +66,17 @@ def recorded_inputs(student: CameraRadarStudent, data: Path, version: str) -> di
     index = next((i for i, keyframe in enumerate(keyframes) if keyframe.prev >= 0), None)
     if index is None:
         raise ValueError(f"{data}: the first scene of the split `val` has no two keyframes in a row")
-    item = ClipDataset(keyframes, student.spec)[index]
-    with torch.no_grad():
-        state, _ = student.bev_state(*(item[f"prev.{name}"][None] for name in SENSOR_INPUTS))
-    inputs = {t.name: item[t.name].numpy() for t in student.spec.inputs() if t.name != "prev_bev"}
-    inputs["images"] = inputs["images"] // COLOR_STEP * COLOR_STEP
-    return inputs | {"prev_bev": _rounded_middle(state[0].numpy())}
+    history = 1 if student.spec.temporal.state_channels else 0
+    batch = collate([ClipDataset(keyframes, student.spec, DataConfig(history=history))[index]])
+    memory = recall(student, batch)
+    inputs = {t.name: batch[t.name][0].numpy() for t in student.spec.inputs() if t.name in batch}
+    if "images" in inputs:
+        inputs["images"] = inputs["images"] // COLOR_STEP * COLOR_STEP
+    if memory is not None:
+        prev = {"prev_from_curr": memory.from_curr, "prev_valid": memory.valid, "prev_dt": memory.dt}
+        inputs |= {name: tensor[0].numpy() for name, tensor in prev.items()}
+        inputs["prev_bev"] = _rounded_middle(memory.bev[0].numpy())
+    return inputs
 
 
 def _rounded_middle(state: np.ndarray) -> np.ndarray:

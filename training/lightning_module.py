@@ -1,10 +1,8 @@
-"""Lightning around the plain student: losses, schedule and decoded predictions."""
+"""Lightning around a plain detector: clips, losses, schedule and decoded predictions."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -13,58 +11,63 @@ from torch import Tensor
 
 from bev_perception.decode import Thresholds, decode
 from bev_perception.evaluation.objects import Objects, make_objects
-from bev_perception.model_spec import ModelSpec
-from training.data.clips import SENSOR_INPUTS
-from training.losses import box_loss, depth_loss, heatmap_loss, semantic_loss
-from training.models.camera_radar import CameraRadarStudent, StudentConfig
-from training.models.center_head import find_peaks
+from training.losses import detection_losses
+from training.models.detector import Memory, Prediction, empty_memory
+from training.models.exported import peaks_of
+from training.run import Run, build_detector, run_to_plain
+
+# What networks read of a batch; each batch has some of it (see training.models.detector).
+INPUTS = (
+    "images", "img_from_ego", "camera_valid", "radar_bev", "radar_points", "radar_counts", "radar_cells",
+    "radar_valid", "lidar", "lidar_counts", "virtual", "virtual_counts",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW with linear warm-up and cosine decay to zero over `steps`; auxiliary losses' weights."""
-
-    lr: float = 2e-3
-    weight_decay: float = 0.01
-    warmup_steps: int = 100
-    steps: int = 1000
-    clip_norm: float = 35.0
-    depth_weight: float = 0.3
-    semantic_weight: float = 0.3
+def inputs_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The current frame's network inputs."""
+    return {name: batch[name] for name in INPUTS if name in batch}
 
 
-class StudentModule(lightning.LightningModule):
-    """Trains a student on ClipDataset items. The earlier frame's state gets no gradient, as in BEVFormer."""
+def recall(detector: Any, batch: dict[str, Tensor]) -> Memory | None:
+    """Run the earlier frames of a clip, oldest first, without gradient -> the memory that the current frame reads.
 
-    def __init__(self, spec: ModelSpec, config: StudentConfig, optim: OptimConfig) -> None:
-        super().__init__()
-        self.spec, self.optim = spec, optim
-        self.student = CameraRadarStudent(spec, config)
-
-    def predict_heads(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Heatmap logits, regression, auxiliary logits. The earlier frame is skipped if no item has one."""
-        prev: Tensor | None = None
-        if batch["prev_valid"].any():
+    Frames that no item of the batch has are skipped. None for a network without memory.
+    """
+    memory = empty_memory(detector.spec, batch["heatmap"], len(batch["heatmap"]))
+    if memory is None:
+        return None
+    for t in range(batch["prev_valid"].shape[1]):
+        valid = batch["prev_valid"][:, t : t + 1]
+        state = memory.bev
+        if valid.any():
+            inputs = {n: batch[f"prev.{n}"][:, t] for n in INPUTS if f"prev.{n}" in batch}
             with torch.no_grad():
-                prev, _ = self.student.bev_state(*(batch[f"prev.{name}"] for name in SENSOR_INPUTS))
-        state, aux = self.student.bev_state(*(batch[name] for name in SENSOR_INPUTS))
-        if prev is None:
-            prev = torch.zeros_like(state)
-        heatmap, regression = self.student.detect(
-            state, prev.float(), batch["prev_from_curr"], batch["prev_valid"], batch["prev_dt"]
-        )
-        return heatmap, regression, aux
+                state = detector.encode(inputs, memory).float()
+        memory = Memory(state, batch["prev_from_curr"][:, t], valid, batch["prev_dt"][:, t : t + 1])
+    return memory
+
+
+class DetectorModule(lightning.LightningModule):
+    """Trains a detector on ClipDataset items. The earlier frames' states get no gradient, as in BEVFormer."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+        self.detector = build_detector(run)
+
+    def predict(self, batch: dict[str, Tensor]) -> Prediction:
+        prediction: Prediction = self.detector(inputs_of(batch), recall(self.detector, batch))
+        return prediction
+
+    def losses(self, prediction: Prediction, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms; a detector whose output is not a heatmap brings its own."""
+        if hasattr(self.detector, "losses"):
+            own: dict[str, Tensor] = self.detector.losses(prediction, batch)
+            return own
+        return detection_losses(prediction, batch, self.detector, self.run.losses)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        heatmap, regression, aux = self.predict_heads(batch)
-        valid = batch["camera_valid"]
-        losses = {
-            "heatmap": heatmap_loss(heatmap, batch["heatmap"]),
-            "box": box_loss(regression, batch["cells"], batch["boxes"], batch["mask"]),
-            "depth": self.optim.depth_weight
-            * depth_loss(aux["depth"], batch["depth"], valid, self.student.config.bins),
-            "semantic": self.optim.semantic_weight * semantic_loss(aux["semantic"], batch["semantic"], valid),
-        }
+        losses = self.losses(self.predict(batch), batch)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             terms = {k: float(v.detach()) for k, v in losses.items()}
@@ -78,23 +81,22 @@ class StudentModule(lightning.LightningModule):
     @torch.no_grad()
     def detect_batch(self, batch: dict[str, Tensor], thresholds: Thresholds) -> list[Objects]:
         """Decoded detections of each item, by the runtime's own decode."""
-        heatmap, regression, _ = self.predict_heads(batch)
-        peaks = [
-            t.float() if t.is_floating_point() else t
-            for t in find_peaks(heatmap.float(), regression.float(), self.spec.top_k)
-        ]
+        spec = self.run.spec
+        prediction = self.predict(batch)
+        prediction.heatmap, prediction.regression = prediction.heatmap.float(), prediction.regression.float()
         found = []
-        for row in zip(*(t.cpu().numpy() for t in peaks), strict=True):
-            d = decode(dict(zip(("scores", "labels", "cells", "boxes"), row, strict=True)), self.spec, thresholds)
-            found.append(make_objects(d.boxes, d.velocity, d.scores, tuple(self.spec.classes[i] for i in d.labels)))
+        for row in zip(*(t.cpu().numpy() for t in peaks_of(self.detector, prediction)), strict=True):
+            d = decode(dict(zip(("scores", "labels", "cells", "boxes"), row, strict=True)), spec, thresholds)
+            found.append(make_objects(d.boxes, d.velocity, d.scores, tuple(spec.classes[i] for i in d.labels)))
         return found
 
     def configure_optimizers(self) -> Any:
+        optim = self.run.optim
         decay = [p for p in self.parameters() if p.ndim > 1]
         rest = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": self.optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.optim.lr)
-        warmup, steps = self.optim.warmup_steps, self.optim.steps
+        groups = [{"params": decay, "weight_decay": optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=optim.lr)
+        warmup, steps = optim.warmup_steps, optim.steps
 
         def factor(step: int) -> float:
             if step < warmup:
@@ -105,6 +107,4 @@ class StudentModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["spec"] = self.spec.to_json()
-        checkpoint["student_config"] = dataclasses.asdict(self.student.config)
-        checkpoint["optim_config"] = dataclasses.asdict(self.optim)
+        checkpoint["run"] = run_to_plain(self.run)

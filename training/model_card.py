@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from training.models.camera_radar import CameraRadarStudent
+from training.models.exported import parameters_exported
 
 SCORES = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 ERRORS = ("ate", "ase", "aoe", "ave", "aae")
@@ -26,10 +26,10 @@ def class_table(scores: dict[str, Any]) -> str:
     return _table(("class", "objects", "AP", *(e.upper() for e in ERRORS)), rows)
 
 
-def model_card(student: CameraRadarStudent, scores: dict[str, dict[str, Any]], notes: str) -> str:
+def model_card(student: Any, scores: dict[str, dict[str, Any]], notes: str) -> str:
     """Markdown: sizes of the exported network, its scores (JSON of training.evaluate; may be empty) and the notes."""
     spec = student.spec
-    parameters = sum(p.numel() for name, p in student.named_parameters() if not name.startswith("semantic."))
+    parameters = parameters_exported(student)
     x, y = spec.grid.shape
     sections = [
         f"# {spec.name}",

@@ -6,7 +6,6 @@ Running the same command again resumes from the run directory's last checkpoint.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib
 import json
 import os
@@ -24,10 +23,11 @@ from nuscenes.nuscenes import NuScenes
 from torch.utils.data import DataLoader
 
 from training.checkpoint import load_module
-from training.data.clips import ClipDataset, EndlessShuffle
+from training.data.clips import ClipDataset, EndlessShuffle, collate
 from training.data.nuscenes import load_keyframes, read_split
-from training.lightning_module import StudentModule
-from training.run import Run
+from training.lightning_module import DetectorModule
+from training.plain import override
+from training.run import Run, run_to_plain
 
 
 class ProgressLine(Callback):
@@ -74,7 +74,7 @@ def train(run: Run, data: Path, version: str, out: Path, workers: int = 0, init:
     """
     lightning.seed_everything(run.seed, workers=True)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "run.json").write_text(json.dumps(dataclasses.asdict(run), indent=2))
+    (out / "run.json").write_text(json.dumps(run_to_plain(run), indent=2))
     scenes = read_split(data, version, "train")
     keyframes = load_keyframes(NuScenes(version, str(data), verbose=False), scenes, run.spec)
     if not keyframes:
@@ -83,8 +83,9 @@ def train(run: Run, data: Path, version: str, out: Path, workers: int = 0, init:
     resume = str(last) if last.is_file() else None
     done = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if resume else 0
     loader = DataLoader(
-        ClipDataset(keyframes, run.spec, run.augmentation, run.seed),
+        ClipDataset(keyframes, run.spec, run.data, run.seed),
         run.batch_size,
+        collate_fn=collate,
         sampler=EndlessShuffle(len(keyframes), run.seed, first=done * run.batch_size),
         num_workers=workers,
     )
@@ -109,7 +110,7 @@ def train(run: Run, data: Path, version: str, out: Path, workers: int = 0, init:
             ProgressLine(every),
         ],
     )
-    module = StudentModule(run.spec, run.student, run.optim)
+    module = DetectorModule(run)
     if init is not None and resume is None:
         module.load_state_dict(load_module(init).state_dict())
     trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
@@ -126,14 +127,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--init", type=Path, help="checkpoint whose weights to start from (a resumed run goes on with its own)"
     )
-    parser.add_argument("--steps", type=int, help="instead of the experiment's number of steps")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as optim.steps=100 seed=1")
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     args = parser.parse_args(argv)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     cv2.setNumThreads(1)  # the loader shares the cores with the network
     run = load_experiment(args.experiment)
-    if args.steps:
-        run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=args.steps))
+    run = override(run, dict(change.split("=", 1) for change in args.set))
     print(f"checkpoint: {train(run, args.data, args.version, args.out, args.workers, args.init)}")
     return 0
 

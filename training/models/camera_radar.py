@@ -38,7 +38,7 @@ class StudentConfig:
 
 
 class CameraRadarStudent(nn.Module):
-    """A detector (training.models.detector). aux: depth and, in training, semantic logits of the features at stride 8."""
+    """A detector (training.models.detector). aux: depth and, in training, semantic logits of features at stride 8."""
 
     training_only = ("semantic.",)
 
@@ -48,7 +48,7 @@ class CameraRadarStudent(nn.Module):
 
     def __init__(self, spec: ModelSpec, config: StudentConfig = StudentConfig()) -> None:
         super().__init__()
-        self.spec, self.config = spec, config
+        self.spec, self.config, self.bins = spec, config, config.bins
         width, neck, state = config.backbone_width, config.neck_channels, spec.temporal.state_channels
         self.backbone = ResNet(config.backbone_blocks, width)
         self.lateral = nn.ModuleList([nn.Conv2d(width * k, neck, 1) for k in (2, 4, 8)])

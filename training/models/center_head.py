@@ -44,7 +44,7 @@ class CenterHead(nn.Module):
     def __init__(self, in_channels: int, classes: tuple[str, ...], config: HeadConfig = HeadConfig()) -> None:
         super().__init__()
         self.tasks = config.tasks
-        of_class = task_index(config.tasks, classes)
+        task_index(config.tasks, classes)
         outputs = {"heatmap": 0} | BRANCHES | ({"iou": 1} if config.iou else {})
         self.shared = conv_bn_relu(in_channels, config.shared)
         self.branches = nn.ModuleList()
@@ -59,16 +59,18 @@ class CenterHead(nn.Module):
         # The tasks' heatmaps one after the other -> the order of `classes`.
         listed = [name for task in config.tasks for name in task]
         self.order = [listed.index(name) for name in classes]
-        assert sorted(self.order) == list(range(len(of_class)))
 
     def forward(self, bev: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         x = self.shared(bev)
-        heatmaps = torch.cat([heads["heatmap"](x) for heads in self.branches], dim=1)
+        found = [{name: branch(x) for name, branch in heads.items()} for heads in self._tasks()]
+        heatmaps = torch.cat([of_task["heatmap"] for of_task in found], dim=1)
         heatmap = torch.stack([heatmaps[:, i] for i in self.order], dim=1)
-        boxes = [torch.cat([heads[name](x) for name in BRANCHES], dim=1) for heads in self.branches]
-        has_iou = "iou" in self.branches[0]
-        aux = {"iou": torch.cat([heads["iou"](x) for heads in self.branches], dim=1)} if has_iou else {}
+        boxes = [torch.cat([of_task[name] for name in BRANCHES], dim=1) for of_task in found]
+        aux = {"iou": torch.cat([of_task["iou"] for of_task in found], dim=1)} if "iou" in found[0] else {}
         return heatmap, torch.stack(boxes, dim=1), aux
+
+    def _tasks(self) -> list[nn.ModuleDict]:
+        return [heads for heads in self.branches if isinstance(heads, nn.ModuleDict)]
 
 
 # The last layer gives velocity in units of 10 m/s, so that its weights are of the size of all others'.

@@ -57,7 +57,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Family:
-    """An entry of STUDENTS or TEACHERS: `module(spec, config)` with `config` a frozen dataclass, paper size by default."""
+    """An entry of STUDENTS or TEACHERS: `module(spec, config)`; `config` is a frozen dataclass, at paper size."""
 
     module: Callable[[ModelSpec, Any], nn.Module]
     config: type
