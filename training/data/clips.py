@@ -13,13 +13,12 @@ from torch.utils.data import Dataset, Sampler
 from bev_perception.geometry import invert, transform_boxes, transform_points
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.images import prepare_images
-from bev_perception.preprocess.radar import accumulate, rasterise
+from bev_perception.preprocess.radar import accumulate, radar_arrays
 from training.data.augment import augment_image, draw_bev, drop_sensors
 from training.data.config import PLAIN, DataConfig
 from training.data.nuscenes import Keyframe, lidar_points, sensor_frame
 from training.data.targets import bev_targets, depth_target, semantic_target
 
-SENSOR_INPUTS = ("images", "img_from_ego", "camera_valid", "radar_bev", "radar_valid")
 POINT_INPUTS = ("lidar", "virtual")  # of different length in every item
 
 
@@ -96,7 +95,8 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     ) -> dict[str, np.ndarray]:
         """The earlier frames of the clip: walk back frame by frame, then turn around."""
         following = self.keyframes[index]
-        sensors = {name: item[name] for name in SENSOR_INPUTS}
+        names = [t.name for t in self.spec.inputs() if not t.name.startswith("prev_")]
+        sensors = {name: item[name] for name in names}
         steps: list[dict[str, np.ndarray]] = []
         alive = True
         for _ in range(self.config.history):
@@ -109,7 +109,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
                 prev_from_curr = invert(frame.global_from_ego) @ following.global_from_ego
                 dt = (following.stamp_ns - frame.stamp_ns) * 1e-9
                 following = frame
-            step = {f"prev.{name}": sensors[name] for name in SENSOR_INPUTS}
+            step = {f"prev.{name}": sensors[name] for name in names}
             # All frames are augmented alike: aug(prev) from aug(curr).
             step["prev_from_curr"] = (aug_from_ego @ prev_from_curr @ invert(aug_from_ego)).astype(np.float32)
             step["prev_valid"] = np.array(alive, dtype=np.float32)
@@ -151,14 +151,16 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             images[i], img_from_ego[i] = augment_image(images[i], img_from_ego[i], rng, augmentation)
         camera_valid, radar_valid = drop_sensors(prepared.camera_valid, prepared.radar_valid, rng, augmentation)
         images[camera_valid == 0] = 0
-        sensors = {
-            "images": images,
-            "img_from_ego": img_from_ego.astype(np.float32),
-            "camera_valid": camera_valid,
-            "radar_bev": self._radar(prepared, radar_valid, aug_from_ego),
-            "radar_valid": radar_valid,
-        }
-        if with_targets:
+        sensors: dict[str, np.ndarray] = {}
+        if self.spec.cameras:
+            sensors |= {
+                "images": images,
+                "img_from_ego": img_from_ego.astype(np.float32),
+                "camera_valid": camera_valid,
+            }
+        if self.spec.radars:
+            sensors |= self._radar(prepared, radar_valid, aug_from_ego) | {"radar_valid": radar_valid}
+        if with_targets and self.spec.cameras:
             size, stride = (self.spec.image.height, self.spec.image.width), self.config.depth_stride
             points = transform_points(aug_from_ego, prepared.lidar)
             boxes = transform_boxes(aug_from_ego, keyframe.boxes)
@@ -168,12 +170,12 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             )
         return sensors
 
-    def _radar(self, prepared: Prepared, radar_valid: np.ndarray, aug_from_ego: np.ndarray) -> np.ndarray:
+    def _radar(self, prepared: Prepared, radar_valid: np.ndarray, aug_from_ego: np.ndarray) -> dict[str, np.ndarray]:
         alive = [points for points, ok in zip(prepared.radars, radar_valid) if ok]
         points = np.concatenate(alive) if alive else prepared.radars[0][:0].copy()
         points[:, :3] = transform_points(aug_from_ego, points[:, :3])
         points[:, 4:6] = points[:, 4:6] @ aug_from_ego[:2, :2].T
-        return rasterise(points, self.spec.grid, self.spec.radar.channels)
+        return radar_arrays(points, self.spec)[0]
 
     def _objects(self, keyframe: Keyframe, aug_from_ego: np.ndarray) -> dict[str, np.ndarray]:
         boxes = transform_boxes(aug_from_ego, keyframe.boxes)
