@@ -66,14 +66,13 @@ class SparseBasicBlock(nn.Module):
 
 
 class SparseStage(nn.Module):
-    """Optional strided sparse convolution + norm + ReLU, then basic blocks."""
+    """Sparse convolution + norm + ReLU where stride or width change, then basic blocks."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, blocks: int) -> None:
         super().__init__()
-        if stride == 1 and in_channels != channels:
-            raise ValueError(f"SparseStage: without a stride the width stays, found {in_channels} -> {channels}")
-        self.down = SparseConv(in_channels, channels, stride=stride) if stride > 1 else None
-        self.norm = MaskedBatchNorm(channels) if stride > 1 else None
+        changes = stride > 1 or in_channels != channels
+        self.down = SparseConv(in_channels, channels, stride=stride) if changes else None
+        self.norm = MaskedBatchNorm(channels) if changes else None
         self.blocks = nn.ModuleList(SparseBasicBlock(channels) for _ in range(blocks))
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,16 +13,21 @@ from torch import Tensor, nn
 
 from training.models.masked_conv import SparseStage
 
-STRIDE = 8  # pillars along a side of one cell of conv4 and of the neck
-
 
 @dataclass(frozen=True)
 class PillarBackboneConfig:
-    """Widths at strides 1, 2, 4, 8 and 16; blocks in each stage (2 is ResNet-18's count); convolutions in the neck."""
+    """Widths and strides of conv1..conv5 (conv1 has none, conv5 always 2); blocks in each stage (2 is ResNet-18's
+    count); convolutions in the neck."""
 
     channels: tuple[int, int, int, int, int] = (32, 64, 128, 256, 256)
+    strides: tuple[int, int, int] = (2, 2, 2)
     blocks: tuple[int, int, int, int, int] = (2, 2, 2, 2, 2)
     neck_layers: int = 5
+
+    @property
+    def stride(self) -> int:
+        """Pillars along a side of one cell of conv4 and of the neck."""
+        return self.strides[0] * self.strides[1] * self.strides[2]
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
@@ -47,7 +52,7 @@ class DenseBasicBlock(nn.Module):
 
 
 class PillarBackbone(nn.Module):
-    """(x (B, C0, X, Y), mask (B, 1, X, Y)) of pillars -> {"conv1": ..., "conv5": ...}, strides 1, 2, 4, 8, 16.
+    """(x (B, C0, X, Y), mask (B, 1, X, Y)) of pillars -> {"conv1": ..., "conv5": ...}, by default at 1, 2, 4, 8, 16.
 
     conv1..conv4 are sparse (zero outside their active sites), conv5 is dense. C0 is channels[0].
     """
@@ -57,9 +62,9 @@ class PillarBackbone(nn.Module):
         c, blocks = config.channels, config.blocks
         self.config = config
         self.conv1 = SparseStage(c[0], c[0], 1, blocks[0])
-        self.conv2 = SparseStage(c[0], c[1], 2, blocks[1])
-        self.conv3 = SparseStage(c[1], c[2], 2, blocks[2])
-        self.conv4 = SparseStage(c[2], c[3], 2, blocks[3])
+        self.conv2 = SparseStage(c[0], c[1], config.strides[0], blocks[1])
+        self.conv3 = SparseStage(c[1], c[2], config.strides[1], blocks[2])
+        self.conv4 = SparseStage(c[2], c[3], config.strides[2], blocks[3])
         dense = [DenseBasicBlock(c[4]) for _ in range(blocks[4])]
         self.conv5 = nn.Sequential(conv_norm_relu(c[3], c[4], stride=2), *dense)
 
@@ -73,10 +78,9 @@ class PillarBackbone(nn.Module):
 
 
 class PillarNeck(nn.Module):
-    """conv5 -> block1 -> x2 up; joined with the stride-8 map -> block0 -> "neck", (B, C, X / 8, Y / 8).
+    """conv5 -> block1 -> x2 up; joined with the map of conv4's size -> block0 -> "neck", of the same size.
 
-    The two halves are called apart when something else stands in for conv4 (the radar student's densified map):
-    `neck.block0(torch.cat([low, neck.up(conv5)], dim=1))`.
+    Two steps, because in the radar student something else stands in for conv4: its densified map.
     """
 
     def __init__(self, config: PillarBackboneConfig = PillarBackboneConfig()) -> None:
@@ -92,8 +96,9 @@ class PillarNeck(nn.Module):
         self.out_channels = low
 
     def up(self, conv5: Tensor) -> Tensor:
-        """(B, C, X / 16, Y / 16) -> (B, C, X / 8, Y / 8)."""
+        """conv5 (B, C, X, Y) -> (B, C, 2 X, 2 Y)."""
         return self.deblock(self.block1(conv5))
 
-    def forward(self, conv4: Tensor, conv5: Tensor) -> Tensor:
-        return self.block0(torch.cat([conv4, self.up(conv5)], dim=1))
+    def join(self, low: Tensor, high: Tensor) -> Tensor:
+        """The stride-8 map and what `up` gave -> the neck's map; low has channels[3] channels."""
+        return self.block0(torch.cat([low, high], dim=1))

@@ -1,0 +1,12 @@
+"""Networks of teachers: what students learn from. Trained and evaluated as students are, then frozen."""
+
+from training.models.detector import Family
+from training.teachers.centerpoint import CenterPoint, CenterPointConfig
+from training.teachers.mvp import MVP, MVPConfig
+from training.teachers.pillarnet import PillarNet, PillarNetConfig
+
+TEACHERS: dict[str, Family] = {
+    "centerpoint": Family(CenterPoint, CenterPointConfig),
+    "pillarnet": Family(PillarNet, PillarNetConfig),
+    "mvp": Family(MVP, MVPConfig),
+}

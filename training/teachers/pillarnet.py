@@ -1,0 +1,58 @@
+"""PillarNet-18 on LiDAR (Shi et al., ECCV 2022), RadarDistill's teacher (Bang et al., CVPR 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from bev_perception.model_spec import ModelSpec
+from training.models.center_head import CenterHead, HeadConfig
+from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
+from training.models.pillar_encoder import PillarEncoder
+from training.teachers.centerpoint import POINT_CHANNELS
+from training.teachers.clouds import batch_size, pillar_grid, require_stateless
+
+
+@dataclass(frozen=True)
+class PillarNetConfig:
+    """Pillars are 1 / backbone.stride of the spec's cell: 0.075 m under 0.6 m."""
+
+    backbone: PillarBackboneConfig = field(default_factory=PillarBackboneConfig)
+    z_range: tuple[float, float] = (-5.0, 3.0)
+    head: HeadConfig = field(default_factory=lambda: HeadConfig(iou=True))
+
+
+def tiny() -> PillarNetConfig:
+    """Pillars of half a cell, one head for all classes."""
+    backbone = PillarBackboneConfig((8, 16, 32, 32, 48), (2, 1, 1), (1, 1, 1, 1, 1), 1)
+    return PillarNetConfig(backbone, head=HeadConfig(ONE_TASK, shared=32, hidden=32, iou=True))
+
+
+class PillarNet(nn.Module):
+    """inputs: lidar (P, 6), lidar_counts (B,) -> Prediction.
+
+    features: "conv1".."conv4" (sparse: zero outside active sites), "conv5", "high" (conv5 brought to the head's grid)
+    and "neck"; RadarDistill's low-level feature is conv4, its high-level ones are high and neck.
+    """
+
+    def __init__(self, spec: ModelSpec, config: PillarNetConfig = PillarNetConfig()) -> None:
+        super().__init__()
+        require_stateless(spec, "PillarNet")
+        if any(side % 2 for side in spec.grid.shape):
+            raise ValueError(f"PillarNet halves the spec's grid once: its sides must be even, found {spec.grid.shape}")
+        self.spec, self.config = spec, config
+        grid = pillar_grid(spec.grid, config.backbone.stride)
+        self.pillars = PillarEncoder(POINT_CHANNELS, grid, config.backbone.channels[:1], config.z_range)
+        self.backbone = PillarBackbone(config.backbone)
+        self.neck = PillarNeck(config.backbone)
+        self.head = CenterHead(self.neck.out_channels, spec.classes, config.head)
+        self.tasks = self.head.tasks
+
+    def forward(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Prediction:
+        maps = self.backbone(*self.pillars(inputs["lidar"], batch_size(inputs)))
+        maps["high"] = self.neck.up(maps["conv5"])
+        maps["neck"] = self.neck.join(maps["conv4"], maps["high"])
+        heatmap, regression, aux = self.head(maps["neck"])
+        return Prediction(heatmap, regression, aux=aux, features=maps)
