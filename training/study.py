@@ -1,0 +1,125 @@
+"""Several runs, several seeds, one table: `python -m training.study PACKAGE.MODULE:FUNCTION --data DIR --out DIR`.
+
+A study is a function that returns name -> Run. Each run trains in OUT/name/seed and is scored on the held-out split.
+What is done is not done again: a study can be stopped and resumed, or widened by seeds. OUT/table.md has means and
+standard errors over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from nuscenes.nuscenes import NuScenes
+
+from training.checkpoint import load_module
+from training.data.nuscenes import load_keyframes, read_split
+from training.evaluate import evaluate
+from training.model_card import ERRORS
+from training.models.exported import parameters_exported
+from training.run import Run
+from training.train import load_experiment, train
+
+COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+
+
+def run_study(
+    study: dict[str, Run], data: Path, version: str, out: Path, seeds: Sequence[int], workers: int = 1
+) -> dict[str, list[dict[str, Any]]]:
+    """Train and score what OUT does not have yet, seed by seed -> name -> one result per seed."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in study}
+    for seed in seeds:
+        for name, run in study.items():
+            folder = out / name / str(seed)
+            path = folder / "result.json"
+            if not path.is_file():
+                print(f"== {name}, seed {seed}", flush=True)
+                result = _train_and_score(dataclasses.replace(run, seed=seed), data, version, folder, workers)
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text(json.dumps(result, indent=1))
+                os.replace(temporary, path)
+            results[name].append(json.loads(path.read_text()))
+            (out / "table.md").write_text(study_table(results))
+    return results
+
+
+def _train_and_score(run: Run, data: Path, version: str, folder: Path, workers: int) -> dict[str, Any]:
+    started = time.monotonic()
+    module = load_module(train(run, data, version, folder, workers))
+    minutes = (time.monotonic() - started) / 60
+    tables = NuScenes(version, str(data), verbose=False)
+    keyframes = load_keyframes(tables, read_split(data, version, "val"), run.spec)
+    scores = evaluate(module, keyframes, ["all"], workers=workers)["all"].to_dict()
+    return {"scores": scores, "parameters": parameters_exported(module.detector), "train_minutes": minutes}
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error; the error of a single value is not known: nan."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+def study_table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown, one row per run: mean ± standard error over its seeds."""
+    lines = [
+        "| run | seeds | " + " | ".join(COLUMNS) + " | parameters (M) | training (min) |",
+        "|---" * (len(COLUMNS) + 4) + "|",
+    ]
+    for name, done in results.items():
+        if done:
+            cells = [_cell([number(r["scores"]) for r in done]) for number in NUMBERS]
+            minutes = sum(r["train_minutes"] for r in done) / len(done)
+            cells += [f"{done[0]['parameters'] / 1e6:.2f}", f"{minutes:.0f}"]
+            lines.append(f"| {name} | {len(done)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+NUMBERS: tuple[Callable[[dict[str, Any]], float], ...] = (
+    lambda s: s["mean_ap"],
+    lambda s: s["nds"],
+    *((lambda s, e=e: s["errors"][e]) for e in ERRORS),  # type: ignore[misc]
+)
+
+
+def _cell(values: list[float]) -> str:
+    mean, error = mean_and_error(values)
+    return f"{mean:.3f}" if math.isnan(error) else f"{mean:.3f} ± {error:.3f}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.study", description=__doc__)
+    parser.add_argument("study", help="package.module:function that returns name -> Run")
+    parser.add_argument("--data", type=Path, required=True, help="nuScenes-format data root")
+    parser.add_argument("--version", default="v1.0-trainval")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", help="names of the study's runs to do now")
+    parser.add_argument("--workers", type=int, default=1, help="loader processes")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    cv2.setNumThreads(1)  # the loader shares the cores with the network
+    study: Any = load_experiment(args.study)
+    if not isinstance(study, dict):
+        raise SystemExit(f"{args.study} gives a {type(study).__name__}, a study is a dict of runs")
+    unknown = sorted(set(args.only or ()) - set(study))
+    if unknown:
+        raise SystemExit(f"--only: no runs {unknown}; the study has {sorted(study)}")
+    chosen = {name: run for name, run in study.items() if not args.only or name in args.only}
+    print(study_table(run_study(chosen, args.data, args.version, args.out, args.seeds, args.workers)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
