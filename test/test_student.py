@@ -19,7 +19,6 @@ from training.models import STUDENTS
 from training.models.camera_radar import CameraRadarStudent, StudentConfig
 from training.models.center_head import find_peaks
 from training.models.exported import ExportedDetector
-from training.models.resnet import ResNet
 from training.models.view_transform import ColumnLift, DepthBins, warp_bev
 
 GRID = BevGrid(-12.8, 12.8, -12.8, 12.8, 0.8)
@@ -128,33 +127,6 @@ def test_a_blanked_camera_and_an_invalid_memory_change_nothing_else() -> None:
         seen, forgotten = student(**inputs), student(**(inputs | {"prev_valid": torch.zeros(1)}))
         assert not torch.allclose(student(**off)[4], seen[4]), "the second camera must matter when it is valid"
         assert not torch.allclose(seen[0], forgotten[0]), "memory must matter"
-
-
-def test_resnet_has_torchvisions_parameter_names() -> None:
-    names = set(ResNet().state_dict())
-    assert {
-        "conv1.weight",
-        "bn1.running_mean",
-        "layer1.0.conv1.weight",
-        "layer2.0.downsample.0.weight",
-        "layer3.0.downsample.1.num_batches_tracked",
-        "layer4.1.bn2.bias",
-    } <= names
-    # torchvision's resnet18 less fc
-    assert len(names) == 120 and sum(p.numel() for p in ResNet().parameters()) == 11_176_512
-
-
-def test_imagenet_weights_load_from_a_file(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    source, target = ResNet(), ResNet()
-    torch.save(
-        source.state_dict() | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)},
-        tmp_path / "resnet18.pth",
-    )
-    target.load_imagenet(str(tmp_path / "resnet18.pth"))
-    torch.testing.assert_close(target.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
-    with pytest.raises(RuntimeError, match="layer1"):
-        ResNet((1, 1, 1, 1)).load_imagenet(str(tmp_path / "resnet18.pth"))
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bev_perception.model_spec import ModelSpec
+from training.models.backbones.resnet import ResNet, make_layer
 from training.models.center_head import CompactHead, conv_bn_relu
 from training.models.detector import Memory, Prediction
-from training.models.resnet import ResNet, make_layer
 from training.models.view_transform import ColumnLift, DepthBins, warp_bev
 
 # ImageNet statistics in BGR order, 0..255.
@@ -81,7 +81,7 @@ class CameraRadarStudent(nn.Module):
         """(B, N, H, W, 3), 0..255 -> (B * N, neck, H / 8, W / 8); normalisation is part of the network."""
         x = (images.float() - self.image_mean) / self.image_std
         x = x.flatten(0, 1).permute(0, 3, 1, 2)
-        x8, x16, x32 = self.backbone(x)
+        _, x8, x16, x32 = self.backbone(x)
         y = self.lateral[1](x16) + F.interpolate(self.lateral[2](x32), scale_factor=2.0, mode="nearest")
         y = self.lateral[0](x8) + F.interpolate(y, scale_factor=2.0, mode="nearest")
         return self.smooth(y)
