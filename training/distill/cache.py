@@ -1,0 +1,150 @@
+"""Teacher outputs on disk: what a teacher says of a sample, once, in half precision.
+
+One file per sample, DIR/<hash of teacher and data>/<token>.teacher: the sha256 of the rest, then an .npz, no pickles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Callable, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bev_perception.model_spec import ModelSpec
+from training.data.augment import NO_AUGMENTATION
+from training.data.config import DataConfig
+from training.models.detector import Prediction
+from training.plain import to_plain
+
+DIGEST = hashlib.sha256().digest_size
+SUFFIX = ".teacher"
+
+
+def teacher_hash(detector: Any) -> str:
+    """sha256 over a network's spec, config and weights."""
+    digest = hashlib.sha256(type(detector).__name__.encode())
+    digest.update(detector.spec.to_json().encode())
+    digest.update(json.dumps(to_plain(getattr(detector, "config", None)), sort_keys=True).encode())
+    for name, tensor in sorted(detector.state_dict().items()):
+        array = np.ascontiguousarray(tensor.detach().cpu().float().numpy())
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def refuse_random_inputs(data: DataConfig, spec: ModelSpec) -> None:
+    """Raises ValueError unless a teacher of this spec sees a sample alike every time.
+
+    What moves the ego frame or adds objects changes the teacher's map in any case; images and dropout matter to a
+    teacher that has those sensors, drawn intervals to one with memory.
+    """
+    images, sensors, memory = bool(spec.cameras), bool(spec.cameras or spec.radars), spec.temporal.state_channels > 0
+    harmless: tuple[str, ...] = ("image_", "brightness", "contrast") if not images else ()
+    harmless += ("drop_",) if not sensors and not memory else ()
+    augmentation = data.augmentation
+    changed = [
+        f"augmentation.{f.name}"
+        for f in dataclasses.fields(augmentation)
+        if getattr(augmentation, f.name) != getattr(NO_AUGMENTATION, f.name) and not f.name.startswith(harmless)
+    ]
+    changed += [name for name in ("paste",) if getattr(data, name, None)]
+    changed += ["interval"] if memory and data.interval is not None else []
+    if changed:
+        raise ValueError(
+            f"a teacher's outputs cannot be cached while these change what it sees: {changed}; "
+            "switch them off or train without a cache"
+        )
+
+
+class TeacherCache:
+    """Outputs of one teacher for the samples of one data set, in a folder of DIR that is named after the teacher's
+    weights and the data it sees.
+
+    tokens: sample tokens in the order that batch["index"] (B,) counts. A filled cache gives what it gave when it was
+    filled: fresh outputs pass through half precision, too. Raises ValueError when the data's augmentation forbids it.
+    """
+
+    def __init__(self, folder: str | Path, detector: Any, tokens: Sequence[str], data: DataConfig) -> None:
+        refuse_random_inputs(data, detector.spec)
+        seen = to_plain(dataclasses.replace(data, augmentation=NO_AUGMENTATION))
+        key = teacher_hash(detector) + json.dumps(seen, sort_keys=True)
+        self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:32]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.tokens = tokens
+        self.hits = self.misses = 0
+
+    def path(self, token: str) -> Path:
+        return self.folder / f"{token}{SUFFIX}"
+
+    def predict(self, batch: dict[str, Tensor], compute: Callable[[], Prediction], features: Set[str]) -> Prediction:
+        """The prediction for a batch with the named features (aux as "aux.<name>"), computed where a sample lacks."""
+        wanted = {"heatmap", "regression", *features}
+        tokens = [self.tokens[i] for i in batch["index"].tolist()]
+        stored = [self.read(token) for token in tokens]
+        device = batch["index"].device
+        if all(row is not None and wanted <= set(row) for row in stored):
+            self.hits += len(tokens)
+            rows = [row for row in stored if row is not None]
+            return _unpack({n: torch.stack([row[n] for row in rows]).to(device).float() for n in wanted})
+        self.misses += len(tokens)
+        tensors = {name: _half(tensor, name) for name, tensor in _pack(compute(), wanted).items()}
+        for i, token in enumerate(tokens):
+            self.write(token, {name: tensor[i] for name, tensor in tensors.items()})
+        return _unpack({name: tensor.float() for name, tensor in tensors.items()})
+
+    def write(self, token: str, tensors: dict[str, Tensor]) -> None:
+        """Store one sample, all or nothing."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **{name: t.cpu().numpy() for name, t in tensors.items()})  # type: ignore[arg-type]
+        data = buffer.getvalue()
+        part = self.folder / f".{token}.{uuid.uuid4().hex}"
+        part.write_bytes(hashlib.sha256(data).digest() + data)
+        os.replace(part, self.path(token))
+
+    def read(self, token: str) -> dict[str, Tensor] | None:
+        """One sample's half precision tensors, None if it is not stored. Raises ValueError for a damaged file."""
+        path = self.path(token)
+        if not path.is_file():
+            return None
+        content = path.read_bytes()
+        if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
+            raise ValueError(
+                f"{path}: the cached teacher output is damaged (wrong checksum); delete it, it is made again"
+            )
+        with np.load(io.BytesIO(content[DIGEST:]), allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def _pack(prediction: Prediction, wanted: Set[str]) -> dict[str, Tensor]:
+    """The tensors that the cache keeps, by the names that terms use."""
+    known = prediction.features | {f"aux.{n}": t for n, t in prediction.aux.items()}
+    known |= {"heatmap": prediction.heatmap, "regression": prediction.regression}
+    absent = sorted(wanted - set(known))
+    if absent:
+        raise KeyError(f"the teacher has no {absent}; it has {sorted(known)}")
+    return {name: known[name].detach() for name in wanted}
+
+
+def _unpack(tensors: dict[str, Tensor]) -> Prediction:
+    aux = {name[4:]: t for name, t in tensors.items() if name.startswith("aux.")}
+    features = {n: t for n, t in tensors.items() if n not in ("heatmap", "regression") and not n.startswith("aux.")}
+    return Prediction(tensors["heatmap"], tensors["regression"], aux=aux, features=features)
+
+
+def _half(tensor: Tensor, name: str) -> Tensor:
+    half = tensor.to(torch.float16)
+    if not torch.isfinite(half).all():
+        raise ValueError(
+            f"the teacher's {name} does not fit half precision (largest magnitude {float(tensor.abs().max()):g}); "
+            "train without a cache"
+        )
+    return half

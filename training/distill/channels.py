@@ -1,0 +1,41 @@
+"""How many channels a detector's features have, found by running it once on nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.models.detector import Prediction, empty_memory
+from training.teachers.virtual_points import VIRTUAL_CHANNELS
+
+MEMORY_PREFIX = "prev_"
+
+
+def blank_inputs(spec: Any, device: torch.device) -> dict[str, Tensor]:
+    """A batch of one: zeros for all that spec.inputs() names, projections that are identities, one point per cloud."""
+    inputs = {
+        t.name: torch.zeros(1, *t.shape, dtype=getattr(torch, t.dtype), device=device)
+        for t in spec.inputs()
+        if not t.name.startswith(MEMORY_PREFIX)
+    }
+    if "img_from_ego" in inputs:
+        inputs["img_from_ego"] = torch.eye(4, device=device).expand_as(inputs["img_from_ego"]).clone()
+    one = torch.ones(1, dtype=torch.int64, device=device)
+    inputs |= {"lidar": torch.zeros(1, 6, device=device), "lidar_counts": one}
+    return inputs | {"virtual": torch.zeros(1, 1 + VIRTUAL_CHANNELS, device=device), "virtual_counts": one}
+
+
+def feature_channels(detector: Any) -> dict[str, int]:
+    """Name of each of Prediction.features -> its channels. Weights, statistics and training mode stay as they are."""
+    device = next(detector.parameters()).device
+    training = detector.training
+    detector.eval()
+    try:
+        with torch.no_grad():
+            inputs = blank_inputs(detector.spec, device)
+            prediction: Prediction = detector(inputs, empty_memory(detector.spec, inputs["lidar"], 1))
+    finally:
+        detector.train(training)
+    return {name: feature.shape[1] for name, feature in prediction.features.items()}

@@ -1,0 +1,81 @@
+"""The table of distillation losses: each is one function of (pair, scene, config) -> weighted terms by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from training.distill.baselines import (
+    ForegroundConfig,
+    LogitConfig,
+    PlainConfig,
+    foreground_feature,
+    logits,
+    plain_feature,
+)
+from training.distill.bevdistill import BevDistillConfig, bevdistill_dense
+from training.distill.distillbev import DistillBevConfig, distillbev, spatial_projection
+from training.distill.lgkd import (
+    LgkdDepthConfig,
+    LgkdFeatureConfig,
+    LgkdResponseConfig,
+    lgkd_depth,
+    lgkd_feature,
+    lgkd_response,
+)
+from training.distill.radardistill import AfdConfig, PfdConfig, radardistill_afd, radardistill_pfd
+from training.distill.scene import Pair, Scene
+from training.distill.unidistill import (
+    UniFeatureConfig,
+    UniRelationConfig,
+    UniResponseConfig,
+    unidistill_feature,
+    unidistill_relation,
+    unidistill_response,
+)
+from training.plain import from_plain
+
+
+class Loss(NamedTuple):
+    """function(pair, scene, config) -> {name: weighted scalar}; config: its dataclass, published weights by default.
+
+    part: builds what the loss itself learns, from the config, given to it as pair.part. needs: what it reads of the
+    teacher besides the pair, the heatmap and the regression.
+    """
+
+    function: Callable[..., dict[str, Tensor]]
+    config: type
+    part: Callable[[Any], nn.Module | None] = lambda config: None
+    needs: tuple[str, ...] = ()
+
+    def __call__(self, pair: Pair, scene: Scene, config: Any = None) -> dict[str, Tensor]:
+        return self.function(pair, scene, self.config() if config is None else config)
+
+    def settings(self, given: Any, where: str) -> Any:
+        """None, the loss's config or a mapping with some of its fields -> the config. Raises ValueError otherwise."""
+        if given is None:
+            return self.config()
+        if isinstance(given, self.config):
+            return given
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{where} takes a {self.config.__name__} or a mapping of its fields, found {given!r}")
+        return from_plain(self.config, given, where)
+
+
+DISTILL_LOSSES: dict[str, Loss] = {
+    "plain_feature": Loss(plain_feature, PlainConfig),
+    "foreground_feature": Loss(foreground_feature, ForegroundConfig),
+    "logits": Loss(logits, LogitConfig),
+    "distillbev": Loss(distillbev, DistillBevConfig, spatial_projection),
+    "lgkd_feature": Loss(lgkd_feature, LgkdFeatureConfig, needs=("aux.depth",)),
+    "lgkd_depth": Loss(lgkd_depth, LgkdDepthConfig),
+    "lgkd_response": Loss(lgkd_response, LgkdResponseConfig),
+    "radardistill_afd": Loss(radardistill_afd, AfdConfig),
+    "radardistill_pfd": Loss(radardistill_pfd, PfdConfig),
+    "unidistill_feature": Loss(unidistill_feature, UniFeatureConfig),
+    "unidistill_relation": Loss(unidistill_relation, UniRelationConfig),
+    "unidistill_response": Loss(unidistill_response, UniResponseConfig),
+    "bevdistill_dense": Loss(bevdistill_dense, BevDistillConfig),
+}

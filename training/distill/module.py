@@ -1,0 +1,246 @@
+"""A student and what teaches it, by composition: frozen teachers, adapters, and a list of terms."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from training.distill.adapters import ADAPTERS, Adapter, Inherited, inherit_head
+from training.distill.agreement import agreement
+from training.distill.cache import TeacherCache
+from training.distill.channels import feature_channels
+from training.distill.losses import DISTILL_LOSSES
+from training.distill.scene import Pair, Scene
+from training.models.detector import Prediction, empty_memory, task_index
+from training.teachers.frozen import FrozenTeacher
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss on one pair of tensors.
+
+    loss: a key of DISTILL_LOSSES. student, teacher: what of the two predictions, a name of `features`, or "heatmap",
+    "regression", "state", "aux.<name>". weight: a factor on top of the published weights in `config`, which is the
+    loss's config or some of its fields. adapter: see Adapter. source: which teacher. name: of its parts in logs and of
+    its adapter in checkpoints.
+    """
+
+    loss: str
+    student: str
+    teacher: str
+    weight: float = 1.0
+    config: Any = None
+    adapter: str = "identity"
+    source: str = "teacher"
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        return (self.name or f"{self.loss}_{self.student}").replace(".", "_")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """terms: all losses, any number of methods and teachers at once. inherit_head: the teacher whose head the student's
+    starts from, "" for none."""
+
+    terms: tuple[Term, ...] = ()
+    inherit_head: str = ""
+
+
+class Distilled(NamedTuple):
+    """losses: weighted scalars to add to the detection loss, "term/part"; diagnostics: detached, never summed."""
+
+    losses: dict[str, Tensor]
+    diagnostics: dict[str, Tensor]
+
+
+Predict = Callable[[Any, dict[str, Tensor]], Prediction]
+
+
+def single_frame(detector: Any, batch: dict[str, Tensor]) -> Prediction:
+    """The prediction without earlier frames; a trainer of temporal networks gives a `predict` that runs the clip."""
+    samples = len(batch["heatmap"])
+    prediction: Prediction = detector(batch, empty_memory(detector.spec, batch["heatmap"], samples))
+    return prediction
+
+
+def pick(prediction: Prediction, name: str, whose: str) -> Tensor:
+    """The tensor that a term names. Raises KeyError with what there is."""
+    found: Any = None
+    if name in prediction.features:
+        found = prediction.features[name]
+    elif name in ("heatmap", "regression", "state"):
+        found = getattr(prediction, name)
+    elif name.startswith("aux."):
+        found = prediction.aux.get(name[4:])
+    if not isinstance(found, Tensor):
+        names = [*prediction.features, "heatmap", "regression", *(f"aux.{n}" for n in prediction.aux)]
+        raise KeyError(f"the {whose} has no {name!r}; it has {names}")
+    return found
+
+
+class Distiller(nn.Module):
+    """Teachers, adapters and terms; forward(the student's prediction, batch) -> Distilled.
+
+    It does not own the student. Its state dict holds adapters and what losses learn; teachers are in no state dict, no
+    optimiser and no gradient, and follow `.to()`. `caches` give a teacher's outputs from disk. predict(detector, batch)
+    runs a teacher. diagnose: also measure how far student and teacher agree, by region.
+
+    Raises ValueError when a term names an unknown loss, teacher or adapter, or when a teacher covers another range or
+    has other classes than the student.
+    """
+
+    def __init__(
+        self,
+        student: Any,
+        teachers: Mapping[str, FrozenTeacher],
+        config: DistillConfig,
+        predict: Predict = single_frame,
+        caches: Mapping[str, TeacherCache] | None = None,
+        diagnose: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config, self.diagnose = config, diagnose
+        self.spec, self.of_class = student.spec, task_index(student.tasks, student.spec.classes)
+        # A plain dict of plain objects: torch does not see the networks in it.
+        self._teachers, self._caches, self._predict = dict(teachers), dict(caches or {}), predict
+        for name, teacher in self._teachers.items():
+            _check_teacher(name, teacher.detector, student.spec)
+        _check_terms(config, self._teachers)
+        own = feature_channels(student)
+        theirs = {name: feature_channels(teacher.detector) for name, teacher in self._teachers.items()}
+        self._settings = [DISTILL_LOSSES[t.loss].settings(t.config, f"the config of {t.key}") for t in config.terms]
+        self.adapters, self.parts = nn.ModuleDict(), nn.ModuleDict()
+        for term, settings in zip(config.terms, self._settings, strict=True):
+            if term.adapter != "identity":
+                channels = (
+                    _channels(own, term.student, "student"),
+                    _channels(theirs[term.source], term.teacher, "teacher"),
+                )
+                self.adapters[term.key] = Adapter(term.adapter, *channels)
+            part = DISTILL_LOSSES[term.loss].part(settings)
+            if part is not None:
+                self.parts[term.key] = part
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Teachers go where the module goes: `.to(device)`, `.half()`."""
+        for teacher in self._teachers.values():
+            teacher.detector._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def teach(self, source: str, batch: dict[str, Tensor]) -> Prediction:
+        """The teacher's prediction, from its cache where there is one; no gradient."""
+        detector: Any = self._teachers[source].detector
+
+        def compute() -> Prediction:
+            detector.eval()
+            with torch.no_grad():
+                return self._predict(detector, batch)
+
+        if source in self._caches:
+            terms = [t for t in self.config.terms if t.source == source]
+            needed = {name for t in terms for name in (t.teacher, *DISTILL_LOSSES[t.loss].needs)}
+            return self._caches[source].predict(batch, compute, needed)
+        return compute()
+
+    def forward(self, prediction: Prediction, batch: dict[str, Tensor]) -> Distilled:
+        losses: dict[str, Tensor] = {}
+        diagnostics: dict[str, Tensor] = {}
+        scenes = {name: self._scene(name, prediction, batch) for name in {t.source for t in self.config.terms}}
+        for term, settings in zip(self.config.terms, self._settings, strict=True):
+            scene = scenes[term.source]
+            student = pick(prediction, term.student, "student")
+            teacher = pick(scene.teacher, term.teacher, "teacher").detach()
+            if term.key in self.adapters:
+                student = self.adapters[term.key](student, (teacher.shape[2], teacher.shape[3]))
+            part = self.parts[term.key] if term.key in self.parts else None
+            # Sums of squares over a map overflow half precision.
+            with torch.autocast(student.device.type, enabled=False):
+                parts = DISTILL_LOSSES[term.loss](Pair(student, teacher, part), scene, settings)
+                losses |= {f"{term.key}/{name}": term.weight * value for name, value in parts.items()}
+                if self.diagnose and student.ndim == 4 and student.shape == teacher.shape:
+                    found = agreement(student, teacher, scene)
+                    diagnostics |= {f"{term.key}/{name}": value for name, value in found.items()}
+        return Distilled(losses, diagnostics)
+
+    def _scene(self, source: str, prediction: Prediction, batch: dict[str, Tensor]) -> Scene:
+        detector: Any = self._teachers[source].detector
+        return Scene(
+            grid=self.spec.grid,
+            batch=batch,
+            student=prediction,
+            teacher=self.teach(source, batch),
+            student_of_class=self.of_class,
+            teacher_of_class=task_index(detector.tasks, detector.spec.classes),
+            bins=getattr(detector, "bins", None),
+            image_height=detector.spec.image.height if detector.spec.cameras else 0,
+        )
+
+
+class DistillModule(nn.Module):
+    """A student in the hands of a Distiller: forward(batch) -> (the student's prediction, losses, diagnostics).
+
+    The state dict is `student.*` and `distiller.*` (adapters). The student's own weights and architecture are those it
+    has without distillation: `self.student` is what is exported.
+    """
+
+    def __init__(
+        self,
+        student: Any,
+        teachers: Mapping[str, FrozenTeacher],
+        config: DistillConfig,
+        predict: Predict = single_frame,
+        caches: Mapping[str, TeacherCache] | None = None,
+        diagnose: bool = False,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.distiller = Distiller(student, teachers, config, predict, caches, diagnose)
+        self._predict = predict
+        self.inherited: Inherited | None = None
+        if config.inherit_head:
+            self.inherited = inherit_head(student, teachers[config.inherit_head].detector)
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Prediction, dict[str, Tensor], dict[str, Tensor]]:
+        prediction = self._predict(self.student, batch)
+        losses, diagnostics = self.distiller(prediction, batch)
+        return prediction, losses, diagnostics
+
+
+def _channels(known: dict[str, int], name: str, whose: str) -> int:
+    if name not in known:
+        raise ValueError(f"the {whose} has no feature {name!r} to adapt; it has {sorted(known)}")
+    return known[name]
+
+
+def _check_teacher(name: str, detector: Any, spec: Any) -> None:
+    ours, theirs = (dataclasses.replace(s.grid, step=s.grid.x_max - s.grid.x_min) for s in (spec, detector.spec))
+    if ours != theirs:
+        raise ValueError(
+            f"teacher {name!r} covers {detector.spec.grid}, the student {spec.grid}: cells are not the same "
+            "places; train a teacher on the student's range (the cell size may differ)"
+        )
+    if detector.spec.classes != spec.classes:
+        raise ValueError(f"teacher {name!r} has the classes {detector.spec.classes}, the student {spec.classes}")
+
+
+def _check_terms(config: DistillConfig, teachers: Mapping[str, FrozenTeacher]) -> None:
+    for term in config.terms:
+        for value, known, what in (
+            (term.loss, DISTILL_LOSSES, "loss"),
+            (term.source, teachers, "teacher"),
+            (term.adapter, ADAPTERS, "adapter"),
+        ):
+            if value not in known:
+                raise ValueError(f"term {term.key}: there is no {what} {value!r}; there are {sorted(known)}")
+    keys = [t.key for t in config.terms]
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"two terms have one name: {keys}; give each its own `name`")
+    if config.inherit_head and config.inherit_head not in teachers:
+        raise ValueError(f"inherit_head: there is no teacher {config.inherit_head!r}; there are {sorted(teachers)}")
