@@ -1,0 +1,115 @@
+"""The pillar encoder against a loop over pillars; order, emptiness and neighbours in the batch do not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bev_perception.grid import BevGrid
+from training.models.pillar_encoder import PillarEncoder, group_max, group_mean
+
+GRID = BevGrid(-4.0, 4.0, -2.0, 3.0, 0.5)
+Z_RANGE = (-2.0, 2.0)
+
+
+def cloud(count: int, batch: int, seed: int = 0) -> torch.Tensor:
+    """Points somewhat larger than the grid: some fall outside in x, y or z."""
+    rng = np.random.default_rng(seed)
+    low, high = [-5, -3, -2.5, 0, 0], [5, 4, 2.5, 1, 0.5]
+    points = np.concatenate([rng.integers(0, batch, (count, 1)), rng.uniform(low, high, (count, 5))], axis=1)
+    return torch.from_numpy(points.astype(np.float32))
+
+
+def encoder(*channels: int) -> PillarEncoder:
+    torch.manual_seed(0)
+    model = PillarEncoder(5, GRID, channels, Z_RANGE).eval()
+    for layer in model.layers:
+        layer.norm.running_mean.uniform_(-0.2, 0.2)
+        layer.norm.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def by_loop(model: PillarEncoder, points: torch.Tensor, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    x, y = GRID.shape
+    canvas, mask = np.zeros((batch, model.out_channels, x, y)), np.zeros((batch, 1, x, y))
+    rows = points.double().numpy()
+    cells, inside = GRID.cells(rows[:, 1:3])
+    inside &= (rows[:, 3] >= Z_RANGE[0]) & (rows[:, 3] < Z_RANGE[1])
+    for b, ix, iy in np.ndindex(batch, x, y):
+        mine = rows[inside & (rows[:, 0] == b) & (cells == [ix, iy]).all(axis=1)]
+        if not len(mine):
+            continue
+        centre = np.append(GRID.centers()[ix, iy], 0.0)
+        xyz = mine[:, 1:4]
+        features = np.concatenate([mine[:, 1:], xyz - xyz.mean(axis=0), xyz - centre], axis=1)
+        for layer in model.layers:
+            norm = layer.norm
+            z = features @ layer.linear.weight.detach().double().numpy().T
+            z = (z - norm.running_mean.numpy()) / np.sqrt(norm.running_var.numpy() + norm.eps)
+            z = np.maximum(z, 0)
+            features = z if layer.last else np.concatenate([z, np.tile(z.max(axis=0), (len(z), 1))], axis=1)
+        canvas[b, :, ix, iy], mask[b, 0, ix, iy] = z.max(axis=0), 1
+    return canvas, mask
+
+
+@pytest.mark.parametrize("channels", [(6,), (8, 4)])
+def test_equals_a_loop_over_pillars(channels: tuple[int, ...]) -> None:
+    model, points = encoder(*channels), cloud(400, 2)
+    canvas, mask = model(points, 2)
+    expected, expected_mask = by_loop(model, points, 2)
+    assert 0 < expected_mask.mean() < 1 and np.abs(expected).max() > 0.1
+    np.testing.assert_array_equal(mask.numpy(), expected_mask)
+    np.testing.assert_allclose(canvas.detach().numpy(), expected, atol=1e-5)
+
+
+def test_order_of_points_is_of_no_matter() -> None:
+    model, points = encoder(8, 4), cloud(300, 2)
+    shuffled = points[torch.from_numpy(np.random.default_rng(1).permutation(300))]
+    torch.testing.assert_close(model(shuffled, 2)[0], model(points, 2)[0], atol=1e-6, rtol=1e-5)
+
+
+def test_items_of_a_batch_are_independent() -> None:
+    model, points = encoder(6), cloud(300, 3)
+    together, mask = model(points, 3)
+    for b in range(3):
+        alone = points[points[:, 0] == b].clone()
+        alone[:, 0] = 0
+        canvas, own = model(alone, 1)
+        torch.testing.assert_close(canvas[0], together[b], atol=1e-6, rtol=1e-5)
+        assert torch.equal(own[0], mask[b])
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_hardly_any_points_in_training(count: int) -> None:
+    model = encoder(8, 4).train()
+    point = torch.tensor([[1.0, 0.1, 0.1, 0.0, 0.5, 0.0]])[:count]
+    canvas, mask = model(point, 2)
+    assert canvas.shape == (2, 4, *GRID.shape) and mask.sum() == count
+    canvas.square().sum().backward()
+    weight = model.layers[0].linear.weight
+    assert weight.grad is not None and torch.isfinite(weight.grad).all()
+    assert all(torch.isfinite(b).all() for b in model.buffers())
+
+
+def test_points_on_the_edges() -> None:
+    model = encoder(4)
+    rows = [(-4.0, -2.0, 0.0), (3.9999, 2.9999, 0.0), (-4.0001, 0.0, 0.0), (4.0, 0.0, 0.0), (0.0, 0.0, 2.0)]
+    points = torch.tensor([[0.0, *row, 0.0, 0.0] for row in rows] + [[0.0, float("nan"), 0.0, 0.0, 0.0, 0.0]])
+    _, mask = model(points, 1)
+    assert mask[0, 0].nonzero().tolist() == [[0, 0], [15, 9]]
+
+
+def test_gradient_of_maximum_and_mean() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(7, 2, dtype=torch.float64, requires_grad=True)
+    group = torch.tensor([0, 2, 0, 1, 2, 2, 0])
+    assert torch.autograd.gradcheck(lambda r: group_max(r, group, 3), rows)
+    assert torch.autograd.gradcheck(lambda r: group_mean(r, group, 3), rows)
+
+
+def test_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="batch index in column 0"):
+        encoder(4)(torch.zeros(3, 5), 1)
+    with pytest.raises(ValueError, match="for 1 items"):
+        encoder(4)(cloud(50, 2), 1)
