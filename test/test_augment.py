@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from bev_perception.geometry import project, transform_points
-from training.data.augment import NO_AUGMENTATION, Augmentation, augment_image, draw_bev, drop_sensors
+from bev_perception.geometry import box_corners, project, transform_points
+from training.data.augment import NO_AUGMENTATION, Augmentation, augment_boxes, augment_image, draw_bev, drop_sensors
 
 STRONG = Augmentation(image_scale=(0.9, 1.3), image_rotation_deg=8, brightness=0, contrast=0)
 K = np.array([[90.0, 0, 63.5, 0], [0, 90, 31.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -32,10 +34,23 @@ def test_bev_augmentation_keeps_a_point_in_its_pixel() -> None:
         aug_from_ego = draw_bev(np.random.default_rng(seed), Augmentation())
         point = np.array([[8.0, -2.0, 1.0]])
         before, depth = project(IMG_FROM_EGO, point)
-        after, depth_after = project(IMG_FROM_EGO @ aug_from_ego.T, transform_points(aug_from_ego, point))
+        after, depth_after = project(IMG_FROM_EGO @ np.linalg.inv(aug_from_ego), transform_points(aug_from_ego, point))
         np.testing.assert_allclose(after, before, atol=1e-9)
-        np.testing.assert_allclose(depth_after, depth)
-        assert abs(abs(np.linalg.det(aug_from_ego)) - 1) < 1e-12
+        np.testing.assert_allclose(depth_after, depth)  # metres of the real world: the projection absorbs the scale
+
+
+def test_boxes_scale_turn_and_mirror_with_their_corners() -> None:
+    wide = dataclasses.replace(Augmentation(), bev_scale=(0.5, 2.0))
+    box = np.array([[8.0, -2.0, 1.0, 4.5, 2.0, 1.5, 0.7]])
+    scales = []
+    for seed in range(8):
+        aug_from_ego = draw_bev(np.random.default_rng(seed), wide)
+        scales.append(abs(np.linalg.det(aug_from_ego)) ** (1 / 3))
+        expected = transform_points(aug_from_ego, box_corners(box)[0])
+        found = box_corners(augment_boxes(aug_from_ego, box))[0]
+        distance = np.linalg.norm(expected[:, None] - found[None], axis=2)
+        assert distance.min(axis=0).max() < 1e-9 and distance.min(axis=1).max() < 1e-9
+    assert min(scales) < 0.8 and max(scales) > 1.2
 
 
 def test_no_augmentation_changes_nothing() -> None:

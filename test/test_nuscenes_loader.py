@@ -17,15 +17,18 @@ from nuscenes.utils.data_classes import RadarPointCloud  # noqa: E402
 from pyquaternion import Quaternion  # noqa: E402
 
 from bev_perception.decode import Thresholds, decode, peaks_numpy  # noqa: E402
-from bev_perception.geometry import invert, make_transform, project, rotation_from_yaw, transform_boxes  # noqa: E402
+from bev_perception.geometry import invert, project  # noqa: E402
 from bev_perception.grid import BevGrid  # noqa: E402
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec  # noqa: E402
 from bev_perception.preprocess.images import prepare_images  # noqa: E402
 from bev_perception.preprocess.radar import prepare_radar  # noqa: E402
-from training.data.augment import NO_AUGMENTATION, Augmentation, draw_bev  # noqa: E402
-from training.data.clips import ClipDataset, EndlessShuffle, prepare  # noqa: E402
-from training.data.config import DataConfig  # noqa: E402
-from training.data.nuscenes import lidar_points, load_keyframes, read_split, sensor_frame  # noqa: E402
+from training.data.augment import NO_AUGMENTATION, Augmentation, augment_boxes, draw_bev  # noqa: E402
+from training.data.clips import ClipDataset, EndlessShuffle  # noqa: E402
+from training.data.config import DataConfig, LidarConfig  # noqa: E402
+from training.data.index import open_index  # noqa: E402
+from training.data.lidar import gather_sweeps  # noqa: E402
+from training.data.nuscenes import Keyframes, open_nuscenes, read_split, sensor_frame  # noqa: E402
+from training.data.prepared import prepare  # noqa: E402
 from training.data.radar_pcd import read_radar_pcd  # noqa: E402
 from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
 
@@ -41,8 +44,8 @@ def nusc(tiny_dataset):
 
 
 @pytest.fixture(scope="module")
-def keyframes(nusc):
-    return load_keyframes(nusc, ["scene-0000", "scene-0001"], SPEC)
+def keyframes(tiny_dataset):
+    return open_nuscenes(tiny_dataset, "v1.0-trainval", ["scene-0000", "scene-0001"], SPEC)
 
 
 def test_boxes_and_velocities_are_the_devkits_in_the_ego_frame(nusc, keyframes):
@@ -83,9 +86,9 @@ def test_keyframes_are_chained_within_their_scene(nusc, keyframes):
             assert len(sweeps) == SPEC.radar.sweeps, name
 
 
-def test_unknown_scenes_are_named(nusc):
+def test_unknown_scenes_are_named(tiny_dataset):
     with pytest.raises(ValueError, match=r"no scenes \['scene-0815'\].*has 2"):
-        load_keyframes(nusc, ["scene-0000", "scene-0815"], SPEC)
+        Keyframes(open_index(tiny_dataset, "v1.0-trainval"), ["scene-0000", "scene-0815"], SPEC)
 
 
 def test_splits_of_a_synthetic_set_and_of_nuscenes(tiny_dataset, tmp_path):
@@ -134,7 +137,8 @@ def test_lidar_falls_on_the_pixels_that_the_devkit_computes(nusc, keyframes):
     sample = nusc.get("sample", keyframe.token)
     _, img_from_ego, valid, problems = prepare_images(sensor_frame(keyframe, SPEC), SPEC)
     assert valid.all() and not problems
-    points = lidar_points(keyframe)
+    sweep = dataclasses.replace(keyframe.lidar[0], global_from_ego_begin=None)  # the devkit corrects no motion
+    points = gather_sweeps(dataclasses.replace(keyframe, lidar=(sweep,)), LidarConfig(own_radius=0.0))[:, :3]
     scale, crop = SPEC.image.width / 160, round(90 * SPEC.image.width / 160) - SPEC.image.height
     for camera, projection in zip(SPEC.cameras, img_from_ego, strict=True):
         expected, depths, _ = nusc.explorer.map_pointcloud_to_image(sample["data"]["LIDAR_TOP"], sample["data"][camera])
@@ -148,17 +152,9 @@ def test_lidar_falls_on_the_pixels_that_the_devkit_computes(nusc, keyframes):
             assert np.abs(found - want).max(axis=1).min() < 0.02, camera
 
 
-def test_a_lidar_sweep_of_another_moment_is_moved_to_the_keyframe(keyframes):
-    keyframe = keyframes[2]
-    later = keyframe.global_from_ego @ make_transform(rotation_from_yaw(0.1), np.array([3.0, -1.0, 0.0]))
-    moved = dataclasses.replace(keyframe, lidar=dataclasses.replace(keyframe.lidar, global_from_ego=later))
-    expected = lidar_points(keyframe) @ rotation_from_yaw(0.1).T + [3.0, -1.0, 0.0]
-    np.testing.assert_allclose(lidar_points(moved), expected, atol=1e-6)
-
-
-def test_sensors_that_the_set_lacks_are_missing_not_wrong(nusc):
+def test_sensors_that_the_set_lacks_are_missing_not_wrong(tiny_dataset):
     spec = dataclasses.replace(SPEC, cameras=(*CAMERAS, "CAM_ROOF"), radars=(*RADARS, "RADAR_ROOF"))
-    keyframe = load_keyframes(nusc, ["scene-0000"], spec)[1]
+    keyframe = open_nuscenes(tiny_dataset, "v1.0-trainval", ["scene-0000"], spec)[1]
     assert sensor_frame(keyframe, spec).missing == dict.fromkeys(("CAM_ROOF", "RADAR_ROOF"), "not_in_data_set")
     item = ClipDataset([keyframe], spec)[0]
     assert item["camera_valid"].tolist() == [1] * 6 + [0] and item["radar_valid"].tolist() == [1] * 5 + [0]
@@ -174,14 +170,6 @@ def test_a_broken_image_is_an_error_that_names_sample_and_sensor(keyframes, tmp_
     cameras = keyframe.cameras | {"CAM_BACK": dataclasses.replace(file, path=str(path))}
     with pytest.raises(ValueError, match=f"sample {keyframe.token} of scene-0000.*CAM_BACK"):
         prepare(dataclasses.replace(keyframe, cameras=cameras), SPEC)
-
-
-def test_a_lidar_file_cut_short_is_named(keyframes, tmp_path):
-    keyframe = keyframes[0]
-    path = tmp_path / "short.bin"
-    path.write_bytes(Path(keyframe.lidar.path).read_bytes()[:-3])
-    with pytest.raises(ValueError, match=r"short\.bin.*20 bytes"):
-        lidar_points(dataclasses.replace(keyframe, lidar=dataclasses.replace(keyframe.lidar, path=str(path))))
 
 
 def test_an_item_has_the_vehicles_inputs(keyframes):
@@ -214,7 +202,7 @@ def test_targets_decode_to_the_annotations(keyframes, augmentation):
             name: t.numpy() for name, t in ClipDataset(keyframes, spec, DataConfig(augmentation), seed=5)[index].items()
         }
         aug_from_ego = draw_bev(np.random.default_rng([5, index]), augmentation)
-        boxes = transform_boxes(aug_from_ego, keyframe.boxes)
+        boxes = augment_boxes(aug_from_ego, keyframe.boxes)
         velocity = keyframe.velocity @ aug_from_ego[:2, :2].T
         cells, inside = spec.grid.cells(boxes[:, :2])
         used = item["mask"][:, 0] > 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from bev_perception.geometry import rotation_from_yaw
+from bev_perception.geometry import rotation_from_yaw, transform_boxes
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Augmentation:
     bev_flip_x: float = 0.5
     bev_flip_y: float = 0.5
     bev_rotation_deg: float = 22.5
+    bev_scale: tuple[float, float] = (0.95, 1.05)
     drop_camera: float = 0.05  # each camera by itself
     drop_all_cameras: float = 0.1
     drop_radar: float = 0.05  # each radar by itself
@@ -29,16 +30,25 @@ class Augmentation:
     drop_prev: float = 0.15
 
 
-NO_AUGMENTATION = Augmentation((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NO_AUGMENTATION = Augmentation((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def draw_bev(rng: np.random.Generator, augmentation: Augmentation) -> np.ndarray:
-    """(4, 4) aug_from_ego: a rotation about +z after flips of x and y. Orthogonal: `geometry.invert` holds for it."""
+    """(4, 4) aug_from_ego: flips of x and y, then a rotation about +z, then a scale. `geometry.invert` is for rigid
+    transforms and does not hold for it."""
     angle = np.radians(rng.uniform(-1, 1) * augmentation.bev_rotation_deg)
     flips = [-1.0 if rng.random() < p else 1.0 for p in (augmentation.bev_flip_x, augmentation.bev_flip_y)]
     aug_from_ego = np.eye(4)
-    aug_from_ego[:3, :3] = rotation_from_yaw(angle) @ np.diag([*flips, 1.0])
+    scale = rng.uniform(*augmentation.bev_scale)
+    aug_from_ego[:3, :3] = scale * rotation_from_yaw(angle) @ np.diag([*flips, 1.0])
     return aug_from_ego
+
+
+def augment_boxes(aug_from_ego: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(M, 7) boxes in the augmented frame; their sizes scale too."""
+    moved = transform_boxes(aug_from_ego, boxes)
+    moved[:, 3:6] *= np.linalg.norm(aug_from_ego[:3, 0])
+    return moved
 
 
 def draw_image(rng: np.random.Generator, augmentation: Augmentation, height: int, width: int) -> np.ndarray:

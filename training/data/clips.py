@@ -2,59 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from bev_perception.geometry import invert, transform_boxes, transform_points
-from bev_perception.model_spec import ModelSpec
-from bev_perception.preprocess.images import prepare_images
-from bev_perception.preprocess.radar import accumulate, radar_arrays
-from training.data.augment import augment_image, draw_bev, drop_sensors
-from training.data.config import PLAIN, DataConfig
-from training.data.nuscenes import Keyframe, lidar_points, sensor_frame
+from bev_perception.geometry import invert, transform_points
+from bev_perception.model_spec import CLASSES, ModelSpec
+from bev_perception.preprocess.radar import radar_arrays
+from training.data.augment import augment_boxes, augment_image, draw_bev, drop_sensors
+from training.data.balance import balanced_items
+from training.data.config import PLAIN, SCORED_RANGE_M, DataConfig
+from training.data.lidar import within
+from training.data.nuscenes import Keyframe, Keyframes
+from training.data.paste import Objects, open_database, without_points_in
+from training.data.prepared import Clouds, Prepared, prepare, prepare_clouds
 from training.data.targets import bev_targets, depth_target, semantic_target
 
 POINT_INPUTS = ("lidar", "virtual")  # of different length in every item
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A keyframe after the vehicle's preprocessing, before augmentation.
-
-    images (N, H, W, 3) uint8, img_from_ego (N, 4, 4) float64, camera_valid (N,) and radar_valid (R,) float32; per radar
-    the accumulated points (P, 7) float32; lidar (P, 3) float32 in the ego frame.
-    """
-
-    images: np.ndarray
-    img_from_ego: np.ndarray
-    camera_valid: np.ndarray
-    radars: tuple[np.ndarray, ...]
-    radar_valid: np.ndarray
-    lidar: np.ndarray
-
-    @property
-    def nbytes(self) -> int:
-        return self.images.nbytes + self.lidar.nbytes + sum(points.nbytes for points in self.radars)
-
-
-def prepare(keyframe: Keyframe, spec: ModelSpec) -> Prepared:
-    """Read and preprocess a keyframe. Raises ValueError naming the sample and the sensor whose file is broken."""
-    frame = sensor_frame(keyframe, spec)
-    images, img_from_ego, camera_valid, problems = prepare_images(frame, spec)
-    if problems:
-        raise ValueError(f"sample {keyframe.token} of {keyframe.scene}: {problems}; mend or remove these files")
-    radars = []
-    for i in range(len(spec.radars)):
-        alone = tuple(sweeps if i == j else () for j, sweeps in enumerate(frame.radars))
-        radars.append(accumulate(dataclasses.replace(frame, radars=alone), spec))
-    radar_valid = np.array([bool(sweeps) for sweeps in frame.radars], dtype=np.float32)
-    lidar = lidar_points(keyframe).astype(np.float32)
-    return Prepared(images, img_from_ego.astype(np.float64), camera_valid, tuple(radars), radar_valid, lidar)
 
 
 class ClipDataset(Dataset[dict[str, torch.Tensor]]):
@@ -63,7 +30,8 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     Earlier frames, oldest first: `prev.<input>` (T, ...), prev_from_curr (T, 4, 4; row t maps points of the frame after
     frame t into frame t), prev_valid (T,), prev_dt (T,) seconds to the frame after it. An invalid frame has no valid
     one before it; it repeats the frame after it. With T = 0 there are none of these names.
-    Targets: those of `bev_targets`, depth and semantic (N, h, w), index.
+    Targets: those of `bev_targets`, index; with cameras depth and semantic (N, h, w).
+    Inputs of teachers, of the current frame alone: lidar (P, 5) and lidar_counts, virtual (Q, 15) and virtual_counts.
 
     Indices beyond the length are later epochs of the same keyframes: the augmentation of an item is drawn from
     (seed, index) alone, so that a resumed run sees what an uninterrupted one would have seen.
@@ -72,115 +40,200 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     def __init__(
         self, keyframes: Sequence[Keyframe], spec: ModelSpec, config: DataConfig = PLAIN, seed: int = 0
     ) -> None:
+        """Raises ValueError for a configuration that the spec's sensors do not allow."""
         self.keyframes, self.spec, self.config, self.seed = keyframes, spec, config, seed
-        self._cache: dict[int, Prepared] = {}
+        self.items = np.arange(len(keyframes))
+        if config.cbgs:
+            self.items = balanced_items(_labels(keyframes), len(spec.classes))
+        self.database = None
+        if config.paste is not None:
+            if spec.cameras or not isinstance(keyframes, Keyframes):
+                raise ValueError(
+                    f"data.paste: objects cannot be pasted into images, and {spec.name} has cameras {spec.cameras}; "
+                    "set data.paste to none (and open the keyframes with training.data.DATASETS)"
+                )
+            self.database = open_database(keyframes, spec, config)
+        self._cache = Cache(config.cache_mb)
 
     def __len__(self) -> int:
-        return len(self.keyframes)
+        """Items of an epoch: keyframes, or more with class-balanced resampling."""
+        return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([self.seed, index])
-        index %= len(self.keyframes)
-        current = self.keyframes[index]
+        row = int(self.items[index % len(self.items)])
+        current = self.keyframes[row]
         aug_from_ego = draw_bev(rng, self.config.augmentation)
-        item = self._sensors(index, aug_from_ego, rng, with_targets=True)
-        if self.config.history:
-            item |= self._history(index, item, aug_from_ego, rng)
-        item |= self._objects(current, aug_from_ego)
-        item["index"] = np.array(index)
+        item, img_from_ego = self._sensors(current, aug_from_ego, rng)
+        if self.config.history and self.spec.temporal.state_channels:
+            item |= self._history(current, item, aug_from_ego, rng)
+        pasted = self._pasted(current, rng)
+        if pasted is not None and self.spec.radars:
+            item |= self._radar(current, item["radar_valid"], aug_from_ego, pasted.radar)
+        item |= self._clouds(current, aug_from_ego, img_from_ego, pasted)
+        item |= self._objects(current, aug_from_ego, pasted)
+        item["index"] = np.array(row)
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in item.items()}
 
     def _history(
-        self, index: int, item: dict[str, np.ndarray], aug_from_ego: np.ndarray, rng: np.random.Generator
+        self, current: Keyframe, item: dict[str, np.ndarray], aug_from_ego: np.ndarray, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """The earlier frames of the clip: walk back frame by frame, then turn around."""
-        following = self.keyframes[index]
-        names = [t.name for t in self.spec.inputs() if not t.name.startswith("prev_")]
-        sensors = {name: item[name] for name in names}
+        following = current
+        sensors = dict(item)
         steps: list[dict[str, np.ndarray]] = []
         alive = True
         for _ in range(self.config.history):
-            earlier = self._earlier(following, rng) if alive else -1
-            alive = earlier >= 0
+            earlier = self._earlier(following, rng) if alive else None
+            alive = earlier is not None
             prev_from_curr, dt = np.eye(4), self.spec.temporal.interval_s
-            if alive:
-                frame = self.keyframes[earlier]
-                sensors = self._sensors(earlier, aug_from_ego, rng, with_targets=False)
-                prev_from_curr = invert(frame.global_from_ego) @ following.global_from_ego
-                dt = (following.stamp_ns - frame.stamp_ns) * 1e-9
-                following = frame
-            step = {f"prev.{name}": sensors[name] for name in names}
+            if earlier is not None:
+                sensors, _ = self._sensors(earlier, aug_from_ego, rng)
+                prev_from_curr = invert(earlier.global_from_ego) @ following.global_from_ego
+                dt = (following.stamp_ns - earlier.stamp_ns) * 1e-9
+                following = earlier
+            step = {f"prev.{name}": array for name, array in sensors.items()}
             # All frames are augmented alike: aug(prev) from aug(curr).
-            step["prev_from_curr"] = (aug_from_ego @ prev_from_curr @ invert(aug_from_ego)).astype(np.float32)
+            prev_from_curr = aug_from_ego @ prev_from_curr @ np.linalg.inv(aug_from_ego)
+            step["prev_from_curr"] = prev_from_curr.astype(np.float32)
             step["prev_valid"] = np.array(alive, dtype=np.float32)
             step["prev_dt"] = np.array(dt, dtype=np.float32)
             steps.append(step)
         return {name: np.stack([step[name] for step in reversed(steps)]) for name in steps[0]}
 
-    def _earlier(self, following: Keyframe, rng: np.random.Generator) -> int:
-        """Index of the keyframe that lies the drawn interval before `following`; -1 for none, or a dropped one."""
-        interval = self.config.interval
+    def _earlier(self, following: Keyframe, rng: np.random.Generator) -> Keyframe | None:
+        """The frame that lies the drawn interval before `following`; None for none, or a dropped one."""
+        interval, longest = self.config.interval, self.spec.temporal.max_age_s
         wanted_s = rng.uniform(*interval) if interval else self.spec.temporal.interval_s
         if rng.random() < self.config.augmentation.drop_prev:
-            return -1
-        best, best_error, index = -1, np.inf, following.prev
+            return None
+        if interval and isinstance(self.keyframes, Keyframes):
+            return self.keyframes.earlier(following, wanted_s, longest)
+        best, best_error, index = None, np.inf, following.prev
         while index >= 0:
             frame = self.keyframes[index]
             age_s = (following.stamp_ns - frame.stamp_ns) * 1e-9
-            if abs(age_s - wanted_s) >= best_error or age_s > self.spec.temporal.max_age_s:
+            if abs(age_s - wanted_s) >= best_error or age_s > longest:
                 break
-            best, best_error, index = index, abs(age_s - wanted_s), frame.prev
+            best, best_error, index = frame, abs(age_s - wanted_s), frame.prev
         return best
 
-    def _prepared(self, index: int) -> Prepared:
-        """Files are read and decoded once per process and keyframe, as far as the cache goes."""
-        if index in self._cache:
-            return self._cache[index]
-        prepared = prepare(self.keyframes[index], self.spec)
-        if (len(self._cache) + 1) * prepared.nbytes <= self.config.cache_mb * 1e6:
-            self._cache[index] = prepared
-        return prepared
-
     def _sensors(
-        self, index: int, aug_from_ego: np.ndarray, rng: np.random.Generator, with_targets: bool
-    ) -> dict[str, np.ndarray]:
-        """One frame's network inputs in the augmented ego frame, and its image-space targets."""
-        prepared, keyframe, augmentation = self._prepared(index), self.keyframes[index], self.config.augmentation
-        images, img_from_ego = prepared.images.copy(), prepared.img_from_ego @ invert(aug_from_ego)
+        self, keyframe: Keyframe, aug_from_ego: np.ndarray, rng: np.random.Generator
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """One frame's camera and radar inputs in the augmented ego frame, and img_from_ego (N, 4, 4) float64."""
+        prepared, augmentation = self._prepared(keyframe), self.config.augmentation
+        images, img_from_ego = prepared.images.copy(), prepared.img_from_ego @ np.linalg.inv(aug_from_ego)
         for i in range(len(images)):
             images[i], img_from_ego[i] = augment_image(images[i], img_from_ego[i], rng, augmentation)
         camera_valid, radar_valid = drop_sensors(prepared.camera_valid, prepared.radar_valid, rng, augmentation)
         images[camera_valid == 0] = 0
         sensors: dict[str, np.ndarray] = {}
         if self.spec.cameras:
-            sensors |= {
-                "images": images,
-                "img_from_ego": img_from_ego.astype(np.float32),
-                "camera_valid": camera_valid,
-            }
+            sensors["images"] = images
+            sensors["img_from_ego"] = img_from_ego.astype(np.float32)
+            sensors["camera_valid"] = camera_valid
         if self.spec.radars:
-            sensors |= self._radar(prepared, radar_valid, aug_from_ego) | {"radar_valid": radar_valid}
-        if with_targets and self.spec.cameras:
-            size, stride = (self.spec.image.height, self.spec.image.width), self.config.depth_stride
-            points = transform_points(aug_from_ego, prepared.lidar)
-            boxes = transform_boxes(aug_from_ego, keyframe.boxes)
-            sensors["depth"] = np.stack([depth_target(points, p, size, stride) for p in img_from_ego])
-            sensors["semantic"] = np.stack(
-                [semantic_target(boxes, keyframe.labels, p, size, stride) for p in img_from_ego]
-            )
-        return sensors
+            sensors |= self._radar(keyframe, radar_valid, aug_from_ego)
+            sensors["radar_valid"] = radar_valid
+        return sensors, img_from_ego
 
-    def _radar(self, prepared: Prepared, radar_valid: np.ndarray, aug_from_ego: np.ndarray) -> dict[str, np.ndarray]:
-        alive = [points for points, ok in zip(prepared.radars, radar_valid) if ok]
+    def _radar(
+        self, keyframe: Keyframe, valid: np.ndarray, aug_from_ego: np.ndarray, pasted: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """The radar inputs of the spec, from the radars that are `valid`."""
+        prepared = self._prepared(keyframe)
+        alive = [points for points, ok in zip(prepared.radars, valid) if ok]
+        if alive and pasted is not None:
+            alive.append(pasted)
         points = np.concatenate(alive) if alive else prepared.radars[0][:0].copy()
         points[:, :3] = transform_points(aug_from_ego, points[:, :3])
         points[:, 4:6] = points[:, 4:6] @ aug_from_ego[:2, :2].T
         return radar_arrays(points, self.spec)[0]
 
-    def _objects(self, keyframe: Keyframe, aug_from_ego: np.ndarray) -> dict[str, np.ndarray]:
-        boxes = transform_boxes(aug_from_ego, keyframe.boxes)
-        velocity = keyframe.velocity @ aug_from_ego[:2, :2].T
-        return bev_targets(boxes, velocity, keyframe.labels, self.spec.grid, len(self.spec.classes))
+    def _clouds(
+        self, keyframe: Keyframe, aug_from_ego: np.ndarray, img_from_ego: np.ndarray, pasted: Objects | None
+    ) -> dict[str, np.ndarray]:
+        """LiDAR and virtual points as inputs, LiDAR and boxes as targets in the images."""
+        lidar_config = self.config.lidar
+        if lidar_config is None and not self.spec.cameras:
+            return {}
+        clouds = self._points(keyframe)
+        arrays: dict[str, np.ndarray] = {}
+        if self.spec.cameras:
+            size, stride = (self.spec.image.height, self.spec.image.width), self.config.depth_stride
+            points = transform_points(aug_from_ego, clouds.lidar[: clouds.newest, :3].astype(np.float64))
+            boxes = augment_boxes(aug_from_ego, keyframe.boxes)
+            arrays["depth"] = np.stack([depth_target(points, p, size, stride) for p in img_from_ego])
+            arrays["semantic"] = np.stack(
+                [semantic_target(boxes, keyframe.labels, p, size, stride) for p in img_from_ego]
+            )
+        if lidar_config is not None:
+            inputs = {"lidar": clouds.lidar}
+            if pasted is not None:
+                inputs["lidar"] = np.concatenate([without_points_in(clouds.lidar, pasted.boxes), pasted.lidar])
+            if self.config.virtual is not None:
+                inputs["virtual"] = clouds.virtual
+            for name, points in inputs.items():
+                moved = points.copy()
+                moved[:, :3] = transform_points(aug_from_ego, points[:, :3].astype(np.float64))
+                arrays[name] = moved[within(moved, lidar_config.bounds)]
+                arrays[f"{name}_counts"] = np.array(len(arrays[name]))
+        return arrays
+
+    def _pasted(self, keyframe: Keyframe, rng: np.random.Generator) -> Objects | None:
+        if self.database is None or self.config.paste is None:
+            return None
+        to_class = np.array([CLASSES.index(name) for name in self.spec.classes])
+        return self.database.draw(keyframe.boxes, to_class[keyframe.labels], self.config.paste.counts, rng)
+
+    def _objects(
+        self, keyframe: Keyframe, aug_from_ego: np.ndarray, pasted: Objects | None = None
+    ) -> dict[str, np.ndarray]:
+        boxes, velocity, labels = keyframe.boxes, keyframe.velocity, keyframe.labels
+        if pasted is not None:
+            own = [self.spec.classes.index(CLASSES[k]) for k in pasted.labels]
+            boxes, velocity = np.concatenate([boxes, pasted.boxes]), np.concatenate([velocity, pasted.velocity])
+            labels = np.concatenate([labels, np.array(own, dtype=np.int64)])
+        if self.config.scored_ranges:
+            reach = np.array([SCORED_RANGE_M[name] for name in self.spec.classes])[labels]
+            near = np.hypot(boxes[:, 0], boxes[:, 1]) <= reach
+            boxes, velocity, labels = boxes[near], velocity[near], labels[near]
+        boxes, velocity = augment_boxes(aug_from_ego, boxes), velocity @ aug_from_ego[:2, :2].T
+        return bev_targets(boxes, velocity, labels, self.spec.grid, len(self.spec.classes))
+
+    def _prepared(self, keyframe: Keyframe) -> Prepared:
+        key = ("sensors", keyframe.scene, keyframe.stamp_ns)
+        return self._cache.get(key, lambda: prepare(keyframe, self.spec, self.config))
+
+    def _points(self, keyframe: Keyframe) -> Clouds:
+        root = self.keyframes.data_index.dataroot if isinstance(self.keyframes, Keyframes) else None
+        key = ("clouds", keyframe.scene, keyframe.stamp_ns)
+        return self._cache.get(key, lambda: prepare_clouds(keyframe, self.config, root))
+
+
+class Cache:
+    """Files are read and decoded once per process and keyframe, as far as the room goes."""
+
+    def __init__(self, megabytes: int) -> None:
+        self.room = megabytes * 1e6
+        self.kept: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives; it has an attribute nbytes."""
+        if key in self.kept:
+            return self.kept[key]
+        value = make()
+        if value.nbytes <= self.room:
+            self.room -= value.nbytes
+            self.kept[key] = value
+        return value
+
+
+def _labels(keyframes: Sequence[Keyframe]) -> list[np.ndarray]:
+    if isinstance(keyframes, Keyframes):
+        return [keyframes.labels(i) for i in range(len(keyframes))]
+    return [keyframe.labels for keyframe in keyframes]
 
 
 def collate(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

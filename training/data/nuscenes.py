@@ -6,15 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-from nuscenes.eval.detection.utils import category_to_detection_name
-from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.splits import create_splits_scenes
 
-from bev_perception.geometry import invert, make_transform, rotation_from_quaternion, transform_boxes, transform_points
-from bev_perception.model_spec import ModelSpec
+from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.structures import (
     CameraCalibration,
     CameraFrame,
@@ -24,14 +21,24 @@ from bev_perception.structures import (
     RadarSweep,
     SensorFrame,
 )
+from training.data.config import EVERY_RETURN, PLAIN, DataConfig, RadarFilter
+from training.data.index import Index, open_index
 from training.data.radar_pcd import read_radar_pcd
+from training.data.tables import poses_from_rows
 
-LIDAR_POINT_BYTES = 20  # x y z intensity ring, float32
+LIDAR = "LIDAR_TOP"
+# Frames between keyframes: a file this old is not part of one, and one this young is the frame itself.
+STALE_NS = 150_000_000
+LEAST_AGE_S = 0.06
+SAME_MOMENT_S = 0.06  # sensors of one frame fire within so much of its stamp
 
 
 @dataclass(frozen=True)
 class SensorFile:
-    """One sample_data row: the file, its calibration and the ego pose at its own stamp."""
+    """One sample_data row: the file, its calibration and the ego pose at its own stamp.
+
+    global_from_ego_begin: of a LiDAR sweep that is not motion corrected, the ego pose when its turn began.
+    """
 
     path: str
     stamp_ns: int
@@ -40,6 +47,7 @@ class SensorFile:
     K: np.ndarray | None = None
     width: int = 0
     height: int = 0
+    global_from_ego_begin: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ class Keyframe:
     """A sample: sensor files and annotations.
 
     boxes (M, 7) and velocity (M, 2; NaN where unknown) in the ego frame at stamp_ns; labels (M,) int64 into the spec's
-    classes; num_points (M,) int64 LiDAR and radar points inside. radars: sweeps, newest first.
+    classes; num_points (M,) int64 LiDAR and radar points inside; racks (R, 7) bicycle racks, where
+    the benchmark scores no cycles. radars, lidar: sweeps, newest first.
     """
 
     token: str
@@ -56,12 +65,13 @@ class Keyframe:
     global_from_ego: np.ndarray
     cameras: dict[str, SensorFile]
     radars: dict[str, tuple[SensorFile, ...]]
-    lidar: SensorFile | None
+    lidar: tuple[SensorFile, ...]
     boxes: np.ndarray
     velocity: np.ndarray
     labels: np.ndarray
     attributes: tuple[str, ...] = ()
     num_points: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    racks: np.ndarray = field(default_factory=lambda: np.zeros((0, 7)))
     prev: int = -1  # index of the previous keyframe of the scene in the list, -1 at its start
 
 
@@ -82,92 +92,175 @@ def read_split(dataroot: str | Path, version: str, split: str) -> list[str]:
     return splits[split]
 
 
-def load_keyframes(nusc: NuScenes, scenes: Sequence[str], spec: ModelSpec) -> list[Keyframe]:
-    """All keyframes of the named scenes in time order. Raises ValueError naming scenes that the tables do not have."""
-    known = {scene["name"]: scene for scene in nusc.scene}
-    absent = sorted(set(scenes) - set(known))
-    if absent:
-        raise ValueError(
-            f"{nusc.dataroot} ({nusc.version}) has no scenes {absent[:5]}; "
-            f"it has {len(known)}, such as {sorted(known)[:3]}"
+class Keyframes(Sequence[Keyframe]):
+    """The keyframes of some scenes in time order, made from the index when asked for; nothing is kept."""
+
+    def __init__(self, index: Index, scenes: Sequence[str], spec: ModelSpec, config: DataConfig = PLAIN) -> None:
+        """Raises ValueError naming scenes that the tables do not have."""
+        known = {name: i for i, name in enumerate(index.scenes)}
+        absent = sorted(set(scenes) - set(known))
+        if absent:
+            raise ValueError(
+                f"{index.dataroot} ({index.version}) has no scenes {absent[:5]}; "
+                f"it has {len(known)}, such as {sorted(known)[:3]}"
+            )
+        self.data_index, self.spec, self.config = index, spec, config
+        of_scene = index.arrays["frame_scene"]
+        spans = [np.searchsorted(of_scene, [known[name], known[name] + 1]) for name in scenes]
+        self.rows = np.concatenate([np.arange(*span) for span in spans] or [np.zeros(0, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, i: int) -> Keyframe: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Keyframe]: ...
+    def __getitem__(self, i: int | slice) -> Keyframe | list[Keyframe]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        i = range(len(self))[i]
+        arrays, row = self.data_index.arrays, int(self.rows[i])
+        scene = int(arrays["frame_scene"][row])
+        follows = i > 0 and self.rows[i - 1] == row - 1 and arrays["frame_scene"][row - 1] == scene
+        return self._keyframe(row, i - 1 if follows else -1)
+
+    def _keyframe(self, row: int, prev: int) -> Keyframe:
+        arrays = self.data_index.arrays
+        rows = {c: int(r) for c, r in zip(self.data_index.channels, arrays["frame_data"][row]) if r >= 0}
+        return Keyframe(
+            token=arrays["frame_token"][row].decode(),
+            scene=self.data_index.scenes[arrays["frame_scene"][row]],
+            stamp_ns=int(arrays["frame_stamp"][row]),
+            global_from_ego=poses_from_rows(arrays["frame_pose"][row : row + 1])[0],
+            prev=prev,
+            **self._sensors(rows),
+            **self._objects(row),
         )
-    keyframes: list[Keyframe] = []
-    for name in scenes:
-        token, prev = known[name]["first_sample_token"], -1
-        while token:
-            sample = nusc.get("sample", token)
-            keyframes.append(_keyframe(nusc, sample, name, spec, prev))
-            prev, token = len(keyframes) - 1, sample["next"]
-    return keyframes
+
+    def earlier(self, frame: Keyframe, age_s: float, max_age_s: float) -> Keyframe | None:
+        """The frame of the same scene about `age_s` before `frame`, at most max_age_s; None where there is none.
+
+        Frames are taken where the spec's last camera fired (without cameras: its first radar, or the LiDAR): keyframes,
+        and sweeps between them where the set has them. What lies between keyframes has no boxes and no token.
+        """
+        arrays, channels = self.data_index.arrays, self.data_index.channels
+        anchor = (*self.spec.cameras[-1:], *self.spec.radars[:1], LIDAR)[0]
+        if anchor not in channels:
+            return None
+        scene, channel = self.data_index.scenes.index(frame.scene), channels.index(anchor)
+        start = int(np.searchsorted(arrays["data_scene"], scene))
+        end = int(np.searchsorted(arrays["data_scene"], scene, side="right"))
+        of_channel = np.searchsorted(arrays["data_channel"][start:end], [channel, channel + 1]) + start
+        ages = (frame.stamp_ns - np.array(arrays["data_stamp"][slice(*of_channel)])) * 1e-9
+        ages[(ages < LEAST_AGE_S) | (ages > max_age_s + SAME_MOMENT_S)] = np.inf
+        if not np.isfinite(ages).any():
+            return None
+        row = int(of_channel[0] + np.abs(ages - age_s).argmin())
+        frames = np.searchsorted(arrays["frame_scene"], [scene, scene + 1])
+        is_key = np.flatnonzero(arrays["frame_data"][slice(*frames), channel] == row)
+        if len(is_key):
+            return self._keyframe(int(frames[0] + is_key[0]), -1)
+        stamp, rows = int(arrays["data_stamp"][row]), {}
+        for number, name in enumerate(channels):
+            first, last = np.searchsorted(arrays["data_channel"][start:end], [number, number + 1]) + start
+            newest = first + int(np.searchsorted(arrays["data_stamp"][first:last], stamp, side="right")) - 1
+            if newest >= first and stamp - arrays["data_stamp"][newest] <= STALE_NS:
+                rows[name] = int(newest)
+        pose = poses_from_rows(arrays["data_pose"][row : row + 1])[0]
+        none = np.zeros((0, 7))
+        return Keyframe(
+            "", frame.scene, stamp, pose, boxes=none, velocity=none[:, :2], labels=none[:, 0].astype(np.int64),
+            **self._sensors(rows),
+        )  # fmt: skip
+
+    def labels(self, i: int) -> np.ndarray:
+        """`self[i].labels` alone, at once."""
+        return self._objects(int(self.rows[i]))["labels"]
+
+    def _sensors(self, rows: dict[str, int]) -> dict[str, Any]:
+        """Files of the spec's sensors; rows: channel -> data row of its newest file."""
+        virtual, lidar = self.config.virtual, self.config.lidar
+        cameras = dict.fromkeys((*self.spec.cameras, *(virtual.cameras if virtual else ())))
+        counts = dict.fromkeys(cameras, 1) | dict.fromkeys(self.spec.radars, self.spec.radar.sweeps)
+        counts[LIDAR] = lidar.sweeps if lidar else 1
+        chains = {c: self._chain(rows[c], count) for c, count in counts.items() if c in rows}
+        files = iter(self._files([row for chain in chains.values() for row in chain]))
+        found = {c: tuple(next(files) for _ in chain) for c, chain in chains.items()}
+        return {
+            "cameras": {c: found[c][0] for c in cameras if c in found},
+            "radars": {c: found[c] for c in self.spec.radars if c in found},
+            "lidar": found.get(LIDAR, ()),
+        }
+
+    def _chain(self, row: int, count: int) -> list[int]:
+        """Data rows of one sensor, newest first, not leaving its scene."""
+        arrays = self.data_index.arrays
+        same = slice(max(0, row - count + 1), row + 1)
+        of_chain = (arrays["data_scene"][same] == arrays["data_scene"][row]) & (
+            arrays["data_channel"][same] == arrays["data_channel"][row]
+        )
+        return (np.flatnonzero(of_chain) + same.start)[::-1].tolist()
+
+    def _files(self, rows: list[int]) -> list[SensorFile]:
+        arrays = self.data_index.arrays
+        calibrations = arrays["data_calibration"][rows]
+        mounts = poses_from_rows(arrays["calibration_pose"][calibrations])
+        poses = poses_from_rows(arrays["data_pose"][rows])
+        begins = None if self.data_index.motion_corrected else poses_from_rows(arrays["data_begin_pose"][rows])
+        files = []
+        for k, (row, calibration) in enumerate(zip(rows, calibrations)):
+            K = np.array(arrays["calibration_K"][calibration])
+            width, height = arrays["calibration_size"][calibration].tolist()
+            begin = None if begins is None or np.isnan(begins[k]).any() else begins[k]
+            files.append(
+                SensorFile(
+                    path=self.data_index.path(row),
+                    stamp_ns=int(arrays["data_stamp"][row]),
+                    ego_from_sensor=mounts[k],
+                    global_from_ego=poses[k],
+                    K=None if np.isnan(K).any() else K,
+                    width=width,
+                    height=height,
+                    global_from_ego_begin=begin,
+                )
+            )
+        return files
+
+    def _objects(self, row: int) -> dict[str, Any]:
+        """Boxes that the benchmark scores: one of its classes, and seen by at least one LiDAR or radar point."""
+        arrays = self.data_index.arrays
+        span, racks = (
+            slice(int(arrays[name][row - 1]) if row else 0, int(arrays[name][row])) for name in ("box_end", "rack_end")
+        )
+        label_of = np.array([self.spec.classes.index(c) if c in self.spec.classes else -1 for c in CLASSES])
+        labels, points = label_of[arrays["box_class"][span]], arrays["box_points"][span]
+        used = (labels >= 0) & (points.sum(axis=1) > 0)
+        names = (*self.data_index.attributes, "")  # -1: none
+        return {
+            "boxes": np.array(arrays["box"][span][used]),
+            "velocity": np.array(arrays["box_velocity"][span][used]),
+            "labels": labels[used].astype(np.int64),
+            "attributes": tuple(names[k] for k in arrays["box_attribute"][span][used]),
+            "num_points": points[used].sum(axis=1),
+            "racks": np.array(arrays["rack"][racks]),
+        }
 
 
-def _keyframe(nusc: NuScenes, sample: dict[str, Any], scene: str, spec: ModelSpec, prev: int) -> Keyframe:
-    rows = {channel: nusc.get("sample_data", token) for channel, token in sample["data"].items()}
-    # The ego pose of the LiDAR keyframe is the pose at sample.timestamp, by nuScenes' definition.
-    reference = rows.get("LIDAR_TOP", next(iter(rows.values())))
-    global_from_ego = _pose(nusc.get("ego_pose", reference["ego_pose_token"]))
-    objects = _annotations(nusc, sample, invert(global_from_ego), spec)
-    return Keyframe(
-        token=sample["token"],
-        scene=scene,
-        stamp_ns=sample["timestamp"] * 1000,
-        global_from_ego=global_from_ego,
-        cameras={c: _file(nusc, rows[c]) for c in spec.cameras if c in rows},
-        radars={r: _sweeps(nusc, rows[r], spec.radar.sweeps) for r in spec.radars if r in rows},
-        lidar=_file(nusc, rows["LIDAR_TOP"]) if "LIDAR_TOP" in rows else None,
-        prev=prev,
-        **objects,
-    )
+def open_nuscenes(
+    dataroot: str | Path, version: str, split: str | Sequence[str], spec: ModelSpec, config: DataConfig = PLAIN
+) -> Keyframes:
+    """Keyframes of a split (or of named scenes). Raises as `open_index`, `read_split` and `Keyframes` do."""
+    index = open_index(dataroot, version)
+    scenes = read_split(dataroot, version, split) if isinstance(split, str) else split
+    return Keyframes(index, scenes, spec, config)
 
 
-def _pose(row: dict[str, Any]) -> np.ndarray:
-    return make_transform(rotation_from_quaternion(np.array(row["rotation"])), np.array(row["translation"]))
+def sensor_frame(keyframe: Keyframe, spec: ModelSpec, returns: RadarFilter = EVERY_RETURN) -> SensorFrame:
+    """The keyframe as the vehicle would see it: files read, nothing decoded; absent sensors named in `missing`.
 
-
-def _file(nusc: NuScenes, row: dict[str, Any]) -> SensorFile:
-    calibration = nusc.get("calibrated_sensor", row["calibrated_sensor_token"])
-    K = np.array(calibration["camera_intrinsic"]) if calibration["camera_intrinsic"] else None
-    path = str(Path(nusc.dataroot) / row["filename"])
-    pose = _pose(nusc.get("ego_pose", row["ego_pose_token"]))
-    return SensorFile(path, row["timestamp"] * 1000, _pose(calibration), pose, K, row["width"] or 0, row["height"] or 0)
-
-
-def _sweeps(nusc: NuScenes, row: dict[str, Any], count: int) -> tuple[SensorFile, ...]:
-    files = [_file(nusc, row)]
-    while row["prev"] and len(files) < count:
-        row = nusc.get("sample_data", row["prev"])
-        files.append(_file(nusc, row))
-    return tuple(files)
-
-
-def _annotations(
-    nusc: NuScenes, sample: dict[str, Any], ego_from_global: np.ndarray, spec: ModelSpec
-) -> dict[str, Any]:
-    """Boxes that the benchmark scores: one of its classes, and seen by at least one LiDAR or radar point."""
-    boxes, velocity, labels, attributes, num_points = [], [], [], [], []
-    for token in sample["anns"]:
-        row = nusc.get("sample_annotation", token)
-        name = category_to_detection_name(row["category_name"])
-        if name not in spec.classes or row["num_lidar_pts"] + row["num_radar_pts"] == 0:
-            continue
-        w, length, h = row["size"]
-        heading = rotation_from_quaternion(np.array(row["rotation"]))[:2, 0]
-        boxes.append([*row["translation"], length, w, h, np.arctan2(heading[1], heading[0])])
-        velocity.append(ego_from_global[:2, :3] @ nusc.box_velocity(token))
-        labels.append(spec.classes.index(name))
-        attributes.append(nusc.get("attribute", row["attribute_tokens"][0])["name"] if row["attribute_tokens"] else "")
-        num_points.append(row["num_lidar_pts"] + row["num_radar_pts"])
-    return {
-        "boxes": transform_boxes(ego_from_global, np.array(boxes).reshape(-1, 7)),
-        "velocity": np.array(velocity, dtype=np.float64).reshape(-1, 2),
-        "labels": np.array(labels, dtype=np.int64),
-        "attributes": tuple(attributes),
-        "num_points": np.array(num_points, dtype=np.int64),
-    }
-
-
-def sensor_frame(keyframe: Keyframe, spec: ModelSpec) -> SensorFrame:
-    """The keyframe as the vehicle would see it: files read, nothing decoded; absent sensors named in `missing`."""
+    Raises FileNotFoundError and ValueError naming sample and file.
+    """
     cameras: list[CameraView | None] = []
     radars: list[tuple[RadarSweep, ...]] = []
     missing: dict[str, str] = {}
@@ -177,41 +270,43 @@ def sensor_frame(keyframe: Keyframe, spec: ModelSpec) -> SensorFrame:
             missing[name] = "not_in_data_set"
             cameras.append(None)
             continue
+        if not Path(file.path).is_file():
+            raise FileNotFoundError(f"sample {keyframe.token}: no file {file.path}; unpack the archive that holds it")
         frame = CameraFrame(name, file.stamp_ns, "jpeg", np.fromfile(file.path, dtype=np.uint8))
-        assert file.K is not None
+        if file.K is None:
+            raise ValueError(f"sample {keyframe.token}: {name} has no camera_intrinsic in calibrated_sensor.json")
         calibration = CameraCalibration(file.width, file.height, file.K, file.ego_from_sensor)
         cameras.append(CameraView(frame, calibration, EgoPose(file.stamp_ns, file.global_from_ego)))
     for name in spec.radars:
         sweeps = keyframe.radars.get(name, ())
         if not sweeps:
             missing[name] = "not_in_data_set"
-        radars.append(tuple(_radar_sweep(name, file) for file in sweeps))
+        radars.append(tuple(_radar_sweep(name, file, returns) for file in sweeps))
     return SensorFrame(
         keyframe.stamp_ns, EgoPose(keyframe.stamp_ns, keyframe.global_from_ego), tuple(cameras), tuple(radars), missing
     )
 
 
-def _radar_sweep(name: str, file: SensorFile) -> RadarSweep:
+def _radar_sweep(name: str, file: SensorFile, returns: RadarFilter) -> RadarSweep:
     raw = read_radar_pcd(file.path)
+    raw = raw[kept_returns(raw, returns)]
     points = np.stack([raw[c].astype(np.float32) for c in ("x", "y", "z", "rcs", "vx_comp", "vy_comp")], axis=1)
     return RadarSweep(
         RadarScan(name, file.stamp_ns, points), file.ego_from_sensor, EgoPose(file.stamp_ns, file.global_from_ego)
     )
 
 
-def lidar_points(keyframe: Keyframe) -> np.ndarray:
-    """(P, 3) of the keyframe's LiDAR sweep in the ego frame at the keyframe; empty without LiDAR.
+def kept_returns(raw: np.ndarray, returns: RadarFilter) -> np.ndarray:
+    """(P,) bool over the fields of a radar file."""
+    kept = np.ones(len(raw), dtype=bool)
+    for name in ("invalid_state", "dyn_prop", "ambig_state"):
+        allowed = getattr(returns, name)
+        if allowed is not None:
+            kept &= np.isin(raw[name], allowed)
+    distance = np.hypot(raw["x"], raw["y"])
+    return kept & (distance >= returns.range_m[0]) & (distance <= returns.range_m[1])
 
-    Raises ValueError naming the file when it does not hold whole points.
-    """
-    if keyframe.lidar is None:
-        return np.zeros((0, 3))
-    raw = Path(keyframe.lidar.path).read_bytes()
-    if len(raw) % LIDAR_POINT_BYTES:
-        raise ValueError(
-            f"{keyframe.lidar.path}: {len(raw)} bytes found, expected points of {LIDAR_POINT_BYTES} bytes; "
-            "the file is cut off, copy it again"
-        )
-    points = np.frombuffer(raw, dtype=np.float32).reshape(-1, 5)[:, :3]
-    ego_from_lidar = invert(keyframe.global_from_ego) @ keyframe.lidar.global_from_ego @ keyframe.lidar.ego_from_sensor
-    return transform_points(ego_from_lidar, points.astype(np.float64))
+
+def load_keyframes(nusc: Any, scenes: Sequence[str], spec: ModelSpec) -> Keyframes:
+    """Of a set that the devkit has open."""
+    return open_nuscenes(nusc.dataroot, nusc.version, scenes, spec)
