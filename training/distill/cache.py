@@ -75,7 +75,7 @@ class TeacherCache:
 
     def __init__(self, folder: str | Path, detector: Any, tokens: Sequence[str], data: DataConfig) -> None:
         refuse_random_inputs(data, detector.spec)
-        seen = to_plain(dataclasses.replace(data, augmentation=NO_AUGMENTATION))
+        seen = {name: to_plain(getattr(data, name)) for name in ("lidar", "virtual", "returns", "history")}
         key = teacher_hash(detector) + json.dumps(seen, sort_keys=True)
         self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
