@@ -18,6 +18,12 @@ from training.models.view.depth_bins import DepthBins
 from training.models.view.warp import OUTSIDE
 
 
+def depth_plane(context: Tensor, depth_probability: Tensor) -> Tensor:
+    """(B, N, C, h, w), (B, N, D, h, w) -> (B, N, C, D, w): the lifted features of each image column, rows summed."""
+    plane = torch.matmul(depth_probability.permute(0, 1, 4, 2, 3), context.permute(0, 1, 4, 3, 2))  # (B, N, w, D, C)
+    return plane.permute(0, 1, 4, 3, 2)
+
+
 class ColumnLift(nn.Module):
     """(B, N, C, h, w) context and (B, N, D, h, w) depth logits -> (B, C, X, Y) and the coverage (B, 1, X, Y).
 
@@ -41,11 +47,13 @@ class ColumnLift(nn.Module):
         self, context: Tensor, depth_logits: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_width: int
     ) -> tuple[Tensor, Tensor]:
         """img_from_ego (B, N, 4, 4) into the network's image of `image_width` pixels, camera_valid (B, N)."""
-        b, n, c = context.shape[:3]
-        depth = depth_logits.softmax(dim=2).flatten(0, 1)  # (B*N, D, h, w)
-        plane = torch.matmul(depth.permute(0, 3, 1, 2), context.flatten(0, 1).permute(0, 3, 2, 1))  # (B*N, w, D, C)
-        plane = plane.permute(0, 3, 2, 1)  # (B*N, C, D, w)
+        return self.read(depth_plane(context, depth_logits.softmax(dim=2)), img_from_ego, camera_valid, image_width)
 
+    def read(
+        self, plane: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_width: int
+    ) -> tuple[Tensor, Tensor]:
+        """The second half of `forward`, from each camera's (depth, column) plane (B, N, C, D, w)."""
+        b, n, c = plane.shape[:3]
         projected = torch.matmul(img_from_ego.flatten(0, 1)[:, :3], self.cell_points.t())  # (B*N, 3, X*Y)
         z = projected[:, 2]
         column = (projected[:, 0] / z.clamp(min=0.1) + 0.5) / image_width * 2 - 1
@@ -55,6 +63,8 @@ class ColumnLift(nn.Module):
         # What a camera does not see is looked up outside its plane, where the padding is zero: cheaper than a product.
         where = torch.where(seen[..., None], torch.stack([column, row], dim=-1), OUTSIDE)
         where = where.reshape(b * n, *self.shape, 2)
-        sampled = F.grid_sample(plane.float(), where, mode="bilinear", padding_mode="zeros", align_corners=False)
+        sampled = F.grid_sample(
+            plane.flatten(0, 1).float(), where, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
         bev = sampled.reshape(b, n, c, *self.shape).sum(dim=1)
         return bev, seen.reshape(b, n, 1, *self.shape).any(dim=1).to(bev.dtype)

@@ -17,12 +17,8 @@ from training.models.view.splat import splat, splat_dense
 def inverse_3x3(matrix: Tensor) -> Tensor:
     """(..., 3, 3) -> its inverse by cofactors: TensorRT's parser knows no matrix inverse."""
     a, b, c = matrix.unbind(dim=-2)
-    cofactors = torch.stack([_cross(b, c), _cross(c, a), _cross(a, b)], dim=-1)
-    return cofactors / (a * _cross(b, c)).sum(dim=-1)[..., None, None]
-
-
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    return a[..., [1, 2, 0]] * b[..., [2, 0, 1]] - a[..., [2, 0, 1]] * b[..., [1, 2, 0]]
+    adjugate = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=-1)
+    return adjugate / (a * adjugate[..., 0]).sum(dim=-1)[..., None, None]
 
 
 class LiftSplat(nn.Module):
@@ -94,18 +90,20 @@ class LiftSplat(nn.Module):
         device, (x, y), grid = img_from_ego.device, self.grid.shape, self.grid
         dtype = torch.float64 if img_from_ego.dtype == torch.float64 else torch.float32
         img_from_ego = img_from_ego.to(dtype)
+        # Along x and y in cells from the grid's corner, along z in metres from the lower end of the range.
+        lowest = torch.tensor([[grid.x_min], [grid.y_min], [self.z_range[0]]], device=device, dtype=dtype)
+        unit = torch.tensor([[grid.step], [grid.step], [1.0]], device=device, dtype=dtype)
         ego_from_pixel = inverse_3x3(img_from_ego[..., :3, :3])
-        origin = -torch.matmul(ego_from_pixel, img_from_ego[..., :3, 3:])[..., None]  # (B, N, 3, 1, 1)
+        origin = (-torch.matmul(ego_from_pixel, img_from_ego[..., :3, 3:]) - lowest) / unit  # (B, N, 3, 1)
         u = (torch.arange(w, device=device, dtype=dtype) + 0.5) * self.stride - 0.5
         v = (torch.arange(h, device=device, dtype=dtype) + 0.5) * self.stride - 0.5
         pixels = torch.stack([u.repeat(h), v.repeat_interleave(w), torch.ones(h * w, device=device, dtype=dtype)])
-        direction = torch.matmul(ego_from_pixel, pixels)[..., None]  # (B, N, 3, h * w, 1)
-        steps = torch.arange(self.bins.count, device=device, dtype=dtype) + self.depth_at
-        points = origin + direction * (self.bins.start + self.bins.step * steps)
+        direction = torch.matmul(ego_from_pixel, pixels) / unit  # (B, N, 3, h * w)
+        bins = torch.arange(self.bins.count, device=device, dtype=dtype) + self.depth_at
+        points = origin[..., None] + direction[..., None] * (self.bins.start + self.bins.step * bins)
         px, py, pz = points.unbind(dim=2)
         # Floor, not truncation: what lies just below the range must not enter cell 0.
-        ix = ((px - grid.x_min) / grid.step).floor()
-        iy = ((py - grid.y_min) / grid.step).floor()
-        inside = (ix >= 0) & (ix < x) & (iy >= 0) & (iy < y) & (pz >= self.z_range[0]) & (pz < self.z_range[1])
+        ix, iy = px.floor(), py.floor()
+        inside = (ix >= 0) & (ix < x) & (iy >= 0) & (iy < y) & (pz >= 0) & (pz < self.z_range[1] - self.z_range[0])
         inside = inside & (camera_valid[..., None, None] > 0)
         return torch.where(inside, ix * y + iy, x * y).long()  # NaN of a broken camera is outside, too

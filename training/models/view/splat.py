@@ -11,19 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements of the largest temporary in the gradient of depth: small enough for a CPU's cache, large enough for a GPU.
-CHUNK_CPU = 1 << 18
-CHUNK_GPU = 1 << 26
-
 
 class _Splat(torch.autograd.Function):
     @staticmethod
     def forward(ctx, context: Tensor, depth: Tensor, cells: Tensor, count: int) -> Tensor:  # type: ignore[no-untyped-def]
         flat = cells.flatten()
         inside = (flat < count).nonzero().flatten()
-        keys, order = flat[inside].sort()
+        keys, order = flat[inside].int().sort(stable=True)  # 32 bits: a radix sort on CPU, ten times faster than 64
         points = inside[order]
-        first = torch.searchsorted(keys, torch.arange(count, device=keys.device))
+        first = torch.searchsorted(keys, torch.arange(count, device=keys.device, dtype=torch.int32))
         rays = torch.div(points, cells.shape[1], rounding_mode="floor")
         ctx.save_for_backward(context, depth, cells)
         return F.embedding_bag(rays, context, first, mode="sum", per_sample_weights=depth.flatten()[points])
@@ -32,15 +28,13 @@ class _Splat(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
         context, depth, cells = ctx.saved_tensors
         grad = F.pad(grad, (0, 0, 0, 1))  # the row of zeros that points outside the grid read
-        # Points lie ray after ray already: this direction needs no sorting.
-        grad_context = F.embedding_bag(cells, grad, mode="sum", per_sample_weights=depth)
-        budget = CHUNK_GPU if grad.is_cuda else CHUNK_CPU
-        rays = max(1, budget // (cells.shape[1] * grad.shape[1]))
-        grad_depth = torch.empty_like(depth)
-        for i in range(0, len(cells), rays):
-            part = slice(i, i + rays)
-            grad_depth[part] = torch.bmm(grad[cells[part]], context[part, :, None])[..., 0]
-        return grad_context, grad_depth, None, None
+        # Points lie ray after ray already: this direction needs no sorting. The bag's own gradient of its weights,
+        # the product of the bag's row and the point's row, is at the same time the gradient of depth.
+        with torch.enable_grad():
+            weights = depth.detach().requires_grad_()
+            grad_context = F.embedding_bag(cells, grad, mode="sum", per_sample_weights=weights)
+            (grad_depth,) = torch.autograd.grad(grad_context, weights, context)
+        return grad_context.detach(), grad_depth, None, None
 
 
 def splat(context: Tensor, depth: Tensor, cells: Tensor, count: int) -> Tensor:
@@ -54,11 +48,11 @@ def splat(context: Tensor, depth: Tensor, cells: Tensor, count: int) -> Tensor:
 
 
 def splat_dense(context: Tensor, depth: Tensor, cells: Tensor, count: int) -> Tensor:
-    """context (C, R), depth (R, D), cells (R, D) -> (C, count): the same sums in operators that TensorRT's parser takes.
+    """context (C, R), depth (R, D), cells (R, D) -> (C, count): the same sums in operators of TensorRT's parser.
 
-    No scatter that adds is among them. A straight ray crosses a convex cell in one run of depth bins. The run's weights are summed first; then every
-    (ray, cell) pair occurs once, so that a plain scatter builds the (R, count) matrix of weights, and one matrix
-    product sums over rays. Needs cells that come from `LiftSplat.cells`: equal cells of a ray adjacent.
+    No scatter that adds is among them. A straight ray crosses a convex cell in one run of depth bins: the run's weights
+    are summed first; then every (ray, cell) pair occurs once, so that a plain scatter builds the (R, count) matrix of
+    weights, and one matrix product sums over rays. Needs equal cells of a ray adjacent, as `LiftSplat.cells` has them.
     """
     rays, bins = cells.shape
     same = (cells[:, :, None] == cells[:, None, :]).to(depth.dtype)

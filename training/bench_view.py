@@ -1,0 +1,173 @@
+"""How long lift-splat takes beside its textbook formulations: python -m training.bench_view [--device cuda]
+
+BEVDet's size: 6 cameras of 256 x 704 pixels at stride 16, 59 bins, 64 channels, 128 x 128 cells. Each formulation gets
+the same tensors and computes the same map and gradients (checked); forward + backward, medians, all in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bev_perception.grid import BevGrid
+from training.models.view.column_lift import ColumnLift
+from training.models.view.depth_bins import DepthBins
+from training.models.view.lift_splat import LiftSplat
+
+HEIGHT, WIDTH, STRIDE, CHANNELS, CAMERAS = 256, 704, 16, 64, 6
+GRID, BINS = BevGrid(), DepthBins(1.0, 1.0, 59)
+
+Lift = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Times:
+    name: str
+    forward_ms: float
+    both_ms: float
+
+
+def camera_ring(batch: int, device: str) -> Tensor:
+    """(B, N, 4, 4): level cameras at 1.5 m that look outwards, 65 degrees wide and nearly touching."""
+    result = torch.zeros(batch, CAMERAS, 4, 4)
+    for i in range(CAMERAS):
+        yaw = 2 * np.pi * i / CAMERAS + 0.05
+        cam_from_ego = np.eye(4)
+        cam_from_ego[:3, :3] = [[np.sin(yaw), -np.cos(yaw), 0], [0, 0, -1], [np.cos(yaw), np.sin(yaw), 0]]
+        cam_from_ego[:3, 3] = [0, 1.5, 0]
+        img_from_cam = np.eye(4)
+        img_from_cam[:2, :3] = [[0.8 * WIDTH, 0, WIDTH / 2], [0, 0.8 * WIDTH, HEIGHT / 2]]
+        result[:, i] = torch.from_numpy(img_from_cam @ cam_from_ego)
+    return result.to(device)
+
+
+def points_inside(context: Tensor, depth: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """The lifted points that fall into the grid, (P, C), and their cells (P,): what the textbook forms start from."""
+    count = GRID.shape[0] * GRID.shape[1]
+    lifted = depth.flatten(3).transpose(2, 3)[..., None] * context.flatten(3).transpose(2, 3)[..., None, :]
+    batch = torch.arange(len(cells), device=cells.device).reshape(-1, 1, 1, 1) * count
+    inside = cells < count
+    return lifted[inside], (cells + batch)[inside]
+
+
+def to_map(rows: Tensor, batch: int) -> Tensor:
+    return rows.reshape(batch, *GRID.shape, -1).permute(0, 3, 1, 2)
+
+
+def index_add_lift(context: Tensor, depth: Tensor, cells: Tensor) -> Tensor:
+    values, where = points_inside(context, depth, cells)
+    empty = values.new_zeros(len(cells) * GRID.shape[0] * GRID.shape[1], values.shape[1])
+    return to_map(empty.index_add(0, where, values), len(cells))
+
+
+class QuickCumsum(torch.autograd.Function):
+    """LSS's pooling (Philion & Fidler, ECCV 2020): cumulative sum over sorted points, differences at cells' ends."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        total = values.cumsum(0)
+        last = torch.ones(len(where), dtype=torch.bool, device=where.device)
+        last[:-1] = where[1:] != where[:-1]
+        total, kept = total[last], where[last]
+        ctx.save_for_backward(last)
+        ctx.mark_non_differentiable(kept)
+        return torch.cat([total[:1], total[1:] - total[:-1]]), kept
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        (last,) = ctx.saved_tensors
+        row = last.cumsum(0)
+        row[last] -= 1
+        return grad[row], None
+
+
+def cumsum_lift(context: Tensor, depth: Tensor, cells: Tensor) -> Tensor:
+    values, where = points_inside(context, depth, cells)
+    order = where.argsort()
+    sums, kept = QuickCumsum.apply(values[order], where[order])
+    empty = values.new_zeros(len(cells) * GRID.shape[0] * GRID.shape[1], values.shape[1])
+    return to_map(empty.index_copy(0, kept, sums), len(cells))
+
+
+def measure(name: str, lift: Lift, context: Tensor, depth: Tensor, repeats: int) -> Times:
+    def synchronise() -> float:
+        if context.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() * 1e3
+
+    gradient = torch.ones(1, device=context.device)
+    forward, both = [], []
+    for i in range(repeats + 2):
+        context.grad = depth.grad = None
+        start = synchronise()
+        bev = lift(context, depth)
+        middle = synchronise()
+        bev.backward(gradient.expand_as(bev))
+        end = synchronise()
+        if i >= 2:  # the first runs warm up allocator and caches
+            forward.append(middle - start)
+            both.append(end - start)
+    return Times(name, statistics.median(forward), statistics.median(both))
+
+
+def check_equal(reference: Lift, lift: Lift, context: Tensor, depth: Tensor, tolerance: float) -> float:
+    """The largest difference of map and gradients, relative to the largest value; AssertionError above tolerance."""
+    results = []
+    for function in (reference, lift):
+        bev = function(context, depth)
+        torch.manual_seed(1)
+        results.append([bev, *torch.autograd.grad(bev, (context, depth), torch.randn_like(bev))])
+    worst = max(float((a - b).detach().abs().max() / a.detach().abs().max()) for a, b in zip(*results))
+    assert worst < tolerance, f"the formulations differ by {worst:.1e}"
+    return worst
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    h, w = HEIGHT // STRIDE, WIDTH // STRIDE
+    context = torch.randn(args.batch, CAMERAS, CHANNELS, h, w, device=args.device, requires_grad=True)
+    logits = torch.randn(args.batch, CAMERAS, BINS.count, h, w, device=args.device)
+    depth = (3 * logits).softmax(dim=2).requires_grad_()
+    img_from_ego = camera_ring(args.batch, args.device)
+    valid = torch.ones(args.batch, CAMERAS, device=args.device)
+    module, column = LiftSplat(GRID, BINS, STRIDE), ColumnLift(GRID, BINS).to(args.device)
+
+    def ours(c: Tensor, d: Tensor) -> Tensor:
+        return module(c, d, img_from_ego, valid, (HEIGHT, WIDTH))
+
+    def plain(c: Tensor, d: Tensor) -> Tensor:
+        return index_add_lift(c, d, module.cells(img_from_ego, valid, h, w))
+
+    def cumsum(c: Tensor, d: Tensor) -> Tensor:
+        return cumsum_lift(c, d, module.cells(img_from_ego, valid, h, w))
+
+    def by_column(c: Tensor, d: Tensor) -> Tensor:
+        return column(c, d.log(), img_from_ego, valid, WIDTH)[0]
+
+    print(f"{args.device}, {args.threads} threads, torch {torch.__version__}, batch {args.batch}, {args.repeats} runs")
+    print(f"largest difference to index_add: splat {check_equal(plain, ours, context, depth, 1e-5):.1e}, ", end="")
+    # A running sum over all points loses digits: this is the method's own error.
+    print(f"cumsum {check_equal(plain, cumsum, context, depth, 1e-2):.1e}")
+    forms = {"splat": ours, "index_add": plain, "cumsum": cumsum, "column_lift (another function)": by_column}
+    rows = [measure(name, lift, context, depth, args.repeats) for name, lift in forms.items()]
+    print(f"{'formulation':32}{'forward ms':>12}{'both ms':>10}{'both / splat':>14}")
+    for row in rows:
+        print(f"{row.name:32}{row.forward_ms:12.1f}{row.both_ms:10.1f}{row.both_ms / rows[0].both_ms:14.2f}")
+
+
+if __name__ == "__main__":
+    main()
