@@ -1,0 +1,117 @@
+"""The radar student: PillarNet-18 on radar pillars with Cross-Modality Alignment.
+
+RadarDistill (Bang et al., CVPR 2024): the teacher is PillarNet-18 on LiDAR, the student the same network on radar with
+CMA between conv4 and the neck. conv5 comes from conv4 as in the released code (in the paper's text it comes after CMA).
+Not in the paper: an optional memory of earlier frames over the neck's map, and a learned vector that tells the neck
+which share of the radars is dead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bev_perception.model_spec import ModelSpec
+from training.models.center_head import CenterHead, HeadConfig
+from training.models.cma import CrossModalityAlignment
+from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
+from training.models.radar_branch import RadarPillars, deafness
+from training.models.temporal_fusion import TEMPORAL, TemporalConfig, state_channels
+
+
+@dataclass(frozen=True)
+class RadarPillarNetConfig:
+    """The paper's by default: grid cells of 0.6 m over 54 m, spec.radar.pillar_step 0.075 m, an IoU branch."""
+
+    backbone: PillarBackboneConfig = field(default_factory=PillarBackboneConfig)
+    z_range: tuple[float, float] = (-5.0, 3.0)
+    head: HeadConfig = field(default_factory=lambda: HeadConfig(iou=True))
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
+
+
+def small() -> RadarPillarNetConfig:
+    """For 0.8 m cells and pillars of 0.4 m: 256 x 256 pillars over 51.2 m."""
+    backbone = PillarBackboneConfig((16, 32, 48, 64, 96), (2, 1, 1), (1, 1, 1, 2, 2), 2)
+    return RadarPillarNetConfig(backbone, head=HeadConfig(ONE_TASK, shared=48, hidden=48, iou=True))
+
+
+def tiny() -> RadarPillarNetConfig:
+    """For tests: pillars of half a cell."""
+    backbone = PillarBackboneConfig((8, 8, 16, 16, 24), (2, 1, 1), (1, 1, 1, 1, 1), 1)
+    return RadarPillarNetConfig(backbone, head=HeadConfig(ONE_TASK, shared=16, hidden=16, iou=True))
+
+
+class RadarPillarNet(nn.Module):
+    """inputs: radar_points, radar_counts, radar_cells, radar_valid of a spec whose radar.format is "pillars".
+
+    features: "conv4", "conv5", "low1", "low2" (F^l1, F^l2: what CMA makes of conv4), "high1" (F^h1: conv5 on the head's
+    grid), "high2" (F^h2: the neck's map, also "neck"). The LiDAR teacher's counterparts are conv4, conv4, high, neck.
+    Raises ValueError for a spec that does not fit.
+    """
+
+    def __init__(self, spec: ModelSpec, config: RadarPillarNetConfig = RadarPillarNetConfig()) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
+        backbone = config.backbone
+        if not spec.radars or spec.radar.format != "pillars":
+            raise ValueError(
+                f'RadarPillarNet wants radars and spec.radar.format "pillars", found {spec.radars}, {spec.radar.format}'
+            )
+        if spec.pillar_grid().shape != tuple(side * backbone.stride for side in spec.grid.shape):
+            raise ValueError(
+                f"RadarPillarNet with strides {backbone.strides} wants spec.radar.pillar_step = grid.step / "
+                f"{backbone.stride} = {spec.grid.step / backbone.stride}, found {spec.radar.pillar_step}"
+            )
+        if any(side % 4 for side in spec.grid.shape):
+            raise ValueError(f"CMA halves the grid twice: its sides must be multiples of 4, found {spec.grid.shape}")
+        low = backbone.channels[3]
+        wanted = state_channels(config.temporal, low)
+        if spec.temporal.state_channels != wanted:
+            raise ValueError(
+                f"temporal fusion {config.temporal.kind!r} over {low} channels has a state of {wanted}, the spec says "
+                f"{spec.temporal.state_channels}: set spec.temporal.state_channels = {wanted}"
+            )
+        self.pillars = RadarPillars(spec.pillar_grid(), backbone.channels[:1], config.z_range)
+        self.backbone = PillarBackbone(backbone)
+        self.cma = CrossModalityAlignment(low)
+        self.deaf = nn.Parameter(torch.zeros(1, low, 1, 1))
+        self.neck = PillarNeck(backbone)
+        fusion: Any = TEMPORAL[config.temporal.kind](self.neck.out_channels, config.temporal, spec)
+        self.temporal = fusion
+        self.head = CenterHead(fusion.out_channels, spec.classes, config.head)
+        self.tasks = self.head.tasks
+
+    def forward(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Prediction:
+        maps = self._maps(inputs)
+        fused, state = self.temporal(maps["neck"], memory)
+        heatmap, regression, aux = self.head(fused)
+        return Prediction(heatmap, regression, state, aux, maps)
+
+    def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
+        state: Tensor | None = self.temporal(self._maps(inputs)["neck"], memory)[1]
+        return state
+
+    def _maps(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        sparse = self.pillars(inputs["radar_points"], inputs["radar_counts"], inputs["radar_cells"])
+        found = self.backbone(*sparse)
+        maps = {"conv4": found["conv4"], "conv5": found["conv5"]}
+        maps["low1"], maps["low2"] = self.cma(maps["conv4"])
+        low = maps["low2"] + self.deaf * deafness(inputs["radar_valid"]).to(maps["low2"].dtype)
+        maps["high1"] = self.neck.up(maps["conv5"])
+        maps["high2"] = self.neck.join(low, maps["high1"])
+        return maps | {"neck": maps["high2"]}
+
+
+def start_from(student: RadarPillarNet, teacher: nn.Module) -> list[str]:
+    """Copy the LiDAR teacher's weights into the student wherever name and shape agree, as RadarDistill starts.
+
+    -> the names copied: backbone, neck and head; CMA and the first layer, which sees other point features, stay.
+    """
+    own = student.state_dict()
+    same = {n: t for n, t in teacher.state_dict().items() if n in own and own[n].shape == t.shape}
+    student.load_state_dict(same, strict=False)
+    return sorted(same)
