@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
 
+# The papers' -5..3 m in nuScenes' LiDAR frame, which is 1.84 m above the ego frame.
+Z_RANGE = (-3.16, 4.84)
+
 
 def norm_rows(norm: nn.BatchNorm1d, rows: Tensor) -> Tensor:
     """Batch norm of (P, C) rows; with fewer than two rows there are no statistics, so the running ones are used."""
@@ -56,7 +59,7 @@ class PillarEncoder(nn.Module):
     """Points -> BEV map and the mask of its non-empty cells. No limit on points per pillar or on pillars.
 
     point_channels counts x, y, z and what follows them (the batch index is not one of them). A point is decorated with
-    its offset from its pillar's mean (3) and from its pillar's centre (3; z from the middle of `z_range`).
+    its offset from its pillar's mean (3) and from its pillar's centre (3; z from the middle of `z_range`, ego frame).
     channels: width of each PointNet layer, e.g. (64,), (64, 64) for CenterPoint's official two, (32,) for PillarNet.
     Sources: CenterPoint (Yin et al., CVPR 2021), PillarNet's DynamicPillarVFE (Shi et al., ECCV 2022).
     """
@@ -66,7 +69,7 @@ class PillarEncoder(nn.Module):
         point_channels: int,
         grid: BevGrid,
         channels: tuple[int, ...] = (64,),
-        z_range: tuple[float, float] = (-5.0, 3.0),
+        z_range: tuple[float, float] = Z_RANGE,
     ) -> None:
         super().__init__()
         if point_channels < 3 or not channels:

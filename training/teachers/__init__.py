@@ -2,6 +2,7 @@
 
 from training.models.detector import Family
 from training.teachers.centerpoint import CenterPoint, CenterPointConfig
+from training.teachers.lidar_transformer import LidarTransformer, LidarTransformerConfig
 from training.teachers.mvp import MVP, MVPConfig
 from training.teachers.pillarnet import PillarNet, PillarNetConfig
 
@@ -9,4 +10,5 @@ TEACHERS: dict[str, Family] = {
     "centerpoint": Family(CenterPoint, CenterPointConfig),
     "pillarnet": Family(PillarNet, PillarNetConfig),
     "mvp": Family(MVP, MVPConfig),
+    "lidar_transformer": Family(LidarTransformer, LidarTransformerConfig),
 }

@@ -10,7 +10,7 @@ from bev_perception.model_spec import ModelSpec
 from training.models.bev_encoder import SecondConfig, SecondEncoder
 from training.models.center_head import CenterHead, HeadConfig
 from training.models.detector import ONE_TASK, Memory, Prediction
-from training.models.pillar_encoder import PillarEncoder
+from training.models.pillar_encoder import Z_RANGE, PillarEncoder
 from training.teachers.clouds import batch_size, pillar_grid, require_stateless
 
 POINT_CHANNELS = 5  # x, y, z, intensity, age
@@ -22,7 +22,7 @@ class CenterPointConfig:
     the neck to have the spec's grid: with SECOND's defaults a quarter of its cell, 0.2 m under 0.8 m."""
 
     point_layers: tuple[int, ...] = (64, 64)
-    z_range: tuple[float, float] = (-5.0, 3.0)
+    z_range: tuple[float, float] = Z_RANGE
     second: SecondConfig = field(default_factory=SecondConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
 

@@ -10,7 +10,7 @@ from bev_perception.model_spec import ModelSpec
 from training.models.center_head import CenterHead, HeadConfig
 from training.models.detector import ONE_TASK, Memory, Prediction
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
-from training.models.pillar_encoder import PillarEncoder
+from training.models.pillar_encoder import Z_RANGE, PillarEncoder
 from training.teachers.centerpoint import POINT_CHANNELS
 from training.teachers.clouds import batch_size, pillar_grid, require_stateless
 
@@ -20,7 +20,7 @@ class PillarNetConfig:
     """Pillars are 1 / backbone.stride of the spec's cell: 0.075 m under 0.6 m."""
 
     backbone: PillarBackboneConfig = field(default_factory=PillarBackboneConfig)
-    z_range: tuple[float, float] = (-5.0, 3.0)
+    z_range: tuple[float, float] = Z_RANGE
     head: HeadConfig = field(default_factory=lambda: HeadConfig(iou=True))
 
 
