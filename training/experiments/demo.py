@@ -5,19 +5,10 @@ from __future__ import annotations
 from bev_perception.model_spec import CLASSES, ModelSpec
 from training.data.augment import Augmentation
 from training.data.config import DataConfig
+from training.experiments.specs import CAMERAS, NMS_RADIUS, RADARS
 from training.losses import LossConfig
 from training.models.camera_radar import StudentConfig
 from training.run import OptimConfig, Run
-
-# nuScenes channel names in the order of the LiDAR's sweep; the last camera is the anchor on the vehicle.
-CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
-RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
-# Metres between two peaks of one class: about half a length, less for what stands in groups (CenterPoint's circle NMS).
-NMS_RADIUS = {
-    "car": 2.0, "truck": 3.0, "construction_vehicle": 3.0, "bus": 4.0, "trailer": 4.0,
-    "barrier": 1.0, "motorcycle": 1.0, "bicycle": 1.0, "pedestrian": 0.6, "traffic_cone": 0.5,
-}  # fmt: skip
-
 
 # Velocity counts fully and smoothly: the run is short, and most objects stand (docs/results.md).
 LOSSES = LossConfig(velocity=1.0, velocity_beta=5.0, depth=0.3, depth_form="cross_entropy", semantic=0.3)

@@ -1,0 +1,56 @@
+"""What the experiments share: sensors of nuScenes, grids, image sizes and how LiDAR is gathered at each size.
+
+Paper size is each paper's own; small is for the synthetic set on two cores; tiny is for tests and training.overfit.
+"""
+
+from __future__ import annotations
+
+from bev_perception.grid import BevGrid
+from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec
+from training.data.augment import Augmentation
+from training.data.config import LidarConfig
+from training.models.pillar_encoder import Z_RANGE
+
+# nuScenes channel names in the order of the LiDAR's sweep; the last camera is the anchor on the vehicle.
+CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
+RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
+# Metres between two peaks of one class: about half a length, less for what stands in groups (CenterPoint's circle NMS).
+NMS_RADIUS = {
+    "car": 2.0, "truck": 3.0, "construction_vehicle": 3.0, "bus": 4.0, "trailer": 4.0,
+    "barrier": 1.0, "motorcycle": 1.0, "bicycle": 1.0, "pedestrian": 0.6, "traffic_cone": 0.5,
+}  # fmt: skip
+
+# Cells: 128 x 128 of 0.8 m (BEVDet, BEVDepth, CenterPoint on pillars), 180 x 180 of 0.6 m (PillarNet, RadarDistill).
+GRID = BevGrid()
+GRID_54 = BevGrid(-54.0, 54.0, -54.0, 54.0, 0.6)
+PAPER_IMAGE = ImageSpec(256, 704)
+SMALL_IMAGE = ImageSpec(128, 352)
+TINY_IMAGE = ImageSpec(64, 192)
+
+# BEV augmentation of a network that sees no image: the image ranges have nothing to act on.
+POINTS_ONLY = Augmentation(
+    image_scale=(1.0, 1.0), image_rotation_deg=0.0, image_flip=0.0, brightness=0.0, contrast=0.0,
+    drop_camera=0.0, drop_all_cameras=0.0, drop_radar=0.0, drop_all_radars=0.0, drop_prev=0.0,
+)  # fmt: skip
+
+
+def spec(
+    name: str,
+    *,
+    cameras: tuple[str, ...] = (),
+    radars: tuple[str, ...] = (),
+    state: int = 0,
+    grid: BevGrid = GRID,
+    image: ImageSpec = PAPER_IMAGE,
+    radar: RadarSpec = RadarSpec(),
+) -> ModelSpec:
+    """Facts of a model on nuScenes' vehicle; state: channels of its memory, 0 for none."""
+    return ModelSpec(
+        name, cameras, radars, dict.fromkeys(CLASSES, 0.25), NMS_RADIUS, grid=grid, image=image, radar=radar,
+        temporal=TemporalSpec(state_channels=state),
+    )  # fmt: skip
+
+
+def lidar_over(grid: BevGrid) -> LidarConfig:
+    """Ten sweeps over the grid's range and the papers' heights, -5 to 3 m in the LiDAR's frame."""
+    return LidarConfig(bounds=(grid.x_min, grid.y_min, Z_RANGE[0], grid.x_max, grid.y_max, Z_RANGE[1]))
