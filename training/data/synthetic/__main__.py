@@ -1,7 +1,8 @@
 """Commands of the synthetic world.
 
     python -m training.data.synthetic nuscenes OUT --scenes 60 --seed 0 --duration 20 --scale 0.22 \\
-        --camera-hz 2 --lidar-hz 2 --radar-hz 13 --workers 2
+        --camera-hz 2 --lidar-hz 2 --radar-hz 13 --workers 2 [--masks]
+    python -m training.data.synthetic masks OUT
     python -m training.data.synthetic bag OUT --seed 903 --duration 10 --scale 0.25 --image-format raw
 
 Scene i of seed s is the drive with the world seed 1000 s + i: a bag of seed 903 shows none of the first 903 of seed 0.
@@ -36,6 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     dataset.add_argument("--version", default="v1.0-trainval")
     dataset.add_argument("--val-every", type=int, default=6, help="every n-th scene is for validation")
 
+    dataset.add_argument("--masks", action="store_true", help="also write instance masks (OUT/masks, COCO JSON)")
+
+    masks = commands.add_parser("masks", help="instance masks for a data set that is already there")
+    masks.add_argument("out")
+    masks.add_argument("--workers", type=int, default=2)
+
     bag = commands.add_parser("bag", help="one drive as a rosbag2 MCAP recording")
     bag.add_argument("out")
     bag.add_argument("--seed", type=int, default=900)
@@ -63,7 +70,13 @@ def _run(args: argparse.Namespace) -> dict:
 
         rates = Rates(camera=args.camera_hz, lidar=args.lidar_hz, radar=args.radar_hz)
         settings = DatasetSettings(args.seed, args.duration, args.scale, rates)
-        return write_dataset(args.out, args.scenes, settings, args.workers, args.version, args.val_every)
+        made = write_dataset(args.out, args.scenes, settings, args.workers, args.version, args.val_every)
+    if args.command == "masks" or (args.command == "nuscenes" and args.masks):
+        from training.data.synthetic.masks import write_masks
+
+        made = write_masks(args.out, args.workers)
+    if args.command != "bag":
+        return made
     # rosbags is needed for bags only
     from training.data.synthetic.bag_writer import BagSettings, write_bag
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.synthetic.raycast import View, tracer
+from training.data.synthetic.raycast import Hits, View, tracer
 from training.data.synthetic.rig import RIG, SensorMount
 from training.data.synthetic.shading import light, shade
 from training.data.synthetic.world import World
@@ -108,6 +108,20 @@ def _develop(
     return np.ascontiguousarray(table[index][..., ::-1])
 
 
+def cast_camera(
+    world: World, mount: SensorMount, stamp_ns: int, scale: float
+) -> tuple[NDArray[np.float32], Hits, tuple[int, int], View]:
+    """What each pixel meets: ray directions (h * w, 3) in the world, hits, (h, w) and the view they were cast in."""
+    rays, size = camera_rays(mount, scale)
+    world_from_camera = world.ego_pose(stamp_ns) @ mount.ego_from_sensor
+    directions = np.ascontiguousarray(rays @ world_from_camera[:3, :3].T.astype(F))
+    origins = np.ascontiguousarray(np.broadcast_to(world_from_camera[:3, 3].astype(F), directions.shape))
+    facing = float(np.arctan2(world_from_camera[1, 2], world_from_camera[0, 2]))
+    assert mount.K is not None
+    view = View(facing, np.arctan(mount.width / 2 / mount.K[0, 0]) + np.deg2rad(20))
+    return directions, tracer(world).cast(origins, directions, stamp_ns, view), size, view
+
+
 def render_camera(
     world: World, mount: SensorMount, stamp_ns: int, scale: float, rng: np.random.Generator
 ) -> CameraImage:
@@ -115,15 +129,9 @@ def render_camera(
 
     Raises ValueError for a mount that is no camera or a scale outside (0, 1].
     """
-    rays, (h, w) = camera_rays(mount, scale)
+    directions, hits, (h, w), view = cast_camera(world, mount, stamp_ns, scale)
     caster = tracer(world)
-    world_from_camera = world.ego_pose(stamp_ns) @ mount.ego_from_sensor
-    directions = np.ascontiguousarray(rays @ world_from_camera[:3, :3].T.astype(F))
-    origins = np.ascontiguousarray(np.broadcast_to(world_from_camera[:3, 3].astype(F), directions.shape))
-    facing = float(np.arctan2(world_from_camera[1, 2], world_from_camera[0, 2]))
     assert mount.K is not None
-    view = View(facing, np.arctan(mount.width / 2 / mount.K[0, 0]) + np.deg2rad(20))
-    hits = caster.cast(origins, directions, stamp_ns, view)
     lights_on = np.array(
         [not actor.parked and (actor.rider or actor.name not in ("motorcycle", "bicycle")) for actor in world.actors]
         + [False]
