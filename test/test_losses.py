@@ -19,7 +19,7 @@ from training.losses import (
     semantic_loss,
 )
 from training.models.detector import ONE_TASK, SIX_TASKS, Prediction, task_index
-from training.models.view_transform import DepthBins
+from training.models.view.depth_bins import DepthBins
 
 
 def test_heatmap_loss_equals_the_formula() -> None:

@@ -19,7 +19,9 @@ from training.models import STUDENTS
 from training.models.camera_radar import CameraRadarStudent, StudentConfig
 from training.models.center_head import find_peaks
 from training.models.exported import ExportedDetector
-from training.models.view_transform import ColumnLift, DepthBins, warp_bev
+from training.models.view.column_lift import ColumnLift
+from training.models.view.depth_bins import DepthBins
+from training.models.view.warp import warp_bev
 
 GRID = BevGrid(-12.8, 12.8, -12.8, 12.8, 0.8)
 SPEC = ModelSpec(

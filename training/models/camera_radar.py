@@ -17,7 +17,9 @@ from bev_perception.model_spec import ModelSpec
 from training.models.backbones.resnet import ResNet, make_layer
 from training.models.center_head import CompactHead, conv_bn_relu
 from training.models.detector import Memory, Prediction
-from training.models.view_transform import ColumnLift, DepthBins, warp_bev
+from training.models.view.column_lift import ColumnLift
+from training.models.view.depth_bins import DepthBins
+from training.models.view.warp import warp_bev
 
 # ImageNet statistics in BGR order, 0..255.
 IMAGE_MEAN = (103.53, 116.28, 123.675)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ModelSpec
-from training.models.view_transform import warp_bev
+from training.models.view.warp import warp_bev
 
 if TYPE_CHECKING:
     from training.models.detector import Memory
