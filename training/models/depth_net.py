@@ -6,16 +6,14 @@ depth logits (B, N, D, h, w), context (B, N, C, h, w).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.backbones.resnet import BasicBlock
 from training.models.center_head import conv_bn_relu
 from training.models.deform_conv import DeformConv
-from training.models.view.depth_bins import DepthBins
 
 CAMERA_CHANNELS = 18
 EPSILON = 1e-6
@@ -71,8 +69,6 @@ def camera_vector(img_from_ego: Tensor, camera_valid: Tensor, image_size: tuple[
 class DepthNetConfig:
     """BEVDepth's sizes. mid: channels inside; aspp: of each branch of the pyramid; blocks: residual blocks."""
 
-    bins: DepthBins = field(default_factory=lambda: DepthBins(2.0, 0.5, 112))
-    context: int = 80
     mid: int = 512
     aspp: int = 256
     blocks: int = 3
@@ -87,7 +83,7 @@ class CameraAwareDepth(nn.Module):
     Deformable convolution as in DeformConv (grid sampling), unmodulated as the original's.
     """
 
-    def __init__(self, in_channels: int, config: DepthNetConfig) -> None:
+    def __init__(self, in_channels: int, bins: int, context: int, config: DepthNetConfig = DepthNetConfig()) -> None:
         super().__init__()
         mid = config.mid
         self.reduce = conv_bn_relu(in_channels, mid)
@@ -97,9 +93,9 @@ class CameraAwareDepth(nn.Module):
             *(BasicBlock(mid, mid) for _ in range(config.blocks)),
             Aspp(mid, config.aspp, config.dilations, config.dropout),
             DeformConv(mid, mid, groups=config.deform_groups, modulated=False),
-            nn.Conv2d(mid, config.bins.count, 1),
+            nn.Conv2d(mid, bins, 1),
         )
-        self.context = nn.Conv2d(mid, config.context, 1)
+        self.context = nn.Conv2d(mid, context, 1)
 
     def forward(
         self, features: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_size: tuple[int, int]
@@ -162,8 +158,3 @@ class PlaneRefinement(nn.Module):
     def forward(self, plane: Tensor) -> Tensor:
         x = self.reduce(plane)
         return self.out(x + self.conv(x))
-
-
-def depth_probability(logits: Tensor) -> Tensor:
-    """Softmax over the bins of (B, N, D, h, w), in float32."""
-    return F.softmax(logits.float(), dim=2)

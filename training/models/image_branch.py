@@ -22,7 +22,7 @@ class ImageConfig:
     """backbone: a key of BACKBONES; width: of its first stage, 0 for the original (which ImageNet weights fit).
 
     neck: "fpn" sums the maps of `stride` and coarser (BEVDet: 16 and 32), "second" brings all four to `stride` and
-    concatenates them (BEVDepth). channels: of the result.
+    concatenates them (BEVDepth). channels: of the result. levels: maps that `pyramid` gives, `stride` and coarser.
     """
 
     backbone: str = "resnet50"
@@ -30,12 +30,16 @@ class ImageConfig:
     neck: str = "fpn"
     stride: int = 16
     channels: int = 512
+    levels: int = 1
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
             raise ValueError(f"backbone must be one of {sorted(BACKBONES)}, found {self.backbone!r}")
         if self.neck not in ("fpn", "second") or self.stride not in STRIDES:
             raise ValueError(f'neck must be "fpn" or "second" and stride one of {STRIDES}, found {self}')
+        most = len(STRIDES) - STRIDES.index(self.stride) if self.neck == "fpn" else 1
+        if not 1 <= self.levels <= most:
+            raise ValueError(f"{self.neck} from stride {self.stride} has 1 to {most} levels, found {self.levels}")
 
 
 class ImageBranch(nn.Module):
@@ -61,18 +65,22 @@ class ImageBranch(nn.Module):
         maps = self.backbone.channels[self.first :]
         self.neck: nn.Module
         if config.neck == "fpn":
-            self.neck = FPN(maps, config.channels)
+            self.neck = FPN(maps, config.channels, range(config.levels))
         else:
             self.neck = SecondFPN(maps, [s / config.stride for s in STRIDES], config.channels // len(STRIDES))
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN), persistent=False)
         self.register_buffer("image_std", torch.tensor(IMAGE_STD), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.pyramid(images)[0]
+
+    def pyramid(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps of `stride`, twice `stride` ... : as many as config.levels."""
         b, n = images.shape[:2]
         x = images.float().flatten(0, 1)
         if self.rgb:  # backbones take BGR
             x = torch.stack([x[..., 2], x[..., 1], x[..., 0]], dim=-1)
         x = ((x - self.image_mean) / self.image_std).permute(0, 3, 1, 2)
         found = self.neck(self.backbone(x)[self.first :])
-        features = found[0] if isinstance(found, tuple) else found
-        return features.reshape(b, n, *features.shape[1:])
+        maps = found if isinstance(found, tuple) else (found,)
+        return tuple(m.reshape(b, n, *m.shape[1:]) for m in maps)

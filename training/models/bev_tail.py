@@ -1,0 +1,54 @@
+"""From a frame's BEV map to boxes: memory, BEV encoder, head. The second half of every BEV student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from bev_perception.model_spec import ModelSpec
+from training.models.center_head import CenterHead, HeadConfig
+from training.models.detector import Memory, Prediction
+from training.models.temporal_fusion import TEMPORAL, TemporalConfig, state_channels
+
+
+class BevTail(nn.Module):
+    """(B, channels, X, Y), memory -> Prediction with features "lift", "encoder1" ..., "neck".
+
+    encoder: from its input channels to a module of bev_encoder's kind; its neck must have the grid's resolution.
+    Raises ValueError when the spec's state is not what `temporal` makes.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        spec: ModelSpec,
+        temporal: TemporalConfig,
+        encoder: Callable[[int], Any],
+        head: HeadConfig,
+    ) -> None:
+        super().__init__()
+        wanted = state_channels(temporal, channels)
+        if spec.temporal.state_channels != wanted:
+            raise ValueError(
+                f"temporal fusion {temporal.kind!r} over {channels} channels has a state of {wanted}, the spec says "
+                f"{spec.temporal.state_channels}: set spec.temporal.state_channels = {wanted}"
+            )
+        fusion: Any = TEMPORAL[temporal.kind](channels, temporal, spec)
+        stages = encoder(fusion.out_channels)
+        self.temporal = fusion
+        self.encoder = stages
+        self.head = CenterHead(stages.channels["neck"], spec.classes, head)
+        self.tasks = self.head.tasks
+
+    def forward(self, bev: Tensor, memory: Memory | None, aux: dict[str, Tensor]) -> Prediction:
+        fused, state = self.temporal(bev, memory)
+        maps = self.encoder(fused)
+        heatmap, regression, head_aux = self.head(maps["neck"])
+        return Prediction(heatmap, regression, state, aux | head_aux, {"lift": bev} | maps)
+
+    def state(self, bev: Tensor, memory: Memory | None) -> Tensor | None:
+        """What the next frame reads, without encoder and head."""
+        state: Tensor | None = self.temporal(bev, memory)[1]
+        return state

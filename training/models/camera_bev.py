@@ -1,0 +1,88 @@
+"""From camera images to one BEV map: image branch, depth, forward view transform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from bev_perception.model_spec import ModelSpec
+from training.models.depth_net import CameraAwareDepth, DepthNetConfig, PlainDepth, PlaneRefinement
+from training.models.image_branch import ImageBranch, ImageConfig
+from training.models.view.column_lift import ColumnLift, depth_plane
+from training.models.view.depth_bins import DepthBins
+from training.models.view.lift_splat import LiftSplat
+
+AUX = ("depth", "semantic")
+
+
+@dataclass(frozen=True)
+class CameraBevConfig:
+    """bins, context: depth bins and BEV channels. depth_net: BEVDepth's network; None for one 1x1 convolution.
+
+    refine: BEVDepth's convolutions over each camera's (depth, column) plane. aux: what training supervises in the
+    image, "depth" from LiDAR, "semantic" the class of the object at a pixel (a training-only convolution).
+    """
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+    bins: DepthBins = field(default_factory=lambda: DepthBins(1.0, 1.0, 59))
+    context: int = 64
+    depth_net: DepthNetConfig | None = None
+    refine: bool = False
+    aux: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if set(self.aux) - set(AUX):
+            raise ValueError(f"aux must be some of {AUX}, found {self.aux}")
+
+
+class Lifted(NamedTuple):
+    """bev (B, C, X, Y), context (B, N, C, h, w), depth (B, N, D, h, w) probabilities, aux as Prediction.aux."""
+
+    bev: Tensor
+    context: Tensor
+    depth: Tensor
+    aux: dict[str, Tensor]
+
+
+class CameraBev(nn.Module):
+    """inputs (images, img_from_ego, camera_valid) -> Lifted.
+
+    Without `refine` the view transform is the exact lift-splat. With it, features are summed over the image rows before
+    the refinement, and cells read the refined plane (ColumnLift; CRN, Kim et al., ICCV 2023, sums there as well): all
+    rows of an upright camera's column fall into the same cells. BEVDepth refines every row on its own, which takes h
+    times the memory and a sum over 80 000 points of a camera for which TensorRT's parser has no operator.
+    """
+
+    def __init__(self, spec: ModelSpec, config: CameraBevConfig = CameraBevConfig()) -> None:
+        super().__init__()
+        self.config, self.channels = config, config.context
+        self.image_size = spec.image.height, spec.image.width
+        self.image = ImageBranch(spec.image, config.image)
+        features, bins = config.image.channels, config.bins
+        self.depth: nn.Module = (
+            PlainDepth(features, bins.count, config.context)
+            if config.depth_net is None
+            else CameraAwareDepth(features, bins.count, config.context, config.depth_net)
+        )
+        self.semantic = nn.Conv2d(features, len(spec.classes) + 1, 1) if "semantic" in config.aux else None
+        self.refine = PlaneRefinement(config.context) if config.refine else nn.Identity()
+        self.lift = ColumnLift(spec.grid, bins) if config.refine else LiftSplat(spec.grid, bins, config.image.stride)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Lifted:
+        img_from_ego, valid = inputs["img_from_ego"], inputs["camera_valid"]
+        features = self.image(inputs["images"])
+        logits, context = self.depth(features, img_from_ego, valid, self.image_size)
+        depth = logits.float().softmax(dim=2)
+        if isinstance(self.lift, LiftSplat):
+            bev = self.lift(context, depth, img_from_ego, valid, self.image_size)
+        else:
+            plane = depth_plane(context, depth.to(context.dtype)).flatten(0, 1)
+            bev, _ = self.lift.read(
+                self.refine(plane).unflatten(0, valid.shape), img_from_ego, valid, self.image_size[1]
+            )
+        aux = {"depth": logits} if "depth" in self.config.aux else {}
+        if self.semantic is not None and self.training:
+            aux["semantic"] = self.semantic(features.flatten(0, 1)).unflatten(0, valid.shape)
+        return Lifted(bev.to(context.dtype), context, depth, aux)
