@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class _Splat(torch.autograd.Function):
@@ -25,6 +26,7 @@ class _Splat(torch.autograd.Function):
         return F.embedding_bag(rays, context, first, mode="sum", per_sample_weights=depth.flatten()[points])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[no-untyped-def]
         context, depth, cells = ctx.saved_tensors
         grad = F.pad(grad, (0, 0, 0, 1))  # the row of zeros that points outside the grid read
