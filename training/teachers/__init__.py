@@ -1,6 +1,8 @@
 """Networks of teachers: what students learn from. Trained and evaluated as students are, then frozen."""
 
+from training.models.bevdepth import BevDepth
 from training.models.detector import Family
+from training.teachers.bevdepth_large import BevDepthLargeConfig
 from training.teachers.centerpoint import CenterPoint, CenterPointConfig
 from training.teachers.lidar_transformer import LidarTransformer, LidarTransformerConfig
 from training.teachers.mvp import MVP, MVPConfig
@@ -11,4 +13,5 @@ TEACHERS: dict[str, Family] = {
     "pillarnet": Family(PillarNet, PillarNetConfig),
     "mvp": Family(MVP, MVPConfig),
     "lidar_transformer": Family(LidarTransformer, LidarTransformerConfig),
+    "bevdepth_large": Family(BevDepth, BevDepthLargeConfig),
 }

@@ -17,5 +17,6 @@ BACKBONES: dict[str, Callable[[int | None], ResNet | ConvNeXt | FAN]] = {
     "resnet50": lambda width: ResNet((3, 4, 6, 3), width or 64, bottleneck=True),
     "resnet101": lambda width: ResNet((3, 4, 23, 3), width or 64, bottleneck=True),
     "convnext_tiny": lambda width: ConvNeXt((3, 3, 9, 3), width or 96),
+    "convnext_base": lambda width: ConvNeXt((3, 3, 27, 3), width or 128),
     "fan_small": lambda width: FAN((3, 3, 7, 3), width or 128),
 }
