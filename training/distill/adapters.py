@@ -82,9 +82,17 @@ def copy_weights(
     return Inherited(tuple(copied), tuple(kept))
 
 
+def head_prefix(detector: nn.Module) -> str:
+    """Where a detector keeps its head's tensors, "head." or "tail.head.". Raises ValueError when it has no head."""
+    names = [name for name, _ in detector.named_modules() if name.split(".")[-1] == "head"]
+    if not names:
+        raise ValueError(f"{type(detector).__name__} has no submodule named `head`: there is nothing to inherit")
+    return min(names, key=len) + "."
+
+
 def inherit_head(student: nn.Module, teacher: nn.Module) -> Inherited:
     """Start the student's head from the teacher's where names and shapes agree (DistillBEV's head inheritance).
 
     A shared first convolution of other width is left alone, as in the released code. The student goes on training it.
     """
-    return copy_weights(student, teacher.state_dict(), "head.", "head.")
+    return copy_weights(student, teacher.state_dict(), head_prefix(student), head_prefix(teacher))

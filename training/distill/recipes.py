@@ -1,0 +1,75 @@
+"""The published methods as lists of terms, for the feature names that our networks give."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from training.distill.distillbev import BEVFORMER, DistillBevConfig
+from training.distill.module import DistillConfig, Term
+from training.distill.radardistill import AfdConfig
+
+RELEASED = DistillBevConfig()
+# DistillBEV's layers are the second and third stage of both BEV encoders and the maps before the heads.
+LAYERS = (("encoder2", "encoder2"), ("encoder3", "encoder3"), ("neck", "neck"))
+
+
+def distillbev(
+    layers: tuple[tuple[str, str], ...] = LAYERS,
+    config: DistillBevConfig = RELEASED,
+    weight: float = 1.0,
+    source: str = "teacher",
+    inherit: bool = True,
+) -> DistillConfig:
+    """DistillBEV's released recipe for BEVDet, BEVDet4D, BEVDepth (Wang et al., ICCV 2023).
+
+    layers: pairs of (student, teacher) features; the last one is the map before the head: it alone has the teacher's
+    false positives as a region, and a 1x1 convolution for an adapter. Stages before the second make a student worse.
+    """
+    *stages, head = layers
+    terms = [Term("distillbev", s, t, weight, config, "upsample_3layer", source) for s, t in stages]
+    at_head = dataclasses.replace(config, false_positives=True)
+    terms.append(Term("distillbev", *head, weight, at_head, "upsample_conv1x1", source))
+    return DistillConfig(tuple(terms), source if inherit else "")
+
+
+def distillbev_bevformer(source: str = "teacher") -> DistillConfig:
+    """DistillBEV's recipe for BEVFormer: the BEV embedding only, no false positives, attention of the teacher's."""
+    return DistillConfig(
+        (Term("distillbev", "neck", "neck", config=BEVFORMER, adapter="upsample_conv1x1", source=source),)
+    )
+
+
+def radardistill(
+    low: tuple[str, ...] = ("low1", "low2"),
+    high: tuple[tuple[str, str], ...] = (("high1", "high"), ("high2", "neck")),
+    mask: float = 0.0,
+    adapter: str = "identity",
+    source: str = "teacher",
+) -> DistillConfig:
+    """RadarDistill (Bang et al., CVPR 2024): AFD of `low` against the LiDAR network's conv4, PFD of the `high` pairs,
+    each averaged. mask: weight of the released code's extra mask term (1 there, 0 in the paper)."""
+    afd = [Term("radardistill_afd", name, "conv4", 1 / len(low), AfdConfig(mask=mask), adapter, source) for name in low]
+    pfd = [Term("radardistill_pfd", s, t, 1 / len(high), None, adapter, source) for s, t in high]
+    return DistillConfig((*afd, *pfd))
+
+
+def lgkd(source: str = "teacher") -> DistillConfig:
+    """BEV-LGKD (arXiv 2212.00623): masked imitation of the lifted map, depth distributions and soft labels."""
+    return DistillConfig(
+        (
+            Term("lgkd_feature", "lift", "lift", source=source),
+            Term("lgkd_depth", "aux.depth", "aux.depth", source=source),
+            Term("lgkd_response", "heatmap", "heatmap", source=source),
+        )
+    )
+
+
+def together(*configs: DistillConfig) -> DistillConfig:
+    """Several methods at once, for example DistillBEV on the fused map and RadarDistill on the radar branch.
+
+    At most one of them may have the student inherit a head.
+    """
+    heads = [c.inherit_head for c in configs if c.inherit_head]
+    if len(heads) > 1:
+        raise ValueError(f"a student inherits one head, found {heads}; pass inherit=False to all but one")
+    return DistillConfig(tuple(t for c in configs for t in c.terms), heads[0] if heads else "")
