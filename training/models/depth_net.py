@@ -70,7 +70,7 @@ class DepthNetConfig:
     """BEVDepth's sizes. mid: channels inside; aspp: of each branch of the pyramid; blocks: residual blocks."""
 
     mid: int = 512
-    aspp: int = 256
+    aspp: int = 512
     blocks: int = 3
     dilations: tuple[int, ...] = (1, 6, 12, 18)
     deform_groups: int = 4

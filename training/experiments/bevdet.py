@@ -1,0 +1,35 @@
+"""BEVDet: one frame, six cameras, depth that nothing supervises."""
+
+from __future__ import annotations
+
+from training.experiments import camera
+from training.experiments.specs import CAMERAS, SMALL_IMAGE, TINY_IMAGE, small_optim, spec, tiny_optim
+from training.models.bevdet import BevDetConfig
+from training.models.temporal_fusion import TemporalConfig
+from training.run import Run
+
+
+def r50() -> Run:
+    """BEVDet-R50, 256 x 704, class-balanced, batch 64 (Huang et al., 2021; settings of BEVDet v1.0).
+
+    python -m training.train training.experiments.bevdet:r50 --data NUSCENES --out runs/bevdet
+    Published on nuScenes val: 29.8 mAP, 37.9 NDS.
+    """
+    return Run(
+        "bevdet", BevDetConfig(), spec("bevdet_r50", cameras=CAMERAS),
+        camera.BEVDET_OPTIM, camera.BEVDET_LOSSES, camera.paper_data(), batch_size=64,
+    )  # fmt: skip
+
+
+def small() -> Run:
+    """For the synthetic set on two cores."""
+    config = BevDetConfig(camera.small_camera(depth=False), TemporalConfig(), camera.SMALL_ENCODER, camera.SMALL_HEAD)
+    facts = spec("bevdet_small", cameras=CAMERAS, image=SMALL_IMAGE)
+    return Run("bevdet", config, facts, small_optim(), camera.SMALL_LOSSES, camera.small_data())
+
+
+def tiny() -> Run:
+    """For tests and training.overfit."""
+    config = BevDetConfig(camera.tiny_camera(depth=False), TemporalConfig(), camera.TINY_ENCODER, camera.TINY_HEAD)
+    facts = spec("bevdet_tiny", cameras=CAMERAS, image=TINY_IMAGE)
+    return Run("bevdet", config, facts, tiny_optim(), camera.SMALL_LOSSES, camera.tiny_data())

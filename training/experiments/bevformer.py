@@ -1,0 +1,71 @@
+"""BEVFormer: attention from BEV queries into images and the earlier BEV map."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bev_perception.grid import BevGrid
+from bev_perception.model_spec import ImageSpec
+from training.data.augment import NO_AUGMENTATION
+from training.data.config import DataConfig
+from training.experiments import camera
+from training.experiments.specs import CAMERAS, PAPER_IMAGE, SMALL_IMAGE, TINY_IMAGE, small_optim, spec, tiny_optim
+from training.losses import LossConfig
+from training.models.bevformer import BevFormerConfig
+from training.models.image_branch import ImageConfig
+from training.run import Run
+from training.schedules import OptimConfig
+
+BASE_IMAGE = ImageSpec(928, 1600)  # 900 rows and padding to a multiple of 32
+BASE_GRID = BevGrid(step=0.512)
+SMALL_HEIGHTS = (0.2, 0.9, 1.7, 2.8)
+# BEVFormer, projects/configs/bevformer/bevformer_base.py: AdamW 2e-4, backbone a tenth, cosine to 1e-3 of it.
+PAPER_OPTIM = OptimConfig(
+    lr=2e-4, weight_decay=0.01, warmup_steps=500, steps=None, epochs=24, lr_end=1e-3, clip_norm=35.0, backbone_lr=0.1
+)
+# Photometric distortion only; a queue of four frames.
+PAPER_DATA = DataConfig(dataclasses.replace(NO_AUGMENTATION, brightness=0.125, contrast=0.5), history=3, depth_stride=8)
+PAPER_LOSSES = LossConfig(velocity=0.2)
+
+
+def r101() -> Run:
+    """BEVFormer-base, 900 x 1600, 200 x 200 cells, three earlier frames, batch 8 (Li et al., ECCV 2022).
+
+    python -m training.train training.experiments.bevformer:r101 --data NUSCENES --out runs/bevformer
+    Published on nuScenes val: 41.6 mAP, 51.7 NDS, with deformable convolutions in the backbone and a query decoder.
+    """
+    config = BevFormerConfig()
+    facts = spec("bevformer_r101", cameras=CAMERAS, state=256, grid=BASE_GRID, image=BASE_IMAGE)
+    return Run("bevformer", config, facts, PAPER_OPTIM, PAPER_LOSSES, PAPER_DATA, batch_size=8)
+
+
+def r101_static() -> Run:
+    """BEVFormer-S, the paper's variant without memory: published 44.8 NDS on nuScenes val."""
+    run = r101()
+    facts = spec("bevformer_r101_static", cameras=CAMERAS, grid=BASE_GRID, image=BASE_IMAGE)
+    return dataclasses.replace(run, spec=facts, data=dataclasses.replace(PAPER_DATA, history=0))
+
+
+def r50() -> Run:
+    """The paper's tiny variant on the other students' image and grid: ResNet-50, one level, three layers, 256 x 704.
+
+    python -m training.train training.experiments.bevformer:r50 --data NUSCENES --out runs/bevformer_r50
+    The nearest published figure is BEVFormer-tiny's (450 x 800, 50 x 50 cells): 25.2 mAP, 35.4 NDS.
+    """
+    config = BevFormerConfig(ImageConfig("resnet50", stride=16, channels=256), layers=3)
+    facts = spec("bevformer_r50", cameras=CAMERAS, state=256, image=PAPER_IMAGE)
+    return Run("bevformer", config, facts, PAPER_OPTIM, PAPER_LOSSES, PAPER_DATA, batch_size=8)
+
+
+def small() -> Run:
+    """For the synthetic set on two cores: two layers of 64 channels."""
+    config = BevFormerConfig(camera.small_image(), 2, 4, 4, 4, 128, 0.0, SMALL_HEIGHTS, camera.SMALL_HEAD)
+    facts = spec("bevformer_small", cameras=CAMERAS, state=64, image=SMALL_IMAGE)
+    return Run("bevformer", config, facts, small_optim(), camera.SMALL_LOSSES, camera.small_data(history=1))
+
+
+def tiny() -> Run:
+    """For tests and training.overfit."""
+    config = BevFormerConfig(camera.tiny_image(), 2, 4, 4, 2, 64, 0.0, SMALL_HEIGHTS, camera.TINY_HEAD)
+    facts = spec("bevformer_tiny", cameras=CAMERAS, state=32, image=TINY_IMAGE)
+    return Run("bevformer", config, facts, tiny_optim(), camera.SMALL_LOSSES, camera.tiny_data(history=1))
