@@ -1,6 +1,24 @@
 """Networks of students: plain nn.Module, torch only."""
 
+from training.models.bevdepth import BevDepth, BevDepthConfig
+from training.models.bevdet import BevDet, BevDetConfig
+from training.models.bevdet4d import BevDet4D, BevDet4DConfig
+from training.models.bevformer import BevFormer, BevFormerConfig
+from training.models.bevfusion import BevFusion, BevFusionConfig
 from training.models.camera_radar import CameraRadarStudent, StudentConfig
+from training.models.crn import Crn, CrnConfig
 from training.models.detector import Family
+from training.models.fbbev import FbBev, FbBevConfig
+from training.models.radar_pillarnet import RadarPillarNet, RadarPillarNetConfig
 
-STUDENTS = {"camera_radar": Family(CameraRadarStudent, StudentConfig)}
+STUDENTS = {
+    "camera_radar": Family(CameraRadarStudent, StudentConfig),
+    "bevdet": Family(BevDet, BevDetConfig),
+    "bevdet4d": Family(BevDet4D, BevDet4DConfig),
+    "bevdepth": Family(BevDepth, BevDepthConfig),
+    "bevformer": Family(BevFormer, BevFormerConfig),
+    "fbbev": Family(FbBev, FbBevConfig),
+    "radar_pillarnet": Family(RadarPillarNet, RadarPillarNetConfig),
+    "bevfusion": Family(BevFusion, BevFusionConfig),
+    "crn": Family(Crn, CrnConfig),
+}

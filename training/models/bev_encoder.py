@@ -6,6 +6,7 @@ All take bev (B, C, X, Y) and give a dict of maps "encoder1", "encoder2", ... (t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -17,15 +18,17 @@ from training.models.necks import FpnLss, SecondFPN, upsample_to
 
 @dataclass(frozen=True)
 class BevEncoderConfig:
-    """BEVDet's sizes: `channels` of the stages, each of `blocks` basic blocks; `neck` channels out."""
+    """BEVDet's sizes: `channels` and `steps` (strides) of the stages, each of `blocks` basic blocks; `neck` channels
+    out. BEVFusion's last stage has step 1."""
 
     channels: tuple[int, int, int] = (128, 256, 512)
     blocks: int = 2
     neck: int = 256
+    steps: tuple[int, int, int] = (2, 2, 2)
 
 
 class BevEncoder(nn.Module):
-    """BEVDet's (Huang et al., 2021): three ResNet stages of stride 2, then FPN-LSS at the input's resolution.
+    """BEVDet's (Huang et al., 2021): three ResNet stages, each of stride 2, then FPN-LSS at the input's resolution.
 
     FPN-LSS joins the first and the last stage (Philion and Fidler, ECCV 2020). The shortcuts of the stages are 1x1
     convolutions with batch norm as in ResNet; the original's are plain 3x3 ones.
@@ -34,11 +37,14 @@ class BevEncoder(nn.Module):
     def __init__(self, in_channels: int, config: BevEncoderConfig = BevEncoderConfig()) -> None:
         super().__init__()
         widths = (in_channels, *config.channels)
-        self.stages = nn.ModuleList([make_layer(a, b, config.blocks, 2) for a, b in zip(widths, config.channels)])
+        self.stages = nn.ModuleList(
+            [make_layer(a, b, config.blocks, step) for a, b, step in zip(widths, config.channels, config.steps)]
+        )
         self.join = FpnLss(config.channels[0], config.channels[-1], 2 * config.neck)
         self.out = nn.Sequential(conv_bn_relu(2 * config.neck, config.neck), nn.Conv2d(config.neck, config.neck, 1))
         self.channels = {f"encoder{i + 1}": c for i, c in enumerate(config.channels)} | {"neck": config.neck}
-        self.strides: dict[str, float] = {f"encoder{i + 1}": 2.0 ** (i + 1) for i in range(3)} | {"neck": 1.0}
+        self.strides: dict[str, float] = {f"encoder{i + 1}": float(math.prod(config.steps[: i + 1])) for i in range(3)}
+        self.strides["neck"] = 1.0
 
     def forward(self, bev: Tensor) -> dict[str, Tensor]:
         maps, x = {}, bev

@@ -40,7 +40,7 @@ def _ring(heads: int, maps: int, points: int) -> Tensor:
     return (direction[:, None, None] * reach[:, None]).expand(-1, maps, -1, -1).clone()
 
 
-class _OffsetsAndWeights(nn.Module):
+class OffsetsAndWeights(nn.Module):
     """(..., inputs) -> offsets in cells (..., heads, maps, points, 2) and logits (..., heads, maps * points)."""
 
     def __init__(self, inputs: int, heads: int, maps: int, points: int) -> None:
@@ -91,7 +91,7 @@ class SpatialCrossAttention(nn.Module):
             raise ValueError(f"SpatialCrossAttention wants points in multiples of {heights} heights, found {points}")
         self.heads, self.levels, self.heights, self.points = heads, levels, heights, points
         self.value = nn.Conv2d(channels, channels, 1)
-        self.where = _OffsetsAndWeights(channels, heads, levels, points)
+        self.where = OffsetsAndWeights(channels, heads, levels, points)
         self.output = nn.Linear(channels, channels)
         _init_linear(self.value, self.output)
 
@@ -170,7 +170,7 @@ class TemporalSelfAttention(nn.Module):
         _check_heads(channels, heads)
         self.shape, self.heads, self.points = grid.shape, heads, points
         self.value = nn.Conv2d(channels, channels, 1)
-        self.where = _OffsetsAndWeights(2 * channels, heads, 2, points)
+        self.where = OffsetsAndWeights(2 * channels, heads, 2, points)
         self.output = nn.Linear(channels, channels)
         _init_linear(self.value, self.output)
         x, y = grid.shape
