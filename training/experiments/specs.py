@@ -1,4 +1,4 @@
-"""What the experiments share: sensors of nuScenes, grids, image sizes and how LiDAR is gathered at each size.
+"""What the experiments share: sensors of nuScenes, grids, image sizes, gathering of LiDAR, and the recipes of small runs.
 
 Paper size is each paper's own; small is for the synthetic set on two cores; tiny is for tests and training.overfit.
 """
@@ -10,6 +10,7 @@ from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, 
 from training.data.augment import Augmentation
 from training.data.config import LidarConfig
 from training.models.pillar_encoder import Z_RANGE
+from training.schedules import OptimConfig
 
 # nuScenes channel names in the order of the LiDAR's sweep; the last camera is the anchor on the vehicle.
 CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
@@ -26,6 +27,7 @@ GRID_54 = BevGrid(-54.0, 54.0, -54.0, 54.0, 0.6)
 PAPER_IMAGE = ImageSpec(256, 704)
 SMALL_IMAGE = ImageSpec(128, 352)
 TINY_IMAGE = ImageSpec(64, 192)
+RADAR_MAP = RadarSpec()
 
 # BEV augmentation of a network that sees no image: the image ranges have nothing to act on.
 POINTS_ONLY = Augmentation(
@@ -42,7 +44,7 @@ def spec(
     state: int = 0,
     grid: BevGrid = GRID,
     image: ImageSpec = PAPER_IMAGE,
-    radar: RadarSpec = RadarSpec(),
+    radar: RadarSpec = RADAR_MAP,
 ) -> ModelSpec:
     """Facts of a model on nuScenes' vehicle; state: channels of its memory, 0 for none."""
     return ModelSpec(
@@ -54,3 +56,13 @@ def spec(
 def lidar_over(grid: BevGrid) -> LidarConfig:
     """Ten sweeps over the grid's range and the papers' heights, -5 to 3 m in the LiDAR's frame."""
     return LidarConfig(bounds=(grid.x_min, grid.y_min, Z_RANGE[0], grid.x_max, grid.y_max, Z_RANGE[1]))
+
+
+def small_optim(lr: float = 1.5e-3, steps: int = 1000) -> OptimConfig:
+    """For the synthetic set: one cosine, about three epochs of it."""
+    return OptimConfig(lr=lr, steps=steps, clip_norm=10.0)
+
+
+def tiny_optim(lr: float = 4e-3, steps: int = 300) -> OptimConfig:
+    """For learning a few keyframes by heart: no weight decay holds the weights back."""
+    return OptimConfig(lr=lr, steps=steps, warmup_steps=20, weight_decay=0.0, clip_norm=10.0)

@@ -1,0 +1,68 @@
+"""CRN: camera and radar, radar-assisted view transform, attention over both BEV maps, earlier keyframes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bev_perception.model_spec import RadarSpec
+from training.data.config import CRN_RETURNS
+from training.experiments import bevfusion, camera
+from training.experiments.specs import CAMERAS, RADARS, SMALL_IMAGE, TINY_IMAGE, small_optim, spec, tiny_optim
+from training.losses import LossConfig
+from training.models.bev_encoder import BevDepthEncoderConfig
+from training.models.crn import CrnConfig, MfaConfig
+from training.models.temporal_fusion import TemporalConfig, state_channels
+from training.run import Run
+from training.schedules import OptimConfig
+
+PAPER_RADAR = RadarSpec(sweeps=8, format="pillars", pillar_step=0.8, max_pillars=2500, pillar_points=8)
+# AdamW 2e-4, weight decay 1e-4; the schedule is BEVDepth's, whose code CRN's is based on.
+PAPER_OPTIM = OptimConfig(
+    lr=2e-4, weight_decay=1e-4, warmup_steps=0, steps=None, epochs=24, schedule="step",
+    milestones=(19 / 24, 23 / 24), clip_norm=5.0, ema=0.999,
+)  # fmt: skip
+PAPER_LOSSES = LossConfig(velocity=1.0, depth=3.0, depth_form="bce")
+PAPER_AUGMENTATION = dataclasses.replace(
+    camera.BEVDET_AUGMENTATION, image_scale=(0.877, 1.25), image_rotation_deg=0.0, bev_scale=(0.9, 1.1)
+)
+
+
+def r50() -> Run:
+    """CRN-R50, 256 x 704, four keyframes, no class balance, batch 32 (Kim et al., ICCV 2023).
+
+    exps/det/CRN_r50_256x704_128x128_4key.py of its repository, whose keyframes lie a second apart, these half a second.
+    python -m training.train training.experiments.crn:r50 --data NUSCENES --out runs/crn
+    Published on nuScenes val: 47.3 mAP, 56.2 NDS.
+    """
+    config = CrnConfig()
+    state = state_channels(config.temporal, config.mfa.channels)
+    facts = spec("crn_r50", cameras=CAMERAS, radars=RADARS, state=state, radar=PAPER_RADAR)
+    data = dataclasses.replace(
+        camera.paper_data(history=3), augmentation=PAPER_AUGMENTATION, returns=CRN_RETURNS, cbgs=False
+    )
+    return Run("crn", config, facts, PAPER_OPTIM, PAPER_LOSSES, data, batch_size=32)
+
+
+def small() -> Run:
+    """For the synthetic set: one earlier frame as the other small students, radar as a map."""
+    config = CrnConfig(
+        camera.small_image("second"), camera.SMALL_BINS, camera.SMALL_CHANNELS, camera.SMALL_DEPTH_NET, (32, 32),
+        (16, 2), MfaConfig(camera.SMALL_CHANNELS, 2, 4, 4, 96, 0.0), TemporalConfig("concat"),
+        BevDepthEncoderConfig(48, (1, 1, 1), 16), camera.SMALL_HEAD,
+    )  # fmt: skip
+    state = camera.SMALL_CHANNELS
+    facts = spec("crn_small", cameras=CAMERAS, radars=RADARS, state=state, image=SMALL_IMAGE)
+    augmentation = bevfusion.small().data.augmentation
+    data = dataclasses.replace(camera.small_data(history=1), augmentation=augmentation)
+    return Run("crn", config, facts, small_optim(), camera.SMALL_LOSSES, data)
+
+
+def tiny() -> Run:
+    """For tests and training.overfit."""
+    config = CrnConfig(
+        camera.tiny_image("second"), camera.TINY_BINS, camera.TINY_CHANNELS, camera.TINY_DEPTH_NET, (16, 16),
+        (8, 2), MfaConfig(camera.TINY_CHANNELS, 1, 4, 2, 48, 0.0), TemporalConfig("concat"),
+        BevDepthEncoderConfig(24, (1, 1, 1), 8), camera.TINY_HEAD,
+    )  # fmt: skip
+    facts = spec("crn_tiny", cameras=CAMERAS, radars=RADARS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
+    return Run("crn", config, facts, tiny_optim(), camera.SMALL_LOSSES, camera.tiny_data(history=1))

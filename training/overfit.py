@@ -1,0 +1,140 @@
+"""Can each network learn at all? `python -m training.overfit --data DIR --out DIR [--only NAMES] [--steps N]`.
+
+Each family's tiny run learns eight keyframes of the training split by heart and is scored on the same eight. A network
+that stays below an mAP of about 0.9 has an error somewhere between its inputs and its boxes. Families that
+OUT/<name>.json has are not done again; OUT/table.md has them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from bev_perception.decode import Thresholds
+from bev_perception.evaluation.metrics import Scores
+from bev_perception.evaluation.objects import Objects
+from training.callbacks import ProgressLine
+from training.data.clips import ClipDataset, collate
+from training.data.config import for_evaluation
+from training.evaluate import SCORE_FLOOR, score_found
+from training.experiments.family import tiny
+from training.lightning_module import DetectorModule
+from training.loading import open_keyframes
+from training.run import Run
+
+KEYFRAMES = 8
+
+
+def overfit(run: Run, data: Path, version: str, keyframes: int = KEYFRAMES) -> tuple[Scores, DetectorModule]:
+    """Train on `keyframes` of the training split, spread over it, without augmentation; scores on the same ones."""
+    assert run.optim.steps is not None
+    lightning.seed_everything(run.seed)
+    opened = open_keyframes(run.spec, run.data, data, version, "train")
+    rows = np.linspace(0, len(opened) - 1, keyframes).round().astype(int).tolist()
+    dataset = ClipDataset(opened, run.spec, for_evaluation(run.data), run.seed)
+    items = [dataset[row] for row in rows]
+    repeats = -(-run.optim.steps * run.batch_size // len(items))
+    loader = DataLoader(items * repeats, run.batch_size, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+    module = DetectorModule(run, run.optim.steps)
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=run.precision,  # type: ignore[arg-type]
+        max_steps=run.optim.steps,
+        gradient_clip_val=run.optim.clip_norm,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        logger=False,
+        callbacks=[ProgressLine(50, run.batch_size)],
+    )
+    trainer.fit(module, loader)
+    return score_found(opened, run.spec, detections(module, items, run.batch_size), rows), module
+
+
+def detections(module: DetectorModule, items: list[dict[str, torch.Tensor]], batch_size: int) -> dict[int, Objects]:
+    """Row of the keyframe -> what the network finds there."""
+    thresholds = Thresholds(dict.fromkeys(module.spec.classes, SCORE_FLOOR), module.spec.nms_radius)
+    found: dict[int, Objects] = {}
+    module.eval()
+    with torch.inference_mode():
+        for start in range(0, len(items), batch_size):
+            batch = collate(items[start : start + batch_size])
+            found.update(zip(batch["index"].tolist(), module.detect_batch(batch, thresholds), strict=True))
+    return found
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Markdown, one row per family."""
+    lines = ["| network | mAP | mATE | mAOE | mAVE | parameters (M) | steps | minutes |", "|---" * 8 + "|"]
+    for name, r in results.items():
+        lines.append(
+            f"| {name} | {r['mean_ap']:.3f} | "
+            + " | ".join(f"{r['errors'][e]:.2f}" for e in ("ate", "aoe", "ave"))
+            + f" | {r['parameters'] / 1e6:.2f} | {r['steps']} | {r['minutes']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.overfit", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="nuScenes-format data root")
+    parser.add_argument("--version", default="v1.0-trainval")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", help="names of families")
+    parser.add_argument("--steps", type=int, help="instead of each run's own")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    args = parser.parse_args(argv)
+    runs = tiny()
+    unknown = sorted(set(args.only or ()) - set(runs))
+    if unknown:
+        raise SystemExit(f"--only: no families {unknown}; there are {sorted(runs)}")
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, run in runs.items():
+        path = args.out / f"{name}.json"
+        if path.is_file() or (args.only and name not in args.only):
+            continue
+        if args.steps:
+            run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=args.steps))
+        print(f"== {name}", flush=True)
+        started = time.monotonic()
+        scores, module = overfit(run, args.data, args.version)
+        result = {
+            "mean_ap": scores.mean_ap_present,
+            "steps": run.optim.steps,
+            "minutes": (time.monotonic() - started) / 60,
+            "parameters": sum(p.numel() for p in module.detector.parameters()),
+            "classes": {n: c.ap for n, c in scores.classes.items() if c.ground_truth},
+            "errors": dataclasses.asdict(scores.errors),
+        }
+        print(json.dumps(result), flush=True)
+        write(path, json.dumps(result, indent=1) + "\n")
+    results = {n: json.loads((args.out / f"{n}.json").read_text()) for n in runs if (args.out / f"{n}.json").is_file()}
+    write(args.out / "table.md", table(results))
+    print(table(results))
+    return 0
+
+
+def write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    raise SystemExit(main())
