@@ -27,6 +27,31 @@ def test_radius_is_the_published_one(size_m: tuple[float, float], cell: float, r
     )  # mean sizes are rounded
 
 
+def test_gaussian_and_regression_values() -> None:
+    """A car of the mean size in the middle of 0.8 m cells: radius 2, sigma 5 / 6; offsets, logarithms, sine, cosine."""
+    box = np.array([[0.4 + 0.1, 0.4 - 0.2, 1.0, 4.63, 1.96, 1.74, np.pi / 6]])
+    target = bev_targets(box, np.array([[3.0, -1.0]]), np.array([0]), BevGrid(), 10)
+    around = target["heatmap"][0, 64:68, 64:68]
+    expected = {(0, 0): 1.0, (1, 0): 0.48675, (1, 1): 0.23693, (2, 0): 0.05613, (2, 1): 0.02732, (2, 2): 0.00315}
+    for (i, j), value in expected.items():
+        assert around[i, j] == pytest.approx(value, abs=1e-5) and around[j, i] == pytest.approx(value, abs=1e-5)
+    assert around[3].max() == 0 and target["heatmap"].sum() == pytest.approx(
+        sum(np.exp(-0.72 * (i * i + j * j)) for i in range(-2, 3) for j in range(-2, 3)), rel=1e-5
+    )
+    assert target["cells"][0] == 64 * 128 + 64 and target["labels"][0] == 0
+    channels = [0.625, 0.25, 1.0, np.log(4.63), np.log(1.96), np.log(1.74), 0.5, np.sqrt(0.75), 3.0, -1.0]
+    np.testing.assert_allclose(target["boxes"][0], channels, atol=1e-5)
+    np.testing.assert_allclose(target["gt_boxes"][0], box[0], rtol=1e-6)
+    assert target["gt_valid"].sum() == 1 and target["mask"][0].all()
+
+
+def test_labels_and_boxes_belong_to_their_rows() -> None:
+    boxes = np.array([[90.0, 0, 0, 4, 2, 1, 0], [5, 5, 0, 4, 2, 1, 0], [-5, 5, 0, 9, 2, 1, 0]])
+    target = bev_targets(boxes, np.zeros((3, 2)), np.array([0, 7, 3]), BevGrid(), 10)
+    assert target["labels"][:3].tolist() == [7, 3, 0] and target["gt_valid"][:3].tolist() == [1, 1, 0]
+    np.testing.assert_allclose(target["gt_boxes"][:2], boxes[1:])
+
+
 def test_gaussian_is_cut_at_the_edge_and_merged_by_maximum() -> None:
     heatmap = np.zeros((8, 8), dtype=np.float32)
     draw_gaussian(heatmap, (0, 0), 2)

@@ -67,7 +67,7 @@ def image_rows(item: Item, spec: ModelSpec, objects: Objects) -> list[np.ndarray
     order = slice(None) if spec.image.color_order == "bgr" else slice(None, None, -1)
     boxed, depths = [], []
     for image, projection, depth in zip(item["images"], item["img_from_ego"], item["depth"]):
-        picture = np.ascontiguousarray(image[..., order])
+        picture = image[..., order].copy()
         depths.append(_depth_picture(picture, depth))
         draw_boxes(picture, projection.astype(np.float64), objects, labels=False)
         boxed.append(picture)
@@ -75,7 +75,7 @@ def image_rows(item: Item, spec: ModelSpec, objects: Objects) -> list[np.ndarray
     age_s = 0.0
     for t in reversed(range(len(item.get("prev.images", ())))):
         age_s += item["prev_dt"][t]
-        shown = [np.ascontiguousarray(image[..., order]) for image in item["prev.images"][t]]
+        shown = [image[..., order].copy() for image in item["prev.images"][t]]
         state = f"{age_s:.2f} s earlier" if item["prev_valid"][t] else "no earlier frame"
         rows.append(_row(shown, state))
     return rows

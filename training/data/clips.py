@@ -73,7 +73,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         item |= self._clouds(current, aug_from_ego, img_from_ego, pasted)
         item |= self._objects(current, aug_from_ego, pasted)
         item["index"] = np.array(row)
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in item.items()}
+        return {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in item.items()}
 
     def _history(
         self, current: Keyframe, item: dict[str, np.ndarray], aug_from_ego: np.ndarray, rng: np.random.Generator

@@ -39,8 +39,12 @@ def gather_sweeps(keyframe: Keyframe, config: LidarConfig) -> np.ndarray:
     lidar(t) -> ego(t) -> global -> ego(keyframe), as nuscenes-devkit's from_file_multisweep; `config.bounds` is not
     looked at here, because the frame may still be augmented.
     """
-    clouds = [_sweep(keyframe, file, config.own_radius) for file in recent(keyframe, config)]
-    return np.concatenate(clouds) if clouds else np.zeros((0, 5), dtype=np.float32)
+    return np.concatenate([np.zeros((0, 5), dtype=np.float32), *sweep_clouds(keyframe, config)])
+
+
+def sweep_clouds(keyframe: Keyframe, config: LidarConfig) -> list[np.ndarray]:
+    """`gather_sweeps`, each sweep by itself."""
+    return [_sweep(keyframe, file, config.own_radius) for file in recent(keyframe, config)]
 
 
 def recent(keyframe: Keyframe, config: LidarConfig) -> list[SensorFile]:

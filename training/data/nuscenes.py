@@ -30,7 +30,6 @@ LIDAR = "LIDAR_TOP"
 # Frames between keyframes: a file this old is not part of one, and one this young is the frame itself.
 STALE_NS = 150_000_000
 LEAST_AGE_S = 0.06
-SAME_MOMENT_S = 0.06  # sensors of one frame fire within so much of its stamp
 
 
 @dataclass(frozen=True)
@@ -152,15 +151,18 @@ class Keyframes(Sequence[Keyframe]):
         start = int(np.searchsorted(arrays["data_scene"], scene))
         end = int(np.searchsorted(arrays["data_scene"], scene, side="right"))
         of_channel = np.searchsorted(arrays["data_channel"][start:end], [channel, channel + 1]) + start
-        ages = (frame.stamp_ns - np.array(arrays["data_stamp"][slice(*of_channel)])) * 1e-9
-        ages[(ages < LEAST_AGE_S) | (ages > max_age_s + SAME_MOMENT_S)] = np.inf
+        stamps = np.array(arrays["data_stamp"][slice(*of_channel)])
+        frames = slice(*np.searchsorted(arrays["frame_scene"], [scene, scene + 1]))
+        keys = arrays["frame_data"][frames, channel] - of_channel[0]  # of each keyframe, its place in `stamps`
+        stamps[keys[keys >= 0]] = arrays["frame_stamp"][frames][keys >= 0]  # a keyframe has a stamp of its own
+        ages = (frame.stamp_ns - stamps) * 1e-9
+        ages[(ages < LEAST_AGE_S) | (ages > max_age_s)] = np.inf
         if not np.isfinite(ages).any():
             return None
-        row = int(of_channel[0] + np.abs(ages - age_s).argmin())
-        frames = np.searchsorted(arrays["frame_scene"], [scene, scene + 1])
-        is_key = np.flatnonzero(arrays["frame_data"][slice(*frames), channel] == row)
-        if len(is_key):
-            return self._keyframe(int(frames[0] + is_key[0]), -1)
+        place = int(np.abs(ages - age_s).argmin())
+        if (keys == place).any():
+            return self._keyframe(frames.start + int(np.flatnonzero(keys == place)[0]), -1)
+        row = int(of_channel[0]) + place
         stamp, rows = int(arrays["data_stamp"][row]), {}
         for number, name in enumerate(channels):
             first, last = np.searchsorted(arrays["data_channel"][start:end], [number, number + 1]) + start
@@ -281,7 +283,10 @@ def sensor_frame(keyframe: Keyframe, spec: ModelSpec, returns: RadarFilter = EVE
         sweeps = keyframe.radars.get(name, ())
         if not sweeps:
             missing[name] = "not_in_data_set"
-        radars.append(tuple(_radar_sweep(name, file, returns) for file in sweeps))
+        try:
+            radars.append(tuple(_radar_sweep(name, file, returns) for file in sweeps))
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"sample {keyframe.token}: {error}") from error
     return SensorFrame(
         keyframe.stamp_ns, EgoPose(keyframe.stamp_ns, keyframe.global_from_ego), tuple(cameras), tuple(radars), missing
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bev_perception.geometry import points_in_box, rotation_from_yaw
+from bev_perception.geometry import box_corners, points_in_box
 from bev_perception.model_spec import CLASSES, ModelSpec
 from training.data.config import DataConfig, PasteConfig
 from training.data.index import find_stored, load_stored, store
@@ -97,9 +97,7 @@ def overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def _footprint(boxes: np.ndarray) -> np.ndarray:
     """(M, 7) -> (M, 4, 2) corners in turn."""
-    local = 0.5 * np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) * boxes[:, None, 3:5]
-    rotation = np.stack([rotation_from_yaw(yaw)[:2, :2] for yaw in boxes[:, 6]]).reshape(-1, 2, 2)
-    return np.einsum("mij,mkj->mki", rotation, local) + boxes[:, None, :2]
+    return box_corners(boxes)[:, :4, :2]
 
 
 def without_points_in(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:

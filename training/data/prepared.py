@@ -13,7 +13,7 @@ from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import accumulate
 from training.data.config import PLAIN, DataConfig, LidarConfig
-from training.data.lidar import gather_sweeps, recent
+from training.data.lidar import sweep_clouds
 from training.data.masks import read_masks
 from training.data.nuscenes import Keyframe, sensor_frame
 from training.teachers.virtual_points import VIRTUAL_CHANNELS, virtual_points
@@ -73,10 +73,11 @@ def prepare_clouds(keyframe: Keyframe, config: DataConfig, dataroot: Path | None
     """
     lidar = config.lidar or LidarConfig(sweeps=1)
     try:
-        points = gather_sweeps(keyframe, lidar)
-        newest = len(gather_sweeps(keyframe, dataclasses.replace(lidar, sweeps=1))) if recent(keyframe, lidar) else 0
+        sweeps = sweep_clouds(keyframe, lidar)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"sample {keyframe.token} of {keyframe.scene}: {error}") from error
+    points = np.concatenate([np.zeros((0, 5), dtype=np.float32), *sweeps])
+    newest = len(sweeps[0]) if sweeps else 0
     virtual = np.zeros((0, VIRTUAL_CHANNELS), dtype=np.float32)
     if config.virtual is not None:
         if dataroot is None:

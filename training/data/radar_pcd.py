@@ -14,8 +14,10 @@ def read_radar_pcd(path: str | Path) -> np.ndarray:
 
     Trusts POINTS, not the file size: nuScenes' files carry trailing bytes. A cloud whose first point is NaN is an empty
     sweep (the devkit's rule) and comes back with no points.
-    Raises ValueError naming the file when it is not a binary pcd or is truncated.
+    Raises FileNotFoundError, and ValueError naming the file when it is not a binary pcd or is truncated.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such radar file; unpack the set's archive that holds it")
     raw = Path(path).read_bytes()
     end = raw.find(b"DATA binary\n")
     if end < 0:

@@ -8,7 +8,7 @@ import numpy as np
 from bev_perception.geometry import box_corners, project
 from bev_perception.grid import BevGrid
 
-MAX_OBJECTS = 256
+MAX_OBJECTS = 500
 
 
 def gaussian_radius(height: float, width: float, min_overlap: float = 0.1) -> float:

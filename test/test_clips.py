@@ -1,0 +1,361 @@
+"""Clips, intervals, batches, class balance, pasted objects, masks and virtual points: what a training run is fed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from bev_perception.geometry import invert, points_in_box  # noqa: E402
+from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec  # noqa: E402
+from training.data import DATASETS  # noqa: E402
+from training.data.augment import NO_AUGMENTATION, Augmentation, draw_bev  # noqa: E402
+from training.data.balance import balanced_items  # noqa: E402
+from training.data.clips import ClipDataset, collate  # noqa: E402
+from training.data.config import (  # noqa: E402
+    PLAIN,
+    SCORED_RANGE_M,
+    DataConfig,
+    LidarConfig,
+    PasteConfig,
+    VirtualConfig,
+    for_evaluation,
+)
+from training.data.masks import decode, mask_path, read_masks, run_lengths, uncompress  # noqa: E402
+from training.data.paste import OWN_BOX, overlaps  # noqa: E402
+from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
+
+SPEC = ModelSpec(
+    "tiny", CAMERAS, RADARS, dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 0.0), image=ImageSpec(64, 128)
+)
+RADAR_SPEC = dataclasses.replace(SPEC, cameras=())
+LIDAR_SPEC = dataclasses.replace(SPEC, cameras=(), temporal=TemporalSpec(0))
+SCENES = ["scene-0000", "scene-0001"]
+
+
+def open_set(root: Path, spec: ModelSpec = SPEC, config: DataConfig = PLAIN):
+    return DATASETS["nuscenes"](root, "v1.0-trainval", SCENES, spec, config)
+
+
+def item_of(dataset: ClipDataset, index: int) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in dataset[index].items()}
+
+
+@pytest.mark.parametrize("augmentation", [NO_AUGMENTATION, dataclasses.replace(Augmentation(), drop_prev=0.0)])
+def test_a_clip_is_a_chain_of_poses(tiny_dataset, augmentation):
+    keyframes = open_set(tiny_dataset, RADAR_SPEC)
+    dataset = ClipDataset(keyframes, RADAR_SPEC, DataConfig(augmentation, history=3), seed=4)
+    item = item_of(dataset, 3)
+    assert item["prev_valid"].tolist() == [1, 1, 1] and item["prev.radar_bev"].shape[0] == 3
+    np.testing.assert_allclose(item["prev_dt"], 0.5, atol=1e-6)
+    aug = draw_bev(np.random.default_rng([4, 3]), augmentation)
+    for t in range(3):  # row t: from the frame after frame t into frame t
+        expected = invert(keyframes[t].global_from_ego) @ keyframes[t + 1].global_from_ego
+        np.testing.assert_allclose(item["prev_from_curr"][t], aug @ expected @ np.linalg.inv(aug), atol=1e-5)
+    if augmentation is NO_AUGMENTATION:
+        for t in range(3):
+            np.testing.assert_array_equal(item["prev.radar_bev"][t], item_of(dataset, t)["radar_bev"])
+
+
+def test_frames_before_a_scenes_start_are_invalid_and_repeat(tiny_dataset):
+    item = item_of(ClipDataset(open_set(tiny_dataset, RADAR_SPEC), RADAR_SPEC, DataConfig(history=3)), 5)
+    assert item["prev_valid"].tolist() == [0, 0, 1]
+    np.testing.assert_array_equal(item["prev_from_curr"][:2], np.stack([np.eye(4)] * 2))
+    np.testing.assert_allclose(item["prev_dt"], 0.5, atol=1e-6)
+    for t in (0, 1):
+        np.testing.assert_array_equal(item["prev.radar_bev"][t], item["prev.radar_bev"][2])
+    assert not np.array_equal(item["prev.radar_bev"][2], item["radar_bev"])
+
+
+def test_an_invalid_frame_has_no_valid_one_before_it(tiny_dataset):
+    half = DataConfig(dataclasses.replace(NO_AUGMENTATION, drop_prev=0.5), history=3)
+    dataset = ClipDataset(open_set(tiny_dataset, RADAR_SPEC), RADAR_SPEC, half)
+    patterns = {tuple(item_of(dataset, 3 + 8 * epoch)["prev_valid"].astype(int)) for epoch in range(40)}
+    assert patterns == {(0, 0, 0), (0, 0, 1), (0, 1, 1), (1, 1, 1)}
+
+
+def test_no_history_and_no_state_have_no_earlier_frames(tiny_dataset):
+    keyframes = open_set(tiny_dataset, RADAR_SPEC)
+    for spec, config in ((RADAR_SPEC, DataConfig(history=0)), (LIDAR_SPEC, DataConfig(history=2))):
+        assert not [name for name in ClipDataset(keyframes, spec, config)[3] if name.startswith("prev")]
+
+
+def test_items_have_the_inputs_of_specs_that_lack_sensors(tiny_dataset):
+    pillars = dataclasses.replace(SPEC.radar, format="pillars", max_pillars=300)
+    for spec in (dataclasses.replace(SPEC, radars=()), dataclasses.replace(RADAR_SPEC, radar=pillars)):
+        item = item_of(ClipDataset(open_set(tiny_dataset, spec), spec), 2)
+        wanted = {t.name: t.shape for t in spec.inputs() if not t.name.startswith("prev_")}
+        given = {name for name in item if name in {t.name for t in SPEC.inputs()} or name.startswith("radar")}
+        assert given - {"prev_from_curr", "prev_valid", "prev_dt"} == set(wanted)
+        assert all(item[name].shape == shape for name, shape in wanted.items())
+        assert ("depth" in item) == bool(spec.cameras)
+        assert all(item[f"prev.{name}"].shape == (1, *shape) for name, shape in wanted.items())
+
+
+def test_intervals_are_drawn_from_the_sweeps_between_keyframes(tiny_dataset):
+    """The tiny set's radars fire at 13 Hz: without cameras they say where a frame may be."""
+    keyframes = open_set(tiny_dataset, RADAR_SPEC)
+    dataset = ClipDataset(keyframes, RADAR_SPEC, DataConfig(history=1, interval=(0.15, 1.05)))
+    gaps = []
+    for epoch in range(25):
+        item = item_of(dataset, 3 + 8 * epoch)
+        assert item["prev_valid"] == 1 and item["prev.radar_bev"].any()
+        gaps.append(float(item["prev_dt"][0]))
+        way = np.linalg.norm(item["prev_from_curr"][0, :3, 3])
+        whole = np.linalg.norm((invert(keyframes[1].global_from_ego) @ keyframes[3].global_from_ego)[:3, 3])
+        assert way == pytest.approx(whole * gaps[-1], rel=0.25, abs=0.1)  # speed hardly changes within a second
+    assert min(gaps) < 0.3 and max(gaps) > 0.85 and len({round(gap, 2) for gap in gaps}) > 6
+    plain = ClipDataset(keyframes, RADAR_SPEC, for_evaluation(dataset.config))
+    assert item_of(plain, 3)["prev_dt"] == pytest.approx(0.5)
+
+
+def test_a_frame_between_keyframes_is_what_the_vehicle_had(tiny_dataset):
+    keyframes = open_set(tiny_dataset, RADAR_SPEC)
+    current = keyframes[3]
+    frame = keyframes.earlier(current, 0.25, 1.1)
+    assert frame is not None and abs((current.stamp_ns - frame.stamp_ns) * 1e-9 - 0.25) < 0.04
+    assert keyframes[2].stamp_ns < frame.stamp_ns and len(frame.boxes) == 0
+    for name, sweeps in frame.radars.items():
+        stamps = [s.stamp_ns for s in sweeps]
+        assert frame.stamp_ns - 1e8 < stamps[0] <= frame.stamp_ns and stamps == sorted(stamps, reverse=True), name
+    key = keyframes.earlier(current, 0.5, 1.1)
+    assert key is not None and key.token == keyframes[2].token
+    assert keyframes.earlier(keyframes[0], 0.5, 0.01) is None
+    with pytest.raises(ValueError, match=r"interval must be \(least, most\)"):
+        DataConfig(interval=(1.0, 0.5))
+
+
+def test_only_keyframes_where_the_set_has_nothing_between(tiny_dataset):
+    dataset = ClipDataset(open_set(tiny_dataset), SPEC, DataConfig(interval=(0.2, 1.1)))  # its cameras fire at 2 Hz
+    gaps = {round(float(dataset[3 + 8 * epoch]["prev_dt"][0]), 1) for epoch in range(12)}
+    assert gaps == {0.5, 1.0}
+
+
+def test_point_clouds_are_joined_with_the_number_of_their_item():
+    sizes = (3, 0, 2)
+    items = [
+        {"lidar": torch.full((n, 5), float(n)), "lidar_counts": torch.tensor(n), "cells": torch.arange(4)}
+        for n in sizes
+    ]
+    batch = collate(items)
+    assert batch["lidar"].shape == (5, 6) and batch["lidar"][:, 0].tolist() == [0, 0, 0, 2, 2]
+    assert batch["lidar"][:, 1:].equal(torch.cat([item["lidar"] for item in items]))
+    assert batch["lidar_counts"].tolist() == [3, 0, 2] and batch["cells"].shape == (3, 4)
+
+
+def test_points_stay_in_their_boxes_under_augmentation(tiny_dataset):
+    """LiDAR and boxes are moved alike, and each augmented box holds the points that it held before."""
+    wide = LidarConfig(bounds=(-200.0, -200, -20, 200, 200, 40))
+    strong = dataclasses.replace(Augmentation(), bev_scale=(0.8, 1.25))
+    keyframes = open_set(tiny_dataset, LIDAR_SPEC, DataConfig(lidar=wide))
+    counts = []
+    for augmentation in (NO_AUGMENTATION, strong):
+        item = item_of(ClipDataset(keyframes, LIDAR_SPEC, DataConfig(augmentation, lidar=wide), seed=3), 2)
+        assert item["lidar_counts"].shape == () and item["lidar_counts"] == len(item["lidar"])
+        aug = draw_bev(np.random.default_rng([3, 2]), augmentation)
+        boxes = item["gt_boxes"][item["gt_valid"] > 0].astype(np.float64)
+        home = (boxes[:, :3] @ np.linalg.inv(aug[:3, :3]).T).round(2)
+        found = [int(points_in_box(item["lidar"], box).sum()) for box in boxes]
+        counts.append({tuple(h): n for h, n in zip(home.tolist(), found)})
+    both = [(counts[0][k], counts[1][k]) for k in counts[0].keys() & counts[1].keys() if counts[0][k] > 3]
+    assert len(both) > 5 and all(abs(a - b) <= 0.02 * a + 1 for a, b in both)
+
+
+def test_lidar_outside_its_bounds_is_left_out(tiny_dataset):
+    near = LidarConfig(bounds=(-20.0, -10, -1, 20, 10, 2))
+    item = item_of(ClipDataset(open_set(tiny_dataset, LIDAR_SPEC), LIDAR_SPEC, DataConfig(lidar=near)), 1)
+    assert len(item["lidar"]) > 1000 and np.abs(item["lidar"][:, :2]).max(axis=0)[1] < 10
+    assert item["lidar"].dtype == np.float32 and item["lidar"].shape[1] == 5
+
+
+def test_classes_are_balanced_as_the_reference_does():
+    labels = [np.array([0, 0, 1])] * 6 + [np.array([0])] * 12 + [np.array([2])] * 2 + [np.zeros(0, dtype=int)] * 3
+    items = balanced_items(labels, 10)
+    # 18 keyframes show class 0, 6 show 1, 2 show 2: 26 in all; each class gives 26 / 10
+    assert len(items) == 3 * int(26 / 10)
+    more = balanced_items([np.array([0])] * 900 + [np.array([1])] * 100, 2, seed=1)
+    assert len(more) == 1000 and (more >= 900).sum() == 500
+    assert np.array_equal(more, balanced_items([np.array([0])] * 900 + [np.array([1])] * 100, 2, seed=1))
+    assert balanced_items([np.zeros(0, dtype=int)] * 3, 10).tolist() == [0, 1, 2]
+
+
+def test_balanced_items_are_keyframes_and_evaluation_sees_each_once(tiny_dataset):
+    keyframes = open_set(tiny_dataset, RADAR_SPEC)
+    config = DataConfig(cbgs=True, history=0)
+    dataset = ClipDataset(keyframes, RADAR_SPEC, config)
+    assert [int(dataset[i]["index"]) for i in (0, len(dataset) + 1)] == dataset.items[:2].tolist()
+    shown = [set(keyframes[i].labels.tolist()) for i in range(len(keyframes))]
+    assert [set(keyframes.labels(i).tolist()) for i in range(len(keyframes))] == shown
+    assert len(ClipDataset(keyframes, RADAR_SPEC, for_evaluation(config))) == len(keyframes)
+
+
+def test_objects_beyond_the_scored_range_are_no_targets_when_asked(tiny_dataset):
+    keyframes = open_set(tiny_dataset, RADAR_SPEC)
+    every, near = (
+        item_of(ClipDataset(keyframes, RADAR_SPEC, DataConfig(history=0, scored_ranges=s)), 2) for s in (False, True)
+    )
+    boxes, labels = every["gt_boxes"][every["gt_valid"] > 0], every["labels"][every["gt_valid"] > 0]
+    reach = np.array([SCORED_RANGE_M[CLASSES[k]] for k in labels])
+    inside = np.hypot(boxes[:, 0], boxes[:, 1]) <= reach
+    assert 0 < inside.sum() < len(boxes)
+    np.testing.assert_array_equal(near["gt_boxes"][near["gt_valid"] > 0], boxes[inside])
+
+
+def test_the_scored_ranges_are_the_devkits():
+    from nuscenes.eval.common.config import config_factory
+
+    assert SCORED_RANGE_M == config_factory("detection_cvpr_2019").class_range
+
+
+def test_footprints_overlap_as_opencv_says():
+    rng = np.random.default_rng(0)
+    place, size, yaw = rng.uniform(-5, 5, (300, 3)), rng.uniform(0.5, 6, (300, 3)), rng.uniform(-4, 4, 300)
+    boxes = np.column_stack([place, size, yaw])
+    agreed = 0
+    for box in boxes[:20]:
+        found = overlaps(box, boxes)
+        for other, hit in zip(boxes, found, strict=True):
+            a, b = (((x[0], x[1]), (x[3], x[4]), float(np.degrees(x[6]))) for x in (box, other))
+            kind, area = cv2.rotatedRectangleIntersection(a, b)
+            size = cv2.contourArea(cv2.convexHull(area)) if kind else 0.0
+            if size > 1e-3 or not kind:
+                assert hit == bool(kind)
+                agreed += int(hit)
+    assert agreed > 500
+    assert not overlaps(boxes[0], np.zeros((0, 7))).any()
+
+
+def test_pasted_objects_bring_their_points_and_touch_nothing(tiny_dataset):
+    few = PasteConfig(tuple((name, 6) for name in CLASSES))
+    config = DataConfig(lidar=LidarConfig(bounds=(-200.0, -200, -20, 200, 200, 40)), paste=few)
+    keyframes = open_set(tiny_dataset, LIDAR_SPEC, config)
+    dataset = ClipDataset(keyframes, LIDAR_SPEC, config, seed=2)
+    plain = ClipDataset(keyframes, LIDAR_SPEC, dataclasses.replace(config, paste=None))
+    assert dataset.database is not None and len(dataset.database) > 20
+    more = 0
+    for index in range(2):
+        with_more, without = item_of(dataset, index), item_of(plain, index)
+        boxes = with_more["gt_boxes"][with_more["gt_valid"] > 0].astype(np.float64)
+        own = without["gt_boxes"][without["gt_valid"] > 0]
+        keyframe = keyframes[index]
+        inside = dataset.spec.grid.cells(keyframe.boxes[:, :2])[1]
+        assert len(own) == inside.sum()
+        np.testing.assert_array_equal(boxes[: len(own)], own)
+        for k in range(len(own), len(boxes)):
+            assert not overlaps(boxes[k], np.concatenate([keyframe.boxes, OWN_BOX[None]])).any()
+            assert not overlaps(boxes[k], np.delete(boxes, k, axis=0)).any()
+            assert points_in_box(with_more["lidar"], boxes[k], 0.01).sum() >= few.min_lidar
+            more += 1
+        for label in np.unique(keyframe.labels):  # classes that have enough get nothing
+            if (keyframe.labels == label).sum() >= 6:
+                added = with_more["labels"][len(own) : len(boxes)]
+                assert label not in added
+        grown = with_more["radar_bev"][0].sum() - without["radar_bev"][0].sum()
+        assert (grown > 0) == (len(boxes) > len(own)) or len(boxes) - len(own) < 2
+    assert more > 5
+    again = ClipDataset(keyframes, LIDAR_SPEC, config, seed=2)
+    np.testing.assert_array_equal(again[1]["gt_boxes"], dataset[1]["gt_boxes"])
+
+
+def test_objects_of_the_database_have_what_the_keyframe_had(tiny_dataset):
+    config = DataConfig(lidar=LidarConfig(bounds=(-200.0, -200, -20, 200, 200, 40)), paste=PasteConfig())
+    keyframes = open_set(tiny_dataset, LIDAR_SPEC, config)
+    database = ClipDataset(keyframes, LIDAR_SPEC, config).database
+    assert database is not None
+    cloud = item_of(ClipDataset(keyframes, LIDAR_SPEC, DataConfig(lidar=config.lidar)), 0)["lidar"]
+    for i in range(5):  # the first objects are those of the first keyframe
+        box = database.arrays["box"][i]
+        expected = cloud[points_in_box(cloud, box)]
+        np.testing.assert_array_equal(database.points("lidar", i), expected)
+        radar = database.points("radar", i)
+        assert len(radar) >= 1 and np.hypot(*(radar[:, :2] - box[:2]).T).max() < np.hypot(*box[3:5]) / 2 + 0.8
+
+
+def test_nothing_is_pasted_into_images(tiny_dataset):
+    with pytest.raises(ValueError, match="cannot be pasted into images"):
+        ClipDataset(open_set(tiny_dataset), SPEC, DataConfig(lidar=LidarConfig(), paste=PasteConfig()))
+
+
+def test_masks_of_every_coco_form(tmp_path):
+    rng = np.random.default_rng(0)
+    mask = cv2.GaussianBlur(rng.random((40, 70)), (0, 0), 4) > 0.5
+    assert 0.2 < mask.mean() < 0.8
+    np.testing.assert_array_equal(decode(run_lengths(mask), (40, 70)), mask)
+    np.testing.assert_array_equal(decode(run_lengths(~mask), (40, 70)), ~mask)
+    compressed = {"size": [40, 70], "counts": compress(run_lengths(mask)["counts"])}
+    np.testing.assert_array_equal(decode(compressed, (40, 70)), mask)
+    polygon = decode([[10, 5, 30, 5, 30, 15, 10, 15]], (40, 70))
+    assert polygon[5:15, 10:30].all() and polygon.sum() <= 21 * 11
+    with pytest.raises(ValueError, match=r"size \[40, 70\], the image has \[70, 40\]"):
+        decode(compressed, (70, 40))
+    path = mask_path(tmp_path, "samples/CAM_FRONT/a.jpg")
+    assert path == tmp_path / "CAM_FRONT" / "a.json"
+    with pytest.raises(FileNotFoundError, match=r"a\.json: no masks of this image"):
+        read_masks(tmp_path, "samples/CAM_FRONT/a.jpg", (40, 70))
+    path.parent.mkdir()
+    rows = [{"category_id": k, "segmentation": compressed, "score": 0.4} for k in (1, 2)]
+    path.write_text(
+        json.dumps({"categories": [{"id": 1, "name": "bus"}, {"id": 2, "name": "sky"}], "annotations": rows})
+    )
+    found = read_masks(tmp_path, "samples/CAM_FRONT/a.jpg", (40, 70))
+    assert found.labels.tolist() == [CLASSES.index("bus")] and found.scores.tolist() == [0.4]
+    np.testing.assert_array_equal(found.masks[0], mask)
+    with pytest.raises(ValueError, match=r"a\.json: not COCO instance masks of a 70x41 image"):
+        read_masks(tmp_path, "samples/CAM_FRONT/a.jpg", (41, 70))
+
+
+def compress(runs: list[int]) -> str:
+    """cocoapi's rleToString, as its C code reads."""
+    text = ""
+    for i, run in enumerate(runs):
+        x = run - (runs[i - 2] if i > 2 else 0)
+        more = True
+        while more:
+            c = x & 0x1F
+            x >>= 5
+            more = x != -1 if c & 0x10 else x != 0
+            text += chr((c | 0x20 if more else c) + 48)
+    assert uncompress(text) == runs
+    return text
+
+
+def test_virtual_points_lie_on_objects_of_their_class(tiny_dataset):
+    synthetic = pytest.importorskip("training.data.synthetic.masks", reason="needs the ray caster")
+    config = DataConfig(lidar=LidarConfig(bounds=(-200.0, -200, -20, 200, 200, 40)), virtual=VirtualConfig())
+    keyframes = open_set(tiny_dataset, LIDAR_SPEC, config)
+    if not (tiny_dataset / "masks").exists():
+        dataset = ClipDataset(keyframes, LIDAR_SPEC, config)
+        with pytest.raises(FileNotFoundError, match="no masks of this image"):
+            dataset[1]
+        synthetic.write_masks(tiny_dataset, workers=1)
+    item = item_of(ClipDataset(keyframes, LIDAR_SPEC, config), 1)
+    points, keyframe = item["virtual"], keyframes[1]
+    assert item["virtual_counts"] == len(points) > 300 and points.shape[1] == 15
+    assert (points[:, 4:14].sum(axis=1) >= 1).all() and (points[:, 14] == 1).all()
+    near = total = 0
+    for label in np.unique(keyframe.labels):
+        of_class = points[points[:, 4 + label] > 0]
+        boxes = keyframe.boxes[keyframe.labels == label]
+        inside = np.zeros(len(of_class), dtype=bool)
+        for box in boxes:
+            inside |= points_in_box(of_class, box, 0.5)
+        near, total = near + inside.sum(), total + len(of_class)
+    assert total > 200 and near / total > 0.85
+    with pytest.raises(ValueError, match=r"takes its depths from LiDAR"):
+        DataConfig(virtual=VirtualConfig())
+
+
+def test_decoded_keyframes_are_kept_as_far_as_the_room_goes(tiny_dataset):
+    keyframes = open_set(tiny_dataset)
+    for megabytes, kept in ((0, 0), (1, 2), (2000, 4)):
+        dataset = ClipDataset(keyframes, SPEC, DataConfig(history=0, cache_mb=megabytes))
+        for index in (0, 0, 1):
+            dataset[index]
+        assert len(dataset._cache.kept) == kept if megabytes != 1 else len(dataset._cache.kept) < 4
