@@ -183,7 +183,7 @@ def test_frames_must_agree():
 def test_attributes_follow_speed():
     assert attribute_by_speed("bus", 0.1) == "vehicle.stopped"
     assert attribute_by_speed("car", 0.1) == "vehicle.parked"
-    assert attribute_by_speed("bicycle", 0.3) == "cycle.with_rider"
+    assert attribute_by_speed("bicycle", 0.9) == "cycle.with_rider"
     assert attribute_by_speed("pedestrian", float("nan")) == "pedestrian.standing"
     assert attribute_by_speed("barrier", 3.0) == ""
     detections = Detections(
