@@ -118,7 +118,8 @@ def feature_imitation(
     for name, region in regions.items():
         cells = summed
         if name == "false_positive" and config.fp_channel_attention:
-            cells = (error * channel_attention(teacher, config.temperature)).sum(dim=1)
+            channels = channel_attention(teacher, config.temperature)[..., 0, 0]
+            cells = torch.einsum("bcxy,bc->bxy", error, channels)
         losses[name] = weights[name] * (cells * region * attention).sum() / student.shape[0]
     return losses
 
