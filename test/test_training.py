@@ -1,10 +1,11 @@
-"""Training, evaluation and export end to end with a very small network on a very small data set."""
+"""Training end to end with a very small network on a very small data set."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,95 +14,179 @@ devkit = pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from bev_perception.grid import BevGrid  # noqa: E402
-from bev_perception.inference.backend import open_backend, self_test  # noqa: E402
-from bev_perception.model_spec import CLASSES, BundleError, ImageSpec, ModelSpec, TemporalSpec, load_bundle  # noqa: E402
-from training import export  # noqa: E402
+from tiny_run import RUN, SIZES, SPEC, VERSION  # noqa: E402
+
 from training.checkpoint import load_module  # noqa: E402
-from training.data.augment import Augmentation  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
-from training.data.config import DataConfig  # noqa: E402
-from training.data.nuscenes import load_keyframes  # noqa: E402
-from training.evaluate import evaluate, mask_sensors  # noqa: E402
-from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
-from training.golden import COLOR_STEP  # noqa: E402
+from training.failures import TrainingStopped, explained  # noqa: E402
 from training.lightning_module import DetectorModule  # noqa: E402
-from training.losses import LossConfig  # noqa: E402
-from training.model_card import model_card  # noqa: E402
-from training.models.camera_radar import StudentConfig  # noqa: E402
-from training.models.detector import Prediction  # noqa: E402
-from training.models.view_transform import DepthBins  # noqa: E402
-from training.run import OptimConfig, Run  # noqa: E402
-from training.train import load_experiment, train  # noqa: E402
-
-SPEC = ModelSpec(
-    "tiny", CAMERAS, RADARS, dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 0.5), image=ImageSpec(64, 128),
-    grid=BevGrid(-51.2, 51.2, -51.2, 51.2, 1.6), temporal=TemporalSpec(state_channels=8), top_k=100,
-)  # fmt: skip
-SIZES = StudentConfig((1, 1, 1, 1), 8, 16, 8, 16, 16, DepthBins(1.0, 2.0, 24))
-# Batches of three from four keyframes: the second checkpoint lies in the middle of a shuffle.
-LOSSES = LossConfig(velocity=1.0, velocity_beta=5.0, depth=0.3, depth_form="cross_entropy")
-RUN = Run(
-    "camera_radar", SIZES, SPEC, OptimConfig(steps=4, warmup_steps=1), LOSSES, DataConfig(Augmentation()), 3,
-    precision="32-true", checkpoint_every=2,
-)  # fmt: skip
+from training.loading import open_keyframes  # noqa: E402
+from training.run import OptimConfig  # noqa: E402
+from training.train import load_experiment, main, train  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tiny_dataset, tmp_path_factory) -> Path:
-    return train(RUN, tiny_dataset, "v1.0-trainval", tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def module(checkpoint) -> DetectorModule:
-    return load_module(checkpoint)
-
-
-@pytest.fixture(scope="module")
-def keyframes(tiny_dataset):
-    nusc = devkit.NuScenes("v1.0-trainval", str(tiny_dataset), verbose=False)
-    return load_keyframes(nusc, ["scene-0001"], SPEC)
-
-
-@pytest.fixture(scope="module")
-def batch(keyframes):
-    data = ClipDataset(keyframes, SPEC)
+def batch(tiny_dataset):
+    data = ClipDataset(open_keyframes(SPEC, RUN.data, tiny_dataset, VERSION, "val"), SPEC)
     return collate([data[1], data[2]])
 
 
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tiny_dataset, checkpoint, tmp_path, monkeypatch):
+# Everything at once: averaged weights, momentum, accumulated gradients, validation in between.
+FULL = dataclasses.replace(
+    RUN,
+    optim=OptimConfig(steps=4, warmup_steps=0, schedule="one_cycle", accumulate=2, ema=0.999, backbone_lr=0.1),
+    batch_size=1, validate_every=2, validate_frames=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full_run(tiny_dataset, tmp_path_factory) -> Path:
+    return train(FULL, tiny_dataset, VERSION, tmp_path_factory.mktemp("full_run"))
+
+
+@pytest.fixture(params=["plain", "full"])
+def whole(request, tiny_checkpoint):
+    """A run and the checkpoint of its uninterrupted training."""
+    if request.param == "plain":
+        return RUN, tiny_checkpoint
+    return FULL, request.getfixturevalue("full_run")
+
+
+def stop_at(monkeypatch, step_number, error):
+    """Training raises `error` at the first batch of a step."""
     step = DetectorModule.training_step
 
-    def fail_at_two(self, batch, number):
-        if self.global_step == 2:
-            raise RuntimeError("power failure")
+    def fail(self, batch, number):
+        if self.global_step == step_number:
+            raise error
         return step(self, batch, number)
 
+    monkeypatch.setattr(DetectorModule, "training_step", fail)
+
+
+def assert_like(found, wanted, where=""):
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=f"{where}{name}")
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(whole, tiny_dataset, tmp_path, monkeypatch):
+    run, finished = whole
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power failure"):
-        patch.setattr(DetectorModule, "training_step", fail_at_two)
-        train(RUN, tiny_dataset, "v1.0-trainval", tmp_path)
+        stop_at(patch, 2, RuntimeError("power failure"))
+        train(run, tiny_dataset, VERSION, tmp_path)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
-    seen = []
+    seen, step = [], DetectorModule.training_step
     monkeypatch.setattr(DetectorModule, "training_step", lambda *a: seen.append(a[1]["index"].tolist()) or step(*a))
-    resumed = torch.load(train(RUN, tiny_dataset, "v1.0-trainval", tmp_path), weights_only=True)
-    whole = torch.load(checkpoint, weights_only=True)
-    assert resumed["global_step"] == whole["global_step"] == 4 and len(seen) == 2
-    fresh = DetectorModule(RUN).state_dict()
-    for name, value in whole["state_dict"].items():
-        torch.testing.assert_close(resumed["state_dict"][name], value, rtol=1e-4, atol=1e-6, msg=name)
-        if name.endswith("conv1.weight"):
-            assert not torch.allclose(fresh[name], value), "nothing was learned, so nothing was compared"
-    states = [c["optimizer_states"][0]["state"] for c in (resumed, whole)]
+    resumed = torch.load(train(run, tiny_dataset, VERSION, tmp_path), weights_only=True)
+    wanted = torch.load(finished, weights_only=True)
+    batches = 2 * run.optim.accumulate
+    assert resumed["global_step"] == wanted["global_step"] == 4 and len(seen) == batches
+    assert_like(resumed["state_dict"], wanted["state_dict"])
+    fresh = DetectorModule(run).state_dict()
+    assert not torch.allclose(
+        fresh["detector.backbone.conv1.weight"], wanted["state_dict"]["detector.backbone.conv1.weight"]
+    )
+    assert ("ema" in wanted) == (run is FULL)
+    assert_like(resumed.get("ema", {}), wanted.get("ema", {}), "ema: ")
+    states = [c["optimizer_states"][0]["state"] for c in (resumed, wanted)]
     torch.testing.assert_close(states[0][0]["exp_avg"], states[1][0]["exp_avg"], rtol=1e-3, atol=1e-6)
-    assert resumed["lr_schedulers"][0]["_last_lr"] == whole["lr_schedulers"][0]["_last_lr"]
+    groups = [[(g["lr"], g["betas"]) for g in c["optimizer_states"][0]["param_groups"]] for c in (resumed, wanted)]
+    assert groups[0] == groups[1]
+    assert resumed["callbacks"].get("Validation") == wanted["callbacks"].get("Validation")
 
-    assert train(RUN, tiny_dataset, "v1.0-trainval", tmp_path).is_file() and len(seen) == 2, "it was done already"
+    assert train(run, tiny_dataset, VERSION, tmp_path).is_file() and len(seen) == batches, "it was done already"
 
 
-def test_a_checkpoint_gives_back_its_network(checkpoint, module):
+def test_averaged_weights_are_what_is_scored_and_exported(full_run):
+    saved = torch.load(full_run, weights_only=True)
+    loaded = load_module(full_run).detector.state_dict()
+    assert_like(loaded, saved["ema"])
+    name = "backbone.conv1.weight"
+    assert not torch.allclose(saved["ema"][name], saved["state_dict"][f"detector.{name}"])
+
+
+def test_validation_leaves_scores_pictures_and_the_best_checkpoint(full_run):
+    out = full_run.parent
+    assert (
+        len(list((out / "pictures").glob("step0000002_*.jpg"))) == 2
+        and (out / "pictures" / "step0000004_3.jpg").is_file()
+    )
+    rows = (out / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
+    assert {"val/NDS", "val/mAP", "train/heatmap", "train/grad_norm"} <= set(rows[0].split(","))
+    assert load_module(out / "best.ckpt").run == FULL
+
+
+def test_a_run_directory_tells_how_to_repeat_it_and_takes_no_other_run(tiny_checkpoint, tiny_dataset):
+    out = tiny_checkpoint.parent
+    (start, *_) = json.loads((out / "starts.json").read_text())
+    assert (
+        len(start["code"]["commit"] or "") in (0, 40) and start["packages"]["torch"] == torch.__version__.split("+")[0]
+    )
+    assert start["data"]["root"] == str(tiny_dataset) and len(start["data"]["digest"]) == 64
+    other = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, lr=0.5), seed=3)
+    with pytest.raises(ValueError, match=r"(?s)another run.*optim\.lr: 0\.002 -> 0\.5\n  seed: 0 -> 3$"):
+        train(other, tiny_dataset, VERSION, out)
+    assert json.loads((out / "run.json").read_text())["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), r"Halve batch_size \(now 3\)"),
+        (FloatingPointError("loss is not finite at step 2"), "not finite at step 2"),
+        (OSError(28, "No space left on device"), "the disk is full"),
+    ],
+)
+def test_what_stops_a_run_is_explained_and_the_last_checkpoint_kept(
+    error, words, tiny_checkpoint, tmp_path, monkeypatch
+):
+    last = tmp_path / "last.ckpt"
+    last.write_bytes(tiny_checkpoint.read_bytes())
+    with pytest.raises(TrainingStopped, match=rf"(?s){words}.*Kept: .*last\.ckpt of step 4") as stopped:
+        with explained(RUN, last):
+            raise error
+    assert stopped.value.__cause__ is error
+    with pytest.raises(TrainingStopped, match="no checkpoint yet"), explained(RUN, tmp_path / "none.ckpt"):
+        raise error
+    with pytest.raises(KeyError), explained(RUN, last):
+        raise KeyError("a mistake in the program")
+
+
+def test_a_killed_loader_process_ends_the_command_with_a_message(tiny_dataset, tmp_path, monkeypatch, capsys):
+    get = ClipDataset.__getitem__
+
+    def die(self, index):
+        if index >= 4:  # the second epoch
+            os.kill(os.getpid(), signal.SIGKILL)
+        return get(self, index)
+
+    monkeypatch.setattr(ClipDataset, "__getitem__", die)
+    monkeypatch.setattr("training.train.load_experiment", lambda _: dataclasses.replace(RUN, checkpoint_every=1))
+    arguments = ["any", "--data", str(tiny_dataset), "--out", str(tmp_path), "--set", "batch_size=1", "optim.steps=9"]
+    assert main(arguments) == 1
+    message = capsys.readouterr().err
+    assert "a loader process died" in message and "--workers" in message and "Kept: " in message
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] >= 1
+
+
+def test_gradients_that_are_not_finite_do_not_reach_the_weights(tiny_dataset, tmp_path, monkeypatch):
+    step = DetectorModule.training_step
+
+    def overflow(self, batch, number):
+        loss = step(self, batch, number)
+        return loss + (self.detector.head.regression[-1].bias * 0).sqrt().sum() if self.global_step == 1 else loss
+
+    monkeypatch.setattr(DetectorModule, "training_step", overflow)
+    with pytest.raises(TrainingStopped, match=r"gradients are not finite at step 1.*(?s:.*)Kept: .*of step 1"):
+        train(dataclasses.replace(RUN, batch_size=1, checkpoint_every=1), tiny_dataset, VERSION, tmp_path)
+    assert all(v.isfinite().all() for v in torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"].values())
+
+
+def test_a_checkpoint_gives_back_its_network(tiny_checkpoint):
+    module = load_module(tiny_checkpoint)
     assert module.run == RUN and module.detector.config == SIZES and module.detector.spec == SPEC
     assert not module.training
-    for name, value in torch.load(checkpoint, weights_only=True)["state_dict"].items():
+    for name, value in torch.load(tiny_checkpoint, weights_only=True)["state_dict"].items():
         assert torch.equal(module.state_dict()[name], value)
 
 
@@ -109,6 +194,9 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"other\.ckpt: not a checkpoint of training\.train.*run"):
         load_module(tmp_path / "other.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "other.ckpt").read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"cut\.ckpt: not a checkpoint, or cut off"):
+        load_module(tmp_path / "cut.ckpt")
 
 
 def test_experiments_are_found_by_name():
@@ -138,136 +226,3 @@ def test_two_samples_are_learned_by_heart(batch):
         schedule["lr_scheduler"]["scheduler"].step()
         losses.append(float(loss))
     assert losses[-1] < 0.2 * losses[0]
-
-
-def test_masks_blank_what_they_say_and_nothing_else(batch):
-    frames = ("", "prev.")
-    images, camera_valid = [p + "images" for p in frames], [p + "camera_valid" for p in frames]
-    radars = [p + name for p in frames for name in ("radar_bev", "radar_valid")]
-    changed = {
-        "all": [],
-        "no_temporal": ["prev_valid"],
-        "camera": [*radars, "prev_valid"],
-        "camera+temporal": radars,
-        "radar": [*images, *camera_valid, "prev_valid"],
-        "radar+temporal": [*images, *camera_valid],
-    }
-    before = {name: tensor.clone() for name, tensor in batch.items()}
-    for word, names in changed.items():
-        masked = mask_sensors(batch, word, SPEC)
-        for name, tensor in before.items():
-            assert tensor.any(), name
-            expected = torch.zeros_like(tensor) if name in names else tensor
-            assert torch.equal(masked[name], expected) and masked[name].dtype == tensor.dtype, (word, name)
-            assert torch.equal(batch[name], tensor), "the batch itself stays"
-    masked = mask_sensors(batch, "blank:CAM_FRONT", SPEC)
-    front = SPEC.cameras.index("CAM_FRONT")
-    for name, tensor in before.items():
-        if name in (*images, *camera_valid):
-            tensor = tensor.clone()
-            tensor[:, front] = 0
-        assert torch.equal(masked[name], tensor), name
-    for word in ("lidar", "blank:CAM_ROOF", "blank:", "CAM_FRONT"):
-        with pytest.raises(ValueError, match=f"--sensors {word}"):
-            mask_sensors(batch, word, SPEC)
-
-
-def test_masks_are_the_networks_missing_sensors(module, batch):
-    with torch.no_grad():
-        heads = {
-            w: module.predict(mask_sensors(batch, w, SPEC)).heatmap for w in ("all", "no_temporal", "camera", "radar")
-        }
-    words = list(heads)
-    for i, a in enumerate(words):
-        for b in words[i + 1 :]:
-            assert not torch.allclose(heads[a], heads[b], atol=1e-4), (a, b)
-
-
-def test_evaluation_scores_a_network_that_knows_the_answers(keyframes, monkeypatch):
-    """The targets as predictions, but only while a camera is alive: near perfect with cameras, nothing without."""
-    module = DetectorModule(RUN)
-
-    def answers(batch):
-        alive = batch["camera_valid"].any(dim=1).float()[:, None, None, None]
-        heatmap = torch.where(batch["heatmap"] * alive == 1, 5.0, -9.0)
-        regression = torch.zeros(len(heatmap), 10, *SPEC.grid.shape)
-        for regressed, cells, boxes, mask in zip(
-            regression, batch["cells"], batch["boxes"], batch["mask"], strict=True
-        ):
-            used = mask[:, 0] > 0
-            regressed.flatten(1)[:, cells[used]] = boxes[used].T
-        return Prediction(heatmap, regression[:, None])
-
-    monkeypatch.setattr(module, "predict", answers)
-    scores = evaluate(module, keyframes, ["all", "radar"], batch_size=3, workers=0)
-    assert scores["all"].frames == len(keyframes) == 4
-    # Objects that share a cell of 1.6 m are lost: the groups of pedestrians.
-    assert scores["all"].mean_ap_present > 0.8 and scores["all"].classes["car"].ap > 0.9
-    assert scores["all"].classes["car"].errors.ate < 0.05 and scores["all"].classes["car"].errors.aoe < 0.01
-    assert scores["radar"].mean_ap == 0
-
-
-def test_the_model_card_states_sizes_scores_and_notes(module, keyframes):
-    scores = {w: s.to_dict() for w, s in evaluate(module, keyframes[:1], ["all", "camera"], workers=0).items()}
-    scores["all"]["mean_ap"], scores["all"]["classes"]["car"]["errors"]["ate"] = 0.4321, 0.777
-    card = model_card(module.detector, json.loads(json.dumps(scores)), "## Notes\n\nTrained on nothing.\n")
-    assert card.startswith("# tiny\n\n") and card.endswith("Trained on nothing.\n")
-    assert "6 cameras at 128x64, 5 radars, BEV 64x64 cells of 1.6 m" in card
-    rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| ")]
-    assert [row[0].strip("| ") for row in rows].count("all") == 1
-    assert next(row for row in rows if row[0] == "| all")[1] == "0.432"
-    assert next(row for row in rows if row[0] == "| car")[3] == "0.777"
-    cone = next(row for row in rows if row[0] == "| traffic_cone")
-    assert cone[5:] == ["-", "-", "- |"], "a cone has no heading, velocity or attribute"
-    assert len({len(row) for row in rows[:4]}) == 1
-    assert "Scores" not in model_card(module.detector, {}, "")
-
-
-@pytest.fixture(scope="module")
-def bundle_dir(checkpoint, module, keyframes, tiny_dataset, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "notes.md").write_text("Trained in a test.\n")
-    scores = {word: s.to_dict() for word, s in evaluate(module, keyframes[:1], ["all"], workers=0).items()}
-    for name, c in scores["all"]["classes"].items():
-        c["best_score"] = 0.6 if name == "car" else None
-    (folder / "scores.json").write_text(json.dumps(scores))
-    arguments = [str(checkpoint), str(folder / "bundle"), "--golden-data", str(tiny_dataset)]
-    arguments += ["--notes", str(folder / "notes.md"), "--scores", str(folder / "scores.json")]
-    assert export.main(arguments) == 0
-    assert len(list(folder.iterdir())) == 3, "nothing is left behind"
-    return folder / "bundle"
-
-
-def test_a_checkpoint_becomes_a_bundle_that_the_vehicle_accepts(bundle_dir):
-    out, bundle = bundle_dir, load_bundle(bundle_dir)
-    thresholds = SPEC.score_threshold | {"car": 0.6}  # the score of its best F1; nothing is known of the others
-    assert dataclasses.replace(bundle.spec, onnx_sha256="") == dataclasses.replace(SPEC, score_threshold=thresholds)
-    assert sorted(f.name for f in out.iterdir()) == ["MODEL_CARD.md", "golden.npz", "model.onnx", "model_spec.json"]
-    assert (out / "MODEL_CARD.md").read_text().endswith("Trained in a test.\n")
-    inputs, _ = bundle.golden()
-    assert inputs["prev_valid"] == 1 and inputs["camera_valid"].all() and inputs["radar_valid"].all()
-    assert (inputs["prev_bev"] > 0).any() and not (inputs["images"] % COLOR_STEP).any() and inputs["images"].any()
-    backend = open_backend(bundle)
-    assert self_test(backend, bundle)["peaks_lost"] == 0
-    backend.close()
-
-
-@pytest.mark.parametrize("limit", ["GOLDEN_LIMIT_BYTES", "BUNDLE_LIMIT_BYTES"])
-def test_a_bundle_that_is_too_large_is_not_written(module, tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(export, limit, 1000)
-    monkeypatch.setattr(export, "_to_onnx", lambda *_: bytes(2000))
-    with pytest.raises(ValueError, match="allowed"):
-        export.export_bundle(module.detector, tmp_path / "bundle")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_export_that_disagrees_leaves_the_old_bundle(module, bundle_dir, tmp_path, monkeypatch):
-    (tmp_path / "bundle").mkdir()
-    (tmp_path / "bundle" / "old").touch()
-    monkeypatch.setattr(export, "_to_onnx", lambda *_: (bundle_dir / "model.onnx").read_bytes())
-    student = copy.deepcopy(module.detector)
-    with torch.no_grad():
-        student.fuse[0].weight[0] *= 1.1
-    with pytest.raises(BundleError, match="ONNX Runtime against PyTorch"):
-        export.export_bundle(student, tmp_path / "bundle")
-    assert [f.name for f in tmp_path.rglob("*")] == ["bundle", "old"]

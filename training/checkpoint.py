@@ -11,12 +11,33 @@ from training.lightning_module import DetectorModule
 from training.run import run_from_plain
 
 
-def load_module(path: str | Path) -> DetectorModule:
-    """Checkpoint -> DetectorModule in eval mode, float32. Raises ValueError when the file is no checkpoint of ours."""
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    absent = {"state_dict", "run"} - set(checkpoint)
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The file's content. Raises ValueError when it is no checkpoint of ours, or damaged."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path}: not a checkpoint, or cut off ({str(error).splitlines()[0]}); copy it again, or take another one"
+        ) from error
+    absent = {"state_dict", "run"} - set(checkpoint if isinstance(checkpoint, dict) else ())
     if absent:
         raise ValueError(f"{path}: not a checkpoint of training.train, it lacks {sorted(absent)}")
+    return checkpoint  # type: ignore[no-any-return]
+
+
+def load_module(path: str | Path) -> DetectorModule:
+    """Checkpoint -> DetectorModule in eval mode, float32, with the averaged weights where the run kept some.
+
+    Raises ValueError when the file is no checkpoint of ours, or of a version with other networks.
+    """
+    checkpoint = read_checkpoint(path)
     module = DetectorModule(run_from_plain(checkpoint["run"], str(path)))
-    module.load_state_dict(checkpoint["state_dict"])
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+        if "ema" in checkpoint:
+            module.detector.load_state_dict(checkpoint["ema"])
+    except RuntimeError as error:
+        raise ValueError(f"{path}: weights of another version of {module.run.model}: {error}") from error
     return module.eval()

@@ -1,7 +1,7 @@
 """Checkpoint -> bundle: `python -m training.export CHECKPOINT OUT [--golden-data DIR] [--scores JSON] [--notes MD]`.
 
 Writes model.onnx, model_spec.json, golden.npz and MODEL_CARD.md, and refuses when PyTorch, ONNX Runtime and the spec
-disagree or the bundle grows beyond its limits.
+disagree, when a parameter is not in the graph, when TensorRT's parser refuses or when the bundle grows too large.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from torch import Tensor
 from bev_perception.inference.backend import TOLERANCES, compare_outputs, open_backend
 from bev_perception.model_spec import Bundle, ModelSpec, load_bundle
 from training.checkpoint import load_module
+from training.export_checks import ask_tensorrt, check_parameters
 from training.golden import pattern_inputs, recorded_inputs
 from training.model_card import model_card
+from training.models import STUDENTS
 from training.models.exported import ExportedDetector
 
 OPSET = 20
-GOLDEN_LIMIT_BYTES = 2**19  # bundles live in the repository
-BUNDLE_LIMIT_BYTES = 16 * 2**20
+LIMIT_MIB = 16.0  # of a bundle: small ones live in the repository
+GOLDEN_SHARE = 1 / 32  # of it, at most, is the golden sample
 
 
 def export_bundle(
@@ -38,11 +40,14 @@ def export_bundle(
     out: Path,
     extra_files: dict[str, str] | None = None,
     inputs: dict[str, np.ndarray] | None = None,
+    limit_mib: float = LIMIT_MIB,
 ) -> Path:
     """Write a bundle for `student` (with its spec) to `out`, replacing what is there once everything is proven.
 
     extra_files: file name -> text, for the model card. inputs: of the golden sample (default: `pattern_inputs`).
-    Raises BundleError when ONNX Runtime disagrees with PyTorch, ValueError when a file is too large.
+    limit_mib: how large the bundle may be.
+    Raises BundleError when ONNX Runtime disagrees with PyTorch, ValueError when a parameter is not in the graph or a
+    file is too large, BuildError when TensorRT's parser refuses.
     """
     student = student.eval().float()
     inputs = inputs or pattern_inputs(student.spec)
@@ -64,7 +69,8 @@ def export_bundle(
         np.savez_compressed(work / "golden.npz", **arrays)  # type: ignore[arg-type]
         for name, text in (extra_files or {}).items():
             (work / name).write_text(text)
-        _check_sizes(work)
+        _check_sizes(work, limit_mib)
+        print(ask_tensorrt(onnx_bytes))
         _check_outputs(load_bundle(work), expected)
         if out.exists():
             shutil.rmtree(out)
@@ -86,7 +92,8 @@ def _to_onnx(exported: ExportedDetector, tensors: dict[str, Tensor]) -> bytes:
         input_names=[t.name for t in spec.inputs()],
         output_names=[t.name for t in spec.outputs()],
     )
-    assert program is not None  # only without dynamo
+    assert program is not None and program.exported_program is not None  # only without dynamo
+    check_parameters(program.exported_program, exported.detector)
     model = program.model_proto
     # The exporter records source lines and local paths in metadata: not wanted in a file that is hashed and shipped.
     for node in model.graph.node:
@@ -100,17 +107,17 @@ def _to_onnx(exported: ExportedDetector, tensors: dict[str, Tensor]) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def _check_sizes(folder: Path) -> None:
+def _check_sizes(folder: Path, limit_mib: float) -> None:
     golden, total = (folder / "golden.npz").stat().st_size, sum(f.stat().st_size for f in folder.iterdir())
-    if golden > GOLDEN_LIMIT_BYTES:
+    if golden > limit_mib * GOLDEN_SHARE * 2**20:
         raise ValueError(
-            f"golden.npz has {golden / 2**10:.0f} KiB, allowed {GOLDEN_LIMIT_BYTES / 2**10:.0f}; "
-            "take another keyframe, round coarser (training/golden.py) or leave out --golden-data"
+            f"golden.npz has {golden / 2**10:.0f} KiB, allowed {limit_mib * GOLDEN_SHARE * 2**10:.0f}; take another "
+            "keyframe, round coarser (training/golden.py), leave out --golden-data or allow more with --limit-mib"
         )
-    if total > BUNDLE_LIMIT_BYTES:
+    if total > limit_mib * 2**20:
         raise ValueError(
-            f"the bundle has {total / 2**20:.2f} MiB, allowed {BUNDLE_LIMIT_BYTES / 2**20:.0f}; "
-            "make the student or the golden sample smaller"
+            f"the bundle has {total / 2**20:.2f} MiB, allowed {limit_mib:g}; make the student smaller, or allow more "
+            "with --limit-mib where the bundle does not go into a repository"
         )
 
 
@@ -148,14 +155,18 @@ def main(argv: list[str] | None = None) -> int:
         "--golden-data", type=Path, help="nuScenes-format data root: a validation keyframe becomes the golden sample"
     )
     parser.add_argument("--version", default="v1.0-trainval", help="of --golden-data")
+    parser.add_argument("--limit-mib", type=float, default=LIMIT_MIB, help="how large the bundle may be")
     args = parser.parse_args(argv)
-    student = load_module(args.checkpoint).detector
+    module = load_module(args.checkpoint)
+    if module.run.model not in STUDENTS:
+        parser.error(f"{args.checkpoint} is a {module.run.model}; vehicles run students: {sorted(STUDENTS)}")
+    student = module.detector
     scores = json.loads(args.scores.read_text()) if args.scores else {}
     if scores:
         student.spec = with_thresholds(student.spec, next(iter(scores.values()))["classes"])
     card = model_card(student, scores, args.notes.read_text() if args.notes else "")
     inputs = recorded_inputs(student, args.golden_data, args.version) if args.golden_data else None
-    export_bundle(student, args.out, {"MODEL_CARD.md": card}, inputs)
+    export_bundle(student, args.out, {"MODEL_CARD.md": card}, inputs, args.limit_mib)
     print(f"bundle: {args.out} ({sum(f.stat().st_size for f in args.out.iterdir()) / 2**20:.2f} MiB)")
     return 0
 

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nuscenes.nuscenes import NuScenes
 
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.radar import radar_arrays
 from training.data.clips import ClipDataset, collate
 from training.data.config import DataConfig
-from training.data.nuscenes import load_keyframes, read_split
 from training.lightning_module import recall
+from training.loading import open_keyframes
 
 # The file must stay small: colours and the earlier state are rounded. That changes the question, not its worth.
 COLOR_STEP = 16
@@ -74,13 +73,12 @@ def recorded_inputs(student: Any, data: Path, version: str) -> dict[str, np.ndar
 
     Raises ValueError when the data set has none.
     """
-    scenes = read_split(data, version, "val")[:1]
-    keyframes = load_keyframes(NuScenes(version, str(data), verbose=False), scenes, student.spec)
-    index = next((i for i, keyframe in enumerate(keyframes) if keyframe.prev >= 0), None)
+    config = DataConfig(history=1)
+    keyframes = open_keyframes(student.spec, config, data, version, "val", scenes=1)
+    index = next((i for i in range(len(keyframes)) if keyframes[i].prev >= 0), None)
     if index is None:
         raise ValueError(f"{data}: the first scene of the split `val` has no two keyframes in a row")
-    history = 1 if student.spec.temporal.state_channels else 0
-    batch = collate([ClipDataset(keyframes, student.spec, DataConfig(history=history))[index]])
+    batch = collate([ClipDataset(keyframes, student.spec, config)[index]])
     memory = recall(student, batch)
     inputs = {t.name: batch[t.name][0].numpy() for t in student.spec.inputs() if t.name in batch}
     if "images" in inputs:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 
 from bev_perception.decode import Thresholds, decode
 from bev_perception.evaluation.objects import Objects, make_objects
+from bev_perception.model_spec import ModelSpec
 from training.losses import detection_losses
 from training.models.detector import Memory, Prediction, empty_memory
 from training.models.exported import peaks_of
-from training.run import Run, build_detector, run_to_plain
+from training.run import Run, build_detector, parameter_groups, run_to_plain
+from training.schedules import rates
 
+PEAKS = ("scores", "labels", "cells", "boxes")
 # What networks read of a batch; each batch has some of it (see training.models.detector).
 INPUTS = (
     "images", "img_from_ego", "camera_valid", "radar_bev", "radar_points", "radar_counts", "radar_cells",
@@ -36,7 +39,7 @@ def recall(detector: Any, batch: dict[str, Tensor]) -> Memory | None:
     memory = empty_memory(detector.spec, batch["heatmap"], len(batch["heatmap"]))
     if memory is None:
         return None
-    for t in range(batch["prev_valid"].shape[1]):
+    for t in range(batch["prev_valid"].shape[1] if "prev_valid" in batch else 0):
         valid = batch["prev_valid"][:, t : t + 1]
         state = memory.bev
         if valid.any():
@@ -47,12 +50,23 @@ def recall(detector: Any, batch: dict[str, Tensor]) -> Memory | None:
     return memory
 
 
-class DetectorModule(lightning.LightningModule):
-    """Trains a detector on ClipDataset items. The earlier frames' states get no gradient, as in BEVFormer."""
+def objects_of(peaks: dict[str, np.ndarray], spec: ModelSpec, thresholds: Thresholds) -> Objects:
+    """One frame's peaks (ModelSpec.outputs()) -> detections."""
+    d = decode(peaks, spec, thresholds)
+    return make_objects(d.boxes, d.velocity, d.scores, tuple(spec.classes[i] for i in d.labels))
 
-    def __init__(self, run: Run) -> None:
+
+class DetectorModule(lightning.LightningModule):
+    """Trains a detector on ClipDataset items. The earlier frames' states get no gradient, as in BEVFormer.
+
+    steps: of the optimiser, for the schedule; None: what run.optim.steps says.
+    """
+
+    def __init__(self, run: Run, steps: int | None = None) -> None:
         super().__init__()
         self.run = run
+        self.spec, self.data = run.spec, run.data
+        self.steps = steps or run.optim.steps or 1
         self.detector = build_detector(run)
 
     def predict(self, batch: dict[str, Tensor]) -> Prediction:
@@ -66,6 +80,11 @@ class DetectorModule(lightning.LightningModule):
             return own
         return detection_losses(prediction, batch, self.detector, self.run.losses)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout depends on (seed, step) alone, like the data: a resumed run draws what an uninterrupted one does."""
+        key = (self.run.seed, self.global_step, batch_idx % self.run.optim.accumulate, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         losses = self.losses(self.predict(batch), batch)
         total = torch.stack(list(losses.values())).sum()
@@ -78,32 +97,34 @@ class DetectorModule(lightning.LightningModule):
         self.log("train/total", total.detach())
         return total
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip, and stop before a gradient that is not finite spoils the weights (the scaler of fp16 skips those)."""
+        norm = torch.nn.utils.clip_grad_norm_(self.detector.parameters(), self.run.optim.clip_norm)
+        if self.run.precision != "16-mixed" and not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"gradients are not finite at step {self.global_step}; train anew with a lower lr or in 32-true"
+            )
+        self.log("train/grad_norm", norm)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        _, momentum = rates(self.run.optim, self.global_step, self.steps)
+        for group in optimizer.param_groups:
+            group["betas"] = (momentum, group["betas"][1])
+
     @torch.no_grad()
     def detect_batch(self, batch: dict[str, Tensor], thresholds: Thresholds) -> list[Objects]:
         """Decoded detections of each item, by the runtime's own decode."""
-        spec = self.run.spec
-        prediction = self.predict(batch)
+        prediction = self.predict({name: tensor.to(self.device) for name, tensor in batch.items()})
         prediction.heatmap, prediction.regression = prediction.heatmap.float(), prediction.regression.float()
-        found = []
-        for row in zip(*(t.cpu().numpy() for t in peaks_of(self.detector, prediction)), strict=True):
-            d = decode(dict(zip(("scores", "labels", "cells", "boxes"), row, strict=True)), spec, thresholds)
-            found.append(make_objects(d.boxes, d.velocity, d.scores, tuple(spec.classes[i] for i in d.labels)))
-        return found
+        peaks = [t.cpu().numpy() for t in peaks_of(self.detector, prediction)]
+        return [objects_of(dict(zip(PEAKS, row)), self.spec, thresholds) for row in zip(*peaks)]
 
     def configure_optimizers(self) -> Any:
-        optim = self.run.optim
-        decay = [p for p in self.parameters() if p.ndim > 1]
-        rest = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=optim.lr)
-        warmup, steps = optim.warmup_steps, optim.steps
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        optim, steps = self.run.optim, self.steps
+        optimizer = torch.optim.AdamW(parameter_groups(self.detector, optim), lr=optim.lr)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates(optim, step, steps)[0])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -26,6 +26,15 @@ def class_table(scores: dict[str, Any]) -> str:
     return _table(("class", "objects", "AP", *(e.upper() for e in ERRORS)), rows)
 
 
+def range_table(scores: dict[str, Any]) -> str:
+    """One Scores.to_dict() as Markdown rows, one per distance from the vehicle (means over the classes there)."""
+    rows = [
+        (f"{r['low']:.0f}-{r['high']:.0f} m", str(r["ground_truth"]), r["mean_ap"], *(r["errors"][e] for e in ERRORS))
+        for r in scores["ranges"]
+    ]
+    return _table(("range", "objects", "mAP", *(f"m{e.upper()}" for e in ERRORS)), rows)
+
+
 def model_card(student: Any, scores: dict[str, dict[str, Any]], notes: str) -> str:
     """Markdown: sizes of the exported network, its scores (JSON of training.evaluate; may be empty) and the notes."""
     spec = student.spec
@@ -40,6 +49,7 @@ def model_card(student: Any, scores: dict[str, dict[str, Any]], notes: str) -> s
     if scores:
         first = next(iter(scores))
         sections += ["## Scores", score_table(scores), f"Per class with `{first}`:", class_table(scores[first])]
+        sections += [f"Per range with `{first}`:", range_table(scores[first])]
     return "\n\n".join([*sections, notes.strip()]).strip() + "\n"
 
 

@@ -67,23 +67,62 @@ def _dataclass_from(kind: type, data: Any, where: str) -> Any:
 def override(value: Any, changes: Mapping[str, str]) -> Any:
     """A copy of a nested dataclass with `optim.lr=1e-3` and the like applied; texts are Python literals or words.
 
-    Raises ValueError naming the key that does not exist and those that do, or a value of the wrong type.
+    All changes of one dataclass are made at once. Raises ValueError naming the key that does not exist and those that
+    do, or a value of the wrong type.
     """
+    tree: dict[str, Any] = {}
     for dotted, text in changes.items():
-        try:
-            new = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            new = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-        value = _replace(value, dotted.split("."), new, dotted)
-    return value
+        *path, last = dotted.split(".")
+        branch = tree
+        for name in path:
+            branch = branch.setdefault(name, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"{dotted}: `{name}` is set as a whole too; change one or the other")
+        if last in branch:
+            raise ValueError(f"{dotted} is changed twice")
+        branch[last] = _literal(text)
+    return _replace(value, tree, "")
 
 
-def _replace(value: Any, path: list[str], new: Any, dotted: str) -> Any:
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    value: Any
+
+
+def _literal(text: str) -> _Leaf:
+    try:
+        return _Leaf(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return _Leaf({"true": True, "false": False, "none": None}.get(text.lower(), text))
+
+
+def _replace(value: Any, tree: Mapping[str, Any], where: str) -> Any:
     names = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
-    if path[0] not in names:
-        raise ValueError(f"{dotted}: there is no `{path[0]}`; there are {names}")
-    assert dataclasses.is_dataclass(value) and not isinstance(value, type)
-    if len(path) > 1:
-        return dataclasses.replace(value, **{path[0]: _replace(getattr(value, path[0]), path[1:], new, dotted)})
-    kind = typing.get_type_hints(type(value))[path[0]]
-    return dataclasses.replace(value, **{path[0]: from_plain(kind, to_plain(new), dotted)})
+    assert not isinstance(value, type)
+    changed = {}
+    for name, new in tree.items():
+        dotted = f"{where}{name}"
+        if not names:
+            raise ValueError(f"{dotted}: {where.rstrip('.')} is {value!r}, which has no parts")
+        if name not in names:
+            raise ValueError(f"{dotted}: there is no `{name}`; there are {names}")
+        if isinstance(new, _Leaf):
+            kind = typing.get_type_hints(type(value))[name]
+            if kind is Any:
+                raise ValueError(f"{dotted} is changed by its parts, such as {dotted}.{_first_part(value, name)}=...")
+            changed[name] = from_plain(kind, to_plain(new.value), dotted)
+        else:
+            changed[name] = _replace(getattr(value, name), new, f"{dotted}.")
+    return dataclasses.replace(value, **changed)
+
+
+def _first_part(value: Any, name: str) -> str:
+    return dataclasses.fields(getattr(value, name))[0].name
+
+
+def differences(a: Any, b: Any, where: str = "") -> list[str]:
+    """`name: value in a -> value in b` for each leaf in which two plain values differ, by dotted names."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        names = sorted(set(a) | set(b))
+        return [d for n in names for d in differences(a.get(n), b.get(n), f"{where}.{n}".lstrip("."))]
+    return [] if a == b else [f"{where}: {a!r} -> {b!r}"]

@@ -3,52 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bev_perception.model_spec import ModelSpec, parse_spec
+from torch import nn
+
+from bev_perception.model_spec import ModelSpec
 from training.data.config import DataConfig
 from training.losses import LossConfig
 from training.models import STUDENTS
 from training.models.detector import Family
 from training.plain import from_plain, to_plain
+from training.schedules import OptimConfig
+from training.teachers import TEACHERS
 
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW with linear warm-up and cosine decay to zero over `steps`."""
-
-    lr: float = 2e-3
-    weight_decay: float = 0.01
-    warmup_steps: int = 100
-    steps: int = 1000
-    clip_norm: float = 35.0
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment. model: a key of STUDENTS or TEACHERS; config: that family's. Length is OptimConfig.steps.
+    """An experiment. model: a key of STUDENTS or TEACHERS; config: that family's.
 
-    checkpoint_every: steps between two checkpoints; what a killed run loses at most.
+    batch_size: samples of a batch over all processes together, so that a run is the same on any number of them.
+    checkpoint_every: steps between two checkpoints; what a killed run loses at most. validate_every: steps between
+    two validations on `validate_frames` keyframes of the validation split, 0 for none; the best is kept as best.ckpt.
     """
 
     model: str
     config: Any
     spec: ModelSpec
-    optim: OptimConfig = OptimConfig()
+    optim: OptimConfig = field(default_factory=OptimConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batch_size: int = 4
     seed: int = 0
     precision: str = "bf16-mixed"
     checkpoint_every: int = 200
+    validate_every: int = 0
+    validate_frames: int = 40
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}, found {self.precision!r}")
 
 
 def family_of(model: str) -> Family:
     """Raises ValueError naming the models that there are."""
-    if model not in STUDENTS:
-        raise ValueError(f"there is no model {model!r}; there are {sorted(STUDENTS)}")
-    return STUDENTS[model]
+    families = STUDENTS | TEACHERS
+    if model not in families:
+        raise ValueError(f"there is no model {model!r}; students: {sorted(STUDENTS)}, teachers: {sorted(TEACHERS)}")
+    return families[model]
 
 
 def build_detector(run: Run) -> Any:
@@ -59,19 +64,44 @@ def build_detector(run: Run) -> Any:
     return family.module(run.spec, run.config)
 
 
+def parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+    """AdamW's groups: weights and the rest (no decay), each outside and inside of a module called `backbone`.
+
+    Raises ValueError when optim.backbone_lr is set for a network without one.
+    """
+    groups: list[dict[str, Any]] = []
+    for inside, factor in ((False, 1.0), (True, optim.backbone_lr)):
+        named = module.named_parameters()
+        chosen = [p for n, p in named if p.requires_grad and _in_backbone(n.split("."), optim) == inside]
+        for decay, parameters in (
+            (optim.weight_decay, [p for p in chosen if p.ndim > 1]),
+            (0.0, [p for p in chosen if p.ndim <= 1]),
+        ):
+            groups.append({"params": parameters, "weight_decay": decay, "lr": optim.lr * factor})
+    if optim.backbone_lr != 1 and not groups[-1]["params"]:
+        raise ValueError(f"optim.backbone_lr is {optim.backbone_lr}, but the network has no module called `backbone`")
+    return [group for group in groups if group["params"]]
+
+
+def _in_backbone(names: Sequence[str], optim: OptimConfig) -> bool:
+    return optim.backbone_lr != 1 and "backbone" in names
+
+
 def run_to_plain(run: Run) -> dict[str, Any]:
     """What a checkpoint and run.json hold."""
-    plain: dict[str, Any] = to_plain(dataclasses.replace(run, spec=None))  # type: ignore[arg-type]
-    return plain | {"spec": run.spec.to_json()}
+    plain: dict[str, Any] = to_plain(run)
+    return plain
 
 
 def run_from_plain(data: dict[str, Any], where: str) -> Run:
     """The reverse of `run_to_plain`. Raises ValueError naming keys that this version does not have."""
     known = {f.name for f in dataclasses.fields(Run)}
     if set(data) != known:
-        raise ValueError(f"{where}: a run has {sorted(known)}, found {sorted(data)}; train it again with this version")
-    kinds = {"optim": OptimConfig, "losses": LossConfig, "data": DataConfig}
+        unknown, missing = sorted(set(data) - known), sorted(known - set(data))
+        raise ValueError(
+            f"{where}: a run of another version: unknown keys {unknown}, missing {missing}; train it with this version"
+        )
+    kinds = {"spec": ModelSpec, "optim": OptimConfig, "losses": LossConfig, "data": DataConfig}
     values = {n: from_plain(kinds[n], v, f"{where}: {n}") if n in kinds else v for n, v in data.items()}
     values["config"] = from_plain(family_of(data["model"]).config, data["config"], f"{where}: config")
-    values["spec"] = parse_spec(data["spec"], where)
     return Run(**values)

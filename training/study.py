@@ -19,11 +19,10 @@ from typing import Any
 
 import cv2
 import torch
-from nuscenes.nuscenes import NuScenes
 
 from training.checkpoint import load_module
-from training.data.nuscenes import load_keyframes, read_split
 from training.evaluate import evaluate
+from training.loading import open_keyframes
 from training.model_card import ERRORS
 from training.models.exported import parameters_exported
 from training.run import Run
@@ -56,8 +55,7 @@ def _train_and_score(run: Run, data: Path, version: str, folder: Path, workers: 
     started = time.monotonic()
     module = load_module(train(run, data, version, folder, workers))
     minutes = (time.monotonic() - started) / 60
-    tables = NuScenes(version, str(data), verbose=False)
-    keyframes = load_keyframes(tables, read_split(data, version, "val"), run.spec)
+    keyframes = open_keyframes(run.spec, run.data, data, version, "val")
     scores = evaluate(module, keyframes, ["all"], workers=workers)["all"].to_dict()
     return {"scores": scores, "parameters": parameters_exported(module.detector), "train_minutes": minutes}
 

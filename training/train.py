@@ -1,6 +1,7 @@
 """Train an experiment: `python -m training.train training.experiments.demo:full --data DIR --out runs/demo`.
 
-Running the same command again resumes from the run directory's last checkpoint.
+Running the same command again resumes from the run directory's last checkpoint. On several GPUs or machines:
+`torchrun --nproc-per-node 8 -m training.train ...`; batch_size is shared by all processes, so the run stays the same.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ import argparse
 import importlib
 import json
 import os
-import time
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +19,43 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from nuscenes.nuscenes import NuScenes
-from torch.utils.data import DataLoader
+from lightning.pytorch.strategies import DDPStrategy
 
-from training.checkpoint import load_module
-from training.data.clips import ClipDataset, EndlessShuffle, collate
-from training.data.nuscenes import load_keyframes, read_split
+from training.callbacks import ProgressLine
+from training.checkpoint import load_module, read_checkpoint
+from training.data.clips import ClipDataset
+from training.distributed import rank_and_world
+from training.ema import Ema
+from training.failures import TrainingStopped, explained
 from training.lightning_module import DetectorModule
+from training.loading import open_keyframes, training_loader
 from training.plain import override
 from training.run import Run, run_to_plain
+from training.run_directory import begin
+from training.schedules import total_steps
+from training.validation import Validation
 
 
-class ProgressLine(Callback):
-    """One line every `every` steps: losses, samples per second, time left."""
-
-    def __init__(self, every: int) -> None:
-        self.every = every
-        self.started: tuple[int, float] | None = None
-
-    def on_train_batch_end(
-        self, trainer: Any, module: Any, outputs: Any, batch: Mapping[str, Any], batch_idx: int
-    ) -> None:
-        step, now = trainer.global_step, time.monotonic()
-        if self.started is None:
-            self.started = (step, now)
-        if step % self.every == 0 and step > self.started[0]:
-            rate = (step - self.started[0]) / (now - self.started[1])
-            terms = "  ".join(
-                f"{k.removeprefix('train/')} {float(v):.3f}"
-                for k, v in trainer.callback_metrics.items()
-                if k.startswith("train/")
-            )
-            speed = f"{rate * len(batch['index']):.2f} samples/s  {(trainer.max_steps - step) / rate / 60:.1f} min left"
-            print(f"step {step}/{trainer.max_steps}  {terms}  {speed}", flush=True)
-
-
-def load_experiment(name: str) -> Run:
-    """`package.module:function` -> Run. Raises ValueError naming what is wrong."""
+def load_experiment(name: str) -> Any:
+    """What `package.module:function` returns: a Run, or the runs of a study. Raises ValueError naming what is wrong."""
     module_name, _, function = name.partition(":")
-    module = importlib.import_module(module_name)
-    if not hasattr(module, function):
-        raise ValueError(
-            f"{name}: no such experiment; {module_name} has {[n for n in vars(module) if not n.startswith('_')]}"
-        )
-    return getattr(module, function)()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{name}: no module {error.name!r}; write package.module:function") from error
+    make = getattr(module, function, None)
+    if not callable(make):
+        there = [n for n, v in vars(module).items() if getattr(v, "__annotations__", {}).get("return") in ("Run", Run)]
+        raise ValueError(f"{name}: no such experiment; {module_name} has {there}")
+    return make()
+
+
+def changes_of(texts: list[str]) -> dict[str, str]:
+    """["optim.lr=1e-3", ...] -> {"optim.lr": "1e-3", ...}. Raises ValueError for one without `=`."""
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise ValueError(f"--set {' '.join(wrong)}: expected NAME=VALUE, such as optim.steps=100")
+    return dict(text.split("=", 1) for text in texts)
 
 
 def train(run: Run, data: Path, version: str, out: Path, workers: int = 0, init: Path | None = None) -> Path:
@@ -70,34 +63,56 @@ def train(run: Run, data: Path, version: str, out: Path, workers: int = 0, init:
 
     On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle).
     init: a checkpoint whose weights a new run starts from.
-    Raises ValueError when the split has no keyframes, FloatingPointError when the loss is not finite.
+    Raises ValueError when the split has no keyframes or `out` belongs to another run, TrainingStopped when memory runs
+    out, a loader process dies or the loss is not finite.
     """
     lightning.seed_everything(run.seed, workers=True)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "run.json").write_text(json.dumps(run_to_plain(run), indent=2))
-    scenes = read_split(data, version, "train")
-    keyframes = load_keyframes(NuScenes(version, str(data), verbose=False), scenes, run.spec)
-    if not keyframes:
-        raise ValueError(f"{data}: the split `train` has no keyframes; see splits.json there")
+    rank, world = rank_and_world()
+    keyframes = open_keyframes(run.spec, run.data, data, version, "train")
+    if rank == 0:
+        begin(out, run, data, version, keyframes.data_index.digest, world)
     last = out / "last.ckpt"
     resume = str(last) if last.is_file() else None
-    done = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if resume else 0
-    loader = DataLoader(
-        ClipDataset(keyframes, run.spec, run.data, run.seed),
-        run.batch_size,
-        collate_fn=collate,
-        sampler=EndlessShuffle(len(keyframes), run.seed, first=done * run.batch_size),
-        num_workers=workers,
-    )
-    steps = run.optim.steps
-    epochs = steps * run.batch_size / len(keyframes)
-    print(f"{len(keyframes)} keyframes, {steps} steps of {run.batch_size}: {epochs:.1f} epochs", flush=True)
+    done = read_checkpoint(last)["global_step"] if resume else 0
+    dataset = ClipDataset(keyframes, run.spec, run.data, run.seed)
+    samples = run.batch_size * run.optim.accumulate
+    steps = total_steps(run.optim, len(dataset), run.batch_size)
+    loader = training_loader(dataset, run, done, world, workers)
+    if rank == 0:
+        epochs = steps * samples / len(dataset)
+        print(f"{len(dataset)} samples, {steps} steps of {samples}: {epochs:.1f} epochs", flush=True)
+    module = DetectorModule(run, steps)
+    if init is not None and resume is None:
+        module.load_state_dict(load_module(init).state_dict())
+    trainer = _trainer(run, out, steps, samples, _validation(run, data, version, out, workers))
+    with explained(run, last):
+        trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
+        trainer.save_checkpoint(last)  # steps need not be a multiple of checkpoint_every
+    return last
+
+
+def _validation(run: Run, data: Path, version: str, out: Path, workers: int) -> list[Callback]:
+    ema = Ema(run.optim.ema) if run.optim.ema else None
+    callbacks: list[Callback] = [ema] if ema else []
+    if run.validate_every:
+        keyframes = open_keyframes(run.spec, run.data, data, version, "val")
+        callbacks.append(Validation(keyframes, run, out, ema, workers))
+    return callbacks
+
+
+def _trainer(run: Run, out: Path, steps: int, samples: int, callbacks: list[Callback]) -> lightning.Trainer:
     every = min(20, steps)
-    trainer = lightning.Trainer(
+    world, local = rank_and_world()[1], int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    several: dict[str, Any] = {}
+    if world > 1:  # parameters may rest in a step: branches of losses that a batch has no targets for
+        several = {"strategy": DDPStrategy(find_unused_parameters=True), "sync_batchnorm": torch.cuda.is_available()}
+    return lightning.Trainer(
         accelerator="auto",
+        devices=local,
+        num_nodes=world // local,
         precision=run.precision,  # type: ignore[arg-type]
         max_steps=steps,
-        gradient_clip_val=run.optim.clip_norm,
+        accumulate_grad_batches=run.optim.accumulate,
         default_root_dir=out,
         use_distributed_sampler=False,
         enable_progress_bar=False,
@@ -107,34 +122,45 @@ def train(run: Run, data: Path, version: str, out: Path, workers: int = 0, init:
         callbacks=[
             ModelCheckpoint(out, "last", every_n_train_steps=run.checkpoint_every, enable_version_counter=False),
             LearningRateMonitor("step"),
-            ProgressLine(every),
+            ProgressLine(every, samples),
+            *callbacks,
         ],
+        **several,
     )
-    module = DetectorModule(run)
-    if init is not None and resume is None:
-        module.load_state_dict(load_module(init).state_dict())
-    trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
-    trainer.save_checkpoint(last)  # steps need not be a multiple of checkpoint_every
-    return last
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("experiment", help="package.module:function, such as training.experiments.demo:full")
-    parser.add_argument("--data", type=Path, required=True, help="nuScenes-format data root")
+    parser.add_argument("--data", type=Path, help="nuScenes-format data root")
     parser.add_argument("--version", default="v1.0-trainval")
-    parser.add_argument("--out", type=Path, required=True, help="run directory; resumes from its last.ckpt")
+    parser.add_argument("--out", type=Path, help="run directory; resumes from its last.ckpt")
     parser.add_argument(
         "--init", type=Path, help="checkpoint whose weights to start from (a resumed run goes on with its own)"
     )
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as optim.steps=100 seed=1")
-    parser.add_argument("--workers", type=int, default=1, help="loader processes")
+    parser.add_argument("--print-config", action="store_true", help="print the run as JSON and stop")
+    parser.add_argument("--workers", type=int, default=1, help="loader processes of each training process")
     args = parser.parse_args(argv)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        run = load_experiment(args.experiment)
+        if not isinstance(run, Run):
+            raise ValueError(f"{args.experiment} gives a {type(run).__name__}, not a Run")
+        run = override(run, changes_of(args.set))
+    except ValueError as error:
+        parser.error(str(error))
+    if args.print_config:
+        print(json.dumps(run_to_plain(run), indent=2))
+        return 0
+    if args.data is None or args.out is None:
+        parser.error("--data and --out are needed to train")
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     cv2.setNumThreads(1)  # the loader shares the cores with the network
-    run = load_experiment(args.experiment)
-    run = override(run, dict(change.split("=", 1) for change in args.set))
-    print(f"checkpoint: {train(run, args.data, args.version, args.out, args.workers, args.init)}")
+    try:
+        print(f"checkpoint: {train(run, args.data, args.version, args.out, args.workers, args.init)}")
+    except TrainingStopped as error:
+        print(f"training stopped: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -132,11 +132,16 @@ def official_config() -> DetectionConfig:
     return config_factory("detection_cvpr_2019")
 
 
-def score(ground_truth: Mapping[int, Objects], detections: Mapping[int, Objects]) -> Scores:
+def score(
+    ground_truth: Mapping[int, Objects],
+    detections: Mapping[int, Objects],
+    ranges: tuple[tuple[float, float], ...] = RANGES,
+) -> Scores:
     """Score detections against ground truth, both keyed by stamp (ns) and in the ego frame at that stamp.
 
     Ego coordinates give the same numbers as global ones: every term of the metric is a distance or an angle difference
-    within one frame. Raises ValueError unless both have the same stamps.
+    within one frame. ranges: (low, high) metres of the rows by range. Raises ValueError unless both have the same
+    stamps.
     """
     if set(ground_truth) != set(detections):
         raise ValueError(
@@ -148,7 +153,7 @@ def score(ground_truth: Mapping[int, Objects], detections: Mapping[int, Objects]
     limit = config.max_boxes_per_sample
     wanted = {stamp: _eval_boxes(stamp, objects) for stamp, objects in ground_truth.items()}
     found = {stamp: _eval_boxes(stamp, _strongest(objects, limit)) for stamp, objects in detections.items()}
-    return score_eval_boxes(_filtered(wanted, config), _filtered(found, config), config)
+    return score_eval_boxes(_filtered(wanted, config), _filtered(found, config), config, ranges)
 
 
 def in_common(
@@ -194,7 +199,12 @@ def _filtered(boxes: Mapping[int, list[DetectionBox]], config: DetectionConfig) 
     return result
 
 
-def score_eval_boxes(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig) -> Scores:
+def score_eval_boxes(
+    wanted: EvalBoxes,
+    found: EvalBoxes,
+    config: DetectionConfig,
+    ranges: tuple[tuple[float, float], ...] = RANGES,
+) -> Scores:
     """Filtered boxes of the devkit -> Scores; the one computation behind bags and nuScenes-format data sets."""
     metrics, curves = _official(wanted, found, config)
     counts = {name: sum(b.detection_name == name for b in wanted.all) for name in config.class_names}
@@ -216,7 +226,7 @@ def score_eval_boxes(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfi
         Errors(*(metrics.tp_errors[m] for m in TP_METRICS)),
         _mean([c.ap for c in classes.values() if c.ground_truth]),
         classes,
-        tuple(_score_range(wanted, found, config, low, high) for low, high in RANGES),
+        tuple(_score_range(wanted, found, config, low, high) for low, high in ranges),
         len(wanted.sample_tokens),
     )
 

@@ -109,10 +109,7 @@ def build_serialized(
             log("fp16 wherever this TensorRT finds it faster")
 
     start = time.monotonic()
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(onnx):
-        errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
-        raise BuildError(f"{trt.__name__} {trt.__version__} cannot parse the model:\n  " + "\n  ".join(errors))
+    parse_onnx(trt, onnx, network, logger)
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
     check_interface([as_spec(t.name, t.shape, t.dtype, spec) for t in inputs], spec.inputs(), "network inputs")
@@ -127,6 +124,14 @@ def build_serialized(
     data = bytes(engine)
     log(f"built {len(data) / 2**20:.1f} MiB in {time.monotonic() - start:.1f} s")
     return data
+
+
+def parse_onnx(trt: Any, onnx: bytes, network: Any, logger: Any) -> None:
+    """Fill `network` from ONNX. Raises BuildError with the parser's reasons."""
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(onnx):
+        errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
+        raise BuildError(f"{trt.__name__} {trt.__version__} cannot parse the model:\n  " + "\n  ".join(errors))
 
 
 def _parser_error(error: Any) -> str:

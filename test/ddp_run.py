@@ -1,0 +1,52 @@
+"""Trains a tiny run and stores what it detects; test_ddp.py runs it alone and under torchrun."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tiny_run import RUN, VERSION
+
+from training.checkpoint import load_module
+from training.distributed import join_processes, rank_and_world
+from training.evaluate import detect
+from training.loading import open_keyframes
+from training.models import STUDENTS
+from training.models.camera_radar import CameraRadarStudent, StudentConfig
+from training.models.detector import Family
+from training.run import OptimConfig
+from training.train import train
+
+# Batches of two of four keyframes, twice an epoch; rows of the validation split differ in number between two processes.
+DDP_RUN = dataclasses.replace(
+    RUN, optim=OptimConfig(lr=1e-4, warmup_steps=0, steps=2, ema=0.9), batch_size=2, validate_every=2, validate_frames=2
+)
+ROWS = (0, 1, 3)
+
+
+def without_batch_statistics(spec, config):
+    """Batch norm of half a batch is another network (on GPUs it is synchronised): here it uses stored statistics."""
+    student = CameraRadarStudent(spec, config)
+    for module in student.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    return student
+
+
+def run(data: Path, out: Path) -> None:
+    STUDENTS["camera_radar"] = Family(without_batch_statistics, StudentConfig)
+    checkpoint = train(DDP_RUN, data, VERSION, out)
+    join_processes()
+    module = load_module(checkpoint)
+    keyframes = open_keyframes(module.spec, module.data, data, VERSION, "val")
+    found = detect(module, keyframes, ["all"], ROWS, 1, 0)["all"]
+    if rank_and_world()[0] == 0:
+        np.savez(out / "found.npz", **{str(row): found[row].scores for row in sorted(found)})
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,83 @@
+"""Two processes on the CPU give what one gives: the same samples, gradients, weights and detections."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("lightning", reason="needs lightning")
+
+from training.data.clips import EndlessShuffle  # noqa: E402
+from training.distributed import RankShard, count_of_all  # noqa: E402
+from training.loading import training_loader  # noqa: E402
+
+SCRIPT = Path(__file__).parent / "ddp_run.py"
+
+
+def test_the_shards_of_all_processes_are_the_batches_of_one(monkeypatch):
+    def take(count, first=0):
+        return list(itertools.islice(iter(RankShard(EndlessShuffle(7, 3, first))), count))
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    whole = take(24)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    parts, later = [], []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        parts.append(take(8))
+        later.append(take(2, first=18))
+    for step in range(4):  # batches of six: two of each process
+        batch = [index for part in parts for index in part[2 * step : 2 * step + 2]]
+        assert sorted(batch) == sorted(whole[6 * step : 6 * step + 6])
+    assert later == [part[6:] for part in parts], "resumed after three steps"
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    from tiny_run import RUN
+
+    with pytest.raises(ValueError, match="batch_size 3 cannot be shared by 2 processes"):
+        training_loader([], RUN, 0, 2, 0)
+
+
+def test_counts_are_at_least_one():
+    assert count_of_all(torch.tensor(0.0)) == 1 and count_of_all(torch.tensor(5.0)) == 5
+
+
+def test_two_processes_train_and_detect_like_one(tiny_dataset, tmp_path):
+    own = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    env = own | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent.parent)}
+    launchers = {"one": [], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, *launcher, str(SCRIPT), str(tiny_dataset), str(tmp_path / name)],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for name, launcher in launchers.items()
+    }  # fmt: skip
+    for name, process in running.items():
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, f"{name}: {output[-3000:]}"
+    one, two = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in launchers)
+    moments = [c["optimizer_states"][0]["state"] for c in (one, two)]
+    largest = max(float(row["exp_avg"].abs().max()) for row in moments[0].values())
+    assert largest > 1e-3
+    for index, row in moments[0].items():  # sums of the gradients of both steps
+        torch.testing.assert_close(moments[1][index]["exp_avg"], row["exp_avg"], rtol=1e-3, atol=1e-5 * largest)
+    for kind in ("state_dict", "ema"):
+        for name, value in one[kind].items():
+            torch.testing.assert_close(two[kind][name], value, rtol=1e-3, atol=4e-5, msg=name)
+    assert two["callbacks"]["Validation"] == pytest.approx(one["callbacks"]["Validation"], abs=1e-3)
+    found = [np.load(tmp_path / name / "found.npz") for name in launchers]
+    assert found[0].files == found[1].files == ["0", "1", "3"]
+    for row in found[0].files:
+        assert len(found[0][row]) > 10
+        np.testing.assert_allclose(found[1][row], found[0][row], atol=1e-3)
+    assert len(list((tmp_path / "two" / "pictures").iterdir())) == 2

@@ -1,0 +1,169 @@
+"""Export of checkpoints: what the vehicle accepts, and what is refused."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("lightning", reason="needs lightning")
+onnx = pytest.importorskip("onnx", reason="needs onnx")
+
+from tiny_run import RUN, SPEC, VERSION  # noqa: E402
+
+from bev_perception.inference.backend import open_backend, self_test  # noqa: E402
+from bev_perception.inference.build_engine import BuildError  # noqa: E402
+from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec, load_bundle  # noqa: E402
+from training import export  # noqa: E402
+from training.checkpoint import load_module  # noqa: E402
+from training.evaluate import evaluate  # noqa: E402
+from training.export_checks import ask_tensorrt, check_parameters  # noqa: E402
+from training.golden import COLOR_STEP, pattern_inputs  # noqa: E402
+from training.lightning_module import DetectorModule  # noqa: E402
+from training.loading import open_keyframes  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def module(tiny_checkpoint) -> DetectorModule:
+    return load_module(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def keyframes(tiny_dataset):
+    return open_keyframes(SPEC, RUN.data, tiny_dataset, VERSION, "val")
+
+
+@pytest.fixture(scope="module")
+def bundle_dir(tiny_checkpoint, module, keyframes, tiny_dataset, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "notes.md").write_text("Trained in a test.\n")
+    scores = {word: s.to_dict() for word, s in evaluate(module, keyframes[:1], ["all"], workers=0).items()}
+    for name, c in scores["all"]["classes"].items():
+        c["best_score"] = 0.6 if name == "car" else None
+    (folder / "scores.json").write_text(json.dumps(scores))
+    arguments = [str(tiny_checkpoint), str(folder / "bundle"), "--golden-data", str(tiny_dataset)]
+    arguments += ["--notes", str(folder / "notes.md"), "--scores", str(folder / "scores.json")]
+    assert export.main(arguments) == 0
+    assert len(list(folder.iterdir())) == 3, "nothing is left behind"
+    return folder / "bundle"
+
+
+def test_a_checkpoint_becomes_a_bundle_that_the_vehicle_accepts(bundle_dir):
+    out, bundle = bundle_dir, load_bundle(bundle_dir)
+    thresholds = SPEC.score_threshold | {"car": 0.6}  # the score of its best F1; nothing is known of the others
+    assert dataclasses.replace(bundle.spec, onnx_sha256="") == dataclasses.replace(SPEC, score_threshold=thresholds)
+    assert sorted(f.name for f in out.iterdir()) == ["MODEL_CARD.md", "golden.npz", "model.onnx", "model_spec.json"]
+    assert (out / "MODEL_CARD.md").read_text().endswith("Trained in a test.\n")
+    inputs, _ = bundle.golden()
+    assert inputs["prev_valid"] == 1 and inputs["camera_valid"].all() and inputs["radar_valid"].all()
+    assert (inputs["prev_bev"] > 0).any() and not (inputs["images"] % COLOR_STEP).any() and inputs["images"].any()
+    backend = open_backend(bundle)
+    assert self_test(backend, bundle)["peaks_lost"] == 0
+    backend.close()
+
+
+@pytest.mark.parametrize(("limit", "what"), [(0.001, "golden.npz has"), (0.1, "the bundle has")])
+def test_a_bundle_that_is_too_large_is_not_written(module, tmp_path, monkeypatch, limit, what):
+    monkeypatch.setattr(export, "_to_onnx", lambda *_: bytes(200_000))
+    with pytest.raises(ValueError, match=f"{what}.*allowed"):
+        export.export_bundle(module.detector, tmp_path / "bundle", limit_mib=limit)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Small(torch.nn.Module):
+    """One parameter in the graph, one beside it, one for training."""
+
+    training_only = ("aux.",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.beside, self.aux = (torch.nn.Linear(2, 2, bias=False) for _ in range(3))
+        self.with_aux = False
+
+    def forward(self, x):
+        y = self.used(x) + (self.beside(x) * 0).detach().shape[0]
+        return y + self.aux(x) if self.with_aux else y
+
+
+def test_parameters_that_the_graph_does_not_hold_are_named():
+    def check(network):
+        holder = torch.nn.Sequential(collections.OrderedDict(detector=network))
+        check_parameters(torch.export.export(holder, (torch.zeros(1, 2),)), network)
+
+    network = Small()
+    with pytest.raises(ValueError, match=r"depends on 1 parameters: \['beside.weight'\]"):
+        check(network)
+    network.training_only = ("aux.", "beside.")
+    check(network)
+    network.with_aux = True
+    with pytest.raises(ValueError, match=r"needs parameters that training_only names: \['aux.weight'\]"):
+        check(network)
+
+
+def test_tensorrts_parser_is_asked():
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX wheels are not installed")
+    one = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4])
+    two = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [1, None])
+
+    def model(operator):
+        graph = onnx.helper.make_graph([onnx.helper.make_node(operator, ["x"], ["y"])], "g", [one], [two])
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]).SerializeToString()
+
+    with pytest.raises(BuildError, match=r"(?s)cannot parse.*Write these operators with others"):
+        ask_tensorrt(model("Det"))
+
+
+def test_without_tensorrt_the_export_says_so(monkeypatch):
+    def missing(_):
+        raise ImportError("the Python package tensorrt_rtx is missing; pip install it")
+
+    monkeypatch.setattr("training.export_checks.import_builder", missing)
+    assert (
+        ask_tensorrt(b"")
+        == "TensorRT's parser was not asked: the Python package tensorrt_rtx is missing; pip install it"
+    )
+
+
+def test_a_teacher_is_not_exported(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "STUDENTS", {})
+    with pytest.raises(SystemExit):
+        export.main([str(tiny_checkpoint), str(tmp_path / "bundle")])
+    assert "is a camera_radar; vehicles run students" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        dataclasses.replace(SPEC, radars=()),
+        dataclasses.replace(SPEC, cameras=(), temporal=TemporalSpec(state_channels=0)),
+        dataclasses.replace(SPEC, radar=RadarSpec(format="pillars", pillar_step=0.4)),
+    ],
+    ids=["all", "camera", "radar", "pillars"],
+)
+def test_the_pattern_fits_every_spec_and_touches_every_input(spec):
+    inputs = pattern_inputs(spec)
+    for tensor in spec.inputs():
+        array = inputs[tensor.name]
+        assert (array.shape, array.dtype.name) == (tensor.shape, tensor.dtype) and array.any(), tensor.name
+    again = pattern_inputs(spec)
+    assert list(inputs) == [t.name for t in spec.inputs()]
+    assert all((again[name] == array).all() for name, array in inputs.items()), "it is the same every time"
+
+
+def test_an_export_that_disagrees_leaves_the_old_bundle(module, bundle_dir, tmp_path, monkeypatch):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "old").touch()
+    monkeypatch.setattr(export, "_to_onnx", lambda *_: (bundle_dir / "model.onnx").read_bytes())
+    student = copy.deepcopy(module.detector)
+    with torch.no_grad():
+        student.fuse[0].weight[0] *= 1.1
+    with pytest.raises(BundleError, match="ONNX Runtime against PyTorch"):
+        export.export_bundle(student, tmp_path / "bundle")
+    assert [f.name for f in tmp_path.rglob("*")] == ["bundle", "old"]

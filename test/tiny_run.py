@@ -1,0 +1,26 @@
+"""A very small run on the tiny data set, shared by the tests of training, evaluation and export."""
+
+from __future__ import annotations
+
+from bev_perception.grid import BevGrid
+from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
+from training.data.augment import Augmentation
+from training.data.config import DataConfig
+from training.experiments.demo import CAMERAS, RADARS
+from training.losses import LossConfig
+from training.models.camera_radar import StudentConfig
+from training.models.view.depth_bins import DepthBins
+from training.run import OptimConfig, Run
+
+VERSION = "v1.0-trainval"
+SPEC = ModelSpec(
+    "tiny", CAMERAS, RADARS, dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 0.5), image=ImageSpec(64, 128),
+    grid=BevGrid(-51.2, 51.2, -51.2, 51.2, 1.6), temporal=TemporalSpec(state_channels=8), top_k=100,
+)  # fmt: skip
+SIZES = StudentConfig((1, 1, 1, 1), 8, 16, 8, 16, 16, DepthBins(1.0, 2.0, 24))
+LOSSES = LossConfig(velocity=1.0, velocity_beta=5.0, depth=0.3, depth_form="cross_entropy")
+# Batches of three from four keyframes: the second checkpoint lies in the middle of a shuffle.
+RUN = Run(
+    "camera_radar", SIZES, SPEC, OptimConfig(steps=4, warmup_steps=1), LOSSES, DataConfig(Augmentation()), 3,
+    precision="32-true", checkpoint_every=2,
+)  # fmt: skip

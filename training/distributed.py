@@ -1,0 +1,66 @@
+"""Several processes, begun by torchrun: who of them does what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import Sampler
+
+Value = TypeVar("Value")
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's number and how many there are; (0, 1) without torchrun."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def join_processes() -> None:
+    """Connect the processes of torchrun, for commands that Lightning does not run. Objects are exchanged, so gloo."""
+    if rank_and_world()[1] > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo")
+
+
+def gather_dict(values: dict[int, Value]) -> dict[int, Value]:
+    """The union of every process's dict, in every process."""
+    if not dist.is_initialized():
+        return values
+    parts: list[dict[int, Value]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, values)
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def own_device() -> torch.device:
+    """The GPU of this process, else the CPU."""
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+
+
+def count_of_all(count: Tensor) -> Tensor:
+    """What to divide a process's sum by so that the mean over processes is the sum over all by the count of all (>= 1).
+
+    Gradients of one process then equal those of many on the same samples: DDP averages over processes.
+    """
+    world = 1
+    if dist.is_available() and dist.is_initialized():
+        world = dist.get_world_size()
+        count = count.detach().clone().float()
+        dist.all_reduce(count)
+    return count.clamp(min=1) / world
+
+
+class RankShard(Sampler[int]):
+    """Every world-th index of an endless sampler, from the process's rank on: all together see each index once."""
+
+    def __init__(self, sampler: Sampler[int]) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[int]:
+        rank, world = rank_and_world()
+        return islice(iter(self.sampler), rank, None, world)

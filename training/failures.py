@@ -1,0 +1,56 @@
+"""What stops a training run, in words that say how to go on."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from training.run import Run
+
+
+class TrainingStopped(RuntimeError):
+    """A run ended early; the message says why, what is kept and what to change."""
+
+
+@contextmanager
+def explained(run: Run, last: Path) -> Iterator[None]:
+    """Within: running out of memory, loader processes that die, losses that are not finite and full disks become
+    TrainingStopped. Everything else passes."""
+    try:
+        yield
+    except Exception as error:
+        reason = _reason(error, run)
+        if reason is None:
+            raise
+        raise TrainingStopped(f"{reason}\n{_kept(last)}") from error
+
+
+def _reason(error: Exception, run: Run) -> str | None:
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text:
+        return (
+            f"out of memory: {text.splitlines()[0] if text else type(error).__name__}\n"
+            f"Halve batch_size (now {run.batch_size}) and double optim.accumulate (now {run.optim.accumulate}): the "
+            "steps stay the same; or spread the run over more GPUs with torchrun."
+        )
+    if isinstance(error, FloatingPointError):
+        return text
+    if "DataLoader worker" in text:
+        return (
+            f"a loader process died: {text.splitlines()[0]}\n"
+            "Most often memory ran out: use fewer --workers or a smaller data.cache_mb; `dmesg` names what was killed."
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full: {text}"
+    return None
+
+
+def _kept(last: Path) -> str:
+    if not last.is_file():
+        return "There was no checkpoint yet."
+    step = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    return f"Kept: {last} of step {step}. The same command goes on from there; another run needs another --out."

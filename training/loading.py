@@ -1,0 +1,60 @@
+"""From a run to its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, Subset
+
+from bev_perception.model_spec import ModelSpec
+from training.data import DATASETS
+from training.data.clips import ClipDataset, EndlessShuffle, collate
+from training.data.config import DataConfig, for_evaluation
+from training.data.nuscenes import Keyframe, read_split
+from training.distributed import RankShard, rank_and_world
+from training.run import Run
+
+
+def open_keyframes(
+    spec: ModelSpec, config: DataConfig, data: Path, version: str, split: str, scenes: int | None = None
+) -> Any:
+    """Keyframes of a split, or of its first `scenes` scenes. Raises ValueError when there are none."""
+    names = read_split(data, version, split)[:scenes]
+    keyframes = DATASETS["nuscenes"](data, version, names, spec, config)
+    if not len(keyframes):
+        raise ValueError(f"{data}: the split {split!r} has no keyframes; see splits.json there")
+    return keyframes
+
+
+def training_loader(dataset: ClipDataset, run: Run, steps_done: int, world: int, workers: int) -> DataLoader:
+    """Endless batches of this process, from step `steps_done` on.
+
+    Raises ValueError when the processes cannot share a batch evenly.
+    """
+    if run.batch_size % world:
+        raise ValueError(f"batch_size {run.batch_size} cannot be shared by {world} processes; make it a multiple")
+    order = EndlessShuffle(len(dataset), run.seed, first=steps_done * run.optim.accumulate * run.batch_size)
+    return DataLoader(
+        dataset,
+        run.batch_size // world,
+        collate_fn=collate,
+        sampler=RankShard(order),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+
+
+def evaluation_loader(
+    keyframes: Sequence[Keyframe],
+    spec: ModelSpec,
+    config: DataConfig,
+    rows: Sequence[int],
+    batch_size: int,
+    workers: int,
+) -> DataLoader:
+    """This process's share of `rows` of the keyframes, each once and unchanged; `index` of a batch: their rows."""
+    rank, world = rank_and_world()
+    dataset = ClipDataset(keyframes, spec, for_evaluation(config))
+    return DataLoader(Subset(dataset, rows[rank::world]), batch_size, num_workers=workers, collate_fn=collate)

@@ -1,0 +1,93 @@
+"""The folder of a run: all that is needed to repeat it, and a guard against mixing two runs.
+
+run.json says what is trained. Each start of the command adds to starts.json: command, code, data, machine, packages;
+changes that are not committed are kept beside it as start<N>.diff.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.plain import differences
+from training.run import Run, run_to_plain
+
+PACKAGES = (
+    "torch", "lightning", "numpy", "opencv-python-headless", "onnx", "onnxscript", "onnxruntime", "nuscenes-devkit",
+    "spconv",
+)  # fmt: skip
+CODE = Path(__file__).parent.parent
+
+
+def begin(out: Path, run: Run, data: Path, version: str, digest: str, processes: int = 1) -> None:
+    """Write down this start. digest: of the data set's index.
+
+    Raises ValueError when `out` has checkpoints of another run or other data, saying what differs.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    plain = json.loads(json.dumps(run_to_plain(run)))
+    starts = _read(out / "starts.json", [])
+    if any(out.glob("*.ckpt")):
+        changed = differences(_read(out / "run.json", {}), plain)
+        if starts and starts[-1]["data"]["digest"] != digest:
+            changed.append(f"data: tables of {starts[-1]['data']['root']} -> other tables of {data}")
+        if changed:
+            raise ValueError(
+                f"{out} was begun with another run; choose another --out, or take the run that is there. What differs "
+                "(there -> now):\n  " + "\n  ".join(changed)
+            )
+    commit, diff = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
+    if diff:
+        _write(out / f"start{len(starts)}.diff", diff)
+    start = {
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": [sys.executable, *sys.argv],
+        "code": {"commit": commit.strip() or None, "uncommitted": bool(diff)},
+        "data": {"root": str(data.resolve()), "version": version, "digest": digest},
+        "machine": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "cuda": torch.version.cuda,
+            "processes": processes,
+        },
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+    _write(out / "run.json", json.dumps(plain, indent=2) + "\n")
+    _write(out / "starts.json", json.dumps([*starts, start], indent=1) + "\n")
+
+
+def _git(*arguments: str) -> str:
+    """Output of git about this code; empty where there is no git or no repository (an installed copy)."""
+    try:
+        done = subprocess.run(["git", "-C", str(CODE), *arguments], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _read(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else default
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    os.replace(part, path)
