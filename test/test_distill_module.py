@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec
+from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
 from training.distill import DISTILL_LOSSES, DistillConfig, Distiller, DistillModule, Term
 from training.distill.adapters import Adapter, copy_weights, inherit_head
 from training.distill.agreement import agreement, gradient_norms
@@ -320,6 +320,13 @@ def test_a_teacher_of_another_range_or_other_classes_is_refused() -> None:
         teacher = FrozenTeacher(CenterPoint(spec, dataclasses.replace(tiny(), head=head)))
         with pytest.raises(ValueError, match=word):
             Distiller(student(), {"teacher": teacher}, DistillConfig((term,)))
+    larger = Student(dataclasses.replace(SPEC, cameras=("a",), image=ImageSpec(64, 128)))
+    with pytest.raises(ValueError, match="cameras"):
+        Distiller(
+            Student(dataclasses.replace(SPEC, cameras=("a",))),
+            {"teacher": FrozenTeacher(larger)},
+            DistillConfig((term,)),
+        )
     module = DistillModule(student(), {"teacher": FrozenTeacher(CenterPoint(fine, tiny()))}, DistillConfig((term,)))
     assert torch.isfinite(total(module(batch_of())[1]))
 

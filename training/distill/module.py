@@ -92,8 +92,8 @@ class Distiller(nn.Module):
     optimiser and no gradient, and follow `.to()`. `caches` give a teacher's outputs from disk. predict(detector, batch)
     runs a teacher. diagnose: also measure how far student and teacher agree, by region.
 
-    Raises ValueError when a term names an unknown loss, teacher or adapter, or when a teacher covers another range or
-    has other classes than the student.
+    Raises ValueError when a term names an unknown loss, teacher or adapter, or when a teacher covers another range,
+    has other classes or expects other images or radar maps than the student.
     """
 
     def __init__(
@@ -226,6 +226,10 @@ def _check_teacher(name: str, detector: Any, spec: Any) -> None:
             f"teacher {name!r} covers {detector.spec.grid}, the student {spec.grid}: cells are not the same "
             "places; train a teacher on the student's range (the cell size may differ)"
         )
+    for sensors, facts in (("cameras", "image"), ("radars", "radar")):
+        found = [(getattr(one, sensors), getattr(one, facts)) for one in (detector.spec, spec)]
+        if found[0][0] and found[0] != found[1]:
+            raise ValueError(f"teacher {name!r} and the student read the same {sensors}, yet they expect {found}")
     if detector.spec.classes != spec.classes:
         raise ValueError(f"teacher {name!r} has the classes {detector.spec.classes}, the student {spec.classes}")
 
