@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import PILLAR_COLUMNS, ModelSpec
 from training.models.center_head import conv_bn_relu
-from training.models.pillar_encoder import norm_rows
+from training.models.pillar_encoder import Z_RANGE, norm_rows
 
 
 class PointLayer(nn.Module):
@@ -43,12 +43,13 @@ class RadarPillars(nn.Module):
     """radar_points (B, V, M, 6), radar_counts (B, V), radar_cells (B, V) -> map (B, C, X, Y) and mask (B, 1, X, Y).
 
     PillarNet's pillar encoder (Shi et al., ECCV 2022) in operators that TensorRT's parser takes: a point is decorated
-    with its offset from its pillar's mean (3) and centre (3; z from the middle of `z_range`, ego frame). The cells of a
+    with its offset from its pillar's mean (3) and centre (3; z from the middle of `z_range`; no point is dropped for its
+    height, which radar hardly measures). The cells of a
     frame are all different, those of empty rows lie behind the grid, so a scatter without a reduction is enough.
     """
 
     def __init__(
-        self, grid: BevGrid, channels: tuple[int, ...] = (32,), z_range: tuple[float, float] = (-5.0, 3.0)
+        self, grid: BevGrid, channels: tuple[int, ...] = (32,), z_range: tuple[float, float] = Z_RANGE
     ) -> None:
         super().__init__()
         self.grid, self.z_range, self.channels = grid, z_range, channels[-1]

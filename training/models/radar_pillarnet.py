@@ -19,6 +19,7 @@ from training.models.center_head import CenterHead, HeadConfig
 from training.models.cma import CrossModalityAlignment
 from training.models.detector import ONE_TASK, Memory, Prediction
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
+from training.models.pillar_encoder import Z_RANGE
 from training.models.radar_branch import RadarPillars, deafness
 from training.models.temporal_fusion import TEMPORAL, TemporalConfig, state_channels
 
@@ -28,15 +29,9 @@ class RadarPillarNetConfig:
     """The paper's by default: grid cells of 0.6 m over 54 m, spec.radar.pillar_step 0.075 m, an IoU branch."""
 
     backbone: PillarBackboneConfig = field(default_factory=PillarBackboneConfig)
-    z_range: tuple[float, float] = (-5.0, 3.0)
+    z_range: tuple[float, float] = Z_RANGE
     head: HeadConfig = field(default_factory=lambda: HeadConfig(iou=True))
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
-
-
-def small() -> RadarPillarNetConfig:
-    """For 0.8 m cells and pillars of 0.4 m: 256 x 256 pillars over 51.2 m."""
-    backbone = PillarBackboneConfig((16, 32, 48, 64, 96), (2, 1, 1), (1, 1, 1, 2, 2), 2)
-    return RadarPillarNetConfig(backbone, head=HeadConfig(ONE_TASK, shared=48, hidden=48, iou=True))
 
 
 def tiny() -> RadarPillarNetConfig:
