@@ -43,9 +43,9 @@ class RadarPillars(nn.Module):
     """radar_points (B, V, M, 6), radar_counts (B, V), radar_cells (B, V) -> map (B, C, X, Y) and mask (B, 1, X, Y).
 
     PillarNet's pillar encoder (Shi et al., ECCV 2022) in operators that TensorRT's parser takes: a point is decorated
-    with its offset from its pillar's mean (3) and centre (3; z from the middle of `z_range`; no point is dropped for its
-    height, which radar hardly measures). The cells of a
-    frame are all different, those of empty rows lie behind the grid, so a scatter without a reduction is enough.
+    with its offset from its pillar's mean (3) and centre (3; z from the middle of `z_range`). No point is dropped for
+    its height, which radar hardly measures. The cells of a frame are all different, those of empty rows lie behind the
+    grid, so a scatter without a reduction is enough.
     """
 
     def __init__(
