@@ -310,8 +310,3 @@ def kept_returns(raw: np.ndarray, returns: RadarFilter) -> np.ndarray:
             kept &= np.isin(raw[name], allowed)
     distance = np.hypot(raw["x"], raw["y"])
     return kept & (distance >= returns.range_m[0]) & (distance <= returns.range_m[1])
-
-
-def load_keyframes(nusc: Any, scenes: Sequence[str], spec: ModelSpec) -> Keyframes:
-    """Of a set that the devkit has open."""
-    return open_nuscenes(nusc.dataroot, nusc.version, scenes, spec)

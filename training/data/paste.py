@@ -138,7 +138,9 @@ def build(keyframes: Sequence[Keyframe], spec: ModelSpec, config: DataConfig) ->
     found: list[tuple[np.ndarray, np.ndarray, int, np.ndarray, np.ndarray]] = []
     started, shown = time.monotonic(), time.monotonic()
     for number, keyframe in enumerate(keyframes):
-        lidar = prepare_clouds(keyframe, dataclasses.replace(config, virtual=None)).lidar
+        lidar = np.zeros((0, 5), dtype=np.float32)
+        if config.lidar is not None:
+            lidar = prepare_clouds(keyframe, dataclasses.replace(config, virtual=None)).lidar
         radars = prepare(keyframe, dataclasses.replace(spec, cameras=()), config).radars
         radar = np.concatenate(radars) if radars else np.zeros((0, 7), dtype=np.float32)
         for box, velocity, label in zip(keyframe.boxes, keyframe.velocity, keyframe.labels):
