@@ -11,14 +11,23 @@ import pytest
 devkit = pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 pytest.importorskip("torch", reason="needs torch")
 
+import real_keyframe  # noqa: E402
 from nuscenes.utils.data_classes import LidarPointCloud  # noqa: E402
 
-from bev_perception.geometry import invert, make_transform, rotation_from_yaw, transform_points  # noqa: E402
-from bev_perception.model_spec import CLASSES, ModelSpec  # noqa: E402
+from bev_perception.geometry import (  # noqa: E402
+    invert,
+    make_transform,
+    points_in_box,
+    rotation_from_yaw,
+    transform_points,
+)
+from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec  # noqa: E402
+from training.data.clips import ClipDataset  # noqa: E402
 from training.data.config import DataConfig, LidarConfig  # noqa: E402
 from training.data.lidar import gather_sweeps, read_lidar, turned, within  # noqa: E402
 from training.data.nuscenes import Keyframe, SensorFile, open_nuscenes  # noqa: E402
 from training.data.prepared import prepare_clouds  # noqa: E402
+from training.experiments.demo import CAMERAS  # noqa: E402
 
 SPEC = ModelSpec("lidar", (), (), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 0.0))
 LONG = LidarConfig(sweeps=3, max_age_s=1.1)  # the tiny set keeps two sweeps a second
@@ -151,3 +160,41 @@ def test_broken_files_are_named_with_their_sample(keyframes, tmp_path, content, 
     broken = dataclasses.replace(keyframes[0].lidar[0], path=str(path))
     with pytest.raises((ValueError, FileNotFoundError), match=f"sample {keyframes[0].token} of scene-0000.*bad"):
         prepare_clouds(dataclasses.replace(keyframes[0], lidar=(broken,)), DataConfig(lidar=LONG))
+
+
+@pytest.fixture(scope="module")
+def real_set(tmp_path_factory):
+    if not (real_keyframe.SOURCE / "scene-0061_s0.json").is_file():
+        pytest.skip(f"no real keyframe in {real_keyframe.SOURCE}")
+    return real_keyframe.write_real_set(tmp_path_factory.mktemp("real"))
+
+
+def test_boxes_of_a_real_keyframe_hold_the_points_that_were_counted(real_set):
+    """nuScenes' own num_lidar_pts, against the points that the loader puts inside the boxes."""
+    (keyframe,) = open_nuscenes(real_set, "v1.0-mini", "train", SPEC, DataConfig(lidar=LONG))
+    cloud = gather_sweeps(keyframe, LidarConfig(own_radius=0.0))
+    assert cloud[:, 4].max() == 0 and 0.05 < cloud[:, 3].mean() < 0.2
+    found = [int(points_in_box(cloud, box).sum()) for box in keyframe.boxes]
+    assert len(found) > 50 and keyframe.lidar[0].global_from_ego_begin is None
+    counted = {tuple(np.round(b["xyzlwh_yaw"][3:6], 3)): b for b in real_keyframe.scene()["boxes_lidar"]}
+    compared = 0
+    for box, number in zip(keyframe.boxes, found, strict=True):
+        row = counted.get(tuple(box[3:6].round(3)))
+        if row is not None and row["num_lidar_pts"] >= 5:
+            assert abs(number - row["num_lidar_pts"]) <= 0.15 * row["num_lidar_pts"] + 2
+            compared += 1
+    assert compared > 10
+    near = gather_sweeps(keyframe, LidarConfig())
+    assert 100 < len(cloud) - len(near) < 0.5 * len(cloud), "the roof's own echoes"
+
+
+def test_depth_targets_of_a_real_keyframe_see_the_ground_and_the_cars(real_set):
+    spec = ModelSpec("real", CAMERAS, (), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 0.0),
+                     temporal=TemporalSpec(0))  # fmt: skip
+    keyframes = open_nuscenes(real_set, "v1.0-mini", "train", spec)
+    item = {name: value.numpy() for name, value in ClipDataset(keyframes, spec)[0].items()}
+    assert item["camera_valid"].all() and item["depth"].shape == (6, 16, 44)
+    # The bottom rows show the road: the nearer the lower, from about 4 m on.
+    rows = [np.median(item["depth"][:, r][item["depth"][:, r] > 0]) for r in (15, 12, 9)]
+    assert 3 < rows[0] < rows[1] < rows[2] < 40
+    assert item["gt_valid"].sum() > 30 and (item["semantic"] > 0).any(axis=(1, 2)).sum() >= 4
