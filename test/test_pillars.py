@@ -92,6 +92,13 @@ def test_hardly_any_points_in_training(count: int) -> None:
     assert all(torch.isfinite(b).all() for b in model.buffers())
 
 
+def test_mixed_precision_keeps_coordinates() -> None:
+    model, points = encoder(8, 4), cloud(300, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        canvas, _ = model(points, 2)
+    assert canvas.dtype == torch.float32 and torch.equal(canvas, model(points, 2)[0])
+
+
 def test_points_on_the_edges() -> None:
     model = encoder(4)
     rows = [(-4.0, -2.0, 0.0), (3.9999, 2.9999, 0.0), (-4.0001, 0.0, 0.0), (4.0, 0.0, 0.0), (0.0, 0.0, 2.0)]

@@ -20,7 +20,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         if not self.training:
             y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-            return y * mask
+            return y * mask.to(y.dtype)
         last = x.permute(0, 2, 3, 1)
         active = mask[:, 0] > 0
         out = last.new_zeros(last.shape)
@@ -49,7 +49,8 @@ class SubmanifoldConv(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, 1, kernel // 2, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.conv(x) * mask
+        y = self.conv(x)
+        return y * mask.to(y.dtype)
 
 
 class SparseBasicBlock(nn.Module):

@@ -102,8 +102,10 @@ class PillarEncoder(nn.Module):
         mean = group_mean(xyz, pillar, len(occupied))
         features = torch.cat([rows[:, 1:], xyz - mean[pillar], xyz - middle[pillar]], dim=1)
         highest = features
-        for layer in self.layers:
-            features, highest = layer(features, pillar, len(occupied))
+        # A coordinate of 50 m in bfloat16 is a quarter of a metre off.
+        with torch.autocast(points.device.type, enabled=False):
+            for layer in self.layers:
+                features, highest = layer(features, pillar, len(occupied))
         canvas = highest.new_zeros(batch_size * x * y, self.out_channels).index_copy(0, occupied, highest)
         mask = points.new_zeros(batch_size * x * y, 1).index_fill(0, occupied, 1.0)
         shape = (batch_size, x, y, -1)

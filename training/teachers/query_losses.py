@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from bev_perception.grid import BevGrid
+from training.distributed import count_of_all
 
 ALPHA, GAMMA = 0.25, 2.0  # focal loss (Lin et al., ICCV 2017)
 
@@ -72,7 +73,7 @@ def query_losses(
     Both terms are divided by the number of objects in the batch (at least 1), as BEVFormer does.
     """
     targets = targets_of(batch, grid)
-    objects = max(1, sum(len(labels) for labels, _, _ in targets))
+    objects = count_of_all(boxes.new_tensor(float(sum(len(labels) for labels, _, _ in targets))))
     weight = boxes.new_tensor([1.0] * 8 + [config.velocity] * 2)
     classify, box = logits.float().sum() * 0, boxes.sum() * 0
     for layer_logits, layer_boxes in zip(logits.float(), boxes.float()):
