@@ -99,6 +99,8 @@ def test_the_command_writes_pictures_and_counts_files(tiny_dataset, tmp_path, ca
     base = ["--data", str(tiny_dataset), "--experiment", "training.experiments.demo:full"]
     assert main([*base, "--files"]) == 0
     assert "every file of 4 keyframes is there" in capsys.readouterr().out
+    assert main([*base, "--split", "vla"]) == 1
+    assert "has no split 'vla'" in capsys.readouterr().err
 
 
 def test_pictures_are_written(keyframes, tmp_path):

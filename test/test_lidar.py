@@ -143,6 +143,11 @@ def test_intensity_and_bounds(keyframes):
     assert within(np.array([[10.0, 0, 0], [-10.0, 0, 0]]), (-10, -10, -1, 10, 10, 2)).tolist() == [False, True]
 
 
+def test_an_empty_sweep_is_a_cloud_without_points(tmp_path):
+    (tmp_path / "empty.bin").write_bytes(b"")
+    assert gather_sweeps(_keyframe(_file(tmp_path / "empty.bin", 10**9, np.eye(4))), LidarConfig()).shape == (0, 5)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -346,6 +346,14 @@ def test_missing_and_broken_tables_are_named(tables_only, tmp_path_factory):
         open_index(tables_only, "v1.0-trainval")
 
 
+def test_boxes_that_cannot_be_are_named(tables_only):
+    path = tables_only / "v1.0-trainval" / "sample_annotation.json"
+    token = json.loads(path.read_text())[7]["token"]
+    _edit(path, lambda rows: rows[7].update(size=[1.0, 0.0, 2.0]))
+    with pytest.raises(ValueError, match=rf"{token} of sample .* size \[1\.0, 0\.0, 2\.0\].*correct or remove"):
+        open_index(tables_only, "v1.0-trainval")
+
+
 def test_bicycle_racks_are_known_and_are_no_objects(tables_only, keyframes):
     folder = tables_only / "v1.0-trainval"
     instance = json.loads((folder / "instance.json").read_text())[0]

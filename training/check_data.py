@@ -11,6 +11,7 @@ from their cells. `--files` checks instead that every file of the split is there
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
@@ -198,14 +199,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--files", action="store_true", help="only check that every file of the split is there")
     parser.add_argument("--out", type=Path, default=Path("out/check_data"))
     args = parser.parse_args(argv)
-    run = load_experiment(args.experiment)
-    config = for_evaluation(run.data) if args.plain else run.data
-    keyframes = DATASETS["nuscenes"](args.data, args.version, args.split, run.spec, config)
-    if args.files:
-        lines = missing_files(keyframes)
-        print("\n".join(lines[:20]) or f"every file of {len(keyframes)} keyframes is there")
-        return 1 if lines else 0
-    check(keyframes, run.spec, config, run.seed, args.samples, args.out)
+    try:
+        run = load_experiment(args.experiment)
+        config = for_evaluation(run.data) if args.plain else run.data
+        keyframes = DATASETS["nuscenes"](args.data, args.version, args.split, run.spec, config)
+        if args.files:
+            lines = missing_files(keyframes)
+            print("\n".join(lines[:20]) or f"every file of {len(keyframes)} keyframes is there")
+            return 1 if lines else 0
+        check(keyframes, run.spec, config, run.seed, args.samples, args.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -174,12 +175,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--version", default="v1.0-trainval")
     args = parser.parse_args(argv)
-    run = load_experiment(args.experiment)
-    if run.data.paste is None:
-        raise ValueError(f"{args.experiment} pastes nothing: its data.paste is None")
-    database = open_database(
-        DATASETS["nuscenes"](args.data, args.version, "train", run.spec, run.data), run.spec, run.data
-    )
+    try:
+        run = load_experiment(args.experiment)
+        if run.data.paste is None:
+            raise ValueError(f"{args.experiment} pastes nothing: its data.paste is None")
+        keyframes = DATASETS["nuscenes"](args.data, args.version, "train", run.spec, run.data)
+        database = open_database(keyframes, run.spec, run.data)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     counts = np.bincount(database.arrays["label"], minlength=len(CLASSES))
     print(", ".join(f"{n} {name}" for name, n in zip(CLASSES, counts)))
     return 0
