@@ -33,6 +33,7 @@ setup(
             "lightning",
             "onnx",
             "onnxscript",
+            "scipy",
             "tensorboard",
             "nuscenes-devkit==1.2.0",
             "trimesh",
