@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,14 @@ def test_defaults() -> None:
     sync = config.sync_config(SPEC)
     assert sync.deadline_ns == 150_000_000 and sync.radar_sweeps == SPEC.radar.sweeps
     assert sync.radar_max_age_ns == 600_000_000 and sync.anchor == "CAM_BACK_LEFT"
+
+
+def test_a_model_of_radars_alone_has_no_anchor() -> None:
+    spec = dataclasses.replace(SPEC, cameras=())
+    config = make_config({"bundle": "b"}, spec)
+    assert config.anchor == "" and config.cameras == {} and config.sync_config(spec).anchor == ""
+    with pytest.raises(ParameterError, match="anchor: 'CAM_FRONT' is no camera of the bundle"):
+        make_config({"bundle": "b", "anchor": "CAM_FRONT"}, spec)
 
 
 @pytest.mark.parametrize(
