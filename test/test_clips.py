@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -350,6 +351,18 @@ def test_virtual_points_lie_on_objects_of_their_class(tiny_dataset):
     assert total > 200 and near / total > 0.85
     with pytest.raises(ValueError, match=r"takes its depths from LiDAR"):
         DataConfig(virtual=VirtualConfig())
+
+
+def test_masks_are_not_made_of_another_world_than_the_images(tiny_dataset, tmp_path):
+    synthetic = pytest.importorskip("training.data.synthetic.masks", reason="needs the ray caster")
+    shutil.copytree(tiny_dataset / ".scenes", tmp_path / ".scenes")
+    for folder in (tiny_dataset / "samples").glob("CAM_*"):
+        (tmp_path / "samples" / folder.name).mkdir(parents=True)
+        for path in folder.iterdir():  # the right size, another picture
+            cv2.imwrite(str(tmp_path / "samples" / folder.name / path.name), cv2.imread(str(path))[:, ::-1])
+    with pytest.raises(ValueError, match="not what this version of the synthetic world draws"):
+        synthetic.write_masks(tmp_path, workers=1)
+    assert not list(tmp_path.glob("masks/CAM_*/*.json"))
 
 
 def test_decoded_keyframes_are_kept_as_far_as_the_room_goes(tiny_dataset):

@@ -9,23 +9,37 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from bev_perception.model_spec import CLASSES
 from training.data.masks import mask_path, run_lengths
-from training.data.synthetic.camera import cast_camera
-from training.data.synthetic.generate import Progress, Rates, Scan, epoch_ns, ordered_map, plan_drive, summary, world_of
+from training.data.synthetic.camera import CameraImage, cast_camera
+from training.data.synthetic.generate import (
+    Progress,
+    Rates,
+    Scan,
+    epoch_ns,
+    ordered_map,
+    plan_drive,
+    summary,
+    take,
+    world_of,
+)
+from training.data.synthetic.lidar import LidarSweep
 from training.data.synthetic.nuscenes_writer import DatasetSettings, scene_name, write_json
 from training.data.synthetic.rig import RIG
 from training.data.synthetic.world import World
 
 LEAST_PIXELS = 4
+SAME_IMAGE = 4.0  # mean grey levels; JPEG changes about 2, another world 6 and more
 
 
 def write_masks(out: str | Path, workers: int = 2) -> dict[str, Any]:
     """Masks of every finished scene below OUT that has none yet; returns the rates.
 
-    Raises FileNotFoundError for a folder without synthetic scenes.
+    Raises FileNotFoundError for a folder without synthetic scenes, and ValueError for images that this version of the
+    world does not draw: its masks would show other objects.
     """
     stamps = sorted((Path(out) / ".scenes").glob("*.json"))
     if not stamps:
@@ -52,13 +66,26 @@ def _write_scene(stamp: str) -> int:
         if scan.keyframe < 0 or RIG[scan.channel].kind != "camera":
             continue
         stamp_us = (epoch_ns(seed) + scan.stamp_ns) // 1000
-        path = mask_path(out / "masks", f"{scan.channel}/{name}__{scan.channel}__{stamp_us}.jpg")
+        image = out / "samples" / scan.channel / f"{name}__{scan.channel}__{stamp_us}.jpg"
+        if images == 0:
+            _require_same_world(image, take(world, scan, seed, settings.scale))
+        path = mask_path(out / "masks", image)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, masks_document(world, scan, settings.scale))
         images += 1
     _done(Path(stamp)).parent.mkdir(parents=True, exist_ok=True)
     write_json(_done(Path(stamp)), {"images": images})
     return images
+
+
+def _require_same_world(path: Path, drawn: CameraImage | LidarSweep | np.ndarray) -> None:
+    stored = cv2.imread(str(path))
+    assert isinstance(drawn, CameraImage)
+    if stored is None or stored.shape != drawn.bgr.shape or np.abs(stored.astype(int) - drawn.bgr).mean() > SAME_IMAGE:
+        raise ValueError(
+            f"{path}: not what this version of the synthetic world draws, so its masks would be of other objects; make "
+            "the set anew in another folder with `nuscenes OUT --masks`"
+        )
 
 
 def masks_document(world: World, scan: Scan, scale: float) -> dict[str, Any]:
