@@ -7,7 +7,9 @@ cut into pieces, made in any order by any number of processes, and still comes o
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -140,7 +142,7 @@ def ordered_map(function: Callable[[Task], Result], tasks: Iterable[Task], worke
         return
     # spawn: a forked child would inherit the ray caster's and OpenCV's threads in an unknown state
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_use_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
         pending: deque[Future[Result]] = deque()
         try:
             for task in tasks:
@@ -154,8 +156,17 @@ def ordered_map(function: Callable[[Task], Result], tasks: Iterable[Task], worke
                 future.cancel()
 
 
-def _use_one_thread() -> None:
+def _begin_worker() -> None:
+    """One thread, and no life after the parent: a killed parent cannot tell its workers to stop."""
     cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 class Progress:

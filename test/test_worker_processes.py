@@ -1,0 +1,68 @@
+"""The pool that makes synthetic data: order, errors, and no worker that outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("trimesh", reason="the synthetic world needs trimesh")
+
+from training.data.synthetic.generate import ordered_map  # noqa: E402
+
+SLEEPERS = """
+import os, sys, time
+from pathlib import Path
+from training.data.synthetic.generate import ordered_map
+
+def sleep(folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    list(ordered_map(sleep, [sys.argv[1]] * 2, 2))
+"""
+
+
+def half(number: int) -> float:
+    return 1 / number
+
+
+def test_results_come_in_order_and_errors_reach_the_caller() -> None:
+    assert list(ordered_map(half, [1, 2, 4, 8], 2)) == [1, 0.5, 0.25, 0.125]
+    with pytest.raises(ZeroDivisionError):
+        list(ordered_map(half, [1, 0, 2], 2))
+
+
+def test_workers_of_a_killed_parent_leave(tmp_path: Path) -> None:
+    (tmp_path / "sleepers.py").write_text(SLEEPERS)
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "sleepers.py"), str(pids)], env=environment)
+    try:
+        _wait(lambda: len(list(pids.iterdir())) == 2, "two workers at work")
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    workers = [int(path.name) for path in pids.iterdir()]
+    _wait(lambda: not any(_runs(pid) for pid in workers), "the workers' end")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _wait(done, what: str, limit_s: float = 60.0) -> None:
+    end = time.monotonic() + limit_s
+    while not done():
+        assert time.monotonic() < end, f"waited {limit_s:.0f} s for {what}"
+        time.sleep(0.1)
