@@ -72,7 +72,7 @@ def detections(module: DetectorModule, items: list[dict[str, torch.Tensor]], bat
     with torch.inference_mode():
         for start in range(0, len(items), batch_size):
             batch = collate(items[start : start + batch_size])
-            found.update(zip(batch["index"].tolist(), module.detect_batch(batch, thresholds), strict=True))
+            found.update(zip(batch["index"].flatten().tolist(), module.detect_batch(batch, thresholds), strict=True))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from training.experiments import camera
-from training.experiments.specs import CAMERAS, SMALL_IMAGE, TINY_IMAGE, small_optim, spec, tiny_optim
+from training.experiments.specs import CAMERAS, SMALL_IMAGE, TINY_IMAGE, TINY_LOSSES, small_optim, spec, tiny_optim
 from training.losses import LossConfig
 from training.models.bev_encoder import BevDepthEncoderConfig
 from training.models.bevdepth import BevDepthConfig
@@ -57,4 +57,4 @@ def tiny() -> Run:
         camera.TINY_HEAD,
     )
     facts = spec("bevdepth_tiny", cameras=CAMERAS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
-    return Run("bevdepth", config, facts, tiny_optim(), camera.SMALL_LOSSES, camera.tiny_data(history=1))
+    return Run("bevdepth", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.experiments import camera
-from training.experiments.specs import CAMERAS, SMALL_IMAGE, TINY_IMAGE, small_optim, spec, tiny_optim
+from training.experiments.specs import CAMERAS, SMALL_IMAGE, TINY_IMAGE, TINY_LOSSES, small_optim, spec, tiny_optim
 from training.models.bevdet import BevDetConfig
 from training.models.temporal_fusion import TemporalConfig
 from training.run import Run
@@ -32,4 +32,4 @@ def tiny() -> Run:
     """For tests and training.overfit."""
     config = BevDetConfig(camera.tiny_camera(depth=False), TemporalConfig(), camera.TINY_ENCODER, camera.TINY_HEAD)
     facts = spec("bevdet_tiny", cameras=CAMERAS, image=TINY_IMAGE)
-    return Run("bevdet", config, facts, tiny_optim(), camera.SMALL_LOSSES, camera.tiny_data())
+    return Run("bevdet", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data())

@@ -9,7 +9,16 @@ from bev_perception.model_spec import ImageSpec
 from training.data.augment import NO_AUGMENTATION
 from training.data.config import DataConfig
 from training.experiments import camera
-from training.experiments.specs import CAMERAS, PAPER_IMAGE, SMALL_IMAGE, TINY_IMAGE, small_optim, spec, tiny_optim
+from training.experiments.specs import (
+    CAMERAS,
+    PAPER_IMAGE,
+    SMALL_IMAGE,
+    TINY_IMAGE,
+    TINY_LOSSES,
+    small_optim,
+    spec,
+    tiny_optim,
+)
 from training.losses import LossConfig
 from training.models.bevformer import BevFormerConfig
 from training.models.image_branch import ImageConfig
@@ -66,6 +75,6 @@ def small() -> Run:
 
 def tiny() -> Run:
     """For tests and training.overfit."""
-    config = BevFormerConfig(camera.tiny_image(), 2, 4, 4, 2, 64, 0.0, SMALL_HEIGHTS, camera.TINY_HEAD)
+    config = BevFormerConfig(camera.tiny_image(), 1, 4, 2, 2, 64, 0.0, SMALL_HEIGHTS[1::2], camera.TINY_HEAD)
     facts = spec("bevformer_tiny", cameras=CAMERAS, state=32, image=TINY_IMAGE)
-    return Run("bevformer", config, facts, tiny_optim(), camera.SMALL_LOSSES, camera.tiny_data(history=1))
+    return Run("bevformer", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))

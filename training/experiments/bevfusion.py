@@ -6,7 +6,16 @@ import dataclasses
 
 from bev_perception.model_spec import RadarSpec
 from training.experiments import camera
-from training.experiments.specs import CAMERAS, RADARS, SMALL_IMAGE, TINY_IMAGE, small_optim, spec, tiny_optim
+from training.experiments.specs import (
+    CAMERAS,
+    RADARS,
+    SMALL_IMAGE,
+    TINY_IMAGE,
+    TINY_LOSSES,
+    small_optim,
+    spec,
+    tiny_optim,
+)
 from training.losses import LossConfig
 from training.models.bevfusion import BevFusionConfig
 from training.models.temporal_fusion import TemporalConfig
@@ -49,4 +58,4 @@ def tiny() -> Run:
         camera.tiny_camera(depth=True), (16, 16), 24, TemporalConfig(), camera.TINY_ENCODER, camera.TINY_HEAD
     )
     facts = spec("bevfusion_tiny", cameras=CAMERAS, radars=RADARS, image=TINY_IMAGE)
-    return Run("bevfusion", config, facts, tiny_optim(), camera.SMALL_LOSSES, camera.tiny_data())
+    return Run("bevfusion", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data())

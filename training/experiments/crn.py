@@ -7,7 +7,16 @@ import dataclasses
 from bev_perception.model_spec import RadarSpec
 from training.data.config import CRN_RETURNS
 from training.experiments import bevfusion, camera
-from training.experiments.specs import CAMERAS, RADARS, SMALL_IMAGE, TINY_IMAGE, small_optim, spec, tiny_optim
+from training.experiments.specs import (
+    CAMERAS,
+    RADARS,
+    SMALL_IMAGE,
+    TINY_IMAGE,
+    TINY_LOSSES,
+    small_optim,
+    spec,
+    tiny_optim,
+)
 from training.losses import LossConfig
 from training.models.bev_encoder import BevDepthEncoderConfig
 from training.models.crn import CrnConfig, MfaConfig
@@ -65,4 +74,4 @@ def tiny() -> Run:
         BevDepthEncoderConfig(24, (1, 1, 1), 8), camera.TINY_HEAD,
     )  # fmt: skip
     facts = spec("crn_tiny", cameras=CAMERAS, radars=RADARS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
-    return Run("crn", config, facts, tiny_optim(), camera.SMALL_LOSSES, camera.tiny_data(history=1))
+    return Run("crn", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))

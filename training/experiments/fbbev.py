@@ -6,7 +6,7 @@ import dataclasses
 
 from training.experiments import camera
 from training.experiments.bevformer import SMALL_HEIGHTS
-from training.experiments.specs import CAMERAS, SMALL_IMAGE, TINY_IMAGE, small_optim, spec, tiny_optim
+from training.experiments.specs import CAMERAS, SMALL_IMAGE, TINY_IMAGE, TINY_LOSSES, small_optim, spec, tiny_optim
 from training.losses import LossConfig
 from training.models.fbbev import BackwardConfig, FbBevConfig
 from training.models.temporal_fusion import TemporalConfig, state_channels
@@ -46,10 +46,10 @@ def tiny() -> Run:
     """For tests and training.overfit."""
     config = FbBevConfig(
         camera.tiny_camera(depth=True),
-        BackwardConfig(4, 4, 48, 0.0, SMALL_HEIGHTS),
+        BackwardConfig(4, 2, 48, 0.0, SMALL_HEIGHTS[1::2]),
         TemporalConfig("concat"),
         camera.TINY_ENCODER,
         camera.TINY_HEAD,
     )
     facts = spec("fbbev_tiny", cameras=CAMERAS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
-    return Run("fbbev", config, facts, tiny_optim(), camera.SMALL_LOSSES, camera.tiny_data(history=1))
+    return Run("fbbev", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))

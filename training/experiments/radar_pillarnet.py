@@ -8,7 +8,7 @@ from bev_perception.model_spec import RadarSpec
 from training.data.config import DataConfig, PasteConfig
 from training.experiments.centerpoint import PAPER_OPTIM
 from training.experiments.pillarnet import PAPER_AUGMENTATION
-from training.experiments.specs import GRID_54, POINTS_ONLY, RADARS, small_optim, spec, tiny_optim
+from training.experiments.specs import GRID_54, POINTS_ONLY, RADARS, TINY_LOSSES, small_optim, spec, tiny_optim
 from training.losses import LossConfig
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
@@ -19,6 +19,7 @@ from training.run import Run
 # Six sweeps of each radar, all returns, pillars of 0.075 m.
 PAPER_RADAR = RadarSpec(format="pillars", pillar_step=0.075)
 SMALL_RADAR = RadarSpec(format="pillars", pillar_step=0.4, max_pillars=3000)
+TINY_RADAR = RadarSpec(format="pillars", pillar_step=0.8, max_pillars=2000)
 # Radar measures velocity: it counts fully, as in the small camera students.
 SMALL_LOSSES = LossConfig(velocity=1.0, velocity_beta=5.0)
 
@@ -46,7 +47,7 @@ def small() -> Run:
 
 def tiny() -> Run:
     """For tests and training.overfit."""
-    backbone = PillarBackboneConfig((8, 16, 24, 32, 48), (2, 1, 1), (1, 1, 1, 1, 1), 1)
+    backbone = PillarBackboneConfig((16, 24, 24, 32, 64), (1, 1, 1), (1, 1, 1, 1, 1), 1)
     config = RadarPillarNetConfig(backbone, head=HeadConfig(ONE_TASK, 24, 24, iou=True))
-    facts = spec("radar_pillarnet_tiny", radars=RADARS, radar=SMALL_RADAR)
-    return Run("radar_pillarnet", config, facts, tiny_optim(), SMALL_LOSSES, DataConfig(history=0))
+    facts = spec("radar_pillarnet_tiny", radars=RADARS, radar=TINY_RADAR)
+    return Run("radar_pillarnet", config, facts, tiny_optim(steps=450), TINY_LOSSES, DataConfig(history=0))

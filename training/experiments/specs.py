@@ -1,4 +1,4 @@
-"""What the experiments share: sensors of nuScenes, grids, image sizes, gathering of LiDAR, and the recipes of small runs.
+"""What the experiments share: sensors of nuScenes, grids, image sizes, LiDAR sweeps, and the recipes of small runs.
 
 Paper size is each paper's own; small is for the synthetic set on two cores; tiny is for tests and training.overfit.
 """
@@ -9,6 +9,7 @@ from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec
 from training.data.augment import Augmentation
 from training.data.config import LidarConfig
+from training.losses import LossConfig
 from training.models.pillar_encoder import Z_RANGE
 from training.schedules import OptimConfig
 
@@ -28,6 +29,8 @@ PAPER_IMAGE = ImageSpec(256, 704)
 SMALL_IMAGE = ImageSpec(128, 352)
 TINY_IMAGE = ImageSpec(64, 192)
 RADAR_MAP = RadarSpec()
+# Boxes count four times as much as usual: what is learnt by heart must be exact, and soon.
+TINY_LOSSES = LossConfig(box=1.0, velocity=1.0, velocity_beta=1.0, depth=0.3, depth_form="cross_entropy", semantic=0.3)
 
 # BEV augmentation of a network that sees no image: the image ranges have nothing to act on.
 POINTS_ONLY = Augmentation(
