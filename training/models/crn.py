@@ -55,7 +55,7 @@ class CrnConfig:
     image: ImageConfig = field(default_factory=lambda: ImageConfig("resnet50", neck="second", stride=16, channels=512))
     bins: DepthBins = field(default_factory=lambda: DepthBins(2.0, 0.8, 70))
     context: int = 80
-    depth_net: DepthNetConfig | None = field(default_factory=lambda: DepthNetConfig(mid=256))
+    depth_net: DepthNetConfig | None = field(default_factory=lambda: DepthNetConfig(mid=256, aspp=256))
     radar: tuple[int, ...] = (64, 64, 80)
     frustum: tuple[int, int] = (64, 3)
     mfa: MfaConfig = field(default_factory=MfaConfig)
