@@ -42,13 +42,23 @@ def run_study(
             path = folder / "result.json"
             if not path.is_file():
                 print(f"== {name}, seed {seed}", flush=True)
-                result = _train_and_score(dataclasses.replace(run, seed=seed), data, version, folder, workers)
-                temporary = path.with_suffix(".tmp")
-                temporary.write_text(json.dumps(result, indent=1))
-                os.replace(temporary, path)
+                try:
+                    result = _train_and_score(dataclasses.replace(run, seed=seed), data, version, folder, workers)
+                except ImportError as error:  # an optional package: the others can be had all the same
+                    print(f"{name} is left out: {error}", flush=True)
+                    continue
+                write(path, json.dumps(result, indent=1) + "\n")
             results[name].append(json.loads(path.read_text()))
-            (out / "table.md").write_text(study_table(results))
+            write(out / "table.md", study_table(results))
     return results
+
+
+def write(path: Path, text: str) -> None:
+    """At once or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 def _train_and_score(run: Run, data: Path, version: str, folder: Path, workers: int) -> dict[str, Any]:
@@ -84,15 +94,19 @@ def study_table(results: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-NUMBERS: tuple[Callable[[dict[str, Any]], float], ...] = (
+NUMBERS: tuple[Callable[[dict[str, Any]], float | None], ...] = (
     lambda s: s["mean_ap"],
     lambda s: s["nds"],
     *((lambda s, e=e: s["errors"][e]) for e in ERRORS),  # type: ignore[misc]
 )
 
 
-def _cell(values: list[float]) -> str:
-    mean, error = mean_and_error(values)
+def _cell(values: Sequence[float | None]) -> str:
+    """`-` where a seed has no number: an error of a class that the set lacks."""
+    known = [v for v in values if v is not None]
+    if len(known) < len(values):
+        return "-"
+    mean, error = mean_and_error(known)
     return f"{mean:.3f}" if math.isnan(error) else f"{mean:.3f} ± {error:.3f}"
 
 

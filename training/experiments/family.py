@@ -2,7 +2,8 @@
 
     python -m training.study training.experiments.family:small --data DIR --out DIR --seeds 0 1 2
 
-`tiny` is what training.overfit runs. Names are those of STUDENTS and TEACHERS.
+`tiny` is what training.overfit runs. Names are those of STUDENTS and TEACHERS. centerpoint_voxel needs spconv and, to
+train, a GPU: its sparse convolutions have no gradient on the CPU.
 """
 
 from __future__ import annotations
@@ -25,9 +26,6 @@ from training.experiments import (
     radar_pillarnet,
 )
 from training.run import Run
-
-# Their sparse convolutions have no gradient on the CPU.
-NEED_GPU = ("centerpoint_voxel",)
 
 
 def small() -> dict[str, Run]:

@@ -1,0 +1,104 @@
+"""Every experiment is a network that can be built, saved in a checkpoint and trained on what its data gives."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("lightning", reason="needs lightning")
+
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
+from training.data.clips import ClipDataset, collate  # noqa: E402
+from training.experiments import family  # noqa: E402
+from training.lightning_module import DetectorModule  # noqa: E402
+from training.loading import open_keyframes  # noqa: E402
+from training.models import STUDENTS  # noqa: E402
+from training.run import build_detector, run_from_plain, run_to_plain  # noqa: E402
+from training.teachers import TEACHERS  # noqa: E402
+
+SIZES = {"tiny": family.tiny(), "small": family.small(), "paper": family.paper()}
+EVERY = [(size, name) for size, runs in SIZES.items() for name in runs]
+SENSORS = {  # cameras, radars, LiDAR as an input
+    **dict.fromkeys(("bevdet", "bevdet4d", "bevdepth", "bevdepth_large", "bevformer", "fbbev"), (True, False, False)),
+    **dict.fromkeys(("bevfusion", "crn", "camera_radar"), (True, True, False)),
+    "radar_pillarnet": (False, True, False),
+    **dict.fromkeys(
+        ("centerpoint", "centerpoint_voxel", "pillarnet", "mvp", "lidar_transformer"), (False, False, True)
+    ),
+}
+MEMORY = ("bevdet4d", "bevdepth", "bevdepth_large", "bevformer", "fbbev", "crn", "camera_radar")
+
+
+def run_of(size, name):
+    if name == "centerpoint_voxel":
+        pytest.importorskip("spconv", reason="CenterPoint on voxels needs spconv")
+    return SIZES[size][name]
+
+
+def test_no_family_is_missing():
+    assert set(SIZES["tiny"]) == set(SIZES["small"]) == set(STUDENTS) | set(TEACHERS)
+    # The compact student is this repository's own.
+    assert set(SIZES["paper"]) == (set(STUDENTS) | set(TEACHERS)) - {"camera_radar"}
+    assert [name for size, name in EVERY if SIZES[size][name].model != name] == []
+
+
+def test_names_of_specs_differ():
+    names = [run.spec.name for runs in SIZES.values() for run in runs.values()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(("size", "name"), EVERY)
+def test_sensors_and_memory_are_those_of_the_family(size, name):
+    run = SIZES[size][name]
+    found = bool(run.spec.cameras), bool(run.spec.radars), run.data.lidar is not None
+    assert found == SENSORS[name]
+    assert (run.spec.temporal.state_channels > 0) == (run.data.history > 0) == (name in MEMORY)
+    assert (run.data.virtual is not None) == (name == "mvp")
+
+
+@pytest.mark.parametrize(("size", "name"), EVERY)
+def test_plain_form_round_trips(size, name):
+    run = SIZES[size][name]
+    assert run_from_plain(json.loads(json.dumps(run_to_plain(run))), "here") == run
+
+
+@pytest.mark.parametrize(("size", "name"), [(s, n) for s, n in EVERY if s != "tiny"])
+def test_network_is_built(size, name, monkeypatch):
+    """Shapes alone, without numbers: a hundred million weights cost nothing so."""
+    run = run_of(size, name)
+    monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda weight, *_, **__: weight)  # looks at its numbers
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        detector = build_detector(run)
+    count = sum(p.numel() for p in detector.parameters())
+    # As published: CenterPoint-Pillar about 6 M, BEVDepth with ResNet-50 about 77 M, with ConvNeXt-B beyond that.
+    low, high = (0.9e6, 10e6) if size == "small" else (5e6, 150e6)
+    assert low < count < high
+
+
+@pytest.fixture(scope="module")
+def samples(tiny_dataset):
+    def of(run):
+        keyframes = open_keyframes(run.spec, run.data, tiny_dataset, "v1.0-trainval", "train")
+        data = ClipDataset(keyframes, run.spec, run.data)
+        return collate([data[1], data[2]])
+
+    return of
+
+
+@pytest.mark.parametrize("name", sorted(set(SIZES["tiny"]) - {"mvp"}))  # the tiny data set has no masks
+def test_a_step_reaches_every_weight(name, samples):
+    """What the data set gives is what the network takes, and no layer is left out of its losses."""
+    run = run_of("tiny", name)
+    if name == "centerpoint_voxel" and not torch.cuda.is_available():
+        pytest.skip("sparse convolutions have no gradient on the CPU")
+    module = DetectorModule(run).train()
+    batch = samples(run)
+    terms = module.losses(module.predict(batch), batch)
+    assert all(torch.isfinite(value) for value in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    without = [n for n, p in module.detector.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert without == []

@@ -1,0 +1,89 @@
+"""Studies: the table's arithmetic, and no run is done twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("lightning", reason="needs lightning")
+
+from tiny_run import RUN, VERSION
+
+from training import overfit, study
+
+SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=2))
+
+
+def result(mean_ap, ave, parameters=2_000_000, minutes=3.0):
+    errors = {"ate": 0.5, "ase": 0.25, "aoe": 0.125, "ave": ave, "aae": 0.1}
+    scores = {"mean_ap": mean_ap, "nds": mean_ap + 0.1, "errors": errors}
+    return {"scores": scores, "parameters": parameters, "train_minutes": minutes}
+
+
+def test_mean_and_standard_error():
+    values = np.random.default_rng(0).normal(size=7).tolist()
+    mean, error = study.mean_and_error(values)
+    assert mean == pytest.approx(np.mean(values))
+    assert error == pytest.approx(np.std(values, ddof=1) / np.sqrt(7))
+    alone, unknown = study.mean_and_error([0.25])
+    assert alone == 0.25 and math.isnan(unknown)
+
+
+def test_table_has_means_over_seeds_and_no_row_for_what_is_not_done():
+    results = {"a": [result(0.2, 1.0), result(0.4, 2.0, minutes=5.0)], "b": [result(0.75, None)], "c": []}
+    lines = study.study_table(results).splitlines()
+    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    of_a, of_b = dict(zip(cells[0], cells[2])), dict(zip(cells[0], cells[3]))
+    # Two values that differ by d have a standard error of d / 2.
+    assert of_a["mAP"] == "0.300 ± 0.100" and of_a["mAVE"] == "1.500 ± 0.500" and of_a["mATE"] == "0.500 ± 0.000"
+    assert (of_a["run"], of_a["seeds"], of_a["parameters (M)"], of_a["training (min)"]) == ("a", "2", "2.00", "4")
+    assert of_b["mAP"] == "0.750" and of_b["mAVE"] == "-"
+
+
+def test_a_study_is_resumed_and_widened_not_repeated(tiny_dataset, tmp_path, monkeypatch):
+    first = study.run_study({"a": SHORT}, tiny_dataset, VERSION, tmp_path, [0], workers=0)
+    monkeypatch.setattr(study, "_train_and_score", lambda run, *_: result(0.5, run.seed) | {"name": run.spec.name})
+    wider = {"a": SHORT, "b": dataclasses.replace(SHORT, spec=dataclasses.replace(SHORT.spec, name="b"))}
+    both = study.run_study(wider, tiny_dataset, VERSION, tmp_path, [0, 3], workers=0)
+    assert both["a"][0] == first["a"][0] and both["a"][0]["scores"]["frames"] == 4
+    assert both["a"][1]["scores"]["errors"]["ave"] == 3  # the other seed is a run of its own
+    assert [r["name"] for r in both["b"]] == ["b", "b"]
+    assert json.loads((tmp_path / "b" / "3" / "result.json").read_text()) == both["b"][1]
+    assert (tmp_path / "table.md").read_text() == study.study_table(both)
+
+
+def test_a_run_without_its_optional_package_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    def needy(run, *_):
+        if run.spec.name == "needy":
+            raise ImportError("install it")
+        return result(0.5, 1.0)
+
+    monkeypatch.setattr(study, "_train_and_score", needy)
+    runs = {"needy": dataclasses.replace(RUN, spec=dataclasses.replace(RUN.spec, name="needy")), "a": RUN}
+    done = study.run_study(runs, tmp_path, VERSION, tmp_path, [0])
+    assert [len(done["needy"]), len(done["a"])] == [0, 1]
+    assert "needy is left out: install it" in capsys.readouterr().out
+
+
+def test_unknown_names_are_errors(tmp_path):
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path), "--only", "bevdet", "nothing"]
+    with pytest.raises(SystemExit, match=r"no runs \['nothing'\]"):
+        study.main(["training.experiments.family:small", *arguments])
+    with pytest.raises(SystemExit, match=r"no families \['nothing'\]"):
+        overfit.main(arguments)
+    with pytest.raises(SystemExit, match="a study is a dict"):
+        study.main(["training.experiments.demo:full", *arguments])
+
+
+def test_overfitting_trains_and_scores_on_its_own_keyframes(tiny_dataset):
+    few = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=6), batch_size=2)
+    scores, module = overfit.overfit(few, tiny_dataset, VERSION, keyframes=2)
+    assert scores.frames == 2 and module.global_step == 6
+    assert 0 <= scores.mean_ap_present <= 1
