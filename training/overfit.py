@@ -105,9 +105,9 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, run in runs.items():
-        path = args.out / f"{name}.json"
-        if path.is_file() or (args.only and name not in args.only):
+    for name in args.only or runs:
+        run, path = runs[name], args.out / f"{name}.json"
+        if path.is_file():
             continue
         if args.steps:
             run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=args.steps))

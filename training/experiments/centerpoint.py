@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.data.config import DataConfig, PasteConfig
-from training.experiments.specs import GRID, POINTS_ONLY, TINY_LOSSES, lidar_over, small_optim, spec, tiny_optim
+from training.experiments.specs import GRID, POINTS_ONLY, lidar_over, small_optim, spec, tiny_optim
 from training.models.bev_encoder import SecondConfig
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
@@ -41,4 +41,4 @@ def tiny() -> Run:
     """For tests and training.overfit."""
     second = SecondConfig((1, 1, 1), (2, 2, 2), (16, 24, 32), (1.0, 2.0, 4.0), 16)
     config = CenterPointConfig((16,), second=second, head=HeadConfig(ONE_TASK, 24, 16))
-    return Run("centerpoint", config, spec("centerpoint_tiny"), tiny_optim(), TINY_LOSSES, TINY_DATA)
+    return Run("centerpoint", config, spec("centerpoint_tiny"), tiny_optim(), data=TINY_DATA)

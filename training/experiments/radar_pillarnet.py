@@ -47,7 +47,7 @@ def small() -> Run:
 
 def tiny() -> Run:
     """For tests and training.overfit."""
-    backbone = PillarBackboneConfig((16, 24, 24, 32, 64), (1, 1, 1), (1, 1, 1, 1, 1), 1)
+    backbone = PillarBackboneConfig((16, 16, 24, 24, 64), (1, 1, 1), (1, 1, 1, 1, 1), 1)
     config = RadarPillarNetConfig(backbone, head=HeadConfig(ONE_TASK, 24, 24, iou=True))
     facts = spec("radar_pillarnet_tiny", radars=RADARS, radar=TINY_RADAR)
     return Run("radar_pillarnet", config, facts, tiny_optim(steps=450), TINY_LOSSES, DataConfig(history=0))
