@@ -47,7 +47,8 @@ def overfit(run: Run, data: Path, version: str, keyframes: int = KEYFRAMES) -> t
     dataset = ClipDataset(opened, run.spec, for_evaluation(run.data), run.seed)
     items = [dataset[row] for row in rows]
     repeats = -(-run.optim.steps * run.batch_size // len(items))
-    loader = DataLoader(items * repeats, run.batch_size, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+    samples: Any = items * repeats
+    loader: DataLoader = DataLoader(samples, run.batch_size, shuffle=True, collate_fn=collate)
     module = DetectorModule(run, run.optim.steps)
     trainer = lightning.Trainer(
         accelerator="auto",
