@@ -40,6 +40,8 @@ SUCCESS, FAILURE, ERROR = (
 )  # fmt: skip
 # What an integrator can mend: configure fails with the message and the node stays unconfigured.
 CONFIGURATION_ERRORS = (ParameterError, BundleError, CalibrationError, ImportError, ValueError, OSError, RuntimeError)
+# rclpy can miss a signal while it waits without limit: it wakes the wait before it shuts the context down.
+WAKE_PERIOD_S = 0.5
 
 
 class PerceptionNode(LifecycleNode):
@@ -241,7 +243,7 @@ def spin(node: PerceptionNode) -> None:
     executor.add_node(node)
     while rclpy.ok():
         try:
-            executor.spin_once()
+            executor.spin_once(timeout_sec=WAKE_PERIOD_S)
         except (KeyboardInterrupt, ExternalShutdownException):
             break
         except Exception as error:

@@ -26,6 +26,7 @@ from bev_perception.ros.play_bag import message_class
 
 DISCOVERY_PERIOD_S = 0.1
 DEPTH = 200
+WAKE_PERIOD_S = 0.5  # rclpy can miss a signal while it waits without limit: it wakes the wait before it shuts down
 
 
 class RecordError(RuntimeError):
@@ -132,7 +133,7 @@ def record(node: Node, out: str | Path, topics: list[str]) -> dict[str, int]:
             executor.add_node(node)
             with suppress(KeyboardInterrupt, ExternalShutdownException):
                 while rclpy.ok():
-                    executor.spin_once()
+                    executor.spin_once(timeout_sec=WAKE_PERIOD_S)
         os.replace(unfinished, out)
     return recorder.counts
 
