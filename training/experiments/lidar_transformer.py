@@ -39,4 +39,4 @@ def tiny() -> Run:
     """For tests and training.overfit."""
     backbone = PillarBackboneConfig((8, 16, 24, 32, 48), (2, 1, 1), (1, 1, 1, 1, 1), 1)
     config = LidarTransformerConfig(backbone, head=QueryHeadConfig(200, 48, 2, 4, 4, 96, 0.0))
-    return Run("lidar_transformer", config, spec("lidar_transformer_tiny"), tiny_optim(2e-3, 600), data=TINY_DATA)
+    return Run("lidar_transformer", config, spec("lidar_transformer_tiny"), tiny_optim(2e-3, 1600), data=TINY_DATA)
