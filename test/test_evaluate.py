@@ -15,11 +15,12 @@ pytest.importorskip("lightning", reason="needs lightning")
 from tiny_run import RUN, SPEC, VERSION  # noqa: E402
 
 from bev_perception.evaluation.objects import make_objects  # noqa: E402
+from bev_perception.grid import BevGrid  # noqa: E402
 from bev_perception.model_spec import TemporalSpec, load_bundle  # noqa: E402
 from training.bundle_model import BundleModel  # noqa: E402
 from training.checkpoint import load_module  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
-from training.evaluate import detect, evaluate, main, outside_racks  # noqa: E402
+from training.evaluate import detect, evaluate, ground_truth, main, outside_racks  # noqa: E402
 from training.export import export_bundle  # noqa: E402
 from training.lightning_module import DetectorModule  # noqa: E402
 from training.loading import open_keyframes  # noqa: E402
@@ -183,3 +184,12 @@ def test_the_model_card_states_sizes_scores_and_notes(module, keyframes):
     assert cone[5:] == ["-", "-", "- |"], "a cone has no heading, velocity or attribute"
     assert len({len(row) for row in rows[:4]}) == 1
     assert "Scores" not in model_card(module.detector, {}, "")
+
+
+def test_a_network_is_asked_for_what_its_grid_reaches(keyframes):
+    near = dataclasses.replace(SPEC, grid=BevGrid(-25.6, 25.6, -25.6, 25.6, 1.6))
+    boxes = keyframes[0].boxes
+    inside = (np.abs(boxes[:, :2]) < 25.6).all(axis=1)
+    assert 0 < inside.sum() < len(boxes)
+    np.testing.assert_array_equal(ground_truth(keyframes[0], near).boxes, boxes[inside])
+    assert len(ground_truth(keyframes[0], SPEC)) == (np.abs(boxes[:, :2]) < 51.2).all(axis=1).sum()

@@ -20,7 +20,7 @@ from training.models import STUDENTS  # noqa: E402
 from training.run import build_detector, run_from_plain, run_to_plain  # noqa: E402
 from training.teachers import TEACHERS  # noqa: E402
 
-SIZES = {"tiny": family.tiny(), "small": family.small(), "paper": family.paper()}
+SIZES = {"tiny": family.tiny(), "near": family.near(), "small": family.small(), "paper": family.paper()}
 EVERY = [(size, name) for size, runs in SIZES.items() for name in runs]
 SENSORS = {  # cameras, radars, LiDAR as an input
     **dict.fromkeys(("bevdet", "bevdet4d", "bevdepth", "bevdepth_large", "bevformer", "fbbev"), (True, False, False)),
@@ -40,7 +40,7 @@ def run_of(size, name):
 
 
 def test_no_family_is_missing():
-    assert set(SIZES["tiny"]) == set(SIZES["small"]) == set(STUDENTS) | set(TEACHERS)
+    assert set(SIZES["tiny"]) == set(SIZES["near"]) == set(SIZES["small"]) == set(STUDENTS) | set(TEACHERS)
     # The compact student is this repository's own.
     assert set(SIZES["paper"]) == (set(STUDENTS) | set(TEACHERS)) - {"camera_radar"}
     assert [name for size, name in EVERY if SIZES[size][name].model != name] == []
