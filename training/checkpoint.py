@@ -35,7 +35,8 @@ def load_module(path: str | Path) -> DetectorModule:
     checkpoint = read_checkpoint(path)
     module = DetectorModule(run_from_plain(checkpoint["run"], str(path)))
     try:
-        module.load_state_dict(checkpoint["state_dict"])
+        weights = checkpoint["state_dict"]  # adapters, "distiller.*", serve training alone
+        module.load_state_dict({name: value for name, value in weights.items() if not name.startswith("distiller.")})
         if "ema" in checkpoint:
             module.detector.load_state_dict(checkpoint["ema"])
     except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
@@ -12,12 +13,17 @@ from torch import Tensor
 from bev_perception.decode import Thresholds, decode
 from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.model_spec import ModelSpec
+from training.distill.cache import TeacherCache, teacher_hash
+from training.distill.module import Distiller
 from training.losses import detection_losses
 from training.models.detector import Memory, Prediction, empty_memory
 from training.models.exported import peaks_of
 from training.run import Run, build_detector, parameter_groups, run_to_plain
 from training.schedules import rates
+from training.teachers.frozen import FrozenTeacher
 
+# Steps between two looks at how far student and teacher agree.
+AGREEMENT_EVERY = 20
 PEAKS = ("scores", "labels", "cells", "boxes")
 # What networks read of a batch; each batch has some of it (see training.models.detector).
 INPUTS = (
@@ -50,6 +56,12 @@ def recall(detector: Any, batch: dict[str, Tensor]) -> Memory | None:
     return memory
 
 
+def predict_clip(detector: Any, batch: dict[str, Tensor]) -> Prediction:
+    """A detector's prediction for the current frame of a clip."""
+    prediction: Prediction = detector(inputs_of(batch), recall(detector, batch))
+    return prediction
+
+
 def objects_of(peaks: dict[str, np.ndarray], spec: ModelSpec, thresholds: Thresholds) -> Objects:
     """One frame's peaks (ModelSpec.outputs()) -> detections."""
     d = decode(peaks, spec, thresholds)
@@ -59,19 +71,29 @@ def objects_of(peaks: dict[str, np.ndarray], spec: ModelSpec, thresholds: Thresh
 class DetectorModule(lightning.LightningModule):
     """Trains a detector on ClipDataset items. The earlier frames' states get no gradient, as in BEVFormer.
 
-    steps: of the optimiser, for the schedule; None: what run.optim.steps says.
+    steps: of the optimiser, for the schedule; None: what run.optim.steps says. teachers, caches: of run.distill, to train;
+    a checkpoint has their hashes, never their weights. Adapters are beside the detector, in `distiller`.
     """
 
-    def __init__(self, run: Run, steps: int | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        steps: int | None = None,
+        teachers: Mapping[str, FrozenTeacher] | None = None,
+        caches: Mapping[str, TeacherCache] | None = None,
+    ) -> None:
         super().__init__()
         self.run = run
         self.spec, self.data = run.spec, run.data
         self.steps = steps or run.optim.steps or 1
         self.detector = build_detector(run)
+        self.distiller: Distiller | None = None
+        self.taught_by = {name: teacher_hash(teacher.detector) for name, teacher in (teachers or {}).items()}
+        if run.distill is not None and teachers:
+            self.distiller = Distiller(self.detector, teachers, run.distill, predict_clip, caches)
 
     def predict(self, batch: dict[str, Tensor]) -> Prediction:
-        prediction: Prediction = self.detector(inputs_of(batch), recall(self.detector, batch))
-        return prediction
+        return predict_clip(self.detector, batch)
 
     def losses(self, prediction: Prediction, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weighted terms; a detector whose output is not a heatmap brings its own."""
@@ -86,7 +108,8 @@ class DetectorModule(lightning.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        losses = self.losses(self.predict(batch), batch)
+        prediction = self.predict(batch)
+        losses = self.losses(prediction, batch) | self._distilled(prediction, batch)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             terms = {k: float(v.detach()) for k, v in losses.items()}
@@ -97,11 +120,22 @@ class DetectorModule(lightning.LightningModule):
         self.log("train/total", total.detach())
         return total
 
+    def _distilled(self, prediction: Prediction, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Terms of the teachers; how far student and teacher agree is logged now and then."""
+        if self.run.distill is None:
+            return {}
+        if self.distiller is None:
+            raise ValueError("this run learns from teachers: train it with training.train, --teacher NAME=CHECKPOINT")
+        self.distiller.diagnose = (self.global_step + 1) % AGREEMENT_EVERY == 0
+        losses, diagnostics = self.distiller(prediction, batch)
+        self.log_dict({f"agreement/{name}": value for name, value in diagnostics.items()})
+        return losses
+
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Clip, and stop before a gradient that is not finite spoils the weights (the scaler of fp16 skips those)."""
-        norm = torch.nn.utils.clip_grad_norm_(self.detector.parameters(), self.run.optim.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.run.optim.clip_norm)
         if self.run.precision != "16-mixed" and not torch.isfinite(norm):
             raise FloatingPointError(
                 f"gradients are not finite at step {self.global_step}; train anew with a lower lr or in 32-true"
@@ -123,9 +157,16 @@ class DetectorModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optim, steps = self.run.optim, self.steps
-        optimizer = torch.optim.AdamW(parameter_groups(self.detector, optim), lr=optim.lr)
+        optimizer = torch.optim.AdamW(parameter_groups(self, optim), lr=optim.lr)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates(optim, step, steps)[0])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = run_to_plain(self.run)
+        checkpoint["teachers"] = dict(self.taught_by)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError when a run is to go on with other teachers than it began with."""
+        before = checkpoint.get("teachers", {})
+        if before != self.taught_by:
+            raise ValueError(f"this run began with the teachers (hashes) {before}, now they are {self.taught_by}")

@@ -11,6 +11,7 @@ from torch import nn
 
 from bev_perception.model_spec import ModelSpec
 from training.data.config import DataConfig
+from training.distill.module import DistillConfig
 from training.losses import LossConfig
 from training.models import STUDENTS
 from training.models.detector import Family
@@ -28,6 +29,7 @@ class Run:
     batch_size: samples of a batch over all processes together, so that a run is the same on any number of them.
     checkpoint_every: steps between two checkpoints; what a killed run loses at most. validate_every: steps between
     two validations on `validate_frames` keyframes of the validation split, 0 for none; the best is kept as best.ckpt.
+    distill: what is learnt from teachers; their checkpoints are given when training starts.
     """
 
     model: str
@@ -42,6 +44,7 @@ class Run:
     checkpoint_every: int = 200
     validate_every: int = 0
     validate_frames: int = 40
+    distill: DistillConfig | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -95,13 +98,20 @@ def run_to_plain(run: Run) -> dict[str, Any]:
 
 def run_from_plain(data: dict[str, Any], where: str) -> Run:
     """The reverse of `run_to_plain`. Raises ValueError naming keys that this version does not have."""
+    data = {"distill": None} | data  # runs older than distillation
     known = {f.name for f in dataclasses.fields(Run)}
     if set(data) != known:
         unknown, missing = sorted(set(data) - known), sorted(known - set(data))
         raise ValueError(
             f"{where}: a run of another version: unknown keys {unknown}, missing {missing}; train it with this version"
         )
-    kinds = {"spec": ModelSpec, "optim": OptimConfig, "losses": LossConfig, "data": DataConfig}
+    kinds = {
+        "spec": ModelSpec,
+        "optim": OptimConfig,
+        "losses": LossConfig,
+        "data": DataConfig,
+        "distill": DistillConfig | None,
+    }
     values = {n: from_plain(kinds[n], v, f"{where}: {n}") if n in kinds else v for n, v in data.items()}
     values["config"] = from_plain(family_of(data["model"]).config, data["config"], f"{where}: config")
     return Run(**values)

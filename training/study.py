@@ -1,7 +1,8 @@
 """Several runs, several seeds, one table: `python -m training.study PACKAGE.MODULE:FUNCTION --data DIR --out DIR`.
 
 A study is a function that returns name -> Run. Each run trains in OUT/name/seed and is scored on the held-out split.
-What is done is not done again: a study can be stopped and resumed, or widened by seeds. OUT/table.md has means and
+A run that learns from a teacher takes the study's own run of
+that name and seed, or the checkpoint that --teacher gives. What is done is not done again: a study can be stopped and resumed, or widened by seeds. OUT/table.md has means and
 standard errors over seeds.
 """
 
@@ -13,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,20 @@ from training.loading import open_keyframes
 from training.model_card import ERRORS
 from training.models.exported import parameters_exported
 from training.run import Run
+from training.teaching import paths_of, teacher_names
 from training.train import load_experiment, train
 
 COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 
 
 def run_study(
-    study: dict[str, Run], data: Path, version: str, out: Path, seeds: Sequence[int], workers: int = 1
+    study: dict[str, Run],
+    data: Path,
+    version: str,
+    out: Path,
+    seeds: Sequence[int],
+    workers: int = 1,
+    teachers: Mapping[str, Path] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Train and score what OUT does not have yet, seed by seed -> name -> one result per seed."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in study}
@@ -43,7 +51,10 @@ def run_study(
             if not path.is_file():
                 print(f"== {name}, seed {seed}", flush=True)
                 try:
-                    result = _train_and_score(dataclasses.replace(run, seed=seed), data, version, folder, workers)
+                    own = {t: out / t / str(seed) / "last.ckpt" for t in teacher_names(run)}
+                    chosen = {t: (teachers or {}).get(t, path) for t, path in own.items()}
+                    seeded = dataclasses.replace(run, seed=seed)
+                    result = _train_and_score(seeded, data, version, folder, workers, chosen)
                 except ImportError as error:  # an optional package: the others can be had all the same
                     print(f"{name} is left out: {error}", flush=True)
                     continue
@@ -61,9 +72,11 @@ def write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _train_and_score(run: Run, data: Path, version: str, folder: Path, workers: int) -> dict[str, Any]:
+def _train_and_score(
+    run: Run, data: Path, version: str, folder: Path, workers: int, teachers: Mapping[str, Path]
+) -> dict[str, Any]:
     started = time.monotonic()
-    module = load_module(train(run, data, version, folder, workers))
+    module = load_module(train(run, data, version, folder, workers, teachers=teachers))
     minutes = (time.monotonic() - started) / 60
     keyframes = open_keyframes(run.spec, run.data, data, version, "val")
     scores = evaluate(module, keyframes, ["all"], workers=workers)["all"].to_dict()
@@ -118,6 +131,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", help="names of the study's runs to do now")
+    parser.add_argument(
+        "--teacher", nargs="+", default=[], metavar="NAME=CHECKPOINT", help="instead of the study's own"
+    )
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     args = parser.parse_args(argv)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -129,7 +145,8 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         raise SystemExit(f"--only: no runs {unknown}; the study has {sorted(study)}")
     chosen = {name: run for name, run in study.items() if not args.only or name in args.only}
-    print(study_table(run_study(chosen, args.data, args.version, args.out, args.seeds, args.workers)))
+    teachers = paths_of(args.teacher)
+    print(study_table(run_study(chosen, args.data, args.version, args.out, args.seeds, args.workers, teachers)))
     return 0
 
 

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from training.plain import override
 from training.run import Run, run_to_plain
 from training.run_directory import begin
 from training.schedules import total_steps
+from training.teaching import open_caches, open_teachers, paths_of, start_branches, start_from_teachers
 from training.validation import Validation
 
 
@@ -58,11 +60,22 @@ def changes_of(texts: list[str]) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
-def train(run: Run, data: Path, version: str, out: Path, workers: int = 0, init: Path | None = None) -> Path:
+def train(
+    run: Run,
+    data: Path,
+    version: str,
+    out: Path,
+    workers: int = 0,
+    init: Path | None = None,
+    teachers: Mapping[str, Path] | None = None,
+    teacher_cache: Path | None = None,
+    branches: Mapping[str, Path] | None = None,
+) -> Path:
     """Fit `run` on the training split of `data`, going on from `out`/last.ckpt if there is one; returns that path.
 
     On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle).
-    init: a checkpoint whose weights a new run starts from.
+    init: a checkpoint whose weights a new run starts from; branches: the same for submodules by name. teachers: the
+    checkpoint of each teacher that run.distill names; teacher_cache: a folder that keeps what they say of each sample.
     Raises ValueError when the split has no keyframes or `out` belongs to another run, TrainingStopped when memory runs
     out, a loader process dies or the loss is not finite.
     """
@@ -81,9 +94,14 @@ def train(run: Run, data: Path, version: str, out: Path, workers: int = 0, init:
     if rank == 0:
         epochs = steps * samples / len(dataset)
         print(f"{len(dataset)} samples, {steps} steps of {samples}: {epochs:.1f} epochs", flush=True)
-    module = DetectorModule(run, steps)
-    if init is not None and resume is None:
-        module.load_state_dict(load_module(init).state_dict())
+    taught = open_teachers(run, teachers or {})
+    caches = open_caches(run, taught, keyframes.tokens(), teacher_cache) if teacher_cache else {}
+    module = DetectorModule(run, steps, taught, caches)
+    if resume is None:
+        start_from_teachers(module.detector, run, taught)
+        start_branches(module.detector, branches or {})
+        if init is not None:
+            module.detector.load_state_dict(load_module(init).detector.state_dict())
     trainer = _trainer(run, out, steps, samples, _validation(run, data, version, out, workers))
     with explained(run, last):
         trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
@@ -138,6 +156,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--init", type=Path, help="checkpoint whose weights to start from (a resumed run goes on with its own)"
     )
+    parser.add_argument("--init-branch", nargs="+", default=[], metavar="MODULE=CHECKPOINT", help="such as radar=...")
+    parser.add_argument("--teacher", nargs="+", default=[], metavar="NAME=CHECKPOINT", help="those the run learns from")
+    parser.add_argument("--teacher-cache", type=Path, help="folder that keeps what teachers say of each sample")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as optim.steps=100 seed=1")
     parser.add_argument("--print-config", action="store_true", help="print the run as JSON and stop")
     parser.add_argument("--workers", type=int, default=1, help="loader processes of each training process")
@@ -147,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         if not isinstance(run, Run):
             raise ValueError(f"{args.experiment} gives a {type(run).__name__}, not a Run")
         run = override(run, changes_of(args.set))
+        teachers, branches = paths_of(args.teacher), paths_of(args.init_branch)
     except ValueError as error:
         parser.error(str(error))
     if args.print_config:
@@ -157,7 +179,10 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     cv2.setNumThreads(1)  # the loader shares the cores with the network
     try:
-        print(f"checkpoint: {train(run, args.data, args.version, args.out, args.workers, args.init)}")
+        last = train(
+            run, args.data, args.version, args.out, args.workers, args.init, teachers, args.teacher_cache, branches
+        )
+        print(f"checkpoint: {last}")
     except TrainingStopped as error:
         print(f"training stopped: {error}", file=sys.stderr)
         return 1

@@ -176,6 +176,10 @@ class Keyframes(Sequence[Keyframe]):
             **self._sensors(rows),
         )  # fmt: skip
 
+    def tokens(self) -> list[str]:
+        """`token` of each keyframe, at once."""
+        return [self.data_index.arrays["frame_token"][row].decode() for row in self.rows]
+
     def labels(self, i: int) -> np.ndarray:
         """`self[i].labels` alone, at once."""
         return self._objects(int(self.rows[i]))["labels"]

@@ -47,10 +47,12 @@ class Term:
 @dataclass(frozen=True)
 class DistillConfig:
     """terms: all losses, any number of methods and teachers at once. inherit_head: the teacher whose head the student's
-    starts from, "" for none."""
+    starts from, "" for none. start_from: the teacher whose weights the student starts from wherever names and shapes
+    agree (RadarDistill), "" for none."""
 
     terms: tuple[Term, ...] = ()
     inherit_head: str = ""
+    start_from: str = ""
 
 
 class Distilled(NamedTuple):

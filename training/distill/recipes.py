@@ -45,12 +45,14 @@ def radardistill(
     mask: float = 0.0,
     adapter: str = "identity",
     source: str = "teacher",
+    start: bool = False,
 ) -> DistillConfig:
     """RadarDistill (Bang et al., CVPR 2024): AFD of `low` against the LiDAR network's conv4, PFD of the `high` pairs,
-    each averaged. mask: weight of the released code's extra mask term (1 there, 0 in the paper)."""
+    each averaged. mask: weight of the released code's extra mask term (1 there, 0 in the paper). start: the student
+    starts from the teacher's weights, as published."""
     afd = [Term("radardistill_afd", name, "conv4", 1 / len(low), AfdConfig(mask=mask), adapter, source) for name in low]
     pfd = [Term("radardistill_pfd", s, t, 1 / len(high), None, adapter, source) for s, t in high]
-    return DistillConfig((*afd, *pfd))
+    return DistillConfig((*afd, *pfd), start_from=source if start else "")
 
 
 def lgkd(source: str = "teacher") -> DistillConfig:
@@ -70,6 +72,10 @@ def together(*configs: DistillConfig) -> DistillConfig:
     At most one of them may have the student inherit a head.
     """
     heads = [c.inherit_head for c in configs if c.inherit_head]
+    starts = [c.start_from for c in configs if c.start_from]
     if len(heads) > 1:
         raise ValueError(f"a student inherits one head, found {heads}; pass inherit=False to all but one")
-    return DistillConfig(tuple(t for c in configs for t in c.terms), heads[0] if heads else "")
+    if len(starts) > 1:
+        raise ValueError(f"a student starts from one teacher, found {starts}")
+    terms = tuple(t for c in configs for t in c.terms)
+    return DistillConfig(terms, heads[0] if heads else "", starts[0] if starts else "")

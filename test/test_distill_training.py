@@ -1,0 +1,214 @@
+"""Distillation through the trainer: real tiny networks, a real tiny teacher's checkpoint, the tiny data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("lightning", reason="needs lightning")
+
+from tiny_run import RUN, SPEC, VERSION  # noqa: E402
+
+from bev_perception.model_spec import RadarSpec  # noqa: E402
+from training.checkpoint import load_module, read_checkpoint  # noqa: E402
+from training.data.augment import NO_AUGMENTATION  # noqa: E402
+from training.data.config import DataConfig  # noqa: E402
+from training.distill.recipes import distillbev, lgkd, radardistill, together  # noqa: E402
+from training.experiments.specs import lidar_over  # noqa: E402
+from training.export import _to_onnx  # noqa: E402
+from training.golden import pattern_inputs  # noqa: E402
+from training.lightning_module import DetectorModule  # noqa: E402
+from training.models import bevdepth, radar_pillarnet  # noqa: E402
+from training.models.exported import ExportedDetector  # noqa: E402
+from training.run import OptimConfig, Run, run_from_plain, run_to_plain  # noqa: E402
+from training.teachers import bevdepth_large, centerpoint, pillarnet  # noqa: E402
+from training.teaching import open_teachers, paths_of, teacher_names  # noqa: E402
+from training.train import train  # noqa: E402
+
+GRID = SPEC.grid
+LIDAR = lidar_over(GRID)
+POINTS = DataConfig(NO_AUGMENTATION, history=0, lidar=LIDAR)
+SHORT = OptimConfig(steps=2, warmup_steps=1)
+STAGES = (("encoder1", "encoder2"), ("encoder2", "encoder3"), ("neck", "neck"))
+DISTILL = distillbev(STAGES, source="centerpoint", inherit=False)
+STUDENT = dataclasses.replace(
+    RUN, batch_size=2, optim=dataclasses.replace(RUN.optim, steps=3), checkpoint_every=2, distill=DISTILL,
+    data=dataclasses.replace(RUN.data, augmentation=NO_AUGMENTATION, lidar=LIDAR),
+)  # fmt: skip
+
+
+def points_run(model: str, config: object) -> Run:
+    spec = dataclasses.replace(
+        SPEC, name=model, cameras=(), radars=(), temporal=dataclasses.replace(SPEC.temporal, state_channels=0)
+    )
+    return Run(model, config, spec, SHORT, data=POINTS, batch_size=2, precision="32-true", checkpoint_every=2)
+
+
+@pytest.fixture(scope="module")
+def lidar_teacher(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = points_run("centerpoint", centerpoint.tiny())
+    return train(run, tiny_dataset, VERSION, tmp_path_factory.mktemp("centerpoint"))
+
+
+@pytest.fixture(scope="module")
+def pillar_teacher(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = points_run("pillarnet", pillarnet.tiny())
+    return train(run, tiny_dataset, VERSION, tmp_path_factory.mktemp("pillarnet"))
+
+
+@pytest.fixture(scope="module")
+def distilled(tiny_dataset: Path, lidar_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("distilled")
+    return train(STUDENT, tiny_dataset, VERSION, out, teachers={"centerpoint": lidar_teacher})
+
+
+def assert_same(found: dict, wanted: dict) -> None:
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_checkpoint_holds_adapters_and_no_teacher(distilled: Path, lidar_teacher: Path) -> None:
+    checkpoint, teacher = read_checkpoint(distilled), read_checkpoint(lidar_teacher)["state_dict"]
+    beside = {n for n in checkpoint["state_dict"] if not n.startswith("detector.")}
+    assert beside and all(n.startswith(("distiller.adapters.", "distiller.parts.")) for n in beside)
+    tensors = [t for t in checkpoint["state_dict"].values() if t.ndim == 4]
+    for name, theirs in teacher.items():
+        if theirs.ndim == 4:
+            assert not any(t.shape == theirs.shape and torch.equal(t, theirs) for t in tensors), name
+    assert list(checkpoint["teachers"]) == ["centerpoint"] and len(checkpoint["teachers"]["centerpoint"]) == 64
+
+
+def test_adapters_and_student_learn(distilled: Path, lidar_teacher: Path) -> None:
+    torch.manual_seed(STUDENT.seed)
+    fresh = DetectorModule(STUDENT, 3, open_teachers(STUDENT, {"centerpoint": lidar_teacher})).state_dict()
+    trained = read_checkpoint(distilled)["state_dict"]
+    same = [n for n, t in trained.items() if n.endswith("weight") and torch.equal(t, fresh[n])]
+    assert not [n for n in same if n.startswith("distiller.")]
+
+
+def test_a_resumed_run_keeps_its_adapters(
+    distilled: Path, lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = DetectorModule.training_step
+
+    def fail(self: DetectorModule, batch: dict, number: int) -> object:
+        if self.global_step == 2:
+            raise RuntimeError("power failure")
+        return step(self, batch, number)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power failure"):
+        patch.setattr(DetectorModule, "training_step", fail)
+        train(STUDENT, tiny_dataset, VERSION, tmp_path, teachers={"centerpoint": lidar_teacher})
+    resumed = train(STUDENT, tiny_dataset, VERSION, tmp_path, teachers={"centerpoint": lidar_teacher})
+    assert_same(read_checkpoint(resumed)["state_dict"], read_checkpoint(distilled)["state_dict"])
+
+
+def test_a_run_does_not_go_on_with_another_teacher(
+    distilled: Path, lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    other = torch.load(lidar_teacher, weights_only=True)
+    name = next(n for n, t in other["state_dict"].items() if t.ndim == 4)
+    other["state_dict"][name] += 0.1
+    torch.save(other, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="began with the teachers"):
+        train(STUDENT, tiny_dataset, VERSION, distilled.parent, teachers={"centerpoint": tmp_path / "other.ckpt"})
+
+
+def test_the_exported_graph_is_that_of_the_student_alone(distilled: Path) -> None:
+    student = load_module(distilled).detector
+    alone = DetectorModule(dataclasses.replace(STUDENT, distill=None)).detector.eval()
+    alone.load_state_dict(student.state_dict())
+    inputs = {n: torch.from_numpy(a) for n, a in pattern_inputs(student.spec).items()}
+    tensors = {t.name: inputs[t.name] for t in student.spec.inputs()}
+    first, second = (_to_onnx(ExportedDetector(d).eval(), tensors) for d in (student, alone))
+    assert first == second
+
+
+def test_a_cached_teacher_says_what_the_live_one_says(
+    distilled: Path, lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    given = {"centerpoint": lidar_teacher}
+    for run in ("fills", "reads"):
+        found = train(STUDENT, tiny_dataset, VERSION, tmp_path / run, teachers=given, teacher_cache=tmp_path / "cache")
+        files = sorted((tmp_path / "cache").rglob("*.teacher"))
+        assert len(files) == 4
+        live, cached = read_checkpoint(distilled)["state_dict"], read_checkpoint(found)["state_dict"]
+        for name, value in live.items():  # the cache keeps half precision, and AdamW takes the sign of small gradients
+            torch.testing.assert_close(cached[name], value, rtol=0.05, atol=5e-3, msg=name)
+
+
+def test_augmentation_of_the_scene_forbids_a_cache(lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    run = dataclasses.replace(STUDENT, data=dataclasses.replace(RUN.data, lidar=LIDAR))
+    with pytest.raises(ValueError, match="cannot be cached"):
+        train(
+            run, tiny_dataset, VERSION, tmp_path, teachers={"centerpoint": lidar_teacher}, teacher_cache=tmp_path / "c"
+        )
+
+
+def test_teachers_must_be_given_and_see_what_they_know(lidar_teacher: Path) -> None:
+    with pytest.raises(ValueError, match=r"learns from the teachers \['centerpoint'\], given are \[\]"):
+        open_teachers(STUDENT, {})
+    with pytest.raises(ValueError, match="was trained with data.lidar"):
+        open_teachers(dataclasses.replace(STUDENT, data=RUN.data), {"centerpoint": lidar_teacher})
+    with pytest.raises(ValueError, match="NAME=CHECKPOINT"):
+        paths_of(["centerpoint"])
+    with pytest.raises(ValueError, match="not a checkpoint|No such file|lacks"):
+        open_teachers(STUDENT, {"centerpoint": Path(__file__)})
+
+
+def test_a_run_with_distillation_survives_its_json() -> None:
+    plain = run_to_plain(STUDENT)
+    back = run_from_plain(plain, "here")
+    assert run_to_plain(back) == plain and teacher_names(back) == ("centerpoint",)
+    del plain["distill"]  # of a run older than distillation
+    assert run_from_plain(plain, "here").distill is None
+
+
+def test_radardistill_starts_from_its_teacher_and_steps(
+    pillar_teacher: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    config = radar_pillarnet.tiny()
+    teacher = load_module(pillar_teacher).detector
+    same = dataclasses.replace(config, backbone=teacher.config.backbone, head=teacher.config.head)
+    radar = RadarSpec(format="pillars", pillar_step=GRID.step / same.backbone.stride, max_pillars=500)
+    spec = dataclasses.replace(SPEC, name="radar", cameras=(), radar=radar, temporal=teacher.spec.temporal)
+    run = Run(
+        "radar_pillarnet", same, spec, dataclasses.replace(SHORT, steps=1, lr=1e-9), data=POINTS, batch_size=2,
+        precision="32-true", distill=radardistill(mask=1.0, source="pillarnet", start=True),
+    )  # fmt: skip
+    student = load_module(train(run, tiny_dataset, VERSION, tmp_path, teachers={"pillarnet": pillar_teacher})).detector
+    for name in ("backbone.conv4.", "neck.block0.", "head."):
+        ours = {n: t for n, t in student.state_dict().items() if n.startswith(name) and n.endswith("weight")}
+        assert ours
+        for n, t in ours.items():
+            if "norm" not in n and t.ndim == 4:
+                torch.testing.assert_close(t, teacher.state_dict()[n], rtol=0, atol=1e-6, msg=n)
+
+
+def test_lgkd_steps(tiny_dataset: Path, tmp_path: Path) -> None:
+    data = dataclasses.replace(POINTS, history=1, depth_stride=8)
+    facts = dataclasses.replace(SPEC, radars=())
+    large = Run("bevdepth_large", bevdepth_large.tiny(), facts, dataclasses.replace(SHORT, steps=1), data=data,
+                batch_size=2, precision="32-true")  # fmt: skip
+    teacher = train(large, tiny_dataset, VERSION, tmp_path / "teacher")
+    run = dataclasses.replace(large, model="bevdepth", config=bevdepth.tiny(), distill=lgkd("bevdepth_large"))
+    last = train(run, tiny_dataset, VERSION, tmp_path / "student", teachers={"bevdepth_large": teacher})
+    assert read_checkpoint(last)["global_step"] == 1
+
+
+def test_two_methods_and_teachers_at_once(
+    lidar_teacher: Path, pillar_teacher: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    radar = radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet")
+    run = dataclasses.replace(STUDENT, optim=SHORT, distill=together(DISTILL, radar))
+    last = train(
+        run, tiny_dataset, VERSION, tmp_path, teachers={"centerpoint": lidar_teacher, "pillarnet": pillar_teacher}
+    )
+    checkpoint = read_checkpoint(last)
+    assert set(checkpoint["teachers"]) == {"centerpoint", "pillarnet"}
+    assert any(n.startswith("distiller.adapters.radardistill_afd_radar") for n in checkpoint["state_dict"])

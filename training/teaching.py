@@ -1,0 +1,86 @@
+"""The teachers of a distilled run, from their checkpoints, and what a student takes over of one before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.checkpoint import load_module
+from training.distill.adapters import copy_weights, inherit_head
+from training.distill.cache import TeacherCache
+from training.distributed import own_device
+from training.run import Run
+from training.teachers.frozen import FrozenTeacher
+
+
+def teacher_names(run: Run) -> tuple[str, ...]:
+    """The teachers that a run's distillation names, none for a run without."""
+    config = run.distill
+    if config is None:
+        return ()
+    named = {term.source for term in config.terms} | {config.inherit_head, config.start_from}
+    return tuple(sorted(named - {""}))
+
+
+def paths_of(texts: Sequence[str]) -> dict[str, Path]:
+    """["centerpoint=runs/centerpoint/last.ckpt", ...] -> {"centerpoint": Path}. Raises ValueError for one without `=`."""
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise ValueError(f"{' '.join(wrong)}: expected NAME=CHECKPOINT, such as centerpoint=runs/centerpoint/last.ckpt")
+    return {name: Path(path) for name, path in (text.split("=", 1) for text in texts)}
+
+
+def open_teachers(run: Run, checkpoints: Mapping[str, Path]) -> dict[str, FrozenTeacher]:
+    """Name -> trained teacher, on this process's device.
+
+    Raises ValueError when a teacher is missing or not wanted, has no training behind it, or was trained on other LiDAR
+    sweeps or virtual points than the run gives it.
+    """
+    names = teacher_names(run)
+    if set(names) != set(checkpoints):
+        raise ValueError(
+            f"this run learns from the teachers {list(names)}, given are {sorted(checkpoints)}: "
+            "name each one's checkpoint, --teacher NAME=CHECKPOINT"
+        )
+    return {name: _open(name, checkpoints[name], run) for name in names}
+
+
+def _open(name: str, path: Path, run: Run) -> FrozenTeacher:
+    module = load_module(path)
+    for what in ("lidar", "virtual"):
+        wanted, found = getattr(module.run.data, what), getattr(run.data, what)
+        if wanted is not None and wanted != found:
+            raise ValueError(
+                f"teacher {name!r} was trained with data.{what} = {wanted}, this run has {found}: set the same"
+            )
+    return FrozenTeacher(module.detector).to(own_device())
+
+
+def open_caches(
+    run: Run, teachers: Mapping[str, FrozenTeacher], tokens: Sequence[str], folder: Path
+) -> dict[str, TeacherCache]:
+    """A cache for each teacher, under `folder`. Raises ValueError when the run's augmentation changes what they see."""
+    return {name: TeacherCache(folder, teacher.detector, tokens, run.data) for name, teacher in teachers.items()}
+
+
+def start_from_teachers(student: Any, run: Run, teachers: Mapping[str, FrozenTeacher]) -> None:
+    """Overwrite fresh weights of the student with those of its teacher, as far as run.distill says."""
+    if run.distill is not None and run.distill.start_from:
+        copied, kept = copy_weights(student, teachers[run.distill.start_from].state_dict())
+        print(f"{len(copied)} tensors start from the teacher's, {len(kept)} afresh", flush=True)
+    if run.distill is not None and run.distill.inherit_head:
+        copied, _ = inherit_head(student, teachers[run.distill.inherit_head].detector)
+        print(f"{len(copied)} tensors of the head start from the teacher's", flush=True)
+
+
+def start_branches(student: Any, checkpoints: Mapping[str, Path]) -> None:
+    """Start a submodule, such as `radar`, from a trained network: its tensors of the same name and shape.
+
+    Raises ValueError when there is no such submodule or nothing fits.
+    """
+    for branch, path in checkpoints.items():
+        if branch not in dict(student.named_modules()):
+            raise ValueError(f"--init-branch {branch}: the network has {[n for n, _ in student.named_children()]}")
+        copied, kept = copy_weights(student, load_module(path).detector.state_dict(), f"{branch}.")
+        print(f"{branch}: {len(copied)} tensors from {path}, {len(kept)} afresh", flush=True)
