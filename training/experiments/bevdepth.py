@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 from training.experiments import camera
-from training.experiments.specs import CAMERAS, SMALL_IMAGE, TINY_IMAGE, TINY_LOSSES, small_optim, spec, tiny_optim
+from training.experiments.specs import (
+    CAMERAS,
+    SMALL_IMAGE,
+    TINY_GRID,
+    TINY_IMAGE,
+    TINY_LOSSES,
+    small_optim,
+    spec,
+    tiny_optim,
+)
 from training.losses import LossConfig
 from training.models.bev_encoder import BevDepthEncoderConfig
 from training.models.bevdepth import BevDepthConfig
@@ -56,5 +65,5 @@ def tiny() -> Run:
         BevDepthEncoderConfig(24, (1, 1, 1), 8),
         camera.TINY_HEAD,
     )
-    facts = spec("bevdepth_tiny", cameras=CAMERAS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
+    facts = spec("bevdepth_tiny", grid=TINY_GRID, cameras=CAMERAS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
     return Run("bevdepth", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from training.experiments import camera
-from training.experiments.specs import CAMERAS, SMALL_IMAGE, TINY_IMAGE, TINY_LOSSES, small_optim, spec, tiny_optim
+from training.experiments.specs import (
+    CAMERAS,
+    SMALL_IMAGE,
+    TINY_GRID,
+    TINY_IMAGE,
+    TINY_LOSSES,
+    small_optim,
+    spec,
+    tiny_optim,
+)
 from training.models.bevdet import BevDetConfig
 from training.models.temporal_fusion import TemporalConfig
 from training.run import Run
@@ -31,5 +40,5 @@ def small() -> Run:
 def tiny() -> Run:
     """For tests and training.overfit."""
     config = BevDetConfig(camera.tiny_camera(depth=False), TemporalConfig(), camera.TINY_ENCODER, camera.TINY_HEAD)
-    facts = spec("bevdet_tiny", cameras=CAMERAS, image=TINY_IMAGE)
+    facts = spec("bevdet_tiny", grid=TINY_GRID, cameras=CAMERAS, image=TINY_IMAGE)
     return Run("bevdet", config, facts, tiny_optim(steps=800), TINY_LOSSES, camera.tiny_data())

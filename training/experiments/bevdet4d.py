@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 from training.experiments import camera
-from training.experiments.specs import CAMERAS, SMALL_IMAGE, TINY_IMAGE, TINY_LOSSES, small_optim, spec, tiny_optim
+from training.experiments.specs import (
+    CAMERAS,
+    SMALL_IMAGE,
+    TINY_GRID,
+    TINY_IMAGE,
+    TINY_LOSSES,
+    small_optim,
+    spec,
+    tiny_optim,
+)
 from training.models.bevdet4d import BevDet4DConfig
 from training.models.temporal_fusion import TemporalConfig, state_channels
 from training.run import Run
@@ -48,7 +57,7 @@ def tiny() -> Run:
     config = BevDet4DConfig(
         camera.tiny_camera(depth=False), 1, TemporalConfig("concat"), camera.TINY_ENCODER, camera.TINY_HEAD
     )
-    facts = spec("bevdet4d_tiny", cameras=CAMERAS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
+    facts = spec("bevdet4d_tiny", grid=TINY_GRID, cameras=CAMERAS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
     return Run("bevdet4d", config, facts, tiny_optim(steps=800), TINY_LOSSES, camera.tiny_data(history=1))
 
 

@@ -13,6 +13,7 @@ from training.experiments.specs import (
     CAMERAS,
     PAPER_IMAGE,
     SMALL_IMAGE,
+    TINY_GRID,
     TINY_IMAGE,
     TINY_LOSSES,
     small_optim,
@@ -76,5 +77,5 @@ def small() -> Run:
 def tiny() -> Run:
     """For tests and training.overfit."""
     config = BevFormerConfig(camera.tiny_image(), 1, 4, 2, 2, 64, 0.0, SMALL_HEIGHTS[1::2], camera.TINY_HEAD)
-    facts = spec("bevformer_tiny", cameras=CAMERAS, state=32, image=TINY_IMAGE)
+    facts = spec("bevformer_tiny", grid=TINY_GRID, cameras=CAMERAS, state=32, image=TINY_IMAGE)
     return Run("bevformer", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))

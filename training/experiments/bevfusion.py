@@ -10,6 +10,7 @@ from training.experiments.specs import (
     CAMERAS,
     RADARS,
     SMALL_IMAGE,
+    TINY_GRID,
     TINY_IMAGE,
     TINY_LOSSES,
     small_optim,
@@ -57,5 +58,5 @@ def tiny() -> Run:
     config = BevFusionConfig(
         camera.tiny_camera(depth=True), (16, 16), 24, TemporalConfig(), camera.TINY_ENCODER, camera.TINY_HEAD
     )
-    facts = spec("bevfusion_tiny", cameras=CAMERAS, radars=RADARS, image=TINY_IMAGE)
+    facts = spec("bevfusion_tiny", grid=TINY_GRID, cameras=CAMERAS, radars=RADARS, image=TINY_IMAGE)
     return Run("bevfusion", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data())

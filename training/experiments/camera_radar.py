@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 from training.experiments import camera, demo
-from training.experiments.specs import CAMERAS, RADARS, TINY_IMAGE, TINY_LOSSES, small_optim, spec, tiny_optim
+from training.experiments.specs import (
+    CAMERAS,
+    RADARS,
+    TINY_GRID,
+    TINY_IMAGE,
+    TINY_LOSSES,
+    small_optim,
+    spec,
+    tiny_optim,
+)
 from training.models.camera_radar import StudentConfig
 from training.run import Run
 
@@ -18,5 +27,12 @@ def small() -> Run:
 def tiny() -> Run:
     """For tests and training.overfit."""
     config = StudentConfig((1, 1, 1, 1), 16, 32, 16, 24, 32, camera.TINY_BINS)
-    facts = spec("camera_radar_tiny", cameras=CAMERAS, radars=RADARS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
+    facts = spec(
+        "camera_radar_tiny",
+        grid=TINY_GRID,
+        cameras=CAMERAS,
+        radars=RADARS,
+        state=camera.TINY_CHANNELS,
+        image=TINY_IMAGE,
+    )
     return Run("camera_radar", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.data.config import DataConfig, PasteConfig
-from training.experiments.specs import GRID, POINTS_ONLY, lidar_over, small_optim, spec, tiny_optim
+from training.experiments.specs import GRID, POINTS_ONLY, TINY_GRID, lidar_over, small_optim, spec, tiny_optim
 from training.models.bev_encoder import SecondConfig
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
@@ -15,7 +15,7 @@ from training.teachers.centerpoint import CenterPointConfig
 PAPER_OPTIM = OptimConfig(lr=1e-3, warmup_steps=0, steps=None, epochs=20, schedule="one_cycle")
 PAPER_DATA = DataConfig(POINTS_ONLY, history=0, lidar=lidar_over(GRID), paste=PasteConfig(), cbgs=True)
 SMALL_DATA = DataConfig(POINTS_ONLY, history=0, lidar=lidar_over(GRID))
-TINY_DATA = DataConfig(history=0, lidar=lidar_over(GRID))
+TINY_DATA = DataConfig(history=0, lidar=lidar_over(TINY_GRID))
 
 
 def pillar() -> Run:
@@ -41,4 +41,4 @@ def tiny() -> Run:
     """For tests and training.overfit."""
     second = SecondConfig((1, 1, 1), (2, 2, 2), (16, 24, 32), (1.0, 2.0, 4.0), 16)
     config = CenterPointConfig((16,), second=second, head=HeadConfig(ONE_TASK, 24, 16))
-    return Run("centerpoint", config, spec("centerpoint_tiny"), tiny_optim(), data=TINY_DATA)
+    return Run("centerpoint", config, spec("centerpoint_tiny", grid=TINY_GRID), tiny_optim(), data=TINY_DATA)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from training.experiments import centerpoint
-from training.experiments.specs import TINY_LOSSES, small_optim, spec, tiny_optim
+from training.experiments.specs import TINY_GRID, TINY_LOSSES, small_optim, spec, tiny_optim
 from training.models.bev_encoder import SecondConfig
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
@@ -36,5 +36,5 @@ def tiny() -> Run:
     """For tests and training.overfit."""
     second = SecondConfig((1, 1), (1, 2), (16, 32), (1.0, 2.0), 16)
     config = VoxelNetConfig((8, 8, 16, 16), 1, 0.25, second=second, head=HeadConfig(ONE_TASK, 24, 16))
-    facts = spec("centerpoint_voxel_tiny")
+    facts = spec("centerpoint_voxel_tiny", grid=TINY_GRID)
     return Run("centerpoint_voxel", config, facts, tiny_optim(), TINY_LOSSES, centerpoint.TINY_DATA)

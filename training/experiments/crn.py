@@ -11,6 +11,7 @@ from training.experiments.specs import (
     CAMERAS,
     RADARS,
     SMALL_IMAGE,
+    TINY_GRID,
     TINY_IMAGE,
     TINY_LOSSES,
     small_optim,
@@ -73,5 +74,7 @@ def tiny() -> Run:
         (8, 2), MfaConfig(camera.TINY_CHANNELS, 1, 4, 2, 48, 0.0), TemporalConfig("concat"),
         BevDepthEncoderConfig(24, (1, 1, 1), 8), camera.TINY_HEAD,
     )  # fmt: skip
-    facts = spec("crn_tiny", cameras=CAMERAS, radars=RADARS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
+    facts = spec(
+        "crn_tiny", grid=TINY_GRID, cameras=CAMERAS, radars=RADARS, state=camera.TINY_CHANNELS, image=TINY_IMAGE
+    )
     return Run("crn", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))

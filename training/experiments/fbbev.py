@@ -6,7 +6,16 @@ import dataclasses
 
 from training.experiments import camera
 from training.experiments.bevformer import SMALL_HEIGHTS
-from training.experiments.specs import CAMERAS, SMALL_IMAGE, TINY_IMAGE, TINY_LOSSES, small_optim, spec, tiny_optim
+from training.experiments.specs import (
+    CAMERAS,
+    SMALL_IMAGE,
+    TINY_GRID,
+    TINY_IMAGE,
+    TINY_LOSSES,
+    small_optim,
+    spec,
+    tiny_optim,
+)
 from training.losses import LossConfig
 from training.models.fbbev import BackwardConfig, FbBevConfig
 from training.models.temporal_fusion import TemporalConfig, state_channels
@@ -51,5 +60,5 @@ def tiny() -> Run:
         camera.TINY_ENCODER,
         camera.TINY_HEAD,
     )
-    facts = spec("fbbev_tiny", cameras=CAMERAS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
+    facts = spec("fbbev_tiny", grid=TINY_GRID, cameras=CAMERAS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
     return Run("fbbev", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))

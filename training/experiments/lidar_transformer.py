@@ -5,7 +5,7 @@ from __future__ import annotations
 from bev_perception.grid import BevGrid
 from training.data.config import DataConfig
 from training.experiments.centerpoint import SMALL_DATA, TINY_DATA
-from training.experiments.specs import POINTS_ONLY, lidar_over, small_optim, spec, tiny_optim
+from training.experiments.specs import POINTS_ONLY, TINY_GRID, lidar_over, small_optim, spec, tiny_optim
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.query_head import QueryHeadConfig
 from training.run import Run
@@ -39,4 +39,10 @@ def tiny() -> Run:
     """For tests and training.overfit."""
     backbone = PillarBackboneConfig((8, 16, 24, 32, 48), (2, 1, 1), (1, 1, 1, 1, 1), 1)
     config = LidarTransformerConfig(backbone, head=QueryHeadConfig(200, 48, 2, 4, 4, 96, 0.0))
-    return Run("lidar_transformer", config, spec("lidar_transformer_tiny"), tiny_optim(2e-3, 1600), data=TINY_DATA)
+    return Run(
+        "lidar_transformer",
+        config,
+        spec("lidar_transformer_tiny", grid=TINY_GRID),
+        tiny_optim(2e-3, 1200),
+        data=TINY_DATA,
+    )

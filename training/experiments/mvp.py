@@ -6,7 +6,7 @@ import dataclasses
 
 from training.data.config import VirtualConfig
 from training.experiments import centerpoint
-from training.experiments.specs import spec
+from training.experiments.specs import TINY_GRID, spec
 from training.run import Run
 from training.teachers.mvp import MVPConfig
 
@@ -37,4 +37,4 @@ def tiny() -> Run:
     run = centerpoint.tiny()
     data = dataclasses.replace(run.data, virtual=VIRTUAL)
     config = MVPConfig(run.config, run.config.point_layers)
-    return dataclasses.replace(run, model="mvp", config=config, spec=spec("mvp_tiny"), data=data)
+    return dataclasses.replace(run, model="mvp", config=config, spec=spec("mvp_tiny", grid=TINY_GRID), data=data)

@@ -6,7 +6,7 @@ import dataclasses
 
 from training.data.config import DataConfig, PasteConfig
 from training.experiments.centerpoint import PAPER_OPTIM, SMALL_DATA, TINY_DATA
-from training.experiments.specs import GRID_54, POINTS_ONLY, lidar_over, small_optim, spec, tiny_optim
+from training.experiments.specs import GRID_54, POINTS_ONLY, TINY_GRID, lidar_over, small_optim, spec, tiny_optim
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
 from training.models.pillar_backbone import PillarBackboneConfig
@@ -39,4 +39,4 @@ def tiny() -> Run:
     """For tests and training.overfit."""
     backbone = PillarBackboneConfig((8, 16, 24, 24, 32), (2, 1, 1), (1, 1, 1, 1, 1), 1)
     config = PillarNetConfig(backbone, head=HeadConfig(ONE_TASK, 24, 16, iou=True))
-    return Run("pillarnet", config, spec("pillarnet_tiny"), tiny_optim(), data=TINY_DATA)
+    return Run("pillarnet", config, spec("pillarnet_tiny", grid=TINY_GRID), tiny_optim(), data=TINY_DATA)

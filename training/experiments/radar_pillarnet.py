@@ -8,7 +8,16 @@ from bev_perception.model_spec import RadarSpec
 from training.data.config import DataConfig, PasteConfig
 from training.experiments.centerpoint import PAPER_OPTIM
 from training.experiments.pillarnet import PAPER_AUGMENTATION
-from training.experiments.specs import GRID_54, POINTS_ONLY, RADARS, TINY_LOSSES, small_optim, spec, tiny_optim
+from training.experiments.specs import (
+    GRID_54,
+    POINTS_ONLY,
+    RADARS,
+    TINY_GRID,
+    TINY_LOSSES,
+    small_optim,
+    spec,
+    tiny_optim,
+)
 from training.losses import LossConfig
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
@@ -49,5 +58,5 @@ def tiny() -> Run:
     """For tests and training.overfit."""
     backbone = PillarBackboneConfig((16, 16, 24, 24, 64), (1, 1, 1), (1, 1, 1, 1, 1), 1)
     config = RadarPillarNetConfig(backbone, head=HeadConfig(ONE_TASK, 24, 24, iou=True))
-    facts = spec("radar_pillarnet_tiny", radars=RADARS, radar=TINY_RADAR)
+    facts = spec("radar_pillarnet_tiny", grid=TINY_GRID, radars=RADARS, radar=TINY_RADAR)
     return Run("radar_pillarnet", config, facts, tiny_optim(steps=450), TINY_LOSSES, DataConfig(history=0))

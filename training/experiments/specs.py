@@ -25,6 +25,8 @@ NMS_RADIUS = {
 # Cells: 128 x 128 of 0.8 m (BEVDet, BEVDepth, CenterPoint on pillars), 180 x 180 of 0.6 m (PillarNet, RadarDistill).
 GRID = BevGrid()
 GRID_54 = BevGrid(-54.0, 54.0, -54.0, 54.0, 0.6)
+# Tiny runs see the nearest 25.6 m: a quarter of the cells, and all the kinds of things that can go wrong.
+TINY_GRID = BevGrid(-25.6, 25.6, -25.6, 25.6, 0.8)
 PAPER_IMAGE = ImageSpec(256, 704)
 SMALL_IMAGE = ImageSpec(128, 352)
 TINY_IMAGE = ImageSpec(64, 192)
