@@ -66,4 +66,4 @@ def tiny() -> Run:
         camera.TINY_HEAD,
     )
     facts = spec("bevdepth_tiny", grid=TINY_GRID, cameras=CAMERAS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
-    return Run("bevdepth", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))
+    return Run("bevdepth", config, facts, tiny_optim(), TINY_LOSSES, camera.tiny_data(history=1))

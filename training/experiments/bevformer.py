@@ -78,4 +78,4 @@ def tiny() -> Run:
     """For tests and training.overfit."""
     config = BevFormerConfig(camera.tiny_image(), 1, 4, 2, 2, 64, 0.0, SMALL_HEIGHTS[1::2], camera.TINY_HEAD)
     facts = spec("bevformer_tiny", grid=TINY_GRID, cameras=CAMERAS, state=32, image=TINY_IMAGE)
-    return Run("bevformer", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))
+    return Run("bevformer", config, facts, tiny_optim(), TINY_LOSSES, camera.tiny_data(history=1))

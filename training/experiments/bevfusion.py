@@ -59,4 +59,4 @@ def tiny() -> Run:
         camera.tiny_camera(depth=True), (16, 16), 24, TemporalConfig(), camera.TINY_ENCODER, camera.TINY_HEAD
     )
     facts = spec("bevfusion_tiny", grid=TINY_GRID, cameras=CAMERAS, radars=RADARS, image=TINY_IMAGE)
-    return Run("bevfusion", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data())
+    return Run("bevfusion", config, facts, tiny_optim(), TINY_LOSSES, camera.tiny_data())

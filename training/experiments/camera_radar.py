@@ -35,4 +35,4 @@ def tiny() -> Run:
         state=camera.TINY_CHANNELS,
         image=TINY_IMAGE,
     )
-    return Run("camera_radar", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))
+    return Run("camera_radar", config, facts, tiny_optim(), TINY_LOSSES, camera.tiny_data(history=1))

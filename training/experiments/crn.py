@@ -77,4 +77,4 @@ def tiny() -> Run:
     facts = spec(
         "crn_tiny", grid=TINY_GRID, cameras=CAMERAS, radars=RADARS, state=camera.TINY_CHANNELS, image=TINY_IMAGE
     )
-    return Run("crn", config, facts, tiny_optim(steps=450), TINY_LOSSES, camera.tiny_data(history=1))
+    return Run("crn", config, facts, tiny_optim(), TINY_LOSSES, camera.tiny_data(history=1))

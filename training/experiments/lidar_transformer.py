@@ -43,6 +43,6 @@ def tiny() -> Run:
         "lidar_transformer",
         config,
         spec("lidar_transformer_tiny", grid=TINY_GRID),
-        tiny_optim(2e-3, 1200),
+        tiny_optim(2e-3, 1000),
         data=TINY_DATA,
     )

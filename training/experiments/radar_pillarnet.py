@@ -59,4 +59,4 @@ def tiny() -> Run:
     backbone = PillarBackboneConfig((16, 16, 24, 24, 64), (1, 1, 1), (1, 1, 1, 1, 1), 1)
     config = RadarPillarNetConfig(backbone, head=HeadConfig(ONE_TASK, 24, 24, iou=True))
     facts = spec("radar_pillarnet_tiny", grid=TINY_GRID, radars=RADARS, radar=TINY_RADAR)
-    return Run("radar_pillarnet", config, facts, tiny_optim(steps=450), TINY_LOSSES, DataConfig(history=0))
+    return Run("radar_pillarnet", config, facts, tiny_optim(), TINY_LOSSES, DataConfig(history=0))
