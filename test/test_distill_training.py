@@ -153,11 +153,11 @@ def test_augmentation_of_the_scene_forbids_a_cache(lidar_teacher: Path, tiny_dat
 def test_teachers_must_be_given_and_see_what_they_know(lidar_teacher: Path) -> None:
     with pytest.raises(ValueError, match=r"learns from the teachers \['centerpoint'\], given are \[\]"):
         open_teachers(STUDENT, {})
-    with pytest.raises(ValueError, match="was trained with data.lidar"):
+    with pytest.raises(ValueError, match=r"was trained with data\.lidar"):
         open_teachers(dataclasses.replace(STUDENT, data=RUN.data), {"centerpoint": lidar_teacher})
     with pytest.raises(ValueError, match="NAME=CHECKPOINT"):
         paths_of(["centerpoint"])
-    with pytest.raises(ValueError, match="not a checkpoint|No such file|lacks"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         open_teachers(STUDENT, {"centerpoint": Path(__file__)})
 
 
@@ -191,7 +191,7 @@ def test_radardistill_starts_from_its_teacher_and_steps(
 
 
 def test_lgkd_steps(tiny_dataset: Path, tmp_path: Path) -> None:
-    data = dataclasses.replace(POINTS, history=1, depth_stride=8)
+    data = dataclasses.replace(POINTS, history=1, depth_stride=16)
     facts = dataclasses.replace(SPEC, radars=())
     large = Run("bevdepth_large", bevdepth_large.tiny(), facts, dataclasses.replace(SHORT, steps=1), data=data,
                 batch_size=2, precision="32-true")  # fmt: skip

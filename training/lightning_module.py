@@ -71,8 +71,8 @@ def objects_of(peaks: dict[str, np.ndarray], spec: ModelSpec, thresholds: Thresh
 class DetectorModule(lightning.LightningModule):
     """Trains a detector on ClipDataset items. The earlier frames' states get no gradient, as in BEVFormer.
 
-    steps: of the optimiser, for the schedule; None: what run.optim.steps says. teachers, caches: of run.distill, to train;
-    a checkpoint has their hashes, never their weights. Adapters are beside the detector, in `distiller`.
+    steps: of the optimiser, for the schedule; None: what run.optim.steps says. teachers, caches: of run.distill, to
+    train; a checkpoint has their hashes, never their weights. Adapters are beside the detector, in `distiller`.
     """
 
     def __init__(

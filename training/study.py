@@ -1,9 +1,9 @@
 """Several runs, several seeds, one table: `python -m training.study PACKAGE.MODULE:FUNCTION --data DIR --out DIR`.
 
 A study is a function that returns name -> Run. Each run trains in OUT/name/seed and is scored on the held-out split.
-A run that learns from a teacher takes the study's own run of
-that name and seed, or the checkpoint that --teacher gives. What is done is not done again: a study can be stopped and resumed, or widened by seeds. OUT/table.md has means and
-standard errors over seeds.
+A run that learns from a teacher takes the study's own run of that name and seed, or what --teacher gives. What is done
+is not done again: a study can be stopped and resumed, or widened by seeds. OUT/table.md has means and standard errors
+over seeds.
 """
 
 from __future__ import annotations

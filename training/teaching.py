@@ -24,7 +24,7 @@ def teacher_names(run: Run) -> tuple[str, ...]:
 
 
 def paths_of(texts: Sequence[str]) -> dict[str, Path]:
-    """["centerpoint=runs/centerpoint/last.ckpt", ...] -> {"centerpoint": Path}. Raises ValueError for one without `=`."""
+    """["centerpoint=runs/a/last.ckpt", ...] -> {"centerpoint": Path}. Raises ValueError for one without `=`."""
     wrong = [text for text in texts if "=" not in text]
     if wrong:
         raise ValueError(f"{' '.join(wrong)}: expected NAME=CHECKPOINT, such as centerpoint=runs/centerpoint/last.ckpt")

@@ -19,12 +19,14 @@ from training.models.necks import FpnLss, SecondFPN, upsample_to
 @dataclass(frozen=True)
 class BevEncoderConfig:
     """BEVDet's sizes: `channels` and `steps` (strides) of the stages, each of `blocks` basic blocks; `neck` channels
-    out. BEVFusion's last stage has step 1."""
+    out. BEVFusion's last stage has step 1. neck_norm: batch norm and ReLU after the neck's last convolution, as the
+    students of DistillBEV have it (`extra_norm_act`): a teacher's map is >= 0 there, too."""
 
     channels: tuple[int, int, int] = (128, 256, 512)
     blocks: int = 2
     neck: int = 256
     steps: tuple[int, int, int] = (2, 2, 2)
+    neck_norm: bool = False
 
 
 class BevEncoder(nn.Module):
@@ -41,7 +43,10 @@ class BevEncoder(nn.Module):
             [make_layer(a, b, config.blocks, step) for a, b, step in zip(widths, config.channels, config.steps)]
         )
         self.join = FpnLss(config.channels[0], config.channels[-1], 2 * config.neck)
-        self.out = nn.Sequential(conv_bn_relu(2 * config.neck, config.neck), nn.Conv2d(config.neck, config.neck, 1))
+        last: list[nn.Module] = [conv_bn_relu(2 * config.neck, config.neck), nn.Conv2d(config.neck, config.neck, 1)]
+        if config.neck_norm:
+            last += [nn.BatchNorm2d(config.neck), nn.ReLU(inplace=True)]
+        self.out = nn.Sequential(*last)
         self.channels = {f"encoder{i + 1}": c for i, c in enumerate(config.channels)} | {"neck": config.neck}
         self.strides: dict[str, float] = {f"encoder{i + 1}": float(math.prod(config.steps[: i + 1])) for i in range(3)}
         self.strides["neck"] = 1.0

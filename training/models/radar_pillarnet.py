@@ -40,18 +40,15 @@ def tiny() -> RadarPillarNetConfig:
     return RadarPillarNetConfig(backbone, head=HeadConfig(ONE_TASK, shared=16, hidden=16, iou=True))
 
 
-class RadarPillarNet(nn.Module):
-    """inputs: radar_points, radar_counts, radar_cells, radar_valid of a spec whose radar.format is "pillars".
+class RadarPillarTrunk(nn.Module):
+    """Radar pillars -> maps on the spec's grid, without a head: RadarPillarNet's, and fusion students' radar branch.
 
-    features: "conv4", "conv5", "low1", "low2" (F^l1, F^l2: what CMA makes of conv4), "high1" (F^h1: conv5 on the head's
-    grid), "high2" (F^h2: the neck's map, also "neck"). The LiDAR teacher's counterparts are conv4, conv4, high, neck.
-    Raises ValueError for a spec that does not fit.
+    maps(inputs): "conv4", "conv5", "low1", "low2" (F^l1, F^l2: what CMA makes of conv4), "high1" (F^h1: conv5 on the
+    head's grid), "high2" (F^h2: the neck's map, also "neck"). Raises ValueError for a spec that does not fit.
     """
 
-    def __init__(self, spec: ModelSpec, config: RadarPillarNetConfig = RadarPillarNetConfig()) -> None:
+    def __init__(self, spec: ModelSpec, backbone: PillarBackboneConfig, z_range: tuple[float, float] = Z_RANGE) -> None:
         super().__init__()
-        self.spec, self.config = spec, config
-        backbone = config.backbone
         if not spec.radars or spec.radar.format != "pillars":
             raise ValueError(
                 f'RadarPillarNet wants radars and spec.radar.format "pillars", found {spec.radars}, {spec.radar.format}'
@@ -63,34 +60,14 @@ class RadarPillarNet(nn.Module):
             )
         if any(side % 4 for side in spec.grid.shape):
             raise ValueError(f"CMA halves the grid twice: its sides must be multiples of 4, found {spec.grid.shape}")
-        low = backbone.channels[3]
-        wanted = state_channels(config.temporal, low)
-        if spec.temporal.state_channels != wanted:
-            raise ValueError(
-                f"temporal fusion {config.temporal.kind!r} over {low} channels has a state of {wanted}, the spec says "
-                f"{spec.temporal.state_channels}: set spec.temporal.state_channels = {wanted}"
-            )
-        self.pillars = RadarPillars(spec.pillar_grid(), backbone.channels[:1], config.z_range)
+        self.channels = low = backbone.channels[3]
+        self.pillars = RadarPillars(spec.pillar_grid(), backbone.channels[:1], z_range)
         self.backbone = PillarBackbone(backbone)
         self.cma = CrossModalityAlignment(low)
         self.deaf = nn.Parameter(torch.zeros(1, low, 1, 1))
         self.neck = PillarNeck(backbone)
-        fusion: Any = TEMPORAL[config.temporal.kind](self.neck.out_channels, config.temporal, spec)
-        self.temporal = fusion
-        self.head = CenterHead(fusion.out_channels, spec.classes, config.head)
-        self.tasks = self.head.tasks
 
-    def forward(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Prediction:
-        maps = self._maps(inputs)
-        fused, state = self.temporal(maps["neck"], memory)
-        heatmap, regression, aux = self.head(fused)
-        return Prediction(heatmap, regression, state, aux, maps)
-
-    def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
-        state: Tensor | None = self.temporal(self._maps(inputs)["neck"], memory)[1]
-        return state
-
-    def _maps(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def maps(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         sparse = self.pillars(inputs["radar_points"], inputs["radar_counts"], inputs["radar_cells"])
         found = self.backbone(*sparse)
         maps = {"conv4": found["conv4"], "conv5": found["conv5"]}
@@ -99,6 +76,40 @@ class RadarPillarNet(nn.Module):
         maps["high1"] = self.neck.up(maps["conv5"])
         maps["high2"] = self.neck.join(low, maps["high1"])
         return maps | {"neck": maps["high2"]}
+
+
+class RadarPillarNet(RadarPillarTrunk):
+    """inputs: radar_points, radar_counts, radar_cells, radar_valid of a spec whose radar.format is "pillars".
+
+    features: the trunk's maps. The LiDAR teacher's counterparts of low1, low2, high1, high2 are conv4, conv4, high,
+    neck. The trunk is a base, not a part, so that weights have the names of the teacher's.
+    Raises ValueError for a spec that does not fit.
+    """
+
+    def __init__(self, spec: ModelSpec, config: RadarPillarNetConfig = RadarPillarNetConfig()) -> None:
+        super().__init__(spec, config.backbone, config.z_range)
+        self.spec, self.config = spec, config
+        low = self.channels
+        wanted = state_channels(config.temporal, low)
+        if spec.temporal.state_channels != wanted:
+            raise ValueError(
+                f"temporal fusion {config.temporal.kind!r} over {low} channels has a state of {wanted}, the spec says "
+                f"{spec.temporal.state_channels}: set spec.temporal.state_channels = {wanted}"
+            )
+        fusion: Any = TEMPORAL[config.temporal.kind](self.neck.out_channels, config.temporal, spec)
+        self.temporal = fusion
+        self.head = CenterHead(fusion.out_channels, spec.classes, config.head)
+        self.tasks = self.head.tasks
+
+    def forward(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Prediction:
+        maps = self.maps(inputs)
+        fused, state = self.temporal(maps["neck"], memory)
+        heatmap, regression, aux = self.head(fused)
+        return Prediction(heatmap, regression, state, aux, maps)
+
+    def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
+        state: Tensor | None = self.temporal(self.maps(inputs)["neck"], memory)[1]
+        return state
 
 
 def start_from(student: RadarPillarNet, teacher: nn.Module) -> list[str]:

@@ -1,0 +1,134 @@
+"""The distilled experiments: every run fits the teachers that it names, and survives its JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("lightning", reason="needs lightning")
+
+import torch
+
+from bev_perception.grid import BevGrid
+from bev_perception.model_spec import RadarSpec
+from training.distill import DistillModule
+from training.distill.adapters import copy_weights
+from training.distill.module import _check_teacher
+from training.distill.recipes import distillbev, radardistill, together
+from training.experiments import (
+    bevdepth_large,
+    centerpoint,
+    distillation,
+    lgkd,
+    lidar_transformer,
+    mvp,
+    pillarnet,
+)
+from training.experiments import (
+    distillbev as pairs,
+)
+from training.experiments import (
+    radardistill as radar_runs,
+)
+from training.models import STUDENTS, bevdet, bevfusion, radar_pillarnet
+from training.models.bev_encoder import BevEncoder, BevEncoderConfig
+from training.run import run_from_plain, run_to_plain
+from training.teachers.frozen import FrozenTeacher
+from training.teaching import teacher_names
+
+PAPER_TEACHERS = {
+    "centerpoint": centerpoint.pillar(), "mvp": mvp.pillar(), "lidar_transformer": lidar_transformer.lidar18(),
+    "pillarnet": pillarnet.lidar18(), "bevdepth_large": bevdepth_large.convnext_base(),
+}  # fmt: skip
+DISTILLED = {
+    f"{module.__name__.rsplit('.', 1)[1]}:{name}": make()
+    for module in (pairs, lgkd, radar_runs)
+    for name, make in vars(module).items()
+    if callable(make) and getattr(make, "__annotations__", {}) == {"return": "Run"}
+}
+
+
+def test_all_published_pairs_are_there() -> None:
+    found = {(run.model, name) for run in DISTILLED.values() for name in teacher_names(run)}
+    wanted = {(s, t) for s in ("bevdet", "bevdet4d", "bevdepth") for t in ("centerpoint", "mvp")}
+    wanted |= {("bevformer", "lidar_transformer"), ("bevformer", "mvp"), ("camera_radar", "centerpoint")}
+    wanted |= {("radar_pillarnet", "pillarnet"), ("bevdepth", "bevdepth_large"), ("bevfusion", "pillarnet")}
+    assert found >= wanted
+
+
+@pytest.mark.parametrize("name", DISTILLED)
+def test_published_runs_fit_their_teachers(name: str) -> None:
+    run = DISTILLED[name]
+    fit(run, PAPER_TEACHERS | ({"centerpoint": radar_runs.centerpoint_54()} if "from_both" in name else {}))
+
+
+def test_runs_of_the_study_fit_their_teachers() -> None:
+    study = distillation.near()
+    for run in study.values():
+        fit(run, study)
+    order = list(study)
+    assert all(order.index(t) < order.index(name) for name, run in study.items() for t in teacher_names(run))
+
+
+def fit(run, teachers) -> None:
+    assert run_to_plain(run_from_plain(run_to_plain(run), "here")) == run_to_plain(run)
+    for name in teacher_names(run):
+        teacher = teachers[name]
+        _check_teacher(name, SimpleNamespace(spec=teacher.spec), run.spec)
+        for what in ("lidar", "virtual"):
+            assert getattr(teacher.data, what) in (None, getattr(run.data, what)), what
+
+
+def test_the_map_before_the_head_may_end_in_norm_and_relu() -> None:
+    bev = torch.randn(2, 4, 16, 16)
+    plain, normed = (
+        BevEncoder(4, BevEncoderConfig((8, 8, 8), 1, 8, neck_norm=on))(bev)["neck"] for on in (False, True)
+    )
+    assert plain.min() < 0 and normed.min() == 0 and plain.shape == normed.shape
+    assert pairs.bevdet_r50_from_mvp().config.encoder.neck_norm and not bevdet.BevDetConfig().encoder.neck_norm
+
+
+def fusion_with_pillarnet():
+    grid = BevGrid(-12.8, 12.8, -12.8, 12.8, 0.8)
+    radar = RadarSpec(format="pillars", pillar_step=0.4, max_pillars=60, pillar_points=4)
+    spec = dataclasses.replace(
+        DISTILLED["radardistill:bevfusion_r50"].spec, cameras=("a", "b"), radars=("r",), grid=grid, radar=radar, top_k=5
+    )
+    image = dataclasses.replace(spec.image, height=32, width=64)
+    config = dataclasses.replace(bevfusion.tiny(), pillarnet=radar_pillarnet.tiny().backbone)
+    return STUDENTS["bevfusion"].module(dataclasses.replace(spec, image=image), config)
+
+
+def test_a_fusion_student_starts_its_radar_branch_from_a_radar_student() -> None:
+    fusion = fusion_with_pillarnet()
+    facts = dataclasses.replace(fusion.spec, cameras=())
+    radar = STUDENTS["radar_pillarnet"].module(facts, radar_pillarnet.tiny())
+    copied, kept = copy_weights(fusion, radar.state_dict(), "radar.")
+    assert not kept and len(copied) == len(fusion.radar.state_dict())
+    inputs = {name: torch.rand(1, *t.shape) for t in facts.inputs() for name in [t.name] if name == "radar_points"}
+    inputs["radar_counts"] = torch.full((1, 60), 2)
+    inputs["radar_cells"] = torch.arange(60)[None] * 7
+    inputs["radar_valid"] = torch.ones(1, 1)
+    with torch.no_grad():
+        ours, theirs = fusion.radar.eval().maps(inputs), radar.eval().maps(inputs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_both_methods_teach_the_fusion_student_by_their_own_features() -> None:
+    fusion = fusion_with_pillarnet()
+    spec = dataclasses.replace(fusion.spec, cameras=(), radars=())
+    from training.teachers import TEACHERS
+    from training.teachers import centerpoint as cp
+    from training.teachers import pillarnet as pn
+
+    teachers = {
+        "centerpoint": FrozenTeacher(TEACHERS["centerpoint"].module(spec, cp.tiny())),
+        "pillarnet": FrozenTeacher(TEACHERS["pillarnet"].module(spec, pn.tiny())),
+    }
+    terms = DISTILLED["radardistill:bevfusion_r50_from_both"].distill
+    module = DistillModule(fusion, teachers, dataclasses.replace(terms, inherit_head=""))
+    assert len(module.distiller.adapters) == len(terms.terms) == 7
+    assert together(distillbev(), radardistill(start=True)).start_from == "teacher"

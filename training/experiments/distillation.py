@@ -1,0 +1,116 @@
+"""What distillation gives on the synthetic set: each student alone and taught, their teachers, and ablations.
+
+    python -m training.study training.experiments.distillation:near --data DATA --out runs/near --seeds 0 1 2
+
+Sizes and names are those of `family:near`, so that the same --out shares its teachers and students alone. A teacher is
+the study's run with the same seed. `--only` names what to do now; teachers come first in the order of the study.
+Students alone and taught have the same steps, batches and data. Results: docs/distillation.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from training.distill.distillbev import DistillBevConfig
+from training.distill.module import DistillConfig, Term
+from training.distill.radardistill import PfdConfig
+from training.distill.recipes import LAYERS, RELEASED, distillbev, distillbev_bevformer, lgkd, radardistill, together
+from training.experiments import family
+from training.experiments.distillbev import COMPACT_LAYERS, taught, with_neck_norm
+from training.experiments.mvp import VIRTUAL
+from training.run import Run
+
+TEACHERS = ("centerpoint", "mvp", "lidar_transformer", "pillarnet", "bevdepth_large")
+CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
+
+
+def near() -> dict[str, Run]:
+    """Teachers, students alone, every pair; then the ablations."""
+    return pairs(family.near()) | {n: r for n, r in ablations().items() if n not in family.near()}
+
+
+def small() -> dict[str, Run]:
+    """The same over the whole range of 51.2 m: about five times as long for the same number of steps."""
+    return pairs(family.small())
+
+
+def pairs(runs: dict[str, Run]) -> dict[str, Run]:
+    """Every pair of teacher and student that is published, and the camera + radar students'."""
+    students = (*CONVOLUTIONAL, "bevformer", "radar_pillarnet", "bevfusion")
+    study = {name: runs[name] for name in (*TEACHERS, *students)}
+    for student in CONVOLUTIONAL:
+        for teacher, virtual in (("centerpoint", None), ("mvp", VIRTUAL)):
+            study[f"{student}_from_{teacher}"] = taught(runs[student], bev_recipe(student, teacher), virtual)
+    for teacher, virtual in (("lidar_transformer", None), ("mvp", VIRTUAL)):
+        study[f"bevformer_from_{teacher}"] = taught(runs["bevformer"], distillbev_bevformer(teacher), virtual)
+    radar = radardistill(adapter="conv1x1", source="pillarnet")
+    study["radar_pillarnet_from_pillarnet"] = taught(runs["radar_pillarnet"], radar)
+    study["bevdepth_from_bevdepth_large"] = taught(runs["bevdepth"], lgkd("bevdepth_large"))
+    branch = radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet")
+    both = together(distillbev(source="centerpoint", inherit=False), branch)
+    study["bevfusion_from_both"] = taught(runs["bevfusion"], both)
+    return study
+
+
+def ablations() -> dict[str, Run]:
+    """Of DistillBEV on BEVDet, in the order of the paper's table, of its layers, and of RadarDistill's parts."""
+    runs = family.near()
+    student, radar_student = runs["bevdet"], runs["radar_pillarnet"]
+    study = {name: runs[name] for name in ("centerpoint", "bevdet", "pillarnet", "radar_pillarnet")}
+    for name, distill in distillbev_ablations().items():
+        study[f"bevdet_{name}"] = taught(student, distill)
+    study["bevdet_neck_norm"] = with_neck_norm(student)
+    for name, distill in radardistill_ablations().items():
+        study[f"radar_pillarnet_{name}"] = taught(radar_student, distill)
+    return study
+
+
+def bev_recipe(student: str, teacher: str) -> DistillConfig:
+    """DistillBEV for a student of CONVOLUTIONAL; the compact student has two stages and a head of its own."""
+    if student == "camera_radar":
+        return distillbev(COMPACT_LAYERS, source=teacher, inherit=False)
+    return distillbev(source=teacher)
+
+
+def distillbev_ablations() -> dict[str, DistillConfig]:
+    """Name -> what is left of the method; no head is inherited, so that the terms alone are compared.
+
+    `plain` to `whole` add one part at a time, as the paper's ablation on BEVDet4D does; then its choice of layers.
+    """
+    bare = DistillBevConfig(regions=False, attention="none", scaling="none", imitation="none")
+    regions = dataclasses.replace(bare, regions=True, scaling="uniform")
+    attention = dataclasses.replace(regions, attention="teacher_student", imitation="mean_conv")
+    steps = {"plain": bare, "regions": regions, "attention": attention, "scaling": DistillBevConfig()}
+    study = {name: _without_false_positives(_distillbev(LAYERS, config)) for name, config in steps.items()}
+    stage2, stage3, neck = LAYERS
+    return study | {
+        "whole": _distillbev(LAYERS),
+        "neck_only": _distillbev((neck,)),
+        "stage3_neck": _distillbev((stage3, neck)),
+        "early_stage": _distillbev((("encoder1", "encoder1"), stage2, stage3, neck)),
+        "mse": DistillConfig((Term("plain_feature", "neck", "neck", adapter="conv1x1", source="centerpoint"),)),
+        "fitnet": DistillConfig((Term("foreground_feature", "neck", "neck", adapter="conv1x1", source="centerpoint"),)),
+        "logits": DistillConfig((Term("logits", "heatmap", "heatmap", source="centerpoint"),)),
+    }
+
+
+def radardistill_ablations() -> dict[str, DistillConfig]:
+    """AFD alone, PFD alone, both without the softmax over channels."""
+    whole = radardistill(adapter="conv1x1", source="pillarnet").terms
+    bare = PfdConfig(softmax=False)
+    return {
+        "afd": DistillConfig(tuple(t for t in whole if t.loss == "radardistill_afd")),
+        "pfd": DistillConfig(tuple(t for t in whole if t.loss == "radardistill_pfd")),
+        "no_softmax": DistillConfig(
+            tuple(dataclasses.replace(t, config=bare) if t.loss == "radardistill_pfd" else t for t in whole)
+        ),
+    }
+
+
+def _distillbev(layers: tuple[tuple[str, str], ...], config: DistillBevConfig = RELEASED) -> DistillConfig:
+    return distillbev(layers, config, source="centerpoint", inherit=False)
+
+
+def _without_false_positives(whole: DistillConfig) -> DistillConfig:
+    terms = (dataclasses.replace(t, config=dataclasses.replace(t.config, false_positives=False)) for t in whole.terms)
+    return dataclasses.replace(whole, terms=tuple(terms))
