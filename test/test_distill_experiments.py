@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ from training.experiments import (
 )
 from training.models import STUDENTS, bevdet, bevfusion, radar_pillarnet
 from training.models.bev_encoder import BevEncoder, BevEncoderConfig
-from training.run import run_from_plain, run_to_plain
+from training.run import Run, run_from_plain, run_to_plain
 from training.teachers.frozen import FrozenTeacher
 from training.teaching import teacher_names
 
@@ -62,7 +63,9 @@ def test_all_published_pairs_are_there() -> None:
 @pytest.mark.parametrize("name", DISTILLED)
 def test_published_runs_fit_their_teachers(name: str) -> None:
     run = DISTILLED[name]
-    fit(run, PAPER_TEACHERS | ({"centerpoint": radar_runs.centerpoint_54()} if "from_both" in name else {}))
+    small = {"centerpoint": centerpoint.small(), "pillarnet": pillarnet.small()} if run.model == "camera_radar" else {}
+    wide = {"centerpoint": radar_runs.centerpoint_54()} if run.model == "bevfusion" else {}
+    fit(run, PAPER_TEACHERS | small | wide)
 
 
 def test_runs_of_the_study_fit_their_teachers() -> None:
@@ -73,7 +76,7 @@ def test_runs_of_the_study_fit_their_teachers() -> None:
     assert all(order.index(t) < order.index(name) for name, run in study.items() for t in teacher_names(run))
 
 
-def fit(run, teachers) -> None:
+def fit(run: Run, teachers: dict[str, Run]) -> None:
     assert run_to_plain(run_from_plain(run_to_plain(run), "here")) == run_to_plain(run)
     for name in teacher_names(run):
         teacher = teachers[name]
@@ -91,7 +94,7 @@ def test_the_map_before_the_head_may_end_in_norm_and_relu() -> None:
     assert pairs.bevdet_r50_from_mvp().config.encoder.neck_norm and not bevdet.BevDetConfig().encoder.neck_norm
 
 
-def fusion_with_pillarnet():
+def fusion_with_pillarnet() -> Any:
     grid = BevGrid(-12.8, 12.8, -12.8, 12.8, 0.8)
     radar = RadarSpec(format="pillars", pillar_step=0.4, max_pillars=60, pillar_points=4)
     spec = dataclasses.replace(
@@ -105,10 +108,11 @@ def fusion_with_pillarnet():
 def test_a_fusion_student_starts_its_radar_branch_from_a_radar_student() -> None:
     fusion = fusion_with_pillarnet()
     facts = dataclasses.replace(fusion.spec, cameras=())
-    radar = STUDENTS["radar_pillarnet"].module(facts, radar_pillarnet.tiny())
+    radar: Any = STUDENTS["radar_pillarnet"].module(facts, radar_pillarnet.tiny())
     copied, kept = copy_weights(fusion, radar.state_dict(), "radar.")
     assert not kept and len(copied) == len(fusion.radar.state_dict())
-    inputs = {name: torch.rand(1, *t.shape) for t in facts.inputs() for name in [t.name] if name == "radar_points"}
+    (points,) = (t.shape for t in facts.inputs() if t.name == "radar_points")
+    inputs = {"radar_points": torch.rand(1, *points)}
     inputs["radar_counts"] = torch.full((1, 60), 2)
     inputs["radar_cells"] = torch.arange(60)[None] * 7
     inputs["radar_valid"] = torch.ones(1, 1)

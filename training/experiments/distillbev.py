@@ -6,8 +6,8 @@ r"""DistillBEV (Wang et al., ICCV 2023): camera students that learn from a LiDAR
 The recipe of the released code: weights 6e-3 (foreground), 4e-2 (background), 6e-2 (the teacher's false positives),
 2.5e-3 (attention); second and third stage and the map before the head; the student starts with the teacher's task
 heads. AdamW 2e-4, batch 64, 24 epochs with class balance (8 x 8 V100 in the paper). Expected scores are the paper's on
-nuScenes val with ResNet-50; students alone have 30.5 / 37.8 (BEVDet), 32.8 / 45.9 (BEVDet4D), 36.4 / 48.4 (BEVDepth) and
-32.3 / 43.4 (BEVFormer) mAP / NDS there. None was run here: nuScenes was not at hand.
+nuScenes val with ResNet-50; students alone have 30.5 / 37.8 (BEVDet), 32.8 / 45.9 (BEVDet4D), 36.4 / 48.4 (BEVDepth)
+and 32.3 / 43.4 (BEVFormer) mAP / NDS there. None was run here: nuScenes was not at hand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import dataclasses
 
 from training.data.config import VirtualConfig
 from training.distill.module import DistillConfig
-from training.distill.recipes import distillbev, distillbev_bevformer
+from training.distill.recipes import distillbev, distillbev_bevformer, radardistill, together
 from training.experiments import bevdepth, bevdet, bevdet4d, bevformer, camera_radar
 from training.experiments.mvp import VIRTUAL
 from training.experiments.specs import lidar_over
@@ -97,5 +97,13 @@ def bevformer_r101_from_centerpoint() -> Run:
 
 
 def camera_radar_from_centerpoint() -> Run:
-    """The compact camera + radar student on its fused map; not in the paper."""
+    """The compact camera + radar student; not in the paper."""
     return taught(camera_radar.small(), distillbev(COMPACT_LAYERS, source="centerpoint", inherit=False))
+
+
+def camera_radar_from_both() -> Run:
+    """The same with RadarDistill on its radar branch, --teacher centerpoint=... pillarnet=...; not in either paper."""
+    radar = radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet")
+    run = camera_radar_from_centerpoint()
+    assert run.distill is not None
+    return dataclasses.replace(run, distill=together(run.distill, radar))

@@ -94,18 +94,18 @@ class CameraRadarStudent(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
         assert memory is not None
-        state, lifted, aux = self._state(inputs)
+        state, features, aux = self._state(inputs)
         x = self._remember(state, memory)
         half = self.down1(x)
         quarter = self.down2(half)
         upper = self.up1(torch.cat([half, F.interpolate(quarter, scale_factor=2.0, mode="nearest")], dim=1))
         neck = self.up2(torch.cat([x, F.interpolate(upper, scale_factor=2.0, mode="nearest")], dim=1))
         heatmap, regression, _ = self.head(neck)
-        features = {"lift": lifted, "fused": state, "encoder1": half, "encoder2": quarter, "neck": neck}
+        features |= {"fused": state, "encoder1": half, "encoder2": quarter, "neck": neck}
         return Prediction(heatmap, regression, state, aux, features)
 
-    def _state(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The state, the cameras' part of it, and the auxiliary logits."""
+    def _state(self, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The state, what cameras and radars gave to it, and the auxiliary logits."""
         images, radar_bev = inputs["images"], inputs["radar_bev"]
         b, n = images.shape[:2]
         features = self.image_features(images)
@@ -121,7 +121,7 @@ class CameraRadarStudent(nn.Module):
         aux = {"depth": depth}
         if self.training:
             aux["semantic"] = self.semantic(features).reshape(split)
-        return state, camera_bev, aux
+        return state, {"lift": camera_bev, "radar": radar}, aux
 
     def _remember(self, state: Tensor, memory: Memory) -> Tensor:
         """The earlier state, warped to the current frame, gated into the current one."""
