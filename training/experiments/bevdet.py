@@ -41,4 +41,4 @@ def tiny() -> Run:
     """For tests and training.overfit."""
     config = BevDetConfig(camera.tiny_camera(depth=False), TemporalConfig(), camera.TINY_ENCODER, camera.TINY_HEAD)
     facts = spec("bevdet_tiny", grid=TINY_GRID, cameras=CAMERAS, image=TINY_IMAGE)
-    return Run("bevdet", config, facts, tiny_optim(steps=500), TINY_LOSSES, camera.tiny_data())
+    return Run("bevdet", config, facts, tiny_optim(steps=800), TINY_LOSSES, camera.tiny_data())

@@ -58,7 +58,7 @@ def tiny() -> Run:
         camera.tiny_camera(depth=False), 1, TemporalConfig("concat"), camera.TINY_ENCODER, camera.TINY_HEAD
     )
     facts = spec("bevdet4d_tiny", grid=TINY_GRID, cameras=CAMERAS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
-    return Run("bevdet4d", config, facts, tiny_optim(steps=500), TINY_LOSSES, camera.tiny_data(history=1))
+    return Run("bevdet4d", config, facts, tiny_optim(steps=800), TINY_LOSSES, camera.tiny_data(history=1))
 
 
 def _with_temporal(run: Run, temporal: TemporalConfig, name: str) -> Run:

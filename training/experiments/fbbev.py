@@ -61,4 +61,4 @@ def tiny() -> Run:
         camera.TINY_HEAD,
     )
     facts = spec("fbbev_tiny", grid=TINY_GRID, cameras=CAMERAS, state=camera.TINY_CHANNELS, image=TINY_IMAGE)
-    return Run("fbbev", config, facts, tiny_optim(), TINY_LOSSES, camera.tiny_data(history=1))
+    return Run("fbbev", config, facts, tiny_optim(steps=600), TINY_LOSSES, camera.tiny_data(history=1))
