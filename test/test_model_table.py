@@ -19,4 +19,4 @@ def test_bevdepth_has_the_published_size() -> None:
 
 def test_a_row_names_state_image_and_maps() -> None:
     assert row("bevdet", bevdet.tiny()).startswith("| bevdet | 64 x 192 | 1.0 | ")
-    assert "| - | lift 24x128x128, encoder1 32x64x64" in row("bevdet", bevdet.tiny())
+    assert "| - | lift 24x64x64, encoder1 32x32x32" in row("bevdet", bevdet.tiny())
