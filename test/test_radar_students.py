@@ -13,6 +13,7 @@ from bev_perception.grid import BevGrid
 from bev_perception.inference.backend import open_backend
 from bev_perception.model_spec import CLASSES, ModelSpec, RadarSpec, TemporalSpec, load_bundle
 from bev_perception.preprocess.radar import group_pillars
+from training.distill.adapters import copy_weights
 from training.export import export_bundle
 from training.golden import pattern_inputs
 from training.models import STUDENTS
@@ -22,7 +23,7 @@ from training.models.detector import Memory
 from training.models.exported import ExportedDetector
 from training.models.pillar_encoder import PillarEncoder
 from training.models.radar_branch import RadarPillars
-from training.models.radar_pillarnet import RadarPillarNet, RadarPillarNetConfig, start_from, tiny
+from training.models.radar_pillarnet import RadarPillarNet, RadarPillarNetConfig, tiny
 from training.models.temporal_fusion import TemporalConfig
 from training.teachers.pillarnet import PillarNet, PillarNetConfig
 
@@ -158,7 +159,7 @@ def test_shapes_and_the_teachers_counterparts() -> None:
     theirs = teacher({"lidar": points, "lidar_counts": torch.tensor([60, 0])}, None).features
     for ours, name in (("low1", "conv4"), ("low2", "conv4"), ("high1", "high"), ("high2", "neck")):
         assert found.features[ours].shape == theirs[name].shape
-    copied = start_from(module, teacher)
+    copied, _ = copy_weights(module, teacher.state_dict())
     assert {name.split(".")[0] for name in copied} == {"backbone", "neck", "head", "pillars"}
     assert {n for n in module.state_dict() if n.startswith(("backbone", "neck", "head"))} <= set(copied)
     torch.testing.assert_close(module.backbone.conv5[0][0].weight, teacher.backbone.conv5[0][0].weight)

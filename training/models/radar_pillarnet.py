@@ -110,14 +110,3 @@ class RadarPillarNet(RadarPillarTrunk):
     def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
         state: Tensor | None = self.temporal(self.maps(inputs)["neck"], memory)[1]
         return state
-
-
-def start_from(student: RadarPillarNet, teacher: nn.Module) -> list[str]:
-    """Copy the LiDAR teacher's weights into the student wherever name and shape agree, as RadarDistill starts.
-
-    -> the names copied: backbone, neck and head; CMA and the first layer, which sees other point features, stay.
-    """
-    own = student.state_dict()
-    same = {n: t for n, t in teacher.state_dict().items() if n in own and own[n].shape == t.shape}
-    student.load_state_dict(same, strict=False)
-    return sorted(same)
