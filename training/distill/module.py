@@ -17,6 +17,7 @@ from training.distill.channels import feature_channels
 from training.distill.losses import DISTILL_LOSSES
 from training.distill.scene import Pair, Scene
 from training.models.detector import Prediction, empty_memory, task_index
+from training.plain import to_plain
 from training.teachers.frozen import FrozenTeacher
 
 
@@ -38,6 +39,10 @@ class Term:
     adapter: str = "identity"
     source: str = "teacher"
     name: str = ""
+
+    def __post_init__(self) -> None:
+        if dataclasses.is_dataclass(self.config):  # one form, which survives JSON
+            object.__setattr__(self, "config", to_plain(self.config))
 
     @property
     def key(self) -> str:

@@ -112,5 +112,5 @@ def _distillbev(layers: tuple[tuple[str, str], ...], config: DistillBevConfig = 
 
 
 def _without_false_positives(whole: DistillConfig) -> DistillConfig:
-    terms = (dataclasses.replace(t, config=dataclasses.replace(t.config, false_positives=False)) for t in whole.terms)
+    terms = (dataclasses.replace(t, config=t.config | {"false_positives": False}) for t in whole.terms)
     return dataclasses.replace(whole, terms=tuple(terms))
