@@ -69,7 +69,7 @@ def test_published_runs_fit_their_teachers(name: str) -> None:
 
 
 def test_runs_of_the_study_fit_their_teachers() -> None:
-    study = distillation.near()
+    study = distillation.study()
     for run in study.values():
         fit(run, study)
     order = list(study)

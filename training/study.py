@@ -41,6 +41,7 @@ def run_study(
     seeds: Sequence[int],
     workers: int = 1,
     teachers: Mapping[str, Path] | None = None,
+    teacher_cache: Path | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Train and score what OUT does not have yet, seed by seed -> name -> one result per seed."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in study}
@@ -54,7 +55,7 @@ def run_study(
                     own = {t: out / t / str(seed) / "last.ckpt" for t in teacher_names(run)}
                     chosen = {t: (teachers or {}).get(t, path) for t, path in own.items()}
                     seeded = dataclasses.replace(run, seed=seed)
-                    result = _train_and_score(seeded, data, version, folder, workers, chosen)
+                    result = _train_and_score(seeded, data, version, folder, workers, chosen, teacher_cache)
                 except ImportError as error:  # an optional package: the others can be had all the same
                     print(f"{name} is left out: {error}", flush=True)
                     continue
@@ -73,10 +74,17 @@ def write(path: Path, text: str) -> None:
 
 
 def _train_and_score(
-    run: Run, data: Path, version: str, folder: Path, workers: int, teachers: Mapping[str, Path]
+    run: Run,
+    data: Path,
+    version: str,
+    folder: Path,
+    workers: int,
+    teachers: Mapping[str, Path],
+    teacher_cache: Path | None,
 ) -> dict[str, Any]:
     started = time.monotonic()
-    module = load_module(train(run, data, version, folder, workers, teachers=teachers))
+    cache = teacher_cache if run.distill is not None else None
+    module = load_module(train(run, data, version, folder, workers, teachers=teachers, teacher_cache=cache))
     minutes = (time.monotonic() - started) / 60
     keyframes = open_keyframes(run.spec, run.data, data, version, "val")
     scores = evaluate(module, keyframes, ["all"], workers=workers)["all"].to_dict()
@@ -134,6 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--teacher", nargs="+", default=[], metavar="NAME=CHECKPOINT", help="instead of the study's own"
     )
+    parser.add_argument("--teacher-cache", type=Path, help="folder that keeps what teachers say of each sample")
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     args = parser.parse_args(argv)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -146,7 +155,11 @@ def main(argv: list[str] | None = None) -> int:
         raise SystemExit(f"--only: no runs {unknown}; the study has {sorted(study)}")
     chosen = {name: run for name, run in study.items() if not args.only or name in args.only}
     teachers = paths_of(args.teacher)
-    print(study_table(run_study(chosen, args.data, args.version, args.out, args.seeds, args.workers, teachers)))
+    print(
+        study_table(
+            run_study(chosen, args.data, args.version, args.out, args.seeds, args.workers, teachers, args.teacher_cache)
+        )
+    )
     return 0
 
 

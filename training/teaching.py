@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from training.checkpoint import load_module
+from training.data.config import DataConfig
 from training.distill.adapters import copy_weights, inherit_head
 from training.distill.cache import TeacherCache
+from training.distill.losses import DISTILL_LOSSES
+from training.distill.module import Distiller
 from training.distributed import own_device
+from training.loading import evaluation_loader
 from training.run import Run
 from training.teachers.frozen import FrozenTeacher
 
@@ -62,6 +67,25 @@ def open_caches(
 ) -> dict[str, TeacherCache]:
     """A cache for each teacher, under `folder`. Raises ValueError when the run's augmentation changes what they see."""
     return {name: TeacherCache(folder, teacher.detector, tokens, run.data) for name, teacher in teachers.items()}
+
+
+def fill_caches(distiller: Distiller, run: Run, keyframes: Any, workers: int) -> None:
+    """Ask each teacher of what its cache lacks; several processes share the work."""
+    for name, cache in distiller.caches.items():
+        rows = cache.lacking(distiller.read_of(name))
+        loader = evaluation_loader(keyframes, run.spec, run.data, rows, run.batch_size, workers)
+        for number, batch in enumerate(loader):
+            distiller.teach(name, {key: tensor.to(own_device()) for key, tensor in batch.items()})
+            if number % 20 == 19 or number + 1 == len(loader):
+                print(f"teacher {name}: {number + 1} of {len(loader)} batches into {cache.folder}", flush=True)
+
+
+def seen_in_training(run: Run, cached: bool) -> DataConfig:
+    """The run's data; points that only teachers read are left out where these are not asked any more."""
+    config = run.distill
+    if config is None or not cached or any(DISTILL_LOSSES[term.loss].lidar for term in config.terms):
+        return run.data
+    return dataclasses.replace(run.data, lidar=None, virtual=None)
 
 
 def start_from_teachers(student: Any, run: Run, teachers: Mapping[str, FrozenTeacher]) -> None:

@@ -34,7 +34,15 @@ from training.plain import override
 from training.run import Run, run_to_plain
 from training.run_directory import begin
 from training.schedules import total_steps
-from training.teaching import open_caches, open_teachers, paths_of, start_branches, start_from_teachers
+from training.teaching import (
+    fill_caches,
+    open_caches,
+    open_teachers,
+    paths_of,
+    seen_in_training,
+    start_branches,
+    start_from_teachers,
+)
 from training.validation import Validation
 
 
@@ -87,7 +95,7 @@ def train(
     last = out / "last.ckpt"
     resume = str(last) if last.is_file() else None
     done = read_checkpoint(last)["global_step"] if resume else 0
-    dataset = ClipDataset(keyframes, run.spec, run.data, run.seed)
+    dataset = ClipDataset(keyframes, run.spec, seen_in_training(run, teacher_cache is not None), run.seed)
     samples = run.batch_size * run.optim.accumulate
     steps = total_steps(run.optim, len(dataset), run.batch_size)
     loader = training_loader(dataset, run, done, world, workers)
@@ -97,6 +105,8 @@ def train(
     taught = open_teachers(run, teachers or {})
     caches = open_caches(run, taught, keyframes.tokens(), teacher_cache) if teacher_cache else {}
     module = DetectorModule(run, steps, taught, caches)
+    if module.distiller is not None:
+        fill_caches(module.distiller, run, keyframes, workers)
     if resume is None:
         start_from_teachers(module.detector, run, taught)
         start_branches(module.detector, branches or {})

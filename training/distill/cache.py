@@ -1,6 +1,7 @@
 """Teacher outputs on disk: what a teacher says of a sample, once, in half precision.
 
 One file per sample, DIR/<hash of teacher and data>/<token>.teacher: the sha256 of the rest, then an .npz, no pickles.
+A cache is filled before training (training.teaching.fill_caches); then neither the teacher nor its points are needed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import json
 import os
 import uuid
+import zipfile
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,11 @@ class TeacherCache:
 
     def __init__(self, folder: str | Path, detector: Any, tokens: Sequence[str], data: DataConfig) -> None:
         refuse_random_inputs(data, detector.spec)
-        seen = {name: to_plain(getattr(data, name)) for name in ("lidar", "virtual", "returns", "history")}
+        spec = detector.spec
+        facts = ("lidar", "virtual", *(["returns"] if spec.radars else []))
+        seen = {name: to_plain(getattr(data, name)) for name in facts}
+        if spec.temporal.state_channels:
+            seen["history"] = data.history
         key = teacher_hash(detector) + json.dumps(seen, sort_keys=True)
         self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -85,9 +91,23 @@ class TeacherCache:
     def path(self, token: str) -> Path:
         return self.folder / f"{token}{SUFFIX}"
 
+    def lacking(self, features: Set[str]) -> list[int]:
+        """Rows of `tokens` of which some of heatmap, regression and the named features are not stored."""
+        wanted = {f"{name}.npy" for name in stored_names(features)}
+        return [i for i, token in enumerate(self.tokens) if not wanted <= self._stored(token)]
+
+    def _stored(self, token: str) -> Set[str]:
+        if not self.path(token).is_file():
+            return set()
+        try:
+            with zipfile.ZipFile(self.path(token)) as archive:
+                return set(archive.namelist())
+        except zipfile.BadZipFile:
+            return set()  # reading it says so
+
     def predict(self, batch: dict[str, Tensor], compute: Callable[[], Prediction], features: Set[str]) -> Prediction:
         """The prediction for a batch with the named features (aux as "aux.<name>"), computed where a sample lacks."""
-        wanted = {"heatmap", "regression", *features}
+        wanted = stored_names(features)
         tokens = [self.tokens[i] for i in batch["index"].tolist()]
         stored = [self.read(token) for token in tokens]
         device = batch["index"].device
@@ -98,7 +118,7 @@ class TeacherCache:
         self.misses += len(tokens)
         tensors = {name: _half(tensor, name) for name, tensor in _pack(compute(), wanted).items()}
         for i, token in enumerate(tokens):
-            self.write(token, {name: tensor[i] for name, tensor in tensors.items()})
+            self.write(token, (stored[i] or {}) | {name: tensor[i] for name, tensor in tensors.items()})
         return _unpack({name: tensor.float() for name, tensor in tensors.items()})
 
     def write(self, token: str, tensors: dict[str, Tensor]) -> None:
@@ -122,6 +142,11 @@ class TeacherCache:
             )
         with np.load(io.BytesIO(content[DIGEST:]), allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def stored_names(features: Set[str]) -> set[str]:
+    """What is kept for terms that read the named features."""
+    return {"heatmap", "regression", *features}
 
 
 def _pack(prediction: Prediction, wanted: Set[str]) -> dict[str, Tensor]:

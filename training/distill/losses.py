@@ -42,13 +42,14 @@ class Loss(NamedTuple):
     """function(pair, scene, config) -> {name: weighted scalar}; config: its dataclass, published weights by default.
 
     part: builds what the loss itself learns, from the config, given to it as pair.part. needs: what it reads of the
-    teacher besides the pair, the heatmap and the regression.
+    teacher besides the pair, the heatmap and the regression. lidar: whether it reads the batch's LiDAR points.
     """
 
     function: Callable[..., dict[str, Tensor]]
     config: type
     part: Callable[[Any], nn.Module | None] = lambda config: None
     needs: tuple[str, ...] = ()
+    lidar: bool = False
 
     def __call__(self, pair: Pair, scene: Scene, config: Any = None) -> dict[str, Tensor]:
         return self.function(pair, scene, self.config() if config is None else config)
@@ -69,7 +70,7 @@ DISTILL_LOSSES: dict[str, Loss] = {
     "foreground_feature": Loss(foreground_feature, ForegroundConfig),
     "logits": Loss(logits, LogitConfig),
     "distillbev": Loss(distillbev, DistillBevConfig, spatial_projection),
-    "lgkd_feature": Loss(lgkd_feature, LgkdFeatureConfig, needs=("aux.depth",)),
+    "lgkd_feature": Loss(lgkd_feature, LgkdFeatureConfig, needs=("aux.depth",), lidar=True),
     "lgkd_depth": Loss(lgkd_depth, LgkdDepthConfig),
     "lgkd_response": Loss(lgkd_response, LgkdResponseConfig),
     "radardistill_afd": Loss(radardistill_afd, AfdConfig),

@@ -116,7 +116,7 @@ class Distiller(nn.Module):
         self.config, self.diagnose = config, diagnose
         self.spec, self.of_class = student.spec, task_index(student.tasks, student.spec.classes)
         # A plain dict of plain objects: torch does not see the networks in it.
-        self._teachers, self._caches, self._predict = dict(teachers), dict(caches or {}), predict
+        self._teachers, self.caches, self._predict = dict(teachers), dict(caches or {}), predict
         for name, teacher in self._teachers.items():
             _check_teacher(name, teacher.detector, student.spec)
         _check_terms(config, self._teachers)
@@ -150,11 +150,14 @@ class Distiller(nn.Module):
             with torch.no_grad():
                 return self._predict(detector, batch)
 
-        if source in self._caches:
-            terms = [t for t in self.config.terms if t.source == source]
-            needed = {name for t in terms for name in (t.teacher, *DISTILL_LOSSES[t.loss].needs)}
-            return self._caches[source].predict(batch, compute, needed)
+        if source in self.caches:
+            return self.caches[source].predict(batch, compute, self.read_of(source))
         return compute()
+
+    def read_of(self, source: str) -> set[str]:
+        """The features of a teacher that the terms read."""
+        terms = [t for t in self.config.terms if t.source == source]
+        return {name for t in terms for name in (t.teacher, *DISTILL_LOSSES[t.loss].needs)}
 
     def forward(self, prediction: Prediction, batch: dict[str, Tensor]) -> Distilled:
         losses: dict[str, Tensor] = {}

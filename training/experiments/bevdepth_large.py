@@ -25,15 +25,16 @@ def convnext_base() -> Run:
 
 def small() -> Run:
     """For the synthetic set: the small student with half as many channels again in image and BEV."""
-    return _widened(bevdepth.small(), 3 / 2)
+    return widened(bevdepth.small(), 3 / 2)
 
 
 def tiny() -> Run:
     """For tests and training.overfit."""
-    return _widened(bevdepth.tiny(), 3 / 2)
+    return widened(bevdepth.tiny(), 3 / 2)
 
 
-def _widened(run: Run, factor: float) -> Run:
+def widened(run: Run, factor: float) -> Run:
+    """BEVDepth with image backbone and BEV encoder so many times as wide; the lifted map stays as it is."""
     c = run.config
     image = dataclasses.replace(
         c.camera.image, width=round(c.camera.image.width * factor), channels=round(c.camera.image.channels * factor)

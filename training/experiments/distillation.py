@@ -1,8 +1,8 @@
 """What distillation gives on the synthetic set: each student alone and taught, their teachers, and ablations.
 
-    python -m training.study training.experiments.distillation:near --data DATA --out runs/near --seeds 0 1 2
+    python -m training.study training.experiments.distillation:study --data DATA --out runs/near --seeds 0 1 2
 
-Sizes and names are those of `family:near`, so that the same --out shares its teachers and students alone. A teacher is
+Sizes and names are those of `near:family`, so that the same --out shares its teachers and students alone. A teacher is
 the study's run with the same seed. `--only` names what to do now; teachers come first in the order of the study.
 Students alone and taught have the same steps, batches and data. Results: docs/distillation.md.
 """
@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import dataclasses
 
+from training.data.config import VirtualConfig
 from training.distill.distillbev import DistillBevConfig
 from training.distill.module import DistillConfig, Term
 from training.distill.radardistill import PfdConfig
 from training.distill.recipes import LAYERS, RELEASED, distillbev, distillbev_bevformer, lgkd, radardistill, together
-from training.experiments import family
+from training.experiments import family, near
 from training.experiments.distillbev import COMPACT_LAYERS, taught, with_neck_norm
 from training.experiments.mvp import VIRTUAL
+from training.experiments.near import SWEEPS
 from training.run import Run
 
 TEACHERS = ("centerpoint", "mvp", "lidar_transformer", "pillarnet", "bevdepth_large")
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
 
 
-def near() -> dict[str, Run]:
+def study() -> dict[str, Run]:
     """Teachers, students alone, every pair; then the ablations."""
-    return pairs(family.near()) | {n: r for n, r in ablations().items() if n not in family.near()}
+    return pairs(near.family()) | ablations()
 
 
 def small() -> dict[str, Run]:
@@ -38,30 +40,32 @@ def pairs(runs: dict[str, Run]) -> dict[str, Run]:
     """Every pair of teacher and student that is published, and the camera + radar students'."""
     students = (*CONVOLUTIONAL, "bevformer", "radar_pillarnet", "bevfusion")
     study = {name: runs[name] for name in (*TEACHERS, *students)}
+
+    def add(student: str, source: str, distill: DistillConfig, virtual: VirtualConfig | None = None) -> None:
+        study[f"{student}_from_{source}"] = taught(runs[student], distill, virtual, runs["centerpoint"].data.lidar)
+
     for student in CONVOLUTIONAL:
-        for teacher, virtual in (("centerpoint", None), ("mvp", VIRTUAL)):
-            study[f"{student}_from_{teacher}"] = taught(runs[student], bev_recipe(student, teacher), virtual)
-    for teacher, virtual in (("lidar_transformer", None), ("mvp", VIRTUAL)):
-        study[f"bevformer_from_{teacher}"] = taught(runs["bevformer"], distillbev_bevformer(teacher), virtual)
-    radar = radardistill(adapter="conv1x1", source="pillarnet")
-    study["radar_pillarnet_from_pillarnet"] = taught(runs["radar_pillarnet"], radar)
-    study["bevdepth_from_bevdepth_large"] = taught(runs["bevdepth"], lgkd("bevdepth_large"))
+        add(student, "centerpoint", bev_recipe(student, "centerpoint"))
+        add(student, "mvp", bev_recipe(student, "mvp"), VIRTUAL)
+    add("bevformer", "lidar_transformer", distillbev_bevformer("lidar_transformer"))
+    add("bevformer", "mvp", distillbev_bevformer("mvp"), VIRTUAL)
+    add("radar_pillarnet", "pillarnet", radardistill(adapter="conv1x1", source="pillarnet"))
+    add("bevdepth", "bevdepth_large", lgkd("bevdepth_large"))
     branch = radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet")
-    both = together(distillbev(source="centerpoint", inherit=False), branch)
-    study["bevfusion_from_both"] = taught(runs["bevfusion"], both)
+    add("bevfusion", "both", together(distillbev(source="centerpoint", inherit=False), branch))
     return study
 
 
 def ablations() -> dict[str, Run]:
     """Of DistillBEV on BEVDet, in the order of the paper's table, of its layers, and of RadarDistill's parts."""
-    runs = family.near()
+    runs = near.family()
     student, radar_student = runs["bevdet"], runs["radar_pillarnet"]
     study = {name: runs[name] for name in ("centerpoint", "bevdet", "pillarnet", "radar_pillarnet")}
     for name, distill in distillbev_ablations().items():
-        study[f"bevdet_{name}"] = taught(student, distill)
+        study[f"bevdet_{name}"] = taught(student, distill, sweeps=SWEEPS)
     study["bevdet_neck_norm"] = with_neck_norm(student)
     for name, distill in radardistill_ablations().items():
-        study[f"radar_pillarnet_{name}"] = taught(radar_student, distill)
+        study[f"radar_pillarnet_{name}"] = taught(radar_student, distill, sweeps=SWEEPS)
     return study
 
 

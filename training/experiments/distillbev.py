@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from training.data.config import VirtualConfig
+from training.data.config import LidarConfig, VirtualConfig
 from training.distill.module import DistillConfig
 from training.distill.recipes import distillbev, distillbev_bevformer, radardistill, together
 from training.experiments import bevdepth, bevdet, bevdet4d, bevformer, camera_radar
@@ -27,9 +27,11 @@ from training.run import Run
 COMPACT_LAYERS = (("encoder1", "encoder2"), ("encoder2", "encoder3"), ("neck", "neck"))
 
 
-def taught(run: Run, distill: DistillConfig, virtual: VirtualConfig | None = None) -> Run:
-    """`run` with teachers that read LiDAR, and virtual points where `virtual` says so."""
-    data = dataclasses.replace(run.data, lidar=lidar_over(run.spec.grid), virtual=virtual)
+def taught(
+    run: Run, distill: DistillConfig, virtual: VirtualConfig | None = None, sweeps: LidarConfig | None = None
+) -> Run:
+    """`run` with teachers that read LiDAR (ten sweeps without `sweeps`), and virtual points where `virtual` says so."""
+    data = dataclasses.replace(run.data, lidar=sweeps or lidar_over(run.spec.grid), virtual=virtual)
     return dataclasses.replace(run, data=data, distill=distill)
 
 

@@ -1,18 +1,14 @@
 """Every student and teacher at one size.
 
-    python -m training.study training.experiments.family:near --data DIR --out DIR --seeds 0 1 2
+    python -m training.study training.experiments.family:small --data DIR --out DIR --seeds 0 1 2
 
-`small` is for the synthetic set, `near` the same within 25.6 m, for a study on two cores; `tiny` is what
-training.overfit runs. Names are those of STUDENTS and TEACHERS. centerpoint_voxel needs spconv and, to train, a GPU:
-its sparse convolutions have no gradient on the CPU.
+`small` is for the synthetic set; `tiny` is what training.overfit runs; near.py has one more size. Names are those of
+STUDENTS and TEACHERS. centerpoint_voxel needs spconv and, to train, a GPU: its sparse convolutions have no gradient on
+the CPU.
 """
 
 from __future__ import annotations
 
-import dataclasses
-
-from bev_perception.grid import BevGrid
-from bev_perception.model_spec import ImageSpec
 from training.experiments import (
     bevdepth,
     bevdepth_large,
@@ -30,7 +26,6 @@ from training.experiments import (
     pillarnet,
     radar_pillarnet,
 )
-from training.experiments.specs import lidar_over
 from training.run import Run
 
 
@@ -53,25 +48,6 @@ def small() -> dict[str, Run]:
         "crn": crn.small(),
         "camera_radar": camera_radar.small(),
     }
-
-
-def near() -> dict[str, Run]:
-    """`small` on a quarter of the area and half of the pixels: about five times as many steps in the same time.
-
-    Scores are of objects within 25.6 m ahead, behind and to the sides; they are not comparable to those of `small`.
-    """
-    return {name: _near(run) for name, run in small().items()}
-
-
-def _near(run: Run) -> Run:
-    grid, image = BevGrid(-25.6, 25.6, -25.6, 25.6, 0.8), ImageSpec(96, 256)
-    data = run.data
-    if data.lidar is not None:
-        data = dataclasses.replace(data, lidar=lidar_over(grid))
-    # Short runs: velocity counts fully and smoothly (docs/results.md).
-    losses = dataclasses.replace(run.losses, velocity=1.0, velocity_beta=5.0)
-    spec = dataclasses.replace(run.spec, name=run.spec.name.replace("_small", "") + "_near", grid=grid, image=image)
-    return dataclasses.replace(run, spec=spec, data=data, losses=losses)
 
 
 def tiny() -> dict[str, Run]:

@@ -1,0 +1,73 @@
+"""Every student and teacher at a size for studies on two cores: objects within 25.6 m.
+
+    python -m training.study training.experiments.near:family --data DIR --out DIR --seeds 0 1 2
+
+Teachers are the small ones with four sweeps, students the tiny ones (images of 64 x 192, backbones of width 16), so
+that a teacher is the stronger network and a student takes five to ten minutes of one core. Students train without
+augmentation: their teachers see every sample alike and can be asked once (--teacher-cache). Scores are of objects
+within 25.6 m ahead, behind and to the sides; they are not comparable to those of `small`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from bev_perception.model_spec import ImageSpec
+from training.data.augment import NO_AUGMENTATION
+from training.experiments import camera, radar_pillarnet
+from training.experiments.bevdepth_large import widened
+from training.experiments.family import small, tiny
+from training.experiments.specs import TINY_GRID, lidar_over, small_optim
+from training.models import STUDENTS
+from training.models.pillar_backbone import PillarBackboneConfig
+from training.models.view.depth_bins import DepthBins
+from training.run import Run
+
+IMAGE = ImageSpec(64, 192)
+BINS = DepthBins(1.0, 1.0, 36)  # to the corners of the range
+SWEEPS = dataclasses.replace(lidar_over(TINY_GRID), sweeps=4)
+
+
+def family() -> dict[str, Run]:
+    """Name in STUDENTS or TEACHERS -> run."""
+    large, compact = small(), tiny()
+    runs = {name: _student(compact[name]) if name in STUDENTS else _teacher(large[name]) for name in large}
+    runs["bevdepth_large"] = _student(widened(compact["bevdepth"], 2))  # the student's images and bins
+    runs["radar_pillarnet"] = _radar_student(large["radar_pillarnet"])
+    return runs
+
+
+def _teacher(run: Run) -> Run:
+    """A LiDAR network, with augmentation; velocity counts fully and smoothly (docs/results.md)."""
+    data = dataclasses.replace(run.data, lidar=SWEEPS)
+    losses = dataclasses.replace(run.losses, velocity=1.0, velocity_beta=5.0)
+    optim = small_optim(run.optim.lr, steps=1200)
+    return dataclasses.replace(run, spec=_spec(run), data=data, losses=losses, optim=optim)
+
+
+def _student(run: Run) -> Run:
+    data = dataclasses.replace(run.data, augmentation=NO_AUGMENTATION)
+    config, optim = _with_bins(run.config), small_optim(2e-3, steps=1500)
+    return dataclasses.replace(run, spec=_spec(run), config=config, data=data, losses=camera.SMALL_LOSSES, optim=optim)
+
+
+def _radar_student(run: Run) -> Run:
+    """The small one, half as wide: pillars as fine as its teacher's, so that their maps have one shape."""
+    backbone = PillarBackboneConfig((8, 16, 24, 32, 48), (2, 1, 1), (1, 1, 1, 1, 1), 1)
+    config = dataclasses.replace(run.config, backbone=backbone)
+    return _student(dataclasses.replace(run, config=config, losses=radar_pillarnet.SMALL_LOSSES))
+
+
+def _spec(run: Run) -> Any:
+    name = run.spec.name.replace("_small", "").replace("_tiny", "") + "_near"
+    return dataclasses.replace(run.spec, name=name, grid=TINY_GRID, image=IMAGE)
+
+
+def _with_bins(config: Any) -> Any:
+    """The config with depth bins of this range, where it has any."""
+    if hasattr(config, "bins"):
+        return dataclasses.replace(config, bins=BINS)
+    if hasattr(config, "camera"):
+        return dataclasses.replace(config, camera=dataclasses.replace(config.camera, bins=BINS))
+    return config
