@@ -3,7 +3,7 @@
     python -m training.study training.experiments.near:family --data DIR --out DIR --seeds 0 1 2
 
 Teachers are the small ones with four sweeps, students the tiny ones (images of 64 x 192, backbones of width 16), so
-that a teacher is the stronger network and a student takes five to ten minutes of one core. Students train without
+that a teacher is the stronger network and a student takes four to ten minutes of one core. Students train without
 augmentation: their teachers see every sample alike and can be asked once (--teacher-cache). Scores are of objects
 within 25.6 m ahead, behind and to the sides; they are not comparable to those of `small`.
 """
@@ -48,7 +48,7 @@ def _teacher(run: Run) -> Run:
 
 def _student(run: Run) -> Run:
     data = dataclasses.replace(run.data, augmentation=NO_AUGMENTATION)
-    config, optim = _with_bins(run.config), small_optim(2e-3, steps=1500)
+    config, optim = _with_bins(run.config), small_optim(2e-3, steps=1200)
     return dataclasses.replace(run, spec=_spec(run), config=config, data=data, losses=camera.SMALL_LOSSES, optim=optim)
 
 
