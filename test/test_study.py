@@ -59,6 +59,16 @@ def test_a_study_is_resumed_and_widened_not_repeated(tiny_dataset, tmp_path, mon
     assert (tmp_path / "table.md").read_text() == study.study_table(both)
 
 
+def test_some_runs_of_a_study_at_a_time_share_its_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "_train_and_score", lambda run, *_: result(0.5, run.seed))
+    runs = {"a": RUN, "b": RUN}
+    study.run_study(runs, tmp_path, VERSION, tmp_path, [10, 9], only=["b"])
+    done = study.run_study(runs, tmp_path, VERSION, tmp_path, [0], only=["a"])
+    assert [len(done["a"]), len(done["b"])] == [1, 2]
+    assert [r["scores"]["errors"]["ave"] for r in done["b"]] == [9, 10]
+    assert (tmp_path / "table.md").read_text() == study.study_table(done)
+
+
 def test_a_run_without_its_optional_package_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     def needy(run, *_):
         if run.spec.name == "needy":

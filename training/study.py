@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +42,35 @@ def run_study(
     workers: int = 1,
     teachers: Mapping[str, Path] | None = None,
     teacher_cache: Path | None = None,
+    only: Collection[str] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Train and score what OUT does not have yet, seed by seed -> name -> one result per seed."""
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in study}
+    """Train and score what OUT does not have yet, seed by seed -> name -> one result per seed that OUT has by now.
+
+    only: names of the runs to do now. Several processes may each do some, in one OUT.
+    """
     for seed in seeds:
         for name, run in study.items():
             folder = out / name / str(seed)
-            path = folder / "result.json"
-            if not path.is_file():
-                print(f"== {name}, seed {seed}", flush=True)
-                try:
-                    own = {t: out / t / str(seed) / "last.ckpt" for t in teacher_names(run)}
-                    chosen = {t: (teachers or {}).get(t, path) for t, path in own.items()}
-                    seeded = dataclasses.replace(run, seed=seed)
-                    result = _train_and_score(seeded, data, version, folder, workers, chosen, teacher_cache)
-                except ImportError as error:  # an optional package: the others can be had all the same
-                    print(f"{name} is left out: {error}", flush=True)
-                    continue
-                write(path, json.dumps(result, indent=1) + "\n")
-            results[name].append(json.loads(path.read_text()))
-            write(out / "table.md", study_table(results))
-    return results
+            if (folder / "result.json").is_file() or (only is not None and name not in only):
+                continue
+            print(f"== {name}, seed {seed}", flush=True)
+            try:
+                own = {t: out / t / str(seed) / "last.ckpt" for t in teacher_names(run)}
+                chosen = {t: (teachers or {}).get(t, path) for t, path in own.items()}
+                seeded = dataclasses.replace(run, seed=seed)
+                result = _train_and_score(seeded, data, version, folder, workers, chosen, teacher_cache)
+            except ImportError as error:  # an optional package: the others can be had all the same
+                print(f"{name} is left out: {error}", flush=True)
+                continue
+            write(folder / "result.json", json.dumps(result, indent=1) + "\n")
+            write(out / "table.md", study_table(results_in(out, study)))
+    return results_in(out, study)
+
+
+def results_in(out: Path, study: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """Name -> what its seeds reached, of those that are done."""
+    paths = {name: sorted((out / name).glob("*/result.json"), key=lambda p: int(p.parent.name)) for name in study}
+    return {name: [json.loads(path.read_text()) for path in found] for name, found in paths.items()}
 
 
 def write(path: Path, text: str) -> None:
@@ -153,13 +161,18 @@ def main(argv: list[str] | None = None) -> int:
     unknown = sorted(set(args.only or ()) - set(study))
     if unknown:
         raise SystemExit(f"--only: no runs {unknown}; the study has {sorted(study)}")
-    chosen = {name: run for name, run in study.items() if not args.only or name in args.only}
-    teachers = paths_of(args.teacher)
-    print(
-        study_table(
-            run_study(chosen, args.data, args.version, args.out, args.seeds, args.workers, teachers, args.teacher_cache)
-        )
+    results = run_study(
+        study,
+        args.data,
+        args.version,
+        args.out,
+        args.seeds,
+        args.workers,
+        paths_of(args.teacher),
+        args.teacher_cache,
+        args.only,
     )
+    print(study_table(results))
     return 0
 
 
