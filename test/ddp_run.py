@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from tiny_run import RUN, VERSION
 
-from training.checkpoint import load_module
-from training.distributed import join_processes, rank_and_world
 from training.evaluate import detect
-from training.loading import open_keyframes
 from training.models import STUDENTS
 from training.models.camera_radar import CameraRadarStudent, StudentConfig
 from training.models.detector import Family
 from training.run import OptimConfig
 from training.train import train
+from training.trainer.checkpoint import load_module
+from training.trainer.distributed import join_processes, rank_and_world
+from training.trainer.loading import open_keyframes
 
 # Batches of two of four keyframes, twice an epoch; rows of the validation split differ in number between two processes.
 DDP_RUN = dataclasses.replace(

@@ -11,8 +11,8 @@ import torch
 from bev_perception.grid import BevGrid
 from bev_perception.inference.backend import open_backend
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec, load_bundle
+from training.bundling.golden import pattern_inputs
 from training.export import export_bundle
-from training.golden import pattern_inputs
 from training.models import STUDENTS, bevdepth, bevdet, bevdet4d, bevformer, fbbev
 from training.models.exported import ExportedDetector
 

@@ -16,8 +16,8 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
 from training.data.clips import EndlessShuffle  # noqa: E402
-from training.distributed import RankShard, count_of_all  # noqa: E402
-from training.loading import training_loader  # noqa: E402
+from training.trainer.distributed import RankShard, count_of_all  # noqa: E402
+from training.trainer.loading import training_loader  # noqa: E402
 
 SCRIPT = Path(__file__).parent / "ddp_run.py"
 

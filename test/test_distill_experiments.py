@@ -38,7 +38,7 @@ from training.models import STUDENTS, bevdet, bevfusion, radar_pillarnet
 from training.models.bev_encoder import BevEncoder, BevEncoderConfig
 from training.run import Run, run_from_plain, run_to_plain
 from training.teachers.frozen import FrozenTeacher
-from training.teaching import teacher_names
+from training.trainer.teaching import teacher_names
 
 PAPER_TEACHERS = {
     "centerpoint": centerpoint.pillar(), "mvp": mvp.pillar(), "lidar_transformer": lidar_transformer.lidar18(),

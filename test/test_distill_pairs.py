@@ -12,10 +12,10 @@ from torch import Tensor
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec
+from training.bundling.golden import pattern_inputs
 from training.distill import DistillConfig, DistillModule
 from training.distill.channels import feature_channels
 from training.distill.recipes import LAYERS, distillbev, distillbev_bevformer, lgkd, radardistill, together
-from training.golden import pattern_inputs
 from training.models import STUDENTS, bevdepth, bevdet, bevdet4d, bevformer, bevfusion, radar_pillarnet
 from training.models.camera_radar import StudentConfig
 from training.models.exported import ExportedDetector

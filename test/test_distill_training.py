@@ -14,20 +14,20 @@ pytest.importorskip("lightning", reason="needs lightning")
 from tiny_run import RUN, SPEC, VERSION  # noqa: E402
 
 from bev_perception.model_spec import RadarSpec  # noqa: E402
-from training.checkpoint import load_module, read_checkpoint  # noqa: E402
+from training.bundling.golden import pattern_inputs  # noqa: E402
 from training.data.augment import NO_AUGMENTATION  # noqa: E402
 from training.data.config import DataConfig  # noqa: E402
 from training.distill.recipes import distillbev, lgkd, radardistill, together  # noqa: E402
 from training.experiments.specs import lidar_over  # noqa: E402
 from training.export import _to_onnx  # noqa: E402
-from training.golden import pattern_inputs  # noqa: E402
-from training.lightning_module import DetectorModule  # noqa: E402
 from training.models import bevdepth, radar_pillarnet  # noqa: E402
 from training.models.exported import ExportedDetector  # noqa: E402
 from training.run import OptimConfig, Run, run_from_plain, run_to_plain  # noqa: E402
 from training.teachers import bevdepth_large, centerpoint, pillarnet  # noqa: E402
-from training.teaching import open_teachers, paths_of, teacher_names  # noqa: E402
 from training.train import train  # noqa: E402
+from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
+from training.trainer.lightning_module import DetectorModule  # noqa: E402
+from training.trainer.teaching import open_teachers, paths_of, teacher_names  # noqa: E402
 
 GRID = SPEC.grid
 LIDAR = lidar_over(GRID)

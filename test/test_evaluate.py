@@ -17,16 +17,16 @@ from tiny_run import RUN, SPEC, VERSION  # noqa: E402
 from bev_perception.evaluation.objects import make_objects  # noqa: E402
 from bev_perception.grid import BevGrid  # noqa: E402
 from bev_perception.model_spec import TemporalSpec, load_bundle  # noqa: E402
-from training.bundle_model import BundleModel  # noqa: E402
-from training.checkpoint import load_module  # noqa: E402
+from training.bundling.bundle_model import BundleModel  # noqa: E402
+from training.bundling.model_card import model_card  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
 from training.evaluate import detect, evaluate, ground_truth, main, outside_racks  # noqa: E402
 from training.export import export_bundle  # noqa: E402
-from training.lightning_module import DetectorModule  # noqa: E402
-from training.loading import open_keyframes  # noqa: E402
-from training.model_card import model_card  # noqa: E402
 from training.models.detector import Prediction  # noqa: E402
 from training.sensor_masks import kept_by, mask_sensors  # noqa: E402
+from training.trainer.checkpoint import load_module  # noqa: E402
+from training.trainer.lightning_module import DetectorModule  # noqa: E402
+from training.trainer.loading import open_keyframes  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from training.data.clips import ClipDataset, collate  # noqa: E402
 from training.experiments import family, near  # noqa: E402
-from training.lightning_module import DetectorModule  # noqa: E402
-from training.loading import open_keyframes  # noqa: E402
 from training.models import STUDENTS  # noqa: E402
 from training.run import build_detector, run_from_plain, run_to_plain  # noqa: E402
 from training.teachers import TEACHERS  # noqa: E402
+from training.trainer.lightning_module import DetectorModule  # noqa: E402
+from training.trainer.loading import open_keyframes  # noqa: E402
 
 SIZES = {"tiny": family.tiny(), "near": near.family(), "small": family.small(), "paper": family.paper()}
 EVERY = [(size, name) for size, runs in SIZES.items() for name in runs]

@@ -21,12 +21,12 @@ from bev_perception.inference.backend import open_backend, self_test  # noqa: E4
 from bev_perception.inference.build_engine import BuildError  # noqa: E402
 from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec, load_bundle  # noqa: E402
 from training import export  # noqa: E402
-from training.checkpoint import load_module  # noqa: E402
+from training.bundling.export_checks import ask_tensorrt, check_parameters  # noqa: E402
+from training.bundling.golden import COLOR_STEP, pattern_inputs  # noqa: E402
 from training.evaluate import evaluate  # noqa: E402
-from training.export_checks import ask_tensorrt, check_parameters  # noqa: E402
-from training.golden import COLOR_STEP, pattern_inputs  # noqa: E402
-from training.lightning_module import DetectorModule  # noqa: E402
-from training.loading import open_keyframes  # noqa: E402
+from training.trainer.checkpoint import load_module  # noqa: E402
+from training.trainer.lightning_module import DetectorModule  # noqa: E402
+from training.trainer.loading import open_keyframes  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_without_tensorrt_the_export_says_so(monkeypatch):
     def missing(_):
         raise ImportError("the Python package tensorrt_rtx is missing; pip install it")
 
-    monkeypatch.setattr("training.export_checks.import_builder", missing)
+    monkeypatch.setattr("training.bundling.export_checks.import_builder", missing)
     assert (
         ask_tensorrt(b"")
         == "TensorRT's parser was not asked: the Python package tensorrt_rtx is missing; pip install it"

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from bev_perception.grid import BevGrid
 from bev_perception.inference.backend import open_backend
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec, load_bundle
+from training.bundling.golden import pattern_inputs
 from training.export import export_bundle
-from training.golden import pattern_inputs
 from training.models import STUDENTS, bevfusion, crn
 from training.models.deform_conv import DeformConv
 from training.models.detector import Memory, empty_memory

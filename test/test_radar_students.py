@@ -13,9 +13,9 @@ from bev_perception.grid import BevGrid
 from bev_perception.inference.backend import open_backend
 from bev_perception.model_spec import CLASSES, ModelSpec, RadarSpec, TemporalSpec, load_bundle
 from bev_perception.preprocess.radar import group_pillars
+from training.bundling.golden import pattern_inputs
 from training.distill.adapters import copy_weights
 from training.export import export_bundle
-from training.golden import pattern_inputs
 from training.models import STUDENTS
 from training.models.cma import CrossModalityAlignment, GlobalResponseNorm
 from training.models.deform_conv import DeformConv

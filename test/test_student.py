@@ -13,8 +13,8 @@ from bev_perception.decode import peaks_numpy
 from bev_perception.grid import BevGrid
 from bev_perception.inference.backend import open_backend
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec, load_bundle
+from training.bundling.golden import pattern_inputs
 from training.export import export_bundle
-from training.golden import pattern_inputs
 from training.models import STUDENTS
 from training.models.camera_radar import CameraRadarStudent, StudentConfig
 from training.models.center_head import find_peaks

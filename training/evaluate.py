@@ -24,14 +24,14 @@ from bev_perception.decode import Thresholds
 from bev_perception.evaluation.metrics import Scores, score
 from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.model_spec import ModelSpec, load_bundle
-from training.bundle_model import BundleModel
-from training.checkpoint import load_module
+from training.bundling.bundle_model import BundleModel
+from training.bundling.model_card import class_table, range_table, score_table
 from training.data.config import DataConfig
 from training.data.nuscenes import Keyframe
-from training.distributed import gather_dict, join_processes, own_device, rank_and_world
-from training.loading import evaluation_loader, open_keyframes
-from training.model_card import class_table, range_table, score_table
 from training.sensor_masks import kept_by, mask_sensors
+from training.trainer.checkpoint import load_module
+from training.trainer.distributed import gather_dict, join_processes, own_device, rank_and_world
+from training.trainer.loading import evaluation_loader, open_keyframes
 
 SCORE_FLOOR = 0.03  # AP wants the whole curve: far below any threshold that a vehicle would use
 RANGES = ((0.0, 20.0), (20.0, 30.0), (30.0, 40.0), (40.0, 50.0))  # metres

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from bev_perception.inference.backend import TOLERANCES, compare_outputs, open_backend
 from bev_perception.model_spec import Bundle, ModelSpec, load_bundle
-from training.checkpoint import load_module
-from training.export_checks import ask_tensorrt, check_parameters
-from training.golden import pattern_inputs, recorded_inputs
-from training.model_card import model_card
+from training.bundling.export_checks import ask_tensorrt, check_parameters
+from training.bundling.golden import pattern_inputs, recorded_inputs
+from training.bundling.model_card import model_card
 from training.models import STUDENTS
 from training.models.exported import ExportedDetector
+from training.trainer.checkpoint import load_module
 
 OPSET = 20
 LIMIT_MIB = 16.0  # of a bundle: small ones live in the repository
@@ -112,7 +112,7 @@ def _check_sizes(folder: Path, limit_mib: float) -> None:
     if golden > limit_mib * GOLDEN_SHARE * 2**20:
         raise ValueError(
             f"golden.npz has {golden / 2**10:.0f} KiB, allowed {limit_mib * GOLDEN_SHARE * 2**10:.0f}; take another "
-            "keyframe, round coarser (training/golden.py), leave out --golden-data or allow more with --limit-mib"
+            "keyframe, round coarser (training/bundling/golden.py), leave out --golden-data or raise --limit-mib"
         )
     if total > limit_mib * 2**20:
         raise ValueError(

@@ -13,10 +13,10 @@ from torch import Tensor
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import BOX_CHANNELS
 from training.box_iou import paired_diou, paired_iou
-from training.distributed import count_of_all
 from training.footprints import footprints
 from training.models.detector import Prediction, task_index
 from training.models.view.depth_bins import DepthBins
+from training.trainer.distributed import count_of_all
 
 VELOCITY = slice(BOX_CHANNELS.index("vx"), BOX_CHANNELS.index("vy") + 1)
 

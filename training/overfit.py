@@ -25,15 +25,15 @@ from torch.utils.data import DataLoader
 from bev_perception.decode import Thresholds
 from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.objects import Objects
-from training.callbacks import ProgressLine
 from training.data.clips import ClipDataset, collate
 from training.data.config import for_evaluation
 from training.evaluate import SCORE_FLOOR, score_found
 from training.experiments.family import tiny
-from training.lightning_module import DetectorModule
-from training.loading import open_keyframes
 from training.run import Run
 from training.study import write
+from training.trainer.callbacks import ProgressLine
+from training.trainer.lightning_module import DetectorModule
+from training.trainer.loading import open_keyframes
 
 KEYFRAMES = 8
 

@@ -16,8 +16,8 @@ from training.losses import LossConfig
 from training.models import STUDENTS
 from training.models.detector import Family
 from training.plain import from_plain, to_plain
-from training.schedules import OptimConfig
 from training.teachers import TEACHERS
+from training.trainer.schedules import OptimConfig
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 

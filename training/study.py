@@ -21,14 +21,14 @@ from typing import Any
 import cv2
 import torch
 
-from training.checkpoint import load_module
+from training.bundling.model_card import ERRORS
 from training.evaluate import evaluate
-from training.loading import open_keyframes
-from training.model_card import ERRORS
 from training.models.exported import parameters_exported
 from training.run import Run
-from training.teaching import paths_of, teacher_names
 from training.train import load_experiment, train
+from training.trainer.checkpoint import load_module
+from training.trainer.loading import open_keyframes
+from training.trainer.teaching import paths_of, teacher_names
 
 COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 

@@ -22,19 +22,19 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from training.callbacks import ProgressLine
-from training.checkpoint import load_module, read_checkpoint
 from training.data.clips import ClipDataset
-from training.distributed import rank_and_world
-from training.ema import Ema
-from training.failures import TrainingStopped, explained
-from training.lightning_module import DetectorModule
-from training.loading import open_keyframes, training_loader
 from training.plain import override
 from training.run import Run, run_to_plain
-from training.run_directory import begin
-from training.schedules import total_steps
-from training.teaching import (
+from training.trainer.callbacks import ProgressLine
+from training.trainer.checkpoint import load_module, read_checkpoint
+from training.trainer.distributed import rank_and_world
+from training.trainer.ema import Ema
+from training.trainer.failures import TrainingStopped, explained
+from training.trainer.lightning_module import DetectorModule
+from training.trainer.loading import open_keyframes, training_loader
+from training.trainer.run_directory import begin
+from training.trainer.schedules import total_steps
+from training.trainer.teaching import (
     fill_caches,
     open_caches,
     open_teachers,
@@ -43,7 +43,7 @@ from training.teaching import (
     start_branches,
     start_from_teachers,
 )
-from training.validation import Validation
+from training.trainer.validation import Validation
 
 
 def load_experiment(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Teacher outputs on disk: what a teacher says of a sample, once, in half precision.
 
 One file per sample, DIR/<hash of teacher and data>/<token>.teacher: the sha256 of the rest, then an .npz, no pickles.
-A cache is filled before training (training.teaching.fill_caches); then neither the teacher nor its points are needed.
+A cache is filled before training (training.trainer.teaching); then neither the teacher nor its points are needed.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from training.models.bev_encoder import BevDepthEncoderConfig
 from training.models.bevdepth import BevDepthConfig
 from training.models.temporal_fusion import TemporalConfig
 from training.run import Run
-from training.schedules import OptimConfig
+from training.trainer.schedules import OptimConfig
 
 # BEVDepth, bevdepth/exps/nuscenes/base_exp.py: AdamW 2e-4 for a batch of 64, weight decay 1e-7, EMA; a tenth of the
 # rate after epochs 19 and 23 of 24.

@@ -24,7 +24,7 @@ from training.losses import LossConfig
 from training.models.bevformer import BevFormerConfig
 from training.models.image_branch import ImageConfig
 from training.run import Run
-from training.schedules import OptimConfig
+from training.trainer.schedules import OptimConfig
 
 BASE_IMAGE = ImageSpec(928, 1600)  # 900 rows and padding to a multiple of 32
 BASE_GRID = BevGrid(step=0.512)

@@ -23,7 +23,7 @@ from training.models.bevfusion import BevFusionConfig
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.temporal_fusion import TemporalConfig
 from training.run import Run
-from training.schedules import OptimConfig
+from training.trainer.schedules import OptimConfig
 
 # Radar cells of 0.8 m, six sweeps, all returns, at most 2500 points, 20 in a pillar.
 PAPER_RADAR = RadarSpec(format="pillars", pillar_step=0.8, max_pillars=2500, pillar_points=20)

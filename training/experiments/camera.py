@@ -14,7 +14,7 @@ from training.models.depth_net import DepthNetConfig
 from training.models.detector import ONE_TASK
 from training.models.image_branch import ImageConfig
 from training.models.view.depth_bins import DepthBins
-from training.schedules import OptimConfig
+from training.trainer.schedules import OptimConfig
 
 # BEVDet (Huang et al., 2021): resize -6 to +11 %, rotation 5.4 degrees, flips; BEV flips, 22.5 degrees, 5 % of scale.
 # Nothing photometric and no dropout of sensors.

@@ -8,8 +8,8 @@ from training.models.bev_encoder import SecondConfig
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
 from training.run import Run
-from training.schedules import OptimConfig
 from training.teachers.centerpoint import CenterPointConfig
+from training.trainer.schedules import OptimConfig
 
 # CenterPoint, configs/nusc/pp/nusc_centerpoint_pp_02voxel_two_pfn_10sweep.py: one cycle up to 1e-3, 20 epochs, clip 35.
 PAPER_OPTIM = OptimConfig(lr=1e-3, warmup_steps=0, steps=None, epochs=20, schedule="one_cycle")

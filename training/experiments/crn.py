@@ -23,7 +23,7 @@ from training.models.bev_encoder import BevDepthEncoderConfig
 from training.models.crn import CrnConfig, MfaConfig
 from training.models.temporal_fusion import TemporalConfig, state_channels
 from training.run import Run
-from training.schedules import OptimConfig
+from training.trainer.schedules import OptimConfig
 
 PAPER_RADAR = RadarSpec(sweeps=8, format="pillars", pillar_step=0.8, max_pillars=2500, pillar_points=8)
 # AdamW 2e-4, weight decay 1e-4; the schedule is BEVDepth's, whose code CRN's is based on.

@@ -9,8 +9,8 @@ from training.experiments.specs import POINTS_ONLY, TINY_GRID, lidar_over, small
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.query_head import QueryHeadConfig
 from training.run import Run
-from training.schedules import OptimConfig
 from training.teachers.lidar_transformer import LidarTransformerConfig
+from training.trainer.schedules import OptimConfig
 
 GRID = BevGrid(step=0.512)
 # BEVFormer's optimiser: AdamW 2e-4, cosine to 1e-3 of it, 500 steps of warm-up, clip 35, 24 epochs.

@@ -11,7 +11,7 @@ from training.data.augment import Augmentation
 from training.data.config import LidarConfig
 from training.losses import LossConfig
 from training.models.pillar_encoder import Z_RANGE
-from training.schedules import OptimConfig
+from training.trainer.schedules import OptimConfig
 
 # nuScenes channel names in the order of the LiDAR's sweep; the last camera is the anchor on the vehicle.
 CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")

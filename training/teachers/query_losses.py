@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from bev_perception.grid import BevGrid
-from training.distributed import count_of_all
+from training.trainer.distributed import count_of_all
 
 ALPHA, GAMMA = 0.25, 2.0  # focal loss (Lin et al., ICCV 2017)
 

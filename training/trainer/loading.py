@@ -13,8 +13,8 @@ from training.data import DATASETS
 from training.data.clips import ClipDataset, EndlessShuffle, collate
 from training.data.config import DataConfig, for_evaluation
 from training.data.nuscenes import Keyframe, read_split
-from training.distributed import RankShard, rank_and_world
 from training.run import Run
+from training.trainer.distributed import RankShard, rank_and_world
 
 
 def open_keyframes(

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from training.lightning_module import DetectorModule
 from training.run import run_from_plain
+from training.trainer.lightning_module import DetectorModule
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

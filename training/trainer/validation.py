@@ -16,8 +16,8 @@ from bev_perception.evaluation.draw import draw_frame
 from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.objects import Objects
 from training.data.nuscenes import Keyframe, sensor_frame
-from training.ema import Ema
 from training.evaluate import detect, ground_truth, score_found
+from training.trainer.ema import Ema
 
 PICTURES = 3
 

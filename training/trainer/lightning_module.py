@@ -19,8 +19,8 @@ from training.losses import detection_losses
 from training.models.detector import Memory, Prediction, empty_memory
 from training.models.exported import peaks_of
 from training.run import Run, build_detector, parameter_groups, run_to_plain
-from training.schedules import rates
 from training.teachers.frozen import FrozenTeacher
+from training.trainer.schedules import rates
 
 # Steps between two looks at how far student and teacher agree.
 AGREEMENT_EVERY = 20

@@ -12,7 +12,7 @@ from bev_perception.evaluation.objects import Objects
 from bev_perception.inference.backend import open_backend
 from bev_perception.model_spec import Bundle
 from training.data.config import DataConfig
-from training.lightning_module import PEAKS, objects_of
+from training.trainer.lightning_module import PEAKS, objects_of
 
 
 class BundleModel:

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.checkpoint import load_module
 from training.data.config import DataConfig
 from training.distill.adapters import copy_weights, inherit_head
 from training.distill.cache import TeacherCache
 from training.distill.losses import DISTILL_LOSSES
 from training.distill.module import Distiller
-from training.distributed import own_device
-from training.loading import evaluation_loader
 from training.run import Run
 from training.teachers.frozen import FrozenTeacher
+from training.trainer.checkpoint import load_module
+from training.trainer.distributed import own_device
+from training.trainer.loading import evaluation_loader
 
 
 def teacher_names(run: Run) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.radar import radar_arrays
 from training.data.clips import ClipDataset, collate
 from training.data.config import DataConfig
-from training.lightning_module import recall
-from training.loading import open_keyframes
+from training.trainer.lightning_module import recall
+from training.trainer.loading import open_keyframes
 
 # The file must stay small: colours and the earlier state are rounded. That changes the question, not its worth.
 COLOR_STEP = 16

@@ -1,0 +1,1 @@
+"""What happens around a network in training: loop, data loader, schedule, run directory, failures, teachers."""
