@@ -78,6 +78,27 @@ def test_it_gives_back_what_it_was_told(tmp_path: Path) -> None:
     assert torch.allclose(again.features["neck"], exact.features["neck"], rtol=1e-3, atol=1e-4)
 
 
+def test_it_is_read_under_autocast(tmp_path: Path) -> None:
+    network = Network()
+    cache = TeacherCache(tmp_path, network, TOKENS, DATA)
+    fresh = ask(cache, network, 2, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = ask(cache, network, 2, 0)
+    assert torch.equal(again.heatmap, fresh.heatmap) and network.runs == 1
+
+
+def test_the_rows_that_lack_something_are_named(tmp_path: Path) -> None:
+    network = Network()
+    cache = TeacherCache(tmp_path, network, TOKENS, DATA)
+    ask(cache, network, 0, 3)
+    assert cache.lacking({"neck"}) == [1, 2] and cache.lacking(set()) == [1, 2]
+    assert cache.lacking({"neck", "aux.iou"}) == [0, 1, 2, 3]
+    ask(cache, network, 3, names=("aux.iou",))  # what is stored stays
+    assert cache.lacking({"neck", "aux.iou"}) == [0, 1, 2]
+    cache.path("a0").write_bytes(b"")
+    assert cache.lacking({"neck"}) == [0, 1, 2]
+
+
 def test_one_missing_sample_or_name_runs_the_teacher(tmp_path: Path) -> None:
     network = Network()
     cache = TeacherCache(tmp_path, network, TOKENS, DATA)

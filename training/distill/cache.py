@@ -114,7 +114,8 @@ class TeacherCache:
         if all(row is not None and wanted <= set(row) for row in stored):
             self.hits += len(tokens)
             rows = [row for row in stored if row is not None]
-            return _unpack({n: torch.stack([row[n] for row in rows]).to(device).float() for n in wanted})
+            # Single precision first: autocast on a CPU has no stack of halves.
+            return _unpack({n: torch.stack([row[n].float() for row in rows]).to(device) for n in wanted})
         self.misses += len(tokens)
         tensors = {name: _half(tensor, name) for name, tensor in _pack(compute(), wanted).items()}
         for i, token in enumerate(tokens):
