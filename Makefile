@@ -18,7 +18,7 @@ help:
 	@echo "make demo        drive through ROS 2, scored detections and a report in $(OUT)/demo"
 	@echo "make test        all tests"
 	@echo "make lint        ruff and mypy"
-	@echo "make bench       cost per frame, delivery rate and latency; writes the table in docs/"
+	@echo "make bench       what node, networks and training cost in time; writes the tables in docs/"
 	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
 	@echo "make clean       remove the virtual environment, builds and outputs"
 	@echo "Variables: PYTHON=python3.12, OUT=folder, DATA=folder, ARGS=\"further arguments\""
@@ -38,8 +38,9 @@ test: setup-test
 lint: setup-test
 	@$(ENV) ruff check . && mypy
 
-bench: setup-demo
+bench: setup-test
 	@$(ENV) python -m bev_perception.evaluation.bench $(ARGS)
+	@$(ENV) python -m training.bench --out "$(OUT)"
 
 train-demo: setup-test
 	@$(ENV) python -m training.train training.experiments.demo:full --data "$(DATA)" --out "$(OUT)/train-demo" $(ARGS)

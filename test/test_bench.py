@@ -90,11 +90,12 @@ def test_cost_has_every_stage_and_restores_the_cores():
 
 def test_document_keeps_the_sections_that_were_not_measured(tmp_path: Path):
     path = tmp_path / "docs" / "benchmarks.md"
-    bench.update_document(path, {"cost": "first", "latency": "old"})
-    bench.update_document(path, {"latency": "new"})
+    titles = {"cost": "Cost", "delivery": "Delivery", "latency": "Latency"}
+    bench.update_document(path, "# Head\n", titles, {"cost": "first", "latency": "old"})
+    bench.update_document(path, "# Head\n", titles, {"latency": "new"})
     text = path.read_text()
     assert "first" in text and "new" in text and "old" not in text
-    assert text.index("Cost of a frame") < text.index("From stamp")
+    assert text.startswith("# Head") and text.index("## Cost") < text.index("## Latency")
     assert text.count("<!-- cost -->") == text.count("<!-- latency -->") == 1
 
 

@@ -142,11 +142,11 @@ SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
 }
 
 
-def update_document(path: Path, bodies: dict[str, str]) -> None:
-    """Replace the sections in `bodies`, keep the others, write atomically."""
+def update_document(path: Path, head: str, titles: dict[str, str], bodies: dict[str, str]) -> None:
+    """Replace the sections in `bodies`, keep the others, in the order of `titles`; write atomically."""
     old = path.read_text() if path.is_file() else ""
-    parts = [HEAD]
-    for name, (title, _) in SECTIONS.items():
+    parts = [head]
+    for name, title in titles.items():
         kept = re.search(rf"<!-- {name} -->\n(.*?)<!-- end -->\n", old, re.DOTALL)
         if name in bodies:
             parts.append(f"\n<!-- {name} -->\n## {title}\n\n{bodies[name]}\n<!-- end -->\n")
@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"bench: {name}: {error}", file=sys.stderr)
             failed = True
     if bodies:
-        update_document(args.docs, bodies)
+        update_document(args.docs, HEAD, {name: title for name, (title, _) in SECTIONS.items()}, bodies)
         print(f"\nwritten to {args.docs}")
     return int(failed)
 

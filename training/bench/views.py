@@ -1,4 +1,4 @@
-"""How long lift-splat takes beside its textbook formulations: python -m training.bench_view [--device cuda]
+"""How long lift-splat takes beside its textbook formulations.
 
 BEVDet's size: 6 cameras of 256 x 704 pixels at stride 16, 59 bins, 64 channels, 128 x 128 cells. Each formulation gets
 the same tensors and computes the same map and gradients (checked); forward + backward, medians, all in one run.
@@ -6,7 +6,6 @@ the same tensors and computes the same map and gradients (checked); forward + ba
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -147,22 +146,16 @@ def check_equal(reference: Lift, lift: Lift, context: Tensor, depth: Tensor, tol
     return worst
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+def compare(device: str, batch: int = 1, repeats: int = 15) -> tuple[dict[str, float], list[Times]]:
+    """(largest difference to index_add by formulation, times of each, ours first)."""
     torch.manual_seed(0)
     h, w = HEIGHT // STRIDE, WIDTH // STRIDE
-    context = torch.randn(args.batch, CAMERAS, CHANNELS, h, w, device=args.device, requires_grad=True)
-    logits = torch.randn(args.batch, CAMERAS, BINS.count, h, w, device=args.device)
+    context = torch.randn(batch, CAMERAS, CHANNELS, h, w, device=device, requires_grad=True)
+    logits = torch.randn(batch, CAMERAS, BINS.count, h, w, device=device)
     depth = (3 * logits).softmax(dim=2).requires_grad_()
-    img_from_ego = camera_ring(args.batch, args.device)
-    valid = torch.ones(args.batch, CAMERAS, device=args.device)
-    module, column = LiftSplat(GRID, BINS, STRIDE), ColumnLift(GRID, BINS).to(args.device)
+    img_from_ego = camera_ring(batch, device)
+    valid = torch.ones(batch, CAMERAS, device=device)
+    module, column = LiftSplat(GRID, BINS, STRIDE), ColumnLift(GRID, BINS).to(device)
 
     def ours(c: Tensor, d: Tensor) -> Tensor:
         return module(c, d, img_from_ego, valid, (HEIGHT, WIDTH))
@@ -179,27 +172,16 @@ def main() -> None:
     def by_column(c: Tensor, d: Tensor) -> Tensor:
         return column(c, d.log(), img_from_ego, valid, WIDTH)[0]
 
-    print(
-        f"{args.device}, {args.threads} thread(s), torch {torch.__version__}, batch {args.batch}, {args.repeats} runs"
-    )
     worst = {
-        "splat": check_equal(plain, ours, context, depth, 1e-5),
+        "LiftSplat": check_equal(plain, ours, context, depth, 1e-5),
         "as exported": check_equal(plain, dense, context, depth, 1e-5),
-        "cumsum": check_equal(plain, cumsum, context, depth, 1e-2),  # a running sum over all points loses digits
+        "cumulative sum": check_equal(plain, cumsum, context, depth, 1e-2),  # sums over all points lose digits
     }
-    print("largest difference to index_add: " + ", ".join(f"{name} {value:.1e}" for name, value in worst.items()))
     forms: dict[str, Lift] = {
-        "splat": ours,
-        "index_add": plain,
-        "cumsum": cumsum,
-        "as exported": dense,
-        "column_lift (another function)": by_column,
+        "LiftSplat": ours,
+        "lifted points, index_add": plain,
+        "lifted points, sorted, cumulative sum (LSS's QuickCumsum)": cumsum,
+        "LiftSplat as exported": dense,
+        "ColumnLift (another function of the same inputs)": by_column,
     }
-    rows = measure(forms, context, depth, args.repeats)
-    print(f"{'formulation':32}{'forward ms':>12}{'both ms':>10}{'both / splat':>14}")
-    for row in rows:
-        print(f"{row.name:32}{row.forward_ms:12.1f}{row.both_ms:10.1f}{row.both_ms / rows[0].both_ms:14.2f}")
-
-
-if __name__ == "__main__":
-    main()
+    return worst, measure(forms, context, depth, repeats)

@@ -1,0 +1,49 @@
+"""The offline benchmarks measure what they say; how fast it is, is not tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("lightning", reason="needs lightning")
+
+from tiny_run import RUN, VERSION
+
+from training.bench import __main__ as bench
+from training.bench import latency, throughput
+from training.experiments import camera_radar
+from training.models.exported import parameters_exported
+from training.run import build_detector
+
+
+def test_loading_reads_every_file_once(tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    item = throughput.ClipDataset.__getitem__
+    monkeypatch.setattr(throughput.ClipDataset, "__getitem__", lambda self, i: asked.append(i) or item(self, i))
+    first, again = throughput.loading_alone(RUN, tiny_dataset, VERSION, 3)
+    assert asked == [0, 1, 2, 0, 1, 2] and min(first, again) > 0
+
+
+def test_training_steps_are_real_and_their_waiting_is_a_share(tiny_dataset: Path) -> None:
+    rate, waiting, memory = throughput.training(RUN, tiny_dataset, VERSION, workers=0, steps=2)
+    assert rate > 0 and 0 < waiting < 1 and memory == 0  # without loader processes a step waits for its samples
+
+
+def test_latency_is_that_of_the_exported_student() -> None:
+    run = camera_radar.tiny()
+    found = latency.measure(run, threads=1, repeats=1, log=lambda _: None)
+    assert found.parameters == parameters_exported(build_detector(run))
+    assert found.milliseconds > 0 and found.onnx_mib > 4 * found.parameters / 2**20
+    assert found.build_s is None or found.build_s > 0
+
+
+def test_the_table_of_students_has_every_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "measure", lambda *_, **__: latency.Latency(2_000_000, 8.0, None, 12.5))
+    docs = tmp_path / "b.md"
+    assert bench.main(["--only", "latency", "--docs", str(docs)]) == 0
+    rows = [line for line in docs.read_text().splitlines() if line.startswith("| ") and "12.5" in line]
+    names = [row.split("|")[1].strip() for row in rows]
+    assert names == [name for name in bench.STUDENTS for _ in ("tiny", "small")]

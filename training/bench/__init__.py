@@ -1,0 +1,1 @@
+"""What training and its networks cost in time: `python -m training.bench`."""

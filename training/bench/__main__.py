@@ -1,0 +1,136 @@
+"""`make bench`, offline part: view transforms, data loading, training steps, students in ONNX Runtime.
+
+    python -m training.bench [--only views throughput latency] [--data DIR] [--device cuda]
+
+Prints tables and writes them to docs/benchmarks_training.md; sections that are not asked for stay as they are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from bev_perception.evaluation.bench import table, update_document
+from bev_perception.evaluation.demo import machine
+from training.bench import latency, throughput, views
+from training.data.synthetic.__main__ import main as make_synthetic
+from training.experiments import family
+from training.models import STUDENTS
+
+HEAD = "# Benchmarks of training\n\nWritten by `make bench`; every section says where and how it was measured.\n"
+# One of a kind: camera, camera with depth and memory, camera + radar, radar, LiDAR.
+TRAINED = ("bevdet", "bevdepth", "camera_radar", "radar_pillarnet", "centerpoint")
+
+
+def views_section(args: argparse.Namespace) -> str:
+    torch.set_num_threads(1)
+    worst, rows = views.compare(args.device)
+    cells = [[r.name, f"{r.forward_ms:.1f}", f"{r.both_ms:.1f}", f"{r.both_ms / rows[0].both_ms:.1f}"] for r in rows]
+    differences = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
+    clock = "wall time" if args.device == "cuda" else "one thread, CPU time"
+    return (
+        f"BEVDet's size: 6 cameras of 256 x 704, stride 16, 59 bins, 64 channels, 128 x 128 cells; {_where(args)}, "
+        f"{clock}, medians, the forms taking turns, projection of the frustum included.\n\n"
+        f"{table(['formulation', 'forward, ms', 'forward + backward, ms', 'times LiftSplat'], cells)}\n\n"
+        f"- Largest difference of map and gradients to index_add, relative to the largest value: {differences}."
+    )
+
+
+def throughput_section(args: argparse.Namespace) -> str:
+    data = args.data or _synthetic(args.out)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    runs, rows = family.small(), []
+    for name in TRAINED:
+        t = throughput.measure(runs[name], data, "v1.0-trainval", args.workers, args.steps)
+        memory = f"{t.memory_gb:.1f}" if t.memory_gb else "-"
+        waiting = f"{100 * t.waiting:.0f} %"
+        rows.append([name, f"{t.first:.1f}", f"{t.again:.1f}", f"{t.training:.1f}", waiting, memory])
+    head = ["run (`small`)", "loading, first", "loading, again", "training", "waits for data", "GPU, GB"]
+    return (
+        f"Samples per second; {_where(args)}. *Loading*: one process alone, the first time (images and LiDAR files are "
+        "read) and again (keyframes stay in memory). *Training*: optimiser steps of four samples with "
+        f"{args.workers} loader process(es) on the same cores, from the first epoch on.\n\n{table(head, rows)}"
+    )
+
+
+def latency_section(args: argparse.Namespace) -> str:
+    threads = min(2, len(os.sched_getaffinity(0)))
+    rows = []
+    for name in STUDENTS:
+        for size, runs in (("tiny", family.tiny()), ("small", family.small())):
+            found = latency.measure(runs[name], threads, args.repeats, log=lambda _: None)
+            image, grid = runs[name].spec.image, runs[name].spec.grid
+            seen = f"{image.height} x {image.width}" if runs[name].spec.cameras else "-"
+            build = "-" if found.build_s is None else f"{found.build_s:.1f}"
+            cells = " x ".join(str(n) for n in grid.shape)
+            millions, mib = f"{found.parameters / 1e6:.2f}", f"{found.onnx_mib:.1f}"
+            rows.append([name, size, seen, cells, millions, mib, build, f"{found.milliseconds:.1f}"])
+            print(" ".join(rows[-1]), flush=True)
+    head = [
+        "student",
+        "size",
+        "images",
+        "cells",
+        "parameters, M",
+        "ONNX, MiB",
+        "TensorRT-RTX build, s",
+        "ONNX Runtime, ms",
+    ]
+    return (
+        f"{_where(args)}, {threads} threads, medians of {args.repeats} frames, host to host. Every graph gave what "
+        "PyTorch gives (the vehicle's own tolerances); where its wheel is installed, TensorRT for RTX built an engine "
+        f"of each.\n\n{table(head, rows)}"
+    )
+
+
+def _synthetic(out: Path) -> Path:
+    """A few short drives, made once."""
+    data = out / "bench_data"
+    if not (data / "v1.0-trainval").is_dir():
+        sizes = ["--scenes", "4", "--duration", "4", "--scale", "0.22", "--lidar-hz", "10"]
+        make_synthetic(["nuscenes", str(data), *sizes])
+    return data
+
+
+def _where(args: argparse.Namespace) -> str:
+    device = torch.cuda.get_device_name() if args.device == "cuda" else machine()
+    return f"`make bench` on {device}, torch {torch.__version__}"
+
+
+SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
+    "views": ("View transforms", views_section),
+    "throughput": ("Data loading and training", throughput_section),
+    "latency": ("Students in ONNX Runtime", latency_section),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser: Any = argparse.ArgumentParser(prog="python -m training.bench", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--data", type=Path, help="nuScenes-format data root (default: short drives, made in --out)")
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--workers", type=int, default=1, help="loader processes while training")
+    parser.add_argument("--steps", type=int, default=16, help="optimiser steps that are timed")
+    parser.add_argument("--repeats", type=int, default=15, help="frames that ONNX Runtime is timed with")
+    parser.add_argument("--docs", type=Path, default=Path("docs/benchmarks_training.md"))
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(1)
+    titles = {name: title for name, (title, _) in SECTIONS.items()}
+    for name in args.only:
+        print(f"\n{titles[name]} ...", flush=True)
+        body = SECTIONS[name][1](args)
+        print(body)
+        update_document(args.docs, HEAD, titles, {name: body})
+    print(f"\nwritten to {args.docs}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
