@@ -31,6 +31,22 @@ def study() -> dict[str, Run]:
     return pairs(near.family()) | ablations()
 
 
+def weights() -> dict[str, Run]:
+    """DistillBEV at several weights of its terms beside detection, with and without an inherited head.
+
+    For a search on a holdout of the training split: features of other networks have other scales than the published.
+    """
+    runs = near.family()
+    study = {name: runs[name] for name in ("centerpoint", "bevdet", "bevdepth")}
+    for student in ("bevdet", "bevdepth"):
+        for weight in (1.0, 0.1, 0.01):
+            for inherit in (True, False):
+                recipe = distillbev(weight=weight, source="centerpoint", inherit=inherit)
+                name = f"{student}_{weight:g}{'' if inherit else '_own_head'}"
+                study[name] = taught(runs[student], recipe, sweeps=SWEEPS)
+    return study
+
+
 def small() -> dict[str, Run]:
     """The same over the whole range of 51.2 m: about five times as long for the same number of steps."""
     return pairs(family.small())
@@ -64,6 +80,10 @@ def ablations() -> dict[str, Run]:
     for name, distill in distillbev_ablations().items():
         study[f"bevdet_{name}"] = taught(student, distill, sweeps=SWEEPS)
     study["bevdet_neck_norm"] = with_neck_norm(student)
+    bare = dataclasses.replace(radar_student, config=dataclasses.replace(radar_student.config, cma=False))
+    study["radar_pillarnet_no_cma"] = bare
+    whole = radardistill(adapter="conv1x1", source="pillarnet")
+    study["radar_pillarnet_no_cma_taught"] = taught(bare, whole, sweeps=SWEEPS)
     for name, distill in radardistill_ablations().items():
         study[f"radar_pillarnet_{name}"] = taught(radar_student, distill, sweeps=SWEEPS)
     return study

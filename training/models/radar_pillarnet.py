@@ -26,12 +26,14 @@ from training.models.temporal_fusion import TEMPORAL, TemporalConfig, state_chan
 
 @dataclass(frozen=True)
 class RadarPillarNetConfig:
-    """The paper's by default: grid cells of 0.6 m over 54 m, spec.radar.pillar_step 0.075 m, an IoU branch."""
+    """The paper's by default: grid cells of 0.6 m over 54 m, spec.radar.pillar_step 0.075 m, an IoU branch. cma: without
+    it, as in the paper's baseline, F^l1 and F^l2 are conv4 itself."""
 
     backbone: PillarBackboneConfig = field(default_factory=PillarBackboneConfig)
     z_range: tuple[float, float] = Z_RANGE
     head: HeadConfig = field(default_factory=lambda: HeadConfig(iou=True))
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    cma: bool = True
 
 
 def tiny() -> RadarPillarNetConfig:
@@ -47,7 +49,13 @@ class RadarPillarTrunk(nn.Module):
     head's grid), "high2" (F^h2: the neck's map, also "neck"). Raises ValueError for a spec that does not fit.
     """
 
-    def __init__(self, spec: ModelSpec, backbone: PillarBackboneConfig, z_range: tuple[float, float] = Z_RANGE) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        backbone: PillarBackboneConfig,
+        z_range: tuple[float, float] = Z_RANGE,
+        cma: bool = True,
+    ) -> None:
         super().__init__()
         if not spec.radars or spec.radar.format != "pillars":
             raise ValueError(
@@ -63,7 +71,7 @@ class RadarPillarTrunk(nn.Module):
         self.channels = low = backbone.channels[3]
         self.pillars = RadarPillars(spec.pillar_grid(), backbone.channels[:1], z_range)
         self.backbone = PillarBackbone(backbone)
-        self.cma = CrossModalityAlignment(low)
+        self.cma = CrossModalityAlignment(low) if cma else None
         self.deaf = nn.Parameter(torch.zeros(1, low, 1, 1))
         self.neck = PillarNeck(backbone)
 
@@ -71,7 +79,7 @@ class RadarPillarTrunk(nn.Module):
         sparse = self.pillars(inputs["radar_points"], inputs["radar_counts"], inputs["radar_cells"])
         found = self.backbone(*sparse)
         maps = {"conv4": found["conv4"], "conv5": found["conv5"]}
-        maps["low1"], maps["low2"] = self.cma(maps["conv4"])
+        maps["low1"], maps["low2"] = self.cma(maps["conv4"]) if self.cma else (maps["conv4"], maps["conv4"])
         low = maps["low2"] + self.deaf * deafness(inputs["radar_valid"]).to(maps["low2"].dtype)
         maps["high1"] = self.neck.up(maps["conv5"])
         maps["high2"] = self.neck.join(low, maps["high1"])
@@ -87,7 +95,7 @@ class RadarPillarNet(RadarPillarTrunk):
     """
 
     def __init__(self, spec: ModelSpec, config: RadarPillarNetConfig = RadarPillarNetConfig()) -> None:
-        super().__init__(spec, config.backbone, config.z_range)
+        super().__init__(spec, config.backbone, config.z_range, config.cma)
         self.spec, self.config = spec, config
         low = self.channels
         wanted = state_channels(config.temporal, low)

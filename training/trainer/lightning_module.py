@@ -13,6 +13,7 @@ from torch import Tensor
 from bev_perception.decode import Thresholds, decode
 from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.model_spec import ModelSpec
+from training.distill.agreement import gradient_norms
 from training.distill.cache import TeacherCache, teacher_hash
 from training.distill.module import Distiller
 from training.losses import detection_losses
@@ -22,8 +23,8 @@ from training.run import Run, build_detector, parameter_groups, run_to_plain
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.schedules import rates
 
-# Steps between two looks at how far student and teacher agree.
-AGREEMENT_EVERY = 20
+# Steps between two looks at how far student and teacher agree, and at how hard each loss pulls (a backward pass each).
+AGREEMENT_EVERY, GRADIENTS_EVERY = 20, 100
 PEAKS = ("scores", "labels", "cells", "boxes")
 # What networks read of a batch; each batch has some of it (see training.models.detector).
 INPUTS = (
@@ -109,7 +110,10 @@ class DetectorModule(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         prediction = self.predict(batch)
-        losses = self.losses(prediction, batch) | self._distilled(prediction, batch)
+        own, taught = self.losses(prediction, batch), self._distilled(prediction, batch)
+        if taught and (self.global_step + 1) % GRADIENTS_EVERY == 0:
+            self._log_gradients(own, taught)
+        losses = own | taught
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             terms = {k: float(v.detach()) for k, v in losses.items()}
@@ -130,6 +134,15 @@ class DetectorModule(lightning.LightningModule):
         losses, diagnostics = self.distiller(prediction, batch)
         self.log_dict({f"agreement/{name}": value for name, value in diagnostics.items()})
         return losses
+
+    def _log_gradients(self, own: dict[str, Tensor], taught: dict[str, Tensor]) -> None:
+        """gradient/<term>: norm of what each of the teachers' terms, and detection as a whole, asks of the student."""
+        terms = {"detection": list(own.values())}
+        for name, loss in taught.items():
+            terms.setdefault(name.split("/")[0], []).append(loss)
+        summed = {name: torch.stack(parts).sum() for name, parts in terms.items()}
+        norms = gradient_norms(summed, self.detector.parameters())
+        self.log_dict({f"gradient/{name}": norm for name, norm in norms.items()})
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
