@@ -26,8 +26,8 @@ from training.models.temporal_fusion import TEMPORAL, TemporalConfig, state_chan
 
 @dataclass(frozen=True)
 class RadarPillarNetConfig:
-    """The paper's by default: grid cells of 0.6 m over 54 m, spec.radar.pillar_step 0.075 m, an IoU branch. cma: without
-    it, as in the paper's baseline, F^l1 and F^l2 are conv4 itself."""
+    """The paper's by default: grid cells of 0.6 m over 54 m, spec.radar.pillar_step 0.075 m, an IoU branch. cma:
+    without it, as in the paper's baseline, F^l1 and F^l2 are conv4 itself."""
 
     backbone: PillarBackboneConfig = field(default_factory=PillarBackboneConfig)
     z_range: tuple[float, float] = Z_RANGE
