@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bev_perception.grid import BevGrid
-from training.models.pillar_encoder import PillarEncoder, group_max, group_mean
+from training.models.pillar_encoder import PillarEncoder, group_mean, norm_linear, segment_max
 
 GRID = BevGrid(-4.0, 4.0, -2.0, 3.0, 0.5)
 Z_RANGE = (-2.0, 2.0)
@@ -110,9 +110,33 @@ def test_points_on_the_edges() -> None:
 def test_gradient_of_maximum_and_mean() -> None:
     torch.manual_seed(0)
     rows = torch.randn(7, 2, dtype=torch.float64, requires_grad=True)
-    group = torch.tensor([0, 2, 0, 1, 2, 2, 0])
-    assert torch.autograd.gradcheck(lambda r: group_max(r, group, 3), rows)
+    group, starts = torch.tensor([0, 0, 0, 1, 2, 2, 2]), torch.tensor([0, 3, 4])
+    expected = torch.stack([rows[group == g].amax(dim=0) for g in range(3)])
+    assert torch.equal(segment_max(rows, starts), expected)
+    assert torch.autograd.gradcheck(lambda r: segment_max(r, starts), rows)
     assert torch.autograd.gradcheck(lambda r: group_mean(r, group, 3), rows)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_norm_inside_the_weights_is_batch_norm(training: bool) -> None:
+    """Values, gradients of everything and running statistics."""
+    torch.manual_seed(0)
+    rows = (5 + 3 * torch.randn(200, 4, dtype=torch.float64)).requires_grad_()
+    results = []
+    for folded in (False, True):
+        torch.manual_seed(1)
+        linear, norm = torch.nn.Linear(4, 6, bias=False).double(), torch.nn.BatchNorm1d(6, 1e-3, 0.3).double()
+        with torch.no_grad():
+            norm.weight.normal_()
+            norm.bias.normal_()
+            norm.running_mean.normal_()
+        norm.train(training)
+        out = torch.add(*norm_linear(linear, norm, rows)) if folded else norm(linear(rows))
+        learnt = [rows, linear.weight, norm.weight, norm.bias]
+        gradients = torch.autograd.grad((out * torch.arange(6.0) * out.detach().sin()).sum(), learnt)
+        results.append([out, *gradients, norm.running_mean, norm.running_var, norm.num_batches_tracked])
+    for found, expected in zip(results[1], results[0]):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_refuses_what_does_not_fit() -> None:

@@ -21,10 +21,43 @@ def norm_rows(norm: nn.BatchNorm1d, rows: Tensor) -> Tensor:
     return F.batch_norm(rows, mean, var, norm.weight, norm.bias, training, momentum or 0.0, norm.eps)
 
 
-def group_max(rows: Tensor, group: Tensor, groups: int) -> Tensor:
-    """(P, C) rows and their group (P,) -> (groups, C), the largest of each group; every group has a row."""
-    empty = rows.new_zeros(groups, rows.shape[1])
-    return empty.scatter_reduce(0, group[:, None].expand_as(rows), rows, "amax", include_self=False)
+def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """norm_rows(norm, linear(rows)) for a `linear` without bias as (P, out) plus (out,): one matrix product, and a bias
+    that a maximum over rows lets pass.
+
+    Mean and variance of a linear map follow from mean and covariance of its input, so that the norm becomes part of the
+    map's weights: no pass over P x out, forward or backward, but the product.
+    """
+    weight, mean, var = linear.weight, norm.running_mean, norm.running_var
+    if norm.training and len(rows) > 1:
+        centre = rows.mean(dim=0)
+        offset = rows - centre
+        covariance = offset.t() @ offset / len(rows)
+        mean, var = weight @ centre, ((weight @ covariance) * weight).sum(dim=1)
+        _update_statistics(norm, mean.detach(), var.detach() * (len(rows) / (len(rows) - 1)))
+    assert mean is not None and var is not None
+    scale = norm.weight * torch.rsqrt(var + norm.eps)
+    return rows @ (scale[:, None] * weight).t(), norm.bias - scale * mean
+
+
+def _update_statistics(norm: nn.BatchNorm1d, mean: Tensor, unbiased_var: Tensor) -> None:
+    """As BatchNorm1d does in training."""
+    momentum = norm.momentum or 0.0
+    if norm.running_mean is not None and norm.running_var is not None:
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+        norm.running_var.lerp_(unbiased_var.to(norm.running_var.dtype), momentum)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+
+
+def segment_max(rows: Tensor, starts: Tensor) -> Tensor:
+    """(P, C) rows that lie segment by segment, first row of each (S,) -> (S, C), the largest of each segment.
+
+    Its gradient goes to the largest rows alone; that of a scatter with `amax` compares and divides all of them.
+    """
+    index = torch.arange(len(rows), device=rows.device)
+    highest: Tensor = F.embedding_bag(index, rows, starts, mode="max")
+    return highest
 
 
 def group_mean(rows: Tensor, group: Tensor, groups: int) -> Tensor:
@@ -48,11 +81,12 @@ class PointNetLayer(nn.Module):
         self.linear = nn.Linear(in_channels, width, bias=False)
         self.norm = nn.BatchNorm1d(width, eps=1e-3, momentum=0.01)
 
-    def forward(self, points: Tensor, pillar: Tensor, pillars: int) -> tuple[Tensor, Tensor]:
-        """points (P, in), pillar (P,) -> points for the next layer (P, channels) and pillar maxima (pillars, width)."""
-        x = norm_rows(self.norm, self.linear(points)).relu()
-        highest = group_max(x, pillar, pillars)
-        return (x if self.last else torch.cat([x, highest[pillar]], dim=1)), highest
+    def forward(self, points: Tensor, pillar: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """points (P, in) pillar by pillar, pillar (P,), first point of each pillar (S,) -> points for the next layer
+        (P, channels), of the last one without meaning, and pillar maxima (S, width)."""
+        x, bias = norm_linear(self.linear, self.norm, points)
+        highest = (segment_max(x, starts) + bias).relu()  # after the maximum: fewer rows
+        return (x if self.last else torch.cat([(x + bias).relu(), highest[pillar]], dim=1)), highest
 
 
 class PillarEncoder(nn.Module):
@@ -92,7 +126,10 @@ class PillarEncoder(nn.Module):
                 f"found {tuple(points.shape)}"
             )
         rows, cell = self.inside(points, batch_size)
-        occupied, pillar = torch.unique(cell, return_inverse=True)
+        cell, order = torch.sort(cell)
+        rows = rows[order]
+        occupied, pillar, counts = torch.unique_consecutive(cell, return_inverse=True, return_counts=True)
+        starts = counts.cumsum(0) - counts
         x, y = self.grid.shape
         low = points.new_tensor([self.grid.x_min, self.grid.y_min])
         index = torch.stack([occupied // y % x, occupied % y], dim=1)
@@ -105,7 +142,7 @@ class PillarEncoder(nn.Module):
         # A coordinate of 50 m in bfloat16 is a quarter of a metre off.
         with torch.autocast(points.device.type, enabled=False):
             for layer in self.layers:
-                features, highest = layer(features, pillar, len(occupied))
+                features, highest = layer(features, pillar, starts)
         canvas = highest.new_zeros(batch_size * x * y, self.out_channels).index_copy(0, occupied, highest)
         mask = points.new_zeros(batch_size * x * y, 1).index_fill(0, occupied, 1.0)
         shape = (batch_size, x, y, -1)
