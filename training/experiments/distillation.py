@@ -31,19 +31,18 @@ def study() -> dict[str, Run]:
     return pairs(near.family()) | ablations()
 
 
-def weights() -> dict[str, Run]:
-    """DistillBEV at several weights of its terms beside detection, with and without an inherited head.
-
-    For a search on a holdout of the training split: features of other networks have other scales than the published.
-    """
+def search() -> dict[str, Run]:
+    """What to weigh how much in DistillBEV, for a search on a holdout of the training split: features of other networks
+    have other scales than the published ones."""
     runs = near.family()
-    study = {name: runs[name] for name in ("centerpoint", "bevdet", "bevdepth")}
+    logits = DistillConfig((Term("logits", "heatmap", "heatmap", source="centerpoint"),))
+    candidates = {f"{w:g}": distillbev(weight=w, source="centerpoint") for w in (1.0, 0.1, 0.01)}
+    candidates |= {f"neck_{w:g}": distillbev(LAYERS[-1:], weight=w, source="centerpoint") for w in (1.0, 0.3)}
+    candidates |= {f"stage2_neck_{w:g}": distillbev(LAYERS[::2], weight=w, source="centerpoint") for w in (1.0, 0.3)}
+    candidates |= {"logits": logits, "neck_1_logits": together(candidates["neck_1"], logits)}
+    study = {name: runs[name] for name in ("centerpoint", "bevdet", "bevdepth", "camera_radar")}
     for student in ("bevdet", "bevdepth"):
-        for weight in (1.0, 0.1, 0.01):
-            for inherit in (True, False):
-                recipe = distillbev(weight=weight, source="centerpoint", inherit=inherit)
-                name = f"{student}_{weight:g}{'' if inherit else '_own_head'}"
-                study[name] = taught(runs[student], recipe, sweeps=SWEEPS)
+        study |= {f"{student}_{n}": taught(runs[student], c, sweeps=SWEEPS) for n, c in candidates.items()}
     return study
 
 
