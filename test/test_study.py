@@ -15,7 +15,8 @@ pytest.importorskip("lightning", reason="needs lightning")
 
 from tiny_run import RUN, VERSION
 
-from training import overfit, study
+from training import overfit, study, study_tables
+from training.distill.module import DistillConfig, Term
 
 SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=2))
 
@@ -28,16 +29,16 @@ def result(mean_ap, ave, parameters=2_000_000, minutes=3.0):
 
 def test_mean_and_standard_error():
     values = np.random.default_rng(0).normal(size=7).tolist()
-    mean, error = study.mean_and_error(values)
+    mean, error = study_tables.mean_and_error(values)
     assert mean == pytest.approx(np.mean(values))
     assert error == pytest.approx(np.std(values, ddof=1) / np.sqrt(7))
-    alone, unknown = study.mean_and_error([0.25])
+    alone, unknown = study_tables.mean_and_error([0.25])
     assert alone == 0.25 and math.isnan(unknown)
 
 
 def test_table_has_means_over_seeds_and_no_row_for_what_is_not_done():
     results = {"a": [result(0.2, 1.0), result(0.4, 2.0, minutes=5.0)], "b": [result(0.75, None)], "c": []}
-    lines = study.study_table(results).splitlines()
+    lines = study_tables.study_table(results).splitlines()
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     of_a, of_b = dict(zip(cells[0], cells[2])), dict(zip(cells[0], cells[3]))
@@ -45,6 +46,29 @@ def test_table_has_means_over_seeds_and_no_row_for_what_is_not_done():
     assert of_a["mAP"] == "0.300 ± 0.100" and of_a["mAVE"] == "1.500 ± 0.500" and of_a["mATE"] == "0.500 ± 0.000"
     assert (of_a["run"], of_a["seeds"], of_a["parameters (M)"], of_a["training (min)"]) == ("a", "2", "2.00", "4")
     assert of_b["mAP"] == "0.750" and of_b["mAVE"] == "-"
+
+
+def test_gains_are_differences_of_the_same_seeds():
+    taught = dataclasses.replace(RUN, distill=DistillConfig((Term("logits", "heatmap", "heatmap", source="lidar"),)))
+    other = dataclasses.replace(taught, spec=dataclasses.replace(RUN.spec, name="another"))
+    study = {"lidar": dataclasses.replace(RUN, model="bevdet"), "alone": RUN, "taught": taught, "other": other}
+    assert [study_tables.alone_of(name, study) for name in study] == [None, None, "alone", None]
+
+    def row(alone, given, minutes=6.0):
+        results = {
+            "lidar": [result(0.9, 1.0) | {"seed": 0}],
+            "alone": [result(v, 1.0) | {"seed": s} for s, v in alone.items()],
+            "taught": [result(v, 0.5, minutes=minutes) | {"seed": s} for s, v in given.items()],
+        }
+        lines = study_tables.gains_table(study, results).splitlines()
+        return [cell.strip() for cell in lines[-1].strip("|").split("|")] if lines else []
+
+    # 0.1 and 0.3 more: 0.2 with a standard error of 0.1, which is not more than twice it.
+    found = row({0: 0.2, 1: 0.4, 7: 0.9}, {1: 0.7, 0: 0.3})
+    assert found[:5] == ["taught", "2", "0.300 ± 0.100", "0.500 ± 0.200", "0.900"]
+    assert found[5:] == ["+0.200 ± 0.100", "+0.200 ± 0.100", "-0.500 ± 0.000 *", "2.00"]
+    assert row({0: 0.2, 1: 0.4}, {0: 0.3, 1: 0.52})[5] == "+0.110 ± 0.010 *"
+    assert row({0: 0.2}, {0: 0.3})[5] == "+0.100" and row({0: 0.2}, {1: 0.3}) == []
 
 
 def test_a_study_is_resumed_and_widened_not_repeated(tiny_dataset, tmp_path, monkeypatch):
@@ -55,8 +79,8 @@ def test_a_study_is_resumed_and_widened_not_repeated(tiny_dataset, tmp_path, mon
     assert both["a"][0] == first["a"][0] and both["a"][0]["scores"]["frames"] == 4
     assert both["a"][1]["scores"]["errors"]["ave"] == 3  # the other seed is a run of its own
     assert [r["name"] for r in both["b"]] == ["b", "b"]
-    assert json.loads((tmp_path / "b" / "3" / "result.json").read_text()) == both["b"][1]
-    assert (tmp_path / "table.md").read_text() == study.study_table(both)
+    assert json.loads((tmp_path / "b" / "3" / "result.json").read_text()) | {"seed": 3} == both["b"][1]
+    assert (tmp_path / "table.md").read_text() == study_tables.study_table(both)
 
 
 def test_some_runs_of_a_study_at_a_time_share_its_table(tmp_path, monkeypatch):
@@ -66,7 +90,7 @@ def test_some_runs_of_a_study_at_a_time_share_its_table(tmp_path, monkeypatch):
     done = study.run_study(runs, tmp_path, VERSION, tmp_path, [0], only=["a"])
     assert [len(done["a"]), len(done["b"])] == [1, 2]
     assert [r["scores"]["errors"]["ave"] for r in done["b"]] == [9, 10]
-    assert (tmp_path / "table.md").read_text() == study.study_table(done)
+    assert (tmp_path / "table.md").read_text() == study_tables.study_table(done)
 
 
 def test_a_run_without_its_optional_package_does_not_stop_the_others(tmp_path, monkeypatch, capsys):

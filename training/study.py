@@ -3,7 +3,7 @@
 A study is a function that returns name -> Run. Each run trains in OUT/name/seed and is scored on the held-out split.
 A run that learns from a teacher takes the study's own run of that name and seed, or what --teacher gives. What is done
 is not done again: a study can be stopped and resumed, or widened by seeds. OUT/table.md has means and standard errors
-over seeds.
+over seeds, OUT/gains.md what teachers gave.
 """
 
 from __future__ import annotations
@@ -11,26 +11,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
 
-from training.bundling.model_card import ERRORS
 from training.evaluate import evaluate
 from training.models.exported import parameters_exported
 from training.run import Run
+from training.study_tables import gains_table, study_table
 from training.train import load_experiment, train
 from training.trainer.checkpoint import load_module
 from training.trainer.loading import open_keyframes
 from training.trainer.teaching import paths_of, teacher_names
-
-COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 
 
 def run_study(
@@ -63,14 +60,27 @@ def run_study(
                 print(f"{name} is left out: {error}", flush=True)
                 continue
             write(folder / "result.json", json.dumps(result, indent=1) + "\n")
-            write(out / "table.md", study_table(results_in(out, study)))
+            write_tables(out, study)
     return results_in(out, study)
+
+
+def write_tables(out: Path, study: dict[str, Run]) -> str:
+    """OUT/table.md and, where runs learn from teachers, OUT/gains.md -> both."""
+    results = results_in(out, study)
+    table, gains = study_table(results), gains_table(study, results)
+    write(out / "table.md", table)
+    if gains:
+        write(out / "gains.md", gains)
+    return f"{table}\n{gains}"
 
 
 def results_in(out: Path, study: Collection[str]) -> dict[str, list[dict[str, Any]]]:
     """Name -> what its seeds reached, of those that are done."""
     paths = {name: sorted((out / name).glob("*/result.json"), key=lambda p: int(p.parent.name)) for name in study}
-    return {name: [json.loads(path.read_text()) for path in found] for name, found in paths.items()}
+    return {
+        name: [json.loads(path.read_text()) | {"seed": int(path.parent.name)} for path in found]
+        for name, found in paths.items()
+    }
 
 
 def write(path: Path, text: str) -> None:
@@ -99,46 +109,6 @@ def _train_and_score(
     return {"scores": scores, "parameters": parameters_exported(module.detector), "train_minutes": minutes}
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error; the error of a single value is not known: nan."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, math.nan
-    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
-
-
-def study_table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown, one row per run: mean ± standard error over its seeds."""
-    lines = [
-        "| run | seeds | " + " | ".join(COLUMNS) + " | parameters (M) | training (min) |",
-        "|---" * (len(COLUMNS) + 4) + "|",
-    ]
-    for name, done in results.items():
-        if done:
-            cells = [_cell([number(r["scores"]) for r in done]) for number in NUMBERS]
-            minutes = sum(r["train_minutes"] for r in done) / len(done)
-            cells += [f"{done[0]['parameters'] / 1e6:.2f}", f"{minutes:.0f}"]
-            lines.append(f"| {name} | {len(done)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-NUMBERS: tuple[Callable[[dict[str, Any]], float | None], ...] = (
-    lambda s: s["mean_ap"],
-    lambda s: s["nds"],
-    *((lambda s, e=e: s["errors"][e]) for e in ERRORS),  # type: ignore[misc]
-)
-
-
-def _cell(values: Sequence[float | None]) -> str:
-    """`-` where a seed has no number: an error of a class that the set lacks."""
-    known = [v for v in values if v is not None]
-    if len(known) < len(values):
-        return "-"
-    mean, error = mean_and_error(known)
-    return f"{mean:.3f}" if math.isnan(error) else f"{mean:.3f} ± {error:.3f}"
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.study", description=__doc__)
     parser.add_argument("study", help="package.module:function that returns name -> Run")
@@ -161,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     unknown = sorted(set(args.only or ()) - set(study))
     if unknown:
         raise SystemExit(f"--only: no runs {unknown}; the study has {sorted(study)}")
-    results = run_study(
+    run_study(
         study,
         args.data,
         args.version,
@@ -172,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         args.teacher_cache,
         args.only,
     )
-    print(study_table(results))
+    print(write_tables(args.out, study))
     return 0
 
 

@@ -1,0 +1,106 @@
+"""A study's results as tables: every run, and what teachers gave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from training.bundling.model_card import ERRORS
+from training.run import Run
+from training.trainer.teaching import teacher_names
+
+COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+
+# Name of a run -> one result per seed, as training.study writes them, with its seed.
+Results = Mapping[str, Sequence[dict[str, Any]]]
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error; the error of a single value is not known: nan."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+def study_table(results: Results) -> str:
+    """Markdown, one row per run: mean ± standard error over its seeds."""
+    lines = [
+        "| run | seeds | " + " | ".join(COLUMNS) + " | parameters (M) | training (min) |",
+        "|---" * (len(COLUMNS) + 4) + "|",
+    ]
+    for name, done in results.items():
+        if done:
+            cells = [cell([number(r["scores"]) for r in done]) for number in NUMBERS]
+            minutes = sum(r["train_minutes"] for r in done) / len(done)
+            cells += [f"{done[0]['parameters'] / 1e6:.2f}", f"{minutes:.0f}"]
+            lines.append(f"| {name} | {len(done)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+NUMBERS: tuple[Callable[[dict[str, Any]], float | None], ...] = (
+    lambda s: s["mean_ap"],
+    lambda s: s["nds"],
+    *((lambda s, e=e: s["errors"][e]) for e in ERRORS),  # type: ignore[misc]
+)
+
+
+def cell(values: Sequence[float | None]) -> str:
+    """Mean ± standard error; `-` where a seed has no number: an error of a class that the set lacks."""
+    known = [v for v in values if v is not None]
+    if len(known) < len(values):
+        return "-"
+    mean, error = mean_and_error(known)
+    return f"{mean:.3f}" if math.isnan(error) else f"{mean:.3f} ± {error:.3f}"
+
+
+def alone_of(name: str, study: Mapping[str, Run]) -> str | None:
+    """The study's run of the same network without teachers; None for a run without teachers, or without such a run."""
+    run = study[name]
+    if run.distill is None:
+        return None
+    same = (
+        n
+        for n, r in study.items()
+        if r.distill is None and (r.model, r.config, r.spec) == (run.model, run.config, run.spec)
+    )
+    return next(same, None)
+
+
+def gains_table(study: Mapping[str, Run], results: Results) -> str:
+    """Markdown; gains are means of the differences between runs of the same seed, ± standard error, with a * where they
+    exceed twice that. "" when nothing is done."""
+    rows = []
+    for name in study:
+        base = alone_of(name, study)
+        pairs = [] if base is None else _same_seeds(results.get(name, ()), results.get(base, ()))
+        if not pairs:
+            continue
+        scores = [(t["scores"], a["scores"]) for t, a in pairs]
+        of_teachers = [
+            cell([r["scores"]["mean_ap"] for r in results[t]]) for t in teacher_names(study[name]) if results.get(t)
+        ]
+        cells = [cell([s["mean_ap"] for s in column]) for column in list(zip(*scores))[::-1]]
+        cells += [", ".join(of_teachers) or "-"]
+        cells += [_gain([(number(t), number(a)) for t, a in scores]) for number in (NUMBERS[0], NUMBERS[1], NUMBERS[5])]
+        times = sum(t["train_minutes"] for t, _ in pairs) / sum(a["train_minutes"] for _, a in pairs)
+        rows.append(f"| {name} | {len(pairs)} | " + " | ".join(cells) + f" | {times:.2f} |")
+    head = "| run | seeds | mAP alone | mAP taught | mAP of its teachers | mAP gain | NDS gain | mAVE change | time |"
+    return "\n".join([head, "|---" * 9 + "|", *rows]) + "\n" if rows else ""
+
+
+def _same_seeds(taught: Sequence[Any], alone: Sequence[Any]) -> list[tuple[Any, Any]]:
+    by_seed = {result["seed"]: result for result in alone}
+    return [(result, by_seed[result["seed"]]) for result in taught if result["seed"] in by_seed]
+
+
+def _gain(pairs: Sequence[tuple[float | None, float | None]]) -> str:
+    differences = [taught - alone for taught, alone in pairs if taught is not None and alone is not None]
+    if len(differences) < len(pairs):
+        return "-"
+    mean, error = mean_and_error(differences)
+    if math.isnan(error):
+        return f"{mean:+.3f}"
+    return f"{mean:+.3f} ± {error:.3f}" + (" *" if abs(mean) > 2 * error else "")
