@@ -23,6 +23,8 @@ from training.experiments.near import SWEEPS
 from training.run import Run
 
 TEACHERS = ("centerpoint", "mvp", "lidar_transformer", "pillarnet", "bevdepth_large")
+# Teacher and student are one network here, as in the paper: no adapters, and the student starts as its teacher.
+RADAR = radardistill(source="pillarnet", start=True)
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
 
 
@@ -32,18 +34,32 @@ def study() -> dict[str, Run]:
 
 
 def search() -> dict[str, Run]:
-    """What to weigh how much in DistillBEV, for a search on a holdout of the training split: features of other networks
-    have other scales than the published ones."""
+    """What to weigh how much, for a search on a holdout of the training split: features of other networks have other
+    scales than the published ones."""
     runs = near.family()
-    logits = DistillConfig((Term("logits", "heatmap", "heatmap", source="centerpoint"),))
-    candidates = {f"{w:g}": distillbev(weight=w, source="centerpoint") for w in (1.0, 0.1, 0.01)}
-    candidates |= {f"neck_{w:g}": distillbev(LAYERS[-1:], weight=w, source="centerpoint") for w in (1.0, 0.3)}
-    candidates |= {f"stage2_neck_{w:g}": distillbev(LAYERS[::2], weight=w, source="centerpoint") for w in (1.0, 0.3)}
-    candidates |= {"logits": logits, "neck_1_logits": together(candidates["neck_1"], logits)}
-    study = {name: runs[name] for name in ("centerpoint", "bevdet", "bevdepth", "camera_radar")}
-    for student in ("bevdet", "bevdepth"):
-        study |= {f"{student}_{n}": taught(runs[student], c, sweeps=SWEEPS) for n, c in candidates.items()}
+    names = ("centerpoint", "pillarnet", "bevdet", "bevdepth", "camera_radar", "radar_pillarnet")
+    study = {name: runs[name] for name in names}
+    logits = DistillConfig((Term("logits", "heatmap", "heatmap", 0.05, source="centerpoint"),))
+    for student in ("bevdet", "bevdepth", "camera_radar"):
+        layers = COMPACT_LAYERS if student == "camera_radar" else LAYERS
+        inherit = student != "camera_radar"
+        for w in (1.0, 0.1, 0.01):
+            every = distillbev(layers, weight=w, source="centerpoint", inherit=inherit)
+            neck = distillbev(layers[-1:], weight=w, source="centerpoint", inherit=inherit)
+            study[f"{student}_{w:g}"] = taught(runs[student], every, sweeps=SWEEPS)
+            study[f"{student}_neck_{w:g}"] = taught(runs[student], neck, sweeps=SWEEPS)
+        study[f"{student}_logits"] = taught(runs[student], logits, sweeps=SWEEPS)
+    radar = runs["radar_pillarnet"]
+    for w in (1.0, 0.1, 0.01):
+        study[f"radar_pillarnet_{w:g}"] = taught(radar, weighted(RADAR, w), sweeps=SWEEPS)
+    study["radar_pillarnet_start"] = taught(radar, DistillConfig(start_from="pillarnet"), sweeps=SWEEPS)
     return study
+
+
+def weighted(distill: DistillConfig, weight: float) -> DistillConfig:
+    """The same terms, each so many times its weight."""
+    terms = tuple(dataclasses.replace(term, weight=weight * term.weight) for term in distill.terms)
+    return dataclasses.replace(distill, terms=terms)
 
 
 def small() -> dict[str, Run]:
@@ -64,7 +80,7 @@ def pairs(runs: dict[str, Run]) -> dict[str, Run]:
         add(student, "mvp", bev_recipe(student, "mvp"), VIRTUAL)
     add("bevformer", "lidar_transformer", distillbev_bevformer("lidar_transformer"))
     add("bevformer", "mvp", distillbev_bevformer("mvp"), VIRTUAL)
-    add("radar_pillarnet", "pillarnet", radardistill(adapter="conv1x1", source="pillarnet"))
+    add("radar_pillarnet", "pillarnet", RADAR)
     add("bevdepth", "bevdepth_large", lgkd("bevdepth_large"))
     branch = radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet")
     add("bevfusion", "both", together(distillbev(source="centerpoint", inherit=False), branch))
@@ -81,8 +97,8 @@ def ablations() -> dict[str, Run]:
     study["bevdet_neck_norm"] = with_neck_norm(student)
     bare = dataclasses.replace(radar_student, config=dataclasses.replace(radar_student.config, cma=False))
     study["radar_pillarnet_no_cma"] = bare
-    whole = radardistill(adapter="conv1x1", source="pillarnet")
-    study["radar_pillarnet_no_cma_taught"] = taught(bare, whole, sweeps=SWEEPS)
+    study["radar_pillarnet_no_cma_taught"] = taught(bare, RADAR, sweeps=SWEEPS)
+    study["radar_pillarnet_start"] = taught(radar_student, DistillConfig(start_from="pillarnet"), sweeps=SWEEPS)
     for name, distill in radardistill_ablations().items():
         study[f"radar_pillarnet_{name}"] = taught(radar_student, distill, sweeps=SWEEPS)
     return study
@@ -119,15 +135,13 @@ def distillbev_ablations() -> dict[str, DistillConfig]:
 
 def radardistill_ablations() -> dict[str, DistillConfig]:
     """AFD alone, PFD alone, both without the softmax over channels."""
-    whole = radardistill(adapter="conv1x1", source="pillarnet").terms
     bare = PfdConfig(softmax=False)
-    return {
-        "afd": DistillConfig(tuple(t for t in whole if t.loss == "radardistill_afd")),
-        "pfd": DistillConfig(tuple(t for t in whole if t.loss == "radardistill_pfd")),
-        "no_softmax": DistillConfig(
-            tuple(dataclasses.replace(t, config=bare) if t.loss == "radardistill_pfd" else t for t in whole)
-        ),
+    terms = {
+        "afd": [t for t in RADAR.terms if t.loss == "radardistill_afd"],
+        "pfd": [t for t in RADAR.terms if t.loss == "radardistill_pfd"],
+        "no_softmax": [dataclasses.replace(t, config=bare) if t.loss == "radardistill_pfd" else t for t in RADAR.terms],
     }
+    return {name: dataclasses.replace(RADAR, terms=tuple(kept)) for name, kept in terms.items()}
 
 
 def _distillbev(layers: tuple[tuple[str, str], ...], config: DistillBevConfig = RELEASED) -> DistillConfig:

@@ -26,6 +26,8 @@ from training.run import Run
 
 IMAGE = ImageSpec(64, 192)
 BINS = DepthBins(1.0, 1.0, 36)  # to the corners of the range
+# PillarNet's and the radar student's alike: a radar student starts as its teacher.
+SLIM = PillarBackboneConfig((8, 16, 24, 32, 48), (2, 1, 1), (1, 1, 1, 1, 1), 1)
 SWEEPS = dataclasses.replace(lidar_over(TINY_GRID), sweeps=4)
 
 
@@ -35,6 +37,8 @@ def family() -> dict[str, Run]:
     runs = {name: _student(compact[name]) if name in STUDENTS else _teacher(large[name]) for name in large}
     runs["bevdepth_large"] = _student(widened(compact["bevdepth"], 2))  # the student's images and bins
     runs["radar_pillarnet"] = _radar_student(large["radar_pillarnet"])
+    slim = dataclasses.replace(large["pillarnet"].config, backbone=SLIM)
+    runs["pillarnet"] = dataclasses.replace(runs["pillarnet"], config=slim)
     return runs
 
 
@@ -53,9 +57,7 @@ def _student(run: Run) -> Run:
 
 
 def _radar_student(run: Run) -> Run:
-    """The small one, half as wide: pillars as fine as its teacher's, so that their maps have one shape."""
-    backbone = PillarBackboneConfig((8, 16, 24, 32, 48), (2, 1, 1), (1, 1, 1, 1, 1), 1)
-    config = dataclasses.replace(run.config, backbone=backbone)
+    config = dataclasses.replace(run.config, backbone=SLIM)
     return _student(dataclasses.replace(run, config=config, losses=radar_pillarnet.SMALL_LOSSES))
 
 
