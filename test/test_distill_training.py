@@ -27,7 +27,7 @@ from training.teachers import bevdepth_large, centerpoint, pillarnet  # noqa: E4
 from training.train import train  # noqa: E402
 from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
-from training.trainer.teaching import open_teachers, paths_of, teacher_names  # noqa: E402
+from training.trainer.teaching import open_teachers, paths_of, seen_in_training, teacher_names  # noqa: E402
 
 GRID = SPEC.grid
 LIDAR = lidar_over(GRID)
@@ -146,6 +146,27 @@ def test_a_student_learns_the_same_from_a_teacher_that_is_cached(
     assert len(heads) > 3
     for name in heads:
         torch.testing.assert_close(read[name], filled[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_behind_a_cache_neither_the_teacher_nor_its_points_are_touched(
+    lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    forward = centerpoint.CenterPoint.forward
+    monkeypatch.setattr(
+        centerpoint.CenterPoint, "forward", lambda self, *a: asked.append(torch.is_grad_enabled()) or forward(self, *a)
+    )
+    given = {"centerpoint": lidar_teacher}
+    train(STUDENT, tiny_dataset, VERSION, tmp_path / "a", teachers=given, teacher_cache=tmp_path / "cache")
+    filling = len(asked)
+    train(STUDENT, tiny_dataset, VERSION, tmp_path / "b", teachers=given, teacher_cache=tmp_path / "cache")
+    building = len(asked) - filling  # channels of the adapters are asked of the network in each run
+    assert filling - building == 2 and building <= 1  # four keyframes in batches of two, once
+    data = seen_in_training(STUDENT, cached=True)
+    assert data.lidar is None and dataclasses.replace(data, lidar=LIDAR) == STUDENT.data
+    assert seen_in_training(STUDENT, cached=False) == STUDENT.data
+    masked = dataclasses.replace(STUDENT, distill=lgkd("bevdepth_large"))
+    assert seen_in_training(masked, cached=True).lidar == LIDAR  # its mask is made of points
 
 
 def test_augmentation_of_the_scene_forbids_a_cache(lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path) -> None:
