@@ -14,7 +14,7 @@ from tiny_run import RUN, VERSION
 
 from training.bench import __main__ as bench
 from training.bench import latency, throughput
-from training.experiments import camera_radar
+from training.experiments import camera_radar, family
 from training.models.exported import parameters_exported
 from training.run import build_detector
 
@@ -30,6 +30,15 @@ def test_loading_reads_every_file_once(tiny_dataset: Path, monkeypatch: pytest.M
 def test_training_steps_are_real_and_their_waiting_is_a_share(tiny_dataset: Path) -> None:
     rate, waiting, memory = throughput.training(RUN, tiny_dataset, VERSION, workers=0, steps=2)
     assert rate > 0 and 0 < waiting < 1 and memory == 0  # without loader processes a step waits for its samples
+
+
+def test_every_recipe_is_an_experiment_with_teachers_that_are_recipes_too() -> None:
+    runs = {name: bench.load_experiment(f"training.experiments.{name}") for name in bench.RECIPES}
+    paper = family.paper()
+    for run in runs.values():
+        assert run.optim.epochs and set(bench.teacher_names(run)) <= set(paper)
+        open_runs = {t: paper[t].data.lidar for t in bench.teacher_names(run) if paper[t].data.lidar}
+        assert all(lidar == run.data.lidar for lidar in open_runs.values())
 
 
 def test_latency_is_that_of_the_exported_student() -> None:

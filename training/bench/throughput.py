@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from training.data.clips import ClipDataset
-from training.run import Run
+from training.run import Run, build_detector
+from training.teachers.frozen import FrozenTeacher
 from training.trainer.distributed import own_device
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, training_loader
@@ -46,21 +47,36 @@ def loading_alone(run: Run, data: Path, version: str, samples: int) -> tuple[flo
     return rates[0], rates[1]
 
 
-def training(run: Run, data: Path, version: str, workers: int, steps: int) -> tuple[float, float, float]:
-    """(samples per second, share of the time that waits, GB on the GPU), medians over steps after the first two."""
+def training(
+    run: Run,
+    data: Path,
+    version: str,
+    workers: int,
+    steps: int,
+    teachers: Mapping[str, Run] | None = None,
+    warm_up: int = 2,
+) -> tuple[float, float, float]:
+    """(samples per second, share of the time that waits, GB on the GPU), medians over steps after the warm-up.
+
+    teachers: those of a distilled run; they run untrained, which takes as long.
+    """
     device = own_device()
-    module = DetectorModule(run, steps).to(device)
+    frozen = {name: FrozenTeacher(build_detector(teacher)).to(device) for name, teacher in (teachers or {}).items()}
+    module = DetectorModule(run, steps, frozen).to(device)
     module.log = module.log_dict = lambda *_, **__: None  # type: ignore[assignment,method-assign]
     optimizer = module.configure_optimizers()["optimizer"]
     loader = training_loader(open_dataset(run, data, version), run, 0, 1, workers)
     batches: Iterator[dict[str, Tensor]] = iter(loader)
     waits, totals = [], []
-    for _ in range(steps + 2):
+    for _ in range(steps + warm_up):
         started = time.perf_counter()
         batch = {name: tensor.to(device) for name, tensor in next(batches).items()}
         waits.append(time.perf_counter() - started)
         with torch.autocast(device.type, AUTOCAST[run.precision], enabled=AUTOCAST[run.precision] is not None):
-            losses = module.losses(module.predict(batch), batch)
+            prediction = module.predict(batch)
+            losses = module.losses(prediction, batch)
+            if module.distiller is not None:
+                losses = losses | module.distiller(prediction, batch).losses
             total = torch.stack(list(losses.values())).sum()
         total.backward()
         optimizer.step()
@@ -69,7 +85,7 @@ def training(run: Run, data: Path, version: str, workers: int, steps: int) -> tu
             torch.cuda.synchronize(device)
         totals.append(time.perf_counter() - started)
     memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
-    return run.batch_size / statistics.median(totals[2:]), sum(waits[2:]) / sum(totals[2:]), memory
+    return run.batch_size / statistics.median(totals[warm_up:]), sum(waits[warm_up:]) / sum(totals[warm_up:]), memory
 
 
 def open_dataset(run: Run, data: Path, version: str) -> ClipDataset:
