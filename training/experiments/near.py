@@ -58,7 +58,7 @@ def _student(run: Run) -> Run:
 
 
 def _radar_student(run: Run) -> Run:
-    """One sweep of each radar: with six of the synthetic world's it finds more than a LiDAR network that trains as long."""
+    """One sweep of each radar: with six of the synthetic world's it finds more than LiDAR in as many steps."""
     config = dataclasses.replace(run.config, backbone=SLIM)
     radar = dataclasses.replace(run.spec.radar, sweeps=1, max_pillars=1500)
     run = dataclasses.replace(run, spec=dataclasses.replace(run.spec, radar=radar))
