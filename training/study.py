@@ -40,10 +40,12 @@ def run_study(
     teachers: Mapping[str, Path] | None = None,
     teacher_cache: Path | None = None,
     only: Collection[str] | None = None,
+    backbone: Path | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Train and score what OUT does not have yet, seed by seed -> name -> one result per seed that OUT has by now.
 
-    only: names of the runs to do now. Several processes may each do some, in one OUT.
+    only: names of the runs to do now; backbone: what those with cameras start with (training.train). Several processes
+    may each do some, in one OUT.
     """
     for seed in seeds:
         for name, run in study.items():
@@ -55,7 +57,7 @@ def run_study(
                 own = {t: out / t / str(seed) / "last.ckpt" for t in teacher_names(run)}
                 chosen = {t: (teachers or {}).get(t, path) for t, path in own.items()}
                 seeded = dataclasses.replace(run, seed=seed)
-                result = _train_and_score(seeded, data, version, folder, workers, chosen, teacher_cache)
+                result = _train_and_score(seeded, data, version, folder, workers, chosen, teacher_cache, backbone)
             except ImportError as error:  # an optional package: the others can be had all the same
                 print(f"{name} is left out: {error}", flush=True)
                 continue
@@ -99,10 +101,13 @@ def _train_and_score(
     workers: int,
     teachers: Mapping[str, Path],
     teacher_cache: Path | None,
+    backbone: Path | None,
 ) -> dict[str, Any]:
     started = time.monotonic()
     cache = teacher_cache if run.distill is not None else None
-    module = load_module(train(run, data, version, folder, workers, teachers=teachers, teacher_cache=cache))
+    start = backbone if run.spec.cameras else None
+    last = train(run, data, version, folder, workers, teachers=teachers, teacher_cache=cache, backbone=start)
+    module = load_module(last)
     minutes = (time.monotonic() - started) / 60
     keyframes = open_keyframes(run.spec, run.data, data, version, "val")
     scores = evaluate(module, keyframes, ["all"], workers=workers)["all"].to_dict()
@@ -121,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         "--teacher", nargs="+", default=[], metavar="NAME=CHECKPOINT", help="instead of the study's own"
     )
     parser.add_argument("--teacher-cache", type=Path, help="folder that keeps what teachers say of each sample")
+    parser.add_argument("--backbone", type=Path, help="that runs with cameras start with, as in training.train")
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     args = parser.parse_args(argv)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -141,6 +147,7 @@ def main(argv: list[str] | None = None) -> int:
         paths_of(args.teacher),
         args.teacher_cache,
         args.only,
+        args.backbone,
     )
     print(write_tables(args.out, study))
     return 0

@@ -34,15 +34,8 @@ from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, training_loader
 from training.trainer.run_directory import begin
 from training.trainer.schedules import total_steps
-from training.trainer.teaching import (
-    fill_caches,
-    open_caches,
-    open_teachers,
-    paths_of,
-    seen_in_training,
-    start_branches,
-    start_from_teachers,
-)
+from training.trainer.starting import start_backbone, start_branches, start_from_teachers
+from training.trainer.teaching import fill_caches, open_caches, open_teachers, paths_of, seen_in_training
 from training.trainer.validation import Validation
 
 
@@ -78,11 +71,13 @@ def train(
     teachers: Mapping[str, Path] | None = None,
     teacher_cache: Path | None = None,
     branches: Mapping[str, Path] | None = None,
+    backbone: Path | None = None,
 ) -> Path:
     """Fit `run` on the training split of `data`, going on from `out`/last.ckpt if there is one; returns that path.
 
     On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle).
-    init: a checkpoint whose weights a new run starts from; branches: the same for submodules by name. teachers: the
+    init: a checkpoint whose weights a new run starts from; branches: the same for submodules by name, backbone: for the
+    image backbone (start_backbone). teachers: the
     checkpoint of each teacher that run.distill names; teacher_cache: a folder that keeps what they say of each sample.
     Raises ValueError when the split has no keyframes or `out` belongs to another run, TrainingStopped when memory runs
     out, a loader process dies or the loss is not finite.
@@ -108,6 +103,8 @@ def train(
     if module.distiller is not None:
         fill_caches(module.distiller, run, keyframes, workers)
     if resume is None:
+        if backbone is not None:
+            start_backbone(module.detector, backbone)
         start_from_teachers(module.detector, run, taught)
         start_branches(module.detector, branches or {})
         if init is not None:
@@ -167,6 +164,9 @@ def main(argv: list[str] | None = None) -> int:
         "--init", type=Path, help="checkpoint whose weights to start from (a resumed run goes on with its own)"
     )
     parser.add_argument("--init-branch", nargs="+", default=[], metavar="MODULE=CHECKPOINT", help="such as radar=...")
+    parser.add_argument(
+        "--backbone", type=Path, help="torchvision's ImageNet weights, or a checkpoint with such an image backbone"
+    )
     parser.add_argument("--teacher", nargs="+", default=[], metavar="NAME=CHECKPOINT", help="those the run learns from")
     parser.add_argument("--teacher-cache", type=Path, help="folder that keeps what teachers say of each sample")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as optim.steps=100 seed=1")
@@ -190,7 +190,16 @@ def main(argv: list[str] | None = None) -> int:
     cv2.setNumThreads(1)  # the loader shares the cores with the network
     try:
         last = train(
-            run, args.data, args.version, args.out, args.workers, args.init, teachers, args.teacher_cache, branches
+            run,
+            args.data,
+            args.version,
+            args.out,
+            args.workers,
+            args.init,
+            teachers,
+            args.teacher_cache,
+            branches,
+            args.backbone,
         )
         print(f"checkpoint: {last}")
     except TrainingStopped as error:

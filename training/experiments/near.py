@@ -36,11 +36,23 @@ def family() -> dict[str, Run]:
     """Name in STUDENTS or TEACHERS -> run."""
     large, compact = small(), tiny()
     runs = {name: _student(compact[name]) if name in STUDENTS else _teacher(large[name]) for name in large}
+    compact_student = runs["camera_radar"]
+    whole = dataclasses.replace(compact_student.config, backbone_blocks=(2, 2, 2, 2))  # ResNet-18, as the others
+    runs["camera_radar"] = dataclasses.replace(compact_student, config=whole)
     runs["bevdepth_large"] = _student(widened(compact["bevdepth"], 2))  # the student's images and bins
     runs["radar_pillarnet"] = _radar_student(large["radar_pillarnet"])
     slim = dataclasses.replace(large["pillarnet"].config, backbone=SLIM)
     runs["pillarnet"] = dataclasses.replace(runs["pillarnet"], config=slim)
     return runs
+
+
+def backbone() -> Run:
+    """What the camera students' image backbones start with, in the place of ImageNet weights (--backbone): that of a
+    single-frame BEVDepth, trained longer and with augmentation."""
+    run = _student(tiny()["bevdepth"])
+    augmentation = dataclasses.replace(camera.SMALL_AUGMENTATION, drop_camera=0.0, drop_prev=1.0)
+    data = dataclasses.replace(run.data, augmentation=augmentation)
+    return dataclasses.replace(run, data=data, optim=small_optim(2e-3, steps=4000))
 
 
 def _teacher(run: Run) -> Run:

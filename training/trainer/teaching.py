@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from training.data.config import DataConfig
-from training.distill.adapters import copy_weights, inherit_head
 from training.distill.cache import TeacherCache
 from training.distill.losses import DISTILL_LOSSES
 from training.distill.module import Distiller
@@ -86,25 +85,3 @@ def seen_in_training(run: Run, cached: bool) -> DataConfig:
     if config is None or not cached or any(DISTILL_LOSSES[term.loss].lidar for term in config.terms):
         return run.data
     return dataclasses.replace(run.data, lidar=None, virtual=None)
-
-
-def start_from_teachers(student: Any, run: Run, teachers: Mapping[str, FrozenTeacher]) -> None:
-    """Overwrite fresh weights of the student with those of its teacher, as far as run.distill says."""
-    if run.distill is not None and run.distill.start_from:
-        copied, kept = copy_weights(student, teachers[run.distill.start_from].state_dict())
-        print(f"{len(copied)} tensors start from the teacher's, {len(kept)} afresh", flush=True)
-    if run.distill is not None and run.distill.inherit_head:
-        copied, _ = inherit_head(student, teachers[run.distill.inherit_head].detector)
-        print(f"{len(copied)} tensors of the head start from the teacher's", flush=True)
-
-
-def start_branches(student: Any, checkpoints: Mapping[str, Path]) -> None:
-    """Start a submodule, such as `radar`, from a trained network: its tensors of the same name and shape.
-
-    Raises ValueError when there is no such submodule or nothing fits.
-    """
-    for branch, path in checkpoints.items():
-        if branch not in dict(student.named_modules()):
-            raise ValueError(f"--init-branch {branch}: the network has {[n for n, _ in student.named_children()]}")
-        copied, kept = copy_weights(student, load_module(path).detector.state_dict(), f"{branch}.")
-        print(f"{branch}: {len(copied)} tensors from {path}, {len(kept)} afresh", flush=True)

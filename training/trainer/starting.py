@@ -1,0 +1,58 @@
+"""What a network begins with before its first step: weights of its teachers, trained branches, a trained backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.distill.adapters import copy_weights, inherit_head
+from training.run import Run
+from training.teachers.frozen import FrozenTeacher
+from training.trainer.checkpoint import load_module
+
+
+def start_from_teachers(student: Any, run: Run, teachers: Mapping[str, FrozenTeacher]) -> None:
+    """Overwrite fresh weights of the student with those of its teacher, as far as run.distill says."""
+    if run.distill is not None and run.distill.start_from:
+        copied, kept = copy_weights(student, teachers[run.distill.start_from].state_dict())
+        print(f"{len(copied)} tensors start from the teacher's, {len(kept)} afresh", flush=True)
+    if run.distill is not None and run.distill.inherit_head:
+        copied, _ = inherit_head(student, teachers[run.distill.inherit_head].detector)
+        print(f"{len(copied)} tensors of the head start from the teacher's", flush=True)
+
+
+def start_branches(student: Any, checkpoints: Mapping[str, Path]) -> None:
+    """Start a submodule, such as `radar`, from a trained network: its tensors of the same name and shape.
+
+    Raises ValueError when there is no such submodule or nothing fits.
+    """
+    for branch, path in checkpoints.items():
+        if branch not in dict(student.named_modules()):
+            raise ValueError(f"--init-branch {branch}: the network has {[n for n, _ in student.named_children()]}")
+        copied, kept = copy_weights(student, load_module(path).detector.state_dict(), f"{branch}.")
+        print(f"{branch}: {len(copied)} tensors from {path}, {len(kept)} afresh", flush=True)
+
+
+def start_backbone(detector: Any, path: Path) -> None:
+    """Begin with a trained image backbone: torchvision's ImageNet weights (its state dict), or that of a checkpoint of
+    training.train.
+
+    Raises ValueError for a network or a checkpoint without image backbone, RuntimeError when the sizes differ.
+    """
+    backbone = _image_backbone(detector, type(detector).__name__)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, dict) and "run" in content:
+        backbone.load_state_dict(_image_backbone(load_module(path).detector, str(path)).state_dict())
+    else:
+        backbone.load_imagenet(str(path))
+    print(f"the image backbone starts from {path}", flush=True)
+
+
+def _image_backbone(detector: Any, whose: str) -> Any:
+    found = [m for n, m in detector.named_modules() if n.split(".")[-1] == "backbone" and hasattr(m, "load_imagenet")]
+    if len(found) != 1:
+        raise ValueError(f"--backbone: {whose} has {len(found)} image backbones, expected one")
+    return found[0]
