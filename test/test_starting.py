@@ -1,0 +1,63 @@
+"""What networks begin with: trained image backbones, from torchvision or from a run of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+torch = pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("lightning", reason="needs lightning")
+
+from tiny_run import RUN, VERSION  # noqa: E402
+
+from training.models.backbones.resnet import ResNet  # noqa: E402
+from training.run import build_detector  # noqa: E402
+from training.train import train  # noqa: E402
+from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
+from training.trainer.starting import start_backbone  # noqa: E402
+
+SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=1))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(SHORT, tiny_dataset, VERSION, tmp_path_factory.mktemp("first"))
+
+
+def test_a_run_starts_with_the_backbone_of_another_and_resumes_with_its_own(
+    trained: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    fresh = build_detector(RUN)
+    before = {name: t.clone() for name, t in fresh.state_dict().items()}
+    start_backbone(fresh, trained)
+    source = load_module(trained).detector.state_dict()
+    for name, tensor in fresh.state_dict().items():
+        assert torch.equal(tensor, source[name] if name.startswith("backbone.") else before[name]), name
+    # In training it is where the first step begins: a rate of nearly zero leaves it there.
+    still = dataclasses.replace(SHORT, seed=3, optim=dataclasses.replace(SHORT.optim, lr=1e-12, weight_decay=0.0))
+    first = train(still, tiny_dataset, VERSION, tmp_path, backbone=trained)
+    state = read_checkpoint(first)["state_dict"]
+    assert torch.allclose(state["detector.backbone.conv1.weight"], source["backbone.conv1.weight"], atol=1e-9)
+    assert not torch.equal(state["detector.context.weight"], source["context.weight"])
+    train(still, tiny_dataset, VERSION, tmp_path, backbone=Path("is not read any more"))
+
+
+def test_imagenet_weights_in_the_same_way(tmp_path: Path) -> None:
+    detector = build_detector(RUN)
+    weights = ResNet(RUN.config.backbone_blocks, RUN.config.backbone_width).state_dict()
+    torch.save(weights | {"fc.weight": torch.zeros(3, 3)}, tmp_path / "resnet.pth")
+    start_backbone(detector, tmp_path / "resnet.pth")
+    assert torch.equal(detector.backbone.conv1.weight, weights["conv1.weight"].flip(1))
+    assert torch.equal(detector.backbone.layer1[0].conv1.weight, weights["layer1.0.conv1.weight"])
+
+
+def test_what_does_not_fit_is_an_error(trained: Path) -> None:
+    wide = dataclasses.replace(RUN, config=dataclasses.replace(RUN.config, backbone_width=16))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        start_backbone(build_detector(wide), trained)
+    with pytest.raises(ValueError, match="Linear has 0 image backbones"):
+        start_backbone(torch.nn.Linear(2, 2), trained)
