@@ -14,9 +14,10 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
 import training.experiments
+from training.experiments import load_experiment
 from training.plain import differences, from_plain, override, to_plain
 from training.run import Run, run_from_plain, run_to_plain
-from training.train import changes_of, load_experiment, main
+from training.train import changes_of, main
 
 
 def experiments() -> list[str]:

@@ -18,8 +18,9 @@ pytest.importorskip("lightning", reason="needs lightning")
 from tiny_run import RUN, SIZES, SPEC, VERSION  # noqa: E402
 
 from training.data.clips import ClipDataset, collate  # noqa: E402
+from training.experiments import load_experiment  # noqa: E402
 from training.run import OptimConfig  # noqa: E402
-from training.train import load_experiment, main, train  # noqa: E402
+from training.train import main, train  # noqa: E402
 from training.trainer.checkpoint import load_module  # noqa: E402
 from training.trainer.failures import TrainingStopped, explained  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402

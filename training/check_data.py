@@ -27,6 +27,7 @@ from training.data import DATASETS
 from training.data.clips import ClipDataset
 from training.data.config import DataConfig, for_evaluation
 from training.data.nuscenes import Keyframes
+from training.experiments import load_experiment
 
 Item = dict[str, np.ndarray]
 BEV_SIZE = 640
@@ -183,8 +184,6 @@ def check(keyframes: Keyframes, spec: ModelSpec, config: DataConfig, seed: int, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    from training.train import load_experiment
-
     parser = argparse.ArgumentParser(
         prog="python -m training.check_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -21,10 +21,11 @@ import cv2
 import torch
 
 from training.evaluate import evaluate
+from training.experiments import load_experiment
 from training.models.exported import parameters_exported
 from training.run import Run
 from training.study_tables import gains_table, study_table
-from training.train import load_experiment, train
+from training.train import train
 from training.trainer.checkpoint import load_module
 from training.trainer.loading import open_keyframes
 from training.trainer.teaching import paths_of, teacher_names

@@ -7,7 +7,6 @@ Running the same command again resumes from the run directory's last checkpoint.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import sys
@@ -23,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from training.data.clips import ClipDataset
+from training.experiments import load_experiment
 from training.plain import override
 from training.run import Run, run_to_plain
 from training.trainer.callbacks import ProgressLine
@@ -37,20 +37,6 @@ from training.trainer.schedules import total_steps
 from training.trainer.starting import start_backbone, start_branches, start_from_teachers
 from training.trainer.teaching import fill_caches, open_caches, open_teachers, paths_of, seen_in_training
 from training.trainer.validation import Validation
-
-
-def load_experiment(name: str) -> Any:
-    """What `package.module:function` returns: a Run, or the runs of a study. Raises ValueError naming what is wrong."""
-    module_name, _, function = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{name}: no module {error.name!r}; write package.module:function") from error
-    make = getattr(module, function, None)
-    if not callable(make):
-        there = [n for n, v in vars(module).items() if getattr(v, "__annotations__", {}).get("return") in ("Run", Run)]
-        raise ValueError(f"{name}: no such experiment; {module_name} has {there}")
-    return make()
 
 
 def changes_of(texts: list[str]) -> dict[str, str]:

@@ -22,9 +22,8 @@ from bev_perception.evaluation.bench import table, update_document
 from bev_perception.evaluation.demo import machine
 from training.bench import latency, throughput, views
 from training.data.synthetic.__main__ import main as make_synthetic
-from training.experiments import family
+from training.experiments import family, load_experiment
 from training.models import STUDENTS
-from training.train import load_experiment
 from training.trainer.teaching import teacher_names
 
 HEAD = "# Benchmarks of training\n\nWritten by `make bench`; every section says where and how it was measured.\n"

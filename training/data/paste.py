@@ -168,7 +168,7 @@ def build(keyframes: Sequence[Keyframe], spec: ModelSpec, config: DataConfig) ->
 
 def main(argv: list[str] | None = None) -> int:
     from training.data import DATASETS
-    from training.train import load_experiment
+    from training.experiments import load_experiment
 
     parser = argparse.ArgumentParser(prog="python -m training.data.paste", description=__doc__)
     parser.add_argument("experiment", help="package.module:function of a run with data.paste")

@@ -1,1 +1,21 @@
 """One function per run; its docstring holds the command, the duration and the measured result."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def load_experiment(name: str) -> Any:
+    """What `package.module:function` returns: a Run, or the runs of a study. Raises ValueError naming what is wrong."""
+    module_name, _, function = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{name}: no module {error.name!r}; write package.module:function") from error
+    make = getattr(module, function, None)
+    if not callable(make):
+        returns = {n: getattr(v, "__annotations__", {}).get("return") for n, v in vars(module).items()}
+        there = [n for n, kind in returns.items() if getattr(kind, "__name__", kind) == "Run"]
+        raise ValueError(f"{name}: no such experiment; {module_name} has {there}")
+    return make()
