@@ -1,6 +1,8 @@
-"""Every student and teacher at a size for studies on two cores: objects within 25.6 m.
+r"""Every student and teacher at a size for studies on two cores: objects within 25.6 m.
 
-    python -m training.study training.experiments.near:family --data DIR --out DIR --seeds 0 1 2
+    python -m training.train training.experiments.near:backbone --data DIR --out DIR/backbone
+    python -m training.study training.experiments.near:family --data DIR --out DIR --seeds 0 1 2 \
+        --backbone DIR/backbone/last.ckpt
 
 LiDAR teachers are the small ones with four sweeps and train five times as long as students (half an hour of one core:
 after 1,200 steps they know no more than a camera + radar student). Students are the tiny ones (images of 64 x 192,
@@ -39,7 +41,9 @@ def family() -> dict[str, Run]:
     compact_student = runs["camera_radar"]
     whole = dataclasses.replace(compact_student.config, backbone_blocks=(2, 2, 2, 2))  # ResNet-18, as the others
     runs["camera_radar"] = dataclasses.replace(compact_student, config=whole)
-    runs["bevdepth_large"] = _student(widened(compact["bevdepth"], 2))  # the student's images and bins
+    # The student's images and bins. Twice as wide: the study's backbone does not fit, it starts from scratch.
+    wide = _student(widened(compact["bevdepth"], 2))
+    runs["bevdepth_large"] = dataclasses.replace(wide, optim=small_optim(2e-3, steps=3000))
     runs["radar_pillarnet"] = _radar_student(large["radar_pillarnet"])
     slim = dataclasses.replace(large["pillarnet"].config, backbone=SLIM)
     runs["pillarnet"] = dataclasses.replace(runs["pillarnet"], config=slim)
