@@ -23,6 +23,7 @@ import torch
 from training.evaluate import evaluate
 from training.experiments import load_experiment
 from training.models.exported import parameters_exported
+from training.models import STUDENTS
 from training.run import Run
 from training.study_tables import gains_table, study_table
 from training.train import train
@@ -45,8 +46,8 @@ def run_study(
 ) -> dict[str, list[dict[str, Any]]]:
     """Train and score what OUT does not have yet, seed by seed -> name -> one result per seed that OUT has by now.
 
-    only: names of the runs to do now; backbone: what those with cameras start with (training.train). Several processes
-    may each do some, in one OUT.
+    only: names of the runs to do now; backbone: what students with cameras start with (training.train). Several
+    processes may each do some, in one OUT.
     """
     for seed in seeds:
         for name, run in study.items():
@@ -106,7 +107,7 @@ def _train_and_score(
 ) -> dict[str, Any]:
     started = time.monotonic()
     cache = teacher_cache if run.distill is not None else None
-    start = backbone if run.spec.cameras else None
+    start = backbone if run.spec.cameras and run.model in STUDENTS else None
     last = train(run, data, version, folder, workers, teachers=teachers, teacher_cache=cache, backbone=start)
     module = load_module(last)
     minutes = (time.monotonic() - started) / 60
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         "--teacher", nargs="+", default=[], metavar="NAME=CHECKPOINT", help="instead of the study's own"
     )
     parser.add_argument("--teacher-cache", type=Path, help="folder that keeps what teachers say of each sample")
-    parser.add_argument("--backbone", type=Path, help="that runs with cameras start with, as in training.train")
+    parser.add_argument("--backbone", type=Path, help="that students with cameras start with, as in training.train")
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     args = parser.parse_args(argv)
     torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -7,8 +7,8 @@ r"""Every student and teacher at a size for studies on two cores: objects within
 LiDAR teachers are the small ones with four sweeps and train five times as long as students (half an hour of one core:
 after 1,200 steps they know no more than a camera + radar student). Students are the tiny ones (images of 64 x 192,
 backbones of width 16) and take four to ten minutes of one core, without augmentation: their teachers see every sample
-alike and can be asked once (--teacher-cache). Scores are of objects
-within 25.6 m ahead, behind and to the sides; they are not comparable to those of `small`.
+alike and can be asked once (--teacher-cache). Scores are of objects within 25.6 m ahead, behind and to the sides; they
+are not comparable to those of `small`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def family() -> dict[str, Run]:
     compact_student = runs["camera_radar"]
     whole = dataclasses.replace(compact_student.config, backbone_blocks=(2, 2, 2, 2))  # ResNet-18, as the others
     runs["camera_radar"] = dataclasses.replace(compact_student, config=whole)
-    # The student's images and bins. Twice as wide: the study's backbone does not fit, it starts from scratch.
+    # A teacher with the student's images and bins, twice as wide; it starts from scratch.
     wide = _student(widened(compact["bevdepth"], 2))
     runs["bevdepth_large"] = dataclasses.replace(wide, optim=small_optim(2e-3, steps=3000))
     runs["radar_pillarnet"] = _radar_student(large["radar_pillarnet"])
