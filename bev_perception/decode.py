@@ -45,7 +45,7 @@ def thresholds_of(spec: ModelSpec) -> Thresholds:
 def decode(outputs: Mapping[str, np.ndarray], spec: ModelSpec, thresholds: Thresholds | None = None) -> Decoded:
     """scores, labels, cells (K,) and boxes (K, BOX_CHANNELS) of one frame -> Decoded, in the ego frame.
 
-    The box coding is CenterPoint's (methods, CenterPoint decoding), NMS compares metres (not their squares).
+    The box coding is CenterPoint's (Yin et al., CVPR 2021), NMS compares metres (not their squares).
     """
     thresholds = thresholds or thresholds_of(spec)
     scores, labels, cells = (np.asarray(outputs[name]) for name in ("scores", "labels", "cells"))

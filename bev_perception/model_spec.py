@@ -21,7 +21,7 @@ CLASSES = (
     "car", "truck", "construction_vehicle", "bus", "trailer",
     "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
 )  # fmt: skip
-# Regression channels of the CenterPoint head at a peak (methods: CenterPoint, targets), in this order.
+# Regression channels of the CenterPoint head at a peak (Yin et al., CVPR 2021), in this order.
 BOX_CHANNELS = ("dx", "dy", "z", "log_l", "log_w", "log_h", "sin_yaw", "cos_yaw", "vx", "vy")
 
 

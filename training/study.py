@@ -22,8 +22,8 @@ import torch
 
 from training.evaluate import evaluate
 from training.experiments import load_experiment
-from training.models.exported import parameters_exported
 from training.models import STUDENTS
+from training.models.exported import parameters_exported
 from training.run import Run
 from training.study_tables import gains_table, study_table
 from training.train import train
