@@ -135,7 +135,7 @@ def test_parameters_and_state_dict_hold_no_teacher() -> None:
     module = both()
     names = set(module.state_dict())
     assert {n.split(".")[0] for n in names} == {"student", "distiller"}
-    assert {n.split(".")[1] for n in names if n.startswith("distiller")} == {"adapters", "parts"}
+    assert {n.split(".")[1] for n in names if n.startswith("distiller")} == {"adapters", "parts", "scales"}
     held = {p.data_ptr() for p in module.parameters()} | {b.data_ptr() for b in module.buffers()}
     for teacher in module.distiller._teachers.values():
         assert not held & {p.data_ptr() for p in teacher.detector.parameters()}
@@ -237,7 +237,7 @@ def test_responses_need_no_adapter_and_bring_six_tasks_to_one() -> None:
     assert all(torch.isfinite(v) for v in losses.values()) and len(losses) == 4
     total(losses).backward()
     assert all(p.grad is not None for p in module.student.head.parameters())
-    assert not module.distiller.state_dict()
+    assert list(module.distiller.state_dict()) == ["scales"]
 
 
 def test_head_inheritance_copies_what_fits() -> None:
@@ -390,6 +390,35 @@ def test_agreement_by_region() -> None:
     assert "distillbev_neck/cosine/foreground" in diagnostics
     assert all(not v.requires_grad and torch.isfinite(v) for v in diagnostics.values())
     assert both()(batch_of())[2] == {}
+
+
+def test_terms_pull_as_hard_as_they_are_told() -> None:
+    """Measured once, every term's gradient on the student is its share of detection's; then scales follow slowly."""
+    module, batch = both(), batch_of()
+    config = dataclasses.replace(
+        BOTH, pull=0.2, terms=(dataclasses.replace(BOTH.terms[0], weight=0.5), *BOTH.terms[1:])
+    )
+    module.distiller.config = config
+    keys = [term.key for term in config.terms]
+
+    def norms() -> dict[str, float]:
+        _, losses, _ = module(batch)
+        terms = {key: total({n: v for n, v in losses.items() if n.split("/")[0] == key}) for key in keys}
+        return gradient_norms(terms, module.student.parameters())
+
+    module.distiller.balance(3.0, norms())
+    expected = {term.key: 0.6 * term.weight for term in config.terms}
+    assert set(expected.values()) == {0.3, 0.6}
+    assert norms() == pytest.approx(expected, rel=1e-3)
+    module.distiller.balance(12.0, norms())  # four times detection: half of the way
+    assert norms() == pytest.approx({key: 2 * value for key, value in expected.items()}, rel=1e-3)
+    scales = module.distiller.scales.clone()
+    module.distiller.balance(1e9, norms() | {keys[1]: 0.0})
+    assert module.distiller.scales.tolist() == pytest.approx((scales * torch.tensor([4.0, 1.0, *[4.0] * 4])).tolist())
+    assert "distiller.scales" in module.state_dict()
+    untouched = both()
+    untouched.distiller.balance(3.0, dict.fromkeys(keys, 1.0))
+    assert untouched.distiller.scales.tolist() == [0.0] * len(keys)
 
 
 def test_gradient_norms_are_those_of_each_loss_alone() -> None:

@@ -53,11 +53,13 @@ class Term:
 class DistillConfig:
     """terms: all losses, any number of methods and teachers at once. inherit_head: the teacher whose head the student's
     starts from, "" for none. start_from: the teacher whose weights the student starts from wherever names and shapes
-    agree (RadarDistill), "" for none."""
+    agree (RadarDistill), "" for none. pull: scale each term so that its gradient on the student is this share of
+    detection's (times the term's weight), measured as training goes; 0 takes the losses as they are, as published."""
 
     terms: tuple[Term, ...] = ()
     inherit_head: str = ""
     start_from: str = ""
+    pull: float = 0.0
 
 
 class Distilled(NamedTuple):
@@ -96,12 +98,15 @@ class Distiller(nn.Module):
     """Teachers, adapters and terms; forward(the student's prediction, batch) -> Distilled.
 
     It does not own the student. Its state dict holds adapters and what losses learn; teachers are in no state dict, no
-    optimiser and no gradient, and follow `.to()`. `caches` give a teacher's outputs from disk. predict(detector, batch)
-    runs a teacher. diagnose: also measure how far student and teacher agree, by region.
+    optimiser and no gradient, and follow `.to()`. scales (terms,): factors that config.pull leads to, 0 until
+    `balance` has measured. `caches` give a teacher's outputs from disk. predict(detector, batch) runs a teacher.
+    diagnose: also measure how far student and teacher agree, by region.
 
     Raises ValueError when a term names an unknown loss, teacher or adapter, or when a teacher covers another range,
     has other classes or expects other images or radar maps than the student.
     """
+
+    scales: Tensor
 
     def __init__(
         self,
@@ -124,6 +129,7 @@ class Distiller(nn.Module):
         theirs = {name: feature_channels(teacher.detector) for name, teacher in self._teachers.items()}
         self._settings = [DISTILL_LOSSES[t.loss].settings(t.config, f"the config of {t.key}") for t in config.terms]
         self.adapters, self.parts = nn.ModuleDict(), nn.ModuleDict()
+        self.register_buffer("scales", torch.zeros(len(config.terms)))
         for term, settings in zip(config.terms, self._settings, strict=True):
             if term.adapter != "identity":
                 channels = (
@@ -163,7 +169,7 @@ class Distiller(nn.Module):
         losses: dict[str, Tensor] = {}
         diagnostics: dict[str, Tensor] = {}
         scenes = {name: self._scene(name, prediction, batch) for name in {t.source for t in self.config.terms}}
-        for term, settings in zip(self.config.terms, self._settings, strict=True):
+        for term, settings, scale in zip(self.config.terms, self._settings, self.scales.clone(), strict=True):
             scene = scenes[term.source]
             student = pick(prediction, term.student, "student")
             teacher = pick(scene.teacher, term.teacher, "teacher").detach()
@@ -173,11 +179,25 @@ class Distiller(nn.Module):
             # Sums of squares over a map overflow half precision.
             with torch.autocast(student.device.type, enabled=False):
                 parts = DISTILL_LOSSES[term.loss](Pair(student, teacher, part), scene, settings)
-                losses |= {f"{term.key}/{name}": term.weight * value for name, value in parts.items()}
+                weight = term.weight * torch.where(scale > 0, scale, 1.0)
+                losses |= {f"{term.key}/{name}": weight * value for name, value in parts.items()}
                 if self.diagnose and student.ndim == 4 and student.shape == teacher.shape:
                     found = agreement(student, teacher, scene)
                     diagnostics |= {f"{term.key}/{name}": value for name, value in found.items()}
         return Distilled(losses, diagnostics)
+
+    @torch.no_grad()
+    def balance(self, detection: float, norms: Mapping[str, float]) -> None:
+        """Scale the terms by what their gradients on the student are beside detection's; norms: by `Term.key`, of the
+        losses as `forward` gave them. The first time at once, then half of the way on a logarithmic scale and at most
+        four times: a batch without objects says little. A term without gradient stays as it is."""
+        if not self.config.pull:
+            return
+        for i, term in enumerate(self.config.terms):
+            norm, before = norms[term.key], float(self.scales[i])
+            if norm > 0:
+                factor = term.weight * self.config.pull * detection / norm
+                self.scales[i] = before * min(max(factor**0.5, 0.25), 4.0) if before else factor
 
     def _scene(self, source: str, prediction: Prediction, batch: dict[str, Tensor]) -> Scene:
         detector: Any = self._teachers[source].detector

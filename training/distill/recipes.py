@@ -69,7 +69,7 @@ def lgkd(source: str = "teacher") -> DistillConfig:
 def together(*configs: DistillConfig) -> DistillConfig:
     """Several methods at once, for example DistillBEV on the fused map and RadarDistill on the radar branch.
 
-    At most one of them may have the student inherit a head.
+    At most one of them may have the student inherit a head, start from a teacher or be given a pull.
     """
     heads = [c.inherit_head for c in configs if c.inherit_head]
     starts = [c.start_from for c in configs if c.start_from]
@@ -77,5 +77,8 @@ def together(*configs: DistillConfig) -> DistillConfig:
         raise ValueError(f"a student inherits one head, found {heads}; pass inherit=False to all but one")
     if len(starts) > 1:
         raise ValueError(f"a student starts from one teacher, found {starts}")
+    pulls = {c.pull for c in configs} - {0.0}
+    if len(pulls) > 1:
+        raise ValueError(f"the terms have one pull, found {sorted(pulls)}; give them weights instead")
     terms = tuple(t for c in configs for t in c.terms)
-    return DistillConfig(terms, heads[0] if heads else "", starts[0] if starts else "")
+    return DistillConfig(terms, heads[0] if heads else "", starts[0] if starts else "", max(pulls, default=0.0))

@@ -111,8 +111,8 @@ class DetectorModule(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         prediction = self.predict(batch)
         own, taught = self.losses(prediction, batch), self._distilled(prediction, batch)
-        if taught and (self.global_step + 1) % GRADIENTS_EVERY == 0:
-            self._log_gradients(own, taught)
+        if taught and self.global_step % GRADIENTS_EVERY == 0:
+            self._measure_gradients(own, taught)
         losses = own | taught
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
@@ -135,14 +135,17 @@ class DetectorModule(lightning.LightningModule):
         self.log_dict({f"agreement/{name}": value for name, value in diagnostics.items()})
         return losses
 
-    def _log_gradients(self, own: dict[str, Tensor], taught: dict[str, Tensor]) -> None:
-        """gradient/<term>: norm of what each of the teachers' terms, and detection as a whole, asks of the student."""
+    def _measure_gradients(self, own: dict[str, Tensor], taught: dict[str, Tensor]) -> None:
+        """gradient/<term>: norm of what each of the teachers' terms, and detection as a whole, asks of the student. The
+        distiller is told for the steps to come."""
+        assert self.distiller is not None
         terms = {"detection": list(own.values())}
         for name, loss in taught.items():
             terms.setdefault(name.split("/")[0], []).append(loss)
         summed = {name: torch.stack(parts).sum() for name, parts in terms.items()}
         norms = gradient_norms(summed, self.detector.parameters())
         self.log_dict({f"gradient/{name}": norm for name, norm in norms.items()})
+        self.distiller.balance(norms.pop("detection"), norms)
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
