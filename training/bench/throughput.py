@@ -63,7 +63,6 @@ def training(
     device = own_device()
     frozen = {name: FrozenTeacher(build_detector(teacher)).to(device) for name, teacher in (teachers or {}).items()}
     module = DetectorModule(run, steps, frozen).to(device)
-    module.log = module.log_dict = lambda *_, **__: None  # type: ignore[assignment,method-assign]
     optimizer = module.configure_optimizers()["optimizer"]
     loader = training_loader(open_dataset(run, data, version), run, 0, 1, workers)
     batches: Iterator[dict[str, Tensor]] = iter(loader)

@@ -61,6 +61,10 @@ class DistillConfig:
     start_from: str = ""
     pull: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not self.pull >= 0:
+            raise ValueError(f"distill.pull must be 0 (losses as they are) or a share above it, found {self.pull}")
+
 
 class Distilled(NamedTuple):
     """losses: weighted scalars to add to the detection loss, "term/part"; diagnostics: detached, never summed."""

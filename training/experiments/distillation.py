@@ -28,6 +28,7 @@ TEACHERS = ("centerpoint", "mvp", "lidar_transformer", "pillarnet", "bevdepth_la
 PULL = 0.1
 # Teacher and student are one network here, as in the paper: no adapters, and the student starts as its teacher.
 RADAR = radardistill(source="pillarnet", start=True)
+LOGITS = DistillConfig((Term("logits", "heatmap", "heatmap", source="centerpoint"),))
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
 
 
@@ -41,7 +42,6 @@ def search() -> dict[str, Run]:
     runs = near.family()
     names = ("centerpoint", "pillarnet", "bevdet", "bevdepth", "camera_radar", "radar_pillarnet")
     study = {name: runs[name] for name in names}
-    logits = DistillConfig((Term("logits", "heatmap", "heatmap", source="centerpoint"),))
     for student in ("bevdet", "bevdepth", "camera_radar"):
         layers = COMPACT_LAYERS if student == "camera_radar" else LAYERS
         inherit = student != "camera_radar"
@@ -49,13 +49,12 @@ def search() -> dict[str, Run]:
         neck = distillbev(layers[-1:], source="centerpoint", inherit=inherit)
         study[f"{student}_published"] = taught(runs[student], every, sweeps=SWEEPS)
         for pull in (0.03, 0.1, 0.3):
-            for name, recipe in (("all", every), ("neck", neck), ("logits", logits), ("both", together(neck, logits))):
+            for name, recipe in (("all", every), ("neck", neck), ("logits", LOGITS), ("both", together(neck, LOGITS))):
                 study[f"{student}_{name}_{pull:g}"] = taught(runs[student], pulled(recipe, pull), sweeps=SWEEPS)
     radar = runs["radar_pillarnet"]
     study["radar_pillarnet_published"] = taught(radar, RADAR, sweeps=SWEEPS)
     for pull in (0.03, 0.1, 0.3):
         study[f"radar_pillarnet_{pull:g}"] = taught(radar, pulled(RADAR, pull), sweeps=SWEEPS)
-    study["radar_pillarnet_start"] = taught(radar, DistillConfig(start_from="pillarnet"), sweeps=SWEEPS)
     return study
 
 
@@ -133,7 +132,7 @@ def distillbev_ablations() -> dict[str, DistillConfig]:
         "early_stage": _distillbev((("encoder1", "encoder1"), stage2, stage3, neck)),
         "mse": DistillConfig((Term("plain_feature", "neck", "neck", adapter="conv1x1", source="centerpoint"),)),
         "fitnet": DistillConfig((Term("foreground_feature", "neck", "neck", adapter="conv1x1", source="centerpoint"),)),
-        "logits": DistillConfig((Term("logits", "heatmap", "heatmap", source="centerpoint"),)),
+        "logits": LOGITS,
     }
 
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from bev_perception.model_spec import ImageSpec
+from bev_perception.model_spec import ImageSpec, ModelSpec
 from training.data.augment import NO_AUGMENTATION
-from training.experiments import camera, radar_pillarnet
+from training.experiments import camera
 from training.experiments.bevdepth_large import widened
 from training.experiments.family import small, tiny
 from training.experiments.specs import TINY_GRID, lidar_over, small_optim
@@ -38,16 +38,12 @@ def family() -> dict[str, Run]:
     """Name in STUDENTS or TEACHERS -> run."""
     large, compact = small(), tiny()
     runs = {name: _student(compact[name]) if name in STUDENTS else _teacher(large[name]) for name in large}
-    compact_student = runs["camera_radar"]
-    whole = dataclasses.replace(compact_student.config, backbone_blocks=(2, 2, 2, 2))  # ResNet-18, as the others
-    runs["camera_radar"] = dataclasses.replace(compact_student, config=whole)
-    # A teacher with the student's images and bins, twice as wide; it starts from scratch.
-    wide = _student(widened(compact["bevdepth"], 2))
-    runs["bevdepth_large"] = dataclasses.replace(wide, optim=small_optim(2e-3, steps=3000))
-    runs["radar_pillarnet"] = _radar_student(large["radar_pillarnet"])
-    slim = dataclasses.replace(large["pillarnet"].config, backbone=SLIM)
-    runs["pillarnet"] = dataclasses.replace(runs["pillarnet"], config=slim)
-    return runs
+    return runs | {
+        "camera_radar": _with_config(runs["camera_radar"], backbone_blocks=(2, 2, 2, 2)),  # ResNet-18, as the others
+        "radar_pillarnet": _radar_student(large["radar_pillarnet"]),
+        "pillarnet": _with_config(runs["pillarnet"], backbone=SLIM),
+        "bevdepth_large": _camera_teacher(compact["bevdepth"]),
+    }
 
 
 def backbone() -> Run:
@@ -75,13 +71,22 @@ def _student(run: Run) -> Run:
 
 def _radar_student(run: Run) -> Run:
     """One sweep of each radar: with six of the synthetic world's it finds more than LiDAR in as many steps."""
-    config = dataclasses.replace(run.config, backbone=SLIM)
     radar = dataclasses.replace(run.spec.radar, sweeps=1, max_pillars=1500)
-    run = dataclasses.replace(run, spec=dataclasses.replace(run.spec, radar=radar))
-    return _student(dataclasses.replace(run, config=config, losses=radar_pillarnet.SMALL_LOSSES))
+    return _student(
+        _with_config(dataclasses.replace(run, spec=dataclasses.replace(run.spec, radar=radar)), backbone=SLIM)
+    )
 
 
-def _spec(run: Run) -> Any:
+def _camera_teacher(run: Run) -> Run:
+    """The student's images and bins, twice as wide; from scratch, so it trains longer."""
+    return dataclasses.replace(_student(widened(run, 2)), optim=small_optim(2e-3, steps=3000))
+
+
+def _with_config(run: Run, **changes: Any) -> Run:
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, **changes))
+
+
+def _spec(run: Run) -> ModelSpec:
     name = run.spec.name.replace("_small", "").replace("_tiny", "") + "_near"
     return dataclasses.replace(run.spec, name=name, grid=TINY_GRID, image=IMAGE)
 
