@@ -98,7 +98,7 @@ def train(
     trainer = _trainer(run, out, steps, samples, _validation(run, data, version, out, workers))
     with explained(run, last):
         trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
-        trainer.save_checkpoint(last)  # steps need not be a multiple of checkpoint_every
+        trainer.save_checkpoint(last, weights_only=False)  # steps need not be a multiple of checkpoint_every
     return last
 
 

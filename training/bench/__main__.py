@@ -126,11 +126,11 @@ def recipes_section(args: argparse.Namespace) -> str:
 
 
 def _synthetic(out: Path) -> Path:
-    """A few short drives, made once."""
+    """A few short drives; what is made already is not made again."""
     data = out / "bench_data"
-    if not (data / "v1.0-trainval").is_dir():
-        sizes = ["--scenes", "4", "--duration", "4", "--scale", "0.22", "--lidar-hz", "10", "--masks"]
-        make_synthetic(["nuscenes", str(data), *sizes])
+    make_synthetic(
+        ["nuscenes", str(data), "--scenes", "4", "--duration", "4", "--scale", "0.22", "--lidar-hz", "10", "--masks"]
+    )
     return data
 
 
