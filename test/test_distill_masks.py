@@ -170,10 +170,35 @@ def test_points_in_boxes_and_their_cells() -> None:
             [0, -4.2, 0.0, 0.5, 0.1, 0.0],  # below the range: no cell, not cell 0
         ]
     )
-    assert points_in_boxes(points, boxes, valid).tolist() == [True, False, False, False, False]
+    assert points_in_boxes(points, boxes, valid, GRID).tolist() == [True, False, False, False, False]
     assert point_cells(points, GRID, SHAPE, 2).nonzero().tolist() == [[0, 4, 3], [0, 5, 3], [1, 5, 3]]
     assert not point_cells(points[:0], GRID, SHAPE, 2).any()
-    assert points_in_boxes(points[:0], boxes, valid).shape == (0,)
+    assert points_in_boxes(points[:0], boxes, valid, GRID).shape == (0,)
+
+
+def test_points_in_boxes_are_those_of_a_plain_loop() -> None:
+    generator = torch.Generator().manual_seed(3)
+    low, size = (
+        torch.tensor([-5.0, -4.0, -1.0, 0.2, 0.2, 0.5, -4.0]),
+        torch.tensor([10.0, 8.0, 2.0, 6.0, 3.0, 2.0, 8.0]),
+    )
+    boxes = low + size * torch.rand(2, 9, 7, generator=generator)  # some reach beyond the range
+    valid = (torch.rand(2, 9, generator=generator) < 0.6).float()
+    points = torch.rand(6000, 4, generator=generator) * torch.tensor([2.0, 10.0, 8.0, 3.0]) - torch.tensor(
+        [0, 5, 4, 1.5]
+    )
+    points[:, 0] = points[:, 0].floor()
+    expected = []
+    for sample, x, y, z in points.tolist():
+        inside = False
+        for m in torch.nonzero(valid[int(sample)]).flatten().tolist():
+            bx, by, bz, length, width, height, yaw = boxes[int(sample), m].tolist()
+            along = (x - bx) * math.cos(yaw) + (y - by) * math.sin(yaw)
+            across = (y - by) * math.cos(yaw) - (x - bx) * math.sin(yaw)
+            inside |= abs(along) <= length / 2 and abs(across) <= width / 2 and abs(z - bz) <= height / 2
+        expected.append(inside and -4 <= x < 4 and -3 <= y < 3)
+    found = points_in_boxes(points, boxes, valid, GRID).tolist()
+    assert found == expected and 100 < sum(found) < 3000
 
 
 def forward_camera(stride: int, h: int, w: int) -> Tensor:

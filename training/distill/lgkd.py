@@ -113,7 +113,8 @@ def lgkd_feature(pair: Pair, scene: Scene, config: LgkdFeatureConfig = LgkdFeatu
     shape = (pair.student.shape[2], pair.student.shape[3])
     points = scene.target("lidar")
     if config.points == "foreground":
-        points = points[points_in_boxes(points, scene.target("gt_boxes"), scene.target("gt_valid"))]
+        boxes, valid = scene.target("gt_boxes"), scene.target("gt_valid")
+        points = points[points_in_boxes(points, boxes, valid, scene.grid)]
     elif config.points != "all":
         raise ValueError(f"points must be 'foreground' or 'all', found {config.points!r}")
     lidar = point_cells(points, scene.grid, shape, pair.student.shape[0])

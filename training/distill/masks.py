@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bev_perception.grid import BevGrid
-from training.footprints import cell_steps
+from training.footprints import cell_points, cell_steps
 from training.models.view.depth_bins import DepthBins
 from training.models.view.lift_splat import LiftSplat
 
@@ -74,29 +74,51 @@ def component_share(mask: Tensor) -> Tensor:
     return torch.from_numpy(share).to(mask.device)
 
 
-def points_in_boxes(points: Tensor, boxes: Tensor, valid: Tensor) -> Tensor:
-    """(P,) bool: whether a LiDAR point (P, 4+: batch index, x, y, z) lies inside a box of its own sample."""
+def points_in_boxes(points: Tensor, boxes: Tensor, valid: Tensor, grid: BevGrid) -> Tensor:
+    """(P,) bool: whether a LiDAR point (P, 4+: batch index, x, y, z) lies inside a box of its own sample.
+
+    Points outside the grid's range are in none. Most points are far from every box: only those in cells that a box may
+    reach are compared with boxes.
+    """
     inside = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    sample = points[:, 0].long()
-    for m in torch.nonzero((valid > 0).any(dim=0)).flatten().tolist():
-        box = boxes[sample, m].float()
-        offset = points[:, 1:4] - box[:, :3]
-        cos, sin = box[:, 6].cos(), box[:, 6].sin()
-        along, across = offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin
-        hit = (along.abs() <= box[:, 3] / 2) & (across.abs() <= box[:, 4] / 2) & (offset[:, 2].abs() <= box[:, 5] / 2)
-        inside |= hit & (valid[sample, m] > 0)
+    ix, iy, known = _cells_of(points, grid, grid.shape)
+    used = (valid > 0).any(dim=0)  # the rest is padding
+    boxes, valid = boxes[:, used], valid[:, used]
+    reach = _boxes_in_reach(boxes, valid, grid)
+    close = torch.nonzero(known & reach.any(dim=-1)[points[:, 0].long(), ix, iy]).flatten()
+    point, m = torch.nonzero(reach[points[close, 0].long(), ix[close], iy[close]], as_tuple=True)
+    point = close[point]
+    box = boxes[points[point, 0].long(), m].float()
+    offset = points[point, 1:4] - box[:, :3]
+    cos, sin = box[:, 6].cos(), box[:, 6].sin()
+    along, across = offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin
+    hit = (along.abs() <= box[:, 3] / 2) & (across.abs() <= box[:, 4] / 2) & (offset[:, 2].abs() <= box[:, 5] / 2)
+    inside[point[hit]] = True
     return inside
 
 
 def point_cells(points: Tensor, grid: BevGrid, shape: tuple[int, int], samples: int) -> Tensor:
     """(B, X, Y) bool: cells that hold at least one point of (P, 3+: batch index, x, y); points outside are left out."""
+    ix, iy, known = _cells_of(points, grid, shape)
+    mask = torch.zeros(samples, *shape, dtype=torch.bool, device=points.device)
+    mask[points[known, 0].long(), ix[known], iy[known]] = True
+    return mask
+
+
+def _cells_of(points: Tensor, grid: BevGrid, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """(P, 3+: batch index, x, y) -> (P,) int64 rows and columns, (P,) bool whether inside the range; 0, 0 elsewhere."""
     step_x, step_y = cell_steps(grid, shape)
     ix = torch.floor((points[:, 1] - grid.x_min) / step_x).long()
     iy = torch.floor((points[:, 2] - grid.y_min) / step_y).long()
-    ok = (ix >= 0) & (ix < shape[0]) & (iy >= 0) & (iy < shape[1])
-    mask = torch.zeros(samples, *shape, dtype=torch.bool, device=points.device)
-    mask[points[ok, 0].long(), ix[ok], iy[ok]] = True
-    return mask
+    known = (ix >= 0) & (ix < shape[0]) & (iy >= 0) & (iy < shape[1])
+    return torch.where(known, ix, 0), torch.where(known, iy, 0), known
+
+
+def _boxes_in_reach(boxes: Tensor, valid: Tensor, grid: BevGrid) -> Tensor:
+    """(B, X, Y, M) bool: the valid boxes whose circumscribed circle may touch a cell of the grid."""
+    offset = cell_points(grid, grid.shape, "center", boxes.device)[:, :, None] - boxes[:, None, None, :, :2].float()
+    radius = torch.hypot(boxes[..., 3], boxes[..., 4]) / 2 + 0.71 * grid.step  # a cell's corner: step / sqrt(2)
+    return (torch.hypot(offset[..., 0], offset[..., 1]) <= radius[:, None, None]) & (valid[:, None, None] > 0)
 
 
 def view_cells(

@@ -3,8 +3,9 @@ r"""BEV-LGKD (arXiv 2212.00623, IEEE T-IV 2023): a small camera student learns f
     python -m training.train training.experiments.lgkd:bevdepth_r50_from_convnext --data NUSCENES \
         --out runs/lgkd --teacher bevdepth_large=runs/bevdepth_large/last.ckpt
 
-LiDAR says where maps and depths are compared; no network reads it. The soft terms divide logits by the temperature; the
-released code divides probabilities (`form="released"` of the terms' configs).
+LiDAR (the keyframe's own sweep, as nuScenes-lidarseg labels it) says where maps and depths are compared; no network
+reads it. The soft terms divide logits by the temperature; the released code divides probabilities (`form="released"` of
+the terms' configs).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from bev_perception.grid import BevGrid
 from training.distill.recipes import lgkd
 from training.experiments import bevdepth
 from training.experiments.distillbev import taught
-from training.experiments.specs import CAMERAS, spec
+from training.experiments.specs import CAMERAS, lidar_over, spec
 from training.run import Run
 
 
@@ -28,7 +29,8 @@ def bevdepth_r50_from_convnext() -> Run:
     run = bevdepth.r50()
     facts = spec("bevdepth_r50_lgkd", cameras=CAMERAS, state=run.config.camera.context, grid=BevGrid(step=0.4))
     data = dataclasses.replace(run.data, cbgs=False)
-    return taught(dataclasses.replace(run, spec=facts, data=data), lgkd("bevdepth_large"))
+    sweep = dataclasses.replace(lidar_over(facts.grid), sweeps=1)
+    return taught(dataclasses.replace(run, spec=facts, data=data), lgkd("bevdepth_large"), sweeps=sweep)
 
 
 def bevdepth_r18_from_convnext() -> Run:
