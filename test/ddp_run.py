@@ -1,4 +1,7 @@
-"""Trains a tiny run and stores what it detects; test_ddp.py runs it alone and under torchrun."""
+"""Trains a tiny run, and a taught one, and stores what is detected; test_ddp.py runs it alone and under torchrun.
+
+python test/ddp_run.py DATA OUT TEACHER_CHECKPOINT
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tiny_run import RUN, VERSION
+from tiny_run import LIDAR, RUN, VERSION
 
+from training.data.augment import NO_AUGMENTATION
+from training.distill.recipes import distillbev
 from training.evaluate import detect
 from training.models import STUDENTS
 from training.models.camera_radar import CameraRadarStudent, StudentConfig
@@ -25,6 +30,13 @@ DDP_RUN = dataclasses.replace(
     RUN, optim=OptimConfig(lr=1e-4, warmup_steps=0, steps=2, ema=0.9), batch_size=2, validate_every=2, validate_frames=2
 )
 ROWS = (0, 1, 3)
+# The last layer alone: the others' adapters have batch norm, and half a batch is another network for it.
+TAUGHT_RUN = dataclasses.replace(
+    DDP_RUN,
+    validate_every=0,
+    data=dataclasses.replace(RUN.data, augmentation=NO_AUGMENTATION, lidar=LIDAR),
+    distill=dataclasses.replace(distillbev((("neck", "neck"),), source="centerpoint", inherit=False), pull=0.5),
+)
 
 
 def without_batch_statistics(spec, config):
@@ -36,7 +48,7 @@ def without_batch_statistics(spec, config):
     return student
 
 
-def run(data: Path, out: Path) -> None:
+def run(data: Path, out: Path, teacher: Path) -> None:
     STUDENTS["camera_radar"] = Family(without_batch_statistics, StudentConfig)
     checkpoint = train(DDP_RUN, data, VERSION, out)
     join_processes()
@@ -45,8 +57,10 @@ def run(data: Path, out: Path) -> None:
     found = detect(module, keyframes, ["all"], ROWS, 1, 0)["all"]
     if rank_and_world()[0] == 0:
         np.savez(out / "found.npz", **{str(row): found[row].scores for row in sorted(found)})
+    given = {"centerpoint": teacher}
+    train(TAUGHT_RUN, data, VERSION, out / "taught", teachers=given, teacher_cache=out / "cache")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), Path(sys.argv[2]))
+    run(*(Path(argument) for argument in sys.argv[1:]))

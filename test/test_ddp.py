@@ -15,7 +15,11 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
+from tiny_run import RUN, VERSION, points_run  # noqa: E402
+
 from training.data.clips import EndlessShuffle  # noqa: E402
+from training.teachers import centerpoint  # noqa: E402
+from training.train import train  # noqa: E402
 from training.trainer.distributed import RankShard, count_of_all  # noqa: E402
 from training.trainer.loading import training_loader  # noqa: E402
 
@@ -41,8 +45,6 @@ def test_the_shards_of_all_processes_are_the_batches_of_one(monkeypatch):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    from tiny_run import RUN
-
     with pytest.raises(ValueError, match="batch_size 3 cannot be shared by 2 processes"):
         training_loader([], RUN, 0, 2, 0)
 
@@ -51,13 +53,17 @@ def test_counts_are_at_least_one():
     assert count_of_all(torch.tensor(0.0)) == 1 and count_of_all(torch.tensor(5.0)) == 5
 
 
-def test_two_processes_train_and_detect_like_one(tiny_dataset, tmp_path):
+@pytest.fixture(scope="module")
+def alone_and_together(tiny_dataset, tmp_path_factory):
+    """What ddp_run.py leaves behind in one process and in two."""
+    out = tmp_path_factory.mktemp("ddp")
+    teacher = train(points_run("centerpoint", centerpoint.tiny()), tiny_dataset, VERSION, out / "teacher")
     own = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     env = own | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent.parent)}
     launchers = {"one": [], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
     running = {
         name: subprocess.Popen(
-            [sys.executable, *launcher, str(SCRIPT), str(tiny_dataset), str(tmp_path / name)],
+            [sys.executable, *launcher, str(SCRIPT), str(tiny_dataset), str(out / name), str(teacher)],
             env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for name, launcher in launchers.items()
@@ -65,7 +71,11 @@ def test_two_processes_train_and_detect_like_one(tiny_dataset, tmp_path):
     for name, process in running.items():
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, f"{name}: {output[-3000:]}"
-    one, two = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in launchers)
+    return out / "one", out / "two"
+
+
+def same_training(one, two):
+    """Two checkpoints with the same gradients and weights."""
     moments = [c["optimizer_states"][0]["state"] for c in (one, two)]
     largest = max(float(row["exp_avg"].abs().max()) for row in moments[0].values())
     assert largest > 1e-3
@@ -74,10 +84,27 @@ def test_two_processes_train_and_detect_like_one(tiny_dataset, tmp_path):
     for kind in ("state_dict", "ema"):
         for name, value in one[kind].items():
             torch.testing.assert_close(two[kind][name], value, rtol=1e-3, atol=4e-5, msg=name)
+
+
+def test_two_processes_train_and_detect_like_one(alone_and_together):
+    one, two = (torch.load(folder / "last.ckpt", weights_only=True) for folder in alone_and_together)
+    same_training(one, two)
     assert two["callbacks"]["Validation"] == pytest.approx(one["callbacks"]["Validation"], abs=1e-3)
-    found = [np.load(tmp_path / name / "found.npz") for name in launchers]
+    found = [np.load(folder / "found.npz") for folder in alone_and_together]
     assert found[0].files == found[1].files == ["0", "1", "3"]
     for row in found[0].files:
         assert len(found[0][row]) > 10
         np.testing.assert_allclose(found[1][row], found[0][row], atol=1e-3)
-    assert len(list((tmp_path / "two" / "pictures").iterdir())) == 2
+    assert len(list((alone_and_together[1] / "pictures").iterdir())) == 2
+
+
+def test_two_processes_are_taught_like_one(alone_and_together):
+    """Adapters, the cached teacher's part of the gradients, and how hard it may pull."""
+    one, two = (torch.load(folder / "taught" / "last.ckpt", weights_only=True) for folder in alone_and_together)
+    same_training(one, two)
+    assert {name.split(".")[1] for name in one["state_dict"] if name.startswith("distiller.")} == {
+        "adapters", "parts", "scales",
+    }  # fmt: skip
+    assert float(one["state_dict"]["distiller.scales"]) > 0
+    caches = [{path.name for path in (folder / "cache").rglob("*.teacher")} for folder in alone_and_together]
+    assert caches[0] == caches[1] and len(caches[0]) == 4

@@ -361,9 +361,11 @@ def test_batch_order_does_not_matter() -> None:
 
 def test_feature_channels_leave_the_network_as_it_is() -> None:
     network = student().train()
-    before = copy.deepcopy(network.state_dict())
+    frozen = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d)).eval()
+    before, modes = copy.deepcopy(network.state_dict()), [m.training for m in network.modules()]
     assert feature_channels(network) == {"lift": 8, "radar": 6, "encoder1": 12, "encoder2": 16, "neck": 10}
-    assert network.training and all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
+    assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
+    assert not frozen.training and [m.training for m in network.modules()] == modes
     assert feature_channels(centerpoint().detector)["neck"] == 72
 
 

@@ -11,14 +11,12 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from tiny_run import RUN, SPEC, VERSION  # noqa: E402
+from tiny_run import LIDAR, POINTS, RUN, SPEC, VERSION, points_run  # noqa: E402
 
 from bev_perception.model_spec import RadarSpec  # noqa: E402
 from training.bundling.golden import pattern_inputs  # noqa: E402
 from training.data.augment import NO_AUGMENTATION  # noqa: E402
-from training.data.config import DataConfig  # noqa: E402
 from training.distill.recipes import distillbev, lgkd, radardistill, together  # noqa: E402
-from training.experiments.specs import lidar_over  # noqa: E402
 from training.export import _to_onnx  # noqa: E402
 from training.models import bevdepth, radar_pillarnet  # noqa: E402
 from training.models.exported import ExportedDetector  # noqa: E402
@@ -30,8 +28,6 @@ from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.teaching import open_teachers, paths_of, seen_in_training, teacher_names  # noqa: E402
 
 GRID = SPEC.grid
-LIDAR = lidar_over(GRID)
-POINTS = DataConfig(NO_AUGMENTATION, history=0, lidar=LIDAR)
 SHORT = OptimConfig(steps=2, warmup_steps=1)
 STAGES = (("encoder1", "encoder2"), ("encoder2", "encoder3"), ("neck", "neck"))
 DISTILL = distillbev(STAGES, source="centerpoint", inherit=False)
@@ -39,13 +35,6 @@ STUDENT = dataclasses.replace(
     RUN, batch_size=2, optim=dataclasses.replace(RUN.optim, steps=3), checkpoint_every=2, distill=DISTILL,
     data=dataclasses.replace(RUN.data, augmentation=NO_AUGMENTATION, lidar=LIDAR),
 )  # fmt: skip
-
-
-def points_run(model: str, config: object) -> Run:
-    spec = dataclasses.replace(
-        SPEC, name=model, cameras=(), radars=(), temporal=dataclasses.replace(SPEC.temporal, state_channels=0)
-    )
-    return Run(model, config, spec, SHORT, data=POINTS, batch_size=2, precision="32-true", checkpoint_every=2)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,15 @@
-"""A very small run on the tiny data set, shared by the tests of training, evaluation and export."""
+"""Very small runs on the tiny data set, shared by the tests of training, evaluation and export."""
 
 from __future__ import annotations
 
+import dataclasses
+
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
-from training.data.augment import Augmentation
+from training.data.augment import NO_AUGMENTATION, Augmentation
 from training.data.config import DataConfig
 from training.experiments.demo import CAMERAS, RADARS
+from training.experiments.specs import lidar_over
 from training.losses import LossConfig
 from training.models.camera_radar import StudentConfig
 from training.models.view.depth_bins import DepthBins
@@ -24,3 +27,14 @@ RUN = Run(
     "camera_radar", SIZES, SPEC, OptimConfig(steps=4, warmup_steps=1), LOSSES, DataConfig(Augmentation()), 3,
     precision="32-true", checkpoint_every=2,
 )  # fmt: skip
+LIDAR = lidar_over(SPEC.grid)
+POINTS = DataConfig(NO_AUGMENTATION, history=0, lidar=LIDAR)
+
+
+def points_run(model: str, config: object) -> Run:
+    """A LiDAR network of two steps over the same range, to teach with."""
+    spec = dataclasses.replace(
+        SPEC, name=model, cameras=(), radars=(), temporal=dataclasses.replace(SPEC.temporal, state_channels=0)
+    )
+    optim = OptimConfig(steps=2, warmup_steps=1)
+    return Run(model, config, spec, optim, data=POINTS, batch_size=2, precision="32-true", checkpoint_every=2)

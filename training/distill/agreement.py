@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from training.distill.masks import teacher_false_positives
 from training.distill.responses import masked_mean
 from training.distill.scene import Scene
 from training.footprints import footprints
+from training.trainer.distributed import mean_over_processes
 
 
 def regions(scene: Scene, shape: tuple[int, int]) -> dict[str, Tensor]:
@@ -39,14 +40,18 @@ def agreement(student: Tensor, teacher: Tensor, scene: Scene) -> dict[str, Tenso
 
 
 def gradient_norms(losses: Mapping[str, Tensor], parameters: Iterable[Tensor]) -> dict[str, float]:
-    """The 2-norm of each loss's gradient over `parameters`, 0 where it does not reach them; the graph is kept."""
+    """The 2-norm of each loss's gradient over `parameters`, 0 where it does not reach them; the graph is kept.
+
+    With several processes it is that of the mean of their gradients, which is what the optimiser sees; every process
+    must call it with losses of the same names.
+    """
     wanted = [p for p in parameters if p.requires_grad]
     norms = {}
     for name, loss in losses.items():
-        if not loss.requires_grad:
-            norms[name] = 0.0
-            continue
-        gradients = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
-        squares = [(g.detach().float() ** 2).sum() for g in gradients if g is not None]
-        norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+        gradients: Sequence[Tensor | None] = [None] * len(wanted)
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
+        known = (torch.zeros_like(p) if g is None else g.detach() for p, g in zip(wanted, gradients, strict=True))
+        squares = [(mean_over_processes(g.float()) ** 2).sum() for g in known]
+        norms[name] = float(torch.stack(squares).sum().sqrt())
     return norms

@@ -28,14 +28,16 @@ def blank_inputs(spec: Any, device: torch.device) -> dict[str, Tensor]:
 
 
 def feature_channels(detector: Any) -> dict[str, int]:
-    """Name of each of Prediction.features -> its channels. Weights, statistics and training mode stay as they are."""
+    """Name of each of Prediction.features -> its channels. Weights, statistics and every module's mode stay as they
+    are: some may be frozen, such as batch norm that keeps its statistics."""
     device = next(detector.parameters()).device
-    training = detector.training
+    modes = [(module, module.training) for module in detector.modules()]
     detector.eval()
     try:
         with torch.no_grad():
             inputs = blank_inputs(detector.spec, device)
             prediction: Prediction = detector(inputs, empty_memory(detector.spec, inputs["lidar"], 1))
     finally:
-        detector.train(training)
+        for module, training in modes:
+            module.training = training
     return {name: feature.shape[1] for name, feature in prediction.features.items()}

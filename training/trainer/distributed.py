@@ -55,6 +55,15 @@ def count_of_all(count: Tensor) -> Tensor:
     return count.clamp(min=1) / world
 
 
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Element by element, in every process; the values themselves without torchrun."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    summed = values.clone()
+    dist.all_reduce(summed)
+    return summed / dist.get_world_size()
+
+
 class RankShard(Sampler[int]):
     """Every world-th index of an endless sampler, from the process's rank on: all together see each index once."""
 
