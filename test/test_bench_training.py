@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ pytest.importorskip("lightning", reason="needs lightning")
 from tiny_run import RUN, VERSION
 
 from training.bench import __main__ as bench
-from training.bench import latency, throughput
-from training.experiments import camera_radar, family
+from training.bench import latency, taught, throughput
+from training.experiments import camera_radar, distillation, family
 from training.models.exported import parameters_exported
 from training.run import build_detector
 
@@ -56,3 +57,14 @@ def test_the_table_of_students_has_every_one(tmp_path: Path, monkeypatch: pytest
     rows = [line for line in docs.read_text().splitlines() if line.startswith("| ") and "12.5" in line]
     names = [row.split("|")[1].strip() for row in rows]
     assert names == [name for name in bench.STUDENTS for _ in ("tiny", "small")]
+
+
+def test_a_taught_step_costs_what_it_adds(tiny_dataset: Path, tmp_path: Path) -> None:
+    study = distillation.study()
+    small = dataclasses.replace(study["bevdet_from_centerpoint"], batch_size=1)
+    alone, both = taught.measure(small, study, tiny_dataset, VERSION, tmp_path, steps=1)
+    assert alone.cache == alone.terms == 0 and min(alone.forward, alone.backward, both.cache, both.terms) > 0
+    assert both.total == both.forward + both.cache + both.terms + both.backward
+    assert alone.kept_mb > 1 and both.kept_mb > alone.kept_mb
+    folders = list(tmp_path.iterdir())
+    assert len(folders) == 1 and len(list(folders[0].glob("*.teacher"))) > 1, "a filled cache"

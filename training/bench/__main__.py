@@ -1,6 +1,7 @@
-"""`make bench`, offline part: view transforms, data loading, training steps, students in ONNX Runtime, paper recipes.
+"""`make bench`, offline part: view transforms, data loading, training and taught steps, students in ONNX Runtime, hours
+of paper recipes.
 
-    python -m training.bench [--only views throughput latency recipes] [--data DIR] [--device cuda]
+    python -m training.bench [--only views throughput taught latency recipes] [--data DIR] [--device cuda]
 
 Prints tables and writes them to docs/benchmarks_training.md; sections that are not asked for stay as they are there.
 `recipes` takes half an hour on a CPU and is measured only when asked for.
@@ -20,9 +21,9 @@ import torch
 
 from bev_perception.evaluation.bench import table, update_document
 from bev_perception.evaluation.demo import machine
-from training.bench import latency, throughput, views
+from training.bench import latency, taught, throughput, views
 from training.data.synthetic.__main__ import main as make_synthetic
-from training.experiments import family, load_experiment
+from training.experiments import distillation, family, load_experiment
 from training.models import STUDENTS
 from training.trainer.teaching import teacher_names
 
@@ -39,6 +40,11 @@ RECIPES = (
     "bevdepth_large:convnext_base",
 )  # fmt: skip
 TRAINED = ("bevdet", "bevdepth", "camera_radar", "radar_pillarnet", "centerpoint")
+# One of each method, and DistillBEV beside students of three weights.
+TAUGHT = (
+    "bevdet_from_centerpoint", "bevdepth_from_centerpoint", "camera_radar_from_centerpoint",
+    "bevdepth_from_bevdepth_large", "radar_pillarnet_from_pillarnet",
+)  # fmt: skip
 
 
 def views_section(args: argparse.Namespace) -> str:
@@ -69,6 +75,28 @@ def throughput_section(args: argparse.Namespace) -> str:
         f"Samples per second; {_where(args)}. *Loading*: one process alone, the first time (images and LiDAR files are "
         "read) and again (keyframes stay in memory). *Training*: optimiser steps of four samples with "
         f"{args.workers} loader process(es) on the same cores, from the first epoch on.\n\n{table(head, rows)}"
+    )
+
+
+def taught_section(args: argparse.Namespace) -> str:
+    data = args.data or _synthetic(args.out)
+    torch.set_num_threads(1)
+    study, rows = distillation.study(), []
+    for name in TAUGHT:
+        both = taught.measure(study[name], study, data, "v1.0-trainval", args.out / "bench_cache", args.steps // 2)
+        for who, cost in zip(("alone", "taught"), both, strict=True):
+            parts = [f"{v:.1f}" for v in (cost.forward, cost.cache, cost.terms, cost.backward, cost.total)]
+            ratio = f"{cost.total / both[0].total:.2f}"
+            rows.append([name, who, *parts, ratio, f"{cost.kept_mb:.1f}", f"{cost.kept_mb / both[0].kept_mb:.2f}"])
+            print(" ".join(rows[-1]), flush=True)
+    head = ["run", "", "forward", "cache", "adapters, losses", "backward", "all", "ratio", "MB kept", "ratio of MB"]
+    clock = "wall time" if args.device == "cuda" else "processor time, one thread"
+    return (
+        "The study's runs (`training/experiments/distillation.py`, size `near`), teachers from a filled cache; "
+        f"{_where(args)}. Milliseconds and MB per sample, {clock}, medians of {args.steps // 2} steps, alone and "
+        "taught taking turns; loading and the optimiser, which are the same, are not counted. *MB kept*: by autograd "
+        "for the backward pass."
+        f"\n\n{table(head, rows)}"
     )
 
 
@@ -142,6 +170,7 @@ def _where(args: argparse.Namespace) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
     "views": ("View transforms", views_section),
     "throughput": ("Data loading and training", throughput_section),
+    "taught": ("Cost of distillation", taught_section),
     "latency": ("Students in ONNX Runtime", latency_section),
     "recipes": ("Hours of the published recipes", recipes_section),
 }
@@ -149,7 +178,7 @@ SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser: Any = argparse.ArgumentParser(prog="python -m training.bench", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=["views", "throughput", "latency"])
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=[s for s in SECTIONS if s != "recipes"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", type=Path, help="nuScenes-format data root (default: short drives, made in --out)")
     parser.add_argument("--out", type=Path, default=Path("out"))
