@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -44,6 +45,16 @@ def test_no_family_is_missing():
     # The compact student is this repository's own.
     assert set(SIZES["paper"]) == (set(STUDENTS) | set(TEACHERS)) - {"camera_radar"}
     assert [name for size, name in EVERY if SIZES[size][name].model != name] == []
+
+
+def test_forward_projection_alone_is_what_fbbev_adds_to():
+    runs = near.study()
+    assert set(runs) == set(SIZES["near"]) | {"fbbev_forward"}
+    whole, forward = (set(build_detector(runs[name]).state_dict()) for name in ("fbbev", "fbbev_forward"))
+    assert forward < whole
+    assert {name.split(".")[0] for name in whole - forward} == {"backward_projection", "proposals"}
+    same = dataclasses.replace(runs["fbbev"], model="", config=None)
+    assert dataclasses.replace(runs["fbbev_forward"], model="", config=None) == same
 
 
 def test_names_of_specs_differ():

@@ -73,10 +73,11 @@ def pairs(runs: dict[str, Run]) -> dict[str, Run]:
     students = (*CONVOLUTIONAL, "bevformer", "radar_pillarnet", "bevfusion")
     study = {name: runs[name] for name in (*TEACHERS, *students)}
 
+    sweeps = runs["centerpoint"].data.lidar
+    assert sweeps is not None
+
     def add(student: str, source: str, distill: DistillConfig, virtual: VirtualConfig | None = None) -> None:
-        study[f"{student}_from_{source}"] = taught(
-            runs[student], pulled(distill), virtual, runs["centerpoint"].data.lidar
-        )
+        study[f"{student}_from_{source}"] = taught(runs[student], pulled(distill), virtual, sweeps)
 
     for student in CONVOLUTIONAL:
         add(student, "centerpoint", bev_recipe(student, "centerpoint"))
@@ -84,7 +85,9 @@ def pairs(runs: dict[str, Run]) -> dict[str, Run]:
     add("bevformer", "lidar_transformer", distillbev_bevformer("lidar_transformer"))
     add("bevformer", "mvp", distillbev_bevformer("mvp"), VIRTUAL)
     add("radar_pillarnet", "pillarnet", RADAR)
-    add("bevdepth", "bevdepth_large", lgkd("bevdepth_large"))
+    study["bevdepth_from_bevdepth_large"] = taught(
+        runs["bevdepth"], pulled(lgkd("bevdepth_large")), sweeps=dataclasses.replace(sweeps, sweeps=1)
+    )
     branch = radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet")
     add("bevfusion", "both", together(distillbev(source="centerpoint", inherit=False), branch))
     return study

@@ -1,7 +1,7 @@
 r"""Every student and teacher at a size for studies on two cores: objects within 25.6 m.
 
     python -m training.train training.experiments.near:backbone --data DIR --out DIR/backbone
-    python -m training.study training.experiments.near:family --data DIR --out DIR --seeds 0 1 2 \
+    python -m training.study training.experiments.near:study --data DIR --out DIR --seeds 0 1 2 \
         --backbone DIR/backbone/last.ckpt
 
 LiDAR teachers are the small ones with four sweeps and train five times as long as students (half an hour of one core:
@@ -23,6 +23,7 @@ from training.experiments.bevdepth_large import widened
 from training.experiments.family import small, tiny
 from training.experiments.specs import TINY_GRID, lidar_over, small_optim
 from training.models import STUDENTS
+from training.models.bevdet import BevDetConfig
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.view.depth_bins import DepthBins
 from training.run import Run
@@ -32,6 +33,12 @@ BINS = DepthBins(1.0, 1.0, 36)  # to the corners of the range
 # PillarNet's and the radar student's alike: a radar student starts as its teacher.
 SLIM = PillarBackboneConfig((16, 24, 32, 48, 64), (2, 1, 1), (1, 1, 1, 1, 1), 1)
 SWEEPS = dataclasses.replace(lidar_over(TINY_GRID), sweeps=4)
+
+
+def study() -> dict[str, Run]:
+    """The family, and what it is compared with: FB-BEV without its backward projection."""
+    runs = family()
+    return runs | {"fbbev_forward": _forward_only(runs["fbbev"])}
 
 
 def family() -> dict[str, Run]:
@@ -80,6 +87,13 @@ def _radar_student(run: Run) -> Run:
 def _camera_teacher(run: Run) -> Run:
     """The student's images and bins, twice as wide; from scratch, so it trains longer."""
     return dataclasses.replace(_student(widened(run, 2)), optim=small_optim(2e-3, steps=3000))
+
+
+def _forward_only(run: Run) -> Run:
+    """What of FB-BEV is left without its backward projection is a BEVDet with its depth network and memory."""
+    whole = run.config
+    config = BevDetConfig(whole.camera, whole.temporal, whole.encoder, whole.head)
+    return dataclasses.replace(run, model="bevdet", config=config)
 
 
 def _with_config(run: Run, **changes: Any) -> Run:
