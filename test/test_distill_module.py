@@ -408,18 +408,20 @@ def test_terms_pull_as_hard_as_they_are_told() -> None:
         terms = {key: total({n: v for n, v in losses.items() if n.split("/")[0] == key}) for key in keys}
         return gradient_norms(terms, module.student.parameters())
 
-    module.distiller.balance(3.0, norms())
+    before = norms()
+    changes = module.distiller.balance(3.0, before)
     expected = {term.key: 0.6 * term.weight for term in config.terms}
     assert set(expected.values()) == {0.3, 0.6}
     assert norms() == pytest.approx(expected, rel=1e-3)
+    assert changes == pytest.approx({key: expected[key] / before[key] for key in keys}, rel=1e-3)
     module.distiller.balance(12.0, norms())  # four times detection: half of the way
     assert norms() == pytest.approx({key: 2 * value for key, value in expected.items()}, rel=1e-3)
     scales = module.distiller.scales.clone()
-    module.distiller.balance(1e9, norms() | {keys[1]: 0.0})
+    assert module.distiller.balance(1e9, norms() | {keys[1]: 0.0})[keys[1]] == 1.0
     assert module.distiller.scales.tolist() == pytest.approx((scales * torch.tensor([4.0, 1.0, *[4.0] * 4])).tolist())
     assert "distiller.scales" in module.state_dict()
     untouched = both()
-    untouched.distiller.balance(3.0, dict.fromkeys(keys, 1.0))
+    assert untouched.distiller.balance(3.0, dict.fromkeys(keys, 1.0)) == dict.fromkeys(keys, 1.0)
     assert untouched.distiller.scales.tolist() == [0.0] * len(keys)
 
 

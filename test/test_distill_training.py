@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from pathlib import Path
 
@@ -117,6 +118,23 @@ def test_the_exported_graph_is_that_of_the_student_alone(distilled: Path) -> Non
     tensors = {t.name: inputs[t.name] for t in student.spec.inputs()}
     first, second = (_to_onnx(ExportedDetector(d).eval(), tensors) for d in (student, alone))
     assert first == second
+
+
+def test_the_first_step_already_pulls_as_hard_as_it_is_told(
+    lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    first, one_step = {}, dataclasses.replace(SHORT, steps=1)
+    for pull in (0.0, 0.1):
+        run = dataclasses.replace(STUDENT, distill=dataclasses.replace(DISTILL, pull=pull), optim=one_step)
+        out = tmp_path / str(pull)
+        checkpoint = train(run, tiny_dataset, VERSION, out, teachers={"centerpoint": lidar_teacher})
+        rows = [row for path in out.rglob("metrics.csv") for row in csv.DictReader(path.open())]
+        first[pull] = next(row for row in rows if row["train/total"])
+    scales = read_checkpoint(checkpoint)["state_dict"]["distiller.scales"]
+    for term, scale in zip(DISTILL.terms, scales.tolist(), strict=True):
+        name = f"train/{term.key}/foreground"
+        assert float(first[0.1][name]) == pytest.approx(scale * float(first[0.0][name]), rel=1e-3)
+        assert float(first[0.1][f"gradient/{term.key}"]) == pytest.approx(float(first[0.0][f"gradient/{term.key}"]))
 
 
 def test_a_student_learns_the_same_from_a_teacher_that_is_cached(

@@ -191,17 +191,23 @@ class Distiller(nn.Module):
         return Distilled(losses, diagnostics)
 
     @torch.no_grad()
-    def balance(self, detection: float, norms: Mapping[str, float]) -> None:
-        """Scale the terms by what their gradients on the student are beside detection's; norms: by `Term.key`, of the
-        losses as `forward` gave them. The first time at once, then half of the way on a logarithmic scale and at most
-        four times: a batch without objects says little. A term without gradient stays as it is."""
+    def balance(self, detection: float, norms: Mapping[str, float]) -> dict[str, float]:
+        """Scale the terms by what their gradients on the student are beside detection's -> by `Term.key`, by how much
+        their losses change. norms: by `Term.key`, of the losses as `forward` gave them. The first time at once, then
+        half of the way on a logarithmic scale and at most four times: a batch without objects says little. A term
+        without gradient stays as it is."""
+        changes = {term.key: 1.0 for term in self.config.terms}
         if not self.config.pull:
-            return
+            return changes
         for i, term in enumerate(self.config.terms):
             norm, before = norms[term.key], float(self.scales[i])
             if norm > 0:
-                factor = term.weight * self.config.pull * detection / norm
-                self.scales[i] = before * min(max(factor**0.5, 0.25), 4.0) if before else factor
+                change = term.weight * self.config.pull * detection / norm
+                if before:
+                    change = min(max(change**0.5, 0.25), 4.0)
+                self.scales[i] = (before or 1.0) * change
+                changes[term.key] = change
+        return changes
 
     def _scene(self, source: str, prediction: Prediction, batch: dict[str, Tensor]) -> Scene:
         detector: Any = self._teachers[source].detector

@@ -112,7 +112,7 @@ class DetectorModule(lightning.LightningModule):
         prediction = self.predict(batch)
         own, taught = self.losses(prediction, batch), self._distilled(prediction, batch)
         if taught and self.global_step % GRADIENTS_EVERY == 0:
-            self._measure_gradients(own, taught)
+            taught = self._balanced(own, taught)
         losses = own | taught
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
@@ -135,9 +135,11 @@ class DetectorModule(lightning.LightningModule):
         self.log_dict({f"agreement/{name}": value for name, value in diagnostics.items()})
         return losses
 
-    def _measure_gradients(self, own: dict[str, Tensor], taught: dict[str, Tensor]) -> None:
-        """gradient/<term>: norm of what each of the teachers' terms, and detection as a whole, asks of the student. The
-        distiller is told for the steps to come."""
+    def _balanced(self, own: dict[str, Tensor], taught: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The teachers' losses, pulling as hard as the distiller's config says, now and in the steps to come.
+
+        Logs gradient/<term>: norm of what each term, and detection as a whole, asked of the student before that.
+        """
         assert self.distiller is not None
         terms = {"detection": list(own.values())}
         for name, loss in taught.items():
@@ -145,7 +147,8 @@ class DetectorModule(lightning.LightningModule):
         summed = {name: torch.stack(parts).sum() for name, parts in terms.items()}
         norms = gradient_norms(summed, self.detector.parameters())
         self.log_dict({f"gradient/{name}": norm for name, norm in norms.items()})
-        self.distiller.balance(norms.pop("detection"), norms)
+        changes = self.distiller.balance(norms.pop("detection"), norms)
+        return {name: loss * changes[name.split("/")[0]] for name, loss in taught.items()}
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
