@@ -48,6 +48,14 @@ def test_table_has_means_over_seeds_and_no_row_for_what_is_not_done():
     assert of_b["mAP"] == "0.750" and of_b["mAVE"] == "-"
 
 
+def test_every_run_and_seed_has_a_line():
+    lines = study_tables.results_csv({"a": [result(0.25, None) | {"seed": 4}, result(0.5, 2.0) | {"seed": 5}], "b": []})
+    head, first, second = lines.splitlines()
+    assert head == "run,seed,mAP,NDS,mATE,mASE,mAOE,mAVE,mAAE,parameters,train_minutes"
+    assert first == "a,4,0.2500,0.3500,0.5000,0.2500,0.1250,,0.1000,2000000,3.0"
+    assert dict(zip(head.split(","), second.split(",")))["mAVE"] == "2.0000"
+
+
 def test_gains_are_differences_of_the_same_seeds():
     taught = dataclasses.replace(RUN, distill=DistillConfig((Term("logits", "heatmap", "heatmap", source="lidar"),)))
     other = dataclasses.replace(taught, spec=dataclasses.replace(RUN.spec, name="another"))
@@ -91,6 +99,9 @@ def test_some_runs_of_a_study_at_a_time_share_its_table(tmp_path, monkeypatch):
     assert [len(done["a"]), len(done["b"])] == [1, 2]
     assert [r["scores"]["errors"]["ave"] for r in done["b"]] == [9, 10]
     assert (tmp_path / "table.md").read_text() == study_tables.study_table(done)
+    study.run_study({"c": RUN}, tmp_path, VERSION, tmp_path, [0])  # another study in the same place
+    runs = [line.split(",")[:2] for line in (tmp_path / "results.csv").read_text().splitlines()]
+    assert runs == [["run", "seed"], ["a", "0"], ["b", "9"], ["b", "10"], ["c", "0"]]
 
 
 def test_a_run_without_its_optional_package_does_not_stop_the_others(tmp_path, monkeypatch, capsys):

@@ -3,7 +3,7 @@
 A study is a function that returns name -> Run. Each run trains in OUT/name/seed and is scored on the held-out split.
 A run that learns from a teacher takes the study's own run of that name and seed, or what --teacher gives. What is done
 is not done again: a study can be stopped and resumed, or widened by seeds. OUT/table.md has means and standard errors
-over seeds, OUT/gains.md what teachers gave.
+over seeds, OUT/gains.md what teachers gave, OUT/results.csv every run that was ever scored there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.experiments import load_experiment
 from training.models import STUDENTS
 from training.models.exported import parameters_exported
 from training.run import Run
-from training.study_tables import gains_table, study_table
+from training.study_tables import gains_table, results_csv, study_table
 from training.train import train
 from training.trainer.checkpoint import load_module
 from training.trainer.loading import open_keyframes
@@ -69,9 +69,11 @@ def run_study(
 
 
 def write_tables(out: Path, study: dict[str, Run]) -> str:
-    """OUT/table.md and, where runs learn from teachers, OUT/gains.md -> both."""
+    """OUT/table.md and, where runs learn from teachers, OUT/gains.md -> both. OUT/results.csv has all that OUT has."""
     results = results_in(out, study)
     table, gains = study_table(results), gains_table(study, results)
+    every = sorted({path.parent.parent.name for path in out.glob("*/*/result.json")})
+    write(out / "results.csv", results_csv(results_in(out, every)))
     write(out / "table.md", table)
     if gains:
         write(out / "gains.md", gains)

@@ -1,4 +1,4 @@
-"""A study's results as tables: every run, and what teachers gave."""
+"""A study's results as tables: every run and seed, their means, and what teachers gave."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
         return mean, math.nan
     variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
     return mean, math.sqrt(variance / len(values))
+
+
+def results_csv(results: Results) -> str:
+    """One line per run and seed, as measured; empty where there is no number."""
+    lines = [",".join(("run", "seed", *COLUMNS, "parameters", "train_minutes"))]
+    for name, done in results.items():
+        for r in done:
+            scores = ["" if (v := number(r["scores"])) is None else f"{v:.4f}" for number in NUMBERS]
+            lines.append(",".join([name, str(r["seed"]), *scores, str(r["parameters"]), f"{r['train_minutes']:.1f}"]))
+    return "\n".join(lines) + "\n"
 
 
 def study_table(results: Results) -> str:
