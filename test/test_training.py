@@ -18,19 +18,38 @@ pytest.importorskip("lightning", reason="needs lightning")
 from tiny_run import RUN, SIZES, SPEC, VERSION  # noqa: E402
 
 from training.data.clips import ClipDataset, collate  # noqa: E402
+from training.data.config import DataConfig  # noqa: E402
 from training.experiments import load_experiment  # noqa: E402
 from training.run import OptimConfig  # noqa: E402
 from training.train import main, train  # noqa: E402
 from training.trainer.checkpoint import load_module  # noqa: E402
 from training.trainer.failures import TrainingStopped, explained  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
-from training.trainer.loading import open_keyframes  # noqa: E402
+from training.trainer.loading import open_keyframes, scenes_of, scored_split  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def batch(tiny_dataset):
     data = ClipDataset(open_keyframes(SPEC, RUN.data, tiny_dataset, VERSION, "val"), SPEC)
     return collate([data[1], data[2]])
+
+
+def test_scenes_that_are_trained_on_and_scenes_that_are_kept_back(tmp_path):
+    names = [f"scene-{i:04d}" for i in range(10)]
+    (tmp_path / "splits.json").write_text(json.dumps({"train": names, "val": ["scene-0010"]}))
+
+    def scenes(split, **fields):
+        return [int(name[-2:]) for name in scenes_of(DataConfig(**fields), tmp_path, VERSION, split)]
+
+    assert scenes("train") == list(range(10)) and scenes("val", holdout=3, train_scenes=2) == [10]
+    assert scenes("train", holdout=3) == list(range(7)) and scenes("holdout", holdout=3, train_scenes=2) == [7, 8, 9]
+    assert scenes("train", holdout=2, train_scenes=4) == [0, 2, 4, 6] and scenes("holdout") == []
+    assert [scored_split(DataConfig(holdout=count)) for count in (0, 1)] == ["val", "holdout"]
+    for fields in ({"holdout": 10}, {"holdout": 4, "train_scenes": 7}, {"train_scenes": 11}):
+        with pytest.raises(ValueError, match=r"has 10 training scenes; data\.holdout"):
+            scenes("train", **fields)
+    with pytest.raises(ValueError, match="0 or more scenes, found -1, 0"):
+        DataConfig(holdout=-1)
 
 
 # Everything at once: averaged weights, momentum, accumulated gradients, validation in between.

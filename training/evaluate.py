@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", type=Path, help="checkpoint of training.train, or bundle")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--version", default="v1.0-trainval")
-    parser.add_argument("--split", default="val")
+    parser.add_argument("--split", default="val", help="val, train, or holdout: what the run's data.holdout kept back")
     parser.add_argument("--sensors", nargs="+", default=["all"])
     parser.add_argument("--scenes", type=int, help="only the first n scenes of the split")
     parser.add_argument("--history", type=int, help="earlier frames of each sample (default: the run's; a bundle: 1)")

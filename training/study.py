@@ -1,6 +1,7 @@
 """Several runs, several seeds, one table: `python -m training.study PACKAGE.MODULE:FUNCTION --data DIR --out DIR`.
 
-A study is a function that returns name -> Run. Each run trains in OUT/name/seed and is scored on the held-out split.
+A study is a function that returns name -> Run. Each run trains in OUT/name/seed and is scored on the validation split,
+or on training scenes that are kept back where the run's data says so (data.holdout: to search settings).
 A run that learns from a teacher takes the study's own run of that name and seed, or what --teacher gives. What is done
 is not done again: a study can be stopped and resumed, or widened by seeds. OUT/table.md has means and standard errors
 over seeds, OUT/gains.md what teachers gave, OUT/results.csv every run that was ever scored there.
@@ -28,7 +29,7 @@ from training.run import Run
 from training.study_tables import gains_table, results_csv, study_table
 from training.train import train
 from training.trainer.checkpoint import load_module
-from training.trainer.loading import open_keyframes
+from training.trainer.loading import open_keyframes, scored_split
 from training.trainer.teaching import paths_of, teacher_names
 
 
@@ -113,7 +114,7 @@ def _train_and_score(
     last = train(run, data, version, folder, workers, teachers=teachers, teacher_cache=cache, backbone=start)
     module = load_module(last)
     minutes = (time.monotonic() - started) / 60
-    keyframes = open_keyframes(run.spec, run.data, data, version, "val")
+    keyframes = open_keyframes(run.spec, run.data, data, version, scored_split(run.data))
     scores = evaluate(module, keyframes, ["all"], workers=workers)["all"].to_dict()
     return {"scores": scores, "parameters": parameters_exported(module.detector), "train_minutes": minutes}
 

@@ -31,7 +31,7 @@ from training.trainer.distributed import rank_and_world
 from training.trainer.ema import Ema
 from training.trainer.failures import TrainingStopped, explained
 from training.trainer.lightning_module import DetectorModule
-from training.trainer.loading import open_keyframes, training_loader
+from training.trainer.loading import open_keyframes, scored_split, training_loader
 from training.trainer.run_directory import begin
 from training.trainer.schedules import total_steps
 from training.trainer.starting import start_backbone, start_branches, start_from_teachers
@@ -106,7 +106,7 @@ def _validation(run: Run, data: Path, version: str, out: Path, workers: int) -> 
     ema = Ema(run.optim.ema) if run.optim.ema else None
     callbacks: list[Callback] = [ema] if ema else []
     if run.validate_every:
-        keyframes = open_keyframes(run.spec, run.data, data, version, "val")
+        keyframes = open_keyframes(run.spec, run.data, data, version, scored_split(run.data))
         callbacks.append(Validation(keyframes, run, out, ema, workers))
     return callbacks
 

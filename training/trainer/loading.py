@@ -21,11 +21,31 @@ def open_keyframes(
     spec: ModelSpec, config: DataConfig, data: Path, version: str, split: str, scenes: int | None = None
 ) -> Any:
     """Keyframes of a split, or of its first `scenes` scenes. Raises ValueError when there are none."""
-    names = read_split(data, version, split)[:scenes]
+    names = scenes_of(config, data, version, split)[:scenes]
     keyframes = DATASETS["nuscenes"](data, version, names, spec, config)
     if not len(keyframes):
         raise ValueError(f"{data}: the split {split!r} has no keyframes; see splits.json there")
     return keyframes
+
+
+def scenes_of(config: DataConfig, data: Path, version: str, split: str) -> list[str]:
+    """Scene names of a split of the data set, or of "holdout". Raises ValueError when there are too few."""
+    if split not in ("train", "holdout"):
+        return read_split(data, version, split)
+    names = read_split(data, version, "train")
+    kept = len(names) - config.holdout
+    wanted = config.train_scenes or kept
+    if kept < max(wanted, 1):
+        raise ValueError(
+            f"{data} has {len(names)} training scenes; data.holdout = {config.holdout} and data.train_scenes = "
+            f"{config.train_scenes} want more"
+        )
+    return names[kept:] if split == "holdout" else [names[i * kept // wanted] for i in range(wanted)]
+
+
+def scored_split(config: DataConfig) -> str:
+    """Where a run is scored while its settings are searched, and afterwards."""
+    return "holdout" if config.holdout else "val"
 
 
 def training_loader(dataset: ClipDataset, run: Run, steps_done: int, world: int, workers: int) -> DataLoader:
