@@ -37,6 +37,7 @@ from training.experiments import (
 from training.models import STUDENTS, bevdet, bevfusion, radar_pillarnet
 from training.models.bev_encoder import BevEncoder, BevEncoderConfig
 from training.run import Run, run_from_plain, run_to_plain
+from training.teachers import TEACHERS
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.teaching import teacher_names
 
@@ -74,6 +75,16 @@ def test_runs_of_the_study_fit_their_teachers() -> None:
         fit(run, study)
     order = list(study)
     assert all(order.index(t) < order.index(name) for name, run in study.items() for t in teacher_names(run))
+
+
+def test_students_of_the_study_see_few_drives_and_search_scores_none_of_the_evaluation() -> None:
+    study, search = distillation.study(), distillation.search()
+    for name, run in (study | search).items():
+        assert run.data.train_scenes == (0 if name in TEACHERS else distillation.DRIVES), name
+    assert {run.data.holdout for run in study.values()} == {0}
+    assert {run.data.holdout for run in search.values()} == {distillation.HOLDOUT}
+    for run in search.values():
+        fit(run, search)
 
 
 def fit(run: Run, teachers: dict[str, Run]) -> None:
@@ -124,7 +135,6 @@ def test_a_fusion_student_starts_its_radar_branch_from_a_radar_student() -> None
 def test_both_methods_teach_the_fusion_student_by_their_own_features() -> None:
     fusion = fusion_with_pillarnet()
     spec = dataclasses.replace(fusion.spec, cameras=(), radars=())
-    from training.teachers import TEACHERS
     from training.teachers import centerpoint as cp
     from training.teachers import pillarnet as pn
 

@@ -48,6 +48,7 @@ def measure(
     teachers: those of the distilled run; they are not trained, what they say is as large.
     """
     device = own_device()
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, train_scenes=0))  # any data set will do
     frozen = {name: FrozenTeacher(build_detector(teachers[name])).to(device) for name in teacher_names(run)}
     keyframes = open_keyframes(run.spec, run.data, data, version, "train")
     taught = DetectorModule(run, 1, frozen, open_caches(run, frozen, keyframes.tokens(), cache)).to(device)

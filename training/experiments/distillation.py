@@ -1,25 +1,29 @@
 """What distillation gives on the synthetic set: each student alone and taught, their teachers, and ablations.
 
-    python -m training.study training.experiments.distillation:study --data DATA --out runs/near --seeds 0 1 2
+    python -m training.study training.experiments.distillation:study --data DATA --out runs/distillation \
+        --seeds 0 1 2 --backbone runs/near/backbone/last.ckpt --teacher-cache runs/cache \
+        --teacher centerpoint=runs/near/centerpoint/0/last.ckpt ...
 
-Sizes and names are those of `near:family`, so that the same --out shares its teachers and students alone. A teacher is
-the study's run with the same seed. `--only` names what to do now; teachers come first in the order of the study.
-Students alone and taught have the same steps, batches and data. Results: docs/distillation.md.
+Networks are those of `near:family`, and teachers are best taken from its runs; otherwise the study trains its own with
+the same seed. `--only` names what to do now; teachers come first in the order of the study. Students see few drives
+often: twelve, twenty times, as published students see theirs 24 times. Alone and taught they have the same steps,
+batches and data. Results, and what happens with many drives seen seldom: docs/distillation.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from training.data.config import VirtualConfig
+from training.data.config import DataConfig, VirtualConfig
 from training.distill.distillbev import DistillBevConfig
 from training.distill.module import DistillConfig, Term
 from training.distill.radardistill import PfdConfig
 from training.distill.recipes import LAYERS, RELEASED, distillbev, distillbev_bevformer, lgkd, radardistill, together
-from training.experiments import family, near
+from training.experiments import near
 from training.experiments.distillbev import COMPACT_LAYERS, taught, with_neck_norm
 from training.experiments.mvp import VIRTUAL
 from training.experiments.near import SWEEPS
+from training.models import STUDENTS
 from training.run import Run
 
 TEACHERS = ("centerpoint", "mvp", "lidar_transformer", "pillarnet", "bevdepth_large")
@@ -29,17 +33,27 @@ PULL = 0.1
 # Teacher and student are one network here, as in the paper: no adapters, and the student starts as its teacher.
 RADAR = radardistill(source="pillarnet", start=True)
 LOGITS = DistillConfig((Term("logits", "heatmap", "heatmap", source="centerpoint"),))
+DRIVES, HOLDOUT = 12, 12  # that students see; that `search` keeps back
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
 
 
 def study() -> dict[str, Run]:
     """Teachers, students alone, every pair; then the ablations."""
-    return pairs(near.family()) | ablations()
+    return pairs(family()) | ablations()
+
+
+def family(holdout: int = 0) -> dict[str, Run]:
+    """`near:family` with students on few drives; `holdout` drives of the training split are for scoring alone."""
+
+    def data(name: str, run: Run) -> DataConfig:
+        return dataclasses.replace(run.data, holdout=holdout, train_scenes=DRIVES if name in STUDENTS else 0)
+
+    return {name: dataclasses.replace(run, data=data(name, run)) for name, run in near.family().items()}
 
 
 def search() -> dict[str, Run]:
-    """How hard teachers may pull, for a search on a holdout of the training split."""
-    runs = near.family()
+    """How hard teachers may pull, scored on drives of the training split that are kept back."""
+    runs = family(HOLDOUT)
     names = ("centerpoint", "pillarnet", "bevdet", "bevdepth", "camera_radar", "radar_pillarnet")
     study = {name: runs[name] for name in names}
     for student in ("bevdet", "bevdepth", "camera_radar"):
@@ -61,11 +75,6 @@ def search() -> dict[str, Run]:
 def pulled(distill: DistillConfig, pull: float = PULL) -> DistillConfig:
     """The same terms, each pulling as hard as told."""
     return dataclasses.replace(distill, pull=pull)
-
-
-def small() -> dict[str, Run]:
-    """The same over the whole range of 51.2 m: about five times as long for the same number of steps."""
-    return pairs(family.small())
 
 
 def pairs(runs: dict[str, Run]) -> dict[str, Run]:
@@ -95,7 +104,7 @@ def pairs(runs: dict[str, Run]) -> dict[str, Run]:
 
 def ablations() -> dict[str, Run]:
     """Of DistillBEV on BEVDet, in the order of the paper's table, of its layers, and of RadarDistill's parts."""
-    runs = near.family()
+    runs = family()
     student, radar_student = runs["bevdet"], runs["radar_pillarnet"]
     study = {name: runs[name] for name in ("centerpoint", "bevdet", "pillarnet", "radar_pillarnet")}
     for name, distill in distillbev_ablations().items():
