@@ -27,9 +27,9 @@ from training.models import STUDENTS
 from training.run import Run
 
 TEACHERS = ("centerpoint", "mvp", "lidar_transformer", "pillarnet", "bevdepth_large")
-# How hard each term of a teacher pulls beside detection: short schedules do not bear the published weights. To be
-# settled by `search` (docs/distillation.md).
-PULL = 0.1
+# How hard each term of a teacher pulls beside detection, from `search` (docs/distillation.md).
+PULL = 0.3
+PULLS = (0.1, 0.3, 1.0)
 # Teacher and student are one network here, as in the paper: no adapters, and the student starts as its teacher.
 RADAR = radardistill(source="pillarnet", start=True)
 LOGITS = DistillConfig((Term("logits", "heatmap", "heatmap", source="centerpoint"),))
@@ -62,12 +62,12 @@ def search() -> dict[str, Run]:
         every = distillbev(layers, source="centerpoint", inherit=inherit)
         neck = distillbev(layers[-1:], source="centerpoint", inherit=inherit)
         study[f"{student}_published"] = taught(runs[student], every, sweeps=SWEEPS)
-        for pull in (0.03, 0.1, 0.3):
+        for pull in PULLS:
             for name, recipe in (("all", every), ("neck", neck), ("logits", LOGITS), ("both", together(neck, LOGITS))):
                 study[f"{student}_{name}_{pull:g}"] = taught(runs[student], pulled(recipe, pull), sweeps=SWEEPS)
     radar = runs["radar_pillarnet"]
     study["radar_pillarnet_published"] = taught(radar, RADAR, sweeps=SWEEPS)
-    for pull in (0.03, 0.1, 0.3):
+    for pull in PULLS:
         study[f"radar_pillarnet_{pull:g}"] = taught(radar, pulled(RADAR, pull), sweeps=SWEEPS)
     return study
 
