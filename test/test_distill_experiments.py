@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import RadarSpec
 from training.distill import DistillModule
-from training.distill.adapters import copy_weights
+from training.distill.adapters import copy_weights, inherit_head
 from training.distill.module import _check_teacher
 from training.distill.recipes import distillbev, radardistill, together
 from training.experiments import (
@@ -36,7 +37,8 @@ from training.experiments import (
 )
 from training.models import STUDENTS, bevdet, bevfusion, radar_pillarnet
 from training.models.bev_encoder import BevEncoder, BevEncoderConfig
-from training.run import Run, run_from_plain, run_to_plain
+from training.plain import to_plain
+from training.run import Run, build_detector, run_from_plain, run_to_plain
 from training.teachers import TEACHERS
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.teaching import teacher_names
@@ -85,6 +87,26 @@ def test_students_of_the_study_see_few_drives_and_search_scores_none_of_the_eval
     assert {run.data.holdout for run in search.values()} == {distillation.HOLDOUT}
     for run in search.values():
         fit(run, search)
+
+
+def test_heads_of_teachers_are_inherited() -> None:
+    """Shapes of every head: all behind the shared convolution fits, of published runs and of the study's."""
+    study = distillation.study() | distillation.search()
+    runs = [(run, PAPER_TEACHERS) for run in DISTILLED.values()] + [(run, study) for run in study.values()]
+    heads = {
+        (run.model, json.dumps(to_plain(run.config)), teacher): (run, teachers[teacher])
+        for run, teachers in runs
+        if run.distill is not None and (teacher := run.distill.inherit_head)
+    }
+    assert len({key[0] for key in heads}) == 5 and len(heads) >= 15
+    for run, teacher in heads.values():
+        student, source = build_detector(run), build_detector(teacher)
+        with torch.no_grad():
+            for p in source.parameters():
+                p.fill_(0.5)
+        copied, kept = inherit_head(student, source)
+        assert any(".branches." in name and name.endswith("weight") for name in copied)
+        assert all(".shared." in f".{name}" for name in kept), (run.spec.name, kept)
 
 
 def fit(run: Run, teachers: dict[str, Run]) -> None:

@@ -135,15 +135,19 @@ def test_false_positives_are_seen_by_the_teacher_and_not_labelled() -> None:
     assert fine.nonzero().tolist() == [[0, 2, 2], [0, 2, 3], [0, 3, 2], [0, 3, 3]]
 
 
-def test_resize_keeps_any_cell_and_refuses_fractions() -> None:
+def test_resize_keeps_any_cell_whatever_the_sizes() -> None:
     mask = torch.zeros(1, 4, 6, dtype=torch.bool)
     mask[0, 3, 2] = True
     assert drawn(resize_map(mask, (2, 3))[0]) == [".#.", "..."]
     assert torch.equal(resize_map(resize_map(mask, (8, 12)), (4, 6)), mask)
     values = torch.arange(24.0).reshape(1, 4, 6)
     assert resize_map(values, (2, 2)).tolist() == [[[8.0, 11.0], [20.0, 23.0]]]
-    with pytest.raises(ValueError, match="multiple"):
-        resize_map(mask, (3, 6))
+    # Three rows of 4/3 cells each: rows 0 to 1, 1 to 2 and 2 to 3 of four; a student of 128 cells, a teacher of 200.
+    assert resize_map(mask, (3, 6)).nonzero().tolist() == [[0, 2, 2]]
+    assert resize_map(values, (3, 6))[0, :, 0].tolist() == [6.0, 12.0, 18.0]
+    wide = torch.zeros(1, 200, 200, dtype=torch.bool)
+    wide[0, 100, 199] = True
+    assert resize_map(wide, (128, 128)).nonzero().tolist() == [[0, 64, 127]]
 
 
 def test_shares_sum_to_one_per_sample_or_component() -> None:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import json
+import math
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
 from training.distill import DISTILL_LOSSES, DistillConfig, Distiller, DistillModule, Term
 from training.distill.adapters import Adapter, copy_weights, inherit_head
-from training.distill.agreement import agreement, gradient_norms
+from training.distill.agreement import agreement, gradient_norms, gradient_share
 from training.distill.channels import feature_channels
 from training.distill.distillbev import DistillBevConfig
 from training.distill.recipes import distillbev, radardistill, together
@@ -28,6 +29,7 @@ from training.teachers.centerpoint import CenterPoint, tiny
 from training.teachers.frozen import FrozenTeacher
 from training.teachers.pillarnet import PillarNet
 from training.teachers.pillarnet import tiny as tiny_pillarnet
+from training.trainer.lightning_module import gradients_due
 
 GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, 1.0)
 SCORES = dict.fromkeys(CLASSES, 0.1)
@@ -395,7 +397,8 @@ def test_agreement_by_region() -> None:
 
 
 def test_terms_pull_as_hard_as_they_are_told() -> None:
-    """Measured once, every term's gradient on the student is its share of detection's; then scales follow slowly."""
+    """Together they have the share of detection's gradient that `pull` says, each by its weight; later they follow
+    slowly."""
     module, batch = both(), batch_of()
     config = dataclasses.replace(
         BOTH, pull=0.2, terms=(dataclasses.replace(BOTH.terms[0], weight=0.5), *BOTH.terms[1:])
@@ -403,34 +406,50 @@ def test_terms_pull_as_hard_as_they_are_told() -> None:
     module.distiller.config = config
     keys = [term.key for term in config.terms]
 
-    def norms() -> dict[str, float]:
+    def shares(detection: float = 3.0) -> dict[str, float]:
         _, losses, _ = module(batch)
         terms = {key: total({n: v for n, v in losses.items() if n.split("/")[0] == key}) for key in keys}
-        return gradient_norms(terms, module.student.parameters())
+        norms = gradient_norms(terms, module.student.parameters())
+        return {key: float(norm.norm()) / detection for key, norm in norms.items()}
 
-    before = norms()
-    changes = module.distiller.balance(3.0, before)
-    expected = {term.key: 0.6 * term.weight for term in config.terms}
-    assert set(expected.values()) == {0.3, 0.6}
-    assert norms() == pytest.approx(expected, rel=1e-3)
+    before = shares()
+    changes = module.distiller.balance(before, settled=True)  # the first time at once
+    weights = sum(term.weight for term in config.terms)
+    expected = {term.key: 0.2 * term.weight / weights for term in config.terms}
+    assert len(set(expected.values())) == 2
+    assert sum(expected.values()) == pytest.approx(0.2)
+    assert shares() == pytest.approx(expected, rel=1e-3)
     assert changes == pytest.approx({key: expected[key] / before[key] for key in keys}, rel=1e-3)
-    module.distiller.balance(12.0, norms())  # four times detection: half of the way
-    assert norms() == pytest.approx({key: 2 * value for key, value in expected.items()}, rel=1e-3)
+    module.distiller.balance(shares(12.0), settled=True)  # four times detection: half of the way
+    assert shares() == pytest.approx({key: 2 * value for key, value in expected.items()}, rel=1e-3)
+    module.distiller.balance(shares(12.0), settled=False)  # early: all of it
+    assert shares(12.0) == pytest.approx(expected, rel=1e-3)
     scales = module.distiller.scales.clone()
-    assert module.distiller.balance(1e9, norms() | {keys[1]: 0.0})[keys[1]] == 1.0
+    assert module.distiller.balance(shares(1e9) | {keys[1]: math.nan}, settled=True)[keys[1]] == 1.0
     assert module.distiller.scales.tolist() == pytest.approx((scales * torch.tensor([4.0, 1.0, *[4.0] * 4])).tolist())
     assert "distiller.scales" in module.state_dict()
     untouched = both()
-    assert untouched.distiller.balance(3.0, dict.fromkeys(keys, 1.0)) == dict.fromkeys(keys, 1.0)
+    assert untouched.distiller.balance(dict.fromkeys(keys, 1.0), settled=False) == dict.fromkeys(keys, 1.0)
     assert untouched.distiller.scales.tolist() == [0.0] * len(keys)
 
 
 def test_gradient_norms_are_those_of_each_loss_alone() -> None:
-    w, unused = torch.tensor([3.0, 4.0], requires_grad=True), torch.ones(2, requires_grad=True)
-    losses = {"a": 2 * (w**2).sum(), "b": w.sum(), "c": torch.tensor(1.0), "d": unused.sum()}
-    assert gradient_norms(losses, [w]) == pytest.approx({"a": 20.0, "b": 2**0.5, "c": 0.0, "d": 0.0})
+    w, other = torch.tensor([3.0, 4.0], requires_grad=True), torch.tensor([1.0], requires_grad=True)
+    frozen, unused = torch.ones(2), torch.ones(2, requires_grad=True)
+    losses = {"a": 2 * (w**2).sum() + 5 * other.sum(), "b": w.sum(), "c": torch.tensor(1.0), "d": unused.sum()}
+    norms = gradient_norms(losses, [w, frozen, other])
+    assert {n: v.tolist() for n, v in norms.items()} == {
+        "a": [20.0, 5.0], "b": [pytest.approx(2**0.5), 0.0], "c": [0.0, 0.0], "d": [0.0, 0.0],
+    }  # fmt: skip
+    # "b" does not reach `other`, so what detection asks of it does not count.
+    assert gradient_share(norms["b"], norms["a"]) == pytest.approx(2**0.5 / 20)
+    assert math.isnan(gradient_share(norms["c"], norms["a"])) and math.isnan(gradient_share(norms["a"], norms["c"]))
     assert w.grad is None
     total({n: v for n, v in losses.items() if n != "c"}).backward()  # the graph is still there
+
+
+def test_gradients_are_looked_at_often_at_first() -> None:
+    assert [step for step in range(401) if gradients_due(step)] == [0, 1, 2, 4, 8, 16, 32, 64, 100, 200, 300, 400]
 
 
 def test_the_table_names_every_method() -> None:

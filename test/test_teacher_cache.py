@@ -64,9 +64,9 @@ def ask(cache: TeacherCache, network: Network, *index: int, names: tuple[str, ..
 
 def test_it_gives_back_what_it_was_told(tmp_path: Path) -> None:
     network = Network()
-    cache = TeacherCache(tmp_path, network, TOKENS, DATA)
+    cache = TeacherCache(tmp_path, network, TOKENS, DATA, "set")
     fresh = ask(cache, network, 2, 0)
-    again = ask(TeacherCache(tmp_path, network, TOKENS, DATA), network, 0, 2)
+    again = ask(TeacherCache(tmp_path, network, TOKENS, DATA, "set"), network, 0, 2)
     assert network.runs == 1
     with torch.no_grad():
         exact = network(batch_of(0, 2), None)
@@ -80,7 +80,7 @@ def test_it_gives_back_what_it_was_told(tmp_path: Path) -> None:
 
 def test_it_is_read_under_autocast(tmp_path: Path) -> None:
     network = Network()
-    cache = TeacherCache(tmp_path, network, TOKENS, DATA)
+    cache = TeacherCache(tmp_path, network, TOKENS, DATA, "set")
     fresh = ask(cache, network, 2, 0)
     with torch.autocast("cpu", torch.bfloat16):
         again = ask(cache, network, 2, 0)
@@ -89,7 +89,7 @@ def test_it_is_read_under_autocast(tmp_path: Path) -> None:
 
 def test_the_rows_that_lack_something_are_named(tmp_path: Path) -> None:
     network = Network()
-    cache = TeacherCache(tmp_path, network, TOKENS, DATA)
+    cache = TeacherCache(tmp_path, network, TOKENS, DATA, "set")
     ask(cache, network, 0, 3)
     assert cache.lacking({"neck"}) == [1, 2] and cache.lacking(set()) == [1, 2]
     assert cache.lacking({"neck", "aux.iou"}) == [0, 1, 2, 3]
@@ -101,7 +101,7 @@ def test_the_rows_that_lack_something_are_named(tmp_path: Path) -> None:
 
 def test_one_missing_sample_or_name_runs_the_teacher(tmp_path: Path) -> None:
     network = Network()
-    cache = TeacherCache(tmp_path, network, TOKENS, DATA)
+    cache = TeacherCache(tmp_path, network, TOKENS, DATA, "set")
     ask(cache, network, 0, 1)
     ask(cache, network, 1, 2)  # 2 is missing
     assert network.runs == 2 and (cache.hits, cache.misses) == (0, 4)
@@ -115,7 +115,7 @@ def test_one_missing_sample_or_name_runs_the_teacher(tmp_path: Path) -> None:
 
 def test_half_precision_files_without_leftovers(tmp_path: Path) -> None:
     network = Network()
-    cache = TeacherCache(tmp_path, network, TOKENS, DATA)
+    cache = TeacherCache(tmp_path, network, TOKENS, DATA, "set")
     ask(cache, network, 0, 1, 3)
     files = sorted(p.name for p in cache.folder.iterdir())
     assert files == ["a0.teacher", "b1.teacher", "d3.teacher"]
@@ -128,7 +128,7 @@ def test_half_precision_files_without_leftovers(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     network = Network()
-    cache = TeacherCache(tmp_path, network, TOKENS, DATA)
+    cache = TeacherCache(tmp_path, network, TOKENS, DATA, "set")
     ask(cache, network, 0)
     path, content = cache.path("a0"), cache.path("a0").read_bytes()
     for broken in (content[:-1], content[:100], b"", content[:500] + bytes([content[500] ^ 1]) + content[501:]):
@@ -138,8 +138,8 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_other_weights_specs_or_data_have_another_folder(tmp_path: Path) -> None:
-    def folder(network: Any, data: DataConfig = DATA) -> Path:
-        return TeacherCache(tmp_path, network, TOKENS, data).folder
+    def folder(network: Any, data: DataConfig = DATA, digest: str = "set") -> Path:
+        return TeacherCache(tmp_path, network, TOKENS, data, digest).folder
 
     first = folder(Network())
     assert folder(Network()) == first  # the same weights once more
@@ -149,8 +149,9 @@ def test_other_weights_specs_or_data_have_another_folder(tmp_path: Path) -> None
         changed.heads.bias[3] += 1e-3
     spec = dataclasses.replace(SPEC, grid=BevGrid(-4.0, 4.0, -4.0, 4.0, 0.5))
     fewer = dataclasses.replace(DATA, lidar=LidarConfig(sweeps=1))
+    other_set = folder(Network(), digest="another set with the same tokens")
     folders = {first, folder(changed), folder(Network(seed=1)), folder(Network(spec)), folder(Network(), fewer)}
-    assert len(folders) == 5
+    assert len(folders | {other_set}) == 6
     assert teacher_hash(Network()) == teacher_hash(Network()) != teacher_hash(changed)
 
 
@@ -182,13 +183,13 @@ def test_augmentation_that_a_teacher_sees_is_refused(
 
 def test_pasting_and_drawn_intervals_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="paste"):
-        TeacherCache(tmp_path, Network(), TOKENS, dataclasses.replace(DATA, paste=PasteConfig()))
+        TeacherCache(tmp_path, Network(), TOKENS, dataclasses.replace(DATA, paste=PasteConfig()), "set")
     jitter = dataclasses.replace(DATA, interval=(0.3, 0.7))
     refuse_random_inputs(jitter, SPEC)
     with pytest.raises(ValueError, match="interval"):
         refuse_random_inputs(jitter, dataclasses.replace(SPEC, temporal=TemporalSpec(state_channels=8)))
     with pytest.raises(ValueError, match="bev_"):
-        TeacherCache(tmp_path, Network(), TOKENS, dataclasses.replace(DATA, augmentation=Augmentation()))
+        TeacherCache(tmp_path, Network(), TOKENS, dataclasses.replace(DATA, augmentation=Augmentation()), "set")
 
 
 def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         network.conv.bias.fill_(1e6)
     with pytest.raises(ValueError, match="half precision"):
-        ask(TeacherCache(tmp_path, network, TOKENS, DATA), network, 0)
+        ask(TeacherCache(tmp_path, network, TOKENS, DATA, "set"), network, 0)
 
 
 def test_a_distilled_student_sees_the_same_with_and_without(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_a_distilled_student_sees_the_same_with_and_without(tmp_path: Path) -> N
         return {n: float(v.detach()) for n, v in module(batch_of(0, 3))[1].items()}
 
     plain = losses({})
-    caches = {"teacher": TeacherCache(tmp_path, teacher, TOKENS, DATA)}
+    caches = {"teacher": TeacherCache(tmp_path, teacher, TOKENS, DATA, "set")}
     filling = losses(caches)
     runs = teacher.runs
     filled = losses(caches)

@@ -116,7 +116,18 @@ def _train_and_score(
     minutes = (time.monotonic() - started) / 60
     keyframes = open_keyframes(run.spec, run.data, data, version, scored_split(run.data))
     scores = evaluate(module, keyframes, ["all"], workers=workers)["all"].to_dict()
-    return {"scores": scores, "parameters": parameters_exported(module.detector), "train_minutes": minutes}
+    return {
+        "scores": scores,
+        "parameters": parameters_exported(module.detector),
+        "train_minutes": minutes,
+        "teachers": {name: score for name in teachers if (score := _own_score(teachers[name])) is not None},
+    }
+
+
+def _own_score(checkpoint: Path) -> float | None:
+    """The mAP of a run of a study, None for a checkpoint from elsewhere."""
+    result = checkpoint.parent / "result.json"
+    return float(json.loads(result.read_text())["scores"]["mean_ap"]) if result.is_file() else None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -89,9 +89,8 @@ def gains_table(study: Mapping[str, Run], results: Results) -> str:
         if not pairs:
             continue
         scores = [(t["scores"], a["scores"]) for t, a in pairs]
-        of_teachers = [
-            cell([r["scores"]["mean_ap"] for r in results[t]]) for t in teacher_names(study[name]) if results.get(t)
-        ]
+        known = [(t, [r["teachers"][t] for r, _ in pairs if t in r["teachers"]]) for t in teacher_names(study[name])]
+        of_teachers = [cell(values) for _, values in known if values]
         cells = [cell([s["mean_ap"] for s in column]) for column in list(zip(*scores))[::-1]]
         cells += [", ".join(of_teachers) or "-"]
         cells += [_gain([(number(t), number(a)) for t, a in scores]) for number in (NUMBERS[0], NUMBERS[1], NUMBERS[5])]

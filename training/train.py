@@ -84,7 +84,7 @@ def train(
         epochs = steps * samples / len(dataset)
         print(f"{len(dataset)} samples, {steps} steps of {samples}: {epochs:.1f} epochs", flush=True)
     taught = open_teachers(run, teachers or {})
-    caches = open_caches(run, taught, keyframes.tokens(), teacher_cache) if teacher_cache else {}
+    caches = open_caches(run, taught, keyframes, teacher_cache) if teacher_cache else {}
     module = DetectorModule(run, steps, taught, caches)
     if module.distiller is not None:
         fill_caches(module.distiller, run, keyframes, workers)

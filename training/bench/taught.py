@@ -51,7 +51,7 @@ def measure(
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, train_scenes=0))  # any data set will do
     frozen = {name: FrozenTeacher(build_detector(teachers[name])).to(device) for name in teacher_names(run)}
     keyframes = open_keyframes(run.spec, run.data, data, version, "train")
-    taught = DetectorModule(run, 1, frozen, open_caches(run, frozen, keyframes.tokens(), cache)).to(device)
+    taught = DetectorModule(run, 1, frozen, open_caches(run, frozen, keyframes, cache)).to(device)
     assert taught.distiller is not None
     fill_caches(taught.distiller, run, keyframes, workers=0)
     alone = DetectorModule(dataclasses.replace(run, distill=None), 1).to(device)

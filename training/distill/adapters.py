@@ -91,8 +91,17 @@ def head_prefix(detector: nn.Module) -> str:
 
 
 def inherit_head(student: nn.Module, teacher: nn.Module) -> Inherited:
-    """Start the student's head from the teacher's where names and shapes agree (DistillBEV's head inheritance).
+    """Start the student's head from the teacher's (DistillBEV's head inheritance); the student goes on training it.
 
-    A shared first convolution of other width is left alone, as in the released code. The student goes on training it.
+    A shared first convolution of other width is left alone, as in the released code. Raises ValueError when anything
+    behind it differs: half a head is worth nothing.
     """
-    return copy_weights(student, teacher.state_dict(), head_prefix(student), head_prefix(teacher))
+    own = head_prefix(student)
+    inherited = copy_weights(student, teacher.state_dict(), own, head_prefix(teacher))
+    lacking = [name for name in inherited.kept if not name.startswith(f"{own}shared.")]
+    if lacking:
+        raise ValueError(
+            f"the student's head cannot be inherited: the teacher's has other shapes for {lacking[:3]} and "
+            f"{len(lacking[3:])} more; give both the same HeadConfig, or pass inherit=False"
+        )
+    return inherited

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -39,8 +40,9 @@ def agreement(student: Tensor, teacher: Tensor, scene: Scene) -> dict[str, Tenso
     return found
 
 
-def gradient_norms(losses: Mapping[str, Tensor], parameters: Iterable[Tensor]) -> dict[str, float]:
-    """The 2-norm of each loss's gradient over `parameters`, 0 where it does not reach them; the graph is kept.
+def gradient_norms(losses: Mapping[str, Tensor], parameters: Iterable[Tensor]) -> dict[str, Tensor]:
+    """The 2-norms of each loss's gradient on each of `parameters` that learns, (P,), 0 where it does not reach it; the
+    graph is kept.
 
     With several processes it is that of the mean of their gradients, which is what the optimiser sees; every process
     must call it with losses of the same names.
@@ -53,5 +55,12 @@ def gradient_norms(losses: Mapping[str, Tensor], parameters: Iterable[Tensor]) -
             gradients = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
         known = (torch.zeros_like(p) if g is None else g.detach() for p, g in zip(wanted, gradients, strict=True))
         squares = [(mean_over_processes(g.float()) ** 2).sum() for g in known]
-        norms[name] = float(torch.stack(squares).sum().sqrt())
+        norms[name] = torch.stack(squares).sqrt()
     return norms
+
+
+def gradient_share(term: Tensor, detection: Tensor) -> float:
+    """How hard a term pulls beside detection at what it reaches: the norm of its gradient over that of detection's, on
+    the parameters where it has one. (P,) each, of `gradient_norms`. nan where either has none."""
+    own, beside = float(term.norm()), float(detection[term > 0].norm())
+    return own / beside if own and beside else math.nan

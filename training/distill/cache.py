@@ -71,18 +71,19 @@ class TeacherCache:
     """Outputs of one teacher for the samples of one data set, in a folder of DIR that is named after the teacher's
     weights and the data it sees.
 
-    tokens: sample tokens in the order that batch["index"] (B,) counts. A filled cache gives what it gave when it was
+    tokens: sample tokens in the order that batch["index"] (B,) counts; digest: of the data set's index, since tokens of
+    two synthetic sets are alike. A filled cache gives what it gave when it was
     filled: fresh outputs pass through half precision, too. Raises ValueError when the data's augmentation forbids it.
     """
 
-    def __init__(self, folder: str | Path, detector: Any, tokens: Sequence[str], data: DataConfig) -> None:
+    def __init__(self, folder: str | Path, detector: Any, tokens: Sequence[str], data: DataConfig, digest: str) -> None:
         refuse_random_inputs(data, detector.spec)
         spec = detector.spec
         facts = ("lidar", "virtual", *(["returns"] if spec.radars else []))
         seen = {name: to_plain(getattr(data, name)) for name in facts}
         if spec.temporal.state_channels:
             seen["history"] = data.history
-        key = teacher_hash(detector) + json.dumps(seen, sort_keys=True)
+        key = teacher_hash(detector) + digest + json.dumps(seen, sort_keys=True)
         self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.tokens = tokens

@@ -7,6 +7,7 @@ import dataclasses
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bev_perception.grid import BevGrid
@@ -27,22 +28,8 @@ def box_scale(index: Tensor, boxes: Tensor, grid: BevGrid) -> Tensor:
 
 
 def resize_map(values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(B, X, Y) bool or float -> (B, *shape): the maximum of the cells that are joined, or each cell repeated.
-
-    Raises ValueError when one size is not a whole multiple of the other.
-    """
-    for axis, wanted in ((1, shape[0]), (2, shape[1])):
-        size = values.shape[axis]
-        if size % wanted == 0:
-            values = values.unflatten(axis, (wanted, size // wanted)).amax(dim=axis + 1)
-        elif wanted % size == 0:
-            values = values.repeat_interleave(wanted // size, dim=axis)
-        else:
-            raise ValueError(
-                f"a map of {size} cells cannot become one of {wanted}: neither is a multiple of the other; "
-                "give the two networks grids of one range whose cell sizes divide each other"
-            )
-    return values
+    """(B, X, Y) bool or float -> (B, *shape): the maximum of the cells that a new cell overlaps, whatever the sizes."""
+    return F.adaptive_max_pool2d(values.float(), shape).to(values.dtype)
 
 
 def teacher_false_positives(

@@ -53,8 +53,9 @@ class Term:
 class DistillConfig:
     """terms: all losses, any number of methods and teachers at once. inherit_head: the teacher whose head the student's
     starts from, "" for none. start_from: the teacher whose weights the student starts from wherever names and shapes
-    agree (RadarDistill), "" for none. pull: scale each term so that its gradient on the student is this share of
-    detection's (times the term's weight), measured as training goes; 0 takes the losses as they are, as published."""
+    agree (RadarDistill), "" for none. pull: scale the terms so that together they pull this much as hard as detection,
+    each its share by weight, measured as training goes by the gradients on what of the student a term reaches; 0 takes
+    the losses as they are, as published."""
 
     terms: tuple[Term, ...] = ()
     inherit_head: str = ""
@@ -177,12 +178,14 @@ class Distiller(nn.Module):
             scene = scenes[term.source]
             student = pick(prediction, term.student, "student")
             teacher = pick(scene.teacher, term.teacher, "teacher").detach()
+            unadapted = None
             if term.key in self.adapters:
+                unadapted = student
                 student = self.adapters[term.key](student, (teacher.shape[2], teacher.shape[3]))
             part = self.parts[term.key] if term.key in self.parts else None
             # Sums of squares over a map overflow half precision.
             with torch.autocast(student.device.type, enabled=False):
-                parts = DISTILL_LOSSES[term.loss](Pair(student, teacher, part), scene, settings)
+                parts = DISTILL_LOSSES[term.loss](Pair(student, teacher, part, unadapted), scene, settings)
                 weight = term.weight * torch.where(scale > 0, scale, 1.0)
                 losses |= {f"{term.key}/{name}": weight * value for name, value in parts.items()}
                 if self.diagnose and student.ndim == 4 and student.shape == teacher.shape:
@@ -191,19 +194,22 @@ class Distiller(nn.Module):
         return Distilled(losses, diagnostics)
 
     @torch.no_grad()
-    def balance(self, detection: float, norms: Mapping[str, float]) -> dict[str, float]:
-        """Scale the terms by what their gradients on the student are beside detection's -> by `Term.key`, by how much
-        their losses change. norms: by `Term.key`, of the losses as `forward` gave them. The first time at once, then
-        half of the way on a logarithmic scale and at most four times: a batch without objects says little. A term
-        without gradient stays as it is."""
+    def balance(self, shares: Mapping[str, float], settled: bool) -> dict[str, float]:
+        """Scale the terms by how hard they pull beside detection -> by `Term.key`, by how much their losses change.
+
+        shares: by `Term.key`, the `gradient_share` of the losses as `forward` gave them; nan leaves a term as it is.
+        settled: go half of the way on a logarithmic scale and at most four times: a batch without objects says little.
+        Before, all of the way: while batch norms are fresh gradients fall a thousandfold within a few steps.
+        """
         changes = {term.key: 1.0 for term in self.config.terms}
         if not self.config.pull:
             return changes
+        weights = sum(term.weight for term in self.config.terms)
         for i, term in enumerate(self.config.terms):
-            norm, before = norms[term.key], float(self.scales[i])
-            if norm > 0:
-                change = term.weight * self.config.pull * detection / norm
-                if before:
+            before, share = float(self.scales[i]), shares[term.key]
+            if share > 0:
+                change = term.weight / weights * self.config.pull / share
+                if before and settled:
                     change = min(max(change**0.5, 0.25), 4.0)
                 self.scales[i] = (before or 1.0) * change
                 changes[term.key] = change

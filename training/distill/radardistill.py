@@ -40,17 +40,23 @@ class PfdConfig:
 
 
 def activation_regions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, C, X, Y) each -> (B, X, Y) bool: active in both, active in the student only. Active: channel sum > 0."""
-    active_s, active_t = student.float().sum(dim=1) > 0, teacher.float().sum(dim=1) > 0
+    """(B, C, X', Y') and (B, D, X, Y) -> (B, X, Y) bool: active in both, active in the student only. Active: channel
+    sum > 0."""
+    active_t = teacher.float().sum(dim=1) > 0
+    active_s = resize_map(student.float().sum(dim=1) > 0, (active_t.shape[1], active_t.shape[2]))
     return active_s & active_t, active_s & ~active_t
 
 
-def activation_aware(student: Tensor, teacher: Tensor, config: AfdConfig = AfdConfig()) -> Tensor:
+def activation_aware(
+    student: Tensor, teacher: Tensor, config: AfdConfig = AfdConfig(), unadapted: Tensor | None = None
+) -> Tensor:
     """L_low: (1 / B) sum [alpha 1_AR + beta rho 1_IR] (T - S)^2, rho = N_AR / N_IR over the batch.
 
-    N_IR is at least 1: the released code divides by zero when the radar is active nowhere outside LiDAR.
+    N_IR is at least 1: the released code divides by zero when the radar is active nowhere outside LiDAR. Where an
+    adapter made `student` from `unadapted`, that one says where the radar is active: what a fresh adapter's channels
+    sum to says nothing.
     """
-    both, only = activation_regions(student, teacher)
+    both, only = activation_regions(student if unadapted is None else unadapted, teacher)
     rho = both.sum() / only.sum().clamp(min=1)
     weights = config.both * both.float() + config.radar_only * rho * only.float()
     error = ((student.float() - teacher.float()) ** 2).sum(dim=1)
@@ -86,7 +92,7 @@ def proposal_based(student: Tensor, teacher: Tensor, weights: Tensor, softmax: b
 def radardistill_afd(pair: Pair, scene: Scene, config: AfdConfig = AfdConfig()) -> dict[str, Tensor]:
     """AFD of one low-level pair; the paper averages two, so give each of two terms the weight 0.5."""
     same_shape(pair, "radardistill_afd")
-    losses = {"low": config.weight * activation_aware(pair.student, pair.teacher, config)}
+    losses = {"low": config.weight * activation_aware(pair.student, pair.teacher, config, pair.unadapted)}
     if config.mask:
         losses["mask"] = config.weight * config.mask * activation_mask(pair.student, pair.teacher)
     return losses

@@ -32,11 +32,13 @@ def distillbev(
     return DistillConfig(tuple(terms), source if inherit else "")
 
 
-def distillbev_bevformer(source: str = "teacher") -> DistillConfig:
-    """DistillBEV's recipe for BEVFormer: the BEV embedding only, no false positives, attention of the teacher's."""
-    return DistillConfig(
-        (Term("distillbev", "neck", "neck", config=BEVFORMER, adapter="upsample_conv1x1", source=source),)
-    )
+def distillbev_bevformer(source: str = "teacher", inherit: bool = False) -> DistillConfig:
+    """DistillBEV's recipe for BEVFormer: the BEV embedding only, no false positives, attention of the teacher's.
+
+    inherit: for a teacher with a heatmap head, as our BEVFormer has; a query decoder has nothing that fits.
+    """
+    term = Term("distillbev", "neck", "neck", config=BEVFORMER, adapter="upsample_conv1x1", source=source)
+    return DistillConfig((term,), source if inherit else "")
 
 
 def radardistill(

@@ -13,11 +13,13 @@ from training.models.view.depth_bins import DepthBins
 
 
 class Pair(NamedTuple):
-    """The adapted student tensor, the teacher's (no gradient), and the loss's own learnable part where it has one."""
+    """The adapted student tensor, the teacher's (no gradient), the loss's own learnable part where it has one, and the
+    student tensor as it was before an adapter, None where there was none."""
 
     student: Tensor
     teacher: Tensor
     part: nn.Module | None = None
+    unadapted: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from training.distill.distillbev import DistillBevConfig
 from training.distill.module import DistillConfig, Term
 from training.distill.radardistill import PfdConfig
 from training.distill.recipes import LAYERS, RELEASED, distillbev, distillbev_bevformer, lgkd, radardistill, together
-from training.experiments import near
+from training.experiments import camera, near
 from training.experiments.distillbev import COMPACT_LAYERS, taught, with_neck_norm
 from training.experiments.mvp import VIRTUAL
 from training.experiments.near import SWEEPS
@@ -27,14 +27,16 @@ from training.models import STUDENTS
 from training.run import Run
 
 TEACHERS = ("centerpoint", "mvp", "lidar_transformer", "pillarnet", "bevdepth_large")
-# How hard each term of a teacher pulls beside detection, from `search` (docs/distillation.md).
-PULL = 0.3
-PULLS = (0.1, 0.3, 1.0)
+# How hard the terms of a teacher together pull beside detection, from `search` (docs/distillation.md).
+PULL = 1.0
+PULLS = (0.3, 1.0, 3.0)
 # Teacher and student are one network here, as in the paper: no adapters, and the student starts as its teacher.
 RADAR = radardistill(source="pillarnet", start=True)
 LOGITS = DistillConfig((Term("logits", "heatmap", "heatmap", source="centerpoint"),))
 DRIVES, HOLDOUT = 12, 12  # that students see; that `search` keeps back
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
+FITTED = ("bevdet", "bevdet4d", "bevdepth", "bevformer")  # students that may inherit a teacher's head
+LONGER = 1.5  # times the steps: at least what a teacher costs (docs/distillation.md)
 
 
 def study() -> dict[str, Run]:
@@ -43,12 +45,20 @@ def study() -> dict[str, Run]:
 
 
 def family(holdout: int = 0) -> dict[str, Run]:
-    """`near:family` with students on few drives; `holdout` drives of the training split are for scoring alone."""
+    """`near:family` with students on few drives; `holdout` drives of the training split are for scoring alone.
+
+    As published, camera students have the widths of their teachers' heads, and BEVDet's map before the head ends in
+    norm and ReLU; alone and taught.
+    """
 
     def data(name: str, run: Run) -> DataConfig:
         return dataclasses.replace(run.data, holdout=holdout, train_scenes=DRIVES if name in STUDENTS else 0)
 
-    return {name: dataclasses.replace(run, data=data(name, run)) for name, run in near.family().items()}
+    runs = {name: dataclasses.replace(run, data=data(name, run)) for name, run in near.family().items()}
+    for name in FITTED:
+        config = dataclasses.replace(runs[name].config, head=camera.SMALL_HEAD)
+        runs[name] = with_neck_norm(dataclasses.replace(runs[name], config=config))
+    return runs
 
 
 def search() -> dict[str, Run]:
@@ -92,14 +102,20 @@ def pairs(runs: dict[str, Run]) -> dict[str, Run]:
         add(student, "centerpoint", bev_recipe(student, "centerpoint"))
         add(student, "mvp", bev_recipe(student, "mvp"), VIRTUAL)
     add("bevformer", "lidar_transformer", distillbev_bevformer("lidar_transformer"))
-    add("bevformer", "mvp", distillbev_bevformer("mvp"), VIRTUAL)
+    add("bevformer", "mvp", distillbev_bevformer("mvp", inherit=True), VIRTUAL)
     add("radar_pillarnet", "pillarnet", RADAR)
     study["bevdepth_from_bevdepth_large"] = taught(
         runs["bevdepth"], pulled(lgkd("bevdepth_large")), sweeps=dataclasses.replace(sweeps, sweeps=1)
     )
     branch = radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet")
     add("bevfusion", "both", together(distillbev(source="centerpoint", inherit=False), branch))
-    return study
+    return study | {f"{name}_longer": longer(runs[name]) for name in students}
+
+
+def longer(run: Run) -> Run:
+    """As much time as with a teacher, spent on steps instead."""
+    assert run.optim.steps is not None
+    return dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=round(run.optim.steps * LONGER)))
 
 
 def ablations() -> dict[str, Run]:
@@ -109,11 +125,11 @@ def ablations() -> dict[str, Run]:
     study = {name: runs[name] for name in ("centerpoint", "bevdet", "pillarnet", "radar_pillarnet")}
     for name, distill in distillbev_ablations().items():
         study[f"bevdet_{name}"] = taught(student, pulled(distill), sweeps=SWEEPS)
-    study["bevdet_neck_norm"] = with_neck_norm(student)
     bare = dataclasses.replace(radar_student, config=dataclasses.replace(radar_student.config, cma=False))
     study["radar_pillarnet_no_cma"] = bare
     study["radar_pillarnet_no_cma_taught"] = taught(bare, pulled(RADAR), sweeps=SWEEPS)
-    study["radar_pillarnet_start"] = taught(radar_student, DistillConfig(start_from="pillarnet"), sweeps=SWEEPS)
+    for name, run in (("radar_pillarnet_start", radar_student), ("radar_pillarnet_no_cma_start", bare)):
+        study[name] = taught(run, DistillConfig(start_from="pillarnet"), sweeps=SWEEPS)
     for name, distill in radardistill_ablations().items():
         study[f"radar_pillarnet_{name}"] = taught(radar_student, pulled(distill), sweeps=SWEEPS)
     return study
@@ -129,7 +145,9 @@ def bev_recipe(student: str, teacher: str) -> DistillConfig:
 def distillbev_ablations() -> dict[str, DistillConfig]:
     """Name -> what is left of the method; no head is inherited, so that the terms alone are compared.
 
-    `plain` to `whole` add one part at a time, as the paper's ablation on BEVDet4D does; then its choice of layers.
+    `plain` to `whole` add one part at a time, as the paper's ablation on BEVDet4D does; then its choice of layers, also
+    without false positives. Terms are scaled to one pull altogether (DistillConfig.pull), so that what is compared is
+    where they pull and not how hard.
     """
     bare = DistillBevConfig(regions=False, attention="none", scaling="none", imitation="none")
     regions = dataclasses.replace(bare, regions=True, scaling="uniform")
@@ -139,9 +157,9 @@ def distillbev_ablations() -> dict[str, DistillConfig]:
     stage2, stage3, neck = LAYERS
     return study | {
         "whole": _distillbev(LAYERS),
-        "neck_only": _distillbev((neck,)),
-        "stage3_neck": _distillbev((stage3, neck)),
-        "early_stage": _distillbev((("encoder1", "encoder1"), stage2, stage3, neck)),
+        "neck_only": _without_false_positives(_distillbev((neck,))),
+        "stage3_neck": _without_false_positives(_distillbev((stage3, neck))),
+        "early_stage": _without_false_positives(_distillbev((("encoder1", "encoder1"), stage2, stage3, neck))),
         "mse": DistillConfig((Term("plain_feature", "neck", "neck", adapter="conv1x1", source="centerpoint"),)),
         "fitnet": DistillConfig((Term("foreground_feature", "neck", "neck", adapter="conv1x1", source="centerpoint"),)),
         "logits": LOGITS,

@@ -37,7 +37,7 @@ def taught(
 
 def with_neck_norm(run: Run) -> Run:
     """The student's map before its head ends in batch norm and ReLU, as in the published scripts."""
-    if not isinstance(run.config.encoder, BevEncoderConfig):
+    if not isinstance(getattr(run.config, "encoder", None), BevEncoderConfig):
         return run  # BEVDepth's neck ends in ReLU anyway
     encoder = dataclasses.replace(run.config.encoder, neck_norm=True)
     return dataclasses.replace(run, config=dataclasses.replace(run.config, encoder=encoder))
@@ -89,7 +89,7 @@ def bevformer_r50_from_centerpoint() -> Run:
 def bevformer_r50_from_mvp() -> Run:
     """BEVFormer-R50, expected 36.7 mAP, 47.6 NDS (DistillBEV, main table) at the size and with the head that
     `bevformer_r50_from_centerpoint` names; the teacher is MVP on pillars, not the paper's transformer."""
-    return taught(bevformer.r50(), distillbev_bevformer("mvp"), VIRTUAL)
+    return taught(bevformer.r50(), distillbev_bevformer("mvp", inherit=True), VIRTUAL)
 
 
 def bevformer_r101_from_centerpoint() -> Run:

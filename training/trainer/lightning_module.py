@@ -13,7 +13,7 @@ from torch import Tensor
 from bev_perception.decode import Thresholds, decode
 from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.model_spec import ModelSpec
-from training.distill.agreement import gradient_norms
+from training.distill.agreement import gradient_norms, gradient_share
 from training.distill.cache import TeacherCache, teacher_hash
 from training.distill.module import Distiller
 from training.losses import detection_losses
@@ -23,7 +23,8 @@ from training.run import Run, build_detector, parameter_groups, run_to_plain
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.schedules import rates
 
-# Steps between two looks at how far student and teacher agree, and at how hard each loss pulls (a backward pass each).
+# Steps between two looks at how far student and teacher agree, and at how hard each loss pulls (a backward pass each;
+# the first steps are looked at after 1, 2, 4, ...).
 AGREEMENT_EVERY, GRADIENTS_EVERY = 20, 100
 PEAKS = ("scores", "labels", "cells", "boxes")
 # What networks read of a batch; each batch has some of it (see training.models.detector).
@@ -61,6 +62,12 @@ def predict_clip(detector: Any, batch: dict[str, Tensor]) -> Prediction:
     """A detector's prediction for the current frame of a clip."""
     prediction: Prediction = detector(inputs_of(batch), recall(detector, batch))
     return prediction
+
+
+def gradients_due(step: int) -> bool:
+    """Whether gradients are looked at in this step: 0, 1, 2, 4, ... 64, then every GRADIENTS_EVERY."""
+    early = step < GRADIENTS_EVERY and step & (step - 1) == 0
+    return early or step % GRADIENTS_EVERY == 0
 
 
 def objects_of(peaks: dict[str, np.ndarray], spec: ModelSpec, thresholds: Thresholds) -> Objects:
@@ -108,10 +115,10 @@ class DetectorModule(lightning.LightningModule):
         key = (self.run.seed, self.global_step, batch_idx % self.run.optim.accumulate, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         prediction = self.predict(batch)
         own, taught = self.losses(prediction, batch), self._distilled(prediction, batch)
-        if taught and self.global_step % GRADIENTS_EVERY == 0:
+        if taught and gradients_due(self.global_step) and batch_idx % self.run.optim.accumulate == 0:
             taught = self._balanced(own, taught)
         losses = own | taught
         total = torch.stack(list(losses.values())).sum()
@@ -138,7 +145,8 @@ class DetectorModule(lightning.LightningModule):
     def _balanced(self, own: dict[str, Tensor], taught: dict[str, Tensor]) -> dict[str, Tensor]:
         """The teachers' losses, pulling as hard as the distiller's config says, now and in the steps to come.
 
-        Logs gradient/<term>: norm of what each term, and detection as a whole, asked of the student before that.
+        Logs gradient/<term>, the norm of what each term, and detection as a whole, asked of the student before that,
+        and pull/<term>, the same beside detection's on what the term reaches.
         """
         assert self.distiller is not None
         terms = {"detection": list(own.values())}
@@ -146,8 +154,11 @@ class DetectorModule(lightning.LightningModule):
             terms.setdefault(name.split("/")[0], []).append(loss)
         summed = {name: torch.stack(parts).sum() for name, parts in terms.items()}
         norms = gradient_norms(summed, self.detector.parameters())
-        self.log_dict({f"gradient/{name}": norm for name, norm in norms.items()})
-        changes = self.distiller.balance(norms.pop("detection"), norms)
+        detection = norms["detection"]
+        shares = {name: gradient_share(norm, detection) for name, norm in norms.items() if name != "detection"}
+        self.log_dict({f"gradient/{name}": norm.norm() for name, norm in norms.items()})
+        self.log_dict({f"pull/{name}": share for name, share in shares.items()})
+        changes = self.distiller.balance(shares, settled=self.global_step >= GRADIENTS_EVERY)
         return {name: loss * changes[name.split("/")[0]] for name, loss in taught.items()}
 
     def configure_gradient_clipping(

@@ -62,10 +62,11 @@ def _open(name: str, path: Path, run: Run) -> FrozenTeacher:
 
 
 def open_caches(
-    run: Run, teachers: Mapping[str, FrozenTeacher], tokens: Sequence[str], folder: Path
+    run: Run, teachers: Mapping[str, FrozenTeacher], keyframes: Any, folder: Path
 ) -> dict[str, TeacherCache]:
     """A cache for each teacher, under `folder`. Raises ValueError when the run's augmentation changes what they see."""
-    return {name: TeacherCache(folder, teacher.detector, tokens, run.data) for name, teacher in teachers.items()}
+    tokens, digest = keyframes.tokens(), keyframes.data_index.digest
+    return {n: TeacherCache(folder, teacher.detector, tokens, run.data, digest) for n, teacher in teachers.items()}
 
 
 def fill_caches(distiller: Distiller, run: Run, keyframes: Any, workers: int) -> None:
