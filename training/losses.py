@@ -76,8 +76,9 @@ def depth_bce(logits: Tensor, depth: Tensor, camera_valid: Tensor, bins: DepthBi
     """BEVDepth's form: binary cross entropy of every bin's softmax probability, summed over bins; float32."""
     target, known = _depth_bins(depth, camera_valid, bins)
     probability = logits.float().softmax(dim=2).clamp(1e-6, 1 - 1e-6)
-    hot = F.one_hot(target, bins.count).movedim(-1, 2).float()
-    loss = F.binary_cross_entropy(probability, hot, reduction="none").sum(dim=2)
+    hot = F.one_hot(target, bins.count).movedim(-1, 2)
+    # Written out: autocast on a GPU refuses F.binary_cross_entropy.
+    loss = -torch.where(hot > 0, probability, 1 - probability).log().sum(dim=2)
     return (loss * known).sum() / count_of_all(known.sum())
 
 

@@ -70,8 +70,9 @@ class RadarPillars(nn.Module):
         middle = F.pad(low + (index + 0.5) * self.grid.step, (0, 1), value=sum(self.z_range) / 2)
         features = torch.cat([points, xyz - mean, xyz - middle[:, :, None]], dim=-1)
         highest = features
-        for layer in self.layers:
-            features, highest = layer(features, real)
+        with torch.autocast(points.device.type, enabled=False):  # metres do not fit half precision
+            for layer in self.layers:
+                features, highest = layer(features, real)
         values = torch.cat([highest, (counts > 0)[..., None].to(highest.dtype)], dim=-1)
         # Room for the rows without points behind each frame's grid.
         where = cells + torch.arange(b, device=cells.device)[:, None] * (x * y + rows)

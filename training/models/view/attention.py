@@ -10,11 +10,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
-from training.models.view.projection import Projected
+from training.models.view.projection import Projected, grid_sample
 
 
 def deformable_attention(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
@@ -26,7 +25,7 @@ def deformable_attention(value: Tensor, locations: Tensor, weights: Tensor) -> T
     b, q, heads, points = weights.shape
     c, h, w = value.shape[1:]
     where = locations.transpose(1, 2).reshape(b * heads, q, points, 2) * 2 - 1
-    sampled = F.grid_sample(value.reshape(b * heads, c // heads, h, w), where.to(value.dtype), align_corners=False)
+    sampled = grid_sample(value.reshape(b * heads, c // heads, h, w), where)
     weighted = sampled * weights.transpose(1, 2).reshape(b * heads, 1, q, points)
     return weighted.sum(dim=-1).reshape(b, c, q).transpose(1, 2)
 

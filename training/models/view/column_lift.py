@@ -54,7 +54,8 @@ class ColumnLift(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The second half of `forward`, from each camera's (depth, column) plane (B, N, C, D, w)."""
         b, n, c = plane.shape[:3]
-        projected = torch.matmul(img_from_ego.flatten(0, 1)[:, :3], self.cell_points.t())  # (B*N, 3, X*Y)
+        with torch.autocast(plane.device.type, enabled=False):  # half precision is pixels off
+            projected = torch.matmul(img_from_ego.flatten(0, 1)[:, :3], self.cell_points.t())  # (B*N, 3, X*Y)
         z = projected[:, 2]
         column = (projected[:, 0] / z.clamp(min=0.1) + 0.5) / image_width * 2 - 1
         row = (z - self.bins.start) / (self.bins.step * self.bins.count) * 2 - 1

@@ -15,6 +15,13 @@ MIN_DEPTH = 0.1  # metres; what is nearer lies behind the image plane or on the 
 AWAY = -1.5  # a location, in image widths, at which every sample is zero (grid_sample coordinate -4)
 
 
+def grid_sample(values: Tensor, where: Tensor) -> Tensor:
+    """F.grid_sample, bilinear with zeros outside, in single precision at least: in half precision a place on a map of
+    200 cells is a fifth of a cell off. -> of the values' dtype."""
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    return F.grid_sample(values.to(dtype), where.to(dtype), align_corners=False).to(values.dtype)
+
+
 class Projected(NamedTuple):
     """Points in N images: location (B, N, Q, Z, 2) as (x, y) with the image in [0, 1]; depth (B, N, Q, Z), metres;
     visible (B, N, Q, Z) bool: in front of a valid camera and inside its image. Location is AWAY behind the camera."""
@@ -50,9 +57,7 @@ def project(points: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_si
 def sample_images(features: Tensor, projected: Projected) -> Tensor:
     """features (B, N, C, h, w) -> (B, Q, Z, C): bilinear samples, averaged over the cameras that see the point."""
     b, n, c = features.shape[:3]
-    sampled = F.grid_sample(
-        features.flatten(0, 1), (projected.location.flatten(0, 1) * 2 - 1).to(features.dtype), align_corners=False
-    )  # (B * N, C, Q, Z)
+    sampled = grid_sample(features.flatten(0, 1), projected.location.flatten(0, 1) * 2 - 1)  # (B * N, C, Q, Z)
     visible = projected.visible[:, :, None].to(features.dtype)
     total = (sampled.reshape(b, n, c, *sampled.shape[2:]) * visible).sum(dim=1)
     return (total / visible.sum(dim=1).clamp(min=1)).permute(0, 2, 3, 1)
@@ -71,5 +76,5 @@ def depth_weights(depth_probability: Tensor, projected: Projected, bins: DepthBi
     row = row.clamp(0.5, bins.count - 0.5) / bins.count  # from the first bin's middle to the last one's
     where = torch.cat([projected.location, row[..., None]], dim=-1).flatten(0, 1)[:, None] * 2 - 1  # (B*N, 1, Q, Z, 3)
     volume = depth_probability.flatten(0, 1)[:, None]  # (B * N, 1, D, h, w)
-    sampled = F.grid_sample(volume, where.to(volume.dtype), align_corners=False)
+    sampled = grid_sample(volume, where)
     return sampled.reshape(projected.depth.shape)
