@@ -18,7 +18,7 @@ from bev_perception.grid import BevGrid
 from bev_perception.model_spec import RadarSpec
 from training.distill import DistillModule
 from training.distill.adapters import copy_weights, inherit_head
-from training.distill.module import _check_teacher
+from training.distill.module import _check_teacher, take_over
 from training.distill.recipes import distillbev, radardistill, together
 from training.experiments import (
     bevdepth_large,
@@ -107,6 +107,18 @@ def test_heads_of_teachers_are_inherited() -> None:
         copied, kept = inherit_head(student, source)
         assert any(".branches." in name and name.endswith("weight") for name in copied)
         assert all(".shared." in f".{name}" for name in kept), (run.spec.name, kept)
+
+
+def test_the_studys_fusion_student_takes_over_a_whole_radar_branch() -> None:
+    study = distillation.study()
+    run = study["bevfusion_pillarnet_from_radar_pillarnet_from_pillarnet"]
+    student, radar = build_detector(run), build_detector(study["radar_pillarnet_from_pillarnet"])
+    found = take_over(student, run.distill, {"radar_pillarnet_from_pillarnet": FrozenTeacher(radar)})
+    assert not found["weights"].kept and len(found["weights"].copied) == len(student.radar.state_dict())
+    with pytest.raises(ValueError, match=r"no part 'sonar'.*'radar'"):
+        take_over(student, dataclasses.replace(run.distill, start_into="sonar"), {run.distill.start_from: radar})
+    with pytest.raises(ValueError, match="start_from: there is no teacher"):
+        take_over(student, run.distill, {})
 
 
 def fit(run: Run, teachers: dict[str, Run]) -> None:

@@ -244,11 +244,11 @@ def test_responses_need_no_adapter_and_bring_six_tasks_to_one() -> None:
 
 def test_head_inheritance_copies_what_fits() -> None:
     module, teacher = both(), centerpoint().detector
-    assert module.inherited is not None
+    copied, kept = module.inherited["head"]
     own, theirs = module.student.state_dict(), teacher.state_dict()
-    assert all(torch.equal(own[n], theirs[n]) for n in module.inherited.copied)
-    assert {n.split(".")[1] for n in module.inherited.copied} == {"branches", "shared"}
-    assert [n for n in module.inherited.kept if n.endswith("weight")] == ["head.shared.0.weight"]  # 10 channels, not 72
+    assert all(torch.equal(own[n], theirs[n]) for n in copied)
+    assert {n.split(".")[1] for n in copied} == {"branches", "shared"}
+    assert [n for n in kept if n.endswith("weight")] == ["head.shared.0.weight"]  # 10 channels, not 72
     assert all(p.requires_grad for p in module.student.head.parameters())
     with pytest.raises(ValueError, match="head"):
         inherit_head(nn.Sequential(nn.Conv2d(1, 1, 1)), teacher)
@@ -287,8 +287,8 @@ def test_identity_refuses_other_channels() -> None:
 
 
 def test_clear_words_for_terms_that_do_not_exist() -> None:
-    def build(term: Term, config: dict[str, Any] | None = None, **teachers: FrozenTeacher) -> Distiller:
-        return Distiller(student(), teachers or {"teacher": centerpoint()}, DistillConfig((term,), **(config or {})))
+    def build(term: Term) -> Distiller:
+        return Distiller(student(), {"teacher": centerpoint()}, DistillConfig((term,)))
 
     good = Term("plain_feature", "neck", "neck", adapter="conv1x1")
     for change, word in (
@@ -300,8 +300,8 @@ def test_clear_words_for_terms_that_do_not_exist() -> None:
     ):
         with pytest.raises(ValueError, match=word):
             build(dataclasses.replace(good, **change))
-    with pytest.raises(ValueError, match="inherit_head"):
-        build(good, {"inherit_head": "mvp"})
+    with pytest.raises(ValueError, match="inherit_head: there is no teacher 'mvp'"):
+        DistillModule(student(), {"teacher": centerpoint()}, DistillConfig((good,), inherit_head="mvp"))
     with pytest.raises(ValueError, match="one name"):
         Distiller(student(), {"teacher": centerpoint()}, DistillConfig((good, good)))
     with pytest.raises(KeyError, match=r"aux\.depth"):

@@ -68,8 +68,9 @@ def batch_for(spec: ModelSpec, samples: int = 2) -> dict[str, Tensor]:
 
 def step(student: Any, teachers: dict[str, Any], config: DistillConfig) -> tuple[DistillModule, dict[str, Tensor]]:
     """One forward and backward pass; checks what must hold for every pair."""
-    module = DistillModule(student, {n: FrozenTeacher(t) for n, t in teachers.items()}, config).train()
-    _, losses, _ = module(batch_for(student.spec))
+    module = DistillModule(student, {n: FrozenTeacher(t) for n, t in teachers.items()}, config, diagnose=True).train()
+    _, losses, diagnostics = module(batch_for(student.spec))
+    assert all(torch.isfinite(v) for v in diagnostics.values()), diagnostics
     assert all(torch.isfinite(v) for v in losses.values()), losses
     # A fresh teacher's scores lie at the threshold: cells may be false positives or background, all of either.
     assert all(float(v.detach()) > 0 for n, v in losses.items() if "positive" not in n and "neck/back" not in n), losses
@@ -100,8 +101,13 @@ def test_radardistill_pair_starts_from_its_teacher() -> None:
     student, teacher = network("radar_pillarnet"), network("pillarnet")
     channels, theirs = feature_channels(student), feature_channels(teacher)
     same = channels["low1"] == theirs["conv4"] and channels["high1"] == theirs["high"]
-    _, losses = step(student, {"teacher": teacher}, radardistill(mask=1.0, adapter="identity" if same else "conv1x1"))
+    recipe = radardistill(mask=1.0, adapter="identity" if same else "conv1x1", start=True)
+    module, losses = step(student, {"teacher": teacher}, recipe)
     assert {n.split("/")[1] for n in losses} == {"low", "mask", "high"} and len(losses) == 6
+    copied = module.inherited["weights"].copied
+    assert any(n.startswith("backbone.") for n in copied) and not any(n.startswith("cma.") for n in copied)
+    theirs, ours = teacher.state_dict(), student.state_dict()
+    assert all(torch.equal(theirs[n], ours[n]) for n in copied if n.endswith(("weight", "bias")))
 
 
 def test_lgkd_pair() -> None:
@@ -129,7 +135,7 @@ def test_a_head_of_the_same_tasks_is_inherited() -> None:
     spec = dataclasses.replace(student.spec, cameras=())
     teacher = TEACHERS["centerpoint"].module(spec, config)
     module = DistillModule(student, {"teacher": FrozenTeacher(teacher)}, distillbev())
-    assert module.inherited is not None
+    copied, kept = module.inherited["head"]
     branches = [n for n in student.state_dict() if ".head.branches." in n]
-    assert set(branches) <= set(module.inherited.copied)
-    assert "tail.head.shared.0.weight" in module.inherited.kept
+    assert set(branches) <= set(copied)
+    assert "tail.head.shared.0.weight" in kept

@@ -82,9 +82,14 @@ def test_adapters_and_student_learn(distilled: Path, lidar_teacher: Path) -> Non
     assert not [n for n in same if n.startswith("distiller.")]
 
 
-def test_a_resumed_run_keeps_its_adapters(
-    distilled: Path, lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pull", [0.0, 0.5])
+def test_a_resumed_run_keeps_its_adapters_and_scales(
+    pull: float, lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = dataclasses.replace(STUDENT, distill=dataclasses.replace(DISTILL, pull=pull))
+    whole = train(run, tiny_dataset, VERSION, tmp_path / "whole", teachers={"centerpoint": lidar_teacher})
+    state, out = read_checkpoint(whole)["state_dict"], tmp_path / "resumed"
+    assert bool((state["distiller.scales"] > 0).all()) == bool(pull)
     step = DetectorModule.training_step
 
     def fail(self: DetectorModule, batch: dict, number: int) -> object:
@@ -94,9 +99,9 @@ def test_a_resumed_run_keeps_its_adapters(
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power failure"):
         patch.setattr(DetectorModule, "training_step", fail)
-        train(STUDENT, tiny_dataset, VERSION, tmp_path, teachers={"centerpoint": lidar_teacher})
-    resumed = train(STUDENT, tiny_dataset, VERSION, tmp_path, teachers={"centerpoint": lidar_teacher})
-    assert_same(read_checkpoint(resumed)["state_dict"], read_checkpoint(distilled)["state_dict"])
+        train(run, tiny_dataset, VERSION, out, teachers={"centerpoint": lidar_teacher})
+    resumed = train(run, tiny_dataset, VERSION, out, teachers={"centerpoint": lidar_teacher})
+    assert_same(read_checkpoint(resumed)["state_dict"], state)
 
 
 def test_a_run_does_not_go_on_with_another_teacher(

@@ -146,6 +146,17 @@ def test_cma_fills_empty_cells_and_survives_an_empty_map() -> None:
     assert all(torch.isfinite(p.grad).all() for p in cma.parameters() if p.grad is not None)
 
 
+def test_conv5_reads_conv4_as_in_the_code_or_the_densified_map_as_in_the_paper() -> None:
+    inputs = inputs_of(cloud(0), cloud(1))
+    for source in ("conv4", "low2"):
+        module = RadarPillarNet(SPEC, dataclasses.replace(tiny(), conv5_from=source)).eval()
+        with torch.no_grad():
+            maps = module.maps(inputs)
+            torch.testing.assert_close(maps["conv5"], module.backbone.conv5(maps[source]))
+    with pytest.raises(ValueError, match="conv5_from must be one of"):
+        dataclasses.replace(tiny(), conv5_from="conv3")
+
+
 def test_shapes_and_the_teachers_counterparts() -> None:
     module = student()
     with torch.no_grad():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from training.distill.adapters import ADAPTERS, Adapter, Inherited, inherit_head
+from training.distill.adapters import ADAPTERS, Adapter, Inherited, copy_weights, inherit_head
 from training.distill.agreement import agreement
 from training.distill.cache import TeacherCache
 from training.distill.channels import feature_channels
@@ -53,18 +53,38 @@ class Term:
 class DistillConfig:
     """terms: all losses, any number of methods and teachers at once. inherit_head: the teacher whose head the student's
     starts from, "" for none. start_from: the teacher whose weights the student starts from wherever names and shapes
-    agree (RadarDistill), "" for none. pull: scale the terms so that together they pull this much as hard as detection,
+    agree (RadarDistill), "" for none; start_into: the submodule of the student that does so instead of the whole, such
+    as "radar". pull: scale the terms so that together they pull this much as hard as detection,
     each its share by weight, measured as training goes by the gradients on what of the student a term reaches; 0 takes
     the losses as they are, as published."""
 
     terms: tuple[Term, ...] = ()
     inherit_head: str = ""
     start_from: str = ""
+    start_into: str = ""
     pull: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.pull >= 0:
             raise ValueError(f"distill.pull must be 0 (losses as they are) or a share above it, found {self.pull}")
+
+
+def take_over(student: nn.Module, config: DistillConfig, teachers: Mapping[str, FrozenTeacher]) -> dict[str, Inherited]:
+    """Overwrite fresh weights of the student with its teachers', as far as `config` says -> what "weights" and "head"
+    were overwritten. Raises ValueError when there is no such teacher or submodule, or nothing fits."""
+    for field in ("start_from", "inherit_head"):
+        if getattr(config, field) and getattr(config, field) not in teachers:
+            raise ValueError(f"{field}: there is no teacher {getattr(config, field)!r}; there are {sorted(teachers)}")
+    found = {}
+    if config.start_from:
+        known = [name for name, _ in student.named_children()]
+        if config.start_into and config.start_into not in known:
+            raise ValueError(f"start_into: the student has no part {config.start_into!r}; it has {known}")
+        prefix = f"{config.start_into}." if config.start_into else ""
+        found["weights"] = copy_weights(student, teachers[config.start_from].state_dict(), prefix)
+    if config.inherit_head:
+        found["head"] = inherit_head(student, teachers[config.inherit_head].detector)
+    return found
 
 
 class Distilled(NamedTuple):
@@ -230,7 +250,9 @@ class Distiller(nn.Module):
 
 
 class DistillModule(nn.Module):
-    """A student in the hands of a Distiller: forward(batch) -> (the student's prediction, losses, diagnostics).
+    """A student in the hands of a Distiller: forward(batch) -> (the student's prediction, losses, diagnostics). The
+    student starts with what it takes over of its teachers (`inherited`); config.pull wants `distiller.balance` called
+    now and then, as training.trainer does, and until then losses are as they are.
 
     The state dict is `student.*` and `distiller.*` (adapters). The student's own weights and architecture are those it
     has without distillation: `self.student` is what is exported.
@@ -249,9 +271,7 @@ class DistillModule(nn.Module):
         self.student = student
         self.distiller = Distiller(student, teachers, config, predict, caches, diagnose)
         self._predict = predict
-        self.inherited: Inherited | None = None
-        if config.inherit_head:
-            self.inherited = inherit_head(student, teachers[config.inherit_head].detector)
+        self.inherited = take_over(student, config, teachers)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Prediction, dict[str, Tensor], dict[str, Tensor]]:
         prediction = self._predict(self.student, batch)
@@ -292,5 +312,3 @@ def _check_terms(config: DistillConfig, teachers: Mapping[str, FrozenTeacher]) -
     keys = [t.key for t in config.terms]
     if len(set(keys)) != len(keys):
         raise ValueError(f"two terms have one name: {keys}; give each its own `name`")
-    if config.inherit_head and config.inherit_head not in teachers:
-        raise ValueError(f"inherit_head: there is no teacher {config.inherit_head!r}; there are {sorted(teachers)}")

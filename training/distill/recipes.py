@@ -83,4 +83,5 @@ def together(*configs: DistillConfig) -> DistillConfig:
     if len(pulls) > 1:
         raise ValueError(f"the terms have one pull, found {sorted(pulls)}; give them weights instead")
     terms = tuple(t for c in configs for t in c.terms)
-    return DistillConfig(terms, heads[0] if heads else "", starts[0] if starts else "", max(pulls, default=0.0))
+    into = "".join(c.start_into for c in configs)  # of the one that starts
+    return DistillConfig(terms, heads[0] if heads else "", starts[0] if starts else "", into, max(pulls, default=0.0))

@@ -109,7 +109,20 @@ def pairs(runs: dict[str, Run]) -> dict[str, Run]:
     )
     branch = radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet")
     add("bevfusion", "both", together(distillbev(source="centerpoint", inherit=False), branch))
+    # RadarDistill's camera + radar model: its radar branch starts as the student that PillarNet has taught.
+    study["bevfusion_pillarnet"] = with_pillarnet(runs["bevfusion"], runs["radar_pillarnet"])
+    learned = "radar_pillarnet_from_pillarnet"
+    study[f"bevfusion_pillarnet_from_{learned}"] = taught(
+        study["bevfusion_pillarnet"], DistillConfig(start_from=learned, start_into="radar"), sweeps=SWEEPS
+    )
     return study | {f"{name}_longer": longer(runs[name]) for name in students}
+
+
+def with_pillarnet(fusion: Run, radar: Run) -> Run:
+    """The fusion student with the radar student's network for a branch."""
+    config = dataclasses.replace(fusion.config, pillarnet=radar.config.backbone)
+    spec = dataclasses.replace(fusion.spec, name=f"{fusion.spec.name}_pillarnet", radar=radar.spec.radar)
+    return dataclasses.replace(fusion, config=config, spec=spec)
 
 
 def longer(run: Run) -> Run:

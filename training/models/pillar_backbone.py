@@ -69,11 +69,15 @@ class PillarBackbone(nn.Module):
         self.conv5 = nn.Sequential(conv_norm_relu(c[3], c[4], stride=2), *dense)
 
     def forward(self, x: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        maps = self.sparse(x, mask)
+        return maps | {"conv5": self.conv5(maps["conv4"])}
+
+    def sparse(self, x: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """conv1 to conv4 alone."""
         maps: dict[str, Tensor] = {}
         for name, stage in (("conv1", self.conv1), ("conv2", self.conv2), ("conv3", self.conv3), ("conv4", self.conv4)):
             x, mask = stage(x, mask)
             maps[name] = x
-        maps["conv5"] = self.conv5(x)
         return maps
 
 

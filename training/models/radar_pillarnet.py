@@ -1,7 +1,8 @@
 """The radar student: PillarNet-18 on radar pillars with Cross-Modality Alignment.
 
 RadarDistill (Bang et al., CVPR 2024): the teacher is PillarNet-18 on LiDAR, the student the same network on radar with
-CMA between conv4 and the neck. conv5 comes from conv4 as in the released code (in the paper's text it comes after CMA).
+CMA between conv4 and the neck. conv5 comes from conv4 as in the released code, or from what CMA makes of it as in the
+paper's text (conv5_from).
 Not in the paper: an optional memory of earlier frames over the neck's map, and a learned vector that tells the neck
 which share of the radars is dead.
 """
@@ -23,17 +24,25 @@ from training.models.pillar_encoder import Z_RANGE
 from training.models.radar_branch import RadarPillars, deafness
 from training.models.temporal_fusion import TEMPORAL, TemporalConfig, state_channels
 
+CONV5_FROM = ("conv4", "low2")
+
 
 @dataclass(frozen=True)
 class RadarPillarNetConfig:
     """The paper's by default: grid cells of 0.6 m over 54 m, spec.radar.pillar_step 0.075 m, an IoU branch. cma:
-    without it, as in the paper's baseline, F^l1 and F^l2 are conv4 itself."""
+    without it, as in the paper's baseline, F^l1 and F^l2 are conv4 itself. conv5_from: "conv4" (the released code) or
+    "low2", the densified F^l2 (the paper's text)."""
 
     backbone: PillarBackboneConfig = field(default_factory=PillarBackboneConfig)
     z_range: tuple[float, float] = Z_RANGE
     head: HeadConfig = field(default_factory=lambda: HeadConfig(iou=True))
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     cma: bool = True
+    conv5_from: str = "conv4"
+
+    def __post_init__(self) -> None:
+        if self.conv5_from not in CONV5_FROM:
+            raise ValueError(f"conv5_from must be one of {CONV5_FROM}, found {self.conv5_from!r}")
 
 
 def tiny() -> RadarPillarNetConfig:
@@ -55,6 +64,7 @@ class RadarPillarTrunk(nn.Module):
         backbone: PillarBackboneConfig,
         z_range: tuple[float, float] = Z_RANGE,
         cma: bool = True,
+        conv5_from: str = "conv4",
     ) -> None:
         super().__init__()
         if not spec.radars or spec.radar.format != "pillars":
@@ -70,16 +80,16 @@ class RadarPillarTrunk(nn.Module):
             raise ValueError(f"CMA halves the grid twice: its sides must be multiples of 4, found {spec.grid.shape}")
         self.channels = low = backbone.channels[3]
         self.pillars = RadarPillars(spec.pillar_grid(), backbone.channels[:1], z_range)
-        self.backbone = PillarBackbone(backbone)
+        self.backbone, self.conv5_from = PillarBackbone(backbone), conv5_from
         self.cma = CrossModalityAlignment(low) if cma else None
         self.deaf = nn.Parameter(torch.zeros(1, low, 1, 1))
         self.neck = PillarNeck(backbone)
 
     def maps(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        sparse = self.pillars(inputs["radar_points"], inputs["radar_counts"], inputs["radar_cells"])
-        found = self.backbone(*sparse)
-        maps = {"conv4": found["conv4"], "conv5": found["conv5"]}
+        pillars = self.pillars(inputs["radar_points"], inputs["radar_counts"], inputs["radar_cells"])
+        maps = {"conv4": self.backbone.sparse(*pillars)["conv4"]}
         maps["low1"], maps["low2"] = self.cma(maps["conv4"]) if self.cma else (maps["conv4"], maps["conv4"])
+        maps["conv5"] = self.backbone.conv5(maps[self.conv5_from])
         low = maps["low2"] + self.deaf * deafness(inputs["radar_valid"]).to(maps["low2"].dtype)
         maps["high1"] = self.neck.up(maps["conv5"])
         maps["high2"] = self.neck.join(low, maps["high1"])
@@ -95,7 +105,7 @@ class RadarPillarNet(RadarPillarTrunk):
     """
 
     def __init__(self, spec: ModelSpec, config: RadarPillarNetConfig = RadarPillarNetConfig()) -> None:
-        super().__init__(spec, config.backbone, config.z_range, config.cma)
+        super().__init__(spec, config.backbone, config.z_range, config.cma, config.conv5_from)
         self.spec, self.config = spec, config
         low = self.channels
         wanted = state_channels(config.temporal, low)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from training.distill.adapters import copy_weights, inherit_head
+from training.distill.adapters import copy_weights
+from training.distill.module import take_over
 from training.run import Run
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.checkpoint import load_module
@@ -16,12 +17,10 @@ from training.trainer.checkpoint import load_module
 
 def start_from_teachers(student: Any, run: Run, teachers: Mapping[str, FrozenTeacher]) -> None:
     """Overwrite fresh weights of the student with those of its teacher, as far as run.distill says."""
-    if run.distill is not None and run.distill.start_from:
-        copied, kept = copy_weights(student, teachers[run.distill.start_from].state_dict())
-        print(f"{len(copied)} tensors start from the teacher's, {len(kept)} afresh", flush=True)
-    if run.distill is not None and run.distill.inherit_head:
-        copied, _ = inherit_head(student, teachers[run.distill.inherit_head].detector)
-        print(f"{len(copied)} tensors of the head start from the teacher's", flush=True)
+    if run.distill is None:
+        return
+    for what, (copied, kept) in take_over(student, run.distill, teachers).items():
+        print(f"{what}: {len(copied)} tensors start from the teacher's, {len(kept)} afresh", flush=True)
 
 
 def start_branches(student: Any, checkpoints: Mapping[str, Path]) -> None:

@@ -64,9 +64,11 @@ def _open(name: str, path: Path, run: Run) -> FrozenTeacher:
 def open_caches(
     run: Run, teachers: Mapping[str, FrozenTeacher], keyframes: Any, folder: Path
 ) -> dict[str, TeacherCache]:
-    """A cache for each teacher, under `folder`. Raises ValueError when the run's augmentation changes what they see."""
+    """A cache for each teacher that terms read, under `folder`. Raises ValueError when the run's augmentation changes
+    what they see."""
     tokens, digest = keyframes.tokens(), keyframes.data_index.digest
-    return {n: TeacherCache(folder, teacher.detector, tokens, run.data, digest) for n, teacher in teachers.items()}
+    asked = {term.source for term in run.distill.terms} if run.distill else set()
+    return {n: TeacherCache(folder, teachers[n].detector, tokens, run.data, digest) for n in sorted(asked)}
 
 
 def fill_caches(distiller: Distiller, run: Run, keyframes: Any, workers: int) -> None:
