@@ -28,7 +28,7 @@ MEMORY = {"bevdet4d": 8, "bevdepth": 8, "bevformer": 16, "camera_radar": 12, "be
 CONFIGS: dict[str, Any] = {
     "bevdet": bevdet.tiny(), "bevdet4d": bevdet4d.tiny(), "bevdepth": bevdepth.tiny(), "bevformer": bevformer.tiny(),
     "bevfusion": bevfusion.tiny(), "radar_pillarnet": radar_pillarnet.tiny(),
-    "camera_radar": StudentConfig((1, 1, 1, 1), 8, 8, 6, 8, 8),
+    "camera_radar": StudentConfig((1, 1, 1, 1), 8, 8, 6, 8, 8, channels=MEMORY["camera_radar"]),
     "centerpoint": centerpoint.tiny(), "mvp": mvp.tiny(), "pillarnet": pillarnet.tiny(),
     "lidar_transformer": lidar_transformer.tiny(), "bevdepth_large": bevdepth_large.tiny(),
 }  # fmt: skip

@@ -28,7 +28,7 @@ SPEC = ModelSpec(
     "tiny", ("a", "b"), ("r",), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 1.0), grid=GRID,
     image=ImageSpec(32, 64), temporal=TemporalSpec(state_channels=8), top_k=20,
 )  # fmt: skip
-CONFIG = StudentConfig((1, 1, 1, 1), 8, 16, 8, 16, 16, DepthBins(1.0, 1.0, 12))
+CONFIG = StudentConfig((1, 1, 1, 1), 8, 16, 8, 16, 16, DepthBins(1.0, 1.0, 12), 8)
 
 
 def tiny_student() -> CameraRadarStudent:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec
+from training.bundling.golden import pattern_inputs
+from training.experiments.family import tiny
+from training.models import STUDENTS
 from training.models.detector import Memory, empty_memory
-from training.models.temporal_fusion import TEMPORAL, Alignment, TemporalConfig, state_channels
+from training.models.temporal_fusion import TEMPORAL, Alignment, TemporalConfig, fusion_over, state_channels
+from training.run import build_detector
 
 GRID = BevGrid(-8.0, 8.0, -6.4, 6.4, 0.8)  # 20 x 16 cells: X and Y must not be confused
 CHANNELS = 3
@@ -23,7 +29,7 @@ def spec_for(config: TemporalConfig) -> ModelSpec:
 
 def fusion(kind: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    return TEMPORAL[kind](CHANNELS, CONFIGS[kind], spec_for(CONFIGS[kind])).eval()
+    return fusion_over(CHANNELS, CONFIGS[kind], spec_for(CONFIGS[kind])).eval()
 
 
 def motion(x: float = 0.0, y: float = 0.0, turn: float = 0.0) -> torch.Tensor:
@@ -80,7 +86,7 @@ def test_channels_are_as_stated(kind: str) -> None:
         assert state.shape == (2, module.state_channels, *GRID.shape)
 
 
-@pytest.mark.parametrize("kind", ["concat", "history", "recurrent"])
+@pytest.mark.parametrize("kind", ["concat", "gated", "history", "recurrent"])
 def test_an_invalid_memory_is_no_memory_and_a_valid_one_matters(kind: str) -> None:
     module = fusion(kind)
     bev, pose = torch.randn(2, CHANNELS, *GRID.shape), motion(0.5, 0.2, 0.1)
@@ -91,7 +97,7 @@ def test_an_invalid_memory_is_no_memory_and_a_valid_one_matters(kind: str) -> No
     assert not torch.allclose(module(bev, memory(state, pose, 0.9))[0], nothing)
 
 
-@pytest.mark.parametrize("kind", ["concat", "history", "recurrent"])
+@pytest.mark.parametrize("kind", ["concat", "gated", "history", "recurrent"])
 def test_the_second_item_of_a_batch_does_not_know_the_first(kind: str) -> None:
     module = fusion(kind)
     bev, state = torch.randn(2, CHANNELS, *GRID.shape), torch.randn(2, module.state_channels, *GRID.shape)
@@ -199,3 +205,36 @@ def test_a_memory_of_another_kind_is_refused() -> None:
         module(bev, memory(torch.zeros(1, 7, *GRID.shape), motion()))
     with pytest.raises(ValueError, match="concat"):
         state_channels(TemporalConfig("average"), 4)
+
+
+@pytest.mark.parametrize(
+    "config", [TemporalConfig("history", 8, 24), TemporalConfig("recurrent")], ids=lambda c: c.kind
+)
+@pytest.mark.parametrize("name", list(STUDENTS))
+def test_every_student_takes_a_long_memory(name: str, config: TemporalConfig) -> None:
+    """Two frames: the state of the first has the size that the spec names, matters to the second, and teaches."""
+    run = tiny()[name]
+    changed = dataclasses.replace(run, config=dataclasses.replace(run.config, temporal=config))
+    grid = BevGrid(-12.8, 12.8, -12.8, 12.8, 0.8)
+    spec = dataclasses.replace(run.spec, cameras=run.spec.cameras[:2], radars=run.spec.radars[:1], grid=grid)
+    with pytest.raises(ValueError, match=r"set spec\.temporal\.state_channels = \d+") as wrong:
+        build_detector(dataclasses.replace(changed, spec=with_state(spec, 7)))
+    spec = with_state(spec, int(str(wrong.value).rsplit(" ", 1)[1]))
+    torch.manual_seed(0)
+    student = build_detector(dataclasses.replace(changed, spec=spec)).train()
+    inputs = {n: torch.from_numpy(a)[None] for n, a in pattern_inputs(spec).items()}
+    flag = torch.ones(1, 1)
+    with torch.no_grad():
+        state = student.encode(inputs, empty_memory(spec, inputs["prev_bev"], 1))
+    assert state.shape == (1, spec.temporal.state_channels, *grid.shape)
+    found = student(inputs, Memory(state, motion(0.8), flag, 0.5 * flag))
+    found.regression.square().sum().backward()
+    assert all(p.grad is not None for n, p in student.named_parameters() if "temporal." in n or "fusion." in n)
+    with torch.no_grad():
+        student.eval()
+        first, second = (student(inputs, Memory(state, motion(x), flag, 0.5 * flag)).heatmap for x in (0.8, 4.0))
+    assert not torch.equal(first, second)
+
+
+def with_state(spec: ModelSpec, channels: int) -> ModelSpec:
+    return dataclasses.replace(spec, temporal=dataclasses.replace(spec.temporal, state_channels=channels))

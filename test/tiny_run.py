@@ -20,7 +20,7 @@ SPEC = ModelSpec(
     "tiny", CAMERAS, RADARS, dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 0.5), image=ImageSpec(64, 128),
     grid=BevGrid(-51.2, 51.2, -51.2, 51.2, 1.6), temporal=TemporalSpec(state_channels=8), top_k=100,
 )  # fmt: skip
-SIZES = StudentConfig((1, 1, 1, 1), 8, 16, 8, 16, 16, DepthBins(1.0, 2.0, 24))
+SIZES = StudentConfig((1, 1, 1, 1), 8, 16, 8, 16, 16, DepthBins(1.0, 2.0, 24), 8)
 LOSSES = LossConfig(velocity=1.0, velocity_beta=5.0, depth=0.3, depth_form="cross_entropy")
 # Batches of three from four keyframes: the second checkpoint lies in the middle of a shuffle.
 RUN = Run(

@@ -26,7 +26,7 @@ def small() -> Run:
 
 def tiny() -> Run:
     """For tests and training.overfit."""
-    config = StudentConfig((1, 1, 1, 1), 16, 32, 16, 24, 32, camera.TINY_BINS)
+    config = StudentConfig((1, 1, 1, 1), 16, 32, 16, 24, 32, camera.TINY_BINS, camera.TINY_CHANNELS)
     facts = spec(
         "camera_radar_tiny",
         grid=TINY_GRID,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bev_perception.model_spec import ModelSpec
 from training.models.center_head import CenterHead, HeadConfig
 from training.models.detector import Memory, Prediction
-from training.models.temporal_fusion import TEMPORAL, TemporalConfig, state_channels
+from training.models.temporal_fusion import TemporalConfig, fusion_over
 
 
 class BevTail(nn.Module):
@@ -29,15 +29,8 @@ class BevTail(nn.Module):
         head: HeadConfig,
     ) -> None:
         super().__init__()
-        wanted = state_channels(temporal, channels)
-        if spec.temporal.state_channels != wanted:
-            raise ValueError(
-                f"temporal fusion {temporal.kind!r} over {channels} channels has a state of {wanted}, the spec says "
-                f"{spec.temporal.state_channels}: set spec.temporal.state_channels = {wanted}"
-            )
-        fusion: Any = TEMPORAL[temporal.kind](channels, temporal, spec)
-        stages = encoder(fusion.out_channels)
-        self.temporal = fusion
+        self.temporal = fusion_over(channels, temporal, spec)
+        stages = encoder(self.temporal.out_channels)
         self.encoder = stages
         self.head = CenterHead(stages.channels["neck"], spec.classes, head)
         self.tasks = self.head.tasks

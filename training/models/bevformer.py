@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from training.models.bev_queries import BevQueries, FeedForward, as_map
 from training.models.center_head import CenterHead, HeadConfig
 from training.models.detector import Memory, Prediction
 from training.models.image_branch import ImageBranch, ImageConfig
-from training.models.temporal_fusion import Alignment
+from training.models.temporal_fusion import Alignment, TemporalConfig, fusion_over
 from training.models.view.attention import SpatialCrossAttention, TemporalSelfAttention
 from training.models.view.projection import Projected, anchor_points, project
 
@@ -24,7 +25,10 @@ MOTION = 6  # x, y (10 m), sin and cos of the turn, age (s), whether there is an
 
 @dataclass(frozen=True)
 class BevFormerConfig:
-    """BEVFormer-base by default, but with ResNet-101 without deformable convolutions and three feature levels."""
+    """BEVFormer-base by default, but with ResNet-101 without deformable convolutions and three feature levels.
+
+    temporal: a longer memory over the last layer's map, before the head (not in the paper); "none": BEVFormer's own.
+    """
 
     image: ImageConfig = field(default_factory=lambda: ImageConfig("resnet101", stride=8, channels=256, levels=3))
     layers: int = 6
@@ -35,6 +39,7 @@ class BevFormerConfig:
     dropout: float = 0.1
     heights: tuple[float, ...] = HEIGHTS
     head: HeadConfig = field(default_factory=HeadConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
 
 
 class BevFormerLayer(nn.Module):
@@ -70,10 +75,11 @@ class BevFormerLayer(nn.Module):
 class BevFormer(nn.Module):
     """A detector as training.models.detector describes.
 
-    The state is the last layer's map; a spec without state channels makes BEVFormer-S, the paper's static variant. The
-    whole earlier map is warped (turn and shift) before attention. Instead of 18 numbers of the CAN bus the queries get
-    the ego motion since the state. The head is CenterPoint's on the map, as for all students here: the original's
-    decoder of 900 queries belongs to the LiDAR transformer teacher.
+    The state is the last layer's map; a spec without state channels makes BEVFormer-S, the paper's static variant. With
+    config.temporal the state is that fusion's, which begins with the map that self-attention reads. The whole earlier
+    map is warped (turn and shift) before attention. Instead of 18 numbers of the CAN bus the queries get the ego motion
+    since the state. The head is CenterPoint's on the map, as for all students here: the original's decoder of 900
+    queries belongs to the LiDAR transformer teacher.
     """
 
     anchors: Tensor
@@ -82,7 +88,10 @@ class BevFormer(nn.Module):
         super().__init__()
         self.spec, self.config = spec, config
         c = config.image.channels
-        if spec.temporal.state_channels not in (0, c):
+        self.fusion: Any = None
+        if config.temporal.kind != "none":
+            self.fusion = fusion_over(c, config.temporal, spec)
+        elif spec.temporal.state_channels not in (0, c):
             raise ValueError(
                 f"BEVFormer's state has {c} channels, or 0 for the static variant; found "
                 f"{spec.temporal.state_channels}: set spec.temporal.state_channels"
@@ -97,19 +106,26 @@ class BevFormer(nn.Module):
             nn.Linear(MOTION, c // 2), nn.ReLU(), nn.Linear(c // 2, c), nn.ReLU(), nn.LayerNorm(c)
         )
         self.layers = nn.ModuleList([BevFormerLayer(spec, config) for _ in range(config.layers)])
-        self.head = CenterHead(c, spec.classes, config.head)
+        self.head = CenterHead(c if self.fusion is None else self.fusion.out_channels, spec.classes, config.head)
         self.tasks = self.head.tasks
         self.register_buffer("anchors", anchor_points(spec.grid, config.heights), persistent=False)
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
         maps = self.maps(inputs, memory)
-        bev = maps[f"encoder{len(self.layers)}"]
+        bev, state = self._remember(maps, memory)
         heatmap, regression, aux = self.head(bev)
-        state = bev if self.spec.temporal.state_channels else None
         return Prediction(heatmap, regression, state, aux, maps | {"neck": bev})
 
     def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
-        return self.maps(inputs, memory)[f"encoder{len(self.layers)}"] if self.spec.temporal.state_channels else None
+        return self._remember(self.maps(inputs, memory), memory)[1]
+
+    def _remember(self, maps: dict[str, Tensor], memory: Memory | None) -> tuple[Tensor, Tensor | None]:
+        """The map that the head reads, and the state."""
+        bev = maps[f"encoder{len(self.layers)}"]
+        if self.fusion is not None:
+            fused, state = self.fusion(bev, memory)
+            return fused, state
+        return bev, bev if self.spec.temporal.state_channels else None
 
     def maps(self, inputs: dict[str, Tensor], memory: Memory | None) -> dict[str, Tensor]:
         """The BEV map (B, C, X, Y) after each layer: "encoder1", "encoder2", ..."""
@@ -124,7 +140,7 @@ class BevFormer(nn.Module):
         if memory is None:
             previous, valid = torch.zeros_like(as_map(rows, self.spec.grid)), rows.new_zeros(b, 1)
         else:
-            previous, valid = self.align(memory)[0].to(rows.dtype), memory.valid
+            previous, valid = self.align(memory)[0][:, : rows.shape[2]].to(rows.dtype), memory.valid
         position, found = self.queries.position(), {}
         for i, layer in enumerate(self.layers):
             rows = layer(rows, position, features, projected, previous, valid)

@@ -1,8 +1,8 @@
 """The compact camera + radar student with temporal BEV fusion.
 
 images    -> ResNet + FPN -> depth, context -> ColumnLift ┐
-radar_bev -> two convolutions ----------------------------┴-> fuse -> state
-state, prev_bev (warped) -> gated sum -> BEV encoder -> head
+radar_bev -> two convolutions ----------------------------┴-> fuse
+fused map, memory -> temporal fusion (gated, one frame deep, by default) -> BEV encoder -> head
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from bev_perception.model_spec import ModelSpec
 from training.models.backbones.resnet import ResNet, make_layer
 from training.models.center_head import CompactHead, conv_bn_relu
 from training.models.detector import Memory, Prediction
+from training.models.temporal_fusion import TemporalConfig, fusion_over
 from training.models.view.column_lift import ColumnLift
 from training.models.view.depth_bins import DepthBins
-from training.models.view.warp import warp_bev
 
 # ImageNet statistics in BGR order, 0..255.
 IMAGE_MEAN = (103.53, 116.28, 123.675)
@@ -28,7 +28,7 @@ IMAGE_STD = (57.375, 57.12, 58.395)
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Sizes of the student; the spec fixes grid, image size, sensors and the state's channels."""
+    """Sizes of the student; the spec fixes grid, image size and sensors. channels: of the fused map."""
 
     backbone_blocks: tuple[int, int, int, int] = (2, 2, 2, 2)
     backbone_width: int = 32
@@ -37,6 +37,8 @@ class StudentConfig:
     encoder_channels: int = 72
     head_channels: int = 48
     bins: DepthBins = field(default_factory=DepthBins)
+    channels: int = 64
+    temporal: TemporalConfig = field(default_factory=lambda: TemporalConfig("gated"))
 
 
 class CameraRadarStudent(nn.Module):
@@ -44,38 +46,33 @@ class CameraRadarStudent(nn.Module):
 
     training_only = ("semantic.",)
 
-    cell_centers: Tensor
     image_mean: Tensor
     image_std: Tensor
 
     def __init__(self, spec: ModelSpec, config: StudentConfig = StudentConfig()) -> None:
         super().__init__()
         self.spec, self.config, self.bins = spec, config, config.bins
-        width, neck, state = config.backbone_width, config.neck_channels, spec.temporal.state_channels
+        width, neck, channels = config.backbone_width, config.neck_channels, config.channels
         self.backbone = ResNet(config.backbone_blocks, width)
         self.lateral = nn.ModuleList([nn.Conv2d(width * k, neck, 1) for k in (2, 4, 8)])
         self.smooth = conv_bn_relu(neck, neck)
         self.depth = nn.Conv2d(neck, config.bins.count, 1)
-        self.context = nn.Conv2d(neck, state, 1)
+        self.context = nn.Conv2d(neck, channels, 1)
         self.semantic = nn.Conv2d(neck, len(spec.classes) + 1, 1)  # training only: not in the exported graph
         self.lift = ColumnLift(spec.grid, config.bins)
         self.radar = nn.Sequential(
             conv_bn_relu(len(spec.radar.channels) + 1, config.radar_channels),
             conv_bn_relu(config.radar_channels, config.radar_channels),
         )
-        self.fuse = conv_bn_relu(state + 1 + config.radar_channels, state)
-        self.temporal = conv_bn_relu(2 * state + 2, state)
-        self.gate = nn.Conv2d(2 * state + 2, state, 1)
-        enc = config.encoder_channels
-        self.down1 = make_layer(state, enc, 2, 2)
+        self.fuse = conv_bn_relu(channels + 1 + config.radar_channels, channels)
+        self.temporal = fusion_over(channels, config.temporal, spec)
+        enc, fused = config.encoder_channels, self.temporal.out_channels
+        self.down1 = make_layer(fused, enc, 2, 2)
         self.down2 = make_layer(enc, 2 * enc, 2, 2)
         self.up1 = conv_bn_relu(3 * enc, enc, kernel=1)
-        self.up2 = conv_bn_relu(enc + state, config.head_channels)
+        self.up2 = conv_bn_relu(enc + fused, config.head_channels)
         self.head = CompactHead(config.head_channels, config.head_channels, spec.classes)
         self.tasks = self.head.tasks
-        self.register_buffer(
-            "cell_centers", torch.from_numpy(spec.grid.centers().reshape(-1, 2)).float(), persistent=False
-        )
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN), persistent=False)
         self.register_buffer("image_std", torch.tensor(IMAGE_STD), persistent=False)
 
@@ -88,24 +85,24 @@ class CameraRadarStudent(nn.Module):
         y = self.lateral[0](x8) + F.interpolate(y, scale_factor=2.0, mode="nearest")
         return self.smooth(y)
 
-    def encode(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Tensor:
-        """One frame's sensors -> the state (B, C, X, Y) that this and later frames read; no memory goes into it."""
-        return self._state(inputs)[0]
+    def encode(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Tensor | None:
+        """What the next frame reads, (B, state channels, X, Y)."""
+        state: Tensor | None = self.temporal(self._fused(inputs)[0], memory)[1]
+        return state
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
-        assert memory is not None
-        state, features, aux = self._state(inputs)
-        x = self._remember(state, memory)
+        fused, features, aux = self._fused(inputs)
+        x, state = self.temporal(fused, memory)
         half = self.down1(x)
         quarter = self.down2(half)
         upper = self.up1(torch.cat([half, F.interpolate(quarter, scale_factor=2.0, mode="nearest")], dim=1))
         neck = self.up2(torch.cat([x, F.interpolate(upper, scale_factor=2.0, mode="nearest")], dim=1))
         heatmap, regression, _ = self.head(neck)
-        features |= {"fused": state, "encoder1": half, "encoder2": quarter, "neck": neck}
+        features |= {"fused": fused, "encoder1": half, "encoder2": quarter, "neck": neck}
         return Prediction(heatmap, regression, state, aux, features)
 
-    def _state(self, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The state, what cameras and radars gave to it, and the auxiliary logits."""
+    def _fused(self, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The map of all sensors, what cameras and radars gave to it, and the auxiliary logits."""
         images, radar_bev = inputs["images"], inputs["radar_bev"]
         b, n = images.shape[:2]
         features = self.image_features(images)
@@ -117,16 +114,8 @@ class CameraRadarStudent(nn.Module):
         # An empty radar map means something else when the radars are dead: tell the network how many live.
         alive = inputs["radar_valid"].mean(dim=1).reshape(b, 1, 1, 1).expand(-1, 1, *self.spec.grid.shape)
         radar = self.radar(torch.cat([radar_bev, alive.to(radar_bev.dtype)], dim=1))
-        state = self.fuse(torch.cat([camera_bev.to(radar.dtype), coverage.to(radar.dtype), radar], dim=1))
+        fused = self.fuse(torch.cat([camera_bev.to(radar.dtype), coverage.to(radar.dtype), radar], dim=1))
         aux = {"depth": depth}
         if self.training:
             aux["semantic"] = self.semantic(features).reshape(split)
-        return state, {"lift": camera_bev, "radar": radar}, aux
-
-    def _remember(self, state: Tensor, memory: Memory) -> Tensor:
-        """The earlier state, warped to the current frame, gated into the current one."""
-        b = state.shape[0]
-        warped, seen = warp_bev(memory.bev.float(), memory.from_curr, memory.valid, self.spec.grid, self.cell_centers)
-        dt = seen * memory.dt.reshape(b, 1, 1, 1)
-        both = torch.cat([state, warped.to(state.dtype), seen.to(state.dtype), dt.to(state.dtype)], dim=1)
-        return state + self.gate(both).sigmoid() * self.temporal(both)
+        return fused, {"lift": camera_bev, "radar": radar}, aux

@@ -10,7 +10,6 @@ which share of the radars is dead.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from training.models.detector import ONE_TASK, Memory, Prediction
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
 from training.models.pillar_encoder import Z_RANGE
 from training.models.radar_branch import RadarPillars, deafness
-from training.models.temporal_fusion import TEMPORAL, TemporalConfig, state_channels
+from training.models.temporal_fusion import TemporalConfig, fusion_over
 
 CONV5_FROM = ("conv4", "low2")
 
@@ -107,16 +106,8 @@ class RadarPillarNet(RadarPillarTrunk):
     def __init__(self, spec: ModelSpec, config: RadarPillarNetConfig = RadarPillarNetConfig()) -> None:
         super().__init__(spec, config.backbone, config.z_range, config.cma, config.conv5_from)
         self.spec, self.config = spec, config
-        low = self.channels
-        wanted = state_channels(config.temporal, low)
-        if spec.temporal.state_channels != wanted:
-            raise ValueError(
-                f"temporal fusion {config.temporal.kind!r} over {low} channels has a state of {wanted}, the spec says "
-                f"{spec.temporal.state_channels}: set spec.temporal.state_channels = {wanted}"
-            )
-        fusion: Any = TEMPORAL[config.temporal.kind](self.neck.out_channels, config.temporal, spec)
-        self.temporal = fusion
-        self.head = CenterHead(fusion.out_channels, spec.classes, config.head)
+        self.temporal = fusion_over(self.neck.out_channels, config.temporal, spec)
+        self.head = CenterHead(self.temporal.out_channels, spec.classes, config.head)
         self.tasks = self.head.tasks
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Prediction:

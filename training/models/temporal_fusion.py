@@ -1,6 +1,6 @@
-"""How a BEV map and the memory of earlier frames become one map: four kinds with one interface.
+"""How a BEV map and the memory of earlier frames become one map: five kinds with one interface.
 
-    module = TEMPORAL[config.kind](channels, config, spec)
+    module = fusion_over(channels, config, spec)
     fused (B, module.out_channels, X, Y), state (B, module.state_channels, X, Y) or None = module(bev, memory)
 
 The vehicle gives `state` back about half a second later, in the ego frame it was made in, with the pose change and the
@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ModelSpec
+from training.models.center_head import conv_bn_relu
 from training.models.view.warp import warp_bev
 
 if TYPE_CHECKING:
@@ -39,6 +40,17 @@ def state_channels(config: TemporalConfig, channels: int) -> int:
     if config.kind not in TEMPORAL:
         raise ValueError(f"temporal kind must be one of {sorted(TEMPORAL)}, found {config.kind!r}")
     return {"none": 0, "history": config.frames * (channels + 2)}.get(config.kind, channels)
+
+
+def fusion_over(channels: int, config: TemporalConfig, spec: ModelSpec) -> Any:
+    """The fusion of BEV maps of `channels`. Raises ValueError when the spec's state is not what it makes."""
+    wanted = state_channels(config, channels)
+    if spec.temporal.state_channels != wanted:
+        raise ValueError(
+            f"temporal fusion {config.kind!r} over {channels} channels has a state of {wanted}, the spec says "
+            f"{spec.temporal.state_channels}: set spec.temporal.state_channels = {wanted}"
+        )
+    return TEMPORAL[config.kind](channels, config, spec)
 
 
 class Alignment(nn.Module):
@@ -102,6 +114,24 @@ class ConcatFusion(nn.Module):
 
     def forward(self, bev: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor | None]:
         return torch.cat([bev, *_aligned(self.align, memory, bev, self.state_channels)], dim=1), bev
+
+
+class GatedFusion(nn.Module):
+    """The current map plus, by a gate for every channel and cell, what both maps together say; no wider than one map.
+
+    Not from a paper: the compact student's. The state is the current map.
+    """
+
+    def __init__(self, channels: int, config: TemporalConfig, spec: ModelSpec) -> None:
+        super().__init__()
+        self.state_channels = self.out_channels = channels
+        self.align = Alignment(spec.grid)
+        self.candidate = conv_bn_relu(2 * channels + 2, channels)
+        self.gate = nn.Conv2d(2 * channels + 2, channels, 1)
+
+    def forward(self, bev: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor | None]:
+        both = torch.cat([bev, *_aligned(self.align, memory, bev, self.state_channels)], dim=1)
+        return bev + self.gate(both).sigmoid() * self.candidate(both), bev
 
 
 class HistoryFusion(nn.Module):
@@ -168,6 +198,7 @@ def _conv1x1(in_channels: int, channels: int) -> nn.Sequential:
 TEMPORAL: dict[str, Callable[[int, TemporalConfig, ModelSpec], nn.Module]] = {
     "none": NoFusion,
     "concat": ConcatFusion,
+    "gated": GatedFusion,
     "history": HistoryFusion,
     "recurrent": RecurrentFusion,
 }
