@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ from training.data.clips import ClipDataset
 from training.data.config import DataConfig, LidarConfig
 from training.data.nuscenes import open_nuscenes
 from training.data.prepared import prepare
+from training.experiments import demo
 from training.experiments.demo import CAMERAS, RADARS
 
 SPEC = ModelSpec(
@@ -93,6 +96,44 @@ def test_lidar_falls_on_its_pixels_after_augmentation(item):
         assert behind.min() > -1e-2, "no point is nearer than its patch's target"
         close, found = close + (behind < 1e-2).sum(), found + seen.sum()
     assert found > 1000 and close > 100
+
+
+def test_lidar_is_drawn_where_it_only_gives_depths(keyframes, tmp_path, capsys):
+    config = dataclasses.replace(AUGMENTED, lidar=None)
+    dataset = ClipDataset(keyframes, SPEC, config, seed=1)
+    item = {name: value.numpy() for name, value in dataset[3].items()}
+    points = dataset.depth_points(3)
+    for projection, depth in zip(item["img_from_ego"], item["depth"], strict=True):
+        pixels, far = project(projection.astype(np.float64), points)
+        cells = np.floor((pixels + 0.5) / 8).astype(int)
+        seen = (far > 0.5) & (cells >= 0).all(axis=1) & (cells < [16, 8]).all(axis=1)
+        nearest = np.full(depth.shape, np.inf)
+        np.minimum.at(nearest, tuple(cells[seen, ::-1].T), far[seen])
+        np.testing.assert_allclose(nearest[depth > 0], depth[depth > 0], atol=1e-2)
+    (path,) = check(keyframes, SPEC, config, 0, 1, tmp_path)
+    assert "points for depth" in capsys.readouterr().out
+    picture = cv2.imread(str(path))[-BEV_SIZE - 2 :]
+    assert picture.shape[1] == 3 * BEV_SIZE and (picture[:, :BEV_SIZE].max(axis=2) > 100).sum() > 1000
+    (path,) = check(keyframes, SPEC, dataclasses.replace(config, depth_stride=0), 0, 1, tmp_path)
+    assert cv2.imread(str(path)).shape[1] == 2 * BEV_SIZE
+
+
+def test_scenes_kept_back_can_be_looked_at(tiny_dataset, tmp_path, capsys):
+    for path in tiny_dataset.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "splits.json").unlink()
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ["scene-0000", "scene-0001"], "val": []}))
+    base = ["--data", str(tmp_path), "--experiment", f"{Path(__file__).stem}:kept_back", "--samples", "1"]
+    for split, scene in (("train", "scene-0000"), ("holdout", "scene-0001")):
+        assert main([*base, "--split", split, "--files"]) == 0
+        assert "every file of 4 keyframes is there" in capsys.readouterr().out
+        assert main([*base, "--split", split, "--out", str(tmp_path / split)]) == 0
+        assert [path.name[:10] for path in (tmp_path / split).iterdir()] == [scene]
+
+
+def kept_back():
+    run = demo.full()
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, holdout=1))
 
 
 def test_the_command_writes_pictures_and_counts_files(tiny_dataset, tmp_path, capsys):

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 
 from bev_perception.geometry import invert, points_in_box  # noqa: E402
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec  # noqa: E402
+from training.check_data import missing_files  # noqa: E402
 from training.data import DATASETS  # noqa: E402
 from training.data.augment import NO_AUGMENTATION, Augmentation, draw_bev  # noqa: E402
 from training.data.balance import balanced_items  # noqa: E402
@@ -31,6 +32,8 @@ from training.data.config import (  # noqa: E402
 )
 from training.data.masks import decode, mask_path, read_masks, run_lengths, uncompress  # noqa: E402
 from training.data.paste import OWN_BOX, overlaps  # noqa: E402
+from training.data.prepared import prepare_clouds  # noqa: E402
+from training.experiments import camera  # noqa: E402
 from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
 
 SPEC = ModelSpec(
@@ -131,6 +134,49 @@ def test_a_frame_between_keyframes_is_what_the_vehicle_had(tiny_dataset):
     assert keyframes.earlier(keyframes[0], 0.5, 0.01) is None
     with pytest.raises(ValueError, match=r"interval must be \(least, most\)"):
         DataConfig(interval=(1.0, 0.5))
+
+
+def test_an_interval_beyond_what_the_memory_uses_is_refused(tiny_dataset):
+    keyframes, config = open_set(tiny_dataset, RADAR_SPEC), DataConfig(history=1, interval=(0.4, 2.25))
+    with pytest.raises(ValueError, match=r"reaches 2\.25 s.*max_age_s is 1\.1.*--set spec\.temporal\.max_age_s=2\.25"):
+        ClipDataset(keyframes, RADAR_SPEC, config)
+    longer = dataclasses.replace(RADAR_SPEC, temporal=TemporalSpec(max_age_s=2.25))
+    dataset = ClipDataset(keyframes, longer, dataclasses.replace(config, interval=(0.4, 1.6)))
+    gaps = [float(dataset[3 + 8 * epoch]["prev_dt"][0]) for epoch in range(30)]
+    assert sum(gap > 1.1 for gap in gaps) > 5 and max(gaps) < 1.7
+    ClipDataset(keyframes, LIDAR_SPEC, config)  # no memory, no interval
+
+
+def test_small_runs_see_the_rates_that_the_set_has(tiny_dataset):
+    """A tenth of a second where sensors fire at 13 Hz, keyframes where they fire at 2 Hz."""
+    config = dataclasses.replace(camera.small_data(history=1), augmentation=NO_AUGMENTATION)
+    dense = ClipDataset(open_set(tiny_dataset, RADAR_SPEC), RADAR_SPEC, config)
+    gaps = [float(dense[3 + 8 * epoch]["prev_dt"][0]) for epoch in range(40)]
+    assert min(gaps) < 0.2 and max(gaps) > 0.75
+    sparse = ClipDataset(open_set(tiny_dataset), SPEC, config)
+    assert {round(float(sparse[3 + 8 * epoch]["prev_dt"][0]), 1) for epoch in range(20)} == {0.5, 1.0}
+
+
+def test_without_targets_in_the_images_lidar_is_not_read(tiny_dataset):
+    keyframes = open_set(tiny_dataset)
+    frames = [dataclasses.replace(keyframes[0], lidar=())]
+    item = ClipDataset(frames, SPEC, DataConfig(history=0, depth_stride=0))[0]
+    assert not {"depth", "semantic"} & set(item) and item["mask"].any()
+    assert {"depth", "semantic"} < set(ClipDataset(keyframes, SPEC, DataConfig(history=0))[0])
+    with pytest.raises(ValueError, match=r"depth_stride must be 0 .* found -8"):
+        DataConfig(depth_stride=-8)
+
+
+def test_missing_masks_are_named_with_their_sample(tiny_dataset):
+    config = DataConfig(lidar=LidarConfig(), virtual=VirtualConfig(masks="nowhere"))
+    keyframes = open_set(tiny_dataset, LIDAR_SPEC, config)
+    with pytest.raises(FileNotFoundError, match=f"sample {keyframes[1].token} of scene-0000: .*nowhere.*no masks of"):
+        prepare_clouds(keyframes[1], config, tiny_dataset)
+    with pytest.raises(FileNotFoundError, match=r"no masks of this image"):
+        ClipDataset(keyframes, LIDAR_SPEC, config)[1]
+    cameras = len(config.virtual.cameras)
+    lines = [line for line in missing_files(keyframes) if "nowhere" in line]
+    assert len(lines) == cameras * len(keyframes) and keyframes[0].token in lines[0]
 
 
 def test_only_keyframes_where_the_set_has_nothing_between(tiny_dataset):

@@ -25,8 +25,16 @@ from training.run import OptimConfig, Run, run_from_plain, run_to_plain  # noqa:
 from training.teachers import bevdepth_large, centerpoint, pillarnet  # noqa: E402
 from training.train import train  # noqa: E402
 from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
+from training.trainer.failures import TrainingStopped  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
-from training.trainer.teaching import open_teachers, paths_of, seen_in_training, teacher_names  # noqa: E402
+from training.trainer.loading import open_keyframes  # noqa: E402
+from training.trainer.teaching import (  # noqa: E402
+    held_out_agreement,
+    open_teachers,
+    paths_of,
+    seen_in_training,
+    teacher_names,
+)
 
 GRID = SPEC.grid
 SHORT = OptimConfig(steps=2, warmup_steps=1)
@@ -111,8 +119,24 @@ def test_a_run_does_not_go_on_with_another_teacher(
     name = next(n for n, t in other["state_dict"].items() if t.ndim == 4)
     other["state_dict"][name] += 0.1
     torch.save(other, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="began with the teachers"):
+    with pytest.raises(TrainingStopped, match="began with the teachers"):
         train(STUDENT, tiny_dataset, VERSION, distilled.parent, teachers={"centerpoint": tmp_path / "other.ckpt"})
+
+
+def test_agreement_with_the_teacher_is_measured_on_scored_keyframes(
+    distilled: Path, lidar_teacher: Path, tiny_dataset: Path
+) -> None:
+    keyframes = open_keyframes(STUDENT.spec, STUDENT.data, tiny_dataset, VERSION, "val")
+    teachers = {"centerpoint": lidar_teacher}
+    found = held_out_agreement(distilled, teachers, keyframes, range(len(keyframes)), 0)
+    kinds = {f"{kind}/{r}" for kind in ("cosine", "error") for r in ("foreground", "false_positive", "background")}
+    assert set(found) == {f"{term.key}/{kind}" for term in DISTILL.terms for kind in kinds}
+    assert all(-1 <= v <= 1 for n, v in found.items() if "/cosine/" in n) and any(found.values())
+    # Each keyframe counts alike, whatever the batches: the mean of the halves is that of the whole.
+    first, second = (held_out_agreement(distilled, teachers, keyframes, rows, 0) for rows in ((0, 1), (2, 3)))
+    assert STUDENT.batch_size == 2 and len(keyframes) == 4
+    for name, value in found.items():
+        assert value == pytest.approx((first[name] + second[name]) / 2, abs=1e-5)
 
 
 def test_the_exported_graph_is_that_of_the_student_alone(distilled: Path) -> None:

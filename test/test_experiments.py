@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,13 +15,15 @@ pytest.importorskip("lightning", reason="needs lightning")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from training.data.clips import ClipDataset, collate  # noqa: E402
-from training.experiments import family, near  # noqa: E402
+from training.data.config import EVERY_RETURN  # noqa: E402
+from training.experiments import crn, demo, family, near  # noqa: E402
 from training.models import STUDENTS  # noqa: E402
 from training.run import build_detector, run_from_plain, run_to_plain  # noqa: E402
 from training.teachers import TEACHERS  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes  # noqa: E402
 
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "models_results.md"
 SIZES = {"tiny": family.tiny(), "near": near.family(), "small": family.small(), "paper": family.paper()}
 EVERY = [(size, name) for size, runs in SIZES.items() for name in runs]
 SENSORS = {  # cameras, radars, LiDAR as an input
@@ -69,6 +72,34 @@ def test_sensors_and_memory_are_those_of_the_family(size, name):
     assert found == SENSORS[name]
     assert (run.spec.temporal.state_channels > 0) == (run.data.history > 0) == (name in MEMORY)
     assert (run.data.virtual is not None) == (name == "mvp")
+
+
+def test_intervals_lie_within_what_the_memory_uses():
+    for run in (demo.full(), *(SIZES[size][name] for size, name in EVERY)):
+        plain = dataclasses.replace(run.data, cbgs=False, paste=None)  # both look at the keyframes, here none
+        assert len(ClipDataset([], run.spec, plain)) == 0
+    paper = SIZES["paper"]["bevdet4d"]
+    assert paper.data.interval[1] == paper.spec.temporal.max_age_s == 2.25
+
+
+def test_paper_sizes_keep_as_many_peaks_as_the_papers():
+    peaks = {name: run.spec.top_k for name, run in SIZES["paper"].items()}
+    assert {name for name, count in peaks.items() if count != 500} == {"crn", "lidar_transformer"}
+    assert peaks["crn"] == 200  # CRN's own number
+
+
+def test_students_learn_from_the_radar_returns_that_a_vehicle_has():
+    """Radar topics carry no states to filter by."""
+    assert {name for size, name in EVERY if SIZES[size][name].data.returns != EVERY_RETURN} == set()
+    filtered = crn.r50_filtered()
+    assert filtered.data.returns.ambig_state == (3,) and filtered.spec.name != crn.r50().spec.name
+
+
+def test_tiny_runs_are_as_long_as_those_that_were_measured():
+    table = RESULTS.read_text().split("<!-- overfit -->")[1].split("<!-- /overfit -->")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("|")][2:]
+    steps = {row[1].strip(): int(row[7]) for row in rows}
+    assert steps == {n: r.optim.steps for n, r in SIZES["tiny"].items() if n != "centerpoint_voxel"}
 
 
 @pytest.mark.parametrize(("size", "name"), EVERY)

@@ -47,7 +47,7 @@ def bundle_dir(tiny_checkpoint, module, keyframes, tiny_dataset, tmp_path_factor
     for name, c in scores["all"]["classes"].items():
         c["best_score"] = 0.6 if name == "car" else None
     (folder / "scores.json").write_text(json.dumps(scores))
-    arguments = [str(tiny_checkpoint), str(folder / "bundle"), "--golden-data", str(tiny_dataset)]
+    arguments = [str(tiny_checkpoint), str(folder / "bundle"), "--golden-data", str(tiny_dataset), "--limit-mib", "16"]
     arguments += ["--notes", str(folder / "notes.md"), "--scores", str(folder / "scores.json")]
     assert export.main(arguments) == 0
     assert len(list(folder.iterdir())) == 3, "nothing is left behind"
@@ -74,6 +74,14 @@ def test_a_bundle_that_is_too_large_is_not_written(module, tmp_path, monkeypatch
     with pytest.raises(ValueError, match=f"{what}.*allowed"):
         export.export_bundle(module.detector, tmp_path / "bundle", limit_mib=limit)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_limit_a_bundle_of_a_papers_size_is_written(module, bundle_dir, tmp_path, monkeypatch):
+    """ResNet-50 alone has more than 90 MiB; a card of 20 stands for it here."""
+    monkeypatch.setattr(export, "_to_onnx", lambda *_: (bundle_dir / "model.onnx").read_bytes())
+    card = {"MODEL_CARD.md": "large\n" * (20 * 2**20 // 6)}
+    out = export.export_bundle(module.detector, tmp_path / "bundle", card)
+    assert sum(f.stat().st_size for f in out.iterdir()) > 19 * 2**20
 
 
 class Small(torch.nn.Module):
@@ -167,3 +175,11 @@ def test_an_export_that_disagrees_leaves_the_old_bundle(module, bundle_dir, tmp_
     with pytest.raises(BundleError, match="ONNX Runtime against PyTorch"):
         export.export_bundle(student, tmp_path / "bundle")
     assert [f.name for f in tmp_path.rglob("*")] == ["bundle", "old"]
+
+
+def test_a_student_of_chosen_radar_returns_is_not_for_vehicles(tiny_checkpoint, tmp_path, capsys):
+    checkpoint = torch.load(tiny_checkpoint, weights_only=True)
+    checkpoint["run"]["data"]["returns"]["invalid_state"] = [0]
+    torch.save(checkpoint, tmp_path / "chosen.ckpt")
+    assert export.main([str(tmp_path / "chosen.ckpt"), str(tmp_path / "bundle")]) == 1
+    assert "some radar returns only" in capsys.readouterr().err and not (tmp_path / "bundle").exists()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import torch.multiprocessing
 
 from bev_perception.model_spec import CLASSES, ModelSpec
 from training.losses import (
@@ -96,6 +98,31 @@ def test_bevdepths_loss_equals_the_formula() -> None:
         total -= math.log(p if k == 1 else 1 - p)
     assert float(depth_bce(logits, depth, torch.ones(1, 1), bins)) == pytest.approx(total, rel=1e-4)
     assert float(depth_bce(logits, torch.zeros_like(depth), torch.ones(1, 1), bins)) == 0
+
+
+def half_of_a_foreground(rank: int, folder: str) -> None:
+    """A process of two leaves the loss of its half of the batch and the gradient."""
+    torch.set_num_threads(1)  # a forked process has no threads of its parent's
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save(graded_foreground(slice(2 * rank, 2 * rank + 2)), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def graded_foreground(items: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    logits, target = torch.randn(4, 1, 5, 5), torch.rand(4, 1, 5, 5) < torch.arange(4).reshape(4, 1, 1, 1) / 5
+    logits = logits[items].requires_grad_()
+    loss = foreground_loss(logits, target[items])
+    return loss.detach(), torch.autograd.grad(loss, logits)[0]
+
+
+def test_foreground_loss_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    """DDP averages: the mean of losses and gradients."""
+    torch.multiprocessing.start_processes(half_of_a_foreground, (str(tmp_path),), nprocs=2, start_method="fork")
+    (first, left), (second, right) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    loss, gradient = graded_foreground(slice(0, 4))
+    torch.testing.assert_close((first + second) / 2, loss)
+    torch.testing.assert_close(torch.cat([left, right]) / 2, gradient)
 
 
 def test_foreground_loss_rewards_the_right_region() -> None:

@@ -43,6 +43,7 @@ from training.data.nuscenes import Keyframes, kept_returns, open_nuscenes, read_
 from training.data.prepared import prepare  # noqa: E402
 from training.data.radar_pcd import read_radar_pcd  # noqa: E402
 from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
+from training.trainer.loading import open_keyframes  # noqa: E402
 
 SPEC = ModelSpec(
     "tiny", CAMERAS, RADARS, dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 0.0), image=ImageSpec(64, 128)
@@ -140,6 +141,15 @@ def test_broken_radar_files_are_named(keyframes, tmp_path):
     path.write_bytes(raw.replace(b"DATA binary", b"DATA ascii"))
     with pytest.raises(ValueError, match=r"short\.pcd: no `DATA binary` line"):
         read_radar_pcd(path)
+    for change in ((b"FIELDS", b"FEILDS"), (b"POINTS ", b"POINTS x"), (b"TYPE", b"TYPE\xff"), (b"SIZE 4", b"SIZE 4 4")):
+        path.write_bytes(raw.replace(*change, 1))
+        with pytest.raises(ValueError, match=r"short\.pcd: the header is not a PCD header.*copy it again") as caught:
+            read_radar_pcd(path)
+        assert type(caught.value) is ValueError, "one that can be raised again with more words"
+    file = dataclasses.replace(keyframes[0].radars["RADAR_FRONT"][0], path=str(path))
+    broken = dataclasses.replace(keyframes[0], radars={"RADAR_FRONT": (file,)})
+    with pytest.raises(ValueError, match=f"sample {keyframes[0].token}: .*short\\.pcd"):
+        sensor_frame(broken, dataclasses.replace(SPEC, cameras=(), radars=("RADAR_FRONT",)))
     assert len(read_radar_pcd(keyframes[0].radars["RADAR_FRONT"][0].path)) > 0
 
 
@@ -166,11 +176,34 @@ def test_lidar_falls_on_the_pixels_that_the_devkit_computes(nusc, keyframes):
 
 def test_sensors_that_the_set_lacks_are_missing_not_wrong(tiny_dataset):
     spec = dataclasses.replace(SPEC, cameras=(*CAMERAS, "CAM_ROOF"), radars=(*RADARS, "RADAR_ROOF"))
-    keyframe = open_nuscenes(tiny_dataset, "v1.0-trainval", ["scene-0000"], spec)[1]
+    with pytest.warns(UserWarning, match=r"has no \['CAM_ROOF', 'RADAR_ROOF'\]: tiny sees them as missing"):
+        keyframe = open_nuscenes(tiny_dataset, "v1.0-trainval", ["scene-0000"], spec)[1]
     assert sensor_frame(keyframe, spec).missing == dict.fromkeys(("CAM_ROOF", "RADAR_ROOF"), "not_in_data_set")
     item = ClipDataset([keyframe], spec)[0]
     assert item["camera_valid"].tolist() == [1] * 6 + [0] and item["radar_valid"].tolist() == [1] * 5 + [0]
     assert item["images"][6].max() == 0 and item["images"][:6].max() > 0
+
+
+def test_a_set_without_any_sensor_of_the_run_is_refused(tiny_dataset):
+    spec = dataclasses.replace(SPEC, cameras=("CAM_ROOF",), radars=("RADAR_ROOF",))
+    with pytest.raises(ValueError, match=r"none of the sensors of tiny, \['CAM_ROOF', 'RADAR_ROOF'\]; it has \['CAM_"):
+        open_nuscenes(tiny_dataset, "v1.0-trainval", ["scene-0000"], spec)
+
+
+def test_a_set_without_lidar_is_refused_where_points_or_depths_are_wanted(tables_only):
+    _edit(tables_only / "v1.0-trainval" / "sensor.json",
+          lambda rows: [row.update(channel="LIDAR_ROOF") for row in rows if row["channel"] == "LIDAR_TOP"])  # fmt: skip
+
+    def opened(spec, config, split="train"):
+        return open_keyframes(spec, config, tables_only, "v1.0-trainval", split)
+
+    lidar_spec = dataclasses.replace(SPEC, cameras=(), radars=())
+    with pytest.raises(ValueError, match=r"no channel LIDAR_TOP, but tiny takes.*LIDAR_ROOF.*without data\.lidar"):
+        opened(lidar_spec, DataConfig(lidar=LidarConfig()), "val")
+    with pytest.raises(ValueError, match=r"no channel LIDAR_TOP, but the depth targets of tiny.*data\.depth_stride=0"):
+        opened(SPEC, DataConfig())
+    assert len(opened(SPEC, DataConfig(depth_stride=0))) == len(opened(SPEC, DataConfig(), "val")) == 4
+    assert len(opened(dataclasses.replace(SPEC, cameras=()), DataConfig())) == 4
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.0])
@@ -343,6 +376,27 @@ def test_missing_and_broken_tables_are_named(tables_only, tmp_path_factory):
         open_index(tables_only, "v1.0-trainval")
     (folder / "sample.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"tables \['sample'\] are missing"):
+        open_index(tables_only, "v1.0-trainval")
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "message"),
+    [
+        ("sample_annotation", {"instance_token": "gone"}, r"instance\.json has no row 'gone'"),
+        ("sample_annotation", {"attribute_tokens": ["gone"]}, r"attribute\.json has no row 'gone'"),
+        ("sample_annotation", {"prev": "gone"}, r"sample_annotation\.json has no row 'gone'"),
+        ("sample_annotation", {"next": "gone"}, r"sample_annotation\.json has no row 'gone'"),
+        ("sample_annotation", {"sample_token": "gone"}, r"sample\.json has no row 'gone'"),
+        ("instance", {"category_token": "gone"}, r"category\.json has no row 'gone'"),
+        ("sample", {"scene_token": "gone"}, r"scene\.json has no row 'gone'"),
+        ("sample", {"next": ""}, r"sample\.json: no scene's chain of `next` leads to '\w+'"),
+        ("sample_data", {"calibrated_sensor_token": "gone"}, r"calibrated_sensor\.json has no row 'gone'"),
+    ],
+)
+def test_tables_that_do_not_fit_together_are_named(tables_only, table, change, message):
+    path = tables_only / "v1.0-trainval" / f"{table}.json"
+    _edit(path, lambda rows: rows[0].update(change))
+    with pytest.raises(ValueError, match=rf"{message}, which '\w+' refers to; unpack the metadata again"):
         open_index(tables_only, "v1.0-trainval")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing
 
 from bev_perception.grid import BevGrid
-from training.models.pillar_encoder import PillarEncoder, group_mean, norm_linear, segment_max
+from training.models.pillar_encoder import PillarEncoder, group_mean, norm_linear, norm_rows, segment_max
 
 GRID = BevGrid(-4.0, 4.0, -2.0, 3.0, 0.5)
 Z_RANGE = (-2.0, 2.0)
@@ -144,3 +147,40 @@ def test_refuses_what_does_not_fit() -> None:
         encoder(4)(torch.zeros(3, 5), 1)
     with pytest.raises(ValueError, match="for 1 items"):
         encoder(4)(cloud(50, 2), 1)
+
+
+SHARES = ((slice(0, 60), slice(60, 60)), (slice(0, 20), slice(20, 60)), (slice(0, 1), slice(1, 1)))
+
+
+def taught_norms(share: slice, shared: bool) -> list[torch.Tensor]:
+    """A share of 60 rows through both forms of the norm -> gradients of the rows, of what is learnt; statistics."""
+    torch.manual_seed(0)
+    rows = 5 + 3 * torch.randn(60, 4)
+    rows = rows[share].requires_grad_()
+    layers = torch.nn.ModuleList([torch.nn.Linear(4, 6, bias=False), torch.nn.BatchNorm1d(6), torch.nn.BatchNorm1d(6)])
+    if shared:
+        layers = torch.nn.SyncBatchNorm.convert_sync_batchnorm(layers)
+    x = norm_rows(layers[2], torch.add(*norm_linear(layers[0], layers[1], rows)).relu())
+    gradients = torch.autograd.grad((x * torch.arange(6.0) * x.detach().sin()).sum(), [rows, *layers.parameters()])
+    return [*gradients, *layers.buffers()]
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    """Leaves the results of its share of each of SHARES."""
+    torch.set_num_threads(1)  # a forked process has no threads of its parent's
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save([taught_norms(shares[rank], shared=True) for shares in SHARES], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_statistics_of_two_processes_are_those_of_all_their_rows(tmp_path: Path) -> None:
+    """Also where one process has no rows, or both together too few for statistics."""
+    torch.multiprocessing.start_processes(one_of_two, (str(tmp_path),), nprocs=2, start_method="fork")
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    for shares, first, second in zip(SHARES, *found, strict=True):
+        rows, *expected = taught_norms(slice(shares[0].start, shares[1].stop), shared=False)
+        torch.testing.assert_close(torch.cat([first[0], second[0]]), rows, rtol=1e-3, atol=1e-5)
+        for i, (a, b, whole) in enumerate(zip(first[1:], second[1:], expected, strict=True)):
+            learnt = i < 5
+            torch.testing.assert_close(a + b if learnt else a, whole, rtol=1e-3, atol=1e-4)
+            assert learnt or torch.equal(a, b)

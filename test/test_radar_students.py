@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -81,6 +82,15 @@ def test_padded_pillars_equal_the_dynamic_encoder(widths: tuple[int, ...], train
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_norms_may_be_converted_for_several_gpus() -> None:
+    """As Lightning's sync_batchnorm does: the same parameters, and alone the same results."""
+    batch = inputs_of(cloud(1), cloud(2, 40))
+    module = student().train()
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(module))
+    torch.testing.assert_close(converted(batch, None).heatmap, module(batch, None).heatmap)
+    torch.testing.assert_close(dict(converted.state_dict()), dict(module.state_dict()))
 
 
 def test_frames_without_points_make_an_empty_map_in_training() -> None:

@@ -13,6 +13,9 @@ pytest.importorskip("lightning", reason="needs lightning")
 
 from tiny_run import RUN, VERSION  # noqa: E402
 
+from training.experiments import bevdet  # noqa: E402
+from training.export import export_bundle  # noqa: E402
+from training.models.backbones import BACKBONES, FAN, ConvNeXt  # noqa: E402
 from training.models.backbones.resnet import ResNet  # noqa: E402
 from training.run import build_detector  # noqa: E402
 from training.train import train  # noqa: E402
@@ -55,9 +58,30 @@ def test_imagenet_weights_in_the_same_way(tmp_path: Path) -> None:
     assert torch.equal(detector.backbone.layer1[0].conv1.weight, weights["layer1.0.conv1.weight"])
 
 
+@pytest.mark.parametrize(("backbone", "kind"), [("fan_small", FAN), ("convnext_tiny", ConvNeXt)])
+def test_each_kind_of_backbone_trains_is_handed_on_and_exported(
+    backbone: str, kind: type, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKBONES, backbone, lambda width: kind((1, 1, 1, 1), width))
+    run = bevdet.tiny()
+    image = dataclasses.replace(run.config.camera.image, backbone=backbone, width=16)
+    config = dataclasses.replace(run.config, camera=dataclasses.replace(run.config.camera, image=image))
+    optim = dataclasses.replace(run.optim, steps=1, warmup_steps=0)
+    run = dataclasses.replace(run, config=config, optim=optim, batch_size=1, precision="32-true")
+    last = train(run, tiny_dataset, VERSION, tmp_path / "run")
+    trained, fresh = load_module(last).detector, build_detector(run)
+    start_backbone(fresh, last)
+    found, wanted = (dict(detector.camera.image.backbone.named_parameters()) for detector in (fresh, trained))
+    torch.testing.assert_close(found, wanted)
+    torch.save({}, tmp_path / "imagenet.pth")
+    with pytest.raises(ValueError, match="no ImageNet file for FAN" if backbone == "fan_small" else "does not fit"):
+        start_backbone(fresh, tmp_path / "imagenet.pth")
+    assert (export_bundle(trained, tmp_path / "bundle") / "model.onnx").is_file()  # ONNX Runtime agrees with PyTorch
+
+
 def test_what_does_not_fit_is_an_error(trained: Path) -> None:
     wide = dataclasses.replace(RUN, config=dataclasses.replace(RUN.config, backbone_width=16))
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match=r"(?s)--backbone .*last\.ckpt does not fit.*size mismatch"):
         start_backbone(build_detector(wide), trained)
     with pytest.raises(ValueError, match="Linear has 0 image backbones"):
         start_backbone(torch.nn.Linear(2, 2), trained)

@@ -24,7 +24,11 @@ SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=2))
 def result(mean_ap, ave, parameters=2_000_000, minutes=3.0):
     errors = {"ate": 0.5, "ase": 0.25, "aoe": 0.125, "ave": ave, "aae": 0.1}
     scores = {"mean_ap": mean_ap, "nds": mean_ap + 0.1, "errors": errors}
-    return {"scores": scores, "parameters": parameters, "train_minutes": minutes, "teachers": {}}
+    return {"scores": scores, "parameters": parameters, "train_minutes": minutes, "teachers": {}, "agreement": {}}
+
+
+COSINES = {"a/cosine/foreground": 0.5, "b/cosine/foreground": 0.75, "a/cosine/background": 0.1}
+OF_TEACHER = {"teachers": {"lidar": 0.9}, "agreement": COSINES | {"a/error/foreground": 9}}
 
 
 def test_mean_and_standard_error():
@@ -65,9 +69,7 @@ def test_gains_are_differences_of_the_same_seeds():
     def row(alone, given, minutes=6.0):
         results = {
             "alone": [result(v, 1.0) | {"seed": s} for s, v in alone.items()],
-            "taught": [
-                result(v, 0.5, minutes=minutes) | {"seed": s, "teachers": {"lidar": 0.9}} for s, v in given.items()
-            ],
+            "taught": [result(v, 0.5, minutes=minutes) | {"seed": s} | OF_TEACHER for s, v in given.items()],
         }
         lines = study_tables.gains_table(study, results).splitlines()
         return [cell.strip() for cell in lines[-1].strip("|").split("|")] if lines else []
@@ -75,7 +77,7 @@ def test_gains_are_differences_of_the_same_seeds():
     # 0.1 and 0.3 more: 0.2 with a standard error of 0.1, which is not more than twice it.
     found = row({0: 0.2, 1: 0.4, 7: 0.9}, {1: 0.7, 0: 0.3})
     assert found[:5] == ["taught", "2", "0.300 ± 0.100", "0.500 ± 0.200", "0.900 ± 0.000"]
-    assert found[5:] == ["+0.200 ± 0.100", "+0.200 ± 0.100", "-0.500 ± 0.000 *", "2.00"]
+    assert found[5:] == ["+0.200 ± 0.100", "+0.200 ± 0.100", "-0.500 ± 0.000 *", "0.625 ± 0.000", "2.00"]
     assert row({0: 0.2, 1: 0.4}, {0: 0.3, 1: 0.52})[5] == "+0.110 ± 0.010 *"
     assert row({0: 0.2}, {0: 0.3})[5] == "+0.100" and row({0: 0.2}, {1: 0.3}) == []
 

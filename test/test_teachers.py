@@ -102,6 +102,16 @@ def assert_same(a: torch.Tensor, b: torch.Tensor) -> None:
     assert (a - b).abs().max() < 1e-3 * b.abs().max()
 
 
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_norms_may_be_converted_for_several_gpus(name: str) -> None:
+    """As Lightning's sync_batchnorm does: the same parameters, and alone the same results."""
+    inputs = inputs_of([scene(0), scene(1)])
+    model = tiny(name).train()
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    torch.testing.assert_close(converted(inputs).heatmap, model(inputs).heatmap)
+    torch.testing.assert_close(dict(converted.state_dict()), dict(model.state_dict()))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes_and_items_of_a_batch_are_independent(name: str) -> None:
     model, scenes = tiny(name), [scene(0), scene(1, ground=200), (torch.zeros(0, 5), torch.zeros(0, VIRTUAL_CHANNELS))]

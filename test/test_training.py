@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +25,8 @@ from training.data.config import DataConfig  # noqa: E402
 from training.experiments import load_experiment  # noqa: E402
 from training.run import OptimConfig  # noqa: E402
 from training.train import main, train  # noqa: E402
-from training.trainer.checkpoint import load_module  # noqa: E402
+from training.trainer import run_directory  # noqa: E402
+from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
 from training.trainer.failures import TrainingStopped, explained  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes, scenes_of, scored_split  # noqa: E402
@@ -186,6 +190,86 @@ def test_a_killed_loader_process_ends_the_command_with_a_message(tiny_dataset, t
     message = capsys.readouterr().err
     assert "a loader process died" in message and "--workers" in message and "Kept: " in message
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] >= 1
+
+
+@pytest.mark.parametrize("damage", ["cut off", "removed"])
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_file_that_cannot_be_read_is_named_with_its_sample(
+    tiny_dataset, tmp_path, monkeypatch, capfd, damage, workers
+):
+    shutil.copytree(tiny_dataset, tmp_path / "data")
+    (path,) = sorted((tmp_path / "data" / "samples" / "CAM_FRONT").glob("scene-0000*"))[1:2]
+    path.write_bytes(path.read_bytes()[:100])
+    said = r"^error: sample \w{32} of scene-0000: .*CAM_FRONT.*; mend these files: .*"
+    if damage == "removed":
+        path.unlink()
+        said = r"^error: sample \w{32}: no file .*"
+    monkeypatch.setattr("training.train.load_experiment", lambda _: RUN)
+    arguments = ["any", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--workers", workers]
+    assert main(arguments) == 1
+    assert re.search(rf"(?m){said}{path.name}.*\nThere was no checkpoint yet", capfd.readouterr().err)
+
+
+def test_a_run_goes_on_in_smaller_batches_with_the_next_sample(tiny_dataset, tmp_path, monkeypatch):
+    """As it is told when memory runs out; batches are counted anew, so that whole steps go on."""
+    run = dataclasses.replace(RUN, batch_size=2, checkpoint_every=1)
+    smaller = dataclasses.replace(run, batch_size=1, optim=dataclasses.replace(run.optim, accumulate=2))
+    seen, step = [], DetectorModule.training_step
+
+    def note(self, batch, number):
+        seen.append((self.global_step, number % self.run.optim.accumulate, *batch["index"].flatten().tolist()))
+        return step(self, batch, number)
+
+    monkeypatch.setattr(DetectorModule, "training_step", note)
+    train(run, tiny_dataset, VERSION, tmp_path / "whole")
+    wanted, seen[:] = [row[2:] for row in seen], []
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power failure"):
+        stop_at(patch, 1, RuntimeError("power failure"))
+        train(run, tiny_dataset, VERSION, tmp_path / "out")
+    seen.clear()
+    assert read_checkpoint(train(smaller, tiny_dataset, VERSION, tmp_path / "out"))["global_step"] == 4
+    assert [row[:2] for row in seen] == [(step, part) for step in (1, 2, 3) for part in (0, 1)]
+    assert [row[2] for row in seen] == [index for row in wanted[1:] for index in row]
+    starts = json.loads((tmp_path / "out" / "starts.json").read_text())
+    assert [start["batch"] for start in starts] == [
+        {"batch_size": 2, "accumulate": 1}, {"batch_size": 1, "accumulate": 2},
+    ]  # fmt: skip
+    for changed in (dataclasses.replace(smaller, batch_size=2), dataclasses.replace(smaller, seed=1)):
+        with pytest.raises(ValueError, match="another run"):
+            train(changed, tiny_dataset, VERSION, tmp_path / "out")
+
+
+def test_a_run_directory_keeps_the_code_that_is_not_committed(tmp_path, monkeypatch):
+    repository, out = tmp_path / "repository", tmp_path / "out"
+    (repository / "training" / "models").mkdir(parents=True)
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (repository / ".gitignore").write_text("*.ckpt\n")
+    (repository / "training" / "run.py").write_text("a = 1\n")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.setattr(run_directory, "CODE", repository)
+
+    def begun():
+        run_directory.begin(out, RUN, tmp_path, VERSION, "digest")
+        return json.loads((out / "starts.json").read_text())[-1]["code"]["uncommitted"]
+
+    assert not begun() and not (out / "start0.diff").exists()
+    new = {
+        "training/models/new.py": "# neu: \u00fc\r\nb = 2\n".encode("latin-1"),
+        "training/table.bin": bytes(range(256)),
+    }
+    for name, content in new.items():
+        (repository / name).write_bytes(content)
+    (repository / "training" / "last.ckpt").write_text("ignored")
+    assert begun()
+    (repository / "training" / "run.py").write_text("a = 3\n")
+    assert begun()
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(repository), str(clone)], check=True)
+    subprocess.run(["git", "-C", str(clone), "apply", str(out / "start2.diff")], check=True)
+    assert (clone / "training" / "run.py").read_text() == "a = 3\n"
+    assert {name: (clone / name).read_bytes() for name in new} == new
+    assert not (clone / "training" / "last.ckpt").exists()
 
 
 def test_gradients_that_are_not_finite_do_not_reach_the_weights(tiny_dataset, tmp_path, monkeypatch):

@@ -3,15 +3,15 @@
     python -m training.check_data --data DIR --experiment training.experiments.demo:full --out DIR
 
 One PNG per sample. Images: boxes as the network's projection has them, and below the depth targets,
-near red to far blue; with history the earlier frames too. Bird's-eye views: LiDAR (virtual points coloured by class);
-radar, in blue that of earlier frames brought here with prev_from_curr; heatmap. On all of them the targets read back
-from their cells. `--files` checks instead that every file of the split is there.
+near red to far blue; with history the earlier frames too. Bird's-eye views: LiDAR, also where it only gives the depth
+targets (virtual points coloured by class); radar, in blue that of earlier frames brought here with prev_from_curr;
+heatmap. On all of them the targets read back from their cells. `--split holdout`: the scenes that data.holdout keeps
+back. `--files` checks instead that every file of the split is there, masks included where the run wants them.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import cv2
@@ -23,11 +23,13 @@ from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.geometry import transform_points
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.preprocess.radar import SPEED_SCALE
-from training.data import DATASETS
+from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
 from training.data.config import DataConfig, for_evaluation
-from training.data.nuscenes import Keyframes
+from training.data.masks import mask_path
+from training.data.nuscenes import Keyframe, Keyframes
 from training.experiments import load_experiment
+from training.trainer.loading import open_keyframes
 
 Item = dict[str, np.ndarray]
 BEV_SIZE = 640
@@ -67,13 +69,13 @@ def radar_returns(item: Item, spec: ModelSpec, prefix: str = "", t: int | None =
 def image_rows(item: Item, spec: ModelSpec, objects: Objects) -> list[np.ndarray]:
     """Rows of pictures: cameras with boxes, with depth targets, and of every earlier frame."""
     order = slice(None) if spec.image.color_order == "bgr" else slice(None, None, -1)
-    boxed, depths = [], []
-    for image, projection, depth in zip(item["images"], item["img_from_ego"], item["depth"]):
-        picture = image[..., order].copy()
-        depths.append(_depth_picture(picture, depth))
+    pictures = [image[..., order].copy() for image in item["images"]]
+    depths = [_depth_picture(picture, depth) for picture, depth in zip(pictures, item.get("depth", ()))]
+    for picture, projection in zip(pictures, item["img_from_ego"]):
         draw_boxes(picture, projection.astype(np.float64), objects, labels=False)
-        boxed.append(picture)
-    rows = [_row(boxed, "boxes"), _row(depths, "depth")]
+    rows = [_row(pictures, "boxes")]
+    if depths:
+        rows.append(_row(depths, "depth"))
     age_s = 0.0
     for t in reversed(range(len(item.get("prev.images", ())))):
         age_s += item["prev_dt"][t]
@@ -99,14 +101,17 @@ def _depth_picture(image: np.ndarray, depth: np.ndarray) -> np.ndarray:
 
 
 def bev_panels(item: Item, spec: ModelSpec, objects: Objects) -> list[np.ndarray]:
-    """Bird's-eye views: LiDAR, radar where there are, heatmap."""
+    """Bird's-eye views: LiDAR (or `depth_points`, see `check`), radar where there are, heatmap."""
     grid, panels = spec.grid, []
     reach = max(abs(v) for v in (grid.x_min, grid.x_max, grid.y_min, grid.y_max))
     radar = radar_returns(item, spec) if spec.radars else None
-    if "lidar" in item:
+    if "lidar" in item or "depth_points" in item:
         panel = draw_bev(BEV_SIZE, reach, objects)
-        ages = item["lidar"][:, 4:5]
-        _dots(panel, reach, item["lidar"], np.where(ages > 0.01, 110, 200) * np.ones(3))
+        if "lidar" in item:
+            ages = item["lidar"][:, 4:5]
+            _dots(panel, reach, item["lidar"], np.where(ages > 0.01, 110, 200) * np.ones(3))
+        else:
+            _dots(panel, reach, item["depth_points"], np.full(3, 200))
         if "virtual" in item:
             palette = np.array([CLASS_COLORS[name] for name in CLASSES])
             _dots(panel, reach, item["virtual"], palette[item["virtual"][:, 4:14].argmax(axis=1)])
@@ -160,10 +165,20 @@ def missing_files(keyframes: Keyframes) -> list[str]:
     lines = []
     for keyframe in keyframes:
         sweeps = [file for files in keyframe.radars.values() for file in files]
-        for file in (*keyframe.cameras.values(), *sweeps, *keyframe.lidar):
-            if not Path(file.path).is_file():
-                lines.append(f"sample {keyframe.token} of {keyframe.scene}: {file.path} is missing")
+        files = [Path(file.path) for file in (*keyframe.cameras.values(), *sweeps, *keyframe.lidar)]
+        for path in (*files, *_masks(keyframe, keyframes)):
+            if not path.is_file():
+                lines.append(f"sample {keyframe.token} of {keyframe.scene}: {path} is missing")
     return lines
+
+
+def _masks(keyframe: Keyframe, keyframes: Keyframes) -> list[Path]:
+    """Files of masks that the virtual points of a keyframe are made of."""
+    virtual = keyframes.config.virtual
+    if virtual is None:
+        return []
+    folder = keyframes.data_index.dataroot / virtual.masks
+    return [mask_path(folder, keyframe.cameras[c].path) for c in virtual.cameras if c in keyframe.cameras]
 
 
 def check(keyframes: Keyframes, spec: ModelSpec, config: DataConfig, seed: int, count: int, out: Path) -> list[Path]:
@@ -173,16 +188,20 @@ def check(keyframes: Keyframes, spec: ModelSpec, config: DataConfig, seed: int, 
     paths = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, count).astype(int)).tolist():
         item = {name: value.numpy() for name, value in dataset[index].items()}
+        if "depth" in item and "lidar" not in item:
+            item["depth_points"] = dataset.depth_points(index)
         keyframe = keyframes[int(item["index"])]
         path = out / f"{keyframe.scene}_{keyframe.token[:8]}.png"
         cv2.imwrite(str(path), draw_item(item, spec))
         objects = int(item["gt_valid"].sum())
-        sizes = ", ".join(f"{len(item[n])} {n} points" for n in ("lidar", "virtual") if n in item)
+        clouds = {"lidar": "lidar points", "depth_points": "points for depth", "virtual": "virtual points"}
+        sizes = ", ".join(f"{len(item[name])} {words}" for name, words in clouds.items() if name in item)
         print(f"{path}: {objects} objects{', ' if sizes else ''}{sizes}", flush=True)
         paths.append(path)
     return paths
 
 
+@errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.check_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -198,18 +217,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--files", action="store_true", help="only check that every file of the split is there")
     parser.add_argument("--out", type=Path, default=Path("out/check_data"))
     args = parser.parse_args(argv)
-    try:
-        run = load_experiment(args.experiment)
-        config = for_evaluation(run.data) if args.plain else run.data
-        keyframes = DATASETS["nuscenes"](args.data, args.version, args.split, run.spec, config)
-        if args.files:
-            lines = missing_files(keyframes)
-            print("\n".join(lines[:20]) or f"every file of {len(keyframes)} keyframes is there")
-            return 1 if lines else 0
-        check(keyframes, run.spec, config, run.seed, args.samples, args.out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    run = load_experiment(args.experiment)
+    config = for_evaluation(run.data) if args.plain else run.data
+    keyframes = open_keyframes(run.spec, config, args.data, args.version, args.split)
+    if args.files:
+        lines = missing_files(keyframes)
+        print("\n".join(lines[:20]) or f"every file of {len(keyframes)} keyframes is there")
+        return 1 if lines else 0
+    check(keyframes, run.spec, config, run.seed, args.samples, args.out)
     return 0
 
 

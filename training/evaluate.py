@@ -26,6 +26,7 @@ from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.model_spec import ModelSpec, load_bundle
 from training.bundling.bundle_model import BundleModel
 from training.bundling.model_card import class_table, range_table, score_table
+from training.command_line import errors_as_text
 from training.data.config import DataConfig
 from training.data.nuscenes import Keyframe
 from training.sensor_masks import kept_by, mask_sensors
@@ -128,6 +129,7 @@ def load_model(path: Path, history: int | None = None) -> Model:
     return module
 
 
+@errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("model", type=Path, help="checkpoint of training.train, or bundle")

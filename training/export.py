@@ -1,7 +1,7 @@
 """Checkpoint -> bundle: `python -m training.export CHECKPOINT OUT [--golden-data DIR] [--scores JSON] [--notes MD]`.
 
 Writes model.onnx, model_spec.json, golden.npz and MODEL_CARD.md, and refuses when PyTorch, ONNX Runtime and the spec
-disagree, when a parameter is not in the graph, when TensorRT's parser refuses or when the bundle grows too large.
+disagree, when a parameter is not in the graph, when TensorRT's parser refuses or when the bundle is above --limit-mib.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from bev_perception.model_spec import Bundle, ModelSpec, load_bundle
 from training.bundling.export_checks import ask_tensorrt, check_parameters
 from training.bundling.golden import pattern_inputs, recorded_inputs
 from training.bundling.model_card import model_card
+from training.command_line import errors_as_text
+from training.data.config import EVERY_RETURN
 from training.models import STUDENTS
 from training.models.exported import ExportedDetector
 from training.trainer.checkpoint import load_module
 
 OPSET = 20
-LIMIT_MIB = 16.0  # of a bundle: small ones live in the repository
-GOLDEN_SHARE = 1 / 32  # of it, at most, is the golden sample
+GOLDEN_SHARE = 1 / 32  # of a bundle's limit, at most, is the golden sample
 
 
 def export_bundle(
@@ -40,12 +41,12 @@ def export_bundle(
     out: Path,
     extra_files: dict[str, str] | None = None,
     inputs: dict[str, np.ndarray] | None = None,
-    limit_mib: float = LIMIT_MIB,
+    limit_mib: float | None = None,
 ) -> Path:
     """Write a bundle for `student` (with its spec) to `out`, replacing what is there once everything is proven.
 
     extra_files: file name -> text, for the model card. inputs: of the golden sample (default: `pattern_inputs`).
-    limit_mib: how large the bundle may be.
+    limit_mib: how large the bundle may be; None for any size. One that goes into a repository wants a limit.
     Raises BundleError when ONNX Runtime disagrees with PyTorch, ValueError when a parameter is not in the graph or a
     file is too large, BuildError when TensorRT's parser refuses.
     """
@@ -69,7 +70,8 @@ def export_bundle(
         np.savez_compressed(work / "golden.npz", **arrays)  # type: ignore[arg-type]
         for name, text in (extra_files or {}).items():
             (work / name).write_text(text)
-        _check_sizes(work, limit_mib)
+        if limit_mib is not None:
+            _check_sizes(work, limit_mib)
         print(ask_tensorrt(onnx_bytes))
         _check_outputs(load_bundle(work), expected)
         if out.exists():
@@ -116,8 +118,8 @@ def _check_sizes(folder: Path, limit_mib: float) -> None:
         )
     if total > limit_mib * 2**20:
         raise ValueError(
-            f"the bundle has {total / 2**20:.2f} MiB, allowed {limit_mib:g}; make the student smaller, or allow more "
-            "with --limit-mib where the bundle does not go into a repository"
+            f"the bundle has {total / 2**20:.2f} MiB, allowed {limit_mib:g}; make the student smaller, or leave out "
+            "--limit-mib where the bundle does not go into a repository"
         )
 
 
@@ -145,6 +147,7 @@ def with_thresholds(spec: ModelSpec, classes: dict[str, Any]) -> ModelSpec:
     return dataclasses.replace(spec, score_threshold=chosen)
 
 
+@errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
@@ -155,11 +158,16 @@ def main(argv: list[str] | None = None) -> int:
         "--golden-data", type=Path, help="nuScenes-format data root: a validation keyframe becomes the golden sample"
     )
     parser.add_argument("--version", default="v1.0-trainval", help="of --golden-data")
-    parser.add_argument("--limit-mib", type=float, default=LIMIT_MIB, help="how large the bundle may be")
+    parser.add_argument("--limit-mib", type=float, help="refuse a larger bundle, such as 16 in a repository")
     args = parser.parse_args(argv)
     module = load_module(args.checkpoint)
     if module.run.model not in STUDENTS:
         parser.error(f"{args.checkpoint} is a {module.run.model}; vehicles run students: {sorted(STUDENTS)}")
+    if module.run.data.returns != EVERY_RETURN:
+        raise ValueError(
+            f"{args.checkpoint} learnt from some radar returns only ({module.run.data.returns}), vehicles give it all: "
+            "train with data.returns as it is by default"
+        )
     student = module.detector
     scores = json.loads(args.scores.read_text()) if args.scores else {}
     if scores:

@@ -16,7 +16,7 @@ from training.box_iou import paired_diou, paired_iou
 from training.footprints import footprints
 from training.models.detector import Prediction, task_index
 from training.models.view.depth_bins import DepthBins
-from training.trainer.distributed import count_of_all
+from training.trainer.distributed import count_of_all, sum_of_all
 
 VELOCITY = slice(BOX_CHANNELS.index("vx"), BOX_CHANNELS.index("vy") + 1)
 
@@ -103,11 +103,15 @@ def semantic_loss(logits: Tensor, target: Tensor, camera_valid: Tensor) -> Tenso
 
 
 def foreground_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """FB-BEV's region proposal (Li et al., ICCV 2023): BCE, positives weighed 2.13, plus dice; (B, 1, X, Y) both."""
+    """FB-BEV's region proposal (Li et al., ICCV 2023): BCE, positives weighed 2.13, plus dice; (B, 1, X, Y) both.
+
+    Dice is that of all processes' cells.
+    """
     logits, target = logits.float(), target.float()
     bce = F.binary_cross_entropy_with_logits(logits, target, pos_weight=logits.new_tensor(2.13))
     p = logits.sigmoid()
-    return bce + 1 - (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
+    overlap, either = sum_of_all((p * target).sum()), sum_of_all(p.sum() + target.sum())
+    return bce + 1 - (2 * overlap + 1) / (either + 1)
 
 
 def iou_losses(

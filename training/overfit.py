@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from bev_perception.decode import Thresholds
 from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.objects import Objects
+from training.command_line import errors_as_text
 from training.data.clips import ClipDataset, collate
 from training.data.config import for_evaluation
 from training.evaluate import SCORE_FLOOR, score_found
@@ -90,6 +91,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.overfit", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="nuScenes-format data root")

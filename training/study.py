@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 import torch
 
+from training.command_line import errors_as_text
 from training.evaluate import evaluate
 from training.experiments import load_experiment
 from training.models import STUDENTS
@@ -30,7 +31,9 @@ from training.study_tables import gains_table, results_csv, study_table
 from training.train import train
 from training.trainer.checkpoint import load_module
 from training.trainer.loading import open_keyframes, scored_split
-from training.trainer.teaching import paths_of, teacher_names
+from training.trainer.teaching import held_out_agreement, paths_of, teacher_names
+
+AGREEMENT_STEP = 4  # every so many scored keyframes say how far student and teacher agree
 
 
 def run_study(
@@ -116,11 +119,16 @@ def _train_and_score(
     minutes = (time.monotonic() - started) / 60
     keyframes = open_keyframes(run.spec, run.data, data, version, scored_split(run.data))
     scores = evaluate(module, keyframes, ["all"], workers=workers)["all"].to_dict()
+    agreement = {}
+    if run.distill is not None and run.distill.terms:
+        rows = range(0, len(keyframes), AGREEMENT_STEP)
+        agreement = held_out_agreement(last, teachers, keyframes, rows, workers)
     return {
         "scores": scores,
         "parameters": parameters_exported(module.detector),
         "train_minutes": minutes,
         "teachers": {name: score for name in teachers if (score := _own_score(teachers[name])) is not None},
+        "agreement": agreement,
     }
 
 
@@ -130,6 +138,7 @@ def _own_score(checkpoint: Path) -> float | None:
     return float(json.loads(result.read_text())["scores"]["mean_ap"]) if result.is_file() else None
 
 
+@errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.study", description=__doc__)
     parser.add_argument("study", help="package.module:function that returns name -> Run")

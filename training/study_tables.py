@@ -81,7 +81,8 @@ def alone_of(name: str, study: Mapping[str, Run]) -> str | None:
 
 def gains_table(study: Mapping[str, Run], results: Results) -> str:
     """Markdown; gains are means of the differences between runs of the same seed, ± standard error, with a * where they
-    exceed twice that. "" when nothing is done."""
+    exceed twice that. Cosine: of the student's adapted maps and its teachers' in boxes of scored keyframes. "" when
+    nothing is done."""
     rows = []
     for name in study:
         base = alone_of(name, study)
@@ -94,10 +95,20 @@ def gains_table(study: Mapping[str, Run], results: Results) -> str:
         cells = [cell([s["mean_ap"] for s in column]) for column in list(zip(*scores))[::-1]]
         cells += [", ".join(of_teachers) or "-"]
         cells += [_gain([(number(t), number(a)) for t, a in scores]) for number in (NUMBERS[0], NUMBERS[1], NUMBERS[5])]
+        agreement = [_mean_cosine(r["agreement"]) for r, _ in pairs]
+        cells += [cell([a for a in agreement if a is not None]) if any(agreement) else "-"]
         times = sum(t["train_minutes"] for t, _ in pairs) / sum(a["train_minutes"] for _, a in pairs)
         rows.append(f"| {name} | {len(pairs)} | " + " | ".join(cells) + f" | {times:.2f} |")
-    head = "| run | seeds | mAP alone | mAP taught | mAP of its teachers | mAP gain | NDS gain | mAVE change | time |"
-    return "\n".join([head, "|---" * 9 + "|", *rows]) + "\n" if rows else ""
+    head = ("run", "seeds", "mAP alone", "mAP taught", "mAP of its teachers", "mAP gain", "NDS gain", "mAVE change",
+            "cosine", "time")  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows]
+    return "\n".join(lines) + "\n" if rows else ""
+
+
+def _mean_cosine(agreement: Mapping[str, float]) -> float | None:
+    """Of student and teacher inside boxes, over the terms that compare maps; None without any."""
+    values = [value for name, value in agreement.items() if name.endswith("cosine/foreground")]
+    return sum(values) / len(values) if values else None
 
 
 def _same_seeds(taught: Sequence[Any], alone: Sequence[Any]) -> list[tuple[Any, Any]]:

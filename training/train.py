@@ -2,6 +2,7 @@
 
 Running the same command again resumes from the run directory's last checkpoint. On several GPUs or machines:
 `torchrun --nproc-per-node 8 -m training.train ...`; batch_size is shared by all processes, so the run stays the same.
+With TRACEBACK=1 in the environment an error shows where it comes from.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,21 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
+from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
 from training.experiments import load_experiment
 from training.plain import override
 from training.run import Run, run_to_plain
-from training.trainer.callbacks import ProgressLine
-from training.trainer.checkpoint import load_module, read_checkpoint
+from training.trainer.callbacks import ProgressLine, Resumption
+from training.trainer.checkpoint import read_checkpoint
 from training.trainer.distributed import rank_and_world
 from training.trainer.ema import Ema
-from training.trainer.failures import TrainingStopped, explained
+from training.trainer.failures import explained
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, scored_split, training_loader
 from training.trainer.run_directory import begin
 from training.trainer.schedules import total_steps
-from training.trainer.starting import start_backbone, start_branches, start_from_teachers
+from training.trainer.starting import start_backbone, start_branches, start_from_teachers, start_network
 from training.trainer.teaching import fill_caches, open_caches, open_teachers, paths_of, seen_in_training
 from training.trainer.validation import Validation
 
@@ -94,8 +95,9 @@ def train(
         start_from_teachers(module.detector, run, taught)
         start_branches(module.detector, branches or {})
         if init is not None:
-            module.detector.load_state_dict(load_module(init).detector.state_dict())
-    trainer = _trainer(run, out, steps, samples, _validation(run, data, version, out, workers))
+            start_network(module.detector, init)
+    callbacks = [Resumption(done), *_validation(run, data, version, out, workers)]
+    trainer = _trainer(run, out, steps, samples, callbacks)
     with explained(run, last):
         trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
         trainer.save_checkpoint(last, weights_only=False)  # steps need not be a multiple of checkpoint_every
@@ -140,6 +142,7 @@ def _trainer(run: Run, out: Path, steps: int, samples: int, callbacks: list[Call
     )
 
 
+@errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("experiment", help="package.module:function, such as training.experiments.demo:full")
@@ -174,23 +177,19 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--data and --out are needed to train")
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     cv2.setNumThreads(1)  # the loader shares the cores with the network
-    try:
-        last = train(
-            run,
-            args.data,
-            args.version,
-            args.out,
-            args.workers,
-            args.init,
-            teachers,
-            args.teacher_cache,
-            branches,
-            args.backbone,
-        )
-        print(f"checkpoint: {last}")
-    except TrainingStopped as error:
-        print(f"training stopped: {error}", file=sys.stderr)
-        return 1
+    last = train(
+        run,
+        args.data,
+        args.version,
+        args.out,
+        args.workers,
+        args.init,
+        teachers,
+        args.teacher_cache,
+        branches,
+        args.backbone,
+    )
+    print(f"checkpoint: {last}")
     return 0
 
 

@@ -36,7 +36,7 @@ def measure(run: Run, threads: int, repeats: int, log: Callable[[str], None] = p
     torch.manual_seed(0)
     detector: Any = build_detector(run).eval()
     with tempfile.TemporaryDirectory() as folder:
-        bundle = load_bundle(export_bundle(detector, Path(folder) / "bundle", limit_mib=1000))
+        bundle = load_bundle(export_bundle(detector, Path(folder) / "bundle"))
         inputs, _ = bundle.golden()
         size = (bundle.path / "model.onnx").stat().st_size / 2**20
         seconds = _build_seconds(bundle, log)

@@ -30,7 +30,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     Earlier frames, oldest first: `prev.<input>` (T, ...), prev_from_curr (T, 4, 4; row t maps points of the frame after
     frame t into frame t), prev_valid (T,), prev_dt (T,) seconds to the frame after it. An invalid frame has no valid
     one before it; it repeats the frame after it. With T = 0 there are none of these names.
-    Targets: those of `bev_targets`, index; with cameras depth and semantic (N, h, w).
+    Targets: those of `bev_targets`, index; with cameras and data.depth_stride depth and semantic (N, h, w).
     Inputs of teachers, of the current frame alone: lidar (P, 5) and lidar_counts, virtual (Q, 15) and virtual_counts.
 
     Indices beyond the length are later epochs of the same keyframes: the augmentation of an item is drawn from
@@ -42,6 +42,13 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     ) -> None:
         """Raises ValueError for a configuration that the spec's sensors do not allow."""
         self.keyframes, self.spec, self.config, self.seed = keyframes, spec, config, seed
+        oldest, max_age_s = (config.interval or (0.0, 0.0))[1], spec.temporal.max_age_s
+        if config.history and spec.temporal.state_channels and oldest > max_age_s:
+            raise ValueError(
+                f"data.interval reaches {oldest} s, spec.temporal.max_age_s is {max_age_s}: nothing older than that is "
+                "used, and what is drawn beyond it would all become the oldest frame allowed. Lower the one or raise "
+                f"the other (--set spec.temporal.max_age_s={oldest})"
+            )
         self.items = np.arange(len(keyframes))
         if config.cbgs:
             self.items = balanced_items(_labels(keyframes), len(spec.classes))
@@ -74,6 +81,12 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         item |= self._objects(current, aug_from_ego, pasted)
         item["index"] = np.array(row)
         return {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in item.items()}
+
+    def depth_points(self, index: int) -> np.ndarray:
+        """(P, 3) m in the augmented ego frame: the LiDAR points that the depth targets of item `index` come from."""
+        aug_from_ego = draw_bev(np.random.default_rng([self.seed, index]), self.config.augmentation)
+        keyframe = self.keyframes[int(self.items[index % len(self.items)])]
+        return _newest_sweep(self._points(keyframe), aug_from_ego)
 
     def _history(
         self, current: Keyframe, item: dict[str, np.ndarray], aug_from_ego: np.ndarray, rng: np.random.Generator
@@ -156,13 +169,14 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     ) -> dict[str, np.ndarray]:
         """LiDAR and virtual points as inputs, LiDAR and boxes as targets in the images."""
         lidar_config = self.config.lidar
-        if lidar_config is None and not self.spec.cameras:
+        supervised = self.spec.cameras and self.config.depth_stride
+        if lidar_config is None and not supervised:
             return {}
         clouds = self._points(keyframe)
         arrays: dict[str, np.ndarray] = {}
-        if self.spec.cameras:
+        if supervised:
             size, stride = (self.spec.image.height, self.spec.image.width), self.config.depth_stride
-            points = transform_points(aug_from_ego, clouds.lidar[: clouds.newest, :3].astype(np.float64))
+            points = _newest_sweep(clouds, aug_from_ego)
             boxes = augment_boxes(aug_from_ego, keyframe.boxes)
             arrays["depth"] = np.stack([depth_target(points, p, size, stride) for p in img_from_ego])
             arrays["semantic"] = np.stack(
@@ -228,6 +242,10 @@ class Cache:
             self.room -= value.nbytes
             self.kept[key] = value
         return value
+
+
+def _newest_sweep(clouds: Clouds, aug_from_ego: np.ndarray) -> np.ndarray:
+    return transform_points(aug_from_ego, clouds.lidar[: clouds.newest, :3].astype(np.float64))
 
 
 def _labels(keyframes: Sequence[Keyframe]) -> list[np.ndarray]:

@@ -86,7 +86,8 @@ class DataConfig:
     only. lidar, virtual: give these points as network inputs. returns: filter of radar returns. paste: objects of other
     keyframes, for runs without cameras. cbgs: class-balanced resampling (Zhu et al., 2019). scored_ranges: leave out
     objects farther away than the benchmark scores their class. depth_stride: of the image features that depth and class
-    supervision look at. cache_mb: decoded keyframes that each loader process keeps in memory.
+    supervision look at; 0: a network without such supervision, whose items lack both targets. cache_mb: decoded
+    keyframes that each loader process keeps in memory.
     holdout: so many scenes at the end of the training split are not trained on; they are the split "holdout", on which
     settings are searched. train_scenes: train on so many of the others, spread evenly; 0: on all.
     """
@@ -109,6 +110,8 @@ class DataConfig:
         if min(self.holdout, self.train_scenes) < 0:
             found = f"{self.holdout}, {self.train_scenes}"
             raise ValueError(f"data.holdout and data.train_scenes must be 0 or more scenes, found {found}")
+        if self.depth_stride < 0:
+            raise ValueError(f"data.depth_stride must be 0 (no targets) or a stride, found {self.depth_stride}")
         if self.history < 0:
             raise ValueError(f"data.history must be 0 or more earlier frames, found {self.history}")
         if self.interval is not None and not 0 < self.interval[0] <= self.interval[1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,7 @@ class Keyframes(Sequence[Keyframe]):
     """The keyframes of some scenes in time order, made from the index when asked for; nothing is kept."""
 
     def __init__(self, index: Index, scenes: Sequence[str], spec: ModelSpec, config: DataConfig = PLAIN) -> None:
-        """Raises ValueError naming scenes that the tables do not have."""
+        """Raises ValueError naming scenes that the tables do not have, or sensors without which there is no input."""
         known = {name: i for i, name in enumerate(index.scenes)}
         absent = sorted(set(scenes) - set(known))
         if absent:
@@ -103,6 +104,7 @@ class Keyframes(Sequence[Keyframe]):
                 f"{index.dataroot} ({index.version}) has no scenes {absent[:5]}; "
                 f"it has {len(known)}, such as {sorted(known)[:3]}"
             )
+        _require_channels(index, spec, config)
         self.data_index, self.spec, self.config = index, spec, config
         of_scene = index.arrays["frame_scene"]
         spans = [np.searchsorted(of_scene, [known[name], known[name] + 1]) for name in scenes]
@@ -251,6 +253,33 @@ class Keyframes(Sequence[Keyframe]):
             "num_points": points[used].sum(axis=1),
             "racks": np.array(arrays["rack"][racks]),
         }
+
+
+def _require_channels(index: Index, spec: ModelSpec, config: DataConfig) -> None:
+    """Raises ValueError where nothing would be left to see; warns of sensors that will always be missing."""
+    wanted = (*spec.cameras, *spec.radars)
+    absent = [name for name in wanted if name not in index.channels]
+    if wanted and len(absent) == len(wanted):
+        raise ValueError(
+            f"{index.dataroot} ({index.version}) has none of the sensors of {spec.name}, {list(wanted)}; it has "
+            f"{sorted(index.channels)}. Take a run whose spec names those, or mend sensor.json"
+        )
+    if config.lidar is not None:
+        require_lidar(index, f"{spec.name} takes LiDAR points", "take a run without data.lidar")
+    if absent:
+        warnings.warn(
+            f"{index.dataroot} ({index.version}) has no {absent}: {spec.name} sees them as missing in every frame",
+            stacklevel=1,  # the same place for every split, so that it is said once
+        )
+
+
+def require_lidar(index: Index, why: str, instead: str) -> None:
+    """Raises ValueError when the tables have no LiDAR: points would be empty and depths unknown, without a word."""
+    if LIDAR not in index.channels:
+        raise ValueError(
+            f"{index.dataroot} ({index.version}) has no channel {LIDAR}, but {why}; it has {sorted(index.channels)}. "
+            f"Add the LiDAR's files and rows, or {instead}"
+        )
 
 
 def open_nuscenes(

@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 
 from bev_perception.geometry import box_corners, points_in_box
 from bev_perception.model_spec import CLASSES, ModelSpec
+from training.command_line import errors_as_text
 from training.data.config import DataConfig, PasteConfig
 from training.data.index import find_stored, load_stored, store
 from training.data.nuscenes import Keyframe, Keyframes
@@ -166,6 +166,7 @@ def build(keyframes: Sequence[Keyframe], spec: ModelSpec, config: DataConfig) ->
     }
 
 
+@errors_as_text
 def main(argv: list[str] | None = None) -> int:
     from training.data import DATASETS
     from training.experiments import load_experiment
@@ -175,15 +176,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--version", default="v1.0-trainval")
     args = parser.parse_args(argv)
-    try:
-        run = load_experiment(args.experiment)
-        if run.data.paste is None:
-            raise ValueError(f"{args.experiment} pastes nothing: its data.paste is None")
-        keyframes = DATASETS["nuscenes"](args.data, args.version, "train", run.spec, run.data)
-        database = open_database(keyframes, run.spec, run.data)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    run = load_experiment(args.experiment)
+    if run.data.paste is None:
+        raise ValueError(f"{args.experiment} pastes nothing: its data.paste is None")
+    keyframes = DATASETS["nuscenes"](args.data, args.version, "train", run.spec, run.data)
+    database = open_database(keyframes, run.spec, run.data)
     counts = np.bincount(database.arrays["label"], minlength=len(CLASSES))
     print(", ".join(f"{n} {name}" for name, n in zip(CLASSES, counts)))
     return 0

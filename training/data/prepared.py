@@ -55,9 +55,7 @@ def prepare(keyframe: Keyframe, spec: ModelSpec, config: DataConfig = PLAIN) -> 
     images, img_from_ego, camera_valid, problems = prepare_images(frame, spec)
     if problems:
         files = {name: keyframe.cameras[name].path for name in problems}
-        raise ValueError(
-            f"sample {keyframe.token} of {keyframe.scene}: {problems}; mend or remove these files: {files}"
-        )
+        raise ValueError(f"sample {keyframe.token} of {keyframe.scene}: {problems}; mend these files: {files}")
     radars = []
     for i in range(len(spec.radars)):
         alone = tuple(sweeps if i == j else () for j, sweeps in enumerate(frame.radars))
@@ -69,20 +67,21 @@ def prepare(keyframe: Keyframe, spec: ModelSpec, config: DataConfig = PLAIN) -> 
 def prepare_clouds(keyframe: Keyframe, config: DataConfig, dataroot: Path | None = None) -> Clouds:
     """LiDAR (one sweep where it only serves as depth target) and virtual points.
 
-    dataroot: where `config.virtual.masks` lies. Raises ValueError naming the sample of a broken file.
+    dataroot: where `config.virtual.masks` lies. Raises FileNotFoundError and ValueError naming the sample of a missing
+    or broken file of points or masks.
     """
     lidar = config.lidar or LidarConfig(sweeps=1)
+    virtual = np.zeros((0, VIRTUAL_CHANNELS), dtype=np.float32)
+    if config.virtual is not None and dataroot is None:
+        raise ValueError("virtual points need keyframes that know their data root: open them with DATASETS")
     try:
         sweeps = sweep_clouds(keyframe, lidar)
+        points = np.concatenate([np.zeros((0, 5), dtype=np.float32), *sweeps])
+        newest = len(sweeps[0]) if sweeps else 0
+        if config.virtual is not None and dataroot is not None:
+            virtual = _virtual(keyframe, points[:newest], config, dataroot)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"sample {keyframe.token} of {keyframe.scene}: {error}") from error
-    points = np.concatenate([np.zeros((0, 5), dtype=np.float32), *sweeps])
-    newest = len(sweeps[0]) if sweeps else 0
-    virtual = np.zeros((0, VIRTUAL_CHANNELS), dtype=np.float32)
-    if config.virtual is not None:
-        if dataroot is None:
-            raise ValueError("virtual points need keyframes that know their data root: open them with DATASETS")
-        virtual = _virtual(keyframe, points[:newest], config, dataroot)
     return Clouds(points, newest, virtual)
 
 

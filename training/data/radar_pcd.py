@@ -14,7 +14,8 @@ def read_radar_pcd(path: str | Path) -> np.ndarray:
 
     Trusts POINTS, not the file size: nuScenes' files carry trailing bytes. A cloud whose first point is NaN is an empty
     sweep (the devkit's rule) and comes back with no points.
-    Raises FileNotFoundError, and ValueError naming the file when it is not a binary pcd or is truncated.
+    Raises FileNotFoundError, and ValueError naming the file when it is not a binary pcd, has another header than PCD's
+    or is truncated.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such radar file; unpack the set's archive that holds it")
@@ -22,12 +23,14 @@ def read_radar_pcd(path: str | Path) -> np.ndarray:
     end = raw.find(b"DATA binary\n")
     if end < 0:
         raise ValueError(f"{path}: no `DATA binary` line; expected a binary .pcd as nuScenes writes it")
-    header = dict(
-        line.split(" ", 1) for line in raw[:end].decode("ascii").splitlines() if line and not line.startswith("#")
-    )
-    names, sizes, kinds = header["FIELDS"].split(), header["SIZE"].split(), header["TYPE"].split()
-    dtype = np.dtype([(n, f"<{NUMPY_KINDS[k]}{s}") for n, s, k in zip(names, sizes, kinds, strict=True)])
-    count, start = int(header["POINTS"]), end + len(b"DATA binary\n")
+    try:
+        dtype, count = _layout(raw[:end].decode("ascii"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: the header is not a PCD header with FIELDS, SIZE, TYPE and POINTS ({error!r}); the file is "
+            "damaged, copy it again"
+        ) from error
+    start = end + len(b"DATA binary\n")
     if len(raw) - start < count * dtype.itemsize:
         raise ValueError(
             f"{path}: {count} points of {dtype.itemsize} bytes announced, {len(raw) - start} bytes found; "
@@ -35,3 +38,11 @@ def read_radar_pcd(path: str | Path) -> np.ndarray:
         )
     points = np.frombuffer(raw, dtype, count, start)
     return points[:0] if count and np.isnan(points["x"][0]) else points
+
+
+def _layout(header: str) -> tuple[np.dtype, int]:
+    """Type of a point and number of points. Raises KeyError, TypeError or ValueError for what is no such header."""
+    lines = dict(line.split(" ", 1) for line in header.splitlines() if line and not line.startswith("#"))
+    names, sizes, kinds = lines["FIELDS"].split(), lines["SIZE"].split(), lines["TYPE"].split()
+    dtype = np.dtype([(n, f"<{NUMPY_KINDS[k]}{s}") for n, s, k in zip(names, sizes, kinds, strict=True)])
+    return dtype, int(lines["POINTS"])

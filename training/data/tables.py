@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from nuscenes.eval.detection.utils import category_to_detection_name
@@ -20,6 +20,7 @@ TABLES = (
 BIKE_RACK = "static_object.bicycle_rack"
 SWEEP_NS = 50_000_000  # one turn of the synthetic LiDAR, whose sweeps are not motion corrected
 Row = dict[str, Any]
+Found = TypeVar("Found")
 
 
 def table_paths(dataroot: Path, version: str) -> dict[str, Path]:
@@ -85,7 +86,7 @@ def index_arrays(tables: dict[str, list[Row]]) -> tuple[dict[str, np.ndarray], d
     frame_data = np.full((len(order), len(channels)), -1, dtype=np.int64)
     for i, row in enumerate(data_rows):
         if row["is_key_frame"]:
-            frame_data[frame_of[row["sample_token"]], data["data_channel"][i]] = i
+            frame_data[_frame(frame_of, row), data["data_channel"][i]] = i
     _require_sensors(order, frame_data)
     vehicles = {row["token"]: row["vehicle"] for row in tables["log"]}
     corrected = all(vehicles.get(scene["log_token"]) != "synthetic" for scene in scenes)
@@ -94,7 +95,9 @@ def index_arrays(tables: dict[str, list[Row]]) -> tuple[dict[str, np.ndarray], d
     frames = {
         "frame_token": np.array([row["token"] for row in order], dtype=bytes),
         "frame_stamp": np.array([row["timestamp"] for row in order], dtype=np.int64) * 1000,
-        "frame_scene": np.array([scene_of[row["scene_token"]] for row in order], dtype=np.int64),
+        "frame_scene": np.array(
+            [_get(scene_of, row["scene_token"], "scene", row["token"]) for row in order], dtype=np.int64
+        ),
         "frame_data": frame_data,
     }
     # The ego pose of the LiDAR keyframe is the pose at sample.timestamp, by nuScenes' definition.
@@ -116,10 +119,20 @@ def _by_token(rows: Sequence[Row]) -> dict[str, Row]:
     return {row["token"]: row for row in rows}
 
 
-def _get(rows: dict[str, Row], token: str, table: str, asked_by: str) -> Row:
+def _get(rows: Mapping[str, Found], token: str, table: str, asked_by: str) -> Found:
     if token not in rows:
         raise ValueError(f"{table}.json has no row {token!r}, which {asked_by!r} refers to; unpack the metadata again")
     return rows[token]
+
+
+def _frame(frame_of: Mapping[str, int], row: Row) -> int:
+    """The keyframe of a row, which `sample` may have and no scene lead to."""
+    if row["sample_token"] not in frame_of:
+        raise ValueError(
+            f"sample.json: no scene's chain of `next` leads to {row['sample_token']!r}, which {row['token']!r} refers "
+            "to; unpack the metadata again"
+        )
+    return frame_of[row["sample_token"]]
 
 
 def _pose_row(row: Row) -> list[float]:
@@ -139,13 +152,10 @@ def _files(
     sizes = np.zeros((len(calibrations), 2), dtype=np.int64)
     keyed = []
     for row in tables["sample_data"]:
-        if row["calibrated_sensor_token"] not in calibrations:
-            raise ValueError(
-                f"calibrated_sensor.json has no row {row['calibrated_sensor_token']!r} of {row['token']!r}"
-            )
-        calibration = calibrations[row["calibrated_sensor_token"]]
+        calibration = _get(calibrations, row["calibrated_sensor_token"], "calibrated_sensor", row["token"])
         sample = _get(samples, row["sample_token"], "sample", row["token"])
-        keyed.append((scene_of[sample["scene_token"]], channel_of[calibration], row["timestamp"], calibration, row))
+        scene = _get(scene_of, sample["scene_token"], "scene", sample["token"])
+        keyed.append((scene, channel_of[calibration], row["timestamp"], calibration, row))
         sizes[calibration] = row["width"] or 0, row["height"] or 0
     keyed.sort(key=lambda entry: entry[:3])
     rows = [entry[4] for entry in keyed]
@@ -205,15 +215,17 @@ def _boxes(
 ) -> dict[str, np.ndarray]:
     annotations = _by_token(tables["sample_annotation"])
     categories = {row["token"]: row["name"] for row in tables["category"]}
-    names = {row["token"]: categories[row["category_token"]] for row in tables["instance"]}
+    names = {
+        row["token"]: _get(categories, row["category_token"], "category", row["token"]) for row in tables["instance"]
+    }
     attribute_of = {row["token"]: attributes.index(row["name"]) for row in tables["attribute"]}
     kept: list[tuple[int, int, Row]] = []  # frame, class or -1 for a rack, row; in the order of the table
     for row in tables["sample_annotation"]:
-        category = names[row["instance_token"]]
+        category = _get(names, row["instance_token"], "instance", row["token"])
         name = category_to_detection_name(category)
         if name in CLASSES or category == BIKE_RACK:
             _get(samples, row["sample_token"], "sample", row["token"])
-            kept.append((frame_of[row["sample_token"]], CLASSES.index(name) if name in CLASSES else -1, row))
+            kept.append((_frame(frame_of, row), CLASSES.index(name) if name in CLASSES else -1, row))
     kept.sort(key=lambda entry: entry[0])
     rows = [row for _, _, row in kept]
     frame = np.array([entry[0] for entry in kept], dtype=np.int64)
@@ -237,7 +249,10 @@ def _boxes(
         of_frame, ego_from_global = slice(start, end), invert(global_from_ego[i])
         boxes[of_frame] = transform_boxes(ego_from_global, boxes[of_frame])
         velocity[of_frame] = velocity[of_frame] @ ego_from_global[:3, :3].T
-    attribute = [attribute_of[row["attribute_tokens"][0]] if row["attribute_tokens"] else -1 for row in rows]
+    attribute = [
+        _get(attribute_of, row["attribute_tokens"][0], "attribute", row["token"]) if row["attribute_tokens"] else -1
+        for row in rows
+    ]
     points = np.array([(row["num_lidar_pts"], row["num_radar_pts"]) for row in rows], dtype=np.int64).reshape(-1, 2)
     scored, rack, count = label >= 0, label < 0, len(global_from_ego)
     return {
@@ -257,8 +272,12 @@ def _velocity(row: Row, annotations: dict[str, Row], samples: dict[str, Row]) ->
     each (nuscenes-devkit, NuScenes.box_velocity)."""
     if not row["prev"] and not row["next"]:
         return np.full(3, np.nan)
-    first, last = (annotations[row[name]] if row[name] else row for name in ("prev", "next"))
-    apart = 1e-6 * (samples[last["sample_token"]]["timestamp"] - samples[first["sample_token"]]["timestamp"])
+    first, last = (
+        _get(annotations, row[name], "sample_annotation", row["token"]) if row[name] else row
+        for name in ("prev", "next")
+    )
+    begin, end = (_get(samples, of["sample_token"], "sample", of["token"])["timestamp"] for of in (first, last))
+    apart = 1e-6 * (end - begin)
     if apart > (3.0 if row["prev"] and row["next"] else 1.5):
         return np.full(3, np.nan)
     return (np.array(last["translation"]) - np.array(first["translation"])) / apart

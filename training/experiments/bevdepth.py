@@ -7,6 +7,7 @@ import dataclasses
 from training.experiments import camera
 from training.experiments.specs import (
     CAMERAS,
+    PAPER_TOP_K,
     SMALL_IMAGE,
     TINY_GRID,
     TINY_IMAGE,
@@ -40,7 +41,7 @@ def r50() -> Run:
     Published on nuScenes val (BEVDepth's repository): 35.9 mAP, 48.0 NDS; without class balance 33.3 and 44.1.
     """
     config = BevDepthConfig()
-    facts = spec("bevdepth_r50", cameras=CAMERAS, state=config.camera.context)
+    facts = spec("bevdepth_r50", cameras=CAMERAS, state=config.camera.context, top_k=PAPER_TOP_K)
     data = dataclasses.replace(camera.paper_data(history=1), augmentation=PAPER_AUGMENTATION)
     return Run("bevdepth", config, facts, PAPER_OPTIM, PAPER_LOSSES, data, batch_size=64)
 

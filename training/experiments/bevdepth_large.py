@@ -6,7 +6,7 @@ import dataclasses
 
 from bev_perception.grid import BevGrid
 from training.experiments import bevdepth
-from training.experiments.specs import CAMERAS, spec
+from training.experiments.specs import CAMERAS, PAPER_TOP_K, spec
 from training.run import Run
 from training.teachers.bevdepth_large import BevDepthLargeConfig
 
@@ -19,7 +19,10 @@ def convnext_base() -> Run:
     on nuScenes test.
     """
     config = BevDepthLargeConfig()
-    facts = spec("bevdepth_convnext_base", cameras=CAMERAS, state=config.camera.context, grid=BevGrid(step=0.4))
+    facts = spec(
+        "bevdepth_convnext_base", cameras=CAMERAS, state=config.camera.context, grid=BevGrid(step=0.4),
+        top_k=PAPER_TOP_K,
+    )  # fmt: skip
     return dataclasses.replace(bevdepth.r50(), model="bevdepth_large", config=config, spec=facts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from training.experiments import camera
 from training.experiments.specs import (
     CAMERAS,
+    PAPER_TOP_K,
     SMALL_IMAGE,
     TINY_GRID,
     TINY_IMAGE,
@@ -25,7 +26,7 @@ def r50() -> Run:
     Published on nuScenes val: 29.8 mAP, 37.9 NDS.
     """
     return Run(
-        "bevdet", BevDetConfig(), spec("bevdet_r50", cameras=CAMERAS),
+        "bevdet", BevDetConfig(), spec("bevdet_r50", cameras=CAMERAS, top_k=PAPER_TOP_K),
         camera.BEVDET_OPTIM, camera.BEVDET_LOSSES, camera.paper_data(), batch_size=64,
     )  # fmt: skip
 

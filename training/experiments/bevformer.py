@@ -12,6 +12,7 @@ from training.experiments import camera
 from training.experiments.specs import (
     CAMERAS,
     PAPER_IMAGE,
+    PAPER_TOP_K,
     SMALL_IMAGE,
     TINY_GRID,
     TINY_IMAGE,
@@ -33,7 +34,7 @@ SMALL_HEIGHTS = (0.2, 0.9, 1.7, 2.8)
 PAPER_OPTIM = OptimConfig(
     lr=2e-4, weight_decay=0.01, warmup_steps=500, steps=None, epochs=24, lr_end=1e-3, clip_norm=35.0, backbone_lr=0.1
 )
-# Photometric distortion only; a queue of four frames.
+# Photometric distortion only, of which there are brightness and contrast here; a queue of four frames.
 PAPER_DATA = DataConfig(dataclasses.replace(NO_AUGMENTATION, brightness=0.125, contrast=0.5), history=3, depth_stride=8)
 PAPER_LOSSES = LossConfig(velocity=0.2)
 
@@ -43,16 +44,18 @@ def r101() -> Run:
 
     python -m training.train training.experiments.bevformer:r101 --data NUSCENES --out runs/bevformer
     Published on nuScenes val: 41.6 mAP, 51.7 NDS, with deformable convolutions in the backbone and a query decoder.
+    Photometric distortion is brightness and contrast only: the original also changes saturation, hue and the order of
+    the channels.
     """
     config = BevFormerConfig()
-    facts = spec("bevformer_r101", cameras=CAMERAS, state=256, grid=BASE_GRID, image=BASE_IMAGE)
+    facts = spec("bevformer_r101", cameras=CAMERAS, state=256, grid=BASE_GRID, image=BASE_IMAGE, top_k=PAPER_TOP_K)
     return Run("bevformer", config, facts, PAPER_OPTIM, PAPER_LOSSES, PAPER_DATA, batch_size=8)
 
 
 def r101_static() -> Run:
     """BEVFormer-S, the paper's variant without memory: published 44.8 NDS on nuScenes val."""
     run = r101()
-    facts = spec("bevformer_r101_static", cameras=CAMERAS, grid=BASE_GRID, image=BASE_IMAGE)
+    facts = spec("bevformer_r101_static", cameras=CAMERAS, grid=BASE_GRID, image=BASE_IMAGE, top_k=PAPER_TOP_K)
     return dataclasses.replace(run, spec=facts, data=dataclasses.replace(PAPER_DATA, history=0))
 
 
@@ -63,7 +66,7 @@ def r50() -> Run:
     The nearest published figure is BEVFormer-tiny's (450 x 800, 50 x 50 cells): 25.2 mAP, 35.4 NDS.
     """
     config = BevFormerConfig(ImageConfig("resnet50", stride=16, channels=256), layers=3)
-    facts = spec("bevformer_r50", cameras=CAMERAS, state=256, image=PAPER_IMAGE)
+    facts = spec("bevformer_r50", cameras=CAMERAS, state=256, image=PAPER_IMAGE, top_k=PAPER_TOP_K)
     return Run("bevformer", config, facts, PAPER_OPTIM, PAPER_LOSSES, PAPER_DATA, batch_size=8)
 
 

@@ -9,6 +9,7 @@ from training.experiments import camera, radar_pillarnet
 from training.experiments.specs import (
     CAMERAS,
     GRID_54,
+    PAPER_TOP_K,
     RADARS,
     SMALL_IMAGE,
     TINY_GRID,
@@ -39,7 +40,7 @@ def r50() -> Run:
     python -m training.train training.experiments.bevfusion:r50 --data NUSCENES --out runs/bevfusion
     Published on nuScenes val: 38.3 mAP, 45.3 NDS (as reproduced by RadarDistill; the repository states none).
     """
-    facts = spec("bevfusion_r50", cameras=CAMERAS, radars=RADARS, radar=PAPER_RADAR)
+    facts = spec("bevfusion_r50", cameras=CAMERAS, radars=RADARS, radar=PAPER_RADAR, top_k=PAPER_TOP_K)
     losses, data = LossConfig(velocity=1.0), camera.paper_data()
     return Run("bevfusion", BevFusionConfig(), facts, PAPER_OPTIM, losses, data, batch_size=32)
 
@@ -51,8 +52,9 @@ def r50_pillarnet() -> Run:
     """
     config = BevFusionConfig(pillarnet=PillarBackboneConfig())
     facts = spec(
-        "bevfusion_r50_pillarnet", cameras=CAMERAS, radars=RADARS, grid=GRID_54, radar=radar_pillarnet.PAPER_RADAR
-    )
+        "bevfusion_r50_pillarnet", cameras=CAMERAS, radars=RADARS, grid=GRID_54, radar=radar_pillarnet.PAPER_RADAR,
+        top_k=PAPER_TOP_K,
+    )  # fmt: skip
     return dataclasses.replace(r50(), config=config, spec=facts)
 
 

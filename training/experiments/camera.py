@@ -78,8 +78,9 @@ def paper_data(history: int = 0, interval: tuple[float, float] | None = None) ->
 
 
 def small_data(history: int = 0) -> DataConfig:
-    """Earlier frames are about half a second old, one in five a second: a student is not tied to one rate."""
-    interval = (0.35, 0.85) if history else None
+    """A student is not tied to one rate: earlier frames are a tenth of a second old or more where cameras fire as
+    often, and where they fire at 2 Hz most are half a second old, one in five a second."""
+    interval = (0.1, 0.9) if history else None
     return DataConfig(SMALL_AUGMENTATION, history, interval, depth_stride=SMALL_STRIDE)
 
 

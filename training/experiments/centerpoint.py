@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from training.data.config import DataConfig, PasteConfig
-from training.experiments.specs import GRID, POINTS_ONLY, TINY_GRID, lidar_over, small_optim, spec, tiny_optim
+from training.experiments.specs import (
+    GRID,
+    PAPER_TOP_K,
+    POINTS_ONLY,
+    TINY_GRID,
+    lidar_over,
+    small_optim,
+    spec,
+    tiny_optim,
+)
 from training.models.bev_encoder import SecondConfig
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
@@ -25,9 +34,8 @@ def pillar() -> Run:
     Published on nuScenes val: 50.3 mAP, 60.2 NDS (CenterPoint's repository, two PFN layers). Without the paper's
     shift of the cloud by about 0.5 m.
     """
-    return Run(
-        "centerpoint", CenterPointConfig(), spec("centerpoint_pillar"), PAPER_OPTIM, data=PAPER_DATA, batch_size=16
-    )
+    facts = spec("centerpoint_pillar", top_k=PAPER_TOP_K)
+    return Run("centerpoint", CenterPointConfig(), facts, PAPER_OPTIM, data=PAPER_DATA, batch_size=16)
 
 
 def small() -> Run:

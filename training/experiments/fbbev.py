@@ -8,6 +8,7 @@ from training.experiments import camera
 from training.experiments.bevformer import SMALL_HEIGHTS
 from training.experiments.specs import (
     CAMERAS,
+    PAPER_TOP_K,
     SMALL_IMAGE,
     TINY_GRID,
     TINY_IMAGE,
@@ -34,7 +35,8 @@ def r50() -> Run:
     eight of the 16 maps; the originals stream whole drives.
     """
     config = FbBevConfig()
-    facts = spec("fbbev_r50", cameras=CAMERAS, state=state_channels(config.temporal, config.camera.context))
+    state = state_channels(config.temporal, config.camera.context)
+    facts = spec("fbbev_r50", cameras=CAMERAS, state=state, top_k=PAPER_TOP_K)
     return Run("fbbev", config, facts, PAPER_OPTIM, PAPER_LOSSES, camera.paper_data(history=8), batch_size=64)
 
 

@@ -6,7 +6,16 @@ import dataclasses
 
 from training.data.config import DataConfig, PasteConfig
 from training.experiments.centerpoint import PAPER_OPTIM, SMALL_DATA, TINY_DATA
-from training.experiments.specs import GRID_54, POINTS_ONLY, TINY_GRID, lidar_over, small_optim, spec, tiny_optim
+from training.experiments.specs import (
+    GRID_54,
+    PAPER_TOP_K,
+    POINTS_ONLY,
+    TINY_GRID,
+    lidar_over,
+    small_optim,
+    spec,
+    tiny_optim,
+)
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
 from training.models.pillar_backbone import PillarBackboneConfig
@@ -22,9 +31,10 @@ def lidar18() -> Run:
     """PillarNet-18, pillars of 0.075 m, IoU branch, 20 epochs, batch 16 (Shi et al., ECCV 2022).
 
     python -m training.train training.experiments.pillarnet:lidar18 --data NUSCENES --out runs/pillarnet
-    Published: 65.0 mAP, 70.8 NDS on nuScenes test with flips at test time (VoxelNeXt's comparison).
+    Published: 65.0 mAP, 70.8 NDS on nuScenes test with flips at test time (VoxelNeXt's comparison). Without the
+    paper's shift of the cloud by about 0.5 m.
     """
-    facts = spec("pillarnet_18", grid=GRID_54)
+    facts = spec("pillarnet_18", grid=GRID_54, top_k=PAPER_TOP_K)
     return Run("pillarnet", PillarNetConfig(), facts, PAPER_OPTIM, data=PAPER_DATA, batch_size=16)
 
 

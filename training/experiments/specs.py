@@ -31,6 +31,9 @@ PAPER_IMAGE = ImageSpec(256, 704)
 SMALL_IMAGE = ImageSpec(128, 352)
 TINY_IMAGE = ImageSpec(64, 192)
 RADAR_MAP = RadarSpec()
+# Peaks that leave the network at paper size: CenterPoint's decoding keeps 500 candidates, which is also the most that
+# nuScenes scores in a sample.
+PAPER_TOP_K = 500
 # Boxes count four times as much as usual: what is learnt by heart must be exact, and soon.
 TINY_LOSSES = LossConfig(box=1.0, velocity=1.0, velocity_beta=1.0, depth=0.3, depth_form="cross_entropy", semantic=0.3)
 
@@ -50,11 +53,13 @@ def spec(
     grid: BevGrid = GRID,
     image: ImageSpec = PAPER_IMAGE,
     radar: RadarSpec = RADAR_MAP,
+    top_k: int = ModelSpec.top_k,
+    max_age_s: float = TemporalSpec.max_age_s,
 ) -> ModelSpec:
-    """Facts of a model on nuScenes' vehicle; state: channels of its memory, 0 for none."""
+    """Facts of a model on nuScenes' vehicle; state: channels of its memory, 0 for none, max_age_s: the oldest used."""
     return ModelSpec(
         name, cameras, radars, dict.fromkeys(CLASSES, 0.25), NMS_RADIUS, grid=grid, image=image, radar=radar,
-        temporal=TemporalSpec(state_channels=state),
+        temporal=TemporalSpec(state_channels=state, max_age_s=max_age_s), top_k=top_k,
     )  # fmt: skip
 
 

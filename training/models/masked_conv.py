@@ -8,24 +8,27 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.models.pillar_encoder import norm_rows
+from training.models.pillar_encoder import RowNorm, norm_rows
 
 
-class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch norm whose statistics come from the active sites alone, as those of spconv's feature rows do."""
+def row_norm(channels: int) -> nn.BatchNorm1d:
+    """The norm of spconv's feature rows in the published networks; for `masked_norm`."""
+    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-3, momentum=0.01)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        if not self.training:
-            y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-            return y * mask.to(y.dtype)
-        last = x.permute(0, 2, 3, 1)
-        active = mask[:, 0] > 0
-        out = last.new_zeros(last.shape)
-        out[active] = norm_rows(self, last[active]).to(out.dtype)
-        return out.permute(0, 3, 1, 2)
+def masked_norm(norm: RowNorm, x: Tensor, mask: Tensor) -> Tensor:
+    """Batch norm whose statistics come from the active sites alone, as those of spconv's feature rows do.
+
+    A function, not a module: training on several GPUs replaces every batch norm by one that knows of no mask.
+    """
+    if not norm.training:
+        y = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        return y * mask.to(y.dtype)
+    last = x.permute(0, 2, 3, 1)
+    active = mask[:, 0] > 0
+    out = last.new_zeros(last.shape)
+    out[active] = norm_rows(norm, last[active]).to(out.dtype)
+    return out.permute(0, 3, 1, 2)
 
 
 class SparseConv(nn.Module):
@@ -58,12 +61,12 @@ class SparseBasicBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1, self.norm1 = SubmanifoldConv(channels, channels), MaskedBatchNorm(channels)
-        self.conv2, self.norm2 = SubmanifoldConv(channels, channels), MaskedBatchNorm(channels)
+        self.conv1, self.norm1 = SubmanifoldConv(channels, channels), row_norm(channels)
+        self.conv2, self.norm2 = SubmanifoldConv(channels, channels), row_norm(channels)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y = self.norm1(self.conv1(x, mask), mask).relu()
-        return (x + self.norm2(self.conv2(y, mask), mask)).relu()
+        y = masked_norm(self.norm1, self.conv1(x, mask), mask).relu()
+        return (x + masked_norm(self.norm2, self.conv2(y, mask), mask)).relu()
 
 
 class SparseStage(nn.Module):
@@ -73,13 +76,13 @@ class SparseStage(nn.Module):
         super().__init__()
         changes = stride > 1 or in_channels != channels
         self.down = SparseConv(in_channels, channels, stride=stride) if changes else None
-        self.norm = MaskedBatchNorm(channels) if changes else None
+        self.norm = row_norm(channels) if changes else None
         self.blocks = nn.ModuleList(SparseBasicBlock(channels) for _ in range(blocks))
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         if self.down is not None and self.norm is not None:
             x, mask = self.down(x, mask)
-            x = self.norm(x, mask).relu()
+            x = masked_norm(self.norm, x, mask).relu()
         for block in self.blocks:
             x = block(x, mask)
         return x, mask

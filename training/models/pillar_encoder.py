@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,9 +14,20 @@ from bev_perception.grid import BevGrid
 # The papers' -5..3 m in nuScenes' LiDAR frame, which is 1.84 m above the ego frame.
 Z_RANGE = (-3.16, 4.84)
 
+RowNorm = nn.BatchNorm1d | nn.SyncBatchNorm  # training on several GPUs converts the one to the other
 
-def norm_rows(norm: nn.BatchNorm1d, rows: Tensor) -> Tensor:
-    """Batch norm of (P, C) rows; with fewer than two rows there are no statistics, so the running ones are used."""
+
+def norm_rows(norm: RowNorm, rows: Tensor) -> Tensor:
+    """Batch norm of (P, C) rows; with fewer than two rows there are no statistics, so the running ones are used.
+
+    A norm that was converted to nn.SyncBatchNorm takes the rows of all processes, as many as each of them has.
+    """
+    if norm.training and _of_all(norm) and (count := _count(norm, rows)) > 1:
+        rows = rows.float()
+        centre = _total(norm, rows.sum(dim=0)) / count
+        spread = _total(norm, (rows - centre).square().sum(dim=0)) / count
+        _update_statistics(norm, centre.detach(), spread.detach() * (count / (count - 1)))
+        return (rows - centre) * (norm.weight * torch.rsqrt(spread + norm.eps)) + norm.bias
     training = norm.training and len(rows) > 1
     mean, var, momentum = norm.running_mean, norm.running_var, norm.momentum
     if training and norm.num_batches_tracked is not None:
@@ -21,7 +35,7 @@ def norm_rows(norm: nn.BatchNorm1d, rows: Tensor) -> Tensor:
     return F.batch_norm(rows, mean, var, norm.weight, norm.bias, training, momentum or 0.0, norm.eps)
 
 
-def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, rows: Tensor) -> tuple[Tensor, Tensor]:
+def norm_linear(linear: nn.Linear, norm: RowNorm, rows: Tensor) -> tuple[Tensor, Tensor]:
     """norm_rows(norm, linear(rows)) for a `linear` without bias as (P, out) plus (out,): one matrix product, and a bias
     that a maximum over rows lets pass.
 
@@ -29,18 +43,48 @@ def norm_linear(linear: nn.Linear, norm: nn.BatchNorm1d, rows: Tensor) -> tuple[
     map's weights: no pass over P x out, forward or backward, but the product.
     """
     weight, mean, var = linear.weight, norm.running_mean, norm.running_var
-    if norm.training and len(rows) > 1:
-        centre = rows.mean(dim=0)
+    if norm.training and (count := _count(norm, rows)) > 1:
+        centre = _total(norm, rows.sum(dim=0)) / count
         offset = rows - centre
-        covariance = offset.t() @ offset / len(rows)
+        covariance = _total(norm, offset.t() @ offset) / count
         mean, var = weight @ centre, ((weight @ covariance) * weight).sum(dim=1)
-        _update_statistics(norm, mean.detach(), var.detach() * (len(rows) / (len(rows) - 1)))
+        _update_statistics(norm, mean.detach(), var.detach() * (count / (count - 1)))
     assert mean is not None and var is not None
     scale = norm.weight * torch.rsqrt(var + norm.eps)
     return rows @ (scale[:, None] * weight).t(), norm.bias - scale * mean
 
 
-def _update_statistics(norm: nn.BatchNorm1d, mean: Tensor, unbiased_var: Tensor) -> None:
+class _SumOfAll(torch.autograd.Function):
+    """The sum over all processes; each one's share gets the gradients of all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, share: Tensor) -> Tensor:
+        total = share.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total: Tensor = _SumOfAll.apply(gradient)
+        return total
+
+
+def _of_all(norm: RowNorm) -> bool:
+    """Whether the statistics of a batch are those of all processes."""
+    return isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()
+
+
+def _total(norm: RowNorm, share: Tensor) -> Tensor:
+    total: Tensor = _SumOfAll.apply(share) if _of_all(norm) else share
+    return total
+
+
+def _count(norm: RowNorm, rows: Tensor) -> int:
+    """How many rows the statistics come from; a GPU is only waited for where there are several processes."""
+    return int(_total(norm, torch.tensor(len(rows), device=rows.device))) if _of_all(norm) else len(rows)
+
+
+def _update_statistics(norm: RowNorm, mean: Tensor, unbiased_var: Tensor) -> None:
     """As BatchNorm1d does in training."""
     momentum = norm.momentum or 0.0
     if norm.running_mean is not None and norm.running_var is not None:

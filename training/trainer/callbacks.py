@@ -1,4 +1,4 @@
-"""What a training run says while it runs."""
+"""What a training run says while it runs, and how it goes on from a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
+
+from training.trainer.distributed import check_same_step
 
 
 class ProgressLine(Callback):
@@ -36,3 +38,25 @@ class ProgressLine(Callback):
 def _duration(seconds: float) -> str:
     minutes = seconds / 60
     return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+class Resumption(Callback):
+    """All processes go on from the same step, and with the batch that follows it.
+
+    step: where this process goes on, 0 at the start of a run. Raises ValueError, in all of them, when they differ.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        check_same_step(self.step)
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Lightning counts batches, and steps when the count is a multiple of accumulate: count those that the steps
+        until now would have had."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        absent = checkpoint["global_step"] * trainer.accumulate_grad_batches - progress["current"]["ready"]
+        for counts in (progress["total"], progress["current"]):
+            for name in counts:
+                counts[name] += absent

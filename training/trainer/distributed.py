@@ -37,6 +37,17 @@ def gather_dict(values: dict[int, Value]) -> dict[int, Value]:
     return {key: value for part in parts for key, value in part.items()}
 
 
+def check_same_step(step: int) -> None:
+    """Raises ValueError, in every process, unless all of them go on from the same step."""
+    steps = gather_dict({rank_and_world()[0]: step})
+    other = next((rank for rank, found in steps.items() if found != steps[0]), 0)
+    if other:
+        raise ValueError(
+            f"process 0 goes on from step {steps[0]}, process {other} from step {steps[other]}: machines of one run "
+            "must share --out, or have copies of the same last.ckpt in it"
+        )
+
+
 def own_device() -> torch.device:
     """The GPU of this process, else the CPU."""
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
@@ -55,6 +66,19 @@ def count_of_all(count: Tensor) -> Tensor:
     return count.clamp(min=1) / world
 
 
+def sum_of_all(share: Tensor) -> Tensor:
+    """The sum of every process's share. For losses that are no sum over samples, and then the same in all processes.
+
+    The gradient to the share is as large as there are processes: DDP averages over them.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return share
+    total = share.detach().clone()
+    dist.all_reduce(total)
+    own = dist.get_world_size() * share
+    return total + own - own.detach()
+
+
 def mean_over_processes(values: Tensor) -> Tensor:
     """Element by element, in every process; the values themselves without torchrun."""
     if not (dist.is_available() and dist.is_initialized()):
@@ -62,6 +86,11 @@ def mean_over_processes(values: Tensor) -> Tensor:
     summed = values.clone()
     dist.all_reduce(summed)
     return summed / dist.get_world_size()
+
+
+def any_of_all(flags: Tensor) -> bool:
+    """Whether one of any process's flags is above 0: what to do where all processes must do the same."""
+    return bool(mean_over_processes(flags.float().amax()) > 0)
 
 
 class RankShard(Sampler[int]):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from training.run import Run
+if TYPE_CHECKING:  # commands that train nothing read this file, too
+    from training.run import Run
 
 
 class TrainingStopped(RuntimeError):
@@ -18,8 +21,11 @@ class TrainingStopped(RuntimeError):
 
 @contextmanager
 def explained(run: Run, last: Path) -> Iterator[None]:
-    """Within: running out of memory, loader processes that die, losses that are not finite and full disks become
-    TrainingStopped. Everything else passes."""
+    """Within: running out of memory, loader processes that die, losses that are not finite, full disks, files that
+    cannot be read and whatever a loader process reports become TrainingStopped. Everything else passes.
+
+    Errors of the data set read alike whether the loader has processes of its own or not: what they say comes first.
+    """
     try:
         yield
     except Exception as error:
@@ -30,7 +36,7 @@ def explained(run: Run, last: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception, run: Run) -> str | None:
-    text = str(error)
+    text = _message(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text:
         return (
             f"out of memory: {text.splitlines()[0] if text else type(error).__name__}\n"
@@ -39,14 +45,22 @@ def _reason(error: Exception, run: Run) -> str | None:
         )
     if isinstance(error, FloatingPointError):
         return text
-    if "DataLoader worker" in text:
+    if isinstance(error, RuntimeError) and re.search("exited unexpectedly|killed by signal", text):
         return (
             f"a loader process died: {text.splitlines()[0]}\n"
             "Most often memory ran out: use fewer --workers or a smaller data.cache_mb; `dmesg` names what was killed."
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full: {text}"
+    if isinstance(error, ValueError | OSError) or text != str(error):
+        return text
     return None
+
+
+def _message(error: Exception) -> str:
+    """What the error says; of one that a loader process passed on, what it said there, without the traceback."""
+    passed_on = re.match(r"(?s)Caught (\w+) in DataLoader worker .*\n(?:[\w.]+\.)?\1:? ?(.*)", str(error))
+    return (passed_on[2].strip() or passed_on[1]) if passed_on else str(error)
 
 
 def _kept(last: Path) -> str:

@@ -21,6 +21,7 @@ from training.models.detector import Memory, Prediction, empty_memory
 from training.models.exported import peaks_of
 from training.run import Run, build_detector, parameter_groups, run_to_plain
 from training.teachers.frozen import FrozenTeacher
+from training.trainer.distributed import any_of_all
 from training.trainer.schedules import rates
 
 # Steps between two looks at how far student and teacher agree, and at how hard each loss pulls (a backward pass each;
@@ -42,7 +43,8 @@ def inputs_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 def recall(detector: Any, batch: dict[str, Tensor]) -> Memory | None:
     """Run the earlier frames of a clip, oldest first, without gradient -> the memory that the current frame reads.
 
-    Frames that no item of the batch has are skipped. None for a network without memory.
+    Frames that no item of the batch has are skipped; in training no item of any process: batch norms of several GPUs
+    wait for each other. None for a network without memory.
     """
     memory = empty_memory(detector.spec, batch["heatmap"], len(batch["heatmap"]))
     if memory is None:
@@ -50,7 +52,7 @@ def recall(detector: Any, batch: dict[str, Tensor]) -> Memory | None:
     for t in range(batch["prev_valid"].shape[1] if "prev_valid" in batch else 0):
         valid = batch["prev_valid"][:, t : t + 1]
         state = memory.bev
-        if valid.any():
+        if any_of_all(valid) if detector.training else bool(valid.any()):
             inputs = {n: batch[f"prev.{n}"][:, t] for n in INPUTS if f"prev.{n}" in batch}
             with torch.no_grad():
                 state = detector.encode(inputs, memory).float()
@@ -127,8 +129,8 @@ class DetectorModule(lightning.LightningModule):
             raise FloatingPointError(
                 f"loss is not finite at step {self.global_step}: {terms}; train anew with a lower lr or clip_norm"
             )
-        self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, prog_bar=True)
-        self.log("train/total", total.detach())
+        self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, prog_bar=True, sync_dist=True)
+        self.log("train/total", total.detach(), sync_dist=True)
         return total
 
     def _distilled(self, prediction: Prediction, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from bev_perception.model_spec import ModelSpec
 from training.data import DATASETS
 from training.data.clips import ClipDataset, EndlessShuffle, collate
 from training.data.config import DataConfig, for_evaluation
-from training.data.nuscenes import Keyframe, read_split
+from training.data.nuscenes import Keyframe, read_split, require_lidar
 from training.run import Run
 from training.trainer.distributed import RankShard, rank_and_world
 
@@ -20,11 +20,18 @@ from training.trainer.distributed import RankShard, rank_and_world
 def open_keyframes(
     spec: ModelSpec, config: DataConfig, data: Path, version: str, split: str, scenes: int | None = None
 ) -> Any:
-    """Keyframes of a split, or of its first `scenes` scenes. Raises ValueError when there are none."""
+    """Keyframes of a split, or of its first `scenes` scenes.
+
+    Raises ValueError when there are none, and as Keyframes does; for training also without the LiDAR that the images'
+    depth targets come from.
+    """
     names = scenes_of(config, data, version, split)[:scenes]
     keyframes = DATASETS["nuscenes"](data, version, names, spec, config)
     if not len(keyframes):
         raise ValueError(f"{data}: the split {split!r} has no keyframes; see splits.json there")
+    if split == "train" and spec.cameras and config.depth_stride:
+        instead = "set data.depth_stride=0 for a network that is not supervised in the image, such as BEVDet's"
+        require_lidar(keyframes.data_index, f"the depth targets of {spec.name} come from it", instead)
     return keyframes
 
 

@@ -1,7 +1,7 @@
 """The folder of a run: all that is needed to repeat it, and a guard against mixing two runs.
 
-run.json says what is trained. Each start of the command adds to starts.json: command, code, data, machine, packages;
-changes that are not committed are kept beside it as start<N>.diff.
+run.json says what is trained. Each start of the command adds to starts.json: command, code, data, batch, machine,
+packages; what is not committed is kept beside it as start<N>.diff.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ PACKAGES = (
     "torch", "lightning", "numpy", "opencv-python-headless", "onnx", "onnxscript", "onnxruntime", "nuscenes-devkit",
     "spconv",
 )  # fmt: skip
-CODE = Path(__file__).parent.parent
+CODE = Path(__file__).parents[2]
+SOURCES = ("training", "bev_perception")
 
 
 def begin(out: Path, run: Run, data: Path, version: str, digest: str, processes: int = 1) -> None:
     """Write down this start. digest: of the data set's index.
 
-    Raises ValueError when `out` has checkpoints of another run or other data, saying what differs.
+    A run may go on in smaller batches of which more make a step, or the reverse: its steps stay the same. Raises
+    ValueError when `out` has checkpoints of another run or other data, saying what differs.
     """
     out.mkdir(parents=True, exist_ok=True)
     plain = json.loads(json.dumps(run_to_plain(run)))
     starts = _read(out / "starts.json", [])
     if any(out.glob("*.ckpt")):
-        changed = differences(_read(out / "run.json", {}), plain)
+        changed = differences(_in_batches_of(plain, _read(out / "run.json", {})), plain)
         if starts and starts[-1]["data"]["digest"] != digest:
             changed.append(f"data: tables of {starts[-1]['data']['root']} -> other tables of {data}")
         if changed:
@@ -45,14 +47,15 @@ def begin(out: Path, run: Run, data: Path, version: str, digest: str, processes:
                 f"{out} was begun with another run; choose another --out, or take the run that is there. What differs "
                 "(there -> now):\n  " + "\n  ".join(changed)
             )
-    commit, diff = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
+    commit, diff = _git("rev-parse", "HEAD").decode().strip(), uncommitted()
     if diff:
         _write(out / f"start{len(starts)}.diff", diff)
     start = {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
-        "code": {"commit": commit.strip() or None, "uncommitted": bool(diff)},
+        "code": {"commit": commit or None, "uncommitted": bool(diff)},
         "data": {"root": str(data.resolve()), "version": version, "digest": digest},
+        "batch": {"batch_size": run.batch_size, "accumulate": run.optim.accumulate},
         "machine": {
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -63,17 +66,33 @@ def begin(out: Path, run: Run, data: Path, version: str, digest: str, processes:
         },
         "packages": {name: _version(name) for name in PACKAGES},
     }
-    _write(out / "run.json", json.dumps(plain, indent=2) + "\n")
-    _write(out / "starts.json", json.dumps([*starts, start], indent=1) + "\n")
+    _write(out / "run.json", json.dumps(plain, indent=2).encode() + b"\n")
+    _write(out / "starts.json", json.dumps([*starts, start], indent=1).encode() + b"\n")
 
 
-def _git(*arguments: str) -> str:
+def _in_batches_of(now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The run `before` with batch_size and optim.accumulate of `now` where a step has as many samples in both."""
+    if not before or len({run["batch_size"] * run["optim"]["accumulate"] for run in (before, now)}) > 1:
+        return before
+    optim = before["optim"] | {"accumulate": now["optim"]["accumulate"]}
+    return before | {"batch_size": now["batch_size"], "optim": optim}
+
+
+def uncommitted() -> bytes:
+    """A patch from the commit to the code that runs, for `git apply`; files of SOURCES that git does not know yet are
+    in it, ignored ones are not."""
+    unknown = _git("ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES).decode().split("\0")
+    added = [_git("diff", "--binary", "--no-index", "--", "/dev/null", name) for name in unknown if name]
+    return b"".join([_git("diff", "--binary", "HEAD"), *added])
+
+
+def _git(*arguments: str) -> bytes:
     """Output of git about this code; empty where there is no git or no repository (an installed copy)."""
     try:
-        done = subprocess.run(["git", "-C", str(CODE), *arguments], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["git", "-C", str(CODE), *arguments], capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        return b""
+    return done.stdout if done.returncode in (0, 1) else b""  # 1: `diff --no-index` found a difference
 
 
 def _version(package: str) -> str | None:
@@ -87,7 +106,7 @@ def _read(path: Path, default: Any) -> Any:
     return json.loads(path.read_text()) if path.is_file() else default
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
+    part.write_bytes(content)
     os.replace(part, path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from training.distill.adapters import copy_weights
 from training.distill.module import take_over
+from training.models.backbones import FAN, ImageBackbone
 from training.run import Run
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.checkpoint import load_module
@@ -35,23 +37,45 @@ def start_branches(student: Any, checkpoints: Mapping[str, Path]) -> None:
         print(f"{branch}: {len(copied)} tensors from {path}, {len(kept)} afresh", flush=True)
 
 
+def start_network(detector: Any, path: Path) -> None:
+    """Begin with all weights of a checkpoint. Raises ValueError when it is of another network."""
+    with _fitting(f"--init {path}"):
+        detector.load_state_dict(load_module(path).detector.state_dict())
+
+
 def start_backbone(detector: Any, path: Path) -> None:
     """Begin with a trained image backbone: torchvision's ImageNet weights (its state dict), or that of a checkpoint of
     training.train.
 
-    Raises ValueError for a network or a checkpoint without image backbone, RuntimeError when the sizes differ.
+    Raises ValueError for a network or a checkpoint without image backbone, for ImageNet weights of a network that has
+    no published ones, and when the parameters differ.
     """
     backbone = _image_backbone(detector, type(detector).__name__)
     content = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(content, dict) and "run" in content:
-        backbone.load_state_dict(_image_backbone(load_module(path).detector, str(path)).state_dict())
-    else:
-        backbone.load_imagenet(str(path))
+    with _fitting(f"--backbone {path}"):
+        if isinstance(content, dict) and "run" in content:
+            backbone.load_state_dict(_image_backbone(load_module(path).detector, str(path)).state_dict())
+        elif isinstance(backbone, FAN):
+            raise ValueError(
+                f"--backbone {path}: there is no ImageNet file for FAN here; give a checkpoint of training.train whose "
+                "backbone is FAN, too, or leave --backbone out"
+            )
+        else:
+            backbone.load_imagenet(str(path))
     print(f"the image backbone starts from {path}", flush=True)
 
 
-def _image_backbone(detector: Any, whose: str) -> Any:
-    found = [m for n, m in detector.named_modules() if n.split(".")[-1] == "backbone" and hasattr(m, "load_imagenet")]
+def _image_backbone(detector: Any, whose: str) -> ImageBackbone:
+    found = [m for m in detector.modules() if isinstance(m, ImageBackbone)]
     if len(found) != 1:
         raise ValueError(f"--backbone: {whose} has {len(found)} image backbones, expected one")
     return found[0]
+
+
+@contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    """Within: weights of another network (PyTorch's RuntimeError) are a ValueError that names where they come from."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(f"{what} does not fit this network: {error}") from error

@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from training.data.config import DataConfig
 from training.distill.cache import TeacherCache
 from training.distill.losses import DISTILL_LOSSES
 from training.distill.module import Distiller
 from training.run import Run
 from training.teachers.frozen import FrozenTeacher
-from training.trainer.checkpoint import load_module
+from training.trainer.checkpoint import load_module, read_checkpoint
 from training.trainer.distributed import own_device
+from training.trainer.lightning_module import predict_clip
 from training.trainer.loading import evaluation_loader
 
 
@@ -80,6 +83,27 @@ def fill_caches(distiller: Distiller, run: Run, keyframes: Any, workers: int) ->
             distiller.teach(name, {key: tensor.to(own_device()) for key, tensor in batch.items()})
             if number % 20 == 19 or number + 1 == len(loader):
                 print(f"teacher {name}: {number + 1} of {len(loader)} batches into {cache.folder}", flush=True)
+
+
+@torch.no_grad()
+def held_out_agreement(
+    checkpoint: Path, teachers: Mapping[str, Path], keyframes: Any, rows: Sequence[int], workers: int
+) -> dict[str, float]:
+    """How far a trained student says what its teachers say, in eval mode: the mean over `rows` of the keyframes of what
+    training.distill.agreement measures, "<term>/cosine/foreground" and so on."""
+    module = load_module(checkpoint)
+    run, state = module.run, read_checkpoint(checkpoint)["state_dict"]
+    assert run.distill is not None
+    distiller = Distiller(module.detector, open_teachers(run, teachers), run.distill, predict_clip, diagnose=True)
+    own = {name.removeprefix("distiller."): value for name, value in state.items() if name.startswith("distiller.")}
+    distiller.load_state_dict(own)
+    distiller.eval()
+    totals: dict[str, float] = {}
+    for batch in evaluation_loader(keyframes, run.spec, run.data, rows, run.batch_size, workers):
+        found = distiller(module.predict(batch), batch).diagnostics
+        share = len(batch["index"]) / len(rows)
+        totals = {name: totals.get(name, 0.0) + share * float(value) for name, value in found.items()}
+    return totals
 
 
 def seen_in_training(run: Run, cached: bool) -> DataConfig:

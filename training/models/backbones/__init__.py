@@ -11,7 +11,9 @@ from training.models.backbones.convnext import ConvNeXt
 from training.models.backbones.fan import FAN
 from training.models.backbones.resnet import ResNet
 
-BACKBONES: dict[str, Callable[[int | None], ResNet | ConvNeXt | FAN]] = {
+ImageBackbone = ResNet | ConvNeXt | FAN
+
+BACKBONES: dict[str, Callable[[int | None], ImageBackbone]] = {
     "resnet18": lambda width: ResNet((2, 2, 2, 2), width or 64),
     "resnet34": lambda width: ResNet((3, 4, 6, 3), width or 64),
     "resnet50": lambda width: ResNet((3, 4, 6, 3), width or 64, bottleneck=True),

@@ -1,0 +1,34 @@
+"""How the commands of this package fail: errors that a user can mend as one text, not as a traceback."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+from bev_perception.inference.build_engine import BuildError
+from training.trainer.failures import TrainingStopped
+
+Arguments = ParamSpec("Arguments")
+USER_ERRORS = (ValueError, OSError, ImportError, BuildError, TrainingStopped)
+
+
+def errors_as_text(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """Decorates a command's main: USER_ERRORS are written to stderr and give the exit status 1.
+
+    All others are mistakes in the program and pass, as do these with TRACEBACK=1 in the environment.
+    """
+
+    @functools.wraps(main)
+    def told(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except USER_ERRORS as error:
+            if os.environ.get("TRACEBACK"):
+                raise
+            print(f"error: {error or type(error).__name__}", file=sys.stderr)
+            return 1
+
+    return told
