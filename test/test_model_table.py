@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.experiments import bevdepth, bevdet
+from training.experiments import bevdepth, bevdet, centerpoint
 from training.model_table import measure, row
 from training.models.exported import parameters_exported
 
@@ -12,9 +12,14 @@ from training.models.exported import parameters_exported
 def test_bevdepth_has_the_published_size() -> None:
     detector, prediction, macs = measure(bevdepth.r50())
     assert parameters_exported(detector) / 1e6 == pytest.approx(76.5, abs=0.3)
-    assert prediction is not None and prediction.features["neck"].shape == (1, 256, 128, 128)
+    assert prediction.features["neck"].shape == (1, 256, 128, 128)
     # ResNet-50 alone: 4.09 GMACs at 224 x 224.
     assert macs > 6 * 4.09 * 256 * 704 / 224**2
+
+
+def test_lidar_networks_are_run_with_points() -> None:
+    _, prediction, macs = measure(centerpoint.tiny())
+    assert prediction.features["neck"].shape[2:] == centerpoint.tiny().spec.grid.shape and macs > 0
 
 
 def test_a_row_names_state_image_and_maps() -> None:

@@ -1,6 +1,7 @@
 """Size of each network at paper size beside the published figure: `python -m training.model_table [--out FILE.md]`.
 
-Nothing is computed: networks run on the meta device, where tensors have shapes but no numbers.
+Networks of images and radars run on the meta device, where tensors have shapes but no numbers. LiDAR networks look for
+the cells that points fall into, so they run on the CPU, with POINTS points (half a minute each).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from training.models.detector import Memory, Prediction
 from training.models.exported import MEMORY_INPUTS, parameters_exported
 from training.run import Run, build_detector
 
+POINTS = 30_000  # of a LiDAR frame: one sweep of nuScenes' sensor
 # Parameters (M) and GMACs as published, with the source.
 PUBLISHED = {
     "bevdepth": "76.5 M (BEVDepth4D-R50, HENet++), 77.6 M (CRN's repository)",
@@ -41,12 +43,14 @@ def paper_runs() -> dict[str, Run]:
     return runs
 
 
-def measure(run: Run) -> tuple[nn.Module, Prediction | None, float]:
-    """The network on the meta device, what it predicts for one frame, and its GMACs; (network, None, 0) for networks
-    of points, whose work depends on how many there are."""
-    detector = build_detector(run).to("meta").eval()
+def measure(run: Run) -> tuple[nn.Module, Prediction, float]:
+    """The network, what it predicts for one frame, and its GMACs."""
+    detector = build_detector(run).eval()
     if run.data.lidar is not None:
-        return detector, None, 0.0
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            found: Prediction = detector(_cloud(run), None)
+        return detector, found, counter.get_total_flops() / 2e9
+    detector = detector.to("meta")
     inputs = {t.name: torch.zeros(1, *t.shape, dtype=getattr(torch, t.dtype), device="meta") for t in run.spec.inputs()}
     memory = Memory(*(inputs.pop(name) for name in MEMORY_INPUTS)) if "prev_bev" in inputs else None
     # Which frustum points fall into which cell is not known without numbers; sums and gathers are not counted anyway.
@@ -59,6 +63,18 @@ def measure(run: Run) -> tuple[nn.Module, Prediction | None, float]:
     ):
         prediction = detector(inputs, memory)
     return detector, prediction, counter.get_total_flops() / 2e9
+
+
+def _cloud(run: Run) -> dict[str, Tensor]:
+    """Points all over the range, (POINTS, 6), and as many virtual ones, (POINTS, 16), of one sample."""
+    grid = run.spec.grid
+    inputs: dict[str, Tensor] = {}
+    low, high = (torch.tensor([x, y, z]) for x, y, z in ((grid.x_min, grid.y_min, -1.0), (grid.x_max, grid.y_max, 2.0)))
+    for name, columns in (("lidar", 6), ("virtual", 16)):
+        points = torch.rand(POINTS, columns, generator=torch.Generator().manual_seed(0))
+        points[:, 0], points[:, 1:4] = 0, low + points[:, 1:4] * (high - low)
+        inputs |= {name: points, f"{name}_counts": torch.tensor([POINTS])}
+    return inputs
 
 
 def _no_splat(context: Tensor, depth: Tensor, cells: Tensor, count: int) -> Tensor:
@@ -76,12 +92,10 @@ def row(name: str, run: Run) -> str:
     except ImportError as error:  # the optional spconv
         return f"| {name} | - | - | - | - | not built here: {str(error).split(',')[0]} | {PUBLISHED.get(name, '-')} |"
     image = f"{run.spec.image.height} x {run.spec.image.width}" if run.spec.cameras else "-"
-    maps = "-"
-    if prediction is not None:
-        maps = ", ".join(f"{n} {_shape(t)}" for n, t in prediction.features.items())
+    maps = ", ".join(f"{n} {_shape(t)}" for n, t in prediction.features.items())
     state = f"{run.spec.temporal.state_channels}" if run.spec.temporal.state_channels else "-"
     cells = [
-        name, image, f"{parameters_exported(detector) / 1e6:.1f}", f"{macs:.0f}" if macs else "-", state, maps,
+        name, image, f"{parameters_exported(detector) / 1e6:.1f}", f"{macs:.0f}", state, maps,
         PUBLISHED.get(name, "-"),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
