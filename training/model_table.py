@@ -45,7 +45,7 @@ def paper_runs() -> dict[str, Run]:
 
 def measure(run: Run) -> tuple[nn.Module, Prediction, float]:
     """The network, what it predicts for one frame, and its GMACs."""
-    detector = build_detector(run).eval()
+    detector = build_detector(run).eval().requires_grad_(False)
     if run.data.lidar is not None:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             found: Prediction = detector(_cloud(run), None)
