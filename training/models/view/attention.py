@@ -131,7 +131,7 @@ class SpatialCrossAttention(nn.Module):
             summed = per_camera.sum(dim=1)
         else:
             index = rows.flatten(1, 2)[..., None].expand(-1, -1, total.shape[-1])
-            summed = torch.zeros_like(query, dtype=total.dtype).scatter_add(1, index, per_camera.flatten(1, 2))
+            summed = torch.zeros_like(query, dtype=per_camera.dtype).scatter_add(1, index, per_camera.flatten(1, 2))
         mean = summed / hit.sum(dim=1).clamp(min=1)[..., None]
         result: Tensor = self.output(mean)
         return result
