@@ -146,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     join_processes()
     model = load_model(args.model, args.history)
+    print(f"{args.model}: each keyframe after {model.data.history} earlier frame(s)", flush=True)
     keyframes = open_keyframes(model.spec, model.data, args.data, args.version, args.split, args.scenes)
     scores = evaluate(model, keyframes, args.sensors, args.batch_size, args.workers)
     if rank_and_world()[0]:
