@@ -18,6 +18,7 @@ from training.models.detector import Prediction, task_index
 from training.models.view.depth_bins import DepthBins
 from training.trainer.distributed import count_of_all, sum_of_all
 
+YAW = slice(BOX_CHANNELS.index("sin_yaw"), BOX_CHANNELS.index("cos_yaw") + 1)
 VELOCITY = slice(BOX_CHANNELS.index("vx"), BOX_CHANNELS.index("vy") + 1)
 
 
@@ -25,14 +26,16 @@ VELOCITY = slice(BOX_CHANNELS.index("vx"), BOX_CHANNELS.index("vy") + 1)
 class LossConfig:
     """Weights; the defaults are CenterPoint's and BEVDepth's (Li et al., AAAI 2023).
 
-    velocity_beta: below this many m/s of error the velocity loss is quadratic, 0 for plain L1. Most objects stand:
-    plain L1, which asks for the median, can hold every velocity weight of a short run at zero (docs/results.md).
+    box: of all box terms; velocity, rotation: factors on theirs. velocity_beta: below this many m/s of error the
+    velocity loss is quadratic, 0 for plain L1. Most objects stand: plain L1, which asks for the median, can hold every
+    velocity weight of a short run at zero (docs/results.md).
     depth_form: a key of DEPTH_LOSSES. iou, diou: of detectors with an IoU branch (PillarNet, Shi et al., ECCV 2022).
     """
 
     box: float = 0.25
     velocity: float = 0.2
     velocity_beta: float = 0.0
+    rotation: float = 1.0
     depth: float = 3.0
     depth_form: str = "bce"
     semantic: float = 0.3
@@ -56,7 +59,8 @@ def box_loss(regression: Tensor, cells: Tensor, boxes: Tensor, mask: Tensor, con
     velocity = F.smooth_l1_loss(
         predicted[..., VELOCITY], boxes[..., VELOCITY], reduction="none", beta=config.velocity_beta
     )
-    loss = torch.cat([loss[..., : VELOCITY.start], config.velocity * velocity], dim=-1)
+    place = loss[..., : YAW.start]
+    loss = torch.cat([place, config.rotation * loss[..., YAW], config.velocity * velocity], dim=-1)
     return config.box * (loss * mask).sum() / count_of_all(mask[..., 0].sum())
 
 

@@ -16,6 +16,7 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
+from training.losses import LossConfig
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
 from training.models.pillar_backbone import PillarBackboneConfig
@@ -26,6 +27,10 @@ from training.teachers.pillarnet import PillarNetConfig
 PAPER_AUGMENTATION = dataclasses.replace(POINTS_ONLY, bev_rotation_deg=45.0, bev_scale=(0.9, 1.1))
 PAPER_DATA = DataConfig(PAPER_AUGMENTATION, history=0, lidar=lidar_over(GRID_54), paste=PasteConfig(), cbgs=True)
 
+# The released code's vector of weights has CenterPoint's order, its branches another one: what is meant for velocity
+# acts on rotation. The published numbers came that way; LossConfig() is what the paper's text says.
+PAPER_LOSSES = LossConfig(velocity=1.0, rotation=0.2)
+
 
 def lidar18() -> Run:
     """PillarNet-18, pillars of 0.075 m, IoU branch, 20 epochs, batch 16 (Shi et al., ECCV 2022).
@@ -35,7 +40,7 @@ def lidar18() -> Run:
     paper's shift of the cloud by about 0.5 m.
     """
     facts = spec("pillarnet_18", grid=GRID_54, top_k=PAPER_TOP_K)
-    return Run("pillarnet", PillarNetConfig(), facts, PAPER_OPTIM, data=PAPER_DATA, batch_size=16)
+    return Run("pillarnet", PillarNetConfig(), facts, PAPER_OPTIM, PAPER_LOSSES, PAPER_DATA, batch_size=16)
 
 
 def small() -> Run:

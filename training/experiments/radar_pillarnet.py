@@ -7,7 +7,7 @@ import dataclasses
 from bev_perception.model_spec import RadarSpec
 from training.data.config import DataConfig, PasteConfig
 from training.experiments.centerpoint import PAPER_OPTIM
-from training.experiments.pillarnet import PAPER_AUGMENTATION
+from training.experiments.pillarnet import PAPER_AUGMENTATION, PAPER_LOSSES
 from training.experiments.specs import (
     GRID_54,
     PAPER_TOP_K,
@@ -44,7 +44,7 @@ def radar18() -> Run:
     data = DataConfig(PAPER_AUGMENTATION, history=0, paste=PasteConfig(), cbgs=True)
     facts = spec("radar_pillarnet_18", radars=RADARS, grid=GRID_54, radar=PAPER_RADAR, top_k=PAPER_TOP_K)
     optim = dataclasses.replace(PAPER_OPTIM, clip_norm=10.0)
-    return Run("radar_pillarnet", RadarPillarNetConfig(), facts, optim, data=data, batch_size=16)
+    return Run("radar_pillarnet", RadarPillarNetConfig(), facts, optim, PAPER_LOSSES, data, batch_size=16)
 
 
 def small() -> Run:
