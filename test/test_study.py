@@ -16,7 +16,7 @@ pytest.importorskip("lightning", reason="needs lightning")
 from tiny_run import RUN, VERSION
 
 from training import overfit, study, study_tables
-from training.distill.module import DistillConfig, Term
+from training.distill.config import DistillConfig, Term
 
 SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=2))
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from bev_perception.model_spec import ModelSpec
 from training.data.config import DataConfig
-from training.distill.module import DistillConfig
+from training.distill.config import DistillConfig
 from training.losses import LossConfig
 from training.models import STUDENTS
 from training.models.detector import Family

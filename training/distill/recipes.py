@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from training.distill.config import DistillConfig, Term
 from training.distill.distillbev import BEVFORMER, DistillBevConfig
-from training.distill.module import DistillConfig, Term
 from training.distill.radardistill import AfdConfig
 
 RELEASED = DistillBevConfig()

@@ -15,8 +15,8 @@ from __future__ import annotations
 import dataclasses
 
 from training.data.config import DataConfig, VirtualConfig
+from training.distill.config import DistillConfig, Term
 from training.distill.distillbev import DistillBevConfig
-from training.distill.module import DistillConfig, Term
 from training.distill.radardistill import PfdConfig
 from training.distill.recipes import LAYERS, RELEASED, distillbev, distillbev_bevformer, lgkd, radardistill, together
 from training.experiments import camera, near

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 
 from training.data.config import LidarConfig, VirtualConfig
-from training.distill.module import DistillConfig
+from training.distill.config import DistillConfig
 from training.distill.recipes import distillbev, distillbev_bevformer, radardistill, together
 from training.experiments import bevdepth, bevdet, bevdet4d, bevformer, camera_radar
 from training.experiments.mvp import VIRTUAL
