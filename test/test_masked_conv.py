@@ -11,6 +11,7 @@ from torch import nn
 
 from training.models.masked_conv import SparseConv, SparseStage, SubmanifoldConv, masked_norm, row_norm
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig
+from training.teachers.voxelnet import one_thread
 
 Sites = dict[tuple[int, ...], np.ndarray]  # (b, x, y) -> (C,)
 
@@ -125,7 +126,7 @@ def test_equals_spconv() -> None:
         return layer
 
     active = mask[:, 0].nonzero().contiguous()  # spconv reads its memory row by row, whatever the strides say
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():
         rows = x.permute(0, 2, 3, 1)[tuple(active.t())]
         sparse = spconv.SparseConvTensor(rows, active.int(), [17, 14], 2)
         down = like(spconv.SparseConv2d(8, 12, 3, 2, 1, bias=False), stage.down.conv.weight)(sparse)

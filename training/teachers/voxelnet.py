@@ -1,10 +1,13 @@
 """CenterPoint on voxels (Yin et al., CVPR 2021): a sparse 3-D encoder, SECOND and its neck, six center heads.
 
-Needs the optional package spconv: `pip install spconv-cu120` for the GPU. The CPU's `spconv` runs forward only.
+Needs the optional package spconv: `pip install spconv-cu120` for the GPU. The CPU's `spconv` runs forward only, and on
+one thread: on several its results change from call to call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +59,17 @@ def import_spconv() -> Any:
             "the one for your CUDA), or take the teacher `centerpoint` or `pillarnet`, which need nothing"
         ) from error
     return spconv
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within: operators on the CPU use one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _with_rows(x: Any, norm: nn.BatchNorm1d, shortcut: Tensor | None = None) -> Any:
@@ -121,7 +135,8 @@ class VoxelEncoder(nn.Module):
         if not len(rows):  # spconv does not take an empty tensor
             return rows.new_zeros(batch, self.out_channels, x // STRIDE, y // STRIDE)
         sparse = import_spconv().SparseConvTensor(rows, index.int().contiguous(), [self.layers + 1, x, y], batch)
-        dense = self.flatten(self.stages(_with_rows(self.input(sparse), self.norm))).dense()
+        with one_thread() if points.device.type == "cpu" else nullcontext():
+            dense = self.flatten(self.stages(_with_rows(self.input(sparse), self.norm))).dense()
         return dense.flatten(1, 2)
 
     def voxels(self, points: Tensor) -> tuple[Tensor, Tensor]:
