@@ -1,55 +1,24 @@
-"""Clips, intervals, batches, class balance, pasted objects, masks and virtual points: what a training run is fed."""
+"""Clips, intervals, batches and class balance: what a training run is fed."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 
+from tiny_set import LIDAR_SPEC, RADAR_SPEC, SPEC, item_of, open_set  # noqa: E402
+
 from bev_perception.geometry import invert, points_in_box  # noqa: E402
-from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec  # noqa: E402
-from training.check_data import missing_files  # noqa: E402
-from training.data import DATASETS  # noqa: E402
+from bev_perception.model_spec import CLASSES, TemporalSpec  # noqa: E402
 from training.data.augment import NO_AUGMENTATION, Augmentation, draw_bev  # noqa: E402
 from training.data.balance import balanced_items  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
-from training.data.config import (  # noqa: E402
-    PLAIN,
-    SCORED_RANGE_M,
-    DataConfig,
-    LidarConfig,
-    PasteConfig,
-    VirtualConfig,
-    for_evaluation,
-)
-from training.data.masks import decode, mask_path, read_masks, run_lengths, uncompress  # noqa: E402
-from training.data.paste import OWN_BOX, overlaps  # noqa: E402
-from training.data.prepared import prepare_clouds  # noqa: E402
+from training.data.config import SCORED_RANGE_M, DataConfig, LidarConfig, for_evaluation  # noqa: E402
 from training.experiments import camera  # noqa: E402
-from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
-
-SPEC = ModelSpec(
-    "tiny", CAMERAS, RADARS, dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 0.0), image=ImageSpec(64, 128)
-)
-RADAR_SPEC = dataclasses.replace(SPEC, cameras=())
-LIDAR_SPEC = dataclasses.replace(SPEC, cameras=(), temporal=TemporalSpec(0))
-SCENES = ["scene-0000", "scene-0001"]
-
-
-def open_set(root: Path, spec: ModelSpec = SPEC, config: DataConfig = PLAIN):
-    return DATASETS["nuscenes"](root, "v1.0-trainval", SCENES, spec, config)
-
-
-def item_of(dataset: ClipDataset, index: int) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in dataset[index].items()}
 
 
 @pytest.mark.parametrize("augmentation", [NO_AUGMENTATION, dataclasses.replace(Augmentation(), drop_prev=0.0)])
@@ -167,18 +136,6 @@ def test_without_targets_in_the_images_lidar_is_not_read(tiny_dataset):
         DataConfig(depth_stride=-8)
 
 
-def test_missing_masks_are_named_with_their_sample(tiny_dataset):
-    config = DataConfig(lidar=LidarConfig(), virtual=VirtualConfig(masks="nowhere"))
-    keyframes = open_set(tiny_dataset, LIDAR_SPEC, config)
-    with pytest.raises(FileNotFoundError, match=f"sample {keyframes[1].token} of scene-0000: .*nowhere.*no masks of"):
-        prepare_clouds(keyframes[1], config, tiny_dataset)
-    with pytest.raises(FileNotFoundError, match=r"no masks of this image"):
-        ClipDataset(keyframes, LIDAR_SPEC, config)[1]
-    cameras = len(config.virtual.cameras)
-    lines = [line for line in missing_files(keyframes) if "nowhere" in line]
-    assert len(lines) == cameras * len(keyframes) and keyframes[0].token in lines[0]
-
-
 def test_only_keyframes_where_the_set_has_nothing_between(tiny_dataset):
     dataset = ClipDataset(open_set(tiny_dataset), SPEC, DataConfig(interval=(0.2, 1.1)))  # its cameras fire at 2 Hz
     gaps = {round(float(dataset[3 + 8 * epoch]["prev_dt"][0]), 1) for epoch in range(12)}
@@ -259,156 +216,6 @@ def test_the_scored_ranges_are_the_devkits():
     from nuscenes.eval.common.config import config_factory
 
     assert SCORED_RANGE_M == config_factory("detection_cvpr_2019").class_range
-
-
-def test_footprints_overlap_as_opencv_says():
-    rng = np.random.default_rng(0)
-    place, size, yaw = rng.uniform(-5, 5, (300, 3)), rng.uniform(0.5, 6, (300, 3)), rng.uniform(-4, 4, 300)
-    boxes = np.column_stack([place, size, yaw])
-    agreed = 0
-    for box in boxes[:20]:
-        found = overlaps(box, boxes)
-        for other, hit in zip(boxes, found, strict=True):
-            a, b = (((x[0], x[1]), (x[3], x[4]), float(np.degrees(x[6]))) for x in (box, other))
-            kind, area = cv2.rotatedRectangleIntersection(a, b)
-            size = cv2.contourArea(cv2.convexHull(area)) if kind else 0.0
-            if size > 1e-3 or not kind:
-                assert hit == bool(kind)
-                agreed += int(hit)
-    assert agreed > 500
-    assert not overlaps(boxes[0], np.zeros((0, 7))).any()
-
-
-def test_pasted_objects_bring_their_points_and_touch_nothing(tiny_dataset):
-    few = PasteConfig(tuple((name, 6) for name in CLASSES))
-    config = DataConfig(lidar=LidarConfig(bounds=(-200.0, -200, -20, 200, 200, 40)), paste=few)
-    keyframes = open_set(tiny_dataset, LIDAR_SPEC, config)
-    dataset = ClipDataset(keyframes, LIDAR_SPEC, config, seed=2)
-    plain = ClipDataset(keyframes, LIDAR_SPEC, dataclasses.replace(config, paste=None))
-    assert dataset.database is not None and len(dataset.database) > 20
-    more = 0
-    for index in range(2):
-        with_more, without = item_of(dataset, index), item_of(plain, index)
-        boxes = with_more["gt_boxes"][with_more["gt_valid"] > 0].astype(np.float64)
-        own = without["gt_boxes"][without["gt_valid"] > 0]
-        keyframe = keyframes[index]
-        inside = dataset.spec.grid.cells(keyframe.boxes[:, :2])[1]
-        assert len(own) == inside.sum()
-        np.testing.assert_array_equal(boxes[: len(own)], own)
-        for k in range(len(own), len(boxes)):
-            assert not overlaps(boxes[k], np.concatenate([keyframe.boxes, OWN_BOX[None]])).any()
-            assert not overlaps(boxes[k], np.delete(boxes, k, axis=0)).any()
-            assert points_in_box(with_more["lidar"], boxes[k], 0.01).sum() >= few.min_lidar
-            more += 1
-        for label in np.unique(keyframe.labels):  # classes that have enough get nothing
-            if (keyframe.labels == label).sum() >= 6:
-                added = with_more["labels"][len(own) : len(boxes)]
-                assert label not in added
-        grown = with_more["radar_bev"][0].sum() - without["radar_bev"][0].sum()
-        assert (grown > 0) == (len(boxes) > len(own)) or len(boxes) - len(own) < 2
-    assert more > 5
-    again = ClipDataset(keyframes, LIDAR_SPEC, config, seed=2)
-    np.testing.assert_array_equal(again[1]["gt_boxes"], dataset[1]["gt_boxes"])
-
-
-def test_objects_of_the_database_have_what_the_keyframe_had(tiny_dataset):
-    config = DataConfig(lidar=LidarConfig(bounds=(-200.0, -200, -20, 200, 200, 40)), paste=PasteConfig())
-    keyframes = open_set(tiny_dataset, LIDAR_SPEC, config)
-    database = ClipDataset(keyframes, LIDAR_SPEC, config).database
-    assert database is not None
-    cloud = item_of(ClipDataset(keyframes, LIDAR_SPEC, DataConfig(lidar=config.lidar)), 0)["lidar"]
-    for i in range(5):  # the first objects are those of the first keyframe
-        box = database.arrays["box"][i]
-        expected = cloud[points_in_box(cloud, box)]
-        np.testing.assert_array_equal(database.points("lidar", i), expected)
-        radar = database.points("radar", i)
-        assert len(radar) >= 1 and np.hypot(*(radar[:, :2] - box[:2]).T).max() < np.hypot(*box[3:5]) / 2 + 0.8
-
-
-def test_nothing_is_pasted_into_images(tiny_dataset):
-    with pytest.raises(ValueError, match="cannot be pasted into images"):
-        ClipDataset(open_set(tiny_dataset), SPEC, DataConfig(lidar=LidarConfig(), paste=PasteConfig()))
-
-
-def test_masks_of_every_coco_form(tmp_path):
-    rng = np.random.default_rng(0)
-    mask = cv2.GaussianBlur(rng.random((40, 70)), (0, 0), 4) > 0.5
-    assert 0.2 < mask.mean() < 0.8
-    np.testing.assert_array_equal(decode(run_lengths(mask), (40, 70)), mask)
-    np.testing.assert_array_equal(decode(run_lengths(~mask), (40, 70)), ~mask)
-    compressed = {"size": [40, 70], "counts": compress(run_lengths(mask)["counts"])}
-    np.testing.assert_array_equal(decode(compressed, (40, 70)), mask)
-    polygon = decode([[10, 5, 30, 5, 30, 15, 10, 15]], (40, 70))
-    assert polygon[5:15, 10:30].all() and polygon.sum() <= 21 * 11
-    with pytest.raises(ValueError, match=r"size \[40, 70\], the image has \[70, 40\]"):
-        decode(compressed, (70, 40))
-    path = mask_path(tmp_path, "samples/CAM_FRONT/a.jpg")
-    assert path == tmp_path / "CAM_FRONT" / "a.json"
-    with pytest.raises(FileNotFoundError, match=r"a\.json: no masks of this image"):
-        read_masks(tmp_path, "samples/CAM_FRONT/a.jpg", (40, 70))
-    path.parent.mkdir()
-    rows = [{"category_id": k, "segmentation": compressed, "score": 0.4} for k in (1, 2)]
-    path.write_text(
-        json.dumps({"categories": [{"id": 1, "name": "bus"}, {"id": 2, "name": "sky"}], "annotations": rows})
-    )
-    found = read_masks(tmp_path, "samples/CAM_FRONT/a.jpg", (40, 70))
-    assert found.labels.tolist() == [CLASSES.index("bus")] and found.scores.tolist() == [0.4]
-    np.testing.assert_array_equal(found.masks[0], mask)
-    with pytest.raises(ValueError, match=r"a\.json: not COCO instance masks of a 70x41 image"):
-        read_masks(tmp_path, "samples/CAM_FRONT/a.jpg", (41, 70))
-
-
-def compress(runs: list[int]) -> str:
-    """cocoapi's rleToString, as its C code reads."""
-    text = ""
-    for i, run in enumerate(runs):
-        x = run - (runs[i - 2] if i > 2 else 0)
-        more = True
-        while more:
-            c = x & 0x1F
-            x >>= 5
-            more = x != -1 if c & 0x10 else x != 0
-            text += chr((c | 0x20 if more else c) + 48)
-    assert uncompress(text) == runs
-    return text
-
-
-def test_virtual_points_lie_on_objects_of_their_class(tiny_dataset):
-    synthetic = pytest.importorskip("training.data.synthetic.masks", reason="needs the ray caster")
-    config = DataConfig(lidar=LidarConfig(bounds=(-200.0, -200, -20, 200, 200, 40)), virtual=VirtualConfig())
-    keyframes = open_set(tiny_dataset, LIDAR_SPEC, config)
-    if not (tiny_dataset / "masks").exists():
-        dataset = ClipDataset(keyframes, LIDAR_SPEC, config)
-        with pytest.raises(FileNotFoundError, match="no masks of this image"):
-            dataset[1]
-        synthetic.write_masks(tiny_dataset, workers=1)
-    item = item_of(ClipDataset(keyframes, LIDAR_SPEC, config), 1)
-    points, keyframe = item["virtual"], keyframes[1]
-    assert item["virtual_counts"] == len(points) > 300 and points.shape[1] == 15
-    assert (points[:, 4:14].sum(axis=1) >= 1).all() and (points[:, 14] == 1).all()
-    near = total = 0
-    for label in np.unique(keyframe.labels):
-        of_class = points[points[:, 4 + label] > 0]
-        boxes = keyframe.boxes[keyframe.labels == label]
-        inside = np.zeros(len(of_class), dtype=bool)
-        for box in boxes:
-            inside |= points_in_box(of_class, box, 0.5)
-        near, total = near + inside.sum(), total + len(of_class)
-    assert total > 200 and near / total > 0.85
-    with pytest.raises(ValueError, match=r"takes its depths from LiDAR"):
-        DataConfig(virtual=VirtualConfig())
-
-
-def test_masks_are_not_made_of_another_world_than_the_images(tiny_dataset, tmp_path):
-    synthetic = pytest.importorskip("training.data.synthetic.masks", reason="needs the ray caster")
-    shutil.copytree(tiny_dataset / ".scenes", tmp_path / ".scenes")
-    for folder in (tiny_dataset / "samples").glob("CAM_*"):
-        (tmp_path / "samples" / folder.name).mkdir(parents=True)
-        for path in folder.iterdir():  # the right size, another picture
-            cv2.imwrite(str(tmp_path / "samples" / folder.name / path.name), cv2.imread(str(path))[:, ::-1])
-    with pytest.raises(ValueError, match="not what this version of the synthetic world draws"):
-        synthetic.write_masks(tmp_path, workers=1)
-    assert not list(tmp_path.glob("masks/CAM_*/*.json"))
 
 
 def test_decoded_keyframes_are_kept_as_far_as_the_room_goes(tiny_dataset):

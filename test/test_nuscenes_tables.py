@@ -1,0 +1,160 @@
+"""nuScenes' tables and their index: built once, checked, and what is said of broken ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+pytest.importorskip("torch", reason="needs torch")
+
+from tiny_set import SPEC, open_set
+
+from training.check_data import missing_files
+from training.data import index as stored
+from training.data import tables as tables_module
+from training.data.config import DataConfig, LidarConfig
+from training.data.index import open_index
+from training.data.nuscenes import open_nuscenes, sensor_frame
+from training.trainer.loading import open_keyframes
+
+
+@pytest.fixture
+def tables_only(tiny_dataset, tmp_path):
+    """A copy of the set's tables, to be changed; its sensor files are not there."""
+    shutil.copytree(tiny_dataset / "v1.0-trainval", tmp_path / "v1.0-trainval")
+    shutil.copy(tiny_dataset / "splits.json", tmp_path)
+    return tmp_path
+
+
+def _edit(path: Path, change) -> None:
+    rows = json.loads(path.read_text())
+    change(rows)
+    path.write_text(json.dumps(rows))
+
+
+def test_a_set_without_lidar_is_refused_where_points_or_depths_are_wanted(tables_only):
+    _edit(tables_only / "v1.0-trainval" / "sensor.json",
+          lambda rows: [row.update(channel="LIDAR_ROOF") for row in rows if row["channel"] == "LIDAR_TOP"])  # fmt: skip
+
+    def opened(spec, config, split="train"):
+        return open_keyframes(spec, config, tables_only, "v1.0-trainval", split)
+
+    lidar_spec = dataclasses.replace(SPEC, cameras=(), radars=())
+    with pytest.raises(ValueError, match=r"no channel LIDAR_TOP, but tiny takes.*LIDAR_ROOF.*without data\.lidar"):
+        opened(lidar_spec, DataConfig(lidar=LidarConfig()), "val")
+    with pytest.raises(ValueError, match=r"no channel LIDAR_TOP, but the depth targets of tiny.*data\.depth_stride=0"):
+        opened(SPEC, DataConfig())
+    assert len(opened(SPEC, DataConfig(depth_stride=0))) == len(opened(SPEC, DataConfig(), "val")) == 4
+    assert len(opened(dataclasses.replace(SPEC, cameras=()), DataConfig())) == 4
+
+
+def test_the_index_is_built_once_and_again_when_a_table_changes(tables_only, monkeypatch):
+    built = []
+    monkeypatch.setattr(stored, "index_arrays", lambda tables: built.append(1) or tables_module.index_arrays(tables))
+    first = open_index(tables_only, "v1.0-trainval")
+    stored._open.cache_clear()
+    again = open_index(tables_only, "v1.0-trainval")
+    assert len(built) == 1 and first.digest == again.digest
+    _edit(tables_only / "v1.0-trainval" / "scene.json", lambda rows: rows[0].update(name="scene-9999"))
+    changed = open_index(tables_only, "v1.0-trainval")
+    assert len(built) == 2 and "scene-9999" in changed.scenes and changed.digest != first.digest
+    assert len(list((tables_only / ".bev_index").iterdir())) == 1, "the old index is of no use"
+
+
+def test_the_index_goes_to_the_cache_where_the_data_cannot_be_written(tables_only, tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(stored.os, "access", lambda path, mode: False)
+    open_index(tables_only, "v1.0-trainval")
+    assert not (tables_only / ".bev_index").exists() and list(cache.rglob("facts.json"))
+
+
+def test_a_damaged_index_says_what_to_delete(tables_only):
+    open_index(tables_only, "v1.0-trainval")
+    stored._open.cache_clear()
+    (broken,) = (tables_only / ".bev_index").iterdir()
+    (broken / "box.npy").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=f"{broken.name}: damaged.*delete this folder"):
+        open_index(tables_only, "v1.0-trainval")
+
+
+def test_missing_and_broken_tables_are_named(tables_only, tmp_path_factory):
+    with pytest.raises(FileNotFoundError, match=r"no folder v1\.0-mini.*found \['v1\.0-trainval'\]"):
+        open_index(tables_only, "v1.0-mini")
+    with pytest.raises(FileNotFoundError, match=r"no folder v1\.0-mini.*found \[\]"):
+        open_index(tmp_path_factory.mktemp("empty"), "v1.0-mini")
+    folder = tables_only / "v1.0-trainval"
+    whole = (folder / "sample_data.json").read_text()
+    (folder / "sample_data.json").write_text(whole[:-100])
+    with pytest.raises(ValueError, match=r"sample_data\.json: not JSON"):
+        open_index(tables_only, "v1.0-trainval")
+    _write = json.loads(whole)
+    _write[5]["ego_pose_token"] = "gone"
+    (folder / "sample_data.json").write_text(json.dumps(_write))
+    with pytest.raises(ValueError, match=r"ego_pose\.json has no row 'gone'"):
+        open_index(tables_only, "v1.0-trainval")
+    (folder / "sample.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"tables \['sample'\] are missing"):
+        open_index(tables_only, "v1.0-trainval")
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "message"),
+    [
+        ("sample_annotation", {"instance_token": "gone"}, r"instance\.json has no row 'gone'"),
+        ("sample_annotation", {"attribute_tokens": ["gone"]}, r"attribute\.json has no row 'gone'"),
+        ("sample_annotation", {"prev": "gone"}, r"sample_annotation\.json has no row 'gone'"),
+        ("sample_annotation", {"next": "gone"}, r"sample_annotation\.json has no row 'gone'"),
+        ("sample_annotation", {"sample_token": "gone"}, r"sample\.json has no row 'gone'"),
+        ("instance", {"category_token": "gone"}, r"category\.json has no row 'gone'"),
+        ("sample", {"scene_token": "gone"}, r"scene\.json has no row 'gone'"),
+        ("sample", {"next": ""}, r"sample\.json: no scene's chain of `next` leads to '\w+'"),
+        ("sample_data", {"calibrated_sensor_token": "gone"}, r"calibrated_sensor\.json has no row 'gone'"),
+    ],
+)
+def test_tables_that_do_not_fit_together_are_named(tables_only, table, change, message):
+    path = tables_only / "v1.0-trainval" / f"{table}.json"
+    _edit(path, lambda rows: rows[0].update(change))
+    with pytest.raises(ValueError, match=rf"{message}, which '\w+' refers to; unpack the metadata again"):
+        open_index(tables_only, "v1.0-trainval")
+
+
+def test_boxes_that_cannot_be_are_named(tables_only):
+    path = tables_only / "v1.0-trainval" / "sample_annotation.json"
+    token = json.loads(path.read_text())[7]["token"]
+    _edit(path, lambda rows: rows[7].update(size=[1.0, 0.0, 2.0]))
+    with pytest.raises(ValueError, match=rf"{token} of sample .* size \[1\.0, 0\.0, 2\.0\].*correct or remove"):
+        open_index(tables_only, "v1.0-trainval")
+
+
+def test_bicycle_racks_are_known_and_are_no_objects(tables_only, tiny_dataset):
+    folder = tables_only / "v1.0-trainval"
+    instance = json.loads((folder / "instance.json").read_text())[0]
+    rack = next(
+        row for row in json.loads((folder / "category.json").read_text()) if row["name"].endswith("bicycle_rack")
+    )
+    _edit(folder / "instance.json", lambda rows: rows[0].update(category_token=rack["token"]))
+    annotations = [row for row in json.loads((folder / "sample_annotation.json").read_text())
+                   if row["instance_token"] == instance["token"]]  # fmt: skip
+    changed = open_nuscenes(tables_only, "v1.0-trainval", ["scene-0000", "scene-0001"], SPEC)
+    assert sum(len(k.racks) for k in changed) == len(annotations) > 0
+    seen = sum(row["num_lidar_pts"] + row["num_radar_pts"] > 0 for row in annotations)
+    assert sum(len(k.boxes) for k in changed) == sum(len(k.boxes) for k in open_set(tiny_dataset)) - seen
+    sizes = {tuple(np.array(row["size"])[[1, 0, 2]].round(6)) for row in annotations}
+    assert {tuple(box[3:6].round(6)) for k in changed for box in k.racks} == sizes
+
+
+def test_files_that_are_not_there_are_named_with_their_sample(tables_only):
+    keyframe = open_nuscenes(tables_only, "v1.0-trainval", ["scene-0000"], SPEC)[0]
+    with pytest.raises(FileNotFoundError, match=f"sample {keyframe.token}: no file .*CAM_FRONT_LEFT.*jpg"):
+        sensor_frame(keyframe, SPEC)
+    with pytest.raises(FileNotFoundError, match=f"sample {keyframe.token}.*RADAR_FRONT.*pcd"):
+        sensor_frame(keyframe, dataclasses.replace(SPEC, cameras=()))
+    lines = missing_files(open_nuscenes(tables_only, "v1.0-trainval", ["scene-0000"], SPEC))
+    assert len(lines) > 4 * 12 and keyframe.token in lines[0]
