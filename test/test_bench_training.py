@@ -67,4 +67,4 @@ def test_a_taught_step_costs_what_it_adds(tiny_dataset: Path, tmp_path: Path) ->
     assert both.total == both.forward + both.cache + both.terms + both.backward
     assert alone.kept_mb > 1 and both.kept_mb > alone.kept_mb
     folders = list(tmp_path.iterdir())
-    assert len(folders) == 1 and len(list(folders[0].glob("*.teacher"))) > 1, "a filled cache"
+    assert len(folders) == 1 and len(list(folders[0].glob("*.npz"))) > 1, "a filled cache"

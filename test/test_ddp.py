@@ -114,5 +114,5 @@ def test_two_processes_are_taught_like_one(alone_and_together):
         "adapters", "parts", "scales",
     }  # fmt: skip
     assert float(one["state_dict"]["distiller.scales"]) > 0
-    caches = [{path.name for path in (folder / "cache").rglob("*.teacher")} for folder in alone_and_together]
+    caches = [{path.name for path in (folder / "cache").rglob("*.npz")} for folder in alone_and_together]
     assert caches[0] == caches[1] and len(caches[0]) == 4

@@ -174,7 +174,7 @@ def test_a_student_learns_the_same_from_a_teacher_that_is_cached(
     found = []
     for run in ("fills", "reads"):
         checkpoint = train(STUDENT, tiny_dataset, VERSION, tmp_path / run, teachers=given, teacher_cache=cache)
-        files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.teacher")}
+        files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.npz")}
         found.append((read_checkpoint(checkpoint)["state_dict"], files))
     (filled, written), (read, kept) = found
     assert len(written) == 4 and written == kept

@@ -35,15 +35,19 @@ def box_index(boxes: Tensor, valid: Tensor, grid: BevGrid, shape: tuple[int, int
     """
     points = cell_points(grid, shape, point, boxes.device)
     index = torch.full((boxes.shape[0], *shape), -1, dtype=torch.int64, device=boxes.device)
-    used = torch.nonzero((valid > 0).any(dim=0)).flatten().tolist()
-    # From the last box to the first, so that the first one stays; memory is that of one box.
-    for m in reversed(used):
-        box = boxes[:, m, :, None, None].float()
-        along_x, along_y = points[..., 0] - box[:, 0], points[..., 1] - box[:, 1]
-        cos, sin = box[:, 6].cos(), box[:, 6].sin()
-        along, across = along_x * cos + along_y * sin, along_y * cos - along_x * sin
-        inside = (along.abs() <= box[:, 3] / 2) & (across.abs() <= box[:, 4] / 2) & (valid[:, m, None, None] > 0)
-        index = torch.where(inside, m, index)
+    used = torch.nonzero((valid > 0).any(dim=0)).flatten()  # the rest is padding
+    if len(used) == 0:
+        return index
+    rank = torch.arange(len(used), 0, -1, dtype=torch.int16, device=boxes.device)[:, None, None]  # highest: the first
+    boxes_by_rank = torch.cat([used.new_full((1,), -1), used.flip(0)])
+    for row, box, real in zip(index, boxes[:, used].float(), valid[:, used] > 0, strict=True):
+        x, y = points[:, 0, 0] - box[:, :1], points[0, :, 1] - box[:, 1:2]  # (M, X), (M, Y)
+        cos, sin = box[:, 6:].cos(), box[:, 6:].sin()
+        along = (x * cos)[:, :, None] + (y * sin)[:, None]
+        across = (y * cos)[:, None] - (x * sin)[:, :, None]
+        length, width = box[:, 3, None, None], box[:, 4, None, None]
+        inside = (along.abs() <= length / 2) & (across.abs() <= width / 2) & real[:, None, None]
+        row.copy_(boxes_by_rank[(inside * rank).amax(dim=0).long()])
     return index
 
 

@@ -26,6 +26,7 @@ from training.data.clips import ClipDataset
 from training.experiments import load_experiment
 from training.plain import override
 from training.run import Run, run_to_plain
+from training.trainer.allocation import keep_freed_memory
 from training.trainer.callbacks import ProgressLine, Resumption
 from training.trainer.checkpoint import read_checkpoint
 from training.trainer.distributed import rank_and_world
@@ -69,6 +70,7 @@ def train(
     Raises ValueError when the split has no keyframes or `out` belongs to another run, TrainingStopped when memory runs
     out, a loader process dies or the loss is not finite.
     """
+    keep_freed_memory()
     lightning.seed_everything(run.seed, workers=True)
     rank, world = rank_and_world()
     keyframes = open_keyframes(run.spec, run.data, data, version, "train")

@@ -25,6 +25,7 @@ from training.bench import latency, taught, throughput, views
 from training.data.synthetic.__main__ import main as make_synthetic
 from training.experiments import distillation, family, load_experiment
 from training.models import STUDENTS
+from training.trainer.allocation import keep_freed_memory
 from training.trainer.teaching import teacher_names
 
 HEAD = "# Benchmarks of training\n\nWritten by `make bench`; every section says where and how it was measured.\n"
@@ -188,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--docs", type=Path, default=Path("docs/benchmarks_training.md"))
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
+    keep_freed_memory()  # as training does
     titles = {name: title for name, (title, _) in SECTIONS.items()}
     for name in args.only:
         print(f"\n{titles[name]} ...", flush=True)

@@ -108,7 +108,11 @@ def feature_imitation(
     """
     attention = joint_attention(teacher, student, config.attention, config.temperature, config.student_ratio)
     error = (student.float() - teacher.float()) ** 2
-    summed = error.sum(dim=1)
+    channels = torch.ones(1, error.shape[1], device=error.device).expand(len(error), -1)[:, None]
+    if "false_positive" in regions and config.fp_channel_attention:
+        channels = torch.cat([channels, channel_attention(teacher, config.temperature)[:, None, :, 0, 0]], dim=1)
+    # A product of matrices sums over channels in one pass: (B, 1 or 2, X, Y), plain and by the teacher's channels.
+    summed = (channels @ error.flatten(2)).unflatten(2, error.shape[2:])
     weights = {
         "foreground": config.foreground,
         "background": config.background,
@@ -116,10 +120,7 @@ def feature_imitation(
     }
     losses = {}
     for name, region in regions.items():
-        cells = summed
-        if name == "false_positive" and config.fp_channel_attention:
-            channels = channel_attention(teacher, config.temperature)[..., 0, 0]
-            cells = torch.einsum("bcxy,bc->bxy", error, channels)
+        cells = summed[:, -1 if name == "false_positive" else 0]
         losses[name] = weights[name] * (cells * region * attention).sum() / student.shape[0]
     return losses
 
