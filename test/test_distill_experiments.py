@@ -23,6 +23,8 @@ from training.distill.recipes import distillbev, radardistill, together
 from training.experiments import (
     bevdepth_large,
     centerpoint,
+    demo,
+    demo_distilled,
     distillation,
     lgkd,
     lidar_transformer,
@@ -69,6 +71,13 @@ def test_published_runs_fit_their_teachers(name: str) -> None:
     small = {"centerpoint": centerpoint.small(), "pillarnet": pillarnet.small()} if run.model == "camera_radar" else {}
     wide = {"centerpoint": radar_runs.centerpoint_54()} if run.model == "bevfusion" else {}
     fit(run, PAPER_TEACHERS | small | wide)
+
+
+def test_the_shipped_student_goes_on_as_it_would_alone() -> None:
+    run, alone = demo_distilled.student(), demo.finetune()
+    fit(run, {"centerpoint": demo_distilled.teacher()})
+    data = dataclasses.replace(run.data, lidar=alone.data.lidar)
+    assert dataclasses.replace(run, distill=None, data=data) == alone
 
 
 def test_runs_of_the_study_fit_their_teachers() -> None:

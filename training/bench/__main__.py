@@ -29,7 +29,6 @@ from training.trainer.allocation import keep_freed_memory
 from training.trainer.teaching import teacher_names
 
 HEAD = "# Benchmarks of training\n\nWritten by `make bench`; every section says where and how it was measured.\n"
-# One of a kind: camera, camera with depth and memory, camera + radar, radar, LiDAR.
 KEYFRAMES, BALANCED = 28_130, 123_580  # of nuScenes' train split; its length after class-balanced resampling
 RECIPES = (
     "bevdet:r50", "distillbev:bevdet_r50_from_centerpoint", "distillbev:bevdet_r50_from_mvp",
@@ -40,6 +39,7 @@ RECIPES = (
     "centerpoint:pillar", "mvp:pillar", "pillarnet:lidar18", "lidar_transformer:lidar18",
     "bevdepth_large:convnext_base",
 )  # fmt: skip
+# One of a kind: camera, camera with depth and memory, camera + radar, radar, LiDAR.
 TRAINED = ("bevdet", "bevdepth", "camera_radar", "radar_pillarnet", "centerpoint")
 # One of each method, and DistillBEV beside students of three weights.
 TAUGHT = (
