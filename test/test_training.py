@@ -26,7 +26,7 @@ from training.experiments import load_experiment  # noqa: E402
 from training.run import OptimConfig  # noqa: E402
 from training.train import main, train  # noqa: E402
 from training.trainer import run_directory  # noqa: E402
-from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
+from training.trainer.checkpoint import load_module, read_checkpoint, training_minutes  # noqa: E402
 from training.trainer.failures import TrainingStopped, explained  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes, scenes_of, scored_split  # noqa: E402
@@ -99,13 +99,15 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(whole, tiny_dat
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power failure"):
         stop_at(patch, 2, RuntimeError("power failure"))
         train(run, tiny_dataset, VERSION, tmp_path)
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    stopped = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert stopped["global_step"] == 2
     seen, step = [], DetectorModule.training_step
     monkeypatch.setattr(DetectorModule, "training_step", lambda *a: seen.append(a[1]["index"].tolist()) or step(*a))
     resumed = torch.load(train(run, tiny_dataset, VERSION, tmp_path), weights_only=True)
     wanted = torch.load(finished, weights_only=True)
     batches = 2 * run.optim.accumulate
     assert resumed["global_step"] == wanted["global_step"] == 4 and len(seen) == batches
+    assert training_minutes(tmp_path / "last.ckpt") > stopped["callbacks"]["Stopwatch"]["seconds"] / 60 > 0
     assert_like(resumed["state_dict"], wanted["state_dict"])
     fresh = DetectorModule(run).state_dict()
     assert not torch.allclose(

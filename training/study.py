@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import os
-import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from training.models.exported import parameters_exported
 from training.run import Run
 from training.study_tables import gains_table, results_csv, study_table
 from training.train import train
-from training.trainer.checkpoint import load_module
+from training.trainer.checkpoint import load_module, training_minutes
 from training.trainer.loading import open_keyframes, scored_split
 from training.trainer.teaching import held_out_agreement, paths_of, teacher_names
 
@@ -111,12 +110,10 @@ def _train_and_score(
     teacher_cache: Path | None,
     backbone: Path | None,
 ) -> dict[str, Any]:
-    started = time.monotonic()
     cache = teacher_cache if run.distill is not None else None
     start = backbone if run.spec.cameras and run.model in STUDENTS else None
     last = train(run, data, version, folder, workers, teachers=teachers, teacher_cache=cache, backbone=start)
     module = load_module(last)
-    minutes = (time.monotonic() - started) / 60
     keyframes = open_keyframes(run.spec, run.data, data, version, scored_split(run.data))
     scores = evaluate(module, keyframes, ["all"], workers=workers)["all"].to_dict()
     agreement = {}
@@ -126,7 +123,7 @@ def _train_and_score(
     return {
         "scores": scores,
         "parameters": parameters_exported(module.detector),
-        "train_minutes": minutes,
+        "train_minutes": training_minutes(last),
         "teachers": {name: score for name in teachers if (score := _own_score(teachers[name])) is not None},
         "agreement": agreement,
     }

@@ -27,7 +27,7 @@ from training.experiments import load_experiment
 from training.plain import override
 from training.run import Run, run_to_plain
 from training.trainer.allocation import keep_freed_memory
-from training.trainer.callbacks import ProgressLine, Resumption
+from training.trainer.callbacks import ProgressLine, Resumption, Stopwatch
 from training.trainer.checkpoint import read_checkpoint
 from training.trainer.distributed import rank_and_world
 from training.trainer.ema import Ema
@@ -98,7 +98,7 @@ def train(
         start_branches(module.detector, branches or {})
         if init is not None:
             start_network(module.detector, init)
-    callbacks = [Resumption(done), *_validation(run, data, version, out, workers)]
+    callbacks = [Resumption(done), Stopwatch(), *_validation(run, data, version, out, workers)]
     trainer = _trainer(run, out, steps, samples, callbacks)
     with explained(run, last):
         trainer.fit(module, loader, ckpt_path=resume, weights_only=True)

@@ -40,6 +40,23 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
+class Stopwatch(Callback):
+    """Seconds of training, those before a resumption included; kept in the checkpoint."""
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self.started = time.monotonic()
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self.started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.before + time.monotonic() - self.started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = state_dict["seconds"]
+
+
 class Resumption(Callback):
     """All processes go on from the same step, and with the batch that follows it.
 

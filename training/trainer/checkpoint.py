@@ -42,3 +42,8 @@ def load_module(path: str | Path) -> DetectorModule:
     except RuntimeError as error:
         raise ValueError(f"{path}: weights of another version of {module.run.model}: {error}") from error
     return module.eval()
+
+
+def training_minutes(path: str | Path) -> float:
+    """What a run took until this checkpoint, however often it was resumed."""
+    return float(read_checkpoint(path)["callbacks"]["Stopwatch"]["seconds"]) / 60
