@@ -65,8 +65,8 @@ def train(
 
     On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle).
     init: a checkpoint whose weights a new run starts from; branches: the same for submodules by name, backbone: for the
-    image backbone (start_backbone). teachers: the
-    checkpoint of each teacher that run.distill names; teacher_cache: a folder that keeps what they say of each sample.
+    image backbone (start_backbone). teachers: the checkpoint of each teacher that run.distill names; teacher_cache: a
+    folder that keeps what they say of each sample.
     Raises ValueError when the split has no keyframes or `out` belongs to another run, TrainingStopped when memory runs
     out, a loader process dies or the loss is not finite.
     """

@@ -71,8 +71,8 @@ class TeacherCache:
     weights and the data it sees.
 
     tokens: sample tokens in the order that batch["index"] (B,) counts; digest: of the data set's index, since tokens of
-    two synthetic sets are alike. A filled cache gives what it gave when it was
-    filled: fresh outputs pass through half precision, too. Raises ValueError when the data's augmentation forbids it.
+    two synthetic sets are alike. A filled cache gives what it gave when it was filled: fresh outputs pass through half
+    precision, too. Raises ValueError when the data's augmentation forbids it.
     """
 
     def __init__(self, folder: str | Path, detector: Any, tokens: Sequence[str], data: DataConfig, digest: str) -> None:
@@ -134,7 +134,7 @@ class TeacherCache:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files if not wanted or name in wanted}
-        except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
             raise ValueError(
                 f"{path}: the cached teacher output is damaged ({error}); delete it, it is made again"
             ) from None
