@@ -122,7 +122,7 @@ class TeacherCache:
     def write(self, token: str, tensors: dict[str, Tensor]) -> None:
         """Store one sample, all or nothing."""
         part = self.folder / f".{token}.{uuid.uuid4().hex}{SUFFIX}"
-        np.savez(part, **{name: t.cpu().numpy() for name, t in tensors.items()})  # type: ignore[arg-type]
+        np.savez(part, **{name: tensors[name].cpu().numpy() for name in sorted(tensors)})  # type: ignore[arg-type]
         os.replace(part, self.path(token))
 
     def read(self, token: str, wanted: Set[str] | None = None) -> dict[str, Tensor]:
@@ -134,10 +134,10 @@ class TeacherCache:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files if not wanted or name in wanted}
-        except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+        except Exception as error:  # whatever zipfile stumbles over in a damaged archive
             raise ValueError(
-                f"{path}: the cached teacher output is damaged ({error}); delete it, it is made again"
-            ) from None
+                f"{path}: the cached teacher output cannot be read ({error!r}); delete it, it is made again"
+            ) from error
 
 
 def stored_names(features: Set[str]) -> set[str]:
