@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
@@ -107,7 +108,7 @@ def feature_imitation(
     student, teacher (B, C, X, Y); regions as from region_weights. A (spatial attention) carries no gradient.
     """
     attention = joint_attention(teacher, student, config.attention, config.temperature, config.student_ratio)
-    error = (student.float() - teacher.float()) ** 2
+    error = F.mse_loss(student.float(), teacher.float(), reduction="none")
     channels = torch.ones(1, error.shape[1], device=error.device).expand(len(error), -1)[:, None]
     if "false_positive" in regions and config.fp_channel_attention:
         channels = torch.cat([channels, channel_attention(teacher, config.temperature)[:, None, :, 0, 0]], dim=1)

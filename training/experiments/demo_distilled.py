@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from training.distill.recipes import distillbev
 from training.experiments import centerpoint, demo
-from training.experiments.distillbev import COMPACT_LAYERS, taught
+from training.experiments.distillation import bev_recipe, pulled
+from training.experiments.distillbev import taught
 from training.experiments.specs import GRID, lidar_over, small_optim
 from training.run import Run
 
 # The demo's drives have LiDAR at 2 Hz: two sweeps tell velocity, more would smear what moves.
 SWEEPS = dataclasses.replace(lidar_over(GRID), sweeps=2)
-PULL = 1.0  # beside detection, as the study found (docs/distillation.md)
 
 
 def teacher() -> Run:
@@ -31,6 +30,5 @@ def teacher() -> Run:
 
 
 def student() -> Run:
-    """`demo:finetune` with DistillBEV. The scene is flipped and turned, so the teacher runs at every step."""
-    recipe = dataclasses.replace(distillbev(COMPACT_LAYERS, source="centerpoint", inherit=False), pull=PULL)
-    return taught(demo.finetune(), recipe, sweeps=SWEEPS)
+    """`demo:finetune` with the study's DistillBEV. Scenes are flipped and turned, so the teacher runs at every step."""
+    return taught(demo.finetune(), pulled(bev_recipe("camera_radar", "centerpoint")), sweeps=SWEEPS)
