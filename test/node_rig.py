@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ from bev_perception_msgs.msg import Detection3DArray, PerceptionStatus
 
 ROOT = Path(__file__).resolve().parent.parent
 NODE = "bev_perception"
+# Drawn without repetition: a node that lives as long as a module's tests must not meet those of single tests.
+DOMAINS = itertools.cycle(random.SystemRandom().sample(range(1, 101), 100))
+START = ("-m", "bev_perception.ros.node")
 PERIOD_S = 0.1
 SPEED_MPS = 5.0
 WIDTH, HEIGHT = 64, 48
@@ -42,8 +46,8 @@ CAMERA_ROTATION = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]
 
 
 def environment() -> dict[str, str]:
-    """A domain that other tests on this machine are unlikely to use; nothing leaves the machine."""
-    domain = str(random.SystemRandom().randint(1, 100))
+    """A domain that no other node of this process has, nor probably another process; nothing leaves the machine."""
+    domain = str(next(DOMAINS))
     return {
         **os.environ,
         "ROS_DOMAIN_ID": domain,
@@ -72,12 +76,12 @@ def default_values(bundle: Path, spec: ModelSpec, folder: Path) -> dict[str, Any
 class NodeProcess:
     """`perception_node` with a parameter file; its output goes to a file."""
 
-    def __init__(self, values: dict[str, Any], folder: Path, env: dict[str, str]) -> None:
+    def __init__(self, values: dict[str, Any], folder: Path, env: dict[str, str], start: Sequence[str] = START) -> None:
         params = folder / "params.yaml"
         params.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
         self.log = folder / "node.log"
         self._file = self.log.open("w")
-        command = [sys.executable, "-m", "bev_perception.ros.node", "--ros-args", "--params-file", str(params)]
+        command = [sys.executable, *start, "--ros-args", "--params-file", str(params)]
         self.process = subprocess.Popen(command, stdout=self._file, stderr=subprocess.STDOUT, env=env, cwd=folder)
 
     def alive(self) -> bool:
@@ -292,10 +296,12 @@ def stamp_ns(header: Any) -> int:
 
 
 @contextlib.contextmanager
-def running_node(folder: Path, bundle: Path, spec: ModelSpec, /, **values: Any) -> Iterator[tuple[NodeProcess, Rig]]:
+def running_node(
+    folder: Path, bundle: Path, spec: ModelSpec, /, start: Sequence[str] = START, **values: Any
+) -> Iterator[tuple[NodeProcess, Rig]]:
     """A node process, not yet configured, with its rig; both gone afterwards. values: parameters besides defaults."""
     env = environment()
-    process = NodeProcess({**default_values(bundle, spec, folder), **values}, folder, env)
+    process = NodeProcess({**default_values(bundle, spec, folder), **values}, folder, env, start)
     try:
         rig = Rig(spec, env)
         try:

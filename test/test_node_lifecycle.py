@@ -20,6 +20,26 @@ from sensor_msgs.msg import Image  # noqa: E402
 
 from bev_perception_msgs.msg import PerceptionStatus  # noqa: E402
 
+# The node, interrupted at a bad moment: in its main thread, which has just taken a lock that stopping needs.
+INTERRUPTED = """
+import os, signal, sys, threading
+from bev_perception.ros import node, worker
+
+class Condition(threading.Condition):
+    struck = False
+    def __enter__(self):
+        taken = super().__enter__()
+        if threading.current_thread() is threading.main_thread() and not Condition.struck:
+            Condition.struck = True
+            os.kill(os.getpid(), signal.SIGINT)
+        return taken
+
+class Threading:
+    Condition, Thread = Condition, threading.Thread
+
+worker.threading = Threading
+sys.exit(node.main())
+"""
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = (
     Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP,
     Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE,
@@ -227,5 +247,14 @@ def test_it_ends_cleanly_while_active(tmp_path: Path, how: int) -> None:
     with running_node(tmp_path, bundle.path, bundle.spec) as (process, rig):
         assert rig.change_state(CONFIGURE) and rig.change_state(ACTIVATE)
         rig.drive_until_detection()
-        assert process.stop(how) == 0
+        assert process.stop(how) == 0, process.log.read_text()
+        assert "Traceback" not in process.log.read_text()
+
+
+def test_an_interrupt_may_strike_anywhere(tmp_path: Path) -> None:
+    bundle = tiny_bundle.write_bundle(tmp_path / "bundle")
+    with running_node(tmp_path, bundle.path, bundle.spec, start=("-c", INTERRUPTED)) as (process, rig):
+        assert rig.change_state(CONFIGURE) and rig.change_state(ACTIVATE)
+        rig.drive_until(lambda: not process.alive(), "the interrupted node to end")
+        assert process.stop() == 0, process.log.read_text()
         assert "Traceback" not in process.log.read_text()

@@ -31,6 +31,7 @@ from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_messa
 from bev_perception.ros.inputs import import_tf_message
 from bev_perception.ros.messages import PUBLISHERS
 from bev_perception.ros.run import ActiveRun, Model
+from bev_perception.ros.start import init_ros
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception_msgs.msg import PerceptionStatus
 
@@ -244,7 +245,7 @@ def spin(node: PerceptionNode) -> None:
     while rclpy.ok():
         try:
             executor.spin_once(timeout_sec=WAKE_PERIOD_S)
-        except (KeyboardInterrupt, ExternalShutdownException):
+        except ExternalShutdownException:
             break
         except Exception as error:
             if not rclpy.ok():
@@ -258,7 +259,7 @@ def main(args: list[str] | None = None) -> int:
     """Entry point `perception_node`."""
     # A thread that wants the interpreter waits this long for one that computes; by default 5 ms, too long here.
     sys.setswitchinterval(0.0005)
-    rclpy.init(args=args)
+    init_ros(args)
     try:
         node = PerceptionNode()
     except Exception as error:
@@ -267,8 +268,6 @@ def main(args: list[str] | None = None) -> int:
         return 1
     try:
         spin(node)
-    except KeyboardInterrupt:
-        pass
     finally:
         node.close()
         node.destroy_node()

@@ -20,14 +20,15 @@ from typing import Any
 
 import rclpy
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
 from bev_perception.ros.messages import to_time
+from bev_perception.ros.start import init_ros
 
 CLOCK_PERIOD_NS = 10_000_000
+WAKE_PERIOD_S = 0.1  # a gap in the recording is slept through in pieces, so that Ctrl-C need not wait for its end
 LATCHED = "/tf_static"
 
 
@@ -153,9 +154,8 @@ def _play_once(
 
     def wait_until(bag_ns: int) -> int:
         due = start_wall + int((bag_ns - first_ns) / rate)
-        left = due - time.monotonic_ns()
-        if left > 0:
-            time.sleep(left / 1e9)
+        while (left := due - time.monotonic_ns()) > 0 and rclpy.ok():
+            time.sleep(min(left / 1e9, WAKE_PERIOD_S))
         return max(0, time.monotonic_ns() - due)
 
     for connection, bag_ns, data in messages():
@@ -166,9 +166,9 @@ def _play_once(
             wait_until(next_clock_ns)
             clock_publisher.publish(Clock(clock=to_time(next_clock_ns)))
             next_clock_ns += CLOCK_PERIOD_NS
+        late_ns = max(late_ns, wait_until(bag_ns))
         if not rclpy.ok():
             break
-        late_ns = max(late_ns, wait_until(bag_ns))
         publishers[connection.topic].publish(bytes(data))
         count += 1
     return count, late_ns
@@ -191,7 +191,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def main(args: list[str] | None = None) -> int:
     """Entry point `play_bag`."""
     argv = sys.argv if args is None else ["play_bag", *args]
-    rclpy.init(args=argv)
+    init_ros(argv)
     options = parse_args(rclpy.utilities.remove_ros_args(argv)[1:])
     node = rclpy.create_node("play_bag")
     try:
@@ -206,8 +206,6 @@ def main(args: list[str] | None = None) -> int:
             wait_timeout_s=options.wait_timeout,
         )
         print(f"played {played.messages} messages in {played.seconds:.1f} s, at most {played.late_ms:.1f} ms late")
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     except Exception as error:
         if rclpy.ok():
             print(f"play_bag: {error}", file=sys.stderr)

@@ -23,6 +23,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from bev_perception.ros.play_bag import message_class
+from bev_perception.ros.start import init_ros
 
 DISCOVERY_PERIOD_S = 0.1
 DEPTH = 200
@@ -131,7 +132,7 @@ def record(node: Node, out: str | Path, topics: list[str]) -> dict[str, int]:
             recorder = Recorder(node, writer, get_typestore(Stores.ROS2_JAZZY), topics)
             executor = SingleThreadedExecutor()
             executor.add_node(node)
-            with suppress(KeyboardInterrupt, ExternalShutdownException):
+            with suppress(ExternalShutdownException):
                 while rclpy.ok():
                     executor.spin_once(timeout_sec=WAKE_PERIOD_S)
         os.replace(unfinished, out)
@@ -141,7 +142,7 @@ def record(node: Node, out: str | Path, topics: list[str]) -> dict[str, int]:
 def main(args: list[str] | None = None) -> int:
     """Entry point `record_bag`."""
     argv = sys.argv if args is None else ["record_bag", *args]
-    rclpy.init(args=argv)
+    init_ros(argv)
     parser = argparse.ArgumentParser(prog="record_bag", description=__doc__.split("\n", 1)[0])
     parser.add_argument("out", help="directory to write; must not exist")
     parser.add_argument("--topics", nargs="+", required=True)
