@@ -134,6 +134,23 @@ def test_faults_are_told(tmp_path: Path) -> None:
         assert text in log and "Traceback" not in log
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_gap_in_the_recording_can_be_left(tmp_path: Path, how: int) -> None:
+    stamps = (EPOCH_NS, EPOCH_NS + 600_000_000_000)
+    topic = "/perception/detections"
+    write_bag(tmp_path / "drive", [(topic, at, stamped(Detection3DArray(), at, "base_link")) for at in stamps])
+    env = environment()
+    rig = Rig(tiny_bundle.SPEC, env)
+    player = tool("play_bag", [tmp_path / "drive", "--wait-for-subscribers", 1], env, tmp_path)
+    try:
+        rig.wait_for(lambda: rig.detections, "the message before the gap")
+    finally:
+        rig.close()
+        assert finish(player, how) == 0
+    log = (tmp_path / "play_bag.log").read_text()
+    assert "played 1 messages" in log and "Traceback" not in log
+
+
 @pytest.fixture
 def configured(tmp_path: Path) -> Iterator[Any]:
     """configured(values, spec) -> (process, rig, env) of an active node with use_sim_time."""
