@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ pytest.importorskip("lightning", reason="needs lightning")
 from tiny_run import RUN, VERSION
 
 from training.bench import __main__ as bench
-from training.bench import latency, taught, throughput
+from training.bench import latency, recipes, taught, throughput
 from training.experiments import camera_radar, distillation, family
 from training.models.exported import parameters_exported
 from training.run import build_detector
@@ -34,12 +35,31 @@ def test_training_steps_are_real_and_their_waiting_is_a_share(tiny_dataset: Path
 
 
 def test_every_recipe_is_an_experiment_with_teachers_that_are_recipes_too() -> None:
-    runs = {name: bench.load_experiment(f"training.experiments.{name}") for name in bench.RECIPES}
+    runs = {name: recipes.load_experiment(f"training.experiments.{name}") for name in recipes.RECIPES}
     paper = family.paper()
     for run in runs.values():
-        assert run.optim.epochs and set(bench.teacher_names(run)) <= set(paper)
-        open_runs = {t: paper[t].data.lidar for t in bench.teacher_names(run) if paper[t].data.lidar}
+        assert run.optim.epochs and set(recipes.teacher_names(run)) <= set(paper)
+        open_runs = {t: paper[t].data.lidar for t in recipes.teacher_names(run) if paper[t].data.lidar}
         assert all(lidar == run.data.lidar for lidar in open_runs.values())
+
+
+def killed(*_: object) -> None:
+    os._exit(9)  # as by a system that lacks memory
+
+
+def test_a_recipe_without_memory_is_told_and_what_is_measured_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "RECIPES", ("bevdet:r50", "centerpoint:pillar"))
+    monkeypatch.setattr(recipes, "measure", killed)
+    args = ["--only", "recipes", "--data", str(tmp_path), "--out", str(tmp_path), "--docs", str(tmp_path / "b.md")]
+    assert bench.main(args) == 0
+    assert (tmp_path / "b.md").read_text().count("lacks memory") == 2
+    (tmp_path / "recipes.json").write_text('{"bevdet:r50": {"seconds": 3.6, "memory_gb": 0.0, "samples": 1000}}')
+    assert bench.main(args) == 0
+    rows = (tmp_path / "b.md").read_text()
+    assert rows.count("lacks memory") == 1
+    assert [c.strip() for c in rows.split("| bevdet:r50")[1].split("|")[1:5]] == ["3.60", "-", "0.00", "1"]
 
 
 def test_latency_is_that_of_the_exported_student() -> None:

@@ -4,13 +4,12 @@ of paper recipes.
     python -m training.bench [--only views throughput taught latency recipes] [--data DIR] [--device cuda]
 
 Prints tables and writes them to docs/benchmarks_training.md; sections that are not asked for stay as they are there.
-`recipes` takes half an hour on a CPU and is measured only when asked for.
+`recipes` takes half an hour on a CPU and is measured only when asked for; what OUT/recipes.json has is kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,24 +20,13 @@ import torch
 
 from bev_perception.evaluation.bench import table, update_document
 from bev_perception.evaluation.demo import machine
-from training.bench import latency, taught, throughput, views
+from training.bench import latency, recipes, taught, throughput, views
 from training.data.synthetic.__main__ import main as make_synthetic
-from training.experiments import distillation, family, load_experiment
+from training.experiments import distillation, family
 from training.models import STUDENTS
 from training.trainer.allocation import keep_freed_memory
-from training.trainer.teaching import teacher_names
 
 HEAD = "# Benchmarks of training\n\nWritten by `make bench`; every section says where and how it was measured.\n"
-KEYFRAMES, BALANCED = 28_130, 123_580  # of nuScenes' train split; its length after class-balanced resampling
-RECIPES = (
-    "bevdet:r50", "distillbev:bevdet_r50_from_centerpoint", "distillbev:bevdet_r50_from_mvp",
-    "bevdet4d:r50", "distillbev:bevdet4d_r50_from_centerpoint", "distillbev:bevdet4d_r50_from_mvp",
-    "bevdepth:r50", "distillbev:bevdepth_r50_from_centerpoint", "distillbev:bevdepth_r50_from_mvp",
-    "bevformer:r50", "distillbev:bevformer_r50_from_centerpoint", "distillbev:bevformer_r50_from_mvp",
-    "lgkd:bevdepth_r50_from_convnext", "radar_pillarnet:radar18", "radardistill:radar18",
-    "centerpoint:pillar", "mvp:pillar", "pillarnet:lidar18", "lidar_transformer:lidar18",
-    "bevdepth_large:convnext_base",
-)  # fmt: skip
 # One of a kind: camera, camera with depth and memory, camera + radar, radar, LiDAR.
 TRAINED = ("bevdet", "bevdepth", "camera_radar", "radar_pillarnet", "centerpoint")
 # One of each method, and DistillBEV beside students of three weights.
@@ -133,23 +121,20 @@ def latency_section(args: argparse.Namespace) -> str:
 
 def recipes_section(args: argparse.Namespace) -> str:
     data = args.data or _synthetic(args.out)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     batch = 4 if args.device == "cuda" else 2
-    teachers, rows = family.paper(), []
-    for name in RECIPES:
-        run = load_experiment(f"training.experiments.{name}")
-        tried = dataclasses.replace(run, batch_size=batch)
-        taught = {teacher: teachers[teacher] for teacher in teacher_names(run)}
-        rate, _, memory = throughput.training(tried, data, "v1.0-trainval", args.workers, 2, taught, warm_up=1)
-        samples = (BALANCED if run.data.cbgs else KEYFRAMES) * run.optim.epochs
-        gb = f"{memory:.1f}" if memory else "-"
-        rows.append([name, f"{1 / rate:.2f}", gb, f"{samples / 1e6:.2f}", f"{samples / rate / 3600:.0f}"])
-        print(" ".join(rows[-1]), flush=True)
+    costs = recipes.measure_all(data, batch, args.workers, args.out / "recipes.json")
+    rows = []
+    for name, cost in costs.items():
+        gb = f"{cost.memory_gb:.1f}" if cost.memory_gb else "-"
+        seconds, hours = "lacks memory", "-"
+        if cost.seconds is not None:
+            seconds, hours = f"{cost.seconds:.2f}", f"{cost.seconds * cost.samples / 3600:.0f}"
+        rows.append([name, seconds, gb, f"{cost.samples / 1e6:.2f}", hours])
     head = ["recipe", "seconds per sample", "GPU, GB", "samples, M", "hours here"]
     return (
         f"Paper-size recipes, batches of {batch}, teachers running at every step; {_where(args)}. *Samples*: epochs of "
-        f"the recipe times nuScenes' {KEYFRAMES} training keyframes, or {BALANCED} with class balance. *Hours here* is "
-        "the product: what the whole recipe would take on this machine; several GPUs share it.\n\n"
+        f"the recipe times nuScenes' {recipes.KEYFRAMES} training keyframes, or {recipes.BALANCED} with class balance. "
+        "*Hours here* is the product: what the whole recipe would take on this machine; several GPUs share it.\n\n"
         f"{table(head, rows)}"
     )
 
