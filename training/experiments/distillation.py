@@ -36,6 +36,7 @@ LOGITS = DistillConfig((Term("logits", "heatmap", "heatmap", source="centerpoint
 DRIVES, HOLDOUT = 12, 12  # that students see; that `search` keeps back
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
 FITTED = ("bevdet", "bevdet4d", "bevdepth", "bevformer")  # students that may inherit a teacher's head
+IMAGE_AUGMENTATION = ("image_scale", "image_rotation_deg", "image_flip", "brightness", "contrast")
 LONGER = 1.5  # times the steps: at least what a teacher costs (docs/distillation.md)
 
 
@@ -79,7 +80,18 @@ def search() -> dict[str, Run]:
     study["radar_pillarnet_published"] = taught(radar, RADAR, sweeps=SWEEPS)
     for pull in PULLS:
         study[f"radar_pillarnet_{pull:g}"] = taught(radar, pulled(RADAR, pull), sweeps=SWEEPS)
+    for name in ("bevdet", "bevdet_all_1"):
+        study[f"{name}_many"] = many_drives(study[name])
     return study
+
+
+def many_drives(run: Run) -> Run:
+    """The same with all drives but the holdout, images that are augmented as by the small experiments, more steps."""
+    assert run.optim.steps is not None
+    image = {name: getattr(camera.SMALL_AUGMENTATION, name) for name in IMAGE_AUGMENTATION}
+    augmentation = dataclasses.replace(run.data.augmentation, **image)
+    data = dataclasses.replace(run.data, train_scenes=0, augmentation=augmentation)
+    return dataclasses.replace(run, data=data, optim=dataclasses.replace(run.optim, steps=3 * run.optim.steps))
 
 
 def pulled(distill: DistillConfig, pull: float = PULL) -> DistillConfig:
