@@ -78,7 +78,7 @@ def search() -> dict[str, Run]:
                 study[f"{student}_{name}_{pull:g}"] = taught(runs[student], pulled(recipe, pull), sweeps=SWEEPS)
     radar = runs["radar_pillarnet"]
     study["radar_pillarnet_published"] = taught(radar, RADAR, sweeps=SWEEPS)
-    for pull in PULLS:
+    for pull in (*PULLS, 10.0):
         study[f"radar_pillarnet_{pull:g}"] = taught(radar, pulled(RADAR, pull), sweeps=SWEEPS)
     for name in ("bevdet", "bevdet_all_1"):
         study[f"{name}_many"] = many_drives(study[name])
