@@ -7,7 +7,8 @@ The recipe of the released code: weights 6e-3 (foreground), 4e-2 (background), 6
 2.5e-3 (attention); second and third stage and the map before the head; the student starts with the teacher's task
 heads. AdamW 2e-4, batch 64, 24 epochs with class balance (8 x 8 V100 in the paper). Expected scores are the paper's on
 nuScenes val with ResNet-50; students alone have 30.5 / 37.8 (BEVDet), 32.8 / 45.9 (BEVDet4D), 36.4 / 48.4 (BEVDepth)
-and 32.3 / 43.4 (BEVFormer) mAP / NDS there. None was run here: nuScenes was not at hand.
+and 32.3 / 43.4 (BEVFormer) mAP / NDS there. None was run here: nuScenes was not at hand. Core-hours
+are seconds of a sample, measured on one core of a CPU, times the schedule (docs/benchmarks_training.md).
 """
 
 from __future__ import annotations
@@ -44,35 +45,35 @@ def with_neck_norm(run: Run) -> Run:
 
 
 def bevdet_r50_from_centerpoint() -> Run:
-    """BEVDet-R50, expected 32.7 mAP, 40.7 NDS (DistillBEV, main table)."""
+    """BEVDet-R50, expected 32.7 mAP, 40.7 NDS (DistillBEV, main table); 3,600 core-hours."""
     return taught(with_neck_norm(bevdet.r50()), distillbev(source="centerpoint"))
 
 
 def bevdet_r50_from_mvp() -> Run:
-    """BEVDet-R50, expected 34.0 mAP, 41.6 NDS (DistillBEV, main table). Wants masks, as its teacher does."""
+    """BEVDet-R50, expected 34.0 mAP, 41.6 NDS (DistillBEV, main table); 3,500 core-hours. Wants masks, as its teacher does."""
     return taught(with_neck_norm(bevdet.r50()), distillbev(source="mvp"), VIRTUAL)
 
 
 def bevdet4d_r50_from_centerpoint() -> Run:
-    """BEVDet4D-R50, expected 36.3 mAP, 48.4 NDS (DistillBEV, main table)."""
+    """BEVDet4D-R50, expected 36.3 mAP, 48.4 NDS (DistillBEV, main table); 5,800 core-hours."""
     return taught(with_neck_norm(bevdet4d.r50()), distillbev(source="centerpoint"))
 
 
 def bevdet4d_r50_from_mvp() -> Run:
-    """BEVDet4D-R50, expected 37.0 mAP, 48.8 NDS (DistillBEV, main table). Wants masks, as its teacher does."""
+    """BEVDet4D-R50, expected 37.0 mAP, 48.8 NDS (DistillBEV, main table); 5,800 core-hours. Wants masks, as its teacher does."""
     return taught(with_neck_norm(bevdet4d.r50()), distillbev(source="mvp"), VIRTUAL)
 
 
 def bevdepth_r50_from_centerpoint() -> Run:
     """BEVDepth-R50, expected 38.9 mAP, 49.8 NDS (DistillBEV, main table; 39.0 and 50.6 in its repository).
 
-    The student is BEVDepth's own; the paper's is the variant in BEVDet's repository, with BEVDet's encoder.
+    7,200 core-hours. The student is BEVDepth's own; the paper's is the variant in BEVDet's repository, with BEVDet's encoder.
     """
     return taught(with_neck_norm(bevdepth.r50()), distillbev(source="centerpoint"))
 
 
 def bevdepth_r50_from_mvp() -> Run:
-    """BEVDepth-R50, expected 40.3 mAP, 51.0 NDS (DistillBEV, main table). Wants masks, as its teacher does."""
+    """BEVDepth-R50, expected 40.3 mAP, 51.0 NDS (DistillBEV, main table); 7,200 core-hours. Wants masks, as its teacher does."""
     return taught(with_neck_norm(bevdepth.r50()), distillbev(source="mvp"), VIRTUAL)
 
 
@@ -81,14 +82,15 @@ def bevformer_r50_from_centerpoint() -> Run:
 
     Weights 5e-3 and 4e-3, attention 5e-4 of the teacher's alone, no false positives, the BEV map only. Expected 35.5
     mAP, 46.8 NDS (DistillBEV, main table) at the full image and 200 x 200 cells; this student sees 256 x 704, has 128 x
-    128 cells and a heatmap head, so that no decoder is inherited: expect less.
+    128 cells and a heatmap head, so that no decoder is inherited: expect less. 5,600 core-hours.
     """
     return taught(bevformer.r50(), distillbev_bevformer("lidar_transformer"))
 
 
 def bevformer_r50_from_mvp() -> Run:
     """BEVFormer-R50, expected 36.7 mAP, 47.6 NDS (DistillBEV, main table) at the size and with the head that
-    `bevformer_r50_from_centerpoint` names; the teacher is MVP on pillars, not the paper's transformer."""
+    `bevformer_r50_from_centerpoint` names; the teacher is MVP on pillars, not the paper's transformer.
+    4,100 core-hours."""
     return taught(bevformer.r50(), distillbev_bevformer("mvp", inherit=True), VIRTUAL)
 
 

@@ -21,8 +21,8 @@ def radar18() -> Run:
     """PillarNet-18 on radar, 40 epochs, batch 16, class-balanced, objects pasted into both clouds.
 
     Expected on nuScenes test: 20.5 mAP, 43.7 NDS, against 8.6 and 34.7 of radar alone (the paper's Table 1). On val
-    with a seventh of the training data: 11.2 and 34.7 (its ablation). Not run here. Pasting goes on to the last epoch;
-    the paper stops it ten epochs earlier.
+    with a seventh of the training data: 11.2 and 34.7 (its ablation). Not run here: 36,000 hours on one CPU core
+    (docs/benchmarks_training.md). Pasting goes on to the last epoch; the paper stops it ten epochs earlier.
     """
     run = radar_pillarnet.radar18()
     run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, epochs=40))
