@@ -50,7 +50,7 @@ def bevdet_r50_from_centerpoint() -> Run:
 
 
 def bevdet_r50_from_mvp() -> Run:
-    """BEVDet-R50, expected 34.0 mAP, 41.6 NDS (DistillBEV, main table); 3,500 core-hours. Wants masks, as its teacher does."""
+    """BEVDet-R50, expected 34.0 mAP, 41.6 NDS (DistillBEV, main table); 3,500 core-hours. Wants masks, as MVP does."""
     return taught(with_neck_norm(bevdet.r50()), distillbev(source="mvp"), VIRTUAL)
 
 
@@ -60,20 +60,21 @@ def bevdet4d_r50_from_centerpoint() -> Run:
 
 
 def bevdet4d_r50_from_mvp() -> Run:
-    """BEVDet4D-R50, expected 37.0 mAP, 48.8 NDS (DistillBEV, main table); 5,800 core-hours. Wants masks, as its teacher does."""
+    """BEVDet4D-R50, expected 37.0 mAP, 48.8 NDS (DistillBEV, main table); 5,800 core-hours. Wants masks, as MVP does."""
     return taught(with_neck_norm(bevdet4d.r50()), distillbev(source="mvp"), VIRTUAL)
 
 
 def bevdepth_r50_from_centerpoint() -> Run:
     """BEVDepth-R50, expected 38.9 mAP, 49.8 NDS (DistillBEV, main table; 39.0 and 50.6 in its repository).
 
-    7,200 core-hours. The student is BEVDepth's own; the paper's is the variant in BEVDet's repository, with BEVDet's encoder.
+    The student is BEVDepth's own; the paper's is the variant in BEVDet's repository, with BEVDet's encoder.
+    7,200 core-hours.
     """
     return taught(with_neck_norm(bevdepth.r50()), distillbev(source="centerpoint"))
 
 
 def bevdepth_r50_from_mvp() -> Run:
-    """BEVDepth-R50, expected 40.3 mAP, 51.0 NDS (DistillBEV, main table); 7,200 core-hours. Wants masks, as its teacher does."""
+    """BEVDepth-R50, expected 40.3 mAP, 51.0 NDS (DistillBEV, main table); 7,200 core-hours. Wants masks, as MVP does."""
     return taught(with_neck_norm(bevdepth.r50()), distillbev(source="mvp"), VIRTUAL)
 
 
@@ -90,7 +91,8 @@ def bevformer_r50_from_centerpoint() -> Run:
 def bevformer_r50_from_mvp() -> Run:
     """BEVFormer-R50, expected 36.7 mAP, 47.6 NDS (DistillBEV, main table) at the size and with the head that
     `bevformer_r50_from_centerpoint` names; the teacher is MVP on pillars, not the paper's transformer.
-    4,100 core-hours."""
+    4,100 core-hours.
+    """
     return taught(bevformer.r50(), distillbev_bevformer("mvp", inherit=True), VIRTUAL)
 
 
