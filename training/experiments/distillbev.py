@@ -50,7 +50,7 @@ def bevdet_r50_from_centerpoint() -> Run:
 
 
 def bevdet_r50_from_mvp() -> Run:
-    """BEVDet-R50, expected 34.0 mAP, 41.6 NDS (DistillBEV, main table); 3,500 core-hours. Wants masks, as MVP does."""
+    """BEVDet-R50, expected 34.0 mAP, 41.6 NDS (DistillBEV, main table); 3,500 core-hours. Wants MVP's masks."""
     return taught(with_neck_norm(bevdet.r50()), distillbev(source="mvp"), VIRTUAL)
 
 
@@ -60,7 +60,7 @@ def bevdet4d_r50_from_centerpoint() -> Run:
 
 
 def bevdet4d_r50_from_mvp() -> Run:
-    """BEVDet4D-R50, expected 37.0 mAP, 48.8 NDS (DistillBEV, main table); 5,800 core-hours. Wants masks, as MVP does."""
+    """BEVDet4D-R50, expected 37.0 mAP, 48.8 NDS (DistillBEV, main table); 5,800 core-hours. Wants MVP's masks."""
     return taught(with_neck_norm(bevdet4d.r50()), distillbev(source="mvp"), VIRTUAL)
 
 
@@ -74,7 +74,7 @@ def bevdepth_r50_from_centerpoint() -> Run:
 
 
 def bevdepth_r50_from_mvp() -> Run:
-    """BEVDepth-R50, expected 40.3 mAP, 51.0 NDS (DistillBEV, main table); 7,200 core-hours. Wants masks, as MVP does."""
+    """BEVDepth-R50, expected 40.3 mAP, 51.0 NDS (DistillBEV, main table); 7,200 core-hours. Wants MVP's masks."""
     return taught(with_neck_norm(bevdepth.r50()), distillbev(source="mvp"), VIRTUAL)
 
 
