@@ -47,18 +47,20 @@ def killed(*_: object) -> None:
     os._exit(9)  # as by a system that lacks memory
 
 
-def test_a_recipe_without_memory_is_told_and_what_is_measured_is_kept(
+def test_a_killed_recipe_is_told_and_tried_again_and_what_is_measured_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recipes, "RECIPES", ("bevdet:r50", "centerpoint:pillar"))
     monkeypatch.setattr(recipes, "measure", killed)
     args = ["--only", "recipes", "--data", str(tmp_path), "--out", str(tmp_path), "--docs", str(tmp_path / "b.md")]
+    args += ["--device", "cpu"]
     assert bench.main(args) == 0
-    assert (tmp_path / "b.md").read_text().count("lacks memory") == 2
-    (tmp_path / "recipes.json").write_text('{"bevdet:r50": {"seconds": 3.6, "memory_gb": 0.0, "samples": 1000}}')
+    assert (tmp_path / "b.md").read_text().count(" killed ") == 2
+    assert (tmp_path / "recipes_cpu.json").read_text() == "{}"
+    (tmp_path / "recipes_cpu.json").write_text('{"bevdet:r50": {"seconds": 3.6, "memory_gb": 0.0, "samples": 1000}}')
     assert bench.main(args) == 0
     rows = (tmp_path / "b.md").read_text()
-    assert rows.count("lacks memory") == 1
+    assert rows.count(" killed ") == 1
     assert [c.strip() for c in rows.split("| bevdet:r50")[1].split("|")[1:5]] == ["3.60", "-", "0.00", "1"]
 
 

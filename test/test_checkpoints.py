@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,13 @@ from training.trainer.teaching import open_teachers
 FOLDER = Path(__file__).resolve().parent.parent / "training" / "checkpoints"
 
 
-def test_every_checkpoint_is_small_and_has_a_card() -> None:
+def test_every_checkpoint_is_small_and_the_one_its_card_describes() -> None:
     files = sorted(FOLDER.glob("*.ckpt"))
-    assert files and all(path.stat().st_size < 8 << 20 and path.with_suffix(".md").is_file() for path in files)
+    assert files
+    for path in files:
+        content = path.read_bytes()
+        assert len(content) < 8 << 20
+        assert f"sha256 {hashlib.sha256(content).hexdigest()}" in path.with_suffix(".md").read_text()
 
 
 def test_mvp_teaches_the_study() -> None:

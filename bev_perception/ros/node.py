@@ -31,7 +31,7 @@ from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_messa
 from bev_perception.ros.inputs import import_tf_message
 from bev_perception.ros.messages import PUBLISHERS
 from bev_perception.ros.run import ActiveRun, Model
-from bev_perception.ros.start import init_ros
+from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception_msgs.msg import PerceptionStatus
 
@@ -41,8 +41,6 @@ SUCCESS, FAILURE, ERROR = (
 )  # fmt: skip
 # What an integrator can mend: configure fails with the message and the node stays unconfigured.
 CONFIGURATION_ERRORS = (ParameterError, BundleError, CalibrationError, ImportError, ValueError, OSError, RuntimeError)
-# rclpy can miss a signal while it waits without limit: it wakes the wait before it shuts the context down.
-WAKE_PERIOD_S = 0.5
 
 
 class PerceptionNode(LifecycleNode):

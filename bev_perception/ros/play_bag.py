@@ -25,10 +25,9 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rosgraph_msgs.msg import Clock
 
 from bev_perception.ros.messages import to_time
-from bev_perception.ros.start import init_ros
+from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 
 CLOCK_PERIOD_NS = 10_000_000
-WAKE_PERIOD_S = 0.1  # a gap in the recording is slept through in pieces, so that Ctrl-C need not wait for its end
 LATCHED = "/tf_static"
 
 

@@ -23,11 +23,10 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from bev_perception.ros.play_bag import message_class
-from bev_perception.ros.start import init_ros
+from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 
 DISCOVERY_PERIOD_S = 0.1
 DEPTH = 200
-WAKE_PERIOD_S = 0.5  # rclpy can miss a signal while it waits without limit: it wakes the wait before it shuts down
 
 
 class RecordError(RuntimeError):

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 import rclpy
 
+# How long a loop may wait at once: rclpy can miss a signal while it waits without limit, as it wakes the wait before it
+# shuts the context down.
+WAKE_PERIOD_S = 0.5
+
 
 def init_ros(args: Sequence[str] | None = None) -> None:
     """rclpy.init for a program that lasts: Ctrl-C ends the ROS context, as SIGTERM does, and raises nothing.

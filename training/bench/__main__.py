@@ -4,7 +4,7 @@ of paper recipes.
     python -m training.bench [--only views throughput taught latency recipes] [--data DIR] [--device cuda]
 
 Prints tables and writes them to docs/benchmarks_training.md; sections that are not asked for stay as they are there.
-`recipes` takes half an hour on a CPU and is measured only when asked for; what OUT/recipes.json has is kept.
+`recipes` takes half an hour on a CPU and is measured only when asked for; what OUT/recipes_DEVICE.json has is kept.
 """
 
 from __future__ import annotations
@@ -122,11 +122,11 @@ def latency_section(args: argparse.Namespace) -> str:
 def recipes_section(args: argparse.Namespace) -> str:
     data = args.data or _synthetic(args.out)
     batch = 4 if args.device == "cuda" else 2
-    costs = recipes.measure_all(data, batch, args.workers, args.out / "recipes.json")
+    costs = recipes.measure_all(data, batch, args.workers, args.out / f"recipes_{args.device}.json")
     rows = []
     for name, cost in costs.items():
         gb = f"{cost.memory_gb:.1f}" if cost.memory_gb else "-"
-        seconds, hours = "lacks memory", "-"
+        seconds, hours = "killed", "-"
         if cost.seconds is not None:
             seconds, hours = f"{cost.seconds:.2f}", f"{cost.seconds * cost.samples / 3600:.0f}"
         rows.append([name, seconds, gb, f"{cost.samples / 1e6:.2f}", hours])
@@ -134,7 +134,8 @@ def recipes_section(args: argparse.Namespace) -> str:
     return (
         f"Paper-size recipes, batches of {batch}, teachers running at every step; {_where(args)}. *Samples*: epochs of "
         f"the recipe times nuScenes' {recipes.KEYFRAMES} training keyframes, or {recipes.BALANCED} with class balance. "
-        "*Hours here* is the product: what the whole recipe would take on this machine; several GPUs share it.\n\n"
+        "*Hours here* is the product: what the whole recipe would take on this machine; several GPUs share it. "
+        "*Killed*: the system ended the process, mostly for lack of memory.\n\n"
         f"{table(head, rows)}"
     )
 

@@ -33,8 +33,8 @@ RECIPES = (
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: of one sample in training, its teachers running; None where the machine lacks memory. memory_gb: peak on
-    the GPU, 0 on a CPU. samples: of the whole schedule on nuScenes."""
+    """seconds: of one sample in training, its teachers running; None where the system ended the process. memory_gb:
+    peak on the GPU, 0 on a CPU. samples: of the whole schedule on nuScenes."""
 
     seconds: float | None
     memory_gb: float
@@ -42,14 +42,14 @@ class Cost:
 
 
 def measure_all(data: Path, batch: int, workers: int, kept: Path) -> dict[str, Cost]:
-    """Recipe -> Cost. What the JSON file `kept` has is not measured again; every new one is added to it at once."""
+    """Recipe -> Cost. What the JSON file `kept` has is not measured again; what is measured is added to it at once."""
     costs = {n: Cost(**c) for n, c in json.loads(kept.read_text()).items()} if kept.is_file() else {}
     kept.parent.mkdir(parents=True, exist_ok=True)
     for name in RECIPES:
         if name not in costs:
             costs[name] = _in_own_process(name, data, batch, workers)
             part = kept.with_name(kept.name + ".part")
-            part.write_text(json.dumps({n: dataclasses.asdict(c) for n, c in costs.items()}, indent=1))
+            part.write_text(json.dumps({n: dataclasses.asdict(c) for n, c in costs.items() if c.seconds}, indent=1))
             os.replace(part, kept)
         print(name, costs[name], flush=True)
     return costs
