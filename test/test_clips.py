@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 
 from tiny_set import LIDAR_SPEC, RADAR_SPEC, SPEC, item_of, open_set  # noqa: E402
 
-from bev_perception.geometry import invert, points_in_box  # noqa: E402
+from bev_perception.geometry import invert, points_in_box, transform_points  # noqa: E402
 from bev_perception.model_spec import CLASSES, TemporalSpec  # noqa: E402
 from training.data.augment import NO_AUGMENTATION, Augmentation, draw_bev  # noqa: E402
 from training.data.balance import balanced_items  # noqa: E402
@@ -21,7 +21,9 @@ from training.data.config import SCORED_RANGE_M, DataConfig, LidarConfig, for_ev
 from training.experiments import camera  # noqa: E402
 
 
-@pytest.mark.parametrize("augmentation", [NO_AUGMENTATION, dataclasses.replace(Augmentation(), drop_prev=0.0)])
+@pytest.mark.parametrize(
+    "augmentation", [NO_AUGMENTATION, dataclasses.replace(Augmentation(), drop_prev=0.0, bev_shift_m=0.5)]
+)
 def test_a_clip_is_a_chain_of_poses(tiny_dataset, augmentation):
     keyframes = open_set(tiny_dataset, RADAR_SPEC)
     dataset = ClipDataset(keyframes, RADAR_SPEC, DataConfig(augmentation, history=3), seed=4)
@@ -157,7 +159,7 @@ def test_point_clouds_are_joined_with_the_number_of_their_item():
 def test_points_stay_in_their_boxes_under_augmentation(tiny_dataset):
     """LiDAR and boxes are moved alike, and each augmented box holds the points that it held before."""
     wide = LidarConfig(bounds=(-200.0, -200, -20, 200, 200, 40))
-    strong = dataclasses.replace(Augmentation(), bev_scale=(0.8, 1.25))
+    strong = dataclasses.replace(Augmentation(), bev_scale=(0.8, 1.25), bev_shift_m=0.5)
     keyframes = open_set(tiny_dataset, LIDAR_SPEC, DataConfig(lidar=wide))
     counts = []
     for augmentation in (NO_AUGMENTATION, strong):
@@ -165,7 +167,7 @@ def test_points_stay_in_their_boxes_under_augmentation(tiny_dataset):
         assert item["lidar_counts"].shape == () and item["lidar_counts"] == len(item["lidar"])
         aug = draw_bev(np.random.default_rng([3, 2]), augmentation)
         boxes = item["gt_boxes"][item["gt_valid"] > 0].astype(np.float64)
-        home = (boxes[:, :3] @ np.linalg.inv(aug[:3, :3]).T).round(2)
+        home = transform_points(np.linalg.inv(aug), boxes[:, :3]).round(2)
         found = [int(points_in_box(item["lidar"], box).sum()) for box in boxes]
         counts.append({tuple(h): n for h, n in zip(home.tolist(), found)})
     both = [(counts[0][k], counts[1][k]) for k in counts[0].keys() & counts[1].keys() if counts[0][k] > 3]

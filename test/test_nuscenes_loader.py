@@ -29,9 +29,10 @@ from training.data.clips import ClipDataset, EndlessShuffle  # noqa: E402
 from training.data.config import DEVKIT_RETURNS, EVERY_RETURN, DataConfig, LidarConfig, RadarFilter  # noqa: E402
 from training.data.index import open_index  # noqa: E402
 from training.data.lidar import gather_sweeps  # noqa: E402
-from training.data.nuscenes import Keyframes, kept_returns, open_nuscenes, read_split, sensor_frame  # noqa: E402
+from training.data.nuscenes import Keyframes, open_nuscenes, read_split  # noqa: E402
 from training.data.prepared import prepare  # noqa: E402
 from training.data.radar_pcd import read_radar_pcd  # noqa: E402
+from training.data.sensor_frame import kept_returns, sensor_frame  # noqa: E402
 from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
 
 REAL_RADAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "nuscenes" / "radar_pcd"

@@ -20,7 +20,8 @@ from training.data import index as stored
 from training.data import tables as tables_module
 from training.data.config import DataConfig, LidarConfig
 from training.data.index import open_index
-from training.data.nuscenes import open_nuscenes, sensor_frame
+from training.data.nuscenes import open_nuscenes
+from training.data.sensor_frame import sensor_frame
 from training.trainer.loading import open_keyframes
 
 

@@ -70,6 +70,17 @@ def test_pasted_objects_bring_their_points_and_touch_nothing(tiny_dataset):
     np.testing.assert_array_equal(again[1]["gt_boxes"], dataset[1]["gt_boxes"])
 
 
+def test_nothing_is_pasted_after_the_epochs_that_are_told(tiny_dataset):
+    config = DataConfig(lidar=LidarConfig(), paste=PasteConfig(tuple((name, 6) for name in CLASSES), epochs=2))
+    keyframes = open_set(tiny_dataset, LIDAR_SPEC, config)
+    dataset = ClipDataset(keyframes, LIDAR_SPEC, config)
+    counts = [int(dataset[epoch * len(dataset)]["gt_valid"].sum()) for epoch in range(4)]
+    own = int(ClipDataset(keyframes, LIDAR_SPEC, DataConfig(lidar=LidarConfig()))[0]["gt_valid"].sum())
+    assert min(counts[:2]) > own and counts[2:] == [own, own]
+    with pytest.raises(ValueError, match=r"data\.paste\.epochs must be 0"):
+        DataConfig(lidar=LidarConfig(), paste=PasteConfig(epochs=-1))
+
+
 def test_objects_of_the_database_have_what_the_keyframe_had(tiny_dataset):
     config = DataConfig(lidar=LidarConfig(bounds=(-200.0, -200, -20, 200, 200, 40)), paste=PasteConfig())
     keyframes = open_set(tiny_dataset, LIDAR_SPEC, config)

@@ -172,8 +172,10 @@ def test_other_weights_specs_or_data_have_another_folder(tmp_path: Path) -> None
     [
         ({"bev_flip_x": 0.5}, False, False, False),
         ({"bev_rotation_deg": 5.0}, False, False, False),
+        ({"bev_shift_m": 0.5}, False, False, False),
         ({"image_flip": 0.5}, True, False, True),
         ({"brightness": 0.1}, True, False, True),
+        ({"photometric": True}, True, False, True),
         ({"drop_camera": 0.1}, True, False, False),
         ({"drop_prev": 0.1}, True, False, False),
         ({}, True, True, True),

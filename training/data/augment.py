@@ -8,11 +8,16 @@ import cv2
 import numpy as np
 
 from bev_perception.geometry import rotation_from_yaw, transform_boxes
+from training.data.photometric import distort
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the random choices. BEV values are BEVDet's; probabilities of dropout are per frame."""
+    """Ranges of the random choices. BEV values are BEVDet's; probabilities of dropout are per frame.
+
+    bev_shift_m: standard deviation of the scene's shift along each axis (CenterPoint: 0.5). photometric: SSD's colour
+    distortion, too (BEVFormer).
+    """
 
     image_scale: tuple[float, float] = (0.94, 1.15)
     image_rotation_deg: float = 2.0
@@ -28,19 +33,23 @@ class Augmentation:
     drop_radar: float = 0.05  # each radar by itself
     drop_all_radars: float = 0.15
     drop_prev: float = 0.15
+    bev_shift_m: float = 0.0
+    photometric: bool = False
 
 
 NO_AUGMENTATION = Augmentation((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def draw_bev(rng: np.random.Generator, augmentation: Augmentation) -> np.ndarray:
-    """(4, 4) aug_from_ego: flips of x and y, then a rotation about +z, then a scale. `geometry.invert` is for rigid
+    """(4, 4) aug_from_ego: flips of x and y, a rotation about +z, a scale, a shift. `geometry.invert` is for rigid
     transforms and does not hold for it."""
     angle = np.radians(rng.uniform(-1, 1) * augmentation.bev_rotation_deg)
     flips = [-1.0 if rng.random() < p else 1.0 for p in (augmentation.bev_flip_x, augmentation.bev_flip_y)]
     aug_from_ego = np.eye(4)
     scale = rng.uniform(*augmentation.bev_scale)
     aug_from_ego[:3, :3] = scale * rotation_from_yaw(angle) @ np.diag([*flips, 1.0])
+    if augmentation.bev_shift_m:
+        aug_from_ego[:3, 3] = rng.normal(0.0, augmentation.bev_shift_m, 3)
     return aug_from_ego
 
 
@@ -78,6 +87,8 @@ def augment_image(
         image = cv2.convertScaleAbs(image, alpha=gain, beta=max(shift, 0.0))
         if shift < 0:  # convertScaleAbs would mirror what falls below zero
             image = cv2.subtract(image, np.array([-shift, -shift, -shift, 0.0]))
+    if augmentation.photometric:
+        image = distort(image, rng)
     # Homogeneous pixels are (u d, v d, d): the affine acts on the first three rows of the projection.
     projection = img_from_ego.copy()
     projection[:3] = aug_from_img @ img_from_ego[:3]

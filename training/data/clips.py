@@ -74,7 +74,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         item, img_from_ego = self._sensors(current, aug_from_ego, rng)
         if self.config.history and self.spec.temporal.state_channels:
             item |= self._history(current, item, aug_from_ego, rng)
-        pasted = self._pasted(current, rng)
+        pasted = self._pasted(current, index // len(self.items), rng)
         if pasted is not None and self.spec.radars:
             item |= self._radar(current, item["radar_valid"], aug_from_ego, pasted.radar)
         item |= self._clouds(current, aug_from_ego, img_from_ego, pasted)
@@ -195,11 +195,12 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
                 arrays[f"{name}_counts"] = np.array(len(arrays[name]))
         return arrays
 
-    def _pasted(self, keyframe: Keyframe, rng: np.random.Generator) -> Objects | None:
-        if self.database is None or self.config.paste is None:
+    def _pasted(self, keyframe: Keyframe, epoch: int, rng: np.random.Generator) -> Objects | None:
+        paste = self.config.paste
+        if self.database is None or paste is None or (paste.epochs and epoch >= paste.epochs):
             return None
         to_class = np.array([CLASSES.index(name) for name in self.spec.classes])
-        return self.database.draw(keyframe.boxes, to_class[keyframe.labels], self.config.paste.counts, rng)
+        return self.database.draw(keyframe.boxes, to_class[keyframe.labels], paste.counts, rng)
 
     def _objects(
         self, keyframe: Keyframe, aug_from_ego: np.ndarray, pasted: Objects | None = None

@@ -53,7 +53,8 @@ class PasteConfig:
     """CenterPoint's database sampling: objects of other keyframes are added until the frame has about so many.
 
     counts: (class name, objects to paste). min_lidar, min_radar: points an object must have to be in the database,
-    where the run sees that sensor (RadarDistill wants both).
+    where the run sees that sensor (RadarDistill wants both). epochs: paste in so many epochs only and show frames as
+    they are afterwards; 0: in all.
     """
 
     counts: tuple[tuple[str, int], ...] = (
@@ -62,6 +63,7 @@ class PasteConfig:
     )  # fmt: skip
     min_lidar: int = 5
     min_radar: int = 1
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class DataConfig:
             raise ValueError(f"data.depth_stride must be 0 (no targets) or a stride, found {self.depth_stride}")
         if self.history < 0:
             raise ValueError(f"data.history must be 0 or more earlier frames, found {self.history}")
+        if self.paste is not None and self.paste.epochs < 0:
+            raise ValueError(f"data.paste.epochs must be 0 (all) or more, found {self.paste.epochs}")
         if self.interval is not None and not 0 < self.interval[0] <= self.interval[1]:
             raise ValueError(f"data.interval must be (least, most) seconds above 0, found {self.interval}")
         if self.virtual is not None and self.lidar is None:

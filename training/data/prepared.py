@@ -15,7 +15,8 @@ from bev_perception.preprocess.radar import accumulate
 from training.data.config import PLAIN, DataConfig, LidarConfig
 from training.data.lidar import sweep_clouds
 from training.data.masks import read_masks
-from training.data.nuscenes import Keyframe, sensor_frame
+from training.data.nuscenes import Keyframe
+from training.data.sensor_frame import sensor_frame
 from training.teachers.virtual_points import VIRTUAL_CHANNELS, virtual_points
 
 

@@ -34,8 +34,8 @@ SMALL_HEIGHTS = (0.2, 0.9, 1.7, 2.8)
 PAPER_OPTIM = OptimConfig(
     lr=2e-4, weight_decay=0.01, warmup_steps=500, steps=None, epochs=24, lr_end=1e-3, clip_norm=35.0, backbone_lr=0.1
 )
-# Photometric distortion only, of which there are brightness and contrast here; a queue of four frames.
-PAPER_DATA = DataConfig(dataclasses.replace(NO_AUGMENTATION, brightness=0.125, contrast=0.5), history=3, depth_stride=8)
+# Photometric distortion only; a queue of four frames.
+PAPER_DATA = DataConfig(dataclasses.replace(NO_AUGMENTATION, photometric=True), history=3, depth_stride=8)
 PAPER_LOSSES = LossConfig(velocity=0.2)
 
 
@@ -44,8 +44,6 @@ def r101() -> Run:
 
     python -m training.train training.experiments.bevformer:r101 --data NUSCENES --out runs/bevformer
     Published on nuScenes val: 41.6 mAP, 51.7 NDS, with deformable convolutions in the backbone and a query decoder.
-    Photometric distortion is brightness and contrast only: the original also changes saturation, hue and the order of
-    the channels.
     """
     config = BevFormerConfig()
     facts = spec("bevformer_r101", cameras=CAMERAS, state=256, grid=BASE_GRID, image=BASE_IMAGE, top_k=PAPER_TOP_K)

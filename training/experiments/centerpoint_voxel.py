@@ -17,8 +17,7 @@ def voxel01() -> Run:
     """CenterPoint on voxels of 0.1 x 0.1 x 0.2 m, ten sweeps, class-balanced, batch 16 (Yin et al., CVPR 2021).
 
     python -m training.train training.experiments.centerpoint_voxel:voxel01 --data NUSCENES --out runs/centerpoint_voxel
-    Published on nuScenes val: 56.4 mAP, 64.8 NDS (CenterPoint's repository). Without the paper's shift of the cloud by
-    about 0.5 m.
+    Published on nuScenes val: 56.4 mAP, 64.8 NDS (CenterPoint's repository).
     """
     facts = spec("centerpoint_voxel01", top_k=PAPER_TOP_K)
     run = centerpoint.pillar()

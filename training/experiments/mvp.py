@@ -18,7 +18,7 @@ def pillar() -> Run:
 
     python -m training.train training.experiments.mvp:pillar --data NUSCENES --out runs/mvp
     Wants COCO masks in NUSCENES/masks (training.data.masks). Nothing is pasted: pasted objects would have no masks.
-    Published on nuScenes val: 62.8 mAP, 66.2 NDS. Without the paper's shift of the cloud by about 0.5 m.
+    Published on nuScenes val: 62.8 mAP, 66.2 NDS.
     """
     data = dataclasses.replace(centerpoint.PAPER_DATA, virtual=VIRTUAL, paste=None)
     facts = spec("mvp_pillar", top_k=PAPER_TOP_K)
