@@ -243,6 +243,25 @@ def test_a_run_goes_on_in_smaller_batches_with_the_next_sample(tiny_dataset, tmp
             train(changed, tiny_dataset, VERSION, tmp_path / "out")
 
 
+def test_a_run_of_an_older_version_goes_on(tmp_path):
+    """Fields that it did not have are at their defaults; what it had must be as it was."""
+    run_directory.begin(tmp_path, RUN, tmp_path, VERSION, "digest")
+    (tmp_path / "last.ckpt").touch()
+    plain = json.loads((tmp_path / "run.json").read_text())
+    del plain["data"]["augmentation"]["bev_shift_m"], plain["distill"]
+    (tmp_path / "run.json").write_text(json.dumps(plain))
+    shifted = dataclasses.replace(RUN.data.augmentation, bev_shift_m=0.5)
+    with pytest.raises(ValueError, match=r"another run.*\n  data\.augmentation\.bev_shift_m: 0\.0 -> 0\.5$"):
+        changed = dataclasses.replace(RUN, data=dataclasses.replace(RUN.data, augmentation=shifted))
+        run_directory.begin(tmp_path, changed, tmp_path, VERSION, "digest")
+    run_directory.begin(tmp_path, RUN, tmp_path, VERSION, "digest")
+    assert json.loads((tmp_path / "run.json").read_text())["data"]["augmentation"]["bev_shift_m"] == 0.0
+    for broken in ({}, plain | {"model": "unheard-of"}, plain | {"extra": 1}):
+        (tmp_path / "run.json").write_text(json.dumps(broken))
+        with pytest.raises(ValueError, match="another run"):
+            run_directory.begin(tmp_path, RUN, tmp_path, VERSION, "digest")
+
+
 def test_a_run_directory_keeps_the_code_that_is_not_committed(tmp_path, monkeypatch):
     repository, out = tmp_path / "repository", tmp_path / "out"
     (repository / "training" / "models").mkdir(parents=True)

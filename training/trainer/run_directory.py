@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from training.plain import differences
-from training.run import Run, run_to_plain
+from training.run import Run, run_from_plain, run_to_plain
 
 PACKAGES = (
     "torch", "lightning", "numpy", "opencv-python-headless", "onnx", "onnxscript", "onnxruntime", "nuscenes-devkit",
@@ -39,7 +39,7 @@ def begin(out: Path, run: Run, data: Path, version: str, digest: str, processes:
     plain = json.loads(json.dumps(run_to_plain(run)))
     starts = _read(out / "starts.json", [])
     if any(out.glob("*.ckpt")):
-        changed = differences(_in_batches_of(plain, _read(out / "run.json", {})), plain)
+        changed = differences(_in_batches_of(plain, _before(out / "run.json")), plain)
         if starts and starts[-1]["data"]["digest"] != digest:
             changed.append(f"data: tables of {starts[-1]['data']['root']} -> other tables of {data}")
         if changed:
@@ -68,6 +68,16 @@ def begin(out: Path, run: Run, data: Path, version: str, digest: str, processes:
     }
     _write(out / "run.json", json.dumps(plain, indent=2).encode() + b"\n")
     _write(out / "starts.json", json.dumps([*starts, start], indent=1).encode() + b"\n")
+
+
+def _before(path: Path) -> dict[str, Any]:
+    """The run that was begun, in today's fields: one that an older version did not have takes its default, which is
+    what that version did."""
+    before: dict[str, Any] = _read(path, {})
+    try:
+        return json.loads(json.dumps(run_to_plain(run_from_plain(before, str(path)))))  # type: ignore[no-any-return]
+    except (KeyError, ValueError):  # of another kind altogether: the differences will tell
+        return before
 
 
 def _in_batches_of(now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from lightning.pytorch.callbacks import Callback
 from bev_perception.evaluation.draw import draw_frame
 from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.objects import Objects
-from training.data.nuscenes import Keyframe, sensor_frame
+from training.data.nuscenes import Keyframe
+from training.data.sensor_frame import sensor_frame
 from training.evaluate import detect, ground_truth, score_found
 from training.trainer.ema import Ema
 
