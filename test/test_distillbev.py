@@ -231,7 +231,7 @@ def test_batch_order_padding_and_batch_size() -> None:
         for i in range(3)
     ]
     for name, value in whole.items():
-        assert float(turned[name]) == pytest.approx(float(value), rel=1e-5)
+        assert turned[name].item() == pytest.approx(value.item(), rel=1e-5)
         assert float(with_padding[name]) == float(value)
         assert sum(float(one[name]) for one in single) / 3 == pytest.approx(float(value), rel=1e-5)
 
