@@ -151,7 +151,9 @@ def test_live_over_dds_and_offline_agree_bit_for_bit(tmp_path: Path):
     pytest.importorskip("bev_perception_msgs", reason="needs the built messages")
     tiny_bundle.write_bundle(tmp_path / "bundle")
     bag = tiny_drive.write_drive(tmp_path / "bag", frames=12)
-    tiny_drive.write_params(tmp_path / "config" / "perception.param.yaml")
+    # Nothing may be lost on a busy machine: both are to see the same messages.
+    sure = {"qos__reliability": "reliable", "qos__depth": 100}
+    tiny_drive.write_params(tmp_path / "config" / "perception.param.yaml", **sure)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "PACKAGE", tmp_path)
         params, config = demo.write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC)
@@ -161,7 +163,7 @@ def test_live_over_dds_and_offline_agree_bit_for_bit(tmp_path: Path):
     offline = replay(bag, tmp_path / "bundle", config, only=set(live))
     write_detections(tmp_path / "offline", offline.detections, load_bundle(tmp_path / "bundle").spec)
     agreement = compare_runs(live, read_detection_arrays(tmp_path / "offline"))
-    assert agreement.agrees, agreement.sentence()
+    assert agreement.agrees, f"{agreement.sentence()}\n{(tmp_path / 'log' / 'node.log').read_text()}"
     left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(p)]
     assert not left
 

@@ -44,6 +44,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField
 
 from bev_perception.calibration import save_extrinsics
 from bev_perception.geometry import make_transform, rotation_from_quaternion, rotation_from_yaw
+from bev_perception.ros import play_bag
 from bev_perception.ros.record_bag import register_type
 from bev_perception_msgs.msg import Detection3D, Detection3DArray, PerceptionStatus, SensorState
 
@@ -132,6 +133,40 @@ def test_faults_are_told(tmp_path: Path) -> None:
         assert finish(tool(name, arguments, env, tmp_path)) == 1
         log = (tmp_path / f"{name}.log").read_text()
         assert text in log and "Traceback" not in log
+
+
+class Publisher:
+    """As much of one as the wait looks at."""
+
+    def __init__(self) -> None:
+        self.subscribers = 0
+
+    def get_subscription_count(self) -> int:
+        return self.subscribers
+
+
+def test_the_player_waits_until_its_subscribers_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Discovery is over for a publisher before it is for a subscriber; a subscriber that goes starts the wait anew."""
+    monkeypatch.setattr(play_bag, "SETTLE_S", 1.0)
+    monkeypatch.setattr(play_bag, "WAIT_PERIOD_S", 0.25)
+    now = [0.0]
+    monkeypatch.setattr(play_bag.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(play_bag.rclpy, "ok", lambda: True)
+    found = {0.5: 1, 1.0: 0, 1.5: 1}  # time -> subscribers from then on
+    publisher, told = Publisher(), []
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        publisher.subscribers = found.get(now[0], publisher.subscribers)
+
+    monkeypatch.setattr(play_bag.time, "sleep", sleep)
+    play_bag.wait_for_subscribers({"/odometry": publisher}, 1, 10.0, lambda: told.append(now[0]))
+    assert now[0] == 2.5 and told == [0.25 * i for i in range(11)]
+    play_bag.wait_for_subscribers({"/odometry": publisher}, 0, 10.0, lambda: told.append(now[0]))
+    assert now[0] == 2.5 and len(told) == 12, "nobody is waited for"
+    publisher.subscribers = 0
+    with pytest.raises(play_bag.PlayError, match=r"0 of 1 topics .* after 3 s; none for \['/odometry'\]"):
+        play_bag.wait_for_subscribers({"/odometry": publisher}, 1, 3.0)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,10 @@ from bev_perception.ros.messages import to_time
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 
 CLOCK_PERIOD_NS = 10_000_000
+# A publisher knows its subscriber before that knows it, and a best-effort subscriber hears nothing in between. Nothing
+# tells a publisher when that is over: after milliseconds; a third of a second was seen, too.
+SETTLE_S = 2.0
+WAIT_PERIOD_S = 0.05
 LATCHED = "/tf_static"
 
 
@@ -86,17 +91,25 @@ def _recorded_as_latched(connection: Any) -> bool:
     return any(getattr(getattr(p, "durability", None), "name", "") == "TRANSIENT_LOCAL" for p in profiles)
 
 
-def wait_for_subscribers(publishers: dict[str, Any], topics: int, timeout_s: float) -> None:
-    """Return once this many of the played topics have a subscriber. Raises PlayError naming those that have none."""
+def wait_for_subscribers(
+    publishers: dict[str, Any], topics: int, timeout_s: float, meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Return once this many of the played topics have had a subscriber for SETTLE_S. Raises PlayError naming those that
+    have none. meanwhile() is called every WAIT_PERIOD_S, at least once."""
     deadline = time.monotonic() + timeout_s
+    complete_since = math.inf
     while True:
+        meanwhile()
+        now = time.monotonic()
         lonely = sorted(topic for topic, p in publishers.items() if p.get_subscription_count() == 0)
-        if len(publishers) - len(lonely) >= topics:
+        complete = len(publishers) - len(lonely) >= topics
+        complete_since = min(complete_since, now) if complete else math.inf
+        if topics == 0 or now - complete_since >= SETTLE_S:
             return
-        if not rclpy.ok() or time.monotonic() > deadline:
+        if not rclpy.ok() or (not complete and now > deadline):
             found = len(publishers) - len(lonely)
             raise PlayError(f"{found} of {topics} topics have a subscriber after {timeout_s:.0f} s; none for {lonely}")
-        time.sleep(0.05)
+        time.sleep(WAIT_PERIOD_S)
 
 
 def play(
@@ -121,10 +134,14 @@ def play(
         connections = [c for c in reader.connections if c.topic in publishers]
         if not connections:
             raise PlayError(f"{bag} holds nothing that can be played")
-        if clock_publisher is not None:
-            # subscribers that wait for the clock see it before the first message
-            clock_publisher.publish(Clock(clock=to_time(reader.start_time)))
-        wait_for_subscribers(publishers, subscribers, wait_timeout_s)
+        start = Clock(clock=to_time(reader.start_time))
+
+        def stand_still() -> None:
+            """Subscribers that wait for the clock see it before the first message."""
+            if clock_publisher is not None:
+                clock_publisher.publish(start)
+
+        wait_for_subscribers(publishers, subscribers, wait_timeout_s, stand_still)
         started, count, late_ns = time.monotonic(), 0, 0
         rounds = 0
         while rclpy.ok() and (loop == 0 or rounds < loop):
@@ -181,7 +198,11 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--loop", action="store_true", help="start over at the end, until interrupted")
     parser.add_argument("--topics", nargs="+", help="only these topics")
     parser.add_argument(
-        "--wait-for-subscribers", type=int, default=0, metavar="N", help="start when N topics have a subscriber"
+        "--wait-for-subscribers",
+        type=int,
+        default=0,
+        metavar="N",
+        help=f"start when N topics have had a subscriber for {SETTLE_S:g} s",
     )
     parser.add_argument("--wait-timeout", type=float, default=60.0, metavar="S", help="give up waiting after S seconds")
     return parser.parse_args(argv)
