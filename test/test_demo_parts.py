@@ -157,7 +157,7 @@ def test_live_over_dds_and_offline_agree_bit_for_bit(tmp_path: Path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "PACKAGE", tmp_path)
         params, config = demo.write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC)
-    result = demo.drive_live(bag, params, config, tmp_path, tmp_path / "log", rate=0.3)
+    result = demo.drive_live(bag, params, config, tmp_path, tmp_path / "log", rate=0.15)
     live = read_detection_arrays(result)
     assert set(live) <= set(tiny_drive.anchor_stamps(12)) and len(live) >= 3
     offline = replay(bag, tmp_path / "bundle", config, only=set(live))
