@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch")
+torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
-from training.experiments import distillation
-from training.trainer.teaching import open_teachers
+from training.experiments import distillation  # noqa: E402
+from training.run import build_detector  # noqa: E402
+from training.trainer.starting import start_backbone  # noqa: E402
+from training.trainer.teaching import open_teachers  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent.parent / "training" / "checkpoints"
 
@@ -26,8 +28,18 @@ def test_every_checkpoint_is_small_and_the_one_its_card_describes() -> None:
         assert f"sha256 {hashlib.sha256(content).hexdigest()}" in path.with_suffix(".md").read_text()
 
 
-def test_mvp_teaches_the_study() -> None:
-    run = distillation.pairs(distillation.family())["bevdet_from_mvp"]
-    teachers = open_teachers(run, {"mvp": FOLDER / "mvp_near.ckpt"})
-    assert list(teachers) == ["mvp"]
-    assert 0.9e6 < sum(p.numel() for p in teachers["mvp"].detector.parameters()) < 1.1e6
+@pytest.mark.parametrize("teacher", ["mvp"])
+def test_teaches_the_study(teacher: str) -> None:
+    run = distillation.pairs(distillation.family())[f"bevdet_from_{teacher}"]
+    teachers = open_teachers(run, {teacher: FOLDER / f"{teacher}_near.ckpt"})
+    assert list(teachers) == [teacher]
+    assert 0.9e6 < sum(p.numel() for p in teachers[teacher].detector.parameters()) < 1.1e6
+
+
+def test_the_studys_students_start_with_the_backbone() -> None:
+    torch.manual_seed(0)
+    detector = build_detector(distillation.family()["bevdet"])
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    start_backbone(detector, FOLDER / "backbone_near.ckpt")
+    changed = [name for name, value in detector.state_dict().items() if not torch.equal(value, before[name])]
+    assert len(changed) > 50 and all("backbone" in name for name in changed)
