@@ -83,9 +83,16 @@ def search() -> dict[str, Run]:
     study["radar_pillarnet_published"] = taught(radar, RADAR, sweeps=SWEEPS)
     for pull in (*PULLS, 10.0):
         study[f"radar_pillarnet_{pull:g}"] = taught(radar, pulled(RADAR, pull), sweeps=SWEEPS)
+    neck = distillbev_bevformer("centerpoint", inherit=True)
     for pull in (0.1, 0.3, 1.0):
-        recipe = distillbev_bevformer("centerpoint", inherit=True)
-        study[f"bevformer_{pull:g}"] = taught(runs["bevformer"], pulled(recipe, pull), sweeps=SWEEPS)
+        own_head = dataclasses.replace(neck, inherit_head="")
+        for name, recipe in (
+            ("", neck),
+            ("_own_head", own_head),
+            ("_logits", LOGITS),
+            ("_both", together(neck, LOGITS)),
+        ):
+            study[f"bevformer{name}_{pull:g}"] = taught(runs["bevformer"], pulled(recipe, pull), sweeps=SWEEPS)
     for name in ("bevdet", "bevdet_all_1"):
         study[f"{name}_many"] = many_drives(study[name])
     return study
