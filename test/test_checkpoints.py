@@ -28,7 +28,7 @@ def test_every_checkpoint_is_small_and_the_one_its_card_describes() -> None:
         assert f"sha256 {hashlib.sha256(content).hexdigest()}" in path.with_suffix(".md").read_text()
 
 
-@pytest.mark.parametrize("teacher", ["mvp"])
+@pytest.mark.parametrize("teacher", ["centerpoint", "mvp"])
 def test_teaches_the_study(teacher: str) -> None:
     run = distillation.pairs(distillation.family())[f"bevdet_from_{teacher}"]
     teachers = open_teachers(run, {teacher: FOLDER / f"{teacher}_near.ckpt"})
