@@ -28,14 +28,13 @@ from training.run import Run
 
 TEACHERS = ("centerpoint", "mvp", "lidar_transformer", "pillarnet", "bevdepth_large")
 # How hard the terms of a teacher together pull beside detection, from `search` (docs/distillation.md).
-# BEVFormer has a single term, which hinders detection sooner.
+# BEVFormer from the LiDAR transformer has a single term, which hinders detection sooner.
 PULL = 1.0
 RADAR_PULL = 3.0
 BEVFORMER_PULL = 0.3
 PULLS = (0.3, 1.0, 3.0)
 # Teacher and student are one network here, as in the paper: no adapters, and the student starts as its teacher.
 RADAR = radardistill(source="pillarnet", start=True)
-LOGITS = DistillConfig((Term("logits", "heatmap", "heatmap", source="centerpoint"),))
 DRIVES, HOLDOUT = 12, 12  # that students see; that `search` keeps back
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
 FITTED = ("bevdet", "bevdet4d", "bevdepth", "bevformer")  # students that may inherit a teacher's head
@@ -77,7 +76,12 @@ def search() -> dict[str, Run]:
         neck = distillbev(layers[-1:], source="centerpoint", inherit=inherit)
         study[f"{student}_published"] = taught(runs[student], every, sweeps=SWEEPS)
         for pull in PULLS:
-            for name, recipe in (("all", every), ("neck", neck), ("logits", LOGITS), ("both", together(neck, LOGITS))):
+            for name, recipe in (
+                ("all", every),
+                ("neck", neck),
+                ("logits", logits("centerpoint")),
+                ("both", together(neck, logits("centerpoint"))),
+            ):
                 study[f"{student}_{name}_{pull:g}"] = taught(runs[student], pulled(recipe, pull), sweeps=SWEEPS)
     radar = runs["radar_pillarnet"]
     study["radar_pillarnet_published"] = taught(radar, RADAR, sweeps=SWEEPS)
@@ -89,8 +93,8 @@ def search() -> dict[str, Run]:
         for name, recipe in (
             ("", neck),
             ("_own_head", own_head),
-            ("_logits", LOGITS),
-            ("_both", together(neck, LOGITS)),
+            ("_logits", logits("centerpoint")),
+            ("_both", together(neck, logits("centerpoint"))),
         ):
             study[f"bevformer{name}_{pull:g}"] = taught(runs["bevformer"], pulled(recipe, pull), sweeps=SWEEPS)
     for name in ("bevdet", "bevdet_all_1"):
@@ -128,11 +132,11 @@ def pairs(runs: dict[str, Run]) -> dict[str, Run]:
     for student in CONVOLUTIONAL:
         add(student, "centerpoint", bev_recipe(student, "centerpoint"))
         add(student, "mvp", bev_recipe(student, "mvp"), VIRTUAL)
-    # Ours has a heatmap head, so CenterPoint itself can teach it, too, and its head fits.
-    inherited = {source: distillbev_bevformer(source, inherit=True) for source in ("centerpoint", "mvp")}
+    # Ours has a heatmap head, so CenterPoint itself can teach it, too, and its head fits. The map alone taught nothing:
+    # it is of another kind than a convolutional teacher's. With the logits beside it, it does (`search`).
     add("bevformer", "lidar_transformer", distillbev_bevformer("lidar_transformer"), pull=BEVFORMER_PULL)
-    add("bevformer", "centerpoint", inherited["centerpoint"], pull=BEVFORMER_PULL)
-    add("bevformer", "mvp", inherited["mvp"], VIRTUAL, BEVFORMER_PULL)
+    add("bevformer", "centerpoint", together(distillbev_bevformer("centerpoint", inherit=True), logits("centerpoint")))
+    add("bevformer", "mvp", together(distillbev_bevformer("mvp", inherit=True), logits("mvp")), VIRTUAL)
     add("radar_pillarnet", "pillarnet", RADAR, pull=RADAR_PULL)
     study["bevdepth_from_bevdepth_large"] = taught(
         runs["bevdepth"], pulled(lgkd("bevdepth_large")), sweeps=dataclasses.replace(sweeps, sweeps=1)
@@ -179,6 +183,11 @@ def ablations() -> dict[str, Run]:
     return study
 
 
+def logits(source: str) -> DistillConfig:
+    """The teacher's heatmap and boxes, where both have heads of one kind."""
+    return DistillConfig((Term("logits", "heatmap", "heatmap", source=source),))
+
+
 def bev_recipe(student: str, teacher: str) -> DistillConfig:
     """DistillBEV for a student of CONVOLUTIONAL; the compact student has two stages and a head of its own."""
     if student == "camera_radar":
@@ -205,7 +214,7 @@ def distillbev_ablations() -> dict[str, DistillConfig]:
         "early": _without_false_positives(_distillbev((("fused", "encoder1"), stage1, stage2, neck))),
         "mse": DistillConfig((Term("plain_feature", "neck", "neck", adapter="conv1x1", source="centerpoint"),)),
         "fitnet": DistillConfig((Term("foreground_feature", "neck", "neck", adapter="conv1x1", source="centerpoint"),)),
-        "logits": LOGITS,
+        "logits": logits("centerpoint"),
     }
 
 
