@@ -69,6 +69,7 @@ def search() -> dict[str, Run]:
     runs = family(HOLDOUT)
     names = ("centerpoint", "pillarnet", "bevdet", "bevdepth", "bevformer", "camera_radar", "radar_pillarnet")
     study = {name: runs[name] for name in names}
+    output = logits("centerpoint")
     for student in ("bevdet", "bevdepth", "camera_radar"):
         layers = COMPACT_LAYERS if student == "camera_radar" else LAYERS
         inherit = student != "camera_radar"
@@ -76,25 +77,20 @@ def search() -> dict[str, Run]:
         neck = distillbev(layers[-1:], source="centerpoint", inherit=inherit)
         study[f"{student}_published"] = taught(runs[student], every, sweeps=SWEEPS)
         for pull in PULLS:
-            for name, recipe in (
-                ("all", every),
-                ("neck", neck),
-                ("logits", logits("centerpoint")),
-                ("both", together(neck, logits("centerpoint"))),
-            ):
+            for name, recipe in (("all", every), ("neck", neck), ("logits", output), ("both", together(neck, output))):
                 study[f"{student}_{name}_{pull:g}"] = taught(runs[student], pulled(recipe, pull), sweeps=SWEEPS)
     radar = runs["radar_pillarnet"]
     study["radar_pillarnet_published"] = taught(radar, RADAR, sweeps=SWEEPS)
     for pull in (*PULLS, 10.0):
         study[f"radar_pillarnet_{pull:g}"] = taught(radar, pulled(RADAR, pull), sweeps=SWEEPS)
     neck = distillbev_bevformer("centerpoint", inherit=True)
+    own_head = distillbev_bevformer("centerpoint")
     for pull in (0.1, 0.3, 1.0):
-        own_head = dataclasses.replace(neck, inherit_head="")
         for name, recipe in (
             ("", neck),
             ("_own_head", own_head),
-            ("_logits", logits("centerpoint")),
-            ("_both", together(neck, logits("centerpoint"))),
+            ("_logits", output),
+            ("_both", together(neck, output)),
         ):
             study[f"bevformer{name}_{pull:g}"] = taught(runs["bevformer"], pulled(recipe, pull), sweeps=SWEEPS)
     for name in ("bevdet", "bevdet_all_1"):
