@@ -11,12 +11,16 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
-from training.experiments import distillation  # noqa: E402
+from bev_perception.inference.backend import TOLERANCES, compare_outputs  # noqa: E402
+from bev_perception.model_spec import load_bundle  # noqa: E402
+from training.experiments import demo, distillation  # noqa: E402
+from training.models.exported import ExportedDetector  # noqa: E402
 from training.run import build_detector  # noqa: E402
-from training.trainer.starting import start_backbone  # noqa: E402
+from training.trainer.starting import start_backbone, start_network  # noqa: E402
 from training.trainer.teaching import open_teachers  # noqa: E402
 
-FOLDER = Path(__file__).resolve().parent.parent / "training" / "checkpoints"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "training" / "checkpoints"
 
 
 def test_every_checkpoint_is_small_and_the_one_its_card_describes() -> None:
@@ -43,3 +47,15 @@ def test_the_studys_students_start_with_the_backbone() -> None:
     start_backbone(detector, FOLDER / "backbone_near.ckpt")
     changed = [name for name, value in detector.state_dict().items() if not torch.equal(value, before[name])]
     assert len(changed) > 50 and all("backbone" in name for name in changed)
+
+
+def test_the_shipped_student_goes_on() -> None:
+    detector = build_detector(demo.finetune())
+    start_network(detector, FOLDER / "demo_start.ckpt")
+    bundle = load_bundle(ROOT / "bev_perception" / "bundles" / "demo")
+    inputs, golden = bundle.golden()
+    tensors = (torch.from_numpy(inputs[t.name]) for t in bundle.spec.inputs())
+    with torch.no_grad():
+        found = ExportedDetector(detector.eval())(*tensors)
+    arrays = {t.name: value.numpy() for t, value in zip(bundle.spec.outputs(), found, strict=True)}
+    compare_outputs(arrays, golden, bundle.spec, TOLERANCES["fp16"], "the checkpoint")

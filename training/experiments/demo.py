@@ -28,7 +28,8 @@ def full() -> Run:
 
 
 def finetune() -> Run:
-    """The last part of the shipped bundle's training: `--init` an earlier checkpoint of `full`."""
+    """The last part of the shipped bundle's training: `--init` an earlier checkpoint of `full`, or the shipped student
+    itself, training/checkpoints/demo_start.ckpt."""
     optim = OptimConfig(lr=8e-4, warmup_steps=50, steps=2000, clip_norm=10.0)
     return Run("camera_radar", StudentConfig(), demo_spec(), optim, LOSSES, DATA, seed=2)
 

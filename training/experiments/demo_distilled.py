@@ -2,7 +2,7 @@
 
     python -m training.train training.experiments.demo_distilled:teacher --data DATA --out runs/demo_teacher
     python -m training.train training.experiments.demo_distilled:student --data DATA --out runs/demo_taught \
-        --init runs/finetune/last.ckpt --teacher centerpoint=runs/demo_teacher/last.ckpt
+        --init training/checkpoints/demo_start.ckpt --teacher centerpoint=runs/demo_teacher/last.ckpt
 
 What it is compared with is `demo:finetune` from the same weights, for as many steps, without a teacher.
 """
