@@ -39,6 +39,9 @@ DRIVES, HOLDOUT = 12, 12  # that students see; that `search` keeps back
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
 FITTED = ("bevdet", "bevdet4d", "bevdepth", "bevformer")  # students that may inherit a teacher's head
 IMAGE_AUGMENTATION = ("image_scale", "image_rotation_deg", "image_flip", "brightness", "contrast")
+# Every cell of every map alike; and an attention that tells cells apart at the study's activations, which are smaller.
+PLAIN = DistillBevConfig(regions=False, attention="none", scaling="none", imitation="none")
+SHARP = dataclasses.replace(RELEASED, temperature=0.1)
 LONGER = 1.5  # times the steps: at least what a teacher costs (docs/distillation.md)
 
 
@@ -74,10 +77,14 @@ def search() -> dict[str, Run]:
         layers = COMPACT_LAYERS if student == "camera_radar" else LAYERS
         inherit = student != "camera_radar"
         every = distillbev(layers, source="centerpoint", inherit=inherit)
+        plain = _without_false_positives(distillbev(layers, PLAIN, source="centerpoint", inherit=inherit))
+        sharp = distillbev(layers, SHARP, source="centerpoint", inherit=inherit)
         neck = distillbev(layers[-1:], source="centerpoint", inherit=inherit)
+        recipes = {"all": every, "plain": plain, "sharp": sharp, "neck": neck, "logits": output}
+        recipes["both"] = together(neck, output)
         study[f"{student}_published"] = taught(runs[student], every, sweeps=SWEEPS)
         for pull in PULLS:
-            for name, recipe in (("all", every), ("neck", neck), ("logits", output), ("both", together(neck, output))):
+            for name, recipe in recipes.items():
                 study[f"{student}_{name}_{pull:g}"] = taught(runs[student], pulled(recipe, pull), sweeps=SWEEPS)
     radar = runs["radar_pillarnet"]
     study["radar_pillarnet_published"] = taught(radar, RADAR, sweeps=SWEEPS)
@@ -198,10 +205,9 @@ def distillbev_ablations() -> dict[str, DistillConfig]:
     positives (the whole is among `pairs`); then its choice of layers, also without false positives. Terms are scaled to
     one pull altogether (DistillConfig.pull), so that what is compared is where they pull and not how hard.
     """
-    bare = DistillBevConfig(regions=False, attention="none", scaling="none", imitation="none")
-    regions = dataclasses.replace(bare, regions=True, scaling="uniform")
+    regions = dataclasses.replace(PLAIN, regions=True, scaling="uniform")
     attention = dataclasses.replace(regions, attention="teacher_student", imitation="mean_conv")
-    steps = {"plain": bare, "regions": regions, "attention": attention, "scaling": DistillBevConfig()}
+    steps = {"plain": PLAIN, "regions": regions, "attention": attention, "scaling": DistillBevConfig()}
     study = {name: _without_false_positives(_distillbev(COMPACT_LAYERS, config)) for name, config in steps.items()}
     stage1, stage2, neck = COMPACT_LAYERS
     return study | {
