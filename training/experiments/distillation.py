@@ -39,7 +39,7 @@ DRIVES, HOLDOUT = 12, 12  # that students see; that `search` keeps back
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
 FITTED = ("bevdet", "bevdet4d", "bevdepth", "bevformer")  # students that may inherit a teacher's head
 IMAGE_AUGMENTATION = ("image_scale", "image_rotation_deg", "image_flip", "brightness", "contrast")
-# Every cell of every map alike; and an attention that tells cells apart at the study's activations, which are smaller.
+# All cells of all maps alike; and an attention that tells cells of the study's maps apart (docs: Ablations).
 PLAIN = DistillBevConfig(regions=False, attention="none", scaling="none", imitation="none")
 SHARP = dataclasses.replace(RELEASED, temperature=0.1)
 LONGER = 1.5  # times the steps: at least what a teacher costs (docs/distillation.md)
