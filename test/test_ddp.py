@@ -78,7 +78,7 @@ def alone_and_together(tiny_dataset, tmp_path_factory):
     }  # fmt: skip
     for name, process in running.items():
         output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, f"{name}: {output[-3000:]}"
+        assert process.returncode == 0, f"{name}: {output}"  # all of it: the first process to fail says why
     return out / "one", out / "two"
 
 

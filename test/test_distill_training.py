@@ -29,7 +29,9 @@ from training.trainer.failures import TrainingStopped  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes  # noqa: E402
 from training.trainer.teaching import (  # noqa: E402
+    fill_caches,
     held_out_agreement,
+    open_caches,
     open_teachers,
     paths_of,
     seen_in_training,
@@ -204,6 +206,24 @@ def test_behind_a_cache_neither_the_teacher_nor_its_points_are_touched(
     assert seen_in_training(STUDENT, cached=False) == STUDENT.data
     masked = dataclasses.replace(STUDENT, distill=lgkd("bevdepth_large"))
     assert seen_in_training(masked, cached=True).lidar == LIDAR  # its mask is made of points
+
+
+def test_processes_fill_the_cache_however_far_apart_they_are(
+    lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second process looks at what lacks when the first one's share is already there."""
+    keyframes = open_keyframes(SPEC, STUDENT.data, tiny_dataset, VERSION, "train")
+    taught = open_teachers(STUDENT, {"centerpoint": lidar_teacher})
+    caches = open_caches(STUDENT, taught, keyframes, tmp_path)
+    module = DetectorModule(STUDENT, 3, taught, caches)
+    assert module.distiller is not None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    stored = []
+    for rank in "10":
+        monkeypatch.setenv("RANK", rank)
+        fill_caches(module.distiller, STUDENT, keyframes, 0)
+        stored.append(len(list(tmp_path.rglob("*.npz"))))
+    assert stored == [len(keyframes) // 2, len(keyframes)] == [2, 4]
 
 
 def test_augmentation_of_the_scene_forbids_a_cache(lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from training.data.config import DataConfig
 from training.data.nuscenes import Keyframe
 from training.sensor_masks import kept_by, mask_sensors
 from training.trainer.checkpoint import load_module
-from training.trainer.distributed import gather_dict, join_processes, own_device, rank_and_world
+from training.trainer.distributed import gather_dict, join_processes, own_device, own_share, rank_and_world
 from training.trainer.loading import evaluation_loader, open_keyframes
 
 SCORE_FLOOR = 0.03  # AP wants the whole curve: far below any threshold that a vehicle would use
@@ -82,7 +82,7 @@ def detect(
     """Word -> row of the keyframe -> detections; every process gets those of all."""
     for word in sensors:
         kept_by(word, model.spec)  # a wrong word is told at once
-    loader = evaluation_loader(keyframes, model.spec, model.data, rows, batch_size, workers)
+    loader = evaluation_loader(keyframes, model.spec, model.data, own_share(rows), batch_size, workers)
     thresholds = Thresholds(dict.fromkeys(model.spec.classes, SCORE_FLOOR), model.spec.nms_radius)
     found: dict[str, dict[int, Objects]] = {word: {} for word in sensors}
     started = time.monotonic()

@@ -13,7 +13,7 @@ import json
 import os
 import uuid
 import zipfile
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,10 @@ class TeacherCache:
     def path(self, token: str) -> Path:
         return self.folder / f"{token}{SUFFIX}"
 
-    def lacking(self, features: Set[str]) -> list[int]:
-        """Rows of `tokens` of which some of heatmap, regression and the named features are not stored."""
+    def lacking(self, features: Set[str], rows: Iterable[int]) -> list[int]:
+        """Those `rows` of `tokens` of which some of heatmap, regression and the named features are not stored."""
         wanted = {f"{name}.npy" for name in stored_names(features)}
-        return [i for i, token in enumerate(self.tokens) if not wanted <= self._stored(token)]
+        return [row for row in rows if not wanted <= self._stored(self.tokens[row])]
 
     def _stored(self, token: str) -> Set[str]:
         if not self.path(token).is_file():

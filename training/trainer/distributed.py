@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -20,6 +20,12 @@ def rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def own_share(rows: Sequence[int]) -> Sequence[int]:
+    """This process's part of `rows`; together the processes have each once."""
+    rank, world = rank_and_world()
+    return rows[rank::world]
 
 
 def join_processes() -> None:

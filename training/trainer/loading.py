@@ -14,7 +14,7 @@ from training.data.clips import ClipDataset, EndlessShuffle, collate
 from training.data.config import DataConfig, for_evaluation
 from training.data.nuscenes import Keyframe, read_split, require_lidar
 from training.run import Run
-from training.trainer.distributed import RankShard, rank_and_world
+from training.trainer.distributed import RankShard
 
 
 def open_keyframes(
@@ -81,7 +81,6 @@ def evaluation_loader(
     batch_size: int,
     workers: int,
 ) -> DataLoader:
-    """This process's share of `rows` of the keyframes, each once and unchanged; `index` of a batch: their rows."""
-    rank, world = rank_and_world()
+    """The `rows` of the keyframes, each once and unchanged; `index` of a batch: their rows."""
     dataset = ClipDataset(keyframes, spec, for_evaluation(config))
-    return DataLoader(Subset(dataset, rows[rank::world]), batch_size, num_workers=workers, collate_fn=collate)
+    return DataLoader(Subset(dataset, rows), batch_size, num_workers=workers, collate_fn=collate)

@@ -16,7 +16,7 @@ from training.distill.module import Distiller
 from training.run import Run
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.checkpoint import load_module, read_checkpoint
-from training.trainer.distributed import own_device
+from training.trainer.distributed import own_device, own_share
 from training.trainer.lightning_module import predict_clip
 from training.trainer.loading import evaluation_loader
 
@@ -75,9 +75,12 @@ def open_caches(
 
 
 def fill_caches(distiller: Distiller, run: Run, keyframes: Any, workers: int) -> None:
-    """Ask each teacher of what its cache lacks; several processes share the work."""
+    """Ask each teacher of what its cache lacks; several processes share the work.
+
+    A process looks at its own share of the samples alone: what the others lack changes while they write.
+    """
     for name, cache in distiller.caches.items():
-        rows = cache.lacking(distiller.read_of(name))
+        rows = cache.lacking(distiller.read_of(name), own_share(range(len(cache.tokens))))
         loader = evaluation_loader(keyframes, run.spec, run.data, rows, run.batch_size, workers)
         for number, batch in enumerate(loader):
             distiller.teach(name, {key: tensor.to(own_device()) for key, tensor in batch.items()})
