@@ -99,6 +99,15 @@ def test_the_rows_that_lack_something_are_named(tmp_path: Path) -> None:
     assert cache.lacking({"neck"}, range(4)) == [0, 1, 2]
 
 
+def test_a_sample_that_vanished_behind_the_points_is_named(tmp_path: Path) -> None:
+    network = Network()
+    cache = TeacherCache(tmp_path, network, TOKENS, DATA, "set")
+    ask(cache, network, 0, 3)
+    cache.path("d3").unlink()
+    with pytest.raises(ValueError, match=r"nothing is stored for \['d3'\] and the batch has no 'lidar'.*start the run"):
+        cache.predict(batch_of(0, 3), lambda: {}["lidar"], {"neck"})
+
+
 def test_one_missing_sample_or_name_runs_the_teacher(tmp_path: Path) -> None:
     network = Network()
     cache = TeacherCache(tmp_path, network, TOKENS, DATA, "set")

@@ -106,7 +106,10 @@ class TeacherCache:
             return set()  # reading it says so
 
     def predict(self, batch: dict[str, Tensor], compute: Callable[[], Prediction], features: Set[str]) -> Prediction:
-        """The prediction for a batch with the named features (aux as "aux.<name>"), computed where a sample lacks."""
+        """The prediction for a batch with the named features (aux as "aux.<name>"), computed where a sample lacks.
+
+        Raises ValueError when it must be computed and the batch has not what the teacher senses.
+        """
         wanted = stored_names(features)
         tokens = [self.tokens[i] for i in batch["index"].tolist()]
         stored = [self.read(token, wanted) for token in tokens]
@@ -114,7 +117,15 @@ class TeacherCache:
             self.hits += len(tokens)
             return _unpack({name: _stacked([row[name] for row in stored]).to(batch["index"].device) for name in wanted})
         self.misses += len(tokens)
-        tensors = {name: _half(tensor, name) for name, tensor in _pack(compute(), wanted).items()}
+        try:
+            fresh = compute()
+        except KeyError as error:  # inputs are left out once a cache is filled
+            lost = [token for token, row in zip(tokens, stored, strict=True) if wanted != set(row)]
+            raise ValueError(
+                f"{self.folder}: nothing is stored for {lost} and the batch has no {error} to ask the teacher again; "
+                "start the run again, it fills its cache first"
+            ) from error
+        tensors = {name: _half(tensor, name) for name, tensor in _pack(fresh, wanted).items()}
         for i, token in enumerate(tokens):
             self.write(token, self.read(token) | {name: tensor[i] for name, tensor in tensors.items()})
         return _unpack({name: tensor.float() for name, tensor in tensors.items()})
