@@ -14,6 +14,7 @@ from tiny_set import LIDAR_SPEC, RADAR_SPEC, SPEC, item_of, open_set  # noqa: E4
 
 from bev_perception.geometry import invert, points_in_box, transform_points  # noqa: E402
 from bev_perception.model_spec import CLASSES, TemporalSpec  # noqa: E402
+from training.data import clips  # noqa: E402
 from training.data.augment import NO_AUGMENTATION, Augmentation, draw_bev  # noqa: E402
 from training.data.balance import balanced_items  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
@@ -223,7 +224,40 @@ def test_the_scored_ranges_are_the_devkits():
 def test_decoded_keyframes_are_kept_as_far_as_the_room_goes(tiny_dataset):
     keyframes = open_set(tiny_dataset)
     for megabytes, kept in ((0, 0), (1, 2), (2000, 4)):
-        dataset = ClipDataset(keyframes, SPEC, DataConfig(history=0, cache_mb=megabytes))
+        dataset = ClipDataset(keyframes, SPEC, DataConfig(Augmentation(), history=0, cache_mb=megabytes))
         for index in (0, 0, 1):
             dataset[index]
         assert len(dataset._cache.kept) == kept if megabytes != 1 else len(dataset._cache.kept) < 4
+
+
+def test_items_are_made_once_where_nothing_is_drawn(tiny_dataset, monkeypatch):
+    keyframes, made = open_set(tiny_dataset), []
+    targets = clips.depth_target
+    monkeypatch.setattr(clips, "depth_target", lambda *a: made.append(0) or targets(*a))
+    cameras, drawn = len(SPEC.cameras), DataConfig(interval=(0.2, 0.5), cache_mb=2000)
+    for config, times in (
+        (DataConfig(), 1),
+        (DataConfig(cache_mb=0), 2),
+        (DataConfig(Augmentation()), 2),
+        (drawn, 2),
+        (dataclasses.replace(drawn, history=0), 1),
+    ):
+        made.clear()
+        dataset = ClipDataset(keyframes, SPEC, config)
+        first, again = item_of(dataset, 1), item_of(dataset, 1 + len(dataset))
+        assert len(made) == times * cameras, config
+        if times == 1:
+            fresh = item_of(ClipDataset(keyframes, SPEC, config), 1 + len(dataset))
+            assert set(first) == set(again) == set(fresh)
+            for name, array in fresh.items():
+                np.testing.assert_array_equal(again[name], array, err_msg=name)
+
+
+def test_a_batch_shares_no_memory_with_the_kept_items(tiny_dataset):
+    dataset = ClipDataset(open_set(tiny_dataset), SPEC, DataConfig())
+    before = item_of(dataset, 0)
+    batch = collate([dataset[0]])
+    for tensor in batch.values():
+        tensor.zero_()
+    for name, array in item_of(dataset, 0).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)

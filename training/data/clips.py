@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from bev_perception.geometry import invert, transform_points
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.preprocess.radar import radar_arrays
-from training.data.augment import augment_boxes, augment_image, draw_bev, drop_sensors
+from training.data.augment import NO_AUGMENTATION, augment_boxes, augment_image, draw_bev, drop_sensors
 from training.data.balance import balanced_items
 from training.data.config import PLAIN, SCORED_RANGE_M, DataConfig
 from training.data.lidar import within
@@ -34,7 +35,8 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     Inputs of teachers, of the current frame alone: lidar (P, 5) and lidar_counts, virtual (Q, 15) and virtual_counts.
 
     Indices beyond the length are later epochs of the same keyframes: the augmentation of an item is drawn from
-    (seed, index) alone, so that a resumed run sees what an uninterrupted one would have seen.
+    (seed, index) alone, so that a resumed run sees what an uninterrupted one would have seen. Where nothing is drawn
+    items are kept whole: their targets cost more than a small network's step.
     """
 
     def __init__(
@@ -61,14 +63,21 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
                 )
             self.database = open_database(keyframes, spec, config)
         self._cache = Cache(config.cache_mb)
+        drawn = config.interval is not None and config.history > 0 and spec.temporal.state_channels > 0
+        self._alike = config.augmentation == NO_AUGMENTATION and not drawn and config.paste is None
 
     def __len__(self) -> int:
         """Items of an epoch: keyframes, or more with class-balanced resampling."""
         return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([self.seed, index])
         row = int(self.items[index % len(self.items)])
+        if self._alike:
+            return dict(self._cache.get(("item", row), lambda: Item(self._item(index, row))).tensors)
+        return self._item(index, row)
+
+    def _item(self, index: int, row: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, index])
         current = self.keyframes[row]
         aug_from_ego = draw_bev(rng, self.config.augmentation)
         item, img_from_ego = self._sensors(current, aug_from_ego, rng)
@@ -225,6 +234,17 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         root = self.keyframes.data_index.dataroot if isinstance(self.keyframes, Keyframes) else None
         key = ("clouds", keyframe.scene, keyframe.stamp_ns)
         return self._cache.get(key, lambda: prepare_clouds(keyframe, self.config, root))
+
+
+@dataclass(frozen=True)
+class Item:
+    """What ClipDataset gives; it is read, never written: `collate` copies."""
+
+    tensors: dict[str, torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 class Cache:

@@ -89,7 +89,7 @@ class DataConfig:
     keyframes, for runs without cameras. cbgs: class-balanced resampling (Zhu et al., 2019). scored_ranges: leave out
     objects farther away than the benchmark scores their class. depth_stride: of the image features that depth and class
     supervision look at; 0: a network without such supervision, whose items lack both targets. cache_mb: decoded
-    keyframes that each loader process keeps in memory.
+    keyframes, and whole items where none is drawn, that each loader process keeps in memory.
     holdout: so many scenes at the end of the training split are not trained on; they are the split "holdout", on which
     settings are searched. train_scenes: train on so many of the others, spread evenly; 0: on all.
     """
