@@ -39,8 +39,10 @@ DRIVES, HOLDOUT = 12, 12  # that students see; that `search` keeps back
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
 FITTED = ("bevdet", "bevdet4d", "bevdepth", "bevformer")  # students that may inherit a teacher's head
 IMAGE_AUGMENTATION = ("image_scale", "image_rotation_deg", "image_flip", "brightness", "contrast")
-# All cells of all maps alike; and an attention that tells cells of the study's maps apart (docs: Ablations).
+# All cells of all maps alike; no adaptive scaling; and an attention that tells cells of the study's maps apart (docs:
+# Ablations).
 PLAIN = DistillBevConfig(regions=False, attention="none", scaling="none", imitation="none")
+UNIFORM = dataclasses.replace(RELEASED, scaling="uniform")
 SHARP = dataclasses.replace(RELEASED, temperature=0.1)
 LONGER = 1.5  # times the steps: at least what a teacher costs (docs/distillation.md)
 
@@ -78,9 +80,10 @@ def search() -> dict[str, Run]:
         inherit = student != "camera_radar"
         every = distillbev(layers, source="centerpoint", inherit=inherit)
         plain = _without_false_positives(distillbev(layers, PLAIN, source="centerpoint", inherit=inherit))
+        uniform = distillbev(layers, UNIFORM, source="centerpoint", inherit=inherit)
         sharp = distillbev(layers, SHARP, source="centerpoint", inherit=inherit)
         neck = distillbev(layers[-1:], source="centerpoint", inherit=inherit)
-        recipes = {"all": every, "plain": plain, "sharp": sharp, "neck": neck, "logits": output}
+        recipes = {"all": every, "plain": plain, "uniform": uniform, "sharp": sharp, "neck": neck, "logits": output}
         recipes["both"] = together(neck, output)
         study[f"{student}_published"] = taught(runs[student], every, sweeps=SWEEPS)
         for pull in PULLS:
