@@ -36,7 +36,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
 
     Indices beyond the length are later epochs of the same keyframes: the augmentation of an item is drawn from
     (seed, index) alone, so that a resumed run sees what an uninterrupted one would have seen. Where nothing is drawn
-    items are kept whole: their targets cost more than a small network's step.
+    items are kept whole: making one costs half as much as a small network's step.
     """
 
     def __init__(
