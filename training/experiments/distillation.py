@@ -84,7 +84,7 @@ def search() -> dict[str, Run]:
         sharp = distillbev(layers, SHARP, source="centerpoint", inherit=inherit)
         neck = distillbev(layers[-1:], source="centerpoint", inherit=inherit)
         recipes = {"all": every, "plain": plain, "uniform": uniform, "sharp": sharp, "neck": neck, "logits": output}
-        recipes["both"] = together(neck, output)
+        recipes |= {"both": together(neck, output), "all_logits": together(every, output)}
         study[f"{student}_published"] = taught(runs[student], every, sweeps=SWEEPS)
         for pull in PULLS:
             for name, recipe in recipes.items():
