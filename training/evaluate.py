@@ -31,7 +31,7 @@ from training.data.config import DataConfig
 from training.data.nuscenes import Keyframe
 from training.sensor_masks import kept_by, mask_sensors
 from training.trainer.checkpoint import load_module
-from training.trainer.distributed import gather_dict, join_processes, own_device, own_share, rank_and_world
+from training.trainer.distributed import gather_dict, join_processes, own_device, own_share, own_threads, rank_and_world
 from training.trainer.loading import evaluation_loader, open_keyframes
 
 SCORE_FLOOR = 0.03  # AP wants the whole curve: far below any threshold that a vehicle would use
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     parser.add_argument("--out", type=Path, help="write all scores as JSON")
     args = parser.parse_args(argv)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(own_threads())
     join_processes()
     model = load_model(args.model, args.history)
     print(f"{args.model}: each keyframe after {model.data.history} earlier frame(s)", flush=True)

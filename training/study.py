@@ -29,6 +29,7 @@ from training.run import Run
 from training.study_tables import gains_table, results_csv, study_table
 from training.train import train
 from training.trainer.checkpoint import load_module, training_minutes
+from training.trainer.distributed import own_threads
 from training.trainer.loading import open_keyframes, scored_split
 from training.trainer.teaching import held_out_agreement, paths_of, teacher_names
 
@@ -151,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--backbone", type=Path, help="that students with cameras start with, as in training.train")
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     args = parser.parse_args(argv)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(own_threads())
     cv2.setNumThreads(1)  # the loader shares the cores with the network
     study: Any = load_experiment(args.study)
     if not isinstance(study, dict):

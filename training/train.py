@@ -29,7 +29,7 @@ from training.run import Run, run_to_plain
 from training.trainer.allocation import keep_freed_memory
 from training.trainer.callbacks import ProgressLine, Resumption, Stopwatch
 from training.trainer.checkpoint import read_checkpoint
-from training.trainer.distributed import rank_and_world
+from training.trainer.distributed import own_threads, rank_and_world
 from training.trainer.ema import Ema
 from training.trainer.failures import explained
 from training.trainer.lightning_module import DetectorModule
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.data is None or args.out is None:
         parser.error("--data and --out are needed to train")
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    torch.set_num_threads(own_threads())
     cv2.setNumThreads(1)  # the loader shares the cores with the network
     last = train(
         run,

@@ -28,6 +28,11 @@ def own_share(rows: Sequence[int]) -> Sequence[int]:
     return rows[rank::world]
 
 
+def own_threads() -> int:
+    """This process's part of the cores it may run on, at least one: torch would give every process all of them."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def join_processes() -> None:
     """Connect the processes of torchrun, for commands that Lightning does not run. Objects are exchanged, so gloo."""
     if rank_and_world()[1] > 1 and not dist.is_initialized():
