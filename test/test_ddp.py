@@ -20,10 +20,18 @@ from tiny_run import RUN, VERSION, points_run  # noqa: E402
 from training.data.clips import EndlessShuffle  # noqa: E402
 from training.teachers import centerpoint  # noqa: E402
 from training.train import train  # noqa: E402
-from training.trainer.distributed import RankShard, check_same_step, count_of_all  # noqa: E402
+from training.trainer.distributed import RankShard, check_same_step, count_of_all, own_threads  # noqa: E402
 from training.trainer.loading import training_loader  # noqa: E402
 
 SCRIPT = Path(__file__).parent / "ddp_run.py"
+
+
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
+    for processes, threads in ((None, 6), (1, 6), (4, 1), (2, 3), (8, 1)):
+        if processes:
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert own_threads() == threads
 
 
 def test_the_shards_of_all_processes_are_the_batches_of_one(monkeypatch):
