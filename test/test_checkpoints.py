@@ -58,4 +58,4 @@ def test_the_shipped_student_goes_on() -> None:
     with torch.no_grad():
         found = ExportedDetector(detector.eval())(*tensors)
     arrays = {t.name: value.numpy() for t, value in zip(bundle.spec.outputs(), found, strict=True)}
-    compare_outputs(arrays, golden, bundle.spec, TOLERANCES["fp16"], "the checkpoint")
+    compare_outputs(arrays, golden, bundle.spec, TOLERANCES["fp32"], "the checkpoint")

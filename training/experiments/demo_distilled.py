@@ -5,9 +5,11 @@ r"""The shipped student goes on, taught by a LiDAR network of the same range: se
     python -m training.train training.experiments.demo_distilled:teacher --data DATA --out runs/demo_teacher \
         --init training/checkpoints/centerpoint_near.ckpt
     python -m training.train training.experiments.demo_distilled:student --data DATA --out runs/demo_taught \
-        --init training/checkpoints/demo_start.ckpt --teacher centerpoint=runs/demo_teacher/last.ckpt
+        --init BEFORE --teacher centerpoint=runs/demo_teacher/last.ckpt
+    python -m training.average BEFORE runs/demo_taught/last.ckpt --half --out training/checkpoints/demo_start.ckpt
 
-Without a teacher the same is `demo:finetune` with --set optim.steps=1500.
+BEFORE is what was shipped until then: training/checkpoints/demo_start.md. Without a teacher the same is `demo:finetune`
+with --set optim.steps=1500.
 """
 
 from __future__ import annotations
