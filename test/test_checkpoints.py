@@ -13,7 +13,7 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
 from bev_perception.inference.backend import TOLERANCES, compare_outputs  # noqa: E402
 from bev_perception.model_spec import load_bundle  # noqa: E402
-from training.experiments import demo, distillation  # noqa: E402
+from training.experiments import demo, demo_distilled, distillation  # noqa: E402
 from training.models.exported import ExportedDetector  # noqa: E402
 from training.run import build_detector  # noqa: E402
 from training.trainer.starting import start_backbone, start_network  # noqa: E402
@@ -38,6 +38,13 @@ def test_teaches_the_study(teacher: str) -> None:
     teachers = open_teachers(run, {teacher: FOLDER / f"{teacher}_near.ckpt"})
     assert list(teachers) == [teacher]
     assert 0.9e6 < sum(p.numel() for p in teachers[teacher].detector.parameters()) < 1.1e6
+
+
+def test_the_demos_teacher_starts_as_the_studys() -> None:
+    detector = build_detector(demo_distilled.teacher())
+    start_network(detector, FOLDER / "centerpoint_near.ckpt")
+    weights = torch.load(FOLDER / "centerpoint_near.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, weights[f"detector.{name}"]) for name, value in detector.state_dict().items())
 
 
 def test_the_studys_students_start_with_the_backbone() -> None:
