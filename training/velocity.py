@@ -1,0 +1,84 @@
+"""How well a network regresses velocity, by direction: `python -m training.velocity CHECKPOINT --data DIR`.
+
+mAVE is an average over what was detected, and most objects stand; it does not tell a network that calls crossing
+traffic standing from one that does not. Here velocities are read at the true cells of all objects, found or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training.command_line import errors_as_text
+from training.data.nuscenes import Keyframe
+from training.losses import at_cells
+from training.models.detector import task_index
+from training.trainer.checkpoint import load_module
+from training.trainer.distributed import own_device, own_threads
+from training.trainer.lightning_module import DetectorModule
+from training.trainer.loading import evaluation_loader, open_keyframes
+
+FAST, STANDING = 2.0, 0.1  # m/s
+VELOCITY = slice(8, 10)  # of BOX_CHANNELS
+
+
+def velocities(
+    module: DetectorModule, keyframes: Sequence[Keyframe], batch_size: int = 4, workers: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """True and predicted velocities of all objects with a known one, (N, 2) each, m/s in the ego frame's axes."""
+    tasks = torch.tensor(task_index(module.detector.tasks, module.spec.classes), device=module.device)
+    true, predicted = [], []
+    rows = range(len(keyframes))
+    module.eval()
+    for batch in evaluation_loader(keyframes, module.spec, module.data, rows, batch_size, workers):
+        batch = {name: tensor.to(module.device) for name, tensor in batch.items()}
+        with torch.inference_mode():
+            regression = module.predict(batch).regression
+        of_task = torch.stack([at_cells(maps, batch["cells"]) for maps in regression.unbind(1)])  # (T, B, M, 10)
+        task = tasks[batch["labels"]][None, ..., None].expand(1, *of_task.shape[1:])
+        found = of_task.gather(0, task)[0]
+        known = batch["mask"][..., VELOCITY].amin(dim=-1) > 0
+        true.append(batch["boxes"][known][:, VELOCITY].cpu())
+        predicted.append(found[known][:, VELOCITY].cpu())
+    return torch.cat(true).numpy(), torch.cat(predicted).numpy()
+
+
+def velocity_table(true: np.ndarray, predicted: np.ndarray) -> str:
+    """Markdown: means along and across the ego vehicle's axis of what moves that way, mean speed of what stands."""
+    lines = ["| true velocity | objects | true mean | predicted mean |", "|---|---|---|---|"]
+    for axis, name in enumerate(("vx", "vy")):
+        for sign in (1, -1):
+            there = sign * true[:, axis] > FAST
+            means = [f"{v[there, axis].mean():.2f}" if there.any() else "" for v in (true, predicted)]
+            relation = f"> {FAST:g}" if sign > 0 else f"< -{FAST:g}"
+            lines.append(f"| {name} {relation} m/s | {there.sum()} | {means[0]} | {means[1]} |")
+    stands = np.linalg.norm(true, axis=1) < STANDING
+    speed = f"{np.linalg.norm(predicted[stands], axis=1).mean():.2f} (speed)" if stands.any() else ""
+    lines.append(f"| standing | {stands.sum()} | 0 | {speed} |")
+    return "\n".join(lines)
+
+
+@errors_as_text
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.velocity", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--version", default="v1.0-trainval")
+    parser.add_argument("--split", default="val", help="val, train, or holdout")
+    parser.add_argument("--scenes", type=int, help="only the first n scenes of the split")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=1, help="loader processes")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(own_threads())
+    module = load_module(args.checkpoint).to(own_device())
+    keyframes = open_keyframes(module.spec, module.data, args.data, args.version, args.split, args.scenes)
+    print(velocity_table(*velocities(module, keyframes, args.batch_size, args.workers)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
