@@ -32,12 +32,16 @@ def test_every_checkpoint_is_small_and_the_one_its_card_describes() -> None:
         assert f"sha256 {hashlib.sha256(content).hexdigest()}" in path.with_suffix(".md").read_text()
 
 
-@pytest.mark.parametrize("teacher", ["centerpoint", "mvp"])
-def test_teaches_the_study(teacher: str) -> None:
-    run = distillation.pairs(distillation.family())[f"bevdet_from_{teacher}"]
+@pytest.mark.parametrize(
+    ("student", "teacher", "millions"),
+    [("bevdet", "centerpoint", 0.98), ("bevdet", "mvp", 0.99), ("radar_pillarnet", "pillarnet", 0.54)],
+)
+def test_teaches_the_study(student: str, teacher: str, millions: float) -> None:
+    run = distillation.pairs(distillation.family())[f"{student}_from_{teacher}"]
     teachers = open_teachers(run, {teacher: FOLDER / f"{teacher}_near.ckpt"})
     assert list(teachers) == [teacher]
-    assert 0.9e6 < sum(p.numel() for p in teachers[teacher].detector.parameters()) < 1.1e6
+    found = sum(p.numel() for p in teachers[teacher].detector.parameters()) / 1e6
+    assert found == pytest.approx(millions, abs=0.005)
 
 
 def test_the_demos_teacher_starts_as_the_studys() -> None:
