@@ -62,7 +62,7 @@ def test_means_by_direction() -> None:
         "| vx < -2 m/s | 1 | -4.00 | -1.00 |",
         "| vy > 2 m/s | 1 | 6.00 | 0.50 |",
         "| vy < -2 m/s | 0 |  |  |",
-        "| standing | 2 | 0 | 2.50 (speed) |",
+        "| standing | 2 | 0 | 2.50 (mean speed) |",
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bev_perception.model_spec import BOX_CHANNELS
 from training.command_line import errors_as_text
 from training.data.nuscenes import Keyframe
 from training.losses import at_cells
@@ -23,13 +24,16 @@ from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import evaluation_loader, open_keyframes
 
 FAST, STANDING = 2.0, 0.1  # m/s
-VELOCITY = slice(8, 10)  # of BOX_CHANNELS
+VELOCITY = slice(BOX_CHANNELS.index("vx"), BOX_CHANNELS.index("vy") + 1)
 
 
 def velocities(
     module: DetectorModule, keyframes: Sequence[Keyframe], batch_size: int = 4, workers: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """True and predicted velocities of all objects with a known one, (N, 2) each, m/s in the ego frame's axes."""
+    """True and predicted velocities of all objects with a known one, (N, 2) each, m/s in the ego frame's axes.
+
+    A network that answers with queries says 0 where none of them lies in an object's cell (query_maps).
+    """
     tasks = torch.tensor(task_index(module.detector.tasks, module.spec.classes), device=module.device)
     true, predicted = [], []
     rows = range(len(keyframes))
@@ -57,7 +61,7 @@ def velocity_table(true: np.ndarray, predicted: np.ndarray) -> str:
             relation = f"> {FAST:g}" if sign > 0 else f"< -{FAST:g}"
             lines.append(f"| {name} {relation} m/s | {there.sum()} | {means[0]} | {means[1]} |")
     stands = np.linalg.norm(true, axis=1) < STANDING
-    speed = f"{np.linalg.norm(predicted[stands], axis=1).mean():.2f} (speed)" if stands.any() else ""
+    speed = f"{np.linalg.norm(predicted[stands], axis=1).mean():.2f} (mean speed)" if stands.any() else ""
     lines.append(f"| standing | {stands.sum()} | 0 | {speed} |")
     return "\n".join(lines)
 
