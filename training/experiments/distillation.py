@@ -89,10 +89,12 @@ def search() -> dict[str, Run]:
         for pull in PULLS:
             for name, recipe in recipes.items():
                 study[f"{student}_{name}_{pull:g}"] = taught(runs[student], pulled(recipe, pull), sweeps=SWEEPS)
-    radar = runs["radar_pillarnet"]
-    study["radar_pillarnet_published"] = taught(radar, RADAR, sweeps=SWEEPS)
-    for pull in (*PULLS, 10.0):
-        study[f"radar_pillarnet_{pull:g}"] = taught(radar, pulled(RADAR, pull), sweeps=SWEEPS)
+    study["radar_pillarnet_published"] = taught(runs["radar_pillarnet"], RADAR, sweeps=SWEEPS)
+    study["radar_pillarnet_no_cma"] = without_cma(runs["radar_pillarnet"])
+    for radar in ("radar_pillarnet", "radar_pillarnet_no_cma"):
+        for name, recipe in (("", RADAR), ("_logits", together(RADAR, logits("pillarnet")))):
+            for pull in (*PULLS, 10.0):
+                study[f"{radar}{name}_{pull:g}"] = taught(study[radar], pulled(recipe, pull), sweeps=SWEEPS)
     neck = distillbev_bevformer("centerpoint", inherit=True)
     own_head = distillbev_bevformer("centerpoint")
     for pull in (0.1, 0.3, 1.0):
@@ -169,6 +171,11 @@ def with_pillarnet(fusion: Run, radar: Run) -> Run:
     return dataclasses.replace(fusion, config=config, spec=spec)
 
 
+def without_cma(run: Run) -> Run:
+    """RadarDistill's own baseline: the radar student without CMA."""
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, cma=False))
+
+
 def longer(run: Run) -> Run:
     """As much time as with a teacher, spent on steps instead."""
     assert run.optim.steps is not None
@@ -183,8 +190,7 @@ def ablations() -> dict[str, Run]:
     study = {name: runs[name] for name in ("centerpoint", "camera_radar", "pillarnet", "radar_pillarnet")}
     for name, distill in distillbev_ablations().items():
         study[f"camera_radar_{name}"] = taught(student, pulled(distill), sweeps=SWEEPS)
-    bare = dataclasses.replace(radar_student, config=dataclasses.replace(radar_student.config, cma=False))
-    study["radar_pillarnet_no_cma"] = bare
+    bare = study["radar_pillarnet_no_cma"] = without_cma(radar_student)
     study["radar_pillarnet_no_cma_taught"] = taught(bare, pulled(RADAR, RADAR_PULL), sweeps=SWEEPS)
     for name, run in (("radar_pillarnet_start", radar_student), ("radar_pillarnet_no_cma_start", bare)):
         study[name] = taught(run, DistillConfig(start_from="pillarnet"), sweeps=SWEEPS)
