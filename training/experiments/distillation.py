@@ -140,8 +140,8 @@ def pairs(runs: dict[str, Run]) -> dict[str, Run]:
     for student in CONVOLUTIONAL:
         add(student, "centerpoint", bev_recipe(student, "centerpoint"))
         add(student, "mvp", bev_recipe(student, "mvp"), VIRTUAL)
-    # BEVDet gains more from CenterPoint's last map and logits than from its three maps (`search`).
-    for student in ("bevdet", "bevdet4d"):
+    # Camera students gain more from CenterPoint's last map and logits than from its three maps (`search`).
+    for student in ("bevdet", "bevdet4d", "bevdepth"):
         neck = distillbev(LAYERS[-1:], source="centerpoint")
         add(student, "centerpoint_logits", together(neck, logits("centerpoint")))
     # Ours has a heatmap head, so CenterPoint itself can teach it, too, and its head fits. The map alone taught nothing:
