@@ -127,7 +127,7 @@ def pulled(distill: DistillConfig, pull: float = PULL) -> DistillConfig:
 
 def pairs(runs: dict[str, Run]) -> dict[str, Run]:
     """Every pair of teacher and student that is published, and the camera + radar students'."""
-    students = (*CONVOLUTIONAL, "bevformer", "radar_pillarnet", "bevfusion")
+    students = (*CONVOLUTIONAL, "bevformer", "radar_pillarnet")
     study = {name: runs[name] for name in (*TEACHERS, *students)}
 
     sweeps = runs["centerpoint"].data.lidar
@@ -155,7 +155,7 @@ def pairs(runs: dict[str, Run]) -> dict[str, Run]:
         runs["bevdepth"], pulled(lgkd("bevdepth_large")), sweeps=dataclasses.replace(sweeps, sweeps=1)
     )
     branch = radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet")
-    add("bevfusion", "both", together(distillbev(source="centerpoint", inherit=False), branch))
+    add("camera_radar", "both", together(bev_recipe("camera_radar", "centerpoint"), branch))
     # RadarDistill's camera + radar model: its radar branch starts as the student that PillarNet has taught.
     study["bevfusion_pillarnet"] = with_pillarnet(runs["bevfusion"], runs["radar_pillarnet"])
     learned = "radar_pillarnet_from_pillarnet"
@@ -186,11 +186,11 @@ def with_steps(run: Run, times: float) -> Run:
 
 def ablations() -> dict[str, Run]:
     """Of DistillBEV on the compact student, which gains most from it, in the order of the paper's table; of its layers;
-    and of RadarDistill's parts."""
+    other methods beside it; and of RadarDistill's parts."""
     runs = family()
     student, radar_student = runs["camera_radar"], runs["radar_pillarnet"]
     study = {name: runs[name] for name in ("centerpoint", "camera_radar", "pillarnet", "radar_pillarnet")}
-    for name, distill in distillbev_ablations().items():
+    for name, distill in (distillbev_ablations() | other_methods()).items():
         study[f"camera_radar_{name}"] = taught(student, pulled(distill), sweeps=SWEEPS)
     bare = study["radar_pillarnet_no_cma"] = without_cma(radar_student)
     study["radar_pillarnet_no_cma_taught"] = taught(bare, pulled(RADAR, RADAR_PULL), sweeps=SWEEPS)
@@ -229,9 +229,26 @@ def distillbev_ablations() -> dict[str, DistillConfig]:
         "neck_only": _without_false_positives(_distillbev((neck,))),
         "stage2_neck": _without_false_positives(_distillbev((stage2, neck))),
         "early": _without_false_positives(_distillbev((("fused", "encoder1"), stage1, stage2, neck))),
-        "mse": DistillConfig((Term("plain_feature", "neck", "neck", adapter="conv1x1", source="centerpoint"),)),
-        "fitnet": DistillConfig((Term("foreground_feature", "neck", "neck", adapter="conv1x1", source="centerpoint"),)),
+    }
+
+
+def other_methods() -> dict[str, DistillConfig]:
+    """What DistillBEV is compared with, from the same teacher."""
+
+    def at_neck(loss: str) -> DistillConfig:
+        return DistillConfig((Term(loss, "neck", "neck", adapter="conv1x1", source="centerpoint"),))
+
+    unidistill = (
+        Term("unidistill_feature", "fused", "encoder1", adapter="upsample_conv1x1", source="centerpoint"),
+        Term("unidistill_relation", "neck", "neck", source="centerpoint"),
+        Term("unidistill_response", "heatmap", "heatmap", source="centerpoint"),
+    )
+    return {
+        "mse": at_neck("plain_feature"),
+        "fitnet": at_neck("foreground_feature"),
         "logits": logits("centerpoint"),
+        "unidistill": DistillConfig(unidistill),
+        "bevdistill": at_neck("bevdistill_dense"),
     }
 
 
