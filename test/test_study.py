@@ -120,6 +120,34 @@ def test_a_run_without_its_optional_package_does_not_stop_the_others(tmp_path, m
     assert "needy is left out: install it" in capsys.readouterr().out
 
 
+def test_a_teacher_that_would_be_missing_is_named_before_the_first_run(tmp_path, monkeypatch):
+    taught = dataclasses.replace(RUN, distill=DistillConfig((Term("logits", "heatmap", "heatmap", source="lidar"),)))
+    runs, trained = {"alone": RUN, "lidar": RUN, "taught": taught}, []
+
+    def score(run, data, version, folder, workers, teachers, *_):
+        trained.append((folder.parent.name, run.seed, *map(str, teachers.values())))
+        return result(0.5, 1.0)
+
+    monkeypatch.setattr(study, "_train_and_score", score)
+
+    def do(runs, seeds, **options):
+        study.run_study(runs, tmp_path, VERSION, tmp_path, seeds, **options)
+
+    own = tmp_path / "lidar" / "1"
+    own.mkdir(parents=True)
+    (own / "last.ckpt").touch()  # begun, not finished
+    with pytest.raises(ValueError, match=f"taught, seed 1, learns from lidar, and {own} holds no finished run"):
+        do(runs, [1], only=["alone", "taught"])
+    with pytest.raises(ValueError, match="--teacher lidar=CHECKPOINT"):  # a run that comes later is no help
+        do({"taught": taught, "lidar": RUN}, [1])
+    with pytest.raises(ValueError, match="and there is no"):
+        do(runs, [1], teachers={"lidar": tmp_path / "absent.ckpt"})
+    assert not trained
+    do(runs, [1], only=["lidar", "taught"])
+    do(runs, [2], only=["taught"], teachers={"lidar": own / "last.ckpt"})
+    assert trained == [("lidar", 1), ("taught", 1, str(own / "last.ckpt")), ("taught", 2, str(own / "last.ckpt"))]
+
+
 def test_unknown_names_are_errors(tmp_path):
     arguments = ["--data", str(tmp_path), "--out", str(tmp_path), "--only", "bevdet", "nothing"]
     with pytest.raises(SystemExit, match=r"no runs \['nothing'\]"):

@@ -51,25 +51,47 @@ def run_study(
     """Train and score what OUT does not have yet, seed by seed -> name -> one result per seed that OUT has by now.
 
     only: names of the runs to do now; backbone: what students with cameras start with (training.train). Several
-    processes may each do some, in one OUT.
+    processes may each do some, in one OUT. Raises ValueError before the first run when a teacher of a later one would
+    not be there.
     """
-    for seed in seeds:
-        for name, run in study.items():
-            folder = out / name / str(seed)
-            if (folder / "result.json").is_file() or (only is not None and name not in only):
-                continue
-            print(f"== {name}, seed {seed}", flush=True)
-            try:
-                own = {t: out / t / str(seed) / "last.ckpt" for t in teacher_names(run)}
-                chosen = {t: (teachers or {}).get(t, path) for t, path in own.items()}
-                seeded = dataclasses.replace(run, seed=seed)
-                result = _train_and_score(seeded, data, version, folder, workers, chosen, teacher_cache, backbone)
-            except ImportError as error:  # an optional package: the others can be had all the same
-                print(f"{name} is left out: {error}", flush=True)
-                continue
-            write(folder / "result.json", json.dumps(result, indent=1) + "\n")
-            write_tables(out, study)
+    given = teachers or {}
+    named = [name for name in study if only is None or name in only]
+    todo = [(seed, name) for seed in seeds for name in named if not _is_done(out, name, seed)]
+    _check_teachers(study, todo, given, out)
+    for seed, name in todo:
+        if _is_done(out, name, seed):  # by another process, meanwhile
+            continue
+        print(f"==  {name}, seed {seed}", flush=True)
+        run, folder = dataclasses.replace(study[name], seed=seed), out / name / str(seed)
+        chosen = {t: given.get(t, out / t / str(seed) / "last.ckpt") for t in teacher_names(run)}
+        try:
+            result = _train_and_score(run, data, version, folder, workers, chosen, teacher_cache, backbone)
+        except ImportError as error:  # an optional package: the others can be had all the same
+            print(f"{name} is left out: {error}", flush=True)
+            continue
+        write(folder / "result.json", json.dumps(result, indent=1) + "\n")
+        write_tables(out, study)
     return results_in(out, study)
+
+
+def _is_done(out: Path, name: str, seed: int) -> bool:
+    return (out / name / str(seed) / "result.json").is_file()
+
+
+def _check_teachers(
+    study: Mapping[str, Run], todo: Sequence[tuple[int, str]], given: Mapping[str, Path], out: Path
+) -> None:
+    """Raises ValueError unless each run's teachers are given, done, or to be done before it."""
+    for position, (seed, name) in enumerate(todo):
+        for teacher in teacher_names(study[name]):
+            if teacher in given:
+                if not given[teacher].is_file():
+                    raise ValueError(f"{name} learns from {teacher}, and there is no {given[teacher]}")
+            elif not _is_done(out, teacher, seed) and (seed, teacher) not in todo[:position]:
+                raise ValueError(
+                    f"{name}, seed {seed}, learns from {teacher}, and {out / teacher / str(seed)} holds no finished "
+                    f"run; name {teacher} in --only, too, or give --teacher {teacher}=CHECKPOINT"
+                )
 
 
 def write_tables(out: Path, study: dict[str, Run]) -> str:
