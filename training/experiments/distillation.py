@@ -35,6 +35,11 @@ BEVFORMER_PULL = 0.3
 PULLS = (0.3, 1.0, 3.0)
 # Teacher and student are one network here, as in the paper: no adapters, and the student starts as its teacher.
 RADAR = radardistill(source="pillarnet", start=True)
+# DistillBEV on the compact student's maps and RadarDistill on its radar branch.
+BOTH = together(
+    distillbev(COMPACT_LAYERS, source="centerpoint", inherit=False),
+    radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet"),
+)
 DRIVES, HOLDOUT = 12, 12  # that students see; that `search` keeps back
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
 FITTED = ("bevdet", "bevdet4d", "bevdepth", "bevformer")  # students that may inherit a teacher's head
@@ -106,6 +111,8 @@ def search() -> dict[str, Run]:
             ("_both", together(neck, output)),
         ):
             study[f"bevformer{name}_{pull:g}"] = taught(runs["bevformer"], pulled(recipe, pull), sweeps=SWEEPS)
+    for pull in (PULL, 5 / 3):  # at the second DistillBEV's three of five terms pull as hard as they do alone
+        study[f"camera_radar_two_teachers_{pull:.2g}"] = taught(runs["camera_radar"], pulled(BOTH, pull), sweeps=SWEEPS)
     for name in ("bevdet", "bevdet_all_1"):
         study[f"{name}_many"] = many_drives(study[name])
     return study
@@ -154,8 +161,7 @@ def pairs(runs: dict[str, Run]) -> dict[str, Run]:
     study["bevdepth_from_bevdepth_large"] = taught(
         runs["bevdepth"], pulled(lgkd("bevdepth_large")), sweeps=dataclasses.replace(sweeps, sweeps=1)
     )
-    branch = radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet")
-    add("camera_radar", "both", together(bev_recipe("camera_radar", "centerpoint"), branch))
+    add("camera_radar", "both", BOTH)
     # RadarDistill's camera + radar model: its radar branch starts as the student that PillarNet has taught.
     study["bevfusion_pillarnet"] = with_pillarnet(runs["bevfusion"], runs["radar_pillarnet"])
     learned = "radar_pillarnet_from_pillarnet"
