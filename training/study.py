@@ -61,7 +61,7 @@ def run_study(
     for seed, name in todo:
         if _is_done(out, name, seed):  # by another process, meanwhile
             continue
-        print(f"==  {name}, seed {seed}", flush=True)
+        print(f"== {name}, seed {seed}", flush=True)
         run, folder = dataclasses.replace(study[name], seed=seed), out / name / str(seed)
         chosen = {t: given.get(t, out / t / str(seed) / "last.ckpt") for t in teacher_names(run)}
         try:
