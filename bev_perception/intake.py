@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from bev_perception import conversions
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics
+from bev_perception.conversions import MessageError
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
-from bev_perception.ros import conversions
-from bev_perception.ros.conversions import MessageError
 from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan, SensorFrame
 from bev_perception.sync import ODOMETRY, FrameSynchronizer
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from bev_perception.decode import Thresholds, decode, thresholds_of
-from bev_perception.inference.backend import InferenceBackend
+from bev_perception.inference.interface import InferenceBackend
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess import prepare_inputs
 from bev_perception.structures import Detections, SensorFrame

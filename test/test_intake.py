@@ -17,7 +17,7 @@ from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.intake import SensorIntake
 from bev_perception.parameters import make_config
 from bev_perception.sync import FrameSynchronizer
-from training.data.synthetic.bag_messages import Messages
+from training.world.bag_messages import Messages
 
 NOW = tiny_drive.START
 MAKE = Messages(make_typestore())

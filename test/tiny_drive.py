@@ -10,8 +10,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.geometry import make_transform
-from training.data.synthetic.bag_messages import DETECTION_ARRAY, Messages
-from training.data.synthetic.world import ActorState
+from training.world.actors import ActorState
+from training.world.bag_messages import DETECTION_ARRAY, Messages
 
 START = 1_700_000_000_000_000_000
 MS = 1_000_000

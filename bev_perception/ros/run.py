@@ -12,7 +12,7 @@ from typing import Any
 from rclpy.node import Node
 
 from bev_perception.decode import Thresholds
-from bev_perception.inference.backend import InferenceBackend
+from bev_perception.inference.interface import InferenceBackend
 from bev_perception.intake import SensorIntake
 from bev_perception.model_spec import Bundle
 from bev_perception.parameters import NodeConfig
