@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
+from bev_perception.plain import from_plain, to_plain
 from training.bundling.golden import pattern_inputs
 from training.losses.detection import foreground_target
 from training.models import STUDENTS, bevdepth, bevdet, bevdet4d, bevformer, fbbev
@@ -20,7 +21,6 @@ from training.models.deform_conv import DeformConv
 from training.models.depth_net import camera_vector
 from training.models.detector import Memory, empty_memory
 from training.models.image_branch import ImageBranch, ImageConfig
-from training.plain import from_plain, to_plain
 
 CONFIGS = {m.__name__.rsplit(".", 1)[1]: m.tiny() for m in (bevdet, bevdet4d, bevdepth, bevformer, fbbev)}
 STATES = {"bevdet": 0, "bevdet4d": 8, "bevdepth": 8, "bevformer": 16, "fbbev": 2 * (8 + 2)}
