@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_networks import CONFIGS
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
@@ -16,7 +17,7 @@ from bev_perception.inference.backend import open_backend
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec, load_bundle
 from training.bundling.golden import pattern_inputs
 from training.export import export_bundle
-from training.models import STUDENTS, bevfusion, crn
+from training.models import STUDENTS, crn
 from training.models.deform_conv import DeformConv
 from training.models.detector import Memory, empty_memory
 from training.models.exported import ExportedDetector
@@ -35,13 +36,12 @@ SPECS = {
     )
 }  # fmt: skip
 SPECS["crn"] = dataclasses.replace(SPECS["bevfusion"], name="crn", temporal=TemporalSpec(state_channels=16))
-CONFIGS = {"bevfusion": bevfusion.tiny, "crn": crn.tiny}
 FAMILIES = sorted(SPECS)
 
 
 def student(family: str, spec: ModelSpec | None = None, config: Any = None) -> Any:
     torch.manual_seed(0)
-    module = STUDENTS[family].module(spec or SPECS[family], config or CONFIGS[family]()).eval()
+    module = STUDENTS[family].module(spec or SPECS[family], config or CONFIGS[family]).eval()
     for child in module.modules():  # in a trained network nothing is 0 or 1, and no map is flat
         if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
             child.running_mean.uniform_(-0.1, 0.1)
@@ -167,7 +167,7 @@ def test_shapes(family: str) -> None:
     ],
 )
 def test_gradients_reach_every_parameter(family: str, change: dict) -> None:
-    spec, config = SPECS[family], CONFIGS[family]()
+    spec, config = SPECS[family], CONFIGS[family]
     if "radar" in change:
         spec = dataclasses.replace(spec, radar=change["radar"])
     if "temporal" in change:

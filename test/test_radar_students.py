@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_networks import CONFIGS
 
 from bev_perception.grid import BevGrid
 from bev_perception.inference.backend import open_backend
@@ -24,10 +25,11 @@ from training.models.detector import Memory
 from training.models.exported import ExportedDetector
 from training.models.pillar_encoder import PillarEncoder
 from training.models.radar_branch import RadarPillars
-from training.models.radar_pillarnet import RadarPillarNet, RadarPillarNetConfig, tiny
+from training.models.radar_pillarnet import RadarPillarNet, RadarPillarNetConfig
 from training.models.temporal_fusion import TemporalConfig
 from training.teachers.pillarnet import PillarNet, PillarNetConfig
 
+TINY = CONFIGS["radar_pillarnet"]
 GRID = BevGrid(-12.8, 12.8, -6.4, 6.4, 0.8)  # 32 x 16
 SPEC = ModelSpec(
     "radar", (), ("front", "rear"), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 1.0), grid=GRID,
@@ -50,7 +52,7 @@ def inputs_of(*clouds: np.ndarray, spec: ModelSpec = SPEC) -> dict[str, torch.Te
 
 def student(config: RadarPillarNetConfig | None = None, spec: ModelSpec = SPEC) -> RadarPillarNet:
     torch.manual_seed(0)
-    module = RadarPillarNet(spec, config or tiny()).eval()
+    module = RadarPillarNet(spec, config or TINY).eval()
     for child in module.modules():  # in a trained network nothing is 0 or 1, and no map is flat
         if isinstance(child, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             child.running_mean.uniform_(-0.1, 0.1)
@@ -159,12 +161,12 @@ def test_cma_fills_empty_cells_and_survives_an_empty_map() -> None:
 def test_conv5_reads_conv4_as_in_the_code_or_the_densified_map_as_in_the_paper() -> None:
     inputs = inputs_of(cloud(0), cloud(1))
     for source in ("conv4", "low2"):
-        module = RadarPillarNet(SPEC, dataclasses.replace(tiny(), conv5_from=source)).eval()
+        module = RadarPillarNet(SPEC, dataclasses.replace(TINY, conv5_from=source)).eval()
         with torch.no_grad():
             maps = module.maps(inputs)
             torch.testing.assert_close(maps["conv5"], module.backbone.conv5(maps[source]))
     with pytest.raises(ValueError, match="conv5_from must be one of"):
-        dataclasses.replace(tiny(), conv5_from="conv3")
+        dataclasses.replace(TINY, conv5_from="conv3")
 
 
 def test_shapes_and_the_teachers_counterparts() -> None:
@@ -174,7 +176,7 @@ def test_shapes_and_the_teachers_counterparts() -> None:
     assert found.heatmap.shape == (2, 10, 32, 16) and found.regression.shape == (2, 1, 10, 32, 16)
     assert found.aux["iou"].shape == (2, 1, 32, 16) and found.state is None
     assert module.encode(inputs_of(cloud(0)), None) is None
-    config = tiny()
+    config = TINY
     teacher = PillarNet(dataclasses.replace(SPEC, radars=()), PillarNetConfig(config.backbone, head=config.head)).eval()
     points = torch.cat([torch.zeros(60, 1), torch.rand(60, 5)], dim=1)
     theirs = teacher({"lidar": points, "lidar_counts": torch.tensor([60, 0])}, None).features
@@ -189,10 +191,10 @@ def test_shapes_and_the_teachers_counterparts() -> None:
 
 @pytest.mark.parametrize("kind", ["none", "recurrent"])
 def test_gradients_reach_every_parameter(kind: str) -> None:
-    channels = tiny().backbone.channels[3]
+    channels = TINY.backbone.channels[3]
     temporal = TemporalSpec(state_channels=0 if kind == "none" else channels)
     spec = dataclasses.replace(SPEC, temporal=temporal)
-    module = student(dataclasses.replace(tiny(), temporal=TemporalConfig(kind)), spec).train()
+    module = student(dataclasses.replace(TINY, temporal=TemporalConfig(kind)), spec).train()
     batch = inputs_of(cloud(0), cloud(1))
     batch["radar_valid"][0, 0] = 0
     memory = None
@@ -237,7 +239,7 @@ def test_dead_radars_are_told_from_an_empty_world() -> None:
 )
 def test_specs_that_do_not_fit_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RadarPillarNet(dataclasses.replace(SPEC, **change), tiny())
+        RadarPillarNet(dataclasses.replace(SPEC, **change), TINY)
 
 
 def test_the_paper_size_is_known() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_networks import CONFIGS
 
 from bev_perception.decode import peaks_numpy
 from bev_perception.grid import BevGrid
@@ -16,7 +17,7 @@ from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpe
 from training.bundling.golden import pattern_inputs
 from training.export import export_bundle
 from training.models import STUDENTS
-from training.models.camera_radar import CameraRadarStudent, StudentConfig
+from training.models.camera_radar import CameraRadarStudent
 from training.models.center_head import find_peaks
 from training.models.exported import ExportedDetector
 from training.models.view.column_lift import ColumnLift
@@ -28,7 +29,7 @@ SPEC = ModelSpec(
     "tiny", ("a", "b"), ("r",), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 1.0), grid=GRID,
     image=ImageSpec(32, 64), temporal=TemporalSpec(state_channels=8), top_k=20,
 )  # fmt: skip
-CONFIG = StudentConfig((1, 1, 1, 1), 8, 16, 8, 16, 16, DepthBins(1.0, 1.0, 12), 8)
+CONFIG = CONFIGS["camera_radar"]
 
 
 def tiny_student() -> CameraRadarStudent:

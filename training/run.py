@@ -18,6 +18,7 @@ from training.distill.config import DistillConfig
 from training.losses.detection import LossConfig
 from training.models import STUDENTS
 from training.models.bev_encoder import BevEncoderConfig
+from training.models.bevdet import BevDepthConfig, BevDetConfig
 from training.models.bevformer import BevFormerConfig
 from training.models.bevfusion import BevFusionConfig
 from training.models.camera_radar import StudentConfig
@@ -125,6 +126,8 @@ ADDED_LATER: dict[type, dict[str, Any]] = model_spec.ADDED_LATER | {
     BevEncoderConfig: {"steps": (2, 2, 2), "neck_norm": False},
     PillarBackboneConfig: {"strides": (2, 2, 2)},
     StudentConfig: {"channels": 64, "temporal": TemporalConfig("gated")},
+    BevDetConfig: {"before_blocks": 0},
+    BevDepthConfig: {"before_blocks": 0},
     BevFormerConfig: {"temporal": TemporalConfig("none")},
     BevFusionConfig: {"pillarnet": None},
     RadarPillarNetConfig: {"cma": True, "conv5_from": "conv4"},
