@@ -1,10 +1,9 @@
-"""The radar student: its operators against slow references, its masks, its export."""
+"""The radar student: its operators against slow references, and its masks."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,17 +11,13 @@ import torch
 from tiny_networks import CONFIGS
 
 from bev_perception.grid import BevGrid
-from bev_perception.inference.backend import open_backend
-from bev_perception.model_spec import CLASSES, ModelSpec, RadarSpec, TemporalSpec, load_bundle
+from bev_perception.model_spec import CLASSES, ModelSpec, RadarSpec, TemporalSpec
 from bev_perception.preprocess.radar import group_pillars
-from training.bundling.golden import pattern_inputs
 from training.distill.adapters import copy_weights
-from training.export import export_bundle
 from training.models import STUDENTS
 from training.models.cma import CrossModalityAlignment, GlobalResponseNorm
 from training.models.deform_conv import DeformConv
 from training.models.detector import Memory
-from training.models.exported import ExportedDetector
 from training.models.pillar_encoder import PillarEncoder
 from training.models.radar_branch import RadarPillars
 from training.models.radar_pillarnet import RadarPillarNet, RadarPillarNetConfig
@@ -251,29 +246,3 @@ def test_the_paper_size_is_known() -> None:
     assert spec.pillar_grid().shape == (1440, 1440)
     with torch.device("meta"):
         assert 10e6 < sum(p.numel() for p in RadarPillarNet(spec, config).parameters()) < 40e6
-
-
-@pytest.fixture(scope="module")
-def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_bundle(student(), tmp_path_factory.mktemp("bundles") / "radar")
-
-
-def test_exported_graph_equals_pytorch(bundle_dir: Path) -> None:
-    backend, exported = open_backend(load_bundle(bundle_dir)), ExportedDetector(student()).eval()
-    frames = [inputs_of(cloud(5)), inputs_of(cloud(5)[:0]) | {"radar_valid": torch.zeros(1, 2)}]
-    for frame in (*frames, {n: torch.from_numpy(a)[None] for n, a in pattern_inputs(SPEC, 3).items()}):
-        inputs = {t.name: frame[t.name][0] for t in SPEC.inputs()}
-        with torch.no_grad():
-            expected = exported(*inputs.values())
-        found = backend.infer({n: t.numpy() for n, t in inputs.items()})
-        for tensor, want in zip(SPEC.outputs(), expected, strict=True):
-            np.testing.assert_allclose(found[tensor.name], want.numpy(), atol=1e-3, err_msg=tensor.name)
-    backend.close()
-
-
-def test_tensorrt_parses_and_builds_it(bundle_dir: Path) -> None:
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX wheels are not installed")
-    from bev_perception.inference.builder import build_serialized
-
-    bundle = load_bundle(bundle_dir)
-    assert len(build_serialized(trt, bundle.onnx_path.read_bytes(), bundle.spec, log=lambda _: None)) > 10_000
