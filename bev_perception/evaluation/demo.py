@@ -23,15 +23,23 @@ from typing import Any
 import yaml
 
 from bev_perception.calibration import StaticTree, save_extrinsics
-from bev_perception.evaluation.bag import BagError, bag_duration_s, read_bag
+from bev_perception.evaluation.bag import (
+    DETECTIONS_TOPIC,
+    MARKERS_TOPIC,
+    STATUS_TOPIC,
+    BagError,
+    bag_duration_s,
+    read_bag,
+)
 from bev_perception.evaluation.process import Child, StageError, ros_environment
 from bev_perception.evaluation.results import LiveRun, read_live_run, report_data, summarize
+from bev_perception.messages import DIAGNOSTICS_TOPIC
 from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
 from bev_perception.parameters import NodeConfig, ParameterError, load_config, parse_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SCORE_FLOOR = 0.03  # AP wants the whole curve; the node publishes from the bundle's thresholds up
-RECORDED = ("/perception/detections", "/perception/markers", "/perception/status", "/diagnostics")
+RECORDED = (DETECTIONS_TOPIC, MARKERS_TOPIC, STATUS_TOPIC, DIAGNOSTICS_TOPIC)
 LAST_FRAMES_S = 1.5  # after the bag has ended, until what is under way has been published and recorded
 START = time.monotonic()
 

@@ -14,12 +14,12 @@ from rclpy.node import Node
 from bev_perception.decode import Thresholds
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.intake import SensorIntake
+from bev_perception.messages import PUBLISHERS, Context
 from bev_perception.model_spec import Bundle
 from bev_perception.parameters import NodeConfig
 from bev_perception.pipeline import BevPipeline
 from bev_perception.ros.diagnostics import INVALID, SensorReport
 from bev_perception.ros.inputs import SensorInputs
-from bev_perception.ros.messages import PUBLISHERS, Context
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.ros.worker import Worker
 from bev_perception.structures import Detections, SensorFrame
