@@ -64,8 +64,7 @@ class SensorIntake:
         self._tree = StaticTree()
         self._no_transform: dict[str, str] = {}
         self.sources = self._make_sources()
-        if config.extrinsics_source == "file":
-            assert config.extrinsics_file is not None  # make_config checked it
+        if config.extrinsics_file is not None:
             names = [*config.cameras, *config.radars]
             self._set_extrinsics(load_extrinsics(config.extrinsics_file, config.base_frame, names))
 
@@ -106,7 +105,7 @@ class SensorIntake:
     def _make_sources(self) -> tuple[Source, ...]:
         config = self._config
         sources = []
-        if config.extrinsics_source == "tf_static":
+        if config.extrinsics_file is None:
             sources.append(Source("/tf_static", "tf_static", "TFMessage", self._tf_static))
         for camera in config.cameras.values():
             kind = "CompressedImage" if camera.compressed else "Image"
