@@ -24,7 +24,10 @@ from bev_perception.parameter_table import (
 )
 from bev_perception.sync_config import SyncConfig
 
+NODE_NAME = "bev_perception"
 PACKAGE_ROOT = Path(__file__).resolve().parent
+SHIPPED_PARAMETERS = PACKAGE_ROOT / "config" / "perception.param.yaml"
+SHIPPED_BUNDLE = PACKAGE_ROOT / "bundles" / "demo"
 
 
 @dataclass(frozen=True)
@@ -198,8 +201,8 @@ def _in_ns(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def parse_yaml(path: str | Path, node_name: str = "bev_perception") -> dict[str, Any]:
-    """ROS parameter YAML -> flat {parameter name: value} of the sections that apply to `node_name` (`/**`, its name).
+def parse_yaml(path: str | Path) -> dict[str, Any]:
+    """ROS parameter YAML -> flat {parameter name: value} of the sections that apply to the node (`/**`, its name).
 
     Raises ParameterError when the file is not such a YAML. `make_config` checks names and values.
     """
@@ -210,10 +213,10 @@ def parse_yaml(path: str | Path, node_name: str = "bev_perception") -> dict[str,
         raise ParameterError(f"{path}: cannot be read as YAML ({error})") from error
     if not isinstance(tree, dict):
         found = type(tree).__name__
-        raise ParameterError(f"{path}: expected `/**:` or `{node_name}:` with `ros__parameters:` below, found {found}")
+        raise ParameterError(f"{path}: expected `/**:` or `{NODE_NAME}:` with `ros__parameters:` below, found {found}")
     values: dict[str, Any] = {}
     matched = False
-    for section in ("/**", node_name, f"/{node_name}"):
+    for section in ("/**", NODE_NAME, f"/{NODE_NAME}"):
         if section in tree:
             matched = True
             body = tree[section].get("ros__parameters") if isinstance(tree[section], dict) else None
@@ -221,7 +224,7 @@ def parse_yaml(path: str | Path, node_name: str = "bev_perception") -> dict[str,
                 raise ParameterError(f"{path}: `{section}:` has no `ros__parameters:` below it")
             values.update(_flatten(body))
     if not matched:
-        raise ParameterError(f"{path}: no section `/**:` or `{node_name}:`, found {sorted(map(str, tree))}")
+        raise ParameterError(f"{path}: no section `/**:` or `{NODE_NAME}:`, found {sorted(map(str, tree))}")
     return values
 
 

@@ -102,9 +102,9 @@ def _fixed(points: np.ndarray) -> np.ndarray:
     return np.round(np.clip(points, -1e6, 1e6) * (1 << SHIFT)).astype(np.int32)
 
 
-def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, color: tuple[int, int, int], width: int = 1) -> None:
+def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, color: tuple[int, int, int]) -> None:
     a, b = _fixed(np.stack([start, end]))
-    cv2.line(image, tuple(map(int, a)), tuple(map(int, b)), color, width, cv2.LINE_AA, SHIFT)
+    cv2.line(image, tuple(map(int, a)), tuple(map(int, b)), color, 1, cv2.LINE_AA, SHIFT)
 
 
 def _label(image: np.ndarray, text: str, corner: tuple[float, float], color: tuple[int, int, int]) -> None:

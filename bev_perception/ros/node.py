@@ -27,16 +27,15 @@ from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
 from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
 from bev_perception.model_spec import BundleError, load_bundle
-from bev_perception.parameters import NodeConfig, ParameterError, make_config, resolve_path
+from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, make_config, resolve_path
 from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
-from bev_perception.ros.inputs import import_tf_message
+from bev_perception.ros.inputs import check_tf_message
 from bev_perception.ros.run import ActiveRun, Model
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception_msgs.msg import PerceptionStatus
 
-NODE_NAME = "bev_perception"
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR,
 )  # fmt: skip
@@ -119,7 +118,7 @@ class PerceptionNode(LifecycleNode):
         if config.extrinsics_file is not None:
             load_extrinsics(config.extrinsics_file, config.base_frame, [*config.cameras, *config.radars])
         else:
-            import_tf_message()
+            check_tf_message()
         for name in config.outputs:
             output = PUBLISHERS[name]
             try:
