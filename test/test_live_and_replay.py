@@ -34,10 +34,7 @@ from bev_perception.evaluation.bag import open_bag  # noqa: E402
 from bev_perception.evaluation.frames import read_frames  # noqa: E402
 from bev_perception.inference.backend import open_backend  # noqa: E402
 from bev_perception.model_spec import Bundle  # noqa: E402
-from bev_perception.parameters import (
-    NodeConfig,
-    load_config,
-)
+from bev_perception.parameters import NodeConfig, load_config  # noqa: E402
 from bev_perception.replay import replay  # noqa: E402
 from bev_perception.ros.messages import PUBLISHERS, Output  # noqa: E402
 from bev_perception.ros.run import ActiveRun, Model  # noqa: E402
