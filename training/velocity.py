@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bev_perception.evaluation.pages import write_text
+from bev_perception.files import write_atomic
 from bev_perception.model_spec import BOX_CHANNELS
 from training.command_line import errors_as_text
 from training.data.nuscenes import Keyframe
-from training.losses import at_cells
+from training.losses.detection import at_cells
 from training.models.detector import task_index
+from training.processes import own_device, own_threads
 from training.trainer.checkpoint import load_module
-from training.trainer.distributed import own_device, own_threads
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import evaluation_loader, open_keyframes
 
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     true, predicted = velocities(module, keyframes, args.batch_size, args.workers)
     print(velocity_table(true, predicted))
     if args.out:
-        write_text(args.out, velocity_csv(true, predicted))
+        write_atomic(args.out, velocity_csv(true, predicted))
     return 0
 
 

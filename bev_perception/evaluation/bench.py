@@ -19,8 +19,9 @@ from typing import Any
 
 from bev_perception.evaluation.bench_cost import HEIGHT, RETURNS, WIDTH, measure_cost
 from bev_perception.evaluation.demo import PACKAGE, machine
-from bev_perception.evaluation.pages import check_sections, replace_sections, write_text
+from bev_perception.evaluation.pages import check_sections, replace_sections
 from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
+from bev_perception.files import write_atomic
 from bev_perception.model_spec import BundleError, load_bundle
 
 AIM_RATIO, AIM_MS, AIM_DELIVERED = 8.0, 10.0, 0.995
@@ -122,7 +123,7 @@ def latency_section(args: argparse.Namespace) -> str:
         for stage, row in summary["latency_ms"].items()
     ]
     lines = ["stage,p50_ms,p95_ms,p99_ms,max_ms,count", *(",".join(row) for row in rows)]
-    write_text(args.docs.parent / "data" / "latency.csv", "\n".join(lines) + "\n")
+    write_atomic(args.docs.parent / "data" / "latency.csv", "\n".join(lines) + "\n")
     facts = "; ".join(f"{name}: {value}" for name, value in summary["facts"].items())
     head = ["stage", "p50, ms", "p95, ms", "p99, ms", "max, ms", "count"]
     return (

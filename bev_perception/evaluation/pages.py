@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from bev_perception.files import write_atomic
 
 
 def replace_sections(path: Path, bodies: Mapping[str, str]) -> None:
@@ -18,7 +19,7 @@ def replace_sections(path: Path, bodies: Mapping[str, str]) -> None:
     for name, body in bodies.items():
         start, end = next(_section(name).finditer(text)).span(1)
         text = f"{text[:start]}\n{body.strip()}\n\n{text[end:]}"
-    write_text(path, text)
+    write_atomic(path, text)
 
 
 def check_sections(path: Path, names: Iterable[str]) -> None:
@@ -36,14 +37,6 @@ def section(path: Path, name: str) -> str:
     found = _section(name).search(path.read_text())
     assert found is not None
     return found[1].strip()
-
-
-def write_text(path: Path, text: str) -> None:
-    """At once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def _section(name: str) -> re.Pattern[str]:

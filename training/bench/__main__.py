@@ -24,10 +24,10 @@ from bev_perception.evaluation.demo import machine
 from bev_perception.evaluation.pages import check_sections, replace_sections
 from training.bench import latency, recipes, taught, throughput, views
 from training.command_line import errors_as_text
-from training.data.synthetic.__main__ import main as make_synthetic
 from training.experiments import distillation, family
 from training.models import STUDENTS
 from training.trainer.allocation import keep_freed_memory
+from training.world.__main__ import main as make_synthetic
 
 # One of a kind: camera, camera with depth and memory, camera + radar, radar, LiDAR.
 TRAINED = ("bevdet", "bevdepth", "camera_radar", "radar_pillarnet", "centerpoint")
