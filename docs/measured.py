@@ -16,6 +16,13 @@ Row = Mapping[str, str]
 DATA = Path(__file__).resolve().parent / "data"
 SCORES = ("mAP", "NDS", "mAVE")  # those that pages compare
 
+# What `training.evaluate --sensors` calls them -> for readers.
+SENSORS = {
+    "camera": "cameras",
+    "radar": "radars",
+    "no_temporal": "cameras + radars",
+    "all": "cameras + radars + memory",
+}
 # Which command makes a file of numbers; files of names are written by hand.
 STUDY = (
     "python -m training.study training.experiments.{} --data DATA --out OUT --seeds 0 1 2, which writes OUT/results.csv"
@@ -26,6 +33,7 @@ MADE_BY = {
     "distillation_search.csv": STUDY.format("distillation:search"),
     "near_results.csv": STUDY.format("near:study"),
     "demo_scores.json": "python -m training.evaluate MODEL --data DATA --sensors all no_temporal camera radar --out IT",
+    "blanked_scores.json": "python -m training.evaluate MODEL --data DATA --scenes 6 --sensors all blank:CAM --out IT",
     "velocity.csv": "python -m training.velocity MODEL --data DATA --out IT",
     "latency.csv": "make demo, then python -m bev_perception.evaluation.bench --only latency",
     "learning_curves.csv": "python -m docs.learning_curves NAME=RUN_FOLDER",

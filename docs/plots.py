@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from docs.measured import Gain, Network, Row, gains, networks
+from docs.measured import SENSORS, Gain, Network, Row, gains, networks
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
@@ -18,13 +18,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (
 )  # fmt: skip
 GREY = "#777777"
 OF_SENSORS = {"LiDAR": GREY, "cameras": BLUE, "radars": ORANGE, "cameras + radars": GREEN}
-# What `training.evaluate --sensors` calls them -> for readers, colour.
-OF_WORD = {
-    "all": ("cameras, radars, memory", GREEN),
-    "no_temporal": ("cameras, radars", BLACK),
-    "radar": ("radars alone", ORANGE),
-    "camera": ("cameras alone", BLUE),
-}
+OF_WORD = {"camera": BLUE, "radar": ORANGE, "no_temporal": BLACK, "all": GREEN}  # as in SENSORS
 # Score -> title of its panel, whether more is better.
 GAIN_PANELS = {"mAP": ("gain of mAP", True), "NDS": ("gain of NDS", True), "mAVE": ("change of mAVE, m/s", False)}
 
@@ -136,12 +130,11 @@ def per_class(scores: Mapping[str, Any]) -> Figure:
 
 
 def by_range(scores: Mapping[str, Any]) -> Figure:
-    """mAP against the distance from the vehicle, a line for each choice of sensors that was scored."""
+    """mAP against the distance from the vehicle, a line for each choice of sensors that was scored by distance."""
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")
     axes = figure.subplots()
-    for word, found in scores.items():
-        label, color = OF_WORD[word]
-        ranges = found["ranges"]
+    for word in [word for word in scores if scores[word]["ranges"]]:
+        label, color, ranges = SENSORS[word], OF_WORD[word], scores[word]["ranges"]
         middle = [(row["low"] + row["high"]) / 2 for row in ranges]
         half = [(row["high"] - row["low"]) / 2 for row in ranges]
         axes.errorbar(middle, [row["mean_ap"] for row in ranges], xerr=half, fmt="o-", color=color, label=label)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from docs.measured import Estimate, Gain, Network, gains, networks
+from docs.measured import SENSORS, Estimate, Gain, Network, Row, gains, networks
+
+
+ERRORS = ("ate", "ase", "aoe", "ave", "aae")
 
 
 class Table(NamedTuple):
@@ -75,12 +78,44 @@ def networks_table(rows: Sequence[Network]) -> str:
     return markdown(head, body)
 
 
+def sensors_table(scores: Mapping[str, Any]) -> str:
+    head = ("sensors", "mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+    body = [
+        (name, *(f"{value:.3f}" for value in (s["mean_ap"], s["nds"], *(s["errors"][e] for e in ERRORS))))
+        for name, s in ((name, scores[word]) for word, name in SENSORS.items())
+    ]
+    return markdown(head, body)
+
+
+def blanked_table(scores: Mapping[str, Any]) -> str:
+    """What is lost with each camera; the first row has all of them."""
+    whole = scores["all"]["mean_ap"]
+    body = [
+        (word.removeprefix("blank:").replace("all", "none"), f"{s['mean_ap']:.3f}", f"{whole - s['mean_ap']:.3f}",
+         f"{s['nds']:.3f}")
+        for word, s in scores.items()
+    ]  # fmt: skip
+    return markdown(("blanked", "mAP", "lost", "NDS"), body)
+
+
+def velocity_table(rows: Sequence[Row]) -> str:
+    body = []
+    for row in rows:
+        axis, low, high = row["axis"], row["low"], row["high"]
+        group = f"{low} < {axis} < {high}" if low and high else f"{axis} > {low}" if low else f"{axis} < {high}"
+        body.append((group, row["objects"], row["true_mean"], row["predicted_mean"]))
+    return markdown(("true velocity, m/s", "objects", "true mean", "regressed mean"), body)
+
+
 # (page, mark in it) -> table.
 TABLES: dict[tuple[str, str], Table] = {
     ("distillation.md", "gains"): Table(
         lambda names, results: gains_table(gains(names, results)),
         ("distillation_runs.csv", "distillation_results.csv"),
     ),
+    ("results.md", "sensors"): Table(sensors_table, ("demo_scores.json",)),
+    ("results.md", "blanked"): Table(blanked_table, ("blanked_scores.json",)),
+    ("results.md", "velocity"): Table(velocity_table, ("velocity.csv",)),
     ("models.md", "networks"): Table(
         lambda names, results: networks_table(networks(names, results)), ("network_names.csv", "near_results.csv")
     ),

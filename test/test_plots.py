@@ -133,14 +133,17 @@ def test_classes_are_ordered_and_labelled() -> None:
 
 
 def test_a_line_for_every_choice_of_sensors() -> None:
-    (axes,) = plots.by_range({"all": scores(car=0.5), "radar": scores(car=0.1)}).axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["cameras, radars, memory", "radars alone"]
+    found = {"all": scores(car=0.5), "camera": scores(car=0.1) | {"ranges": []}, "radar": scores(car=0.1)}
+    (axes,) = plots.by_range(found).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["cameras + radars + memory", "radars"]
     line = axes.containers[0].lines[0]
     np.testing.assert_array_equal(line.get_xydata(), [[10, 0.7], [35, 0.4]])
 
 
 def test_velocity_is_true_against_regressed() -> None:
-    data = rows("axis,low,high,objects,true_mean,predicted_mean\nvx,2,,3,8,7\nvx,,-2,3,-6,-5\nvy,2,,3,4,0.5")
+    data = rows(
+        "axis,low,high,objects,true_mean,predicted_mean\nvx,2,,3,8,7\nvx,,-2,3,-6,-5\nvy,2,,3,4,0.5\nspeed,,0.1,9,0,0.2"
+    )
     (axes,) = plots.reliability(data).axes
     diagonal, along, across = axes.lines
     np.testing.assert_array_equal(along.get_xydata(), [[-6, -5], [8, 7]])
@@ -210,6 +213,23 @@ def test_tables_are_those_of_the_data(page: str, mark: str) -> None:
     table = tables.TABLES[page, mark]
     wanted = table.function(*(measured.read(name) for name in table.inputs))
     assert section(command.DOCS / page, mark) == wanted, f"docs/{page} is old: run `make docs`"
+
+
+def test_tables_of_scores_and_velocities() -> None:
+    errors = dict.fromkeys(("ate", "ase", "aoe", "ave", "aae"), 0.5)
+    found = {word: {"mean_ap": 0.1, "nds": 0.2, "errors": errors} for word in measured.SENSORS}
+    found["radar"] = {"mean_ap": 0.3, "nds": 0.4, "errors": errors | {"aae": 0.125}}
+    assert (
+        tables.sensors_table(found).splitlines()[3]
+        == "| radars " + "| 0.300 | 0.400 | 0.500 | 0.500 | 0.500 | 0.500 | 0.125 |"
+    )
+    blanked = {"all": {"mean_ap": 0.6, "nds": 0.5}, "blank:CAM": {"mean_ap": 0.5, "nds": 0.4}}
+    assert tables.blanked_table(blanked).splitlines()[2:] == [
+        "| none | 0.600 | 0.000 | 0.500 |", "| CAM | 0.500 | 0.100 | 0.400 |"
+    ]  # fmt: skip
+    data = rows("axis,low,high,objects,true_mean,predicted_mean\nvx,,-2,3,-6,-5\nvy,2,5,3,4,0.5\nvy,5,,3,6,0.5")
+    first = [line.split(" | ")[0] for line in tables.velocity_table(data).splitlines()[2:]]
+    assert first == ["| vx < -2", "| 2 < vy < 5", "| vy > 5"]
 
 
 def test_the_table_of_gains() -> None:

@@ -67,12 +67,13 @@ def test_means_by_direction() -> None:
 
 
 def test_means_of_groups() -> None:
-    true = np.array([[12.0, 0], [10, 1.9], [-4, 0], [0, 6], [-5, 8]])
-    predicted = np.array([[10.0, 9], [9, 9], [-1, 9], [9, 0.5], [-4, 1.5]])
+    true = np.array([[12.0, 0], [10, 1.9], [-4, 0], [0, 6], [-5, 8], [0, 0]])
+    predicted = np.array([[10.0, 9], [9, 9], [-1, 9], [9, 0.5], [-4, 1.5], [3, 4]])
     assert velocity_csv(true, predicted).splitlines()[1:] == [
         "vx,-5,-2,2,-4.50,-2.50",
         "vx,10,,2,11.00,9.50",
         "vy,5,10,2,7.00,1.00",
+        "speed,,0.1,1,0.00,5.00",
     ]
 
 

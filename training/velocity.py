@@ -72,7 +72,7 @@ def velocity_table(true: np.ndarray, predicted: np.ndarray) -> str:
 def velocity_csv(true: np.ndarray, predicted: np.ndarray) -> str:
     """axis,low,high,objects,true_mean,predicted_mean in m/s, a row for each axis and group that has objects.
 
-    A border is empty where a group has no end.
+    A border is empty where a group has no end. The last row has mean speeds of what stands, its axis is `speed`.
     """
     lines = ["axis,low,high,objects,true_mean,predicted_mean"]
     for axis, name in enumerate(("vx", "vy")):
@@ -82,6 +82,10 @@ def velocity_csv(true: np.ndarray, predicted: np.ndarray) -> str:
                 borders = [f"{border:g}" if np.isfinite(border) else "" for border in (low, high)]
                 means = [f"{v[there, axis].mean():.2f}" for v in (true, predicted)]
                 lines.append(",".join([name, *borders, str(there.sum()), *means]))
+    stands = np.linalg.norm(true, axis=1) < STANDING
+    if stands.any():
+        speeds = [f"{np.linalg.norm(v[stands], axis=1).mean():.2f}" for v in (true, predicted)]
+        lines.append(",".join(["speed", "", f"{STANDING:g}", str(stands.sum()), *speeds]))
     return "\n".join(lines) + "\n"
 
 
