@@ -106,7 +106,7 @@ def compared(rows: Sequence[Network]) -> Figure:
     axes.set_ylim(max(heights) + 0.7, -0.7)
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 0.9)
-    axes.set_xlabel("mAP on held-out drives, objects within 25.6 m (bars of three runs: two standard errors)")
+    axes.set_xlabel("mAP on held-out drives, objects within 25.6 m")
     return figure
 
 
@@ -187,6 +187,7 @@ def latency(rows: Sequence[Row]) -> Figure:
         label = f"{float(row['p50_ms']):.1f}"
         axes.annotate(label, (float(row["p99_ms"]), name), (6, 0), textcoords="offset points", va="center", fontsize=8)
     axes.invert_yaxis()
+    axes.set_xlim(0, 1.15 * max(float(row["p99_ms"]) for row in rows))
     axes.set_xlabel("milliseconds (numbers are medians)")
     axes.tick_params(axis="y", length=0)
     axes.legend(handles=handles, frameon=False, fontsize=8, loc="center right")

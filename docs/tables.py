@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from docs.measured import SENSORS, Estimate, Gain, Network, Row, gains, networks
 
-
 ERRORS = ("ate", "ase", "aoe", "ave", "aae")
 
 
