@@ -43,8 +43,8 @@ ENFORCED = """\
 Each of these must hold; if one does not, `configure` fails with what was found, what was expected and how to mend it:
 
 1. The first three files are there.
-2. `model_spec.json` has `format` {format}, every key below and no other, each of its type. (Keys that came later may be
-   missing in an older bundle, which then means the default: {later}.)
+2. `model_spec.json` has `format` {format}, every key below and no other, each of its type. (Older bundles may lack
+   {later}; what they meant is known.)
 3. `score_threshold` and `nms_radius` name exactly the classes; there is at least one sensor; the grid has a whole
    number of cells, and so has each of its cells of pillars.
 4. The sha256 of `model.onnx` is `onnx_sha256`. It is checked again when the engine reads the file.
