@@ -33,8 +33,8 @@ def test_rows_of_parameters() -> None:
     page = parameters.page()
     assert [row.name for row in PARAMETERS if f"| `{row.name}` |" not in page] == []
     assert [row.name for row in CAMERA_PARAMETERS if f"| `cameras.<CAMERA>.{row.name}` |" not in page] == []
-    row = Parameter("anchor", "double", 40.0, "of | something", (0.1, 5000.0))
-    assert parameters.cells(row) == ("`anchor`", "double", "`40.0`", "0.1 to 5000", row.change, "of | something")
+    row = Parameter("anchor", "double", 40.0, "of <CLASS>", (0.1, 5000.0))
+    assert parameters.cells(row) == ("`anchor`", "double", "`40.0`", "0.1 to 5000", row.change, "of `<CLASS>`")
     assert parameters.value(1000 / 12) == "`83.333`" and parameters.value(False) == "`false`"
     assert parameters.value(("a", "b")) == "`[a, b]`" and parameters.value("") == "empty"
     assert parameters.cells(dataclasses.replace(row, default=REQUIRED))[2] == "must be given"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -94,7 +95,8 @@ def sections(rows: Iterable[Parameter], groups: dict[str, tuple[tuple[str, ...],
 
 def cells(row: Parameter) -> tuple[str, ...]:
     default = "must be given" if row.default is REQUIRED else value(row.default)
-    return code(row.name), row.type, default, allowed(row), row.change, row.description
+    description = re.sub(r"<\w+>", lambda found: code(found[0]), row.description)  # else it would be an HTML tag
+    return code(row.name), row.type, default, allowed(row), row.change, description
 
 
 def value(default: Any) -> str:
