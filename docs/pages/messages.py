@@ -53,11 +53,11 @@ def page() -> str:
     if set(files) != set(ORDER):
         raise ValueError(f"{MSG} has {sorted(files)}, ORDER names {sorted(ORDER)}")
     outputs = [
-        (code(name), code(output.topic), code(output.package), first_sentence(output.convert.__doc__ or ""))
+        (code(name), code(output.topic), first_sentence(output.convert.__doc__ or ""))
         for name, output in PUBLISHERS.items()
     ]
-    outputs += [("always", code(topic), code(text.split("/")[0]), text) for topic, text in ALWAYS.items()]
-    head = ("output", "topic", "package", "message")
+    outputs += [("always", code(topic), text) for topic, text in ALWAYS.items()]
+    head = ("output", "topic", "message")
     parts = [part for name in ORDER for part in section(name, files[name])]
     source = "bev_perception_msgs/msg, PUBLISHERS and docs/pages/messages.py"
     return join(*("# Messages", written_by(source), HEAD, "## Outputs", table(head, outputs), OUTPUTS), *parts)
