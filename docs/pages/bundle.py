@@ -29,9 +29,11 @@ from docs.pages.markdown import code, join, table, written_by
 
 SHIPPED = Path(__file__).resolve().parents[2] / "bev_perception" / "bundles" / "demo"
 HEAD = """\
-A bundle is a directory that holds one model and every fact that a vehicle must know about it.
-`python -m training.export` writes it, the parameter `bundle` names it, and the node proves it before using it. Whoever
-copies a whole bundle to a vehicle has nothing else to configure about the model.
+A bundle is a directory that holds one model and every fact that a vehicle must know about it. `training.export` writes
+it, the parameter `bundle` names it, and the node proves it before using it. Whoever copies a whole bundle to a vehicle
+has nothing else to configure about the model.
+
+    python -m training.export runs/demo/last.ckpt bundles/mine --golden-data data/synthetic --scores scores.json
 
 | file | what it holds |
 | --- | --- |
