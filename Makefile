@@ -46,4 +46,4 @@ train-demo: setup-test
 	@$(ENV) python -m training.train training.experiments.demo:full --data "$(DATA)" --out "$(OUT)/train-demo" $(ARGS)
 
 clean:
-	rm -rf .venv build install log out .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf .venv .venv.aside .venv.log build install log out .pytest_cache .ruff_cache .mypy_cache *.egg-info
