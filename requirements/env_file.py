@@ -13,7 +13,7 @@ without_environment() {
   for entry in $1; do case "$entry/" in "$VIRTUAL_ENV"/*) ;; *) kept="$kept:$entry" ;; esac; done
   echo "${kept#:}"
 }
-for name in ${VIRTUAL_ENV:+PATH PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH}; do
+for name in ${VIRTUAL_ENV:+PATH PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH}; do
   if [ -n "${!name:-}" ]; then export "$name=$(without_environment "${!name}")"; fi
 done
 unset -f without_environment; unset name
