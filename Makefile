@@ -12,11 +12,12 @@ ARGS ?=
 
 ENV := source .venv/env.sh &&
 
-.PHONY: help demo test lint bench train-demo setup-demo setup-test clean
+.PHONY: help demo test test-fast lint bench train-demo setup-demo setup-test clean
 
 help:
 	@echo "make demo        drive through ROS 2, scored detections and a report in $(OUT)/demo"
 	@echo "make test        all tests"
+	@echo "make test-fast   those that take seconds each"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       what node, networks and training cost in time; writes the tables in docs/"
 	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
@@ -34,6 +35,9 @@ demo: setup-demo
 
 test: setup-test
 	@$(ENV) python -m pytest -q $(ARGS)
+
+test-fast: setup-test
+	@$(ENV) python -m pytest -q -m fast $(ARGS)
 
 lint: setup-test
 	@$(ENV) ruff check . && mypy
