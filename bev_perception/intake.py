@@ -19,6 +19,7 @@ from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
 from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan, SensorFrame
 from bev_perception.sync import ODOMETRY, FrameSynchronizer
 
+TF_STATIC = "tf_static"
 # How to mend what the synchroniser refuses.
 HINTS = {
     "future_stamp": "; synchronise the clocks of sensor and computer (PTP), or mend the driver",
@@ -30,7 +31,7 @@ Measurement = CameraFrame | RadarScan | EgoPose
 
 @dataclass(frozen=True)
 class Source:
-    """One topic to listen to. sensor: the name its messages are counted under; kind: name of the message's class."""
+    """One topic to listen to. sensor: the name its messages are counted under; kind: their type, `package/msg/Kind`."""
 
     topic: str
     sensor: str
@@ -42,8 +43,7 @@ class SensorIntake:
     """Feed it with the messages of `sources`; what is due comes back as frames. Not thread-safe.
 
     Everything is counted as `SENSOR/reason` in the synchroniser's counters, and told to report(sensor, reason, detail)
-    each time. request_reset(reason) is called when the past no longer fits the present. faults: {sensor: (reason,
-    detail)} of the sensors whose newest message was refused.
+    each time. faults: {sensor: (reason, detail)} of the sensors whose newest message was refused.
 
     Raises CalibrationError where the parameters name a calibration file that cannot be used.
     """
@@ -53,10 +53,9 @@ class SensorIntake:
         config: NodeConfig,
         synchronizer: FrameSynchronizer,
         report: Callable[[str, str, str], None] = lambda sensor, reason, detail: None,
-        request_reset: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._config, self._sync = config, synchronizer
-        self._report, self._request_reset = report, request_reset
+        self._report = report
         self.faults: dict[str, tuple[str, str]] = {}
         self._infos: dict[str, Any] = {}
         self._calibrations: dict[str, CameraCalibration] = {}
@@ -64,8 +63,7 @@ class SensorIntake:
         self._tree = StaticTree()
         self._no_transform: dict[str, str] = {}
         self.sources = self._make_sources()
-        if config.extrinsics_source == "file":
-            assert config.extrinsics_file is not None  # make_config checked it
+        if config.extrinsics_file is not None:
             names = [*config.cameras, *config.radars]
             self._set_extrinsics(load_extrinsics(config.extrinsics_file, config.base_frame, names))
 
@@ -106,16 +104,17 @@ class SensorIntake:
     def _make_sources(self) -> tuple[Source, ...]:
         config = self._config
         sources = []
-        if config.extrinsics_source == "tf_static":
-            sources.append(Source("/tf_static", "tf_static", "TFMessage", self._tf_static))
+        if config.extrinsics_file is None:
+            sources.append(Source(f"/{TF_STATIC}", TF_STATIC, "tf2_msgs/msg/TFMessage", self._tf_static))
         for camera in config.cameras.values():
-            kind = "CompressedImage" if camera.compressed else "Image"
-            sources.append(Source(camera.topic, camera.name, kind, partial(self._image, camera)))
-            info = partial(self._camera_info, camera)
-            sources.append(Source(camera.info_topic, f"{camera.name} camera_info", "CameraInfo", info))
+            image = "sensor_msgs/msg/CompressedImage" if camera.compressed else "sensor_msgs/msg/Image"
+            sources.append(Source(camera.topic, camera.name, image, partial(self._image, camera)))
+            info, name = partial(self._camera_info, camera), f"{camera.name} camera_info"
+            sources.append(Source(camera.info_topic, name, "sensor_msgs/msg/CameraInfo", info))
         for radar in config.radars.values():
-            sources.append(Source(radar.topic, radar.name, "PointCloud2", partial(self._radar, radar)))
-        return (*sources, Source(config.odometry_topic, ODOMETRY, "Odometry", self._odometry))
+            cloud = "sensor_msgs/msg/PointCloud2"
+            sources.append(Source(radar.topic, radar.name, cloud, partial(self._radar, radar)))
+        return (*sources, Source(config.odometry_topic, ODOMETRY, "nav_msgs/msg/Odometry", self._odometry))
 
     # ---- measurements
 
@@ -173,7 +172,7 @@ class SensorIntake:
         try:
             self._tree.add(msg.transforms)
         except CalibrationError as error:
-            self.notice("tf_static", "bad_transform", str(error))
+            self.notice(TF_STATIC, "bad_transform", str(error))
         found = {}
         sensors: list[CameraConfig | RadarConfig] = [*self._config.cameras.values(), *self._config.radars.values()]
         for sensor in sensors:
@@ -193,11 +192,8 @@ class SensorIntake:
             self._extrinsics[name] = ego_from_sensor
             if name in self._config.cameras:
                 self._set_calibration(self._config.cameras[name], changed)
-                continue
-            self._sync.set_radar_extrinsics(name, ego_from_sensor)
-            if known is not None:
-                self.notice(name, "calibration_changed", changed)
-                self._request_reset("calibration_changed")
+            elif self._sync.set_radar_extrinsics(name, ego_from_sensor):
+                self._report(name, "calibration_changed", changed)
 
     def _set_calibration(self, camera: CameraConfig, changed: str) -> None:
         """Tell the synchroniser as soon as both halves are known; it says, and counts, whether one was replaced."""
@@ -208,7 +204,6 @@ class SensorIntake:
         self._calibrations[camera.name] = calibration
         if self._sync.set_camera_calibration(camera.name, calibration):
             self._report(camera.name, "calibration_changed", changed)
-            self._request_reset("calibration_changed")
 
 
 def _same_calibration(a: Any, b: Any) -> bool:
