@@ -26,8 +26,9 @@ def tiny_checkpoint(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory
     """The last checkpoint of tiny_run.RUN, trained for its four steps."""
     for name in ("torch", "lightning"):
         pytest.importorskip(name, reason=f"training needs {name}")
-    from tiny_run import RUN, VERSION
+    from tiny_run import RUN
 
+    from training.data.source import Source
     from training.train import train
 
-    return train(RUN, tiny_dataset, VERSION, tmp_path_factory.mktemp("tiny_run"))
+    return train(RUN, Source(tiny_dataset), tmp_path_factory.mktemp("tiny_run"))

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tiny_run import LIDAR, RUN, VERSION
+from tiny_run import LIDAR, RUN
 
 from training.data.augment import NO_AUGMENTATION
+from training.data.source import Source
 from training.models import STUDENTS
 from training.models.camera_radar import CameraRadarStudent, StudentConfig
 from training.models.detector import Family
@@ -23,7 +24,8 @@ from training.run import OptimConfig
 from training.train import train
 from training.trainer.checkpoint import load_module
 from training.trainer.detect import detect
-from training.trainer.loading import open_keyframes
+from training.trainer.loading import Batches, open_keyframes
+from training.trainer.teaching import Teaching
 
 # Batches of two of four keyframes, twice an epoch; rows of the validation split differ in number between two processes.
 DDP_RUN = dataclasses.replace(
@@ -50,15 +52,15 @@ def without_batch_statistics(spec, config):
 
 def run(data: Path, out: Path, teacher: Path) -> None:
     STUDENTS["camera_radar"] = Family(without_batch_statistics, StudentConfig)
-    checkpoint = train(DDP_RUN, data, VERSION, out)
+    checkpoint = train(DDP_RUN, Source(data), out)
     join_processes()
     module = load_module(checkpoint)
-    keyframes = open_keyframes(module.spec, module.data, data, VERSION, "val")
-    found = detect(module, keyframes, ["all"], ROWS, 1, 0)["all"]
+    keyframes = open_keyframes(module.spec, module.data, Source(data), "val")
+    found = detect(module, keyframes, ROWS, ["all"], Batches(1, 0))["all"]
     if rank_and_world()[0] == 0:
         np.savez(out / "found.npz", **{str(row): found[row].scores for row in sorted(found)})
     given = {"centerpoint": teacher}
-    train(TAUGHT_RUN, data, VERSION, out / "taught", teachers=given, teacher_cache=out / "cache")
+    train(TAUGHT_RUN, Source(data), out / "taught", teaching=Teaching(given, out / "cache"))
 
 
 if __name__ == "__main__":

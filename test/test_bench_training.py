@@ -12,10 +12,11 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from tiny_run import RUN, VERSION
+from tiny_run import RUN
 
 from training.bench import __main__ as bench
 from training.bench import latency, recipes, taught, throughput
+from training.data.source import Source
 from training.experiments import camera_radar, distillation, family
 from training.models.exported import parameters_exported
 from training.run import build_detector
@@ -25,12 +26,12 @@ def test_loading_reads_every_file_once(tiny_dataset: Path, monkeypatch: pytest.M
     asked: list[int] = []
     item = throughput.ClipDataset.__getitem__
     monkeypatch.setattr(throughput.ClipDataset, "__getitem__", lambda self, i: asked.append(i) or item(self, i))
-    first, again = throughput.loading_alone(RUN, tiny_dataset, VERSION, 3)
+    first, again = throughput.loading_alone(RUN, Source(tiny_dataset), 3)
     assert asked == [0, 1, 2, 0, 1, 2] and min(first, again) > 0
 
 
 def test_training_steps_are_real_and_their_waiting_is_a_share(tiny_dataset: Path) -> None:
-    rate, waiting, memory = throughput.training(RUN, tiny_dataset, VERSION, workers=0, steps=2)
+    rate, waiting, memory = throughput.training(RUN, Source(tiny_dataset), workers=0, steps=2)
     assert rate > 0 and 0 < waiting < 1 and memory == 0  # without loader processes a step waits for its samples
 
 
@@ -87,7 +88,7 @@ def test_the_table_of_students_has_every_one(tmp_path: Path, monkeypatch: pytest
 def test_a_taught_step_costs_what_it_adds(tiny_dataset: Path, tmp_path: Path) -> None:
     study = distillation.study()
     small = dataclasses.replace(study["bevdet_from_centerpoint"], batch_size=1)
-    alone, both = taught.measure(small, study, tiny_dataset, VERSION, tmp_path, steps=1)
+    alone, both = taught.measure(small, study, Source(tiny_dataset), tmp_path, steps=1)
     assert alone.cache == alone.terms == 0 and min(alone.forward, alone.backward, both.cache, both.terms) > 0
     assert both.total == both.forward + both.cache + both.terms + both.backward
     assert alone.kept_mb > 1 and both.kept_mb > alone.kept_mb

@@ -13,12 +13,13 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
 from tiny_networks import CONFIGS  # noqa: E402
-from tiny_run import LIDAR, POINTS, RUN, SPEC, VERSION, points_run  # noqa: E402
+from tiny_run import LIDAR, POINTS, RUN, SPEC, points_run  # noqa: E402
 
 from bev_perception.model_spec import RadarSpec  # noqa: E402
 from training.bundling.golden import pattern_inputs  # noqa: E402
 from training.command_line import TrainingStopped  # noqa: E402
 from training.data.augment import NO_AUGMENTATION  # noqa: E402
+from training.data.source import Source  # noqa: E402
 from training.export import _to_onnx  # noqa: E402
 from training.models.exported import ExportedDetector  # noqa: E402
 from training.recipes.distillation import distillbev, lgkd, radardistill, together  # noqa: E402
@@ -29,6 +30,7 @@ from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E4
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes  # noqa: E402
 from training.trainer.teaching import (  # noqa: E402
+    Teaching,
     fill_caches,
     held_out_agreement,
     open_caches,
@@ -51,19 +53,19 @@ STUDENT = dataclasses.replace(
 @pytest.fixture(scope="module")
 def lidar_teacher(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = points_run("centerpoint")
-    return train(run, tiny_dataset, VERSION, tmp_path_factory.mktemp("centerpoint"))
+    return train(run, Source(tiny_dataset), tmp_path_factory.mktemp("centerpoint"))
 
 
 @pytest.fixture(scope="module")
 def pillar_teacher(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = points_run("pillarnet")
-    return train(run, tiny_dataset, VERSION, tmp_path_factory.mktemp("pillarnet"))
+    return train(run, Source(tiny_dataset), tmp_path_factory.mktemp("pillarnet"))
 
 
 @pytest.fixture(scope="module")
 def distilled(tiny_dataset: Path, lidar_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("distilled")
-    return train(STUDENT, tiny_dataset, VERSION, out, teachers={"centerpoint": lidar_teacher})
+    return train(STUDENT, Source(tiny_dataset), out, teaching=Teaching({"centerpoint": lidar_teacher}))
 
 
 def assert_same(found: dict, wanted: dict) -> None:
@@ -97,7 +99,7 @@ def test_a_resumed_run_keeps_its_adapters_and_scales(
     pull: float, lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = dataclasses.replace(STUDENT, distill=dataclasses.replace(DISTILL, pull=pull))
-    whole = train(run, tiny_dataset, VERSION, tmp_path / "whole", teachers={"centerpoint": lidar_teacher})
+    whole = train(run, Source(tiny_dataset), tmp_path / "whole", teaching=Teaching({"centerpoint": lidar_teacher}))
     state, out = read_checkpoint(whole)["state_dict"], tmp_path / "resumed"
     assert bool((state["distiller.scales"] > 0).all()) == bool(pull)
     step = DetectorModule.training_step
@@ -109,8 +111,8 @@ def test_a_resumed_run_keeps_its_adapters_and_scales(
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power failure"):
         patch.setattr(DetectorModule, "training_step", fail)
-        train(run, tiny_dataset, VERSION, out, teachers={"centerpoint": lidar_teacher})
-    resumed = train(run, tiny_dataset, VERSION, out, teachers={"centerpoint": lidar_teacher})
+        train(run, Source(tiny_dataset), out, teaching=Teaching({"centerpoint": lidar_teacher}))
+    resumed = train(run, Source(tiny_dataset), out, teaching=Teaching({"centerpoint": lidar_teacher}))
     assert_same(read_checkpoint(resumed)["state_dict"], state)
 
 
@@ -122,13 +124,15 @@ def test_a_run_does_not_go_on_with_another_teacher(
     other["state_dict"][name] += 0.1
     torch.save(other, tmp_path / "other.ckpt")
     with pytest.raises(TrainingStopped, match="began with the teachers"):
-        train(STUDENT, tiny_dataset, VERSION, distilled.parent, teachers={"centerpoint": tmp_path / "other.ckpt"})
+        train(
+            STUDENT, Source(tiny_dataset), distilled.parent, teaching=Teaching({"centerpoint": tmp_path / "other.ckpt"})
+        )
 
 
 def test_agreement_with_the_teacher_is_measured_on_scored_keyframes(
     distilled: Path, lidar_teacher: Path, tiny_dataset: Path
 ) -> None:
-    keyframes = open_keyframes(STUDENT.spec, STUDENT.data, tiny_dataset, VERSION, "val")
+    keyframes = open_keyframes(STUDENT.spec, STUDENT.data, Source(tiny_dataset), "val")
     teachers = {"centerpoint": lidar_teacher}
     found = held_out_agreement(distilled, teachers, keyframes, range(len(keyframes)), 0)
     kinds = {f"{kind}/{r}" for kind in ("cosine", "error") for r in ("foreground", "false_positive", "background")}
@@ -158,7 +162,7 @@ def test_the_first_step_already_pulls_as_hard_as_it_is_told(
     for pull in (0.0, 0.1):
         run = dataclasses.replace(STUDENT, distill=dataclasses.replace(DISTILL, pull=pull), optim=one_step)
         out = tmp_path / str(pull)
-        checkpoint = train(run, tiny_dataset, VERSION, out, teachers={"centerpoint": lidar_teacher})
+        checkpoint = train(run, Source(tiny_dataset), out, teaching=Teaching({"centerpoint": lidar_teacher}))
         rows = [row for path in out.rglob("metrics.csv") for row in csv.DictReader(path.open())]
         first[pull] = next(row for row in rows if row["train/total"])
     scales = read_checkpoint(checkpoint)["state_dict"]["distiller.scales"]
@@ -175,7 +179,7 @@ def test_a_student_learns_the_same_from_a_teacher_that_is_cached(
     given, cache = {"centerpoint": lidar_teacher}, tmp_path / "cache"
     found = []
     for run in ("fills", "reads"):
-        checkpoint = train(STUDENT, tiny_dataset, VERSION, tmp_path / run, teachers=given, teacher_cache=cache)
+        checkpoint = train(STUDENT, Source(tiny_dataset), tmp_path / run, teaching=Teaching(given, cache))
         files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.npz")}
         found.append((read_checkpoint(checkpoint)["state_dict"], files))
     (filled, written), (read, kept) = found
@@ -196,9 +200,9 @@ def test_behind_a_cache_neither_the_teacher_nor_its_points_are_touched(
         centerpoint.CenterPoint, "forward", lambda self, *a: asked.append(torch.is_grad_enabled()) or forward(self, *a)
     )
     given = {"centerpoint": lidar_teacher}
-    train(STUDENT, tiny_dataset, VERSION, tmp_path / "a", teachers=given, teacher_cache=tmp_path / "cache")
+    train(STUDENT, Source(tiny_dataset), tmp_path / "a", teaching=Teaching(given, tmp_path / "cache"))
     filling = len(asked)
-    train(STUDENT, tiny_dataset, VERSION, tmp_path / "b", teachers=given, teacher_cache=tmp_path / "cache")
+    train(STUDENT, Source(tiny_dataset), tmp_path / "b", teaching=Teaching(given, tmp_path / "cache"))
     building = len(asked) - filling  # channels of the adapters are asked of the network in each run
     assert filling - building == 2 and building <= 1  # four keyframes in batches of two, once
     data = seen_in_training(STUDENT, cached=True)
@@ -212,7 +216,7 @@ def test_processes_fill_the_cache_however_far_apart_they_are(
     lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second process looks at what lacks when the first one's share is already there."""
-    keyframes = open_keyframes(SPEC, STUDENT.data, tiny_dataset, VERSION, "train")
+    keyframes = open_keyframes(SPEC, STUDENT.data, Source(tiny_dataset), "train")
     taught = open_teachers(STUDENT, {"centerpoint": lidar_teacher})
     caches = open_caches(STUDENT, taught, keyframes, tmp_path)
     module = DetectorModule(STUDENT, 3, taught, caches)
@@ -229,9 +233,7 @@ def test_processes_fill_the_cache_however_far_apart_they_are(
 def test_augmentation_of_the_scene_forbids_a_cache(lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     run = dataclasses.replace(STUDENT, data=dataclasses.replace(RUN.data, lidar=LIDAR))
     with pytest.raises(ValueError, match="cannot be cached"):
-        train(
-            run, tiny_dataset, VERSION, tmp_path, teachers={"centerpoint": lidar_teacher}, teacher_cache=tmp_path / "c"
-        )
+        train(run, Source(tiny_dataset), tmp_path, teaching=Teaching({"centerpoint": lidar_teacher}, tmp_path / "c"))
 
 
 def test_teachers_must_be_given_and_see_what_they_know(lidar_teacher: Path) -> None:
@@ -265,7 +267,8 @@ def test_radardistill_starts_from_its_teacher_and_steps(
         "radar_pillarnet", same, spec, dataclasses.replace(SHORT, steps=1, lr=1e-9), data=POINTS, batch_size=2,
         precision="32-true", distill=radardistill(mask=1.0, source="pillarnet", start=True),
     )  # fmt: skip
-    student = load_module(train(run, tiny_dataset, VERSION, tmp_path, teachers={"pillarnet": pillar_teacher})).detector
+    last = train(run, Source(tiny_dataset), tmp_path, teaching=Teaching({"pillarnet": pillar_teacher}))
+    student = load_module(last).detector
     for name in ("backbone.conv4.", "neck.block0.", "head."):
         ours = {n: t for n, t in student.state_dict().items() if n.startswith(name) and n.endswith("weight")}
         assert ours
@@ -279,9 +282,9 @@ def test_lgkd_steps(tiny_dataset: Path, tmp_path: Path) -> None:
     facts = dataclasses.replace(SPEC, radars=())
     large = Run("bevdepth_large", CONFIGS["bevdepth_large"], facts, dataclasses.replace(SHORT, steps=1), data=data,
                 batch_size=2, precision="32-true")  # fmt: skip
-    teacher = train(large, tiny_dataset, VERSION, tmp_path / "teacher")
+    teacher = train(large, Source(tiny_dataset), tmp_path / "teacher")
     run = dataclasses.replace(large, model="bevdepth", config=CONFIGS["bevdepth"], distill=lgkd("bevdepth_large"))
-    last = train(run, tiny_dataset, VERSION, tmp_path / "student", teachers={"bevdepth_large": teacher})
+    last = train(run, Source(tiny_dataset), tmp_path / "student", teaching=Teaching({"bevdepth_large": teacher}))
     assert read_checkpoint(last)["global_step"] == 1
 
 
@@ -291,7 +294,10 @@ def test_two_methods_and_teachers_at_once(
     radar = radardistill(("radar",), (("radar", "high"),), adapter="conv1x1", source="pillarnet")
     run = dataclasses.replace(STUDENT, optim=SHORT, distill=together(DISTILL, radar))
     last = train(
-        run, tiny_dataset, VERSION, tmp_path, teachers={"centerpoint": lidar_teacher, "pillarnet": pillar_teacher}
+        run,
+        Source(tiny_dataset),
+        tmp_path,
+        teaching=Teaching({"centerpoint": lidar_teacher, "pillarnet": pillar_teacher}),
     )
     checkpoint = read_checkpoint(last)
     assert set(checkpoint["teachers"]) == {"centerpoint", "pillarnet"}

@@ -12,13 +12,14 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from tiny_run import RUN, SPEC, VERSION  # noqa: E402
+from tiny_run import RUN, SPEC  # noqa: E402
 
 from bev_perception.evaluation.objects import make_objects  # noqa: E402
 from bev_perception.grid import BevGrid  # noqa: E402
 from bev_perception.model_spec import TemporalSpec  # noqa: E402
 from training.bundling.model_card import model_card  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
+from training.data.source import Source  # noqa: E402
 from training.evaluate import main  # noqa: E402
 from training.models.detector import Prediction  # noqa: E402
 from training.scoring import ground_truth, outside_racks  # noqa: E402
@@ -26,7 +27,7 @@ from training.sensor_masks import kept_by, mask_sensors  # noqa: E402
 from training.trainer.checkpoint import load_module  # noqa: E402
 from training.trainer.detect import evaluate  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
-from training.trainer.loading import open_keyframes  # noqa: E402
+from training.trainer.loading import Batches, open_keyframes  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def module(tiny_checkpoint) -> DetectorModule:
 
 @pytest.fixture(scope="module")
 def keyframes(tiny_dataset):
-    return open_keyframes(SPEC, RUN.data, tiny_dataset, VERSION, "val")
+    return open_keyframes(SPEC, RUN.data, Source(tiny_dataset), "val")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_evaluation_scores_a_network_that_knows_the_answers(keyframes, monkeypat
         return Prediction(heatmap, regression[:, None])
 
     monkeypatch.setattr(module, "predict", answers)
-    scores = evaluate(module, keyframes, ["all", "radar"], batch_size=3, workers=0)
+    scores = evaluate(module, keyframes, ["all", "radar"], Batches(3, 0))
     assert scores["all"].frames == len(keyframes) == 4
     # Objects that share a cell of 1.6 m are lost: the groups of pedestrians.
     assert scores["all"].mean_ap_present > 0.8 and scores["all"].classes["car"].ap > 0.9
@@ -152,7 +153,8 @@ def test_the_command_writes_scores_by_class_and_range(tiny_checkpoint, tiny_data
 
 
 def test_the_model_card_states_sizes_scores_and_notes(module, keyframes):
-    scores = {w: s.to_dict() for w, s in evaluate(module, keyframes[:1], ["all", "camera"], workers=0).items()}
+    found = evaluate(module, keyframes[:1], ["all", "camera"], Batches(workers=0))
+    scores = {word: s.to_dict() for word, s in found.items()}
     scores["all"]["mean_ap"], scores["all"]["classes"]["car"]["errors"]["ate"] = 0.4321, 0.777
     card = model_card(module.detector, json.loads(json.dumps(scores)), "## Notes\n\nTrained on nothing.\n")
     assert card.startswith("# tiny\n\n") and card.endswith("Trained on nothing.\n")

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from bev_perception.evaluation.pages import section  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
 from training.data.config import EVERY_RETURN  # noqa: E402
+from training.data.source import Source  # noqa: E402
 from training.experiments import crn, demo, family, near  # noqa: E402
 from training.models import STUDENTS  # noqa: E402
 from training.run import build_detector, run_from_plain, run_to_plain  # noqa: E402
@@ -126,7 +127,7 @@ def test_network_is_built(size, name, monkeypatch):
 @pytest.fixture(scope="module")
 def samples(tiny_dataset):
     def of(run):
-        keyframes = open_keyframes(run.spec, run.data, tiny_dataset, "v1.0-trainval", "train")
+        keyframes = open_keyframes(run.spec, run.data, Source(tiny_dataset), "train")
         data = ClipDataset(keyframes, run.spec, run.data)
         return collate([data[1], data[2]])
 

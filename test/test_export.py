@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 onnx = pytest.importorskip("onnx", reason="needs onnx")
 
-from tiny_run import RUN, SPEC, VERSION  # noqa: E402
+from tiny_run import RUN, SPEC  # noqa: E402
 
 from bev_perception.inference.backend import open_backend  # noqa: E402
 from bev_perception.inference.builder import BuildError  # noqa: E402
@@ -24,10 +24,11 @@ from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec, load
 from training import export  # noqa: E402
 from training.bundling.export_checks import ask_tensorrt, check_parameters  # noqa: E402
 from training.bundling.golden import COLOR_STEP, pattern_inputs  # noqa: E402
+from training.data.source import Source  # noqa: E402
 from training.trainer.checkpoint import load_module  # noqa: E402
 from training.trainer.detect import evaluate  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
-from training.trainer.loading import open_keyframes  # noqa: E402
+from training.trainer.loading import Batches, open_keyframes  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +38,14 @@ def module(tiny_checkpoint) -> DetectorModule:
 
 @pytest.fixture(scope="module")
 def keyframes(tiny_dataset):
-    return open_keyframes(SPEC, RUN.data, tiny_dataset, VERSION, "val")
+    return open_keyframes(SPEC, RUN.data, Source(tiny_dataset), "val")
 
 
 @pytest.fixture(scope="module")
 def bundle_dir(tiny_checkpoint, module, keyframes, tiny_dataset, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     (folder / "notes.md").write_text("Trained in a test.\n")
-    scores = {word: s.to_dict() for word, s in evaluate(module, keyframes[:1], ["all"], workers=0).items()}
+    scores = {word: s.to_dict() for word, s in evaluate(module, keyframes[:1], ["all"], Batches(workers=0)).items()}
     for name, c in scores["all"]["classes"].items():
         c["best_score"] = 0.6 if name == "car" else None
     (folder / "scores.json").write_text(json.dumps(scores))

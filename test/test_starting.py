@@ -11,8 +11,9 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from tiny_run import RUN, VERSION  # noqa: E402
+from tiny_run import RUN  # noqa: E402
 
+from training.data.source import Source  # noqa: E402
 from training.experiments import bevdet  # noqa: E402
 from training.export import export_bundle  # noqa: E402
 from training.models.backbones import BACKBONES, FAN, ConvNeXt  # noqa: E402
@@ -20,14 +21,14 @@ from training.models.backbones.resnet import ResNet  # noqa: E402
 from training.run import build_detector  # noqa: E402
 from training.train import train  # noqa: E402
 from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
-from training.trainer.starting import start_backbone  # noqa: E402
+from training.trainer.starting import Start, start_backbone  # noqa: E402
 
 SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=1))
 
 
 @pytest.fixture(scope="module")
 def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(SHORT, tiny_dataset, VERSION, tmp_path_factory.mktemp("first"))
+    return train(SHORT, Source(tiny_dataset), tmp_path_factory.mktemp("first"))
 
 
 def test_a_run_starts_with_the_backbone_of_another_and_resumes_with_its_own(
@@ -42,11 +43,11 @@ def test_a_run_starts_with_the_backbone_of_another_and_resumes_with_its_own(
         assert torch.equal(tensor, source[name] if name.startswith("backbone.") else before[name]), name
     # In training it is where the first step begins: a rate of nearly zero leaves it there.
     still = dataclasses.replace(SHORT, seed=3, optim=dataclasses.replace(SHORT.optim, lr=1e-12, weight_decay=0.0))
-    first = train(still, tiny_dataset, VERSION, tmp_path, backbone=trained)
+    first = train(still, Source(tiny_dataset), tmp_path, Start(backbone=trained))
     state = read_checkpoint(first)["state_dict"]
     assert torch.allclose(state["detector.backbone.conv1.weight"], source["backbone.conv1.weight"], atol=1e-9)
     assert not torch.equal(state["detector.context.weight"], source["context.weight"])
-    train(still, tiny_dataset, VERSION, tmp_path, backbone=Path("is not read any more"))
+    train(still, Source(tiny_dataset), tmp_path, Start(backbone=Path("is not read any more")))
 
 
 def test_imagenet_weights_in_the_same_way(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_each_kind_of_backbone_trains_is_handed_on_and_exported(
     config = dataclasses.replace(run.config, camera=dataclasses.replace(run.config.camera, image=image))
     optim = dataclasses.replace(run.optim, steps=1, warmup_steps=0)
     run = dataclasses.replace(run, config=config, optim=optim, batch_size=1, precision="32-true")
-    last = train(run, tiny_dataset, VERSION, tmp_path / "run")
+    last = train(run, Source(tiny_dataset), tmp_path / "run")
     trained, fresh = load_module(last).detector, build_detector(run)
     start_backbone(fresh, last)
     found, wanted = (dict(detector.camera.image.backbone.named_parameters()) for detector in (fresh, trained))

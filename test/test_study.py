@@ -13,10 +13,15 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from tiny_run import RUN, VERSION
+from tiny_run import RUN
 
+from bev_perception.plain import to_plain
 from training import overfit, study, study_tables
+from training.data.source import Source
 from training.distill.config import DistillConfig, Term
+from training.study import Study
+from training.study_tables import Result
+from training.trainer.teaching import Teaching
 
 SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=2))
 
@@ -24,7 +29,7 @@ SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=2))
 def result(mean_ap, ave, parameters=2_000_000, minutes=3.0):
     errors = {"ate": 0.5, "ase": 0.25, "aoe": 0.125, "ave": ave, "aae": 0.1}
     scores = {"mean_ap": mean_ap, "nds": mean_ap + 0.1, "errors": errors}
-    return {"scores": scores, "parameters": parameters, "train_minutes": minutes, "teachers": {}, "agreement": {}}
+    return Result(scores, parameters, minutes, {}, {})
 
 
 COSINES = {"a/cosine/foreground": 0.5, "b/cosine/foreground": 0.75, "a/cosine/background": 0.1}
@@ -41,7 +46,7 @@ def test_mean_and_standard_error():
 
 
 def test_table_has_means_over_seeds_and_no_row_for_what_is_not_done():
-    results = {"a": [result(0.2, 1.0), result(0.4, 2.0, minutes=5.0)], "b": [result(0.75, None)], "c": []}
+    results = {"a": {0: result(0.2, 1.0), 1: result(0.4, 2.0, minutes=5.0)}, "b": {0: result(0.75, None)}, "c": {}}
     lines = study_tables.study_table(results).splitlines()
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -53,7 +58,7 @@ def test_table_has_means_over_seeds_and_no_row_for_what_is_not_done():
 
 
 def test_every_run_and_seed_has_a_line():
-    lines = study_tables.results_csv({"a": [result(0.25, None) | {"seed": 4}, result(0.5, 2.0) | {"seed": 5}], "b": []})
+    lines = study_tables.results_csv({"a": {4: result(0.25, None), 5: result(0.5, 2.0)}, "b": {}})
     head, first, second = lines.splitlines()
     assert head == "run,seed,mAP,NDS,mATE,mASE,mAOE,mAVE,mAAE,parameters,train_minutes"
     assert first == "a,4,0.2500,0.3500,0.5000,0.2500,0.1250,,0.1000,2000000,3.0"
@@ -68,8 +73,8 @@ def test_gains_are_differences_of_the_same_seeds():
 
     def row(alone, given, minutes=6.0):
         results = {
-            "alone": [result(v, 1.0) | {"seed": s} for s, v in alone.items()],
-            "taught": [result(v, 0.5, minutes=minutes) | {"seed": s} | OF_TEACHER for s, v in given.items()],
+            "alone": {seed: result(v, 1.0) for seed, v in alone.items()},
+            "taught": {s: dataclasses.replace(result(v, 0.5, minutes=minutes), **OF_TEACHER) for s, v in given.items()},
         }
         lines = study_tables.gains_table(study, results).splitlines()
         return [cell.strip() for cell in lines[-1].strip("|").split("|")] if lines else []
@@ -83,39 +88,41 @@ def test_gains_are_differences_of_the_same_seeds():
 
 
 def test_a_study_is_resumed_and_widened_not_repeated(tiny_dataset, tmp_path, monkeypatch):
-    first = study.run_study({"a": SHORT}, tiny_dataset, VERSION, tmp_path, [0], workers=0)
-    monkeypatch.setattr(study, "_train_and_score", lambda run, *_: result(0.5, run.seed) | {"name": run.spec.name})
-    wider = {"a": SHORT, "b": dataclasses.replace(SHORT, spec=dataclasses.replace(SHORT.spec, name="b"))}
-    both = study.run_study(wider, tiny_dataset, VERSION, tmp_path, [0, 3], workers=0)
-    assert both["a"][0] == first["a"][0] and both["a"][0]["scores"]["frames"] == 4
-    assert both["a"][1]["scores"]["errors"]["ave"] == 3  # the other seed is a run of its own
-    assert [r["name"] for r in both["b"]] == ["b", "b"]
-    assert json.loads((tmp_path / "b" / "3" / "result.json").read_text()) | {"seed": 3} == both["b"][1]
+    of = Study({"a": SHORT}, Source(tiny_dataset), tmp_path, workers=0)
+    first = study.run_study(of, [0])
+    monkeypatch.setattr(
+        study, "_train_and_score", lambda of, name, seed: result(0.5, seed, len(of.runs[name].spec.name))
+    )
+    other = dataclasses.replace(SHORT, spec=dataclasses.replace(SHORT.spec, name="another"))
+    both = study.run_study(dataclasses.replace(of, runs={"a": SHORT, "b": other}), [0, 3])
+    assert both["a"][0] == first["a"][0] and both["a"][0].scores["frames"] == 4
+    assert both["a"][3].scores["errors"]["ave"] == 3  # the other seed is a run of its own
+    assert [both["b"][seed].parameters for seed in (0, 3)] == [len("another")] * 2
+    assert json.loads((tmp_path / "b" / "3" / "result.json").read_text()) == to_plain(both["b"][3])
     assert (tmp_path / "table.md").read_text() == study_tables.study_table(both)
 
 
 def test_some_runs_of_a_study_at_a_time_share_its_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "_train_and_score", lambda run, *_: result(0.5, run.seed))
-    runs = {"a": RUN, "b": RUN}
-    study.run_study(runs, tmp_path, VERSION, tmp_path, [10, 9], only=["b"])
-    done = study.run_study(runs, tmp_path, VERSION, tmp_path, [0], only=["a"])
-    assert [len(done["a"]), len(done["b"])] == [1, 2]
-    assert [r["scores"]["errors"]["ave"] for r in done["b"]] == [9, 10]
+    monkeypatch.setattr(study, "_train_and_score", lambda of, name, seed: result(0.5, seed))
+    of = Study({"a": RUN, "b": RUN}, Source(tmp_path), tmp_path)
+    study.run_study(of, [10, 9], only=["b"])
+    done = study.run_study(of, [0], only=["a"])
+    assert list(done["a"]) == [0] and list(done["b"]) == [9, 10]
+    assert [r.scores["errors"]["ave"] for r in done["b"].values()] == [9, 10]
     assert (tmp_path / "table.md").read_text() == study_tables.study_table(done)
-    study.run_study({"c": RUN}, tmp_path, VERSION, tmp_path, [0])  # another study in the same place
-    runs = [line.split(",")[:2] for line in (tmp_path / "results.csv").read_text().splitlines()]
-    assert runs == [["run", "seed"], ["a", "0"], ["b", "9"], ["b", "10"], ["c", "0"]]
+    study.run_study(dataclasses.replace(of, runs={"c": RUN}), [0])  # another study in the same place
+    rows = [line.split(",")[:2] for line in (tmp_path / "results.csv").read_text().splitlines()]
+    assert rows == [["run", "seed"], ["a", "0"], ["b", "9"], ["b", "10"], ["c", "0"]]
 
 
 def test_a_run_without_its_optional_package_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
-    def needy(run, *_):
-        if run.spec.name == "needy":
+    def needy(of, name, seed):
+        if name == "needy":
             raise ImportError("install it")
         return result(0.5, 1.0)
 
     monkeypatch.setattr(study, "_train_and_score", needy)
-    runs = {"needy": dataclasses.replace(RUN, spec=dataclasses.replace(RUN.spec, name="needy")), "a": RUN}
-    done = study.run_study(runs, tmp_path, VERSION, tmp_path, [0])
+    done = study.run_study(Study({"needy": RUN, "a": RUN}, Source(tmp_path), tmp_path), [0])
     assert [len(done["needy"]), len(done["a"])] == [0, 1]
     assert "needy is left out: install it" in capsys.readouterr().out
 
@@ -124,14 +131,14 @@ def test_a_teacher_that_would_be_missing_is_named_before_the_first_run(tmp_path,
     taught = dataclasses.replace(RUN, distill=DistillConfig((Term("logits", "heatmap", "heatmap", source="lidar"),)))
     runs, trained = {"alone": RUN, "lidar": RUN, "taught": taught}, []
 
-    def score(run, data, version, folder, workers, teachers, *_):
-        trained.append((folder.parent.name, run.seed, *map(str, teachers.values())))
+    def score(of, name, seed):
+        trained.append((name, seed, *map(str, of.teachers(name, seed).values())))
         return result(0.5, 1.0)
 
     monkeypatch.setattr(study, "_train_and_score", score)
 
-    def do(runs, seeds, **options):
-        study.run_study(runs, tmp_path, VERSION, tmp_path, seeds, **options)
+    def do(runs, seeds, only=None, **teachers):
+        study.run_study(Study(runs, Source(tmp_path), tmp_path, Teaching(teachers)), seeds, only)
 
     own = tmp_path / "lidar" / "1"
     own.mkdir(parents=True)
@@ -141,11 +148,25 @@ def test_a_teacher_that_would_be_missing_is_named_before_the_first_run(tmp_path,
     with pytest.raises(ValueError, match="--teacher lidar=CHECKPOINT"):  # a run that comes later is no help
         do({"taught": taught, "lidar": RUN}, [1])
     with pytest.raises(ValueError, match="and there is no"):
-        do(runs, [1], teachers={"lidar": tmp_path / "absent.ckpt"})
+        do(runs, [1], lidar=tmp_path / "absent.ckpt")
     assert not trained
     do(runs, [1], only=["lidar", "taught"])
-    do(runs, [2], only=["taught"], teachers={"lidar": own / "last.ckpt"})
+    do(runs, [2], only=["taught"], lidar=own / "last.ckpt")
     assert trained == [("lidar", 1), ("taught", 1, str(own / "last.ckpt")), ("taught", 2, str(own / "last.ckpt"))]
+
+
+def test_results_of_older_studies_are_read_and_others_refused(tmp_path):
+    path = tmp_path / "result.json"
+    plain = to_plain(result(0.5, 1.0))
+    path.write_text(json.dumps({name: plain[name] for name in ("scores", "parameters", "train_minutes")}))
+    assert study.read_result(path) == result(0.5, 1.0)
+    for change, words in (({"seed": 3}, r"unknown keys \['seed'\]"), ({"parameters": None}, "parameters must be int")):
+        path.write_text(json.dumps(plain | change))
+        with pytest.raises(ValueError, match=words):
+            study.read_result(path)
+    path.write_text(json.dumps({name: plain[name] for name in plain if name != "scores"}))
+    with pytest.raises(ValueError, match=rf"{path}: unknown keys \[\], missing keys \['scores'\]"):
+        study.read_result(path)
 
 
 def test_unknown_names_are_errors(tmp_path):
@@ -160,6 +181,6 @@ def test_unknown_names_are_errors(tmp_path):
 
 def test_overfitting_trains_and_scores_on_its_own_keyframes(tiny_dataset):
     few = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=6), batch_size=2)
-    scores, module = overfit.overfit(few, tiny_dataset, VERSION, keyframes=2)
+    scores, module = overfit.overfit(few, Source(tiny_dataset), keyframes=2)
     assert scores.frames == 2 and module.global_step == 6
     assert 0 <= scores.mean_ap_present <= 1

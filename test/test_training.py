@@ -18,11 +18,12 @@ devkit = pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from tiny_run import RUN, SIZES, SPEC, VERSION  # noqa: E402
+from tiny_run import RUN, SIZES, SPEC  # noqa: E402
 
 from training.command_line import TrainingStopped  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
 from training.data.config import DataConfig  # noqa: E402
+from training.data.source import Source  # noqa: E402
 from training.experiments import load_experiment  # noqa: E402
 from training.run import OptimConfig  # noqa: E402
 from training.train import main, train  # noqa: E402
@@ -35,7 +36,7 @@ from training.trainer.loading import open_keyframes, scenes_of, scored_split  # 
 
 @pytest.fixture(scope="module")
 def batch(tiny_dataset):
-    data = ClipDataset(open_keyframes(SPEC, RUN.data, tiny_dataset, VERSION, "val"), SPEC)
+    data = ClipDataset(open_keyframes(SPEC, RUN.data, Source(tiny_dataset), "val"), SPEC)
     return collate([data[1], data[2]])
 
 
@@ -44,7 +45,7 @@ def test_scenes_that_are_trained_on_and_scenes_that_are_kept_back(tmp_path):
     (tmp_path / "splits.json").write_text(json.dumps({"train": names, "val": ["scene-0010"]}))
 
     def scenes(split, **fields):
-        return [int(name[-2:]) for name in scenes_of(DataConfig(**fields), tmp_path, VERSION, split)]
+        return [int(name[-2:]) for name in scenes_of(DataConfig(**fields), Source(tmp_path), split)]
 
     assert scenes("train") == list(range(10)) and scenes("val", holdout=3, train_scenes=2) == [10]
     assert scenes("train", holdout=3) == list(range(7)) and scenes("holdout", holdout=3, train_scenes=2) == [7, 8, 9]
@@ -67,7 +68,7 @@ FULL = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def full_run(tiny_dataset, tmp_path_factory) -> Path:
-    return train(FULL, tiny_dataset, VERSION, tmp_path_factory.mktemp("full_run"))
+    return train(FULL, Source(tiny_dataset), tmp_path_factory.mktemp("full_run"))
 
 
 @pytest.fixture(params=["plain", "full"])
@@ -99,14 +100,14 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(whole, tiny_dat
     run, finished = whole
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power failure"):
         stop_at(patch, 2, RuntimeError("power failure"))
-        train(run, tiny_dataset, VERSION, tmp_path)
+        train(run, Source(tiny_dataset), tmp_path)
     stopped = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert stopped["global_step"] == 2
     stopped["callbacks"]["Stopwatch"]["seconds"] += 3600.0
     torch.save(stopped, tmp_path / "last.ckpt")
     seen, step = [], DetectorModule.training_step
     monkeypatch.setattr(DetectorModule, "training_step", lambda *a: seen.append(a[1]["index"].tolist()) or step(*a))
-    resumed = torch.load(train(run, tiny_dataset, VERSION, tmp_path), weights_only=True)
+    resumed = torch.load(train(run, Source(tiny_dataset), tmp_path), weights_only=True)
     wanted = torch.load(finished, weights_only=True)
     batches = 2 * run.optim.accumulate
     assert resumed["global_step"] == wanted["global_step"] == 4 and len(seen) == batches
@@ -124,7 +125,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(whole, tiny_dat
     assert groups[0] == groups[1]
     assert resumed["callbacks"].get("Validation") == wanted["callbacks"].get("Validation")
 
-    assert train(run, tiny_dataset, VERSION, tmp_path).is_file() and len(seen) == batches, "it was done already"
+    assert train(run, Source(tiny_dataset), tmp_path).is_file() and len(seen) == batches, "it was done already"
 
 
 def test_averaged_weights_are_what_is_scored_and_exported(full_run):
@@ -153,7 +154,7 @@ def test_a_run_directory_tells_how_to_repeat_it_and_takes_no_other_run(tiny_chec
     assert start["data"]["root"] == str(tiny_dataset) and len(start["data"]["digest"]) == 64
     other = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, lr=0.5), seed=3)
     with pytest.raises(ValueError, match=r"(?s)another run.*optim\.lr: 0\.002 -> 0\.5\n  seed: 0 -> 3$"):
-        train(other, tiny_dataset, VERSION, out)
+        train(other, Source(tiny_dataset), out)
     assert json.loads((out / "run.json").read_text())["seed"] == 0
 
 
@@ -226,13 +227,13 @@ def test_a_run_goes_on_in_smaller_batches_with_the_next_sample(tiny_dataset, tmp
         return step(self, batch, number)
 
     monkeypatch.setattr(DetectorModule, "training_step", note)
-    train(run, tiny_dataset, VERSION, tmp_path / "whole")
+    train(run, Source(tiny_dataset), tmp_path / "whole")
     wanted, seen[:] = [row[2:] for row in seen], []
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power failure"):
         stop_at(patch, 1, RuntimeError("power failure"))
-        train(run, tiny_dataset, VERSION, tmp_path / "out")
+        train(run, Source(tiny_dataset), tmp_path / "out")
     seen.clear()
-    assert read_checkpoint(train(smaller, tiny_dataset, VERSION, tmp_path / "out"))["global_step"] == 4
+    assert read_checkpoint(train(smaller, Source(tiny_dataset), tmp_path / "out"))["global_step"] == 4
     assert [row[:2] for row in seen] == [(step, part) for step in (1, 2, 3) for part in (0, 1)]
     assert [row[2] for row in seen] == [index for row in wanted[1:] for index in row]
     starts = json.loads((tmp_path / "out" / "starts.json").read_text())
@@ -241,12 +242,12 @@ def test_a_run_goes_on_in_smaller_batches_with_the_next_sample(tiny_dataset, tmp
     ]  # fmt: skip
     for changed in (dataclasses.replace(smaller, batch_size=2), dataclasses.replace(smaller, seed=1)):
         with pytest.raises(ValueError, match="another run"):
-            train(changed, tiny_dataset, VERSION, tmp_path / "out")
+            train(changed, Source(tiny_dataset), tmp_path / "out")
 
 
 def test_a_run_of_an_older_version_goes_on(tmp_path):
     """Fields that it did not have are at their defaults; what it had must be as it was."""
-    run_directory.begin(tmp_path, RUN, tmp_path, VERSION, "digest")
+    run_directory.begin(tmp_path, RUN, Source(tmp_path), "digest")
     (tmp_path / "last.ckpt").touch()
     plain = json.loads((tmp_path / "run.json").read_text())
     del plain["data"]["augmentation"]["bev_shift_m"], plain["distill"]
@@ -254,13 +255,13 @@ def test_a_run_of_an_older_version_goes_on(tmp_path):
     shifted = dataclasses.replace(RUN.data.augmentation, bev_shift_m=0.5)
     with pytest.raises(ValueError, match=r"another run.*\n  data\.augmentation\.bev_shift_m: 0\.0 -> 0\.5$"):
         changed = dataclasses.replace(RUN, data=dataclasses.replace(RUN.data, augmentation=shifted))
-        run_directory.begin(tmp_path, changed, tmp_path, VERSION, "digest")
-    run_directory.begin(tmp_path, RUN, tmp_path, VERSION, "digest")
+        run_directory.begin(tmp_path, changed, Source(tmp_path), "digest")
+    run_directory.begin(tmp_path, RUN, Source(tmp_path), "digest")
     assert json.loads((tmp_path / "run.json").read_text())["data"]["augmentation"]["bev_shift_m"] == 0.0
     for broken in ({}, plain | {"model": "unheard-of"}, plain | {"extra": 1}):
         (tmp_path / "run.json").write_text(json.dumps(broken))
         with pytest.raises(ValueError, match="another run"):
-            run_directory.begin(tmp_path, RUN, tmp_path, VERSION, "digest")
+            run_directory.begin(tmp_path, RUN, Source(tmp_path), "digest")
 
 
 def test_a_run_directory_keeps_the_code_that_is_not_committed(tmp_path, monkeypatch):
@@ -274,7 +275,7 @@ def test_a_run_directory_keeps_the_code_that_is_not_committed(tmp_path, monkeypa
     monkeypatch.setattr(run_directory, "CODE", repository)
 
     def begun():
-        run_directory.begin(out, RUN, tmp_path, VERSION, "digest")
+        run_directory.begin(out, RUN, Source(tmp_path), "digest")
         return json.loads((out / "starts.json").read_text())[-1]["code"]["uncommitted"]
 
     assert not begun() and not (out / "start0.diff").exists()
@@ -305,7 +306,7 @@ def test_gradients_that_are_not_finite_do_not_reach_the_weights(tiny_dataset, tm
 
     monkeypatch.setattr(DetectorModule, "training_step", overflow)
     with pytest.raises(TrainingStopped, match=r"gradients are not finite at step 1.*(?s:.*)Kept: .*of step 1"):
-        train(dataclasses.replace(RUN, batch_size=1, checkpoint_every=1), tiny_dataset, VERSION, tmp_path)
+        train(dataclasses.replace(RUN, batch_size=1, checkpoint_every=1), Source(tiny_dataset), tmp_path)
     assert all(v.isfinite().all() for v in torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"].values())
 
 

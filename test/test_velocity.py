@@ -12,11 +12,12 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from tiny_run import RUN, SPEC, VERSION  # noqa: E402
+from tiny_run import RUN, SPEC  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from training.data.source import Source  # noqa: E402
 from training.models.detector import Prediction  # noqa: E402
-from training.trainer.loading import open_keyframes  # noqa: E402
+from training.trainer.loading import Batches, open_keyframes  # noqa: E402
 from training.velocity import main, velocities, velocity_csv, velocity_table  # noqa: E402
 
 TASKS = (SPEC.classes[:3], SPEC.classes[3:])
@@ -42,8 +43,8 @@ class Oracle:
 
 
 def test_the_truth_is_read_back_for_every_object(tiny_dataset: Path) -> None:
-    keyframes = open_keyframes(SPEC, RUN.data, tiny_dataset, VERSION, "val")
-    true, predicted = velocities(Oracle(), keyframes, batch_size=3, workers=0)  # type: ignore[arg-type]
+    keyframes = open_keyframes(SPEC, RUN.data, Source(tiny_dataset), "val")
+    true, predicted = velocities(Oracle(), keyframes, Batches(3, 0))  # type: ignore[arg-type]
     inside = [SPEC.grid.cells(k.boxes[:, :2])[1] for k in keyframes]
     wanted = np.concatenate([k.velocity[ok] for k, ok in zip(keyframes, inside)])
     wanted = wanted[np.isfinite(wanted).all(axis=1)]

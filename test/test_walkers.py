@@ -15,7 +15,6 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from tiny_run import VERSION
 
 from bev_perception import temporal
 from bev_perception.evaluation.objects import Objects
@@ -24,12 +23,13 @@ from training.bundling import evaluation
 from training.bundling.evaluation import detect_by_bundle
 from training.data import clips
 from training.data.nuscenes import Keyframe
+from training.data.source import Source
 from training.scoring import score_found
 from training.trainer import detect as torch_walker
 from training.trainer.checkpoint import load_module
 from training.trainer.detect import detect
 from training.trainer.lightning_module import DetectorModule
-from training.trainer.loading import open_keyframes
+from training.trainer.loading import Batches, open_keyframes
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = load_bundle(ROOT / "bev_perception" / "bundles" / "demo")
@@ -49,7 +49,7 @@ def keyframes(module: DetectorModule, tiny_dataset: Path) -> list[Keyframe]:
     """Two scenes of four keyframes at 2 Hz. Of the first, the two in the middle are lost: 1.5 s are too long to
     remember. Of the second, the second is moved to a tenth of a second after the first: too short."""
     first, second = (
-        open_keyframes(module.spec, module.data, tiny_dataset, VERSION, split)[:] for split in ("train", "val")
+        open_keyframes(module.spec, module.data, Source(tiny_dataset), split)[:] for split in ("train", "val")
     )
     assert len(first) == len(second) == 4
     early = dataclasses.replace(second[1], stamp_ns=second[0].stamp_ns + 100_000_000)
@@ -74,7 +74,7 @@ Found = dict[str, dict[int, Objects]]
 
 @pytest.fixture(scope="module")
 def in_torch(module: DetectorModule, keyframes: list[Keyframe]) -> Found:
-    return detect(module, keyframes, WORDS, range(len(keyframes)), 3, 0)
+    return detect(module, keyframes, range(len(keyframes)), WORDS, Batches(3, 0))
 
 
 @pytest.fixture(scope="module")
@@ -169,5 +169,5 @@ def test_a_change_to_the_clip_is_noticed(
 ) -> None:
     change, word = IN_THE_CLIP[what]
     change(monkeypatch)
-    changed = detect(module, keyframes, [word], [1, 3, 4], 3, 0)[word]
+    changed = detect(module, keyframes, [1, 3, 4], [word], Batches(3, 0))[word]
     assert max(disagreement(found, by_step[word][row]) for row, found in changed.items()) > 0.1

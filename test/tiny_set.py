@@ -14,7 +14,10 @@ pytest.importorskip("torch", reason="needs torch")
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
 from training.data import DATASETS
 from training.data.clips import ClipDataset
-from training.data.config import PLAIN, DataConfig
+from training.data.config import PLAIN, DataConfig, LidarConfig
+from training.data.lidar import sweep_clouds
+from training.data.nuscenes import Keyframe
+from training.data.source import Source
 from training.experiments.demo import CAMERAS, RADARS
 
 SPEC = ModelSpec(
@@ -26,7 +29,12 @@ SCENES = ["scene-0000", "scene-0001"]
 
 
 def open_set(root: Path, spec: ModelSpec = SPEC, config: DataConfig = PLAIN):
-    return DATASETS["nuscenes"](root, "v1.0-trainval", SCENES, spec, config)
+    return DATASETS["nuscenes"](Source(root), SCENES, spec, config)
+
+
+def gather_sweeps(keyframe: Keyframe, config: LidarConfig) -> np.ndarray:
+    """(P, 5) float32 of all sweeps, newest first."""
+    return np.concatenate([np.zeros((0, 5), dtype=np.float32), *sweep_clouds(keyframe, config)])
 
 
 def item_of(dataset: ClipDataset, index: int) -> dict[str, np.ndarray]:

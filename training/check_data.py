@@ -29,6 +29,7 @@ from training.data.clips import ClipDataset
 from training.data.config import DataConfig, for_evaluation
 from training.data.masks import mask_path
 from training.data.nuscenes import Keyframe, Keyframes
+from training.data.source import add_source, source_of
 from training.experiments import load_run
 from training.trainer.loading import open_keyframes
 
@@ -207,8 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.check_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--version", default="v1.0-trainval")
+    add_source(parser)
     parser.add_argument(
         "--experiment", required=True, help="package.module:function, such as training.experiments.demo:full"
     )
@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     run = load_run(args.experiment)
     config = for_evaluation(run.data) if args.plain else run.data
-    keyframes = open_keyframes(run.spec, config, args.data, args.version, args.split)
+    keyframes = open_keyframes(run.spec, config, source_of(args), args.split)
     if args.files:
         lines = missing_files(keyframes)
         print("\n".join(lines[:20]) or f"every file of {len(keyframes)} keyframes is there")

@@ -21,10 +21,11 @@ from training.bundling.evaluation import evaluate_bundle
 from training.bundling.model_card import class_table, range_table, score_table
 from training.command_line import errors_as_text
 from training.data.config import PLAIN
+from training.data.source import add_source, source_of
 from training.processes import join_processes, own_device, own_threads, rank_and_world
 from training.trainer.checkpoint import load_module
 from training.trainer.detect import evaluate
-from training.trainer.loading import open_keyframes
+from training.trainer.loading import Batches, open_keyframes
 
 
 def scores_of(args: argparse.Namespace) -> dict[str, Scores]:
@@ -33,22 +34,21 @@ def scores_of(args: argparse.Namespace) -> dict[str, Scores]:
         if args.history is not None:
             raise ValueError("--history is for checkpoints: a bundle's memory is the vehicle's own, over whole scenes")
         bundle = load_bundle(args.model)
-        keyframes = open_keyframes(bundle.spec, PLAIN, args.data, args.version, args.split, args.scenes)
+        keyframes = open_keyframes(bundle.spec, PLAIN, source_of(args), args.split, args.scenes)
         return evaluate_bundle(bundle, keyframes, args.sensors)
     module = load_module(args.model).to(own_device())
     if args.history is not None:
         module.data = replace(module.data, history=args.history)
     print(f"{args.model}: each keyframe after {module.data.history} earlier frame(s)", flush=True)
-    keyframes = open_keyframes(module.spec, module.data, args.data, args.version, args.split, args.scenes)
-    return evaluate(module, keyframes, args.sensors, args.batch_size, args.workers)
+    keyframes = open_keyframes(module.spec, module.data, source_of(args), args.split, args.scenes)
+    return evaluate(module, keyframes, args.sensors, Batches(args.batch_size, args.workers))
 
 
 @errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("model", type=Path, help="checkpoint of training.train, or bundle")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--version", default="v1.0-trainval")
+    add_source(parser)
     parser.add_argument("--split", default="val", help="val, train, or holdout: what the run's data.holdout kept back")
     parser.add_argument("--sensors", nargs="+", default=["all"])
     parser.add_argument("--scenes", type=int, help="only the first n scenes of the split")

@@ -8,7 +8,6 @@ A run without one builds it at its start.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from bev_perception.model_spec import CLASSES
 from training.command_line import errors_as_text
 from training.data import DATASETS
 from training.data.paste import open_database
+from training.data.source import add_source, source_of
 from training.experiments import load_run
 
 
@@ -23,13 +23,12 @@ from training.experiments import load_run
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.object_database", description=__doc__)
     parser.add_argument("experiment", help="package.module:function of a run with data.paste")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--version", default="v1.0-trainval")
+    add_source(parser)
     args = parser.parse_args(argv)
     run = load_run(args.experiment)
     if run.data.paste is None:
         raise ValueError(f"{args.experiment} pastes nothing: its data.paste is None")
-    keyframes = DATASETS["nuscenes"](args.data, args.version, "train", run.spec, run.data)
+    keyframes = DATASETS["nuscenes"](source_of(args), "train", run.spec, run.data)
     database = open_database(keyframes, run.spec, run.data)
     counts = np.bincount(database.arrays["label"], minlength=len(CLASSES))
     print(", ".join(f"{n} {name}" for name, n in zip(CLASSES, counts)))

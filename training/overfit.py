@@ -29,6 +29,7 @@ from bev_perception.files import write_atomic
 from training.command_line import errors_as_text
 from training.data.clips import ClipDataset, collate
 from training.data.config import for_evaluation
+from training.data.source import Source, add_source, source_of
 from training.experiments.family import tiny
 from training.run import Run
 from training.scoring import SCORE_FLOOR, score_found
@@ -39,11 +40,11 @@ from training.trainer.loading import open_keyframes
 KEYFRAMES = 8
 
 
-def overfit(run: Run, data: Path, version: str, keyframes: int = KEYFRAMES) -> tuple[Scores, DetectorModule]:
+def overfit(run: Run, source: Source, keyframes: int = KEYFRAMES) -> tuple[Scores, DetectorModule]:
     """Train on `keyframes` of the training split, spread over it, without augmentation; scores on the same ones."""
     assert run.optim.steps is not None
     lightning.seed_everything(run.seed)
-    opened = open_keyframes(run.spec, run.data, data, version, "train")
+    opened = open_keyframes(run.spec, run.data, source, "train")
     rows = np.linspace(0, len(opened) - 1, keyframes).round().astype(int).tolist()
     dataset = ClipDataset(opened, run.spec, for_evaluation(run.data), run.seed)
     items = [dataset[row] for row in rows]
@@ -94,8 +95,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 @errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.overfit", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="nuScenes-format data root")
-    parser.add_argument("--version", default="v1.0-trainval")
+    add_source(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", help="names of families")
     parser.add_argument("--steps", type=int, help="instead of each run's own")
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"== {name}", flush=True)
         started = time.monotonic()
         try:
-            scores, module = overfit(run, args.data, args.version)
+            scores, module = overfit(run, source_of(args))
         except ImportError as error:  # an optional package: the others can be had all the same
             print(f"{name} is left out: {error}", flush=True)
             continue

@@ -12,92 +12,99 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import torch
 
 from bev_perception.files import write_atomic
+from bev_perception.plain import from_plain, to_plain
 from training.command_line import errors_as_text
+from training.data.source import Source, add_source, source_of
 from training.experiments import load_experiment
 from training.models import STUDENTS
 from training.models.exported import parameters_exported
 from training.processes import own_threads
 from training.run import Run
-from training.study_tables import gains_table, results_csv, study_table
+from training.study_tables import ADDED_LATER, Result, Results, gains_table, results_csv, study_table
 from training.train import train
 from training.trainer.checkpoint import load_module, training_minutes
 from training.trainer.detect import evaluate
-from training.trainer.loading import open_keyframes, scored_split
-from training.trainer.teaching import held_out_agreement, paths_of, teacher_names
+from training.trainer.loading import Batches, open_keyframes, scored_split
+from training.trainer.starting import Start
+from training.trainer.teaching import ALONE, Teaching, held_out_agreement, paths_of, teacher_names
 
 AGREEMENT_STEP = 4  # every so many scored keyframes say how far student and teacher agree
 
 
-def run_study(
-    study: dict[str, Run],
-    data: Path,
-    version: str,
-    out: Path,
-    seeds: Sequence[int],
-    workers: int = 1,
-    teachers: Mapping[str, Path] | None = None,
-    teacher_cache: Path | None = None,
-    only: Collection[str] | None = None,
-    backbone: Path | None = None,
-) -> dict[str, list[dict[str, Any]]]:
-    """Train and score what OUT does not have yet, seed by seed -> name -> one result per seed that OUT has by now.
+@dataclass(frozen=True)
+class Study:
+    """Runs by name, each trained in `out`/name/seed as training.train does it. teaching: teachers that are not the
+    study's own, and the cache of all; backbone: what students with cameras start with."""
 
-    only: names of the runs to do now; backbone: what students with cameras start with (training.train). Several
-    processes may each do some, in one OUT. Raises ValueError before the first run when a teacher of a later one would
-    not be there.
+    runs: Mapping[str, Run]
+    source: Source
+    out: Path
+    teaching: Teaching = ALONE
+    backbone: Path | None = None
+    workers: int = 1
+
+    def folder(self, name: str, seed: int) -> Path:
+        return self.out / name / str(seed)
+
+    def is_done(self, name: str, seed: int) -> bool:
+        return (self.folder(name, seed) / "result.json").is_file()
+
+    def teachers(self, name: str, seed: int) -> dict[str, Path]:
+        """Checkpoints of those that a run learns from: given, or the study's own of that seed."""
+        own = {t: self.folder(t, seed) / "last.ckpt" for t in teacher_names(self.runs[name])}
+        return {t: self.teaching.checkpoints.get(t, path) for t, path in own.items()}
+
+
+def run_study(study: Study, seeds: Sequence[int], only: Collection[str] | None = None) -> Results:
+    """Train and score what `out` does not have yet, seed by seed -> all that it has by now.
+
+    only: names of the runs to do now. Several processes may each do some, in one `out`. Raises ValueError before the
+    first run when a teacher of a later one would not be there.
     """
-    given = teachers or {}
-    named = [name for name in study if only is None or name in only]
-    todo = [(seed, name) for seed in seeds for name in named if not _is_done(out, name, seed)]
-    _check_teachers(study, todo, given, out)
+    named = [name for name in study.runs if only is None or name in only]
+    todo = [(seed, name) for seed in seeds for name in named if not study.is_done(name, seed)]
+    _check_teachers(study, todo)
     for seed, name in todo:
-        if _is_done(out, name, seed):  # by another process, meanwhile
+        if study.is_done(name, seed):  # by another process, meanwhile
             continue
         print(f"== {name}, seed {seed}", flush=True)
-        run, folder = dataclasses.replace(study[name], seed=seed), out / name / str(seed)
-        chosen = {t: given.get(t, out / t / str(seed) / "last.ckpt") for t in teacher_names(run)}
         try:
-            result = _train_and_score(run, data, version, folder, workers, chosen, teacher_cache, backbone)
+            result = _train_and_score(study, name, seed)
         except ImportError as error:  # an optional package: the others can be had all the same
             print(f"{name} is left out: {error}", flush=True)
             continue
-        write_atomic(folder / "result.json", json.dumps(result, indent=1) + "\n")
-        write_tables(out, study)
-    return results_in(out, study)
+        write_atomic(study.folder(name, seed) / "result.json", json.dumps(to_plain(result), indent=1) + "\n")
+        write_tables(study)
+    return results_in(study.out, study.runs)
 
 
-def _is_done(out: Path, name: str, seed: int) -> bool:
-    return (out / name / str(seed) / "result.json").is_file()
-
-
-def _check_teachers(
-    study: Mapping[str, Run], todo: Sequence[tuple[int, str]], given: Mapping[str, Path], out: Path
-) -> None:
+def _check_teachers(study: Study, todo: Sequence[tuple[int, str]]) -> None:
     """Raises ValueError unless each run's teachers are given, done, or to be done before it."""
+    given = study.teaching.checkpoints
     for position, (seed, name) in enumerate(todo):
-        for teacher in teacher_names(study[name]):
+        for teacher in teacher_names(study.runs[name]):
             if teacher in given:
                 if not given[teacher].is_file():
                     raise ValueError(f"{name} learns from {teacher}, and there is no {given[teacher]}")
-            elif not _is_done(out, teacher, seed) and (seed, teacher) not in todo[:position]:
+            elif not study.is_done(teacher, seed) and (seed, teacher) not in todo[:position]:
                 raise ValueError(
-                    f"{name}, seed {seed}, learns from {teacher}, and {out / teacher / str(seed)} holds no finished "
+                    f"{name}, seed {seed}, learns from {teacher}, and {study.folder(teacher, seed)} holds no finished "
                     f"run; name {teacher} in --only, too, or give --teacher {teacher}=CHECKPOINT"
                 )
 
 
-def write_tables(out: Path, study: dict[str, Run]) -> str:
+def write_tables(study: Study) -> str:
     """OUT/table.md and, where runs learn from teachers, OUT/gains.md -> both. OUT/results.csv has all that OUT has."""
-    results = results_in(out, study)
-    table, gains = study_table(results), gains_table(study, results)
+    out, results = study.out, results_in(study.out, study.runs)
+    table, gains = study_table(results), gains_table(study.runs, results)
     every = sorted({path.parent.parent.name for path in out.glob("*/*/result.json")})
     write_atomic(out / "results.csv", results_csv(results_in(out, every)))
     write_atomic(out / "table.md", table)
@@ -106,56 +113,51 @@ def write_tables(out: Path, study: dict[str, Run]) -> str:
     return f"{table}\n{gains}"
 
 
-def results_in(out: Path, study: Collection[str]) -> dict[str, list[dict[str, Any]]]:
-    """Name -> what its seeds reached, of those that are done."""
-    paths = {name: sorted((out / name).glob("*/result.json"), key=lambda p: int(p.parent.name)) for name in study}
-    return {
-        name: [json.loads(path.read_text()) | {"seed": int(path.parent.name)} for path in found]
-        for name, found in paths.items()
-    }
+def results_in(out: Path, names: Iterable[str]) -> Results:
+    """Name -> seed -> what it reached, of those that are done."""
+    paths = {name: sorted((out / name).glob("*/result.json"), key=lambda p: int(p.parent.name)) for name in names}
+    return {name: {int(path.parent.name): read_result(path) for path in found} for name, found in paths.items()}
 
 
-def _train_and_score(
-    run: Run,
-    data: Path,
-    version: str,
-    folder: Path,
-    workers: int,
-    teachers: Mapping[str, Path],
-    teacher_cache: Path | None,
-    backbone: Path | None,
-) -> dict[str, Any]:
-    cache = teacher_cache if run.distill is not None else None
-    start = backbone if run.spec.cameras and run.model in STUDENTS else None
-    last = train(run, data, version, folder, workers, teachers=teachers, teacher_cache=cache, backbone=start)
+def read_result(path: Path) -> Result:
+    """Raises ValueError naming keys that this version does not have, and those that are missing."""
+    result: Result = from_plain(Result, json.loads(path.read_text()), f"{path}:", ADDED_LATER)
+    return result
+
+
+def _train_and_score(study: Study, name: str, seed: int) -> Result:
+    run, source, workers = dataclasses.replace(study.runs[name], seed=seed), study.source, study.workers
+    backbone = study.backbone if run.spec.cameras and run.model in STUDENTS else None
+    teaching = Teaching(study.teachers(name, seed), study.teaching.cache if run.distill is not None else None)
+    last = train(run, source, study.folder(name, seed), Start(backbone=backbone), teaching, workers)
     module = load_module(last)
-    keyframes = open_keyframes(run.spec, run.data, data, version, scored_split(run.data))
-    scores = evaluate(module, keyframes, ["all"], workers=workers)["all"].to_dict()
+    keyframes = open_keyframes(run.spec, run.data, source, scored_split(run.data))
+    scores = evaluate(module, keyframes, ["all"], Batches(workers=workers))["all"].to_dict()
     agreement = {}
     if run.distill is not None and run.distill.terms:
         rows = range(0, len(keyframes), AGREEMENT_STEP)
-        agreement = held_out_agreement(last, teachers, keyframes, rows, workers)
-    return {
-        "scores": scores,
-        "parameters": parameters_exported(module.detector),
-        "train_minutes": training_minutes(last),
-        "teachers": {name: score for name in teachers if (score := _own_score(teachers[name])) is not None},
-        "agreement": agreement,
-    }
+        agreement = held_out_agreement(last, teaching.checkpoints, keyframes, rows, workers)
+    known = {teacher: _own_score(path) for teacher, path in teaching.checkpoints.items()}
+    return Result(
+        scores,
+        parameters_exported(module.detector),
+        training_minutes(last),
+        {teacher: score for teacher, score in known.items() if score is not None},
+        agreement,
+    )
 
 
 def _own_score(checkpoint: Path) -> float | None:
     """The mAP of a run of a study, None for a checkpoint from elsewhere."""
-    result = checkpoint.parent / "result.json"
-    return float(json.loads(result.read_text())["scores"]["mean_ap"]) if result.is_file() else None
+    path = checkpoint.parent / "result.json"
+    return float(read_result(path).scores["mean_ap"]) if path.is_file() else None
 
 
 @errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.study", description=__doc__)
     parser.add_argument("study", help="package.module:function that returns name -> Run")
-    parser.add_argument("--data", type=Path, required=True, help="nuScenes-format data root")
-    parser.add_argument("--version", default="v1.0-trainval")
+    add_source(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", help="names of the study's runs to do now")
@@ -168,25 +170,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(own_threads())
     cv2.setNumThreads(1)  # the loader shares the cores with the network
-    study = load_experiment(args.study)
-    if not isinstance(study, dict):
-        raise SystemExit(f"{args.study} gives a {type(study).__name__}, a study is a dict of runs")
-    unknown = sorted(set(args.only or ()) - set(study))
+    runs = load_experiment(args.study)
+    if not isinstance(runs, dict):
+        raise SystemExit(f"{args.study} gives a {type(runs).__name__}, a study is a dict of runs")
+    unknown = sorted(set(args.only or ()) - set(runs))
     if unknown:
-        raise SystemExit(f"--only: no runs {unknown}; the study has {sorted(study)}")
-    run_study(
-        study,
-        args.data,
-        args.version,
-        args.out,
-        args.seeds,
-        args.workers,
-        paths_of(args.teacher),
-        args.teacher_cache,
-        args.only,
-        args.backbone,
-    )
-    print(write_tables(args.out, study))
+        raise SystemExit(f"--only: no runs {unknown}; the study has {sorted(runs)}")
+    teaching = Teaching(paths_of(args.teacher), args.teacher_cache)
+    study = Study(runs, source_of(args), args.out, teaching, args.backbone, args.workers)
+    run_study(study, args.seeds, args.only)
+    print(write_tables(study))
     return 0
 
 

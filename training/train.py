@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from training.changes import override
 from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
+from training.data.source import Source, add_source, source_of
 from training.experiments import load_run
 from training.processes import own_threads, rank_and_world
 from training.run import Run, run_to_plain
@@ -36,8 +36,16 @@ from training.trainer.failures import explained
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, scored_split, training_loader
 from training.trainer.run_directory import begin
-from training.trainer.starting import start_backbone, start_branches, start_from_teachers, start_network
-from training.trainer.teaching import fill_caches, open_caches, open_teachers, paths_of, seen_in_training
+from training.trainer.starting import FRESH, Start, begin_with
+from training.trainer.teaching import (
+    ALONE,
+    Teaching,
+    fill_caches,
+    open_caches,
+    open_teachers,
+    paths_of,
+    seen_in_training,
+)
 from training.trainer.validation import Validation
 
 
@@ -50,55 +58,39 @@ def changes_of(texts: list[str]) -> dict[str, str]:
 
 
 def train(
-    run: Run,
-    data: Path,
-    version: str,
-    out: Path,
-    workers: int = 0,
-    init: Path | None = None,
-    teachers: Mapping[str, Path] | None = None,
-    teacher_cache: Path | None = None,
-    branches: Mapping[str, Path] | None = None,
-    backbone: Path | None = None,
+    run: Run, source: Source, out: Path, start: Start = FRESH, teaching: Teaching = ALONE, workers: int = 0
 ) -> Path:
-    """Fit `run` on the training split of `data`, going on from `out`/last.ckpt if there is one; returns that path.
+    """Fit `run` on the training split of `source`, going on from `out`/last.ckpt if there is one; returns that path.
 
-    On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle).
-    init: a checkpoint whose weights a new run starts from; branches: the same for submodules by name, backbone: for the
-    image backbone (start_backbone). teachers: the checkpoint of each teacher that run.distill names; teacher_cache: a
-    folder that keeps what they say of each sample.
+    On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle). Only a
+    new run has a start. workers: loader processes.
     Raises ValueError when the split has no keyframes or `out` belongs to another run, TrainingStopped when memory runs
     out, a loader process dies or the loss is not finite.
     """
     keep_freed_memory()
     lightning.seed_everything(run.seed, workers=True)
     rank, world = rank_and_world()
-    keyframes = open_keyframes(run.spec, run.data, data, version, "train")
+    keyframes = open_keyframes(run.spec, run.data, source, "train")
     if rank == 0:
-        begin(out, run, data, version, keyframes.data_index.digest, world)
+        begin(out, run, source, keyframes.data_index.digest, world)
     last = out / "last.ckpt"
     resume = str(last) if last.is_file() else None
     done = read_checkpoint(last)["global_step"] if resume else 0
-    dataset = ClipDataset(keyframes, run.spec, seen_in_training(run, teacher_cache is not None), run.seed)
+    dataset = ClipDataset(keyframes, run.spec, seen_in_training(run, teaching.cache is not None), run.seed)
     samples = run.batch_size * run.optim.accumulate
     steps = total_steps(run.optim, len(dataset), run.batch_size)
     loader = training_loader(dataset, run, done, world, workers)
     if rank == 0:
         epochs = steps * samples / len(dataset)
         print(f"{len(dataset)} samples, {steps} steps of {samples}: {epochs:.1f} epochs", flush=True)
-    taught = open_teachers(run, teachers or {})
-    caches = open_caches(run, taught, keyframes, teacher_cache) if teacher_cache else {}
+    taught = open_teachers(run, teaching.checkpoints)
+    caches = open_caches(run, taught, keyframes, teaching.cache) if teaching.cache else {}
     module = DetectorModule(run, steps, taught, caches)
     if module.distiller is not None:
         fill_caches(module.distiller, run, keyframes, workers)
     if resume is None:
-        if backbone is not None:
-            start_backbone(module.detector, backbone)
-        start_from_teachers(module.detector, run, taught)
-        start_branches(module.detector, branches or {})
-        if init is not None:
-            start_network(module.detector, init)
-    callbacks = [Resumption(done), Stopwatch(), *_validation(run, data, version, out, workers)]
+        begin_with(module.detector, run, taught, start)
+    callbacks = [Resumption(done), Stopwatch(), *_validation(run, source, out, workers)]
     trainer = _trainer(run, out, steps, samples, callbacks)
     with explained(run, last):
         trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
@@ -106,11 +98,11 @@ def train(
     return last
 
 
-def _validation(run: Run, data: Path, version: str, out: Path, workers: int) -> list[Callback]:
+def _validation(run: Run, source: Source, out: Path, workers: int) -> list[Callback]:
     ema = Ema(run.optim.ema) if run.optim.ema else None
     callbacks: list[Callback] = [ema] if ema else []
     if run.validate_every:
-        keyframes = open_keyframes(run.spec, run.data, data, version, scored_split(run.data))
+        keyframes = open_keyframes(run.spec, run.data, source, scored_split(run.data))
         callbacks.append(Validation(keyframes, run, out, ema, workers))
     return callbacks
 
@@ -148,8 +140,7 @@ def _trainer(run: Run, out: Path, steps: int, samples: int, callbacks: list[Call
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("experiment", help="package.module:function, such as training.experiments.demo:full")
-    parser.add_argument("--data", type=Path, help="nuScenes-format data root")
-    parser.add_argument("--version", default="v1.0-trainval")
+    add_source(parser, required=False)
     parser.add_argument("--out", type=Path, help="run directory; resumes from its last.ckpt")
     parser.add_argument(
         "--init", type=Path, help="checkpoint whose weights to start from (a resumed run goes on with its own)"
@@ -166,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         run = override(load_run(args.experiment), changes_of(args.set))
-        teachers, branches = paths_of(args.teacher), paths_of(args.init_branch)
+        start = Start(args.init, paths_of(args.init_branch), args.backbone)
+        teaching = Teaching(paths_of(args.teacher), args.teacher_cache)
     except ValueError as error:
         parser.error(str(error))
     if args.print_config:
@@ -176,18 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--data and --out are needed to train")
     torch.set_num_threads(own_threads())
     cv2.setNumThreads(1)  # the loader shares the cores with the network
-    last = train(
-        run,
-        args.data,
-        args.version,
-        args.out,
-        args.workers,
-        args.init,
-        teachers,
-        args.teacher_cache,
-        branches,
-        args.backbone,
-    )
+    last = train(run, source_of(args), args.out, start, teaching, args.workers)
     print(f"checkpoint: {last}")
     return 0
 

@@ -17,12 +17,13 @@ from bev_perception.files import write_atomic
 from bev_perception.model_spec import BOX_CHANNELS
 from training.command_line import errors_as_text
 from training.data.nuscenes import Keyframe
+from training.data.source import add_source, source_of
 from training.losses.detection import at_cells
 from training.models.detector import task_index
 from training.processes import own_device, own_threads
 from training.trainer.checkpoint import load_module
 from training.trainer.lightning_module import DetectorModule
-from training.trainer.loading import evaluation_loader, open_keyframes
+from training.trainer.loading import Batches, evaluation_loader, open_keyframes
 
 FAST, STANDING = 2.0, 0.1  # m/s
 # Borders of the groups whose means `--out` keeps, m/s; -FAST to FAST is left out: there most stand.
@@ -31,7 +32,7 @@ VELOCITY = slice(BOX_CHANNELS.index("vx"), BOX_CHANNELS.index("vy") + 1)
 
 
 def velocities(
-    module: DetectorModule, keyframes: Sequence[Keyframe], batch_size: int = 4, workers: int = 1
+    module: DetectorModule, keyframes: Sequence[Keyframe], batches: Batches
 ) -> tuple[np.ndarray, np.ndarray]:
     """True and predicted velocities of all objects with a known one, (N, 2) each, m/s in the ego frame's axes.
 
@@ -41,7 +42,7 @@ def velocities(
     true, predicted = [], []
     rows = range(len(keyframes))
     module.eval()
-    for batch in evaluation_loader(keyframes, module.spec, module.data, rows, batch_size, workers):
+    for batch in evaluation_loader(keyframes, rows, module.spec, module.data, batches):
         batch = {name: tensor.to(module.device) for name, tensor in batch.items()}
         with torch.inference_mode():
             regression = module.predict(batch).regression
@@ -93,8 +94,7 @@ def velocity_csv(true: np.ndarray, predicted: np.ndarray) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.velocity", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--version", default="v1.0-trainval")
+    add_source(parser)
     parser.add_argument("--split", default="val", help="val, train, or holdout")
     parser.add_argument("--scenes", type=int, help="only the first n scenes of the split")
     parser.add_argument("--batch-size", type=int, default=4)
@@ -103,8 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(own_threads())
     module = load_module(args.checkpoint).to(own_device())
-    keyframes = open_keyframes(module.spec, module.data, args.data, args.version, args.split, args.scenes)
-    true, predicted = velocities(module, keyframes, args.batch_size, args.workers)
+    keyframes = open_keyframes(module.spec, module.data, source_of(args), args.split, args.scenes)
+    true, predicted = velocities(module, keyframes, Batches(args.batch_size, args.workers))
     print(velocity_table(true, predicted))
     if args.out:
         write_atomic(args.out, velocity_csv(true, predicted))

@@ -24,6 +24,7 @@ from bev_perception.evaluation.demo import machine
 from bev_perception.evaluation.pages import check_sections, replace_sections
 from training.bench import latency, recipes, taught, throughput, views
 from training.command_line import errors_as_text
+from training.data.source import Source
 from training.experiments import distillation, family
 from training.models import STUDENTS
 from training.trainer.allocation import keep_freed_memory
@@ -53,11 +54,11 @@ def views_section(args: argparse.Namespace) -> str:
 
 
 def throughput_section(args: argparse.Namespace) -> str:
-    data = args.data or _synthetic(args.out)
+    source = Source(args.data or _synthetic(args.out))
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     runs, rows = family.small(), []
     for name in TRAINED:
-        t = throughput.measure(runs[name], data, "v1.0-trainval", args.workers, args.steps)
+        t = throughput.measure(runs[name], source, args.workers, args.steps)
         memory = f"{t.memory_gb:.1f}" if t.memory_gb else "-"
         waiting = f"{100 * t.waiting:.0f} %"
         rows.append([name, f"{t.first:.1f}", f"{t.again:.1f}", f"{t.training:.1f}", waiting, memory])
@@ -70,11 +71,11 @@ def throughput_section(args: argparse.Namespace) -> str:
 
 
 def taught_section(args: argparse.Namespace) -> str:
-    data = args.data or _synthetic(args.out)
+    source = Source(args.data or _synthetic(args.out))
     torch.set_num_threads(1)
     study, rows = distillation.study(), []
     for name in TAUGHT:
-        both = taught.measure(study[name], study, data, "v1.0-trainval", args.out / "bench_cache", args.steps // 2)
+        both = taught.measure(study[name], study, source, args.out / "bench_cache", args.steps // 2)
         for who, cost in zip(("alone", "taught"), both, strict=True):
             parts = [f"{v:.1f}" for v in (cost.forward, cost.cache, cost.terms, cost.backward, cost.total)]
             ratio = f"{cost.total / both[0].total:.2f}"
@@ -122,9 +123,9 @@ def students_section(args: argparse.Namespace) -> str:
 
 
 def recipes_section(args: argparse.Namespace) -> str:
-    data = args.data or _synthetic(args.out)
+    source = Source(args.data or _synthetic(args.out))
     batch = 4 if args.device == "cuda" else 2
-    costs = recipes.measure_all(data, batch, args.workers, args.out / f"recipes_{args.device}.json")
+    costs = recipes.measure_all(source, batch, args.workers, args.out / f"recipes_{args.device}.json")
     rows = []
     for name, cost in costs.items():
         gb = f"{cost.memory_gb:.1f}" if cost.memory_gb else "-"

@@ -16,6 +16,7 @@ import torch
 from bev_perception.files import write_atomic
 from bev_perception.plain import from_plain, to_plain
 from training.bench import throughput
+from training.data.source import Source
 from training.experiments import family, load_run
 from training.run import Run
 from training.trainer.allocation import keep_freed_memory
@@ -43,20 +44,20 @@ class Cost:
     samples: int
 
 
-def measure_all(data: Path, batch: int, workers: int, kept: Path) -> dict[str, Cost]:
+def measure_all(source: Source, batch: int, workers: int, kept: Path) -> dict[str, Cost]:
     """Recipe -> Cost. What the JSON file `kept` has is not measured again; what is measured is added to it at once."""
     found = json.loads(kept.read_text()) if kept.is_file() else {}
     costs: dict[str, Cost] = {name: from_plain(Cost, cost, f"{kept}: {name}") for name, cost in found.items()}
     for name in RECIPES:
         if name not in costs:
-            costs[name] = _in_own_process(name, data, batch, workers)
+            costs[name] = _in_own_process(name, source, batch, workers)
             known = {n: to_plain(c) for n, c in costs.items() if c.seconds}
             write_atomic(kept, json.dumps(known, indent=1))
         print(name, costs[name], flush=True)
     return costs
 
 
-def measure(name: str, data: Path, batch: int, workers: int) -> Cost:
+def measure(name: str, source: Source, batch: int, workers: int) -> Cost:
     """Two steps of one recipe after one that is not timed."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     keep_freed_memory()  # as training does
@@ -64,7 +65,7 @@ def measure(name: str, data: Path, batch: int, workers: int) -> Cost:
     tried = dataclasses.replace(run, batch_size=batch)
     teachers = family.paper()
     taught = {teacher: teachers[teacher] for teacher in teacher_names(run)}
-    rate, _, memory_gb = throughput.training(tried, data, "v1.0-trainval", workers, 2, taught, warm_up=1)
+    rate, _, memory_gb = throughput.training(tried, source, workers, 2, taught, warm_up=1)
     return Cost(1 / rate, memory_gb, samples(run))
 
 
@@ -74,10 +75,10 @@ def samples(run: Run) -> int:
     return round((BALANCED if run.data.cbgs else KEYFRAMES) * run.optim.epochs)
 
 
-def _in_own_process(name: str, data: Path, batch: int, workers: int) -> Cost:
+def _in_own_process(name: str, source: Source, batch: int, workers: int) -> Cost:
     """Each recipe starts with all of the memory, and one that needs more takes nothing with it."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         try:
-            return process.submit(measure, name, data, batch, workers).result()
+            return process.submit(measure, name, source, batch, workers).result()
         except BrokenProcessPool:
             return Cost(None, 0.0, samples(load_run(f"training.experiments.{name}")))

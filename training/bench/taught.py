@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.bench.throughput import AUTOCAST, open_dataset
 from training.data.clips import collate
+from training.data.source import Source
 from training.processes import own_device
 from training.run import Run, build_detector
 from training.teachers.frozen import FrozenTeacher
@@ -41,7 +42,7 @@ class StepCost:
 
 
 def measure(
-    run: Run, teachers: Mapping[str, Run], data: Path, version: str, cache: Path, steps: int
+    run: Run, teachers: Mapping[str, Run], source: Source, cache: Path, steps: int
 ) -> tuple[StepCost, StepCost]:
     """(the student alone, the same taught), medians of `steps` steps that take turns; loading is not counted.
 
@@ -50,12 +51,12 @@ def measure(
     device = own_device()
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, train_scenes=0))  # any data set will do
     frozen = {name: FrozenTeacher(build_detector(teachers[name])).to(device) for name in teacher_names(run)}
-    keyframes = open_keyframes(run.spec, run.data, data, version, "train")
+    keyframes = open_keyframes(run.spec, run.data, source, "train")
     taught = DetectorModule(run, 1, frozen, open_caches(run, frozen, keyframes, cache)).to(device)
     assert taught.distiller is not None
     fill_caches(taught.distiller, run, keyframes, workers=0)
     alone = DetectorModule(dataclasses.replace(run, distill=None), 1).to(device)
-    dataset = open_dataset(dataclasses.replace(run, data=seen_in_training(run, cached=True)), data, version)
+    dataset = open_dataset(dataclasses.replace(run, data=seen_in_training(run, cached=True)), source)
     costs: dict[str, list[StepCost]] = {"alone": [], "taught": []}
     for step in range(steps + 1):
         rows = [(step * run.batch_size + i) % len(dataset) for i in range(run.batch_size)]

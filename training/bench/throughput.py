@@ -6,12 +6,12 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from training.data.clips import ClipDataset
+from training.data.source import Source
 from training.processes import own_device
 from training.run import Run, build_detector
 from training.teachers.frozen import FrozenTeacher
@@ -34,9 +34,9 @@ class Throughput:
     memory_gb: float
 
 
-def loading_alone(run: Run, data: Path, version: str, samples: int) -> tuple[float, float]:
+def loading_alone(run: Run, source: Source, samples: int) -> tuple[float, float]:
     """Samples per second of ClipDataset in this process: (files read, keyframes kept in memory)."""
-    dataset = open_dataset(run, data, version)
+    dataset = open_dataset(run, source)
     count = min(samples, len(dataset))
     rates = []
     for _ in range(2):
@@ -49,8 +49,7 @@ def loading_alone(run: Run, data: Path, version: str, samples: int) -> tuple[flo
 
 def training(
     run: Run,
-    data: Path,
-    version: str,
+    source: Source,
     workers: int,
     steps: int,
     teachers: Mapping[str, Run] | None = None,
@@ -64,7 +63,7 @@ def training(
     frozen = {name: FrozenTeacher(build_detector(teacher)).to(device) for name, teacher in (teachers or {}).items()}
     module = DetectorModule(run, steps, frozen).to(device)
     optimizer = module.configure_optimizers()["optimizer"]
-    loader = training_loader(open_dataset(run, data, version), run, 0, 1, workers)
+    loader = training_loader(open_dataset(run, source), run, 0, 1, workers)
     batches: Iterator[dict[str, Tensor]] = iter(loader)
     waits, totals = [], []
     for _ in range(steps + warm_up):
@@ -87,11 +86,11 @@ def training(
     return run.batch_size / statistics.median(totals[warm_up:]), sum(waits[warm_up:]) / sum(totals[warm_up:]), memory
 
 
-def open_dataset(run: Run, data: Path, version: str) -> ClipDataset:
-    return ClipDataset(open_keyframes(run.spec, run.data, data, version, "train"), run.spec, run.data, run.seed)
+def open_dataset(run: Run, source: Source) -> ClipDataset:
+    return ClipDataset(open_keyframes(run.spec, run.data, source, "train"), run.spec, run.data, run.seed)
 
 
-def measure(run: Run, data: Path, version: str, workers: int, steps: int) -> Throughput:
+def measure(run: Run, source: Source, workers: int, steps: int) -> Throughput:
     """Alone first, then together; each a few seconds to a minute."""
-    first, again = loading_alone(run, data, version, steps * run.batch_size // 2)
-    return Throughput(first, again, *training(run, data, version, workers, steps))
+    first, again = loading_alone(run, source, steps * run.batch_size // 2)
+    return Throughput(first, again, *training(run, source, workers, steps))

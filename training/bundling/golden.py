@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.radar import radar_arrays
 from training.data.clips import ClipDataset, collate
 from training.data.config import DataConfig
+from training.data.source import Source
 from training.models.detector import Detector
 from training.trainer.lightning_module import recall
 from training.trainer.loading import open_keyframes
@@ -69,16 +68,16 @@ def _pattern_radar(spec: ModelSpec, rng: np.random.Generator) -> dict[str, np.nd
     return radar_arrays(points, spec)[0]
 
 
-def recorded_inputs(student: Detector, data: Path, version: str) -> dict[str, np.ndarray]:
+def recorded_inputs(student: Detector, source: Source) -> dict[str, np.ndarray]:
     """The first validation keyframe that has an earlier one, with the student's own state of that earlier one.
 
     Raises ValueError when the data set has none.
     """
     config = DataConfig(history=1)
-    keyframes = open_keyframes(student.spec, config, data, version, "val", scenes=1)
+    keyframes = open_keyframes(student.spec, config, source, "val", scenes=1)
     index = next((i for i in range(len(keyframes)) if keyframes[i].prev >= 0), None)
     if index is None:
-        raise ValueError(f"{data}: the first scene of the split `val` has no two keyframes in a row")
+        raise ValueError(f"{source.root}: the first scene of the split `val` has no two keyframes in a row")
     batch = collate([ClipDataset(keyframes, student.spec, config)[index]])
     memory = recall(student, batch)
     inputs = {t.name: batch[t.name][0].numpy() for t in student.spec.inputs() if t.name in batch}

@@ -14,17 +14,16 @@ from training.processes import gather_dict, own_share
 from training.scoring import floor_thresholds, score_found
 from training.sensor_masks import kept_by, mask_sensors
 from training.trainer.lightning_module import DetectorModule
-from training.trainer.loading import evaluation_loader
+from training.trainer.loading import Batches, evaluation_loader
 
 
 def detect(
-    module: DetectorModule, keyframes: Sequence[Keyframe], sensors: Sequence[str], rows: Sequence[int], batch_size: int,
-    workers: int,
-) -> dict[str, dict[int, Objects]]:  # fmt: skip
-    """Word -> row of the keyframe -> detections; every process gets those of all."""
+    module: DetectorModule, keyframes: Sequence[Keyframe], rows: Sequence[int], sensors: Sequence[str], batches: Batches
+) -> dict[str, dict[int, Objects]]:
+    """Word of `sensors` (see `mask_sensors`) -> row of the keyframe -> detections; every process gets those of all."""
     for word in sensors:
         kept_by(word, module.spec)  # a wrong word is told at once
-    loader = evaluation_loader(keyframes, module.spec, module.data, own_share(rows), batch_size, workers)
+    loader = evaluation_loader(keyframes, own_share(rows), module.spec, module.data, batches)
     thresholds = floor_thresholds(module.spec)
     found: dict[str, dict[int, Objects]] = {word: {} for word in sensors}
     started = time.monotonic()
@@ -40,11 +39,11 @@ def detect(
 
 
 def evaluate(
-    module: DetectorModule, keyframes: Sequence[Keyframe], sensors: Sequence[str], batch_size: int = 4, workers: int = 1
+    module: DetectorModule, keyframes: Sequence[Keyframe], sensors: Sequence[str], batches: Batches
 ) -> dict[str, Scores]:
     """Official scores of every word of `sensors` (see `mask_sensors`) on all keyframes."""
     rows = range(len(keyframes))
     module.eval()
     with torch.inference_mode():
-        found = detect(module, keyframes, sensors, rows, batch_size, workers)
+        found = detect(module, keyframes, rows, sensors, batches)
     return {word: score_found(keyframes, module.spec, objects, rows) for word, objects in found.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from torch.utils.data import DataLoader, Subset
 
@@ -12,38 +12,47 @@ from training.data import DATASETS
 from training.data.clips import ClipDataset, EndlessShuffle, collate
 from training.data.config import DataConfig, for_evaluation
 from training.data.nuscenes import Keyframe, Keyframes, read_split, require_lidar
+from training.data.source import Source
 from training.processes import RankShard
 from training.run import Run
 
 
+@dataclass(frozen=True)
+class Batches:
+    """How keyframes are read to be evaluated: so many at once, by so many processes; 0: by this one."""
+
+    size: int = 4
+    workers: int = 1
+
+
 def open_keyframes(
-    spec: ModelSpec, config: DataConfig, data: Path, version: str, split: str, scenes: int | None = None
+    spec: ModelSpec, config: DataConfig, source: Source, split: str, scenes: int | None = None
 ) -> Keyframes:
     """Keyframes of a split, or of its first `scenes` scenes.
 
     Raises ValueError when there are none, and as Keyframes does; for training also without the LiDAR that the images'
     depth targets come from.
     """
-    names = scenes_of(config, data, version, split)[:scenes]
-    keyframes = DATASETS["nuscenes"](data, version, names, spec, config)
+    names = scenes_of(config, source, split)[:scenes]
+    keyframes = DATASETS["nuscenes"](source, names, spec, config)
     if not len(keyframes):
-        raise ValueError(f"{data}: the split {split!r} has no keyframes; see splits.json there")
+        raise ValueError(f"{source.root}: the split {split!r} has no keyframes; see splits.json there")
     if split == "train" and spec.cameras and config.depth_stride:
         instead = "set data.depth_stride=0 for a network that is not supervised in the image, such as BEVDet's"
         require_lidar(keyframes.data_index, f"the depth targets of {spec.name} come from it", instead)
     return keyframes
 
 
-def scenes_of(config: DataConfig, data: Path, version: str, split: str) -> list[str]:
+def scenes_of(config: DataConfig, source: Source, split: str) -> list[str]:
     """Scene names of a split of the data set, or of "holdout". Raises ValueError when there are too few."""
     if split not in ("train", "holdout"):
-        return read_split(data, version, split)
-    names = read_split(data, version, "train")
+        return read_split(source.root, source.version, split)
+    names = read_split(source.root, source.version, "train")
     kept = len(names) - config.holdout
     wanted = config.train_scenes or kept
     if kept < max(wanted, 1):
         raise ValueError(
-            f"{data} has {len(names)} training scenes; data.holdout = {config.holdout} and data.train_scenes = "
+            f"{source.root} has {len(names)} training scenes; data.holdout = {config.holdout} and data.train_scenes = "
             f"{config.train_scenes} want more"
         )
     return names[kept:] if split == "holdout" else [names[i * kept // wanted] for i in range(wanted)]
@@ -73,13 +82,8 @@ def training_loader(dataset: ClipDataset, run: Run, steps_done: int, world: int,
 
 
 def evaluation_loader(
-    keyframes: Sequence[Keyframe],
-    spec: ModelSpec,
-    config: DataConfig,
-    rows: Sequence[int],
-    batch_size: int,
-    workers: int,
+    keyframes: Sequence[Keyframe], rows: Sequence[int], spec: ModelSpec, config: DataConfig, batches: Batches
 ) -> DataLoader:
     """The `rows` of the keyframes, each once and unchanged; `index` of a batch: their rows."""
     dataset = ClipDataset(keyframes, spec, for_evaluation(config))
-    return DataLoader(Subset(dataset, rows), batch_size, num_workers=workers, collate_fn=collate)
+    return DataLoader(Subset(dataset, rows), batches.size, num_workers=batches.workers, collate_fn=collate)

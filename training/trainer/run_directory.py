@@ -20,6 +20,7 @@ import torch
 
 from bev_perception.files import write_atomic
 from training.changes import differences
+from training.data.source import Source
 from training.run import Run, run_from_plain, run_to_plain
 
 PACKAGES = (
@@ -30,7 +31,7 @@ CODE = Path(__file__).parents[2]
 SOURCES = ("training", "bev_perception")
 
 
-def begin(out: Path, run: Run, data: Path, version: str, digest: str, processes: int = 1) -> None:
+def begin(out: Path, run: Run, source: Source, digest: str, processes: int = 1) -> None:
     """Write down this start. digest: of the data set's index.
 
     A run may go on in smaller batches of which more make a step, or the reverse: its steps stay the same. Raises
@@ -42,7 +43,7 @@ def begin(out: Path, run: Run, data: Path, version: str, digest: str, processes:
     if any(out.glob("*.ckpt")):
         changed = differences(_in_batches_of(plain, _before(out / "run.json")), plain)
         if starts and starts[-1]["data"]["digest"] != digest:
-            changed.append(f"data: tables of {starts[-1]['data']['root']} -> other tables of {data}")
+            changed.append(f"data: tables of {starts[-1]['data']['root']} -> other tables of {source.root}")
         if changed:
             raise ValueError(
                 f"{out} was begun with another run; choose another --out, or take the run that is there. What differs "
@@ -55,7 +56,7 @@ def begin(out: Path, run: Run, data: Path, version: str, digest: str, processes:
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
         "code": {"commit": commit or None, "uncommitted": bool(diff)},
-        "data": {"root": str(data.resolve()), "version": version, "digest": digest},
+        "data": {"root": str(source.root.resolve()), "version": source.version, "digest": digest},
         "batch": {"batch_size": run.batch_size, "accumulate": run.optim.accumulate},
         "machine": {
             "python": platform.python_version(),

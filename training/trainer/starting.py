@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,6 +16,33 @@ from training.models.detector import Detector
 from training.run import Run
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.checkpoint import load_module
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a fresh network begins with besides its teachers' weights: the weights of a whole `network`, those of
+    submodules by name (`branches`), those of its image `backbone`. Checkpoints of training.train; the backbone may be
+    torchvision's ImageNet weights, too."""
+
+    network: Path | None = None
+    branches: Mapping[str, Path] = field(default_factory=dict)
+    backbone: Path | None = None
+
+
+FRESH = Start()
+
+
+def begin_with(detector: Detector, run: Run, teachers: Mapping[str, FrozenTeacher], start: Start) -> None:
+    """Overwrite fresh weights by all of this, the more of the network a source has the later.
+
+    Raises ValueError when something that is named does not fit the network.
+    """
+    if start.backbone is not None:
+        start_backbone(detector, start.backbone)
+    start_from_teachers(detector, run, teachers)
+    start_branches(detector, start.branches)
+    if start.network is not None:
+        start_network(detector, start.network)
 
 
 def start_from_teachers(student: Detector, run: Run, teachers: Mapping[str, FrozenTeacher]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,7 +19,19 @@ from training.run import Run
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.checkpoint import load_module, read_checkpoint
 from training.trainer.lightning_module import predict_clip
-from training.trainer.loading import evaluation_loader
+from training.trainer.loading import Batches, evaluation_loader
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What a run learns from: the checkpoint of each teacher that run.distill names, and a folder that keeps what they
+    say of each sample; without one they are asked in every epoch."""
+
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    cache: Path | None = None
+
+
+ALONE = Teaching()
 
 
 def teacher_names(run: Run) -> tuple[str, ...]:
@@ -81,7 +94,7 @@ def fill_caches(distiller: Distiller, run: Run, keyframes: Keyframes, workers: i
     """
     for name, cache in distiller.caches.items():
         rows = cache.lacking(distiller.read_of(name), own_share(range(len(cache.tokens))))
-        loader = evaluation_loader(keyframes, run.spec, run.data, rows, run.batch_size, workers)
+        loader = evaluation_loader(keyframes, rows, run.spec, run.data, Batches(run.batch_size, workers))
         for number, batch in enumerate(loader):
             distiller.teach(name, {key: tensor.to(own_device()) for key, tensor in batch.items()})
             if number % 20 == 19 or number + 1 == len(loader):
@@ -102,7 +115,7 @@ def held_out_agreement(
     distiller.load_state_dict(own)
     distiller.eval()
     totals: dict[str, float] = {}
-    for batch in evaluation_loader(keyframes, run.spec, run.data, rows, run.batch_size, workers):
+    for batch in evaluation_loader(keyframes, rows, run.spec, run.data, Batches(run.batch_size, workers)):
         found = distiller(module.predict(batch), batch).diagnostics
         share = len(batch["index"]) / len(rows)
         totals = {name: totals.get(name, 0.0) + share * float(value) for name, value in found.items()}

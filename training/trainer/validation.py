@@ -21,6 +21,7 @@ from training.run import Run
 from training.scoring import ground_truth, score_found
 from training.trainer.detect import detect
 from training.trainer.ema import Ema
+from training.trainer.loading import Batches
 
 PICTURES = 3
 
@@ -33,7 +34,8 @@ class Validation(Callback):
     """
 
     def __init__(self, keyframes: Sequence[Keyframe], run: Run, out: Path, ema: Ema | None, workers: int = 0) -> None:
-        self.keyframes, self.run, self.out, self.ema, self.workers = keyframes, run, out, ema, workers
+        self.keyframes, self.run, self.out, self.ema = keyframes, run, out, ema
+        self.batches = Batches(run.batch_size, workers)
         count = min(run.validate_frames, len(keyframes))
         self.rows = [round(i) for i in np.linspace(0, len(keyframes) - 1, count)]
         self.best, self.step = -1.0, 0
@@ -63,7 +65,7 @@ class Validation(Callback):
         modes = {name: part.training for name, part in module.named_modules()}
         module.eval()
         with torch.no_grad(), self.ema.used_by(module.detector) if self.ema else nullcontext():
-            found = detect(module, self.keyframes, ["all"], self.rows, self.run.batch_size, self.workers)["all"]
+            found = detect(module, self.keyframes, self.rows, ["all"], self.batches)["all"]
         for name, part in module.named_modules():
             part.training = modes[name]
         if trainer.is_global_zero:
