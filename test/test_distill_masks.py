@@ -57,11 +57,11 @@ def test_footprint_on_the_diagonal_follows_the_heading() -> None:
 
 def test_the_corner_rule_shifts_a_mask_by_half_a_cell() -> None:
     boxes, valid = scene((1.0, 0.0, 1.8, 1.8, 0.0))  # contains the corners (1, 0) only, but the centres of four cells
-    assert int(footprints(boxes, valid, GRID, SHAPE, "corner").sum()) == 1
-    assert int(footprints(boxes, valid, GRID, SHAPE, "center").sum()) == 4
-    assert footprints(boxes, valid, GRID, SHAPE, "corner")[0, 5, 3]
+    by_corner, by_center = (box_index(boxes, valid, GRID, SHAPE, point) for point in ("corner", "center"))
+    assert int((by_corner >= 0).sum()) == 1 and int((by_center >= 0).sum()) == 4
+    assert by_corner[0, 5, 3] == 0 and torch.equal(by_center >= 0, footprints(boxes, valid, GRID, SHAPE))
     with pytest.raises(ValueError, match="center"):
-        footprints(boxes, valid, GRID, SHAPE, "middle")
+        box_index(boxes, valid, GRID, SHAPE, "middle")
 
 
 def test_footprints_equal_a_loop_and_padding_changes_nothing() -> None:

@@ -13,6 +13,7 @@ pytest.importorskip("torch", reason="needs torch")
 
 import real_keyframe  # noqa: E402
 from nuscenes.utils.data_classes import LidarPointCloud  # noqa: E402
+from tiny_set import gather_sweeps  # noqa: E402
 
 from bev_perception.geometry import (  # noqa: E402
     invert,
@@ -24,7 +25,7 @@ from bev_perception.geometry import (  # noqa: E402
 from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec  # noqa: E402
 from training.data.clips import ClipDataset  # noqa: E402
 from training.data.config import DataConfig, LidarConfig  # noqa: E402
-from training.data.lidar import gather_sweeps, read_lidar, turned, within  # noqa: E402
+from training.data.lidar import read_lidar, turned, within  # noqa: E402
 from training.data.nuscenes import Keyframe, SensorFile, open_nuscenes  # noqa: E402
 from training.data.prepared import prepare_clouds  # noqa: E402
 from training.experiments.demo import CAMERAS  # noqa: E402

@@ -17,7 +17,7 @@ from nuscenes.eval.detection.utils import category_to_detection_name  # noqa: E4
 from nuscenes.utils.data_classes import RadarPointCloud  # noqa: E402
 from pyquaternion import Quaternion  # noqa: E402
 from references import peaks_by_loops  # noqa: E402
-from tiny_set import SPEC  # noqa: E402
+from tiny_set import SPEC, gather_sweeps  # noqa: E402
 
 from bev_perception.decode import Thresholds, decode  # noqa: E402
 from bev_perception.geometry import invert, project  # noqa: E402
@@ -27,15 +27,16 @@ from bev_perception.preprocess.images import prepare_images  # noqa: E402
 from bev_perception.preprocess.radar import prepare_radar  # noqa: E402
 from training.data.augment import NO_AUGMENTATION, Augmentation, augment_boxes, draw_bev  # noqa: E402
 from training.data.clips import ClipDataset, EndlessShuffle  # noqa: E402
-from training.data.config import DEVKIT_RETURNS, EVERY_RETURN, DataConfig, LidarConfig, RadarFilter  # noqa: E402
+from training.data.config import EVERY_RETURN, DataConfig, LidarConfig, RadarFilter  # noqa: E402
 from training.data.index import open_index  # noqa: E402
-from training.data.lidar import gather_sweeps  # noqa: E402
 from training.data.nuscenes import Keyframes, open_nuscenes, read_split  # noqa: E402
 from training.data.prepared import prepare  # noqa: E402
 from training.data.radar_pcd import read_radar_pcd  # noqa: E402
 from training.data.sensor_frame import kept_returns, sensor_frame  # noqa: E402
 from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
 
+# nuscenes-devkit, RadarPointCloud.default_filters.
+DEVKIT_RETURNS = RadarFilter((0,), (0, 1, 2, 3, 4, 5, 6), (3,))
 REAL_RADAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "nuscenes" / "radar_pcd"
 
 

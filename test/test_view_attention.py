@@ -10,7 +10,7 @@ from torch import nn
 from bev_perception.grid import BevGrid
 from training.models.view.attention import SpatialCrossAttention, TemporalSelfAttention, deformable_attention
 from training.models.view.depth_bins import DepthBins
-from training.models.view.projection import anchor_points, depth_weights, project, sample_images
+from training.models.view.projection import anchor_points, depth_weights, project
 
 GRID = BevGrid(-6.4, 6.4, -4.8, 4.8, 3.2)
 X, Y = GRID.shape
@@ -100,34 +100,15 @@ def test_projection_by_hand() -> None:
     assert kinds == {(True, True, True), (False, True, True), (False, False, True), (False, False, False)}
 
 
-def test_samples_are_averaged_over_the_cameras_that_see_the_point() -> None:
-    features = torch.randn(1, 3, C, H, W, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = sample_images(features, PROJECTED)[0].numpy()
-    counts = set()
-    for q, j in np.ndindex(X * Y, len(HEIGHTS)):
-        views = [(n, *anchor(n, q, j)) for n in range(3)]
-        seen = [bilinear(features[0, n].numpy(), x, y) for n, x, y, _, visible in views if visible]
-        np.testing.assert_allclose(found[q, j], np.mean(seen, axis=0) if seen else np.zeros(C), atol=1e-6)
-        counts.add(len(seen))
-    assert counts == {0, 1, 2}
-
-
-@pytest.mark.parametrize("hard", [True, False])
-def test_depth_weights_by_hand(hard: bool) -> None:
+def test_depth_weights_by_hand() -> None:
     generator = torch.Generator().manual_seed(1)
     depth = torch.rand(1, 3, BINS.count, H, W, dtype=torch.float64, generator=generator)
-    found = depth_weights(depth, PROJECTED, BINS, hard)[0].numpy()
+    found = depth_weights(depth, PROJECTED, BINS)[0].numpy()
     beyond = before = 0
     for n, q, j in np.ndindex(3, X * Y, len(HEIGHTS)):
         x, y, metres, _ = anchor(n, q, j)
-        row, share = (metres - BINS.start) / BINS.step, np.zeros(BINS.count)
-        if hard:
-            share[int(np.clip(np.floor(row), 0, BINS.count - 1))] = 1
-        else:
-            row = np.clip(row - 0.5, 0, BINS.count - 1)
-            for k in range(BINS.count):
-                share[k] = max(0.0, 1 - abs(row - k))
-        expected = share @ bilinear(depth[0, n].numpy(), x, y) if np.isfinite(x) else 0.0
+        of_bin = int(np.clip(np.floor((metres - BINS.start) / BINS.step), 0, BINS.count - 1))
+        expected = bilinear(depth[0, n].numpy(), x, y)[of_bin] if np.isfinite(x) else 0.0
         np.testing.assert_allclose(found[n, q, j], expected, atol=1e-6)
         if expected > 0:
             beyond, before = beyond + (metres > BINS.end), before + (metres < BINS.start)

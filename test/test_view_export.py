@@ -12,7 +12,7 @@ from bev_perception.grid import BevGrid
 from training.models.view.attention import SpatialCrossAttention, TemporalSelfAttention
 from training.models.view.depth_bins import DepthBins
 from training.models.view.lift_splat import LiftSplat
-from training.models.view.projection import anchor_points, depth_weights, project, sample_images
+from training.models.view.projection import anchor_points, depth_weights, project
 
 GRID, BINS = BevGrid(-6.4, 6.4, -4.8, 4.8, 1.6), DepthBins(1.0, 0.5, 12)
 SIZE, STRIDE, CAMERAS, C = (32, 48), 8, 3, 8
@@ -33,14 +33,14 @@ class EveryTransform(nn.Module):
 
     def forward(
         self, context: Tensor, depth: Tensor, img_from_ego: Tensor, camera_valid: Tensor, prev: Tensor, valid: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         bev = self.lift(context, depth, img_from_ego, camera_valid, SIZE)
         query = bev.flatten(2).transpose(1, 2)
         query = query + self.temporal(query, prev, valid)
         projected = project(self.anchors, img_from_ego, camera_valid, SIZE)
         weight = depth_weights(depth, projected, BINS)
         query = query + self.spatial(query, [context], projected, weight)
-        return bev, query, sample_images(context, projected)
+        return bev, query
 
 
 def random_inputs(seed: int) -> dict[str, Tensor]:

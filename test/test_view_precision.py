@@ -15,7 +15,7 @@ from training.models.radar_branch import RadarPillars
 from training.models.view.attention import deformable_attention
 from training.models.view.column_lift import ColumnLift
 from training.models.view.depth_bins import DepthBins
-from training.models.view.projection import anchor_points, depth_weights, project, sample_images
+from training.models.view.projection import anchor_points, depth_weights, project
 from training.models.view.warp import warp_bev
 
 GRID = BevGrid(-51.2, 51.2, -51.2, 51.2, 0.8)
@@ -53,7 +53,7 @@ def attended(feature: Tensor) -> Tensor:
 def seen(feature: Tensor) -> Tensor:
     projected = project(anchor_points(GRID, (0.5,)), CAMERA, torch.ones(1, 1), (256, 704))
     maps = feature[: 118 * 16 * 44].reshape(1, 1, 118, 16, 44)
-    return torch.cat([sample_images(maps, projected)[..., 0].flatten(), depth_weights(maps, projected, BINS).flatten()])
+    return depth_weights(maps, projected, BINS)
 
 
 def radar_points(feature: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 from training.world.actors import CATEGORIES
 from training.world.paths import Motion, MotionTable, Path, SpeedProfile, standing
 from training.world.placing import EGO_CENTRE_AHEAD, EGO_LENGTH, EGO_WIDTH, boxes_overlap
-from training.world.rig import KEYFRAME_PERIOD_NS, NS, RIG, stamps
+from training.world.rig import NS, RIG, stamps
 from training.world.roads import Layout, plan
 from training.world.world import World, make_world
 
@@ -161,7 +161,7 @@ def test_all_ten_classes_appear_with_their_attributes(worlds: list[World]) -> No
 def test_stamps_meet_at_the_keyframes() -> None:
     end = 10 * NS
     last_camera, lidar = set(stamps(RIG["CAM_BACK_LEFT"], 0, end)), set(stamps(RIG["LIDAR_TOP"], 0, end))
-    assert set(range(0, end, KEYFRAME_PERIOD_NS)) <= last_camera & lidar
+    assert set(range(0, end, NS // 2)) <= last_camera & lidar
     for mount in RIG.values():
         every = stamps(mount, 0, end)
         assert len(every) in (round(10 * mount.rate_hz), round(10 * mount.rate_hz) - 1, round(10 * mount.rate_hz) + 1)

@@ -14,7 +14,7 @@ import pytest
 from training.world import lidar as lidar_module
 from training.world.actors import ActorState
 from training.world.camera import camera_rays, render_camera, scaled_K
-from training.world.lidar import column_offsets_ns, point_columns, scan_lidar
+from training.world.lidar import column_offsets_ns, scan_lidar
 from training.world.radar import DTYPE, MAX_RETURNS, scan_radar
 from training.world.raycast import body_mesh
 from training.world.rig import NS, RIG, scan_rng
@@ -172,6 +172,13 @@ def test_radar_returns_are_where_things_are(world: World) -> None:
             flat[:, 2] = state.center[2]
             near += int((outside(flat, state) < 0.7).sum())
     assert near > 60
+
+
+def point_columns(points: np.ndarray) -> np.ndarray:
+    """The column of each point (P, >= 2) of a sweep, from its azimuth: the key to motion correction."""
+    turn = (np.deg2rad(200.0) - np.arctan2(points[:, 1], points[:, 0])) % (2 * np.pi)
+    columns = lidar_module.COLUMNS
+    return np.round(turn / (2 * np.pi) * columns).astype(np.intp) % columns
 
 
 def test_lidar_points_of_an_actor_lie_in_its_box_once_corrected() -> None:

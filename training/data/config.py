@@ -42,8 +42,6 @@ class RadarFilter:
 
 # What the vehicle's stream is: radar topics carry no states, so every return is kept (as RadarDistill, BEVFusion do).
 EVERY_RETURN = RadarFilter()
-# nuscenes-devkit, RadarPointCloud.default_filters.
-DEVKIT_RETURNS = RadarFilter((0,), (0, 1, 2, 3, 4, 5, 6), (3,))
 # CRN (Kim et al., ICCV 2023), scripts/gen_radar_bev.py.
 CRN_RETURNS = RadarFilter((0, 4, 8, 9, 10, 11, 12, 15, 16, 17), None, (3,), (0.1, 100.0))
 

@@ -32,18 +32,13 @@ def read_lidar(path: str | Path) -> np.ndarray:
     return points
 
 
-def gather_sweeps(keyframe: Keyframe, config: LidarConfig) -> np.ndarray:
-    """(P, 5) float32 of all sweeps, newest first: x, y, z in the keyframe's ego frame at its stamp, intensity in
-    [0, 1], age in s (0 or more). Empty without LiDAR.
+def sweep_clouds(keyframe: Keyframe, config: LidarConfig) -> list[np.ndarray]:
+    """(P, 5) float32 of each sweep, newest first: x, y, z in the keyframe's ego frame at its stamp, intensity in
+    [0, 1], age in s (0 or more).
 
     lidar(t) -> ego(t) -> global -> ego(keyframe), as nuscenes-devkit's from_file_multisweep; `config.bounds` is not
     looked at here, because the frame may still be augmented.
     """
-    return np.concatenate([np.zeros((0, 5), dtype=np.float32), *sweep_clouds(keyframe, config)])
-
-
-def sweep_clouds(keyframe: Keyframe, config: LidarConfig) -> list[np.ndarray]:
-    """`gather_sweeps`, each sweep by itself."""
     return [_sweep(keyframe, file, config.own_radius) for file in recent(keyframe, config)]
 
 

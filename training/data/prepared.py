@@ -38,7 +38,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Clouds:
-    """lidar (P, 5) float32 as `gather_sweeps` gives it, of which the first `newest` belong to the newest sweep;
+    """lidar (P, 5) float32 of all sweeps (see `sweep_clouds`), of which the first `newest` belong to the newest sweep;
     virtual (Q, 15) float32."""
 
     lidar: np.ndarray

@@ -51,6 +51,6 @@ def box_index(boxes: Tensor, valid: Tensor, grid: BevGrid, shape: tuple[int, int
     return index
 
 
-def footprints(boxes: Tensor, valid: Tensor, grid: BevGrid, shape: tuple[int, int], point: str = "center") -> Tensor:
-    """(B, X, Y) bool: cells whose point lies inside the outline of a valid box; arguments as `box_index`."""
-    return box_index(boxes, valid, grid, shape, point) >= 0
+def footprints(boxes: Tensor, valid: Tensor, grid: BevGrid, shape: tuple[int, int]) -> Tensor:
+    """(B, X, Y) bool: cells whose centre lies inside the outline of a valid box; arguments as `box_index`."""
+    return box_index(boxes, valid, grid, shape) >= 0

@@ -22,12 +22,10 @@ class FPN(nn.Module):
 
     `in_channels` are those of the maps given, finest first; a 1x1 convolution takes each to `out_channels`, the coarser
     one is added after nearest upsampling, a 3x3 convolution smooths the sum. `outputs` are indices into the maps:
-    (0,) for the finest alone, negative ones count from the coarsest. `norm` adds batch norm and ReLU to the 3x3.
+    (0,) for the finest alone, negative ones count from the coarsest.
     """
 
-    def __init__(
-        self, in_channels: Sequence[int], out_channels: int, outputs: Sequence[int] = (0,), norm: bool = False
-    ) -> None:
+    def __init__(self, in_channels: Sequence[int], out_channels: int, outputs: Sequence[int] = (0,)) -> None:
         super().__init__()
         levels = len(in_channels)
         if not outputs or not all(-levels <= i < levels for i in outputs):
@@ -36,12 +34,7 @@ class FPN(nn.Module):
         # Levels finer than the finest output would get no gradient: they have no convolution.
         self.first = min(self.outputs)
         self.lateral = nn.ModuleList([nn.Conv2d(c, out_channels, 1) for c in in_channels[self.first :]])
-        self.smooth = nn.ModuleList(
-            [
-                conv_bn_relu(out_channels, out_channels) if norm else nn.Conv2d(out_channels, out_channels, 3, 1, 1)
-                for _ in self.outputs
-            ]
-        )
+        self.smooth = nn.ModuleList([nn.Conv2d(out_channels, out_channels, 3, 1, 1) for _ in self.outputs])
         self.channels = (out_channels,) * len(self.outputs)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:

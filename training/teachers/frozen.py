@@ -8,7 +8,7 @@ from training.models.detector import Detector
 
 
 class FrozenTeacher:
-    """Holds a detector: always in eval mode, no gradients, no parameters of anyone else's.
+    """Holds a detector in eval mode, without gradients, whose parameters are no one else's.
 
     It is not an nn.Module: a module or trainer that has it as an attribute does not see the detector's parameters, so
     they are in no state dict, no optimiser, no gradient reduction, and `.train()` does not reach it. What moves the

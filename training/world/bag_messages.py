@@ -10,7 +10,6 @@ from rosbags.typesys.store import Typestore
 from bev_perception.geometry import invert, quaternion_from_rotation, rotation_from_yaw, transform_points
 from training.world.actors import ActorState
 
-DETECTION = "bev_perception_msgs/msg/Detection3D"
 DETECTION_ARRAY = "bev_perception_msgs/msg/Detection3DArray"
 # numpy kind and size -> sensor_msgs/PointField datatype
 _POINT_FIELD = {"i1": 1, "u1": 2, "i2": 3, "u2": 4, "i4": 5, "u4": 6, "f4": 7, "f8": 8}

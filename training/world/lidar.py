@@ -50,13 +50,6 @@ def column_azimuths() -> NDArray[np.float64]:
     return np.deg2rad(200.0) - np.arange(COLUMNS) * 2 * np.pi / COLUMNS
 
 
-def point_columns(points: NDArray[np.float32]) -> NDArray[np.intp]:
-    """The column of each point (P, >=2) of a sweep, from its azimuth: the key to motion correction."""
-    azimuth = np.arctan2(points[:, 1], points[:, 0])
-    turn = (np.deg2rad(200.0) - azimuth) % (2 * np.pi)
-    return np.round(turn / (2 * np.pi) * COLUMNS).astype(np.intp) % COLUMNS
-
-
 def scan_lidar(world: World, mount: SensorMount, stamp_ns: int, rng: np.random.Generator) -> LidarSweep:
     """One sweep that ends at `stamp_ns`. Raises ValueError for a mount that is no LiDAR."""
     if mount.kind != "lidar":

@@ -72,7 +72,6 @@ _MOUNTS = (
     SensorMount("LIDAR_TOP", "lidar", _pose(-90.0, (0.95, 0.00, 1.84)), 20.0, 0),
 )
 RIG: dict[str, SensorMount] = {mount.name: mount for mount in _MOUNTS}
-KEYFRAME_PERIOD_NS = NS // 2
 
 
 def stamps(mount: SensorMount, start_ns: int, end_ns: int) -> list[int]:

@@ -26,7 +26,7 @@ class LiftSplat(nn.Module):
     """(B, N, C, h, w) context and (B, N, D, h, w) depth probability -> (B, C, X, Y).
 
     stride: image pixels per feature. A feature stands for the centre of its stride x stride pixels and a bin for its
-    middle: where LiDAR depth supervises them. `depth_at` = 0 puts bins at their near edge, as LSS's code does.
+    middle: where LiDAR depth supervises them; LSS's code takes the near edge of a bin.
     z_range: metres, half open; points above or below it are dropped.
     """
 
@@ -36,10 +36,9 @@ class LiftSplat(nn.Module):
         bins: DepthBins,
         stride: int,
         z_range: tuple[float, float] = (-10.0, 10.0),
-        depth_at: float = 0.5,
     ) -> None:
         super().__init__()
-        self.grid, self.bins, self.stride, self.z_range, self.depth_at = grid, bins, stride, z_range, depth_at
+        self.grid, self.bins, self.stride, self.z_range = grid, bins, stride, z_range
 
     def forward(
         self,
@@ -100,7 +99,7 @@ class LiftSplat(nn.Module):
         v = (torch.arange(h, device=device, dtype=dtype) + 0.5) * self.stride - 0.5
         pixels = torch.stack([u.repeat(h), v.repeat_interleave(w), torch.ones(h * w, device=device, dtype=dtype)])
         direction = torch.matmul(ego_from_pixel, pixels) / unit  # (B, N, 3, h * w)
-        bins = torch.arange(self.bins.count, device=device, dtype=dtype) + self.depth_at
+        bins = torch.arange(self.bins.count, device=device, dtype=dtype) + 0.5
         points = origin[..., None] + direction[..., None] * (self.bins.start + self.bins.step * bins)
         px, py, pz = points.unbind(dim=2)
         # Floor, not truncation: what lies just below the range must not enter cell 0.

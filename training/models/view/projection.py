@@ -55,26 +55,14 @@ def project(points: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_si
         return Projected(torch.where(front[..., None], location, AWAY), depth, front & inside)
 
 
-def sample_images(features: Tensor, projected: Projected) -> Tensor:
-    """features (B, N, C, h, w) -> (B, Q, Z, C): bilinear samples, averaged over the cameras that see the point."""
-    b, n, c = features.shape[:3]
-    sampled = grid_sample(features.flatten(0, 1), projected.location.flatten(0, 1) * 2 - 1)  # (B * N, C, Q, Z)
-    visible = projected.visible[:, :, None].to(features.dtype)
-    total = (sampled.reshape(b, n, c, *sampled.shape[2:]) * visible).sum(dim=1)
-    return (total / visible.sum(dim=1).clamp(min=1)).permute(0, 2, 3, 1)
-
-
-def depth_weights(depth_probability: Tensor, projected: Projected, bins: DepthBins, hard: bool = True) -> Tensor:
+def depth_weights(depth_probability: Tensor, projected: Projected, bins: DepthBins) -> Tensor:
     """depth_probability (B, N, D, h, w) -> w_c (B, N, Q, Z): how far each camera believes the point to be at its depth.
 
-    FB-BEV (Li et al., ICCV 2023): sum over k of bin(depth)_k * D(u, v)_k with D read bilinearly. hard: bin() is the
-    one-hot of the point's bin, the nearest bin out of range; else it is shared between the two bins whose middles
-    enclose the depth.
+    FB-BEV (Li et al., ICCV 2023): sum over k of bin(depth)_k * D(u, v)_k with D read bilinearly; bin() is the one-hot
+    of the point's bin, the nearest bin out of range.
     """
-    row = (projected.depth - bins.start) / bins.step
-    if hard:
-        row = row.floor().clamp(0, bins.count - 1) + 0.5
-    row = row.clamp(0.5, bins.count - 0.5) / bins.count  # from the first bin's middle to the last one's
+    bin_index = ((projected.depth - bins.start) / bins.step).floor().clamp(0, bins.count - 1)
+    row = (bin_index + 0.5) / bins.count
     where = torch.cat([projected.location, row[..., None]], dim=-1).flatten(0, 1)[:, None] * 2 - 1  # (B*N, 1, Q, Z, 3)
     volume = depth_probability.flatten(0, 1)[:, None]  # (B * N, 1, D, h, w)
     sampled = grid_sample(volume, where)
