@@ -77,7 +77,7 @@ def replay(
         floor = {c: t if score_floor is None else min(score_floor, t) for c, t in config.score_threshold.items()}
         thresholds = Thresholds(floor, spec.nms_radius)
         pipeline = BevPipeline(spec, backend, thresholds, config.sync["max_speed_mps"])
-        intake = SensorIntake(config, synchronizer, request_reset=pipeline.reset)
+        intake = SensorIntake(config, synchronizer)
         found: list[tuple[int, Detections]] = []
         timings: dict[str, list[float]] = {}
         skipped = 0
