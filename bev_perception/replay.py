@@ -39,12 +39,10 @@ from bev_perception.files import write_atomic
 from bev_perception.inference.backend import open_backend
 from bev_perception.intake import SensorIntake
 from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
-from bev_perception.parameters import NodeConfig, ParameterError, load_config
+from bev_perception.parameters import SHIPPED_PARAMETERS, NodeConfig, ParameterError, load_config
 from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import Detections
 from bev_perception.sync import FrameSynchronizer
-
-PARAMS = Path(__file__).resolve().parent / "config" / "perception.param.yaml"
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("bag", type=Path)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument(
-        "--params", type=Path, default=PARAMS, help="the node's parameter YAML (default: the shipped one)"
+        "--params", type=Path, default=SHIPPED_PARAMETERS, help="the node's parameter YAML (default: the shipped one)"
     )
     parser.add_argument("--stamps-from", type=Path, metavar="RESULT_BAG", help="only the frames of that result bag")
     parser.add_argument("--backend", help="overrides the parameter `backend`")

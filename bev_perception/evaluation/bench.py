@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from bev_perception.evaluation.bench_cost import HEIGHT, RETURNS, WIDTH, measure_cost
-from bev_perception.evaluation.demo import PACKAGE, machine
+from bev_perception.evaluation.demo import machine
 from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
 from bev_perception.files import write_atomic
 from bev_perception.model_spec import BundleError, load_bundle
+from bev_perception.parameters import SHIPPED_BUNDLE
 
 HEAD = "# Benchmarks\n\nWritten by `make bench`; every section says where and how it was measured.\n"
 AIM_RATIO, AIM_MS, AIM_DELIVERED = 8.0, 10.0, 0.995
@@ -161,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m bev_perception.evaluation.bench", description=__doc__.split("\n", 1)[0]
     )
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
-    parser.add_argument("--bundle", type=Path, default=PACKAGE / "bundles" / "demo")
+    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE)
     parser.add_argument("--demo", type=Path, default=Path("out/demo"), help="the demo run whose latency is reported")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each delivery measurement")
     parser.add_argument("--docs", type=Path, default=Path("docs/benchmarks.md"))
