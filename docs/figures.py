@@ -18,7 +18,7 @@ IMAGES = ROOT / "docs" / "images"
 def floors() -> dict[str, str]:
     """File name -> SVG of each package's floors."""
     sys.path.insert(0, str(ROOT / "test"))
-    from test_import_boundaries import FLOORS, ROOTS, floor_of, imports_between, unit_of
+    from test_import_boundaries import FLOORS, ROOTS, floor_of, imports_between, unit_of, units_named
 
     known = floor_of()
     edges: set[Edge] = set()
@@ -28,12 +28,11 @@ def floors() -> dict[str, str]:
             edges.add(edge)
     drawn = {}
     for package in ROOTS:
-        rows = [names.split() for of, names in FLOORS if of == package]
+        rows = [units_named(of, names) for of, names in FLOORS if of == package]
         inside = [e for e in edges if e[0].startswith(package) and e[1].startswith(package)]
-        short = [(a.removeprefix(f"{package}."), b.removeprefix(f"{package}.")) for a, b in inside]
         outside = {b.split(".")[1] for a, b in edges if a.startswith(package) and not b.startswith(package)}
         ground = "stands on bev_perception: " + ", ".join(sorted(outside)) if outside else ""
-        drawn[f"floors_{package}.svg"] = floors_figure(package, rows, short, ground)
+        drawn[f"floors_{package}.svg"] = floors_figure(package, rows, inside, ground)
     return drawn
 
 

@@ -16,7 +16,7 @@ from docs.svg import FAINT, GREY, INK, Drawing
 
 Edge = tuple[str, str]
 WIDTH, MARGIN, GUTTER = 880.0, 12.0, 26.0
-BOX, STEP, GAP, LANE = 24.0, 62.0, 11.0, 6.0  # height of a box, between floors, between boxes, width of a line
+BOX, STEP, GAP, LANE = 24.0, 58.0, 11.0, 6.0  # height of a box, between floors, between boxes, width of a line
 LEGEND = 26.0  # height of the line that says what colours mean
 LETTER = 6.6  # pixels of a letter, wide fonts included
 LINE = "#8c959f"
@@ -69,7 +69,7 @@ def reduced(edges: Iterable[Edge]) -> set[Edge]:
 
 
 def floors_figure(package: str, floors: Sequence[Sequence[str]], edges: Iterable[Edge], ground: str = "") -> str:
-    """floors: units from the ground up, without the package's name; edges: (importing unit, imported unit).
+    """floors: units from the ground up; edges: (importing unit, imported unit).
 
     ground: what a package stands on, a line of text below the lowest floor.
     """
@@ -110,7 +110,7 @@ def floors_figure(package: str, floors: Sequence[Sequence[str]], edges: Iterable
             if " " in item.name:
                 continue
             left = centers[item.name] - item.width / 2
-            drawing.box(left, tops[i], item.width, BOX, *colors.get(item.name.split(".")[0], ROLES[package][0][0]))
+            drawing.box(left, tops[i], item.width, BOX, *colors.get(item.name.split(".")[1], ROLES[package][0][0]))
             drawing.text(centers[item.name], tops[i] + 16, _label(item.name), 11, INK, "middle")
     if ground:
         drawing.box(GUTTER, height - MARGIN - 22, WIDTH - GUTTER - MARGIN, 22, "#f6f8fa", FAINT)

@@ -75,7 +75,7 @@ def with_row(source: str, step: Step) -> str:
     last, column = table.value.end_lineno - 1, table.value.end_col_offset - 1
     inside = "".join(lines[table.lineno - 1 : last]) + lines[last][:column]
     comma = "" if inside.rstrip().endswith((",", "{", "(")) else ","
-    lines[last] = lines[last][:column].rstrip("\n ") + f"{comma}\n    {row}\n" + lines[last][column:]
+    lines[last] = lines[last][:column].rstrip("\n ") + f"{comma}\n    {row.rstrip(',')},\n" + lines[last][column:]
     if lines[last].startswith("\n"):  # the bracket had a line of its own: the comma belongs to the line above
         lines[last] = lines[last][1:]
     parts = [(node, ast.get_source_segment(before, node)) for node in ast.parse(before).body]

@@ -35,11 +35,12 @@ def test_what_other_imports_say_already_is_not_drawn() -> None:
 
 
 def test_a_new_import_and_a_unit_that_moves_change_the_figure() -> None:
-    floors, edges = [["plain"], ["models", "data"], ["run"]], [("run", "models"), ("models", "plain")]
+    plain, models, data, run = (f"training.{name}" for name in ("plain", "models", "data", "run"))
+    floors, edges = [[plain], [models, data], [run]], [(run, models), (models, plain)]
     before = floors_figure("training", floors, edges)
-    assert floors_figure("training", floors, [*edges, ("run", "data")]) != before
-    assert floors_figure("training", [["plain", "data"], ["models"], ["run"]], edges) != before
-    following = [*reversed(edges), ("run", "plain")]
+    assert floors_figure("training", floors, [*edges, (run, data)]) != before
+    assert floors_figure("training", [[plain, data], [models], [run]], edges) != before
+    following = [*reversed(edges), (run, plain)]
     assert floors_figure("training", floors, following) == before
     for unit in ("plain", "models", "data", "run"):
         assert before.count(f">{unit}</text>") == 1
