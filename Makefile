@@ -14,12 +14,13 @@ ARGS ?=
 
 ENV := source .venv/env.sh &&
 
-.PHONY: help demo test lint bench train-demo setup-demo setup-test clean
+.PHONY: help demo test lint docs bench train-demo setup-demo setup-test clean
 
 help:
 	@echo "make demo        drive through ROS 2, scored detections and a report in $(OUT)/demo"
 	@echo "make test        all tests"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        draw the pages' figures and plots anew and write the tables that docs/data decides"
 	@echo "make bench       what node, networks and training cost in time; writes the tables in docs/"
 	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
 	@echo "make clean       remove the virtual environment, builds and outputs"
@@ -42,9 +43,14 @@ test: setup-test
 lint: setup-test
 	@$(ENV) ruff check . && mypy
 
+docs: setup-test
+	@$(ENV) python -m docs
+	@$(ENV) python -m docs.figures
+
 bench: setup-test
 	@$(ENV) python -m bev_perception.evaluation.bench $(ARGS)
 	@$(ENV) python -m training.bench --out "$(OUT)"
+	@$(ENV) python -m docs
 
 train-demo: setup-test
 	@$(ENV) python -m training.train training.experiments.demo:full --data "$(DATA)" --out "$(OUT)/train-demo" $(ARGS)
