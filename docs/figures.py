@@ -6,6 +6,8 @@ What they show of the code is read from the code, so that a figure which is olde
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from docs.data_flow import data_flow
@@ -15,35 +17,34 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 
 
-def floors() -> dict[str, str]:
-    """File name -> SVG of each package's floors."""
+def floors(package: str) -> str:
+    """SVG of a package's floors: FLOORS of test_import_boundaries.py, and the imports of the sources."""
     sys.path.insert(0, str(ROOT / "test"))
-    from test_import_boundaries import FLOORS, ROOTS, floor_of, imports_between, unit_of, units_named
+    from test_import_boundaries import FLOORS, floor_of, imports_between, unit_of, units_named
 
     known = floor_of()
     edges: set[Edge] = set()
     for here, there in imports_between(ROOT):
         edge = (str(unit_of(here, known)), str(unit_of(there, known)))
-        if edge[0] != edge[1] and min(known[edge[0]], known[edge[1]]) >= 0:
+        if edge[0].startswith(package) and edge[0] != edge[1] and min(known[edge[0]], known[edge[1]]) >= 0:
             edges.add(edge)
-    drawn = {}
-    for package in ROOTS:
-        rows = [units_named(of, names) for of, names in FLOORS if of == package]
-        inside = [e for e in edges if e[0].startswith(package) and e[1].startswith(package)]
-        outside = {b.split(".")[1] for a, b in edges if a.startswith(package) and not b.startswith(package)}
-        ground = "stands on bev_perception: " + ", ".join(sorted(outside)) if outside else ""
-        drawn[f"floors_{package}.svg"] = floors_figure(package, rows, inside, ground)
-    return drawn
+    inside = {edge for edge in edges if edge[1].startswith(package)}
+    others = sorted({there.split(".")[1] for _, there in edges - inside})
+    ground = "stands on bev_perception: " + ", ".join(others) if others else ""
+    return floors_figure(package, [units_named(of, names) for of, names in FLOORS if of == package], inside, ground)
 
 
-def figures() -> dict[str, str]:
-    """File name -> SVG of every figure."""
-    return {"data_flow.svg": data_flow(), **floors()}
+# File in images/ -> function that draws it.
+FIGURES: dict[str, Callable[[], str]] = {
+    "data_flow.svg": data_flow,
+    "floors_bev_perception.svg": partial(floors, "bev_perception"),
+    "floors_training.svg": partial(floors, "training"),
+}
 
 
 def main() -> None:
-    for name, text in figures().items():
-        (IMAGES / name).write_text(text)
+    for name, draw in FIGURES.items():
+        (IMAGES / name).write_text(draw())
         print(f"docs/images/{name}")
 
 

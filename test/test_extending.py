@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from extension_steps import ROOT, Step, carry_out, copy_tree, steps_of, with_row
+from extension_steps import ROOT, carry_out, copy_tree, steps_of
 
 
 @pytest.fixture(scope="module")
