@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "extending.md"
-COPIED = ("bev_perception", "training", "test", "docs", "pyproject.toml")
+COPIED = ("bev_perception", "bev_perception_msgs", "training", "test", "docs", "pyproject.toml")
 WEIGHTS = shutil.ignore_patterns("__pycache__", "*.ckpt", "*.onnx", "*.npz", "*.jpg")
 
 IMPORTS = (ast.Import, ast.ImportFrom)
