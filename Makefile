@@ -20,7 +20,7 @@ help:
 	@echo "make demo        drive through ROS 2, scored detections and a report in $(OUT)/demo"
 	@echo "make test        all tests"
 	@echo "make lint        ruff and mypy"
-	@echo "make docs        draw the pages' figures and plots anew and write the tables that docs/data decides"
+	@echo "make docs        make plots, figures, tables and pages anew that follow from docs/data and the code"
 	@echo "make bench       what node, networks and training cost in time; writes the tables in docs/"
 	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
 	@echo "make clean       remove the virtual environment, builds and outputs"
@@ -44,8 +44,7 @@ lint: setup-test
 	@$(ENV) ruff check . && mypy
 
 docs: setup-test
-	@$(ENV) python -m docs
-	@$(ENV) python -m docs.figures
+	@$(ENV) python -m docs && python -m docs.figures && python -m docs.pages
 
 bench: setup-test
 	@$(ENV) python -m bev_perception.evaluation.bench $(ARGS)

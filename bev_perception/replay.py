@@ -103,7 +103,7 @@ def strong_only(detections: Detections, least: Mapping[str, float], spec: ModelS
     return replace(detections, **arrays)
 
 
-def to_json(result: ReplayResult, spec: ModelSpec) -> str:
+def to_json(result: ReplayResult, spec: ModelSpec, frame_id: str) -> str:
     """Everything that was found, readable without ROS: one frame a line."""
     lines = []
     for record_ns, d in result.detections:
@@ -120,7 +120,7 @@ def to_json(result: ReplayResult, spec: ModelSpec) -> str:
             "velocity": d.velocity.tolist(),
         }
         lines.append(json.dumps(frame))
-    head = json.dumps({"model": spec.name, "sha256": spec.onnx_sha256, "frame_id": "base_link"})
+    head = json.dumps({"model": spec.name, "sha256": spec.onnx_sha256, "frame_id": frame_id})
     return f'{{"header": {head},\n"frames": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
@@ -156,7 +156,7 @@ def _run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     args.out.mkdir(parents=True, exist_ok=True)
     mcap = write_detections(args.out / "detections", result.detections, spec, config.base_frame)
-    write_atomic(args.out / "detections.json", to_json(result, spec))
+    write_atomic(args.out / "detections.json", to_json(result, spec, config.base_frame))
 
     count = sum(len(d) for _, d in result.detections)
     print(f"{len(result.detections)} frames, {count} boxes in {seconds:.1f} s; {result.skipped} frames left out")

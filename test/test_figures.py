@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from docs.data_flow import LOST
 from docs.figures import FIGURES, IMAGES
-from docs.floors import floors_figure, reduced
+from docs.figures.data_flow import LOST
+from docs.figures.floors import floors_figure, reduced
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -33,6 +33,7 @@ from bev_perception.evaluation.bag import (
 )
 from bev_perception.evaluation.process import Child, StageError, ros_environment
 from bev_perception.evaluation.results import LiveRun, read_live_run, report_data, summarize
+from bev_perception.files import write_atomic
 from bev_perception.messages import DIAGNOSTICS_TOPIC
 from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
 from bev_perception.parameters import (
@@ -68,7 +69,7 @@ def write_parameters(out: Path, bag: Path, bundle: Path, spec: ModelSpec) -> tup
     values = parse_yaml(SHIPPED_PARAMETERS)
     values |= {"bundle": str(bundle), "extrinsics.source": "file", "extrinsics.file": str(extrinsics)}
     path = out / "params.yaml"
-    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False))
+    write_atomic(path, yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False))
     return path, load_config(bundle, path)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from bev_perception.parameter_table import PARAMETERS
 from bev_perception.ros.worker import Worker
-from docs.svg import FAINT, GREY, INK, Drawing
+from docs.figures.svg import FAINT, GREY, INK, Drawing
 
 WIDTH, HEIGHT = 940.0, 696.0
 LEFT = 128.0  # where boxes begin, right of the lanes' names

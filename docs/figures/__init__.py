@@ -1,4 +1,6 @@
-"""The figures of docs/architecture.md: `python -m docs.figures` draws them anew.
+"""The figures of docs/architecture.md, drawn by text alone. FIGURES lists them.
+
+    python -m docs.figures
 
 What they show of the code is read from the code, so that a figure which is older than it is noticed (test_figures.py).
 """
@@ -10,10 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from docs.data_flow import data_flow
-from docs.floors import Edge, floors_figure
+from docs.figures.data_flow import data_flow
+from docs.figures.floors import Edge, floors_figure
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 
 
@@ -40,13 +42,3 @@ FIGURES: dict[str, Callable[[], str]] = {
     "floors_bev_perception.svg": partial(floors, "bev_perception"),
     "floors_training.svg": partial(floors, "training"),
 }
-
-
-def main() -> None:
-    for name, draw in FIGURES.items():
-        (IMAGES / name).write_text(draw())
-        print(f"docs/images/{name}")
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from docs.svg import FAINT, GREY, INK, Drawing
+from docs.figures.svg import FAINT, GREY, INK, Drawing
 
 Edge = tuple[str, str]
 WIDTH, MARGIN, GUTTER = 880.0, 12.0, 26.0
