@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "extending.md"
 COPIED = ("bev_perception", "bev_perception_msgs", "training", "test", "docs", "pyproject.toml")
-WEIGHTS = shutil.ignore_patterns("__pycache__", "*.ckpt", "*.onnx", "*.npz", "*.jpg")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.ckpt", "*.jpg")
 
 IMPORTS = (ast.Import, ast.ImportFrom)
 STEP = re.compile(
@@ -45,10 +45,10 @@ def steps_of(page: Path = PAGE) -> list[Step]:
 
 
 def copy_tree(to: Path) -> Path:
-    """What can be run of the repository, without weights and recordings."""
+    """What can be run of the repository, without checkpoints."""
     for name in COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, to / name, ignore=WEIGHTS)
+            shutil.copytree(ROOT / name, to / name, ignore=LEFT_OUT)
         else:
             shutil.copy2(ROOT / name, to / name)
     return to
