@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bev_perception.grid import BevGrid
+from bev_perception.plain import from_plain, to_plain
 
 FORMAT = 1
 CLASSES = (
@@ -196,45 +197,17 @@ class ModelSpec:
         return tuple(tensors)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(to_plain(self), indent=2) + "\n"
 
 
-def _from_dict(cls: type, data: dict[str, Any], where: str) -> Any:
-    """Build a dataclass from JSON; unknown or missing keys and wrong types are errors, lists become tuples."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(data) - set(fields))
-    missing = sorted(set(fields) - set(data) - ADDED_LATER.get(cls, frozenset()))
-    if unknown or missing:
-        raise BundleError(
-            f"{where}: unknown keys {unknown}, missing keys {missing}; export the bundle again with this version"
-        )
-    for key, value in data.items():
-        expected = JSON_TYPES.get(str(fields[key].type))
-        if expected is not None and (not isinstance(value, expected) or isinstance(value, bool)):
-            raise BundleError(f"{where}: `{key}` must be of type {fields[key].type}, found {value!r}")
-    try:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
-    except ValueError as error:
-        raise BundleError(f"{where}: {error}") from error
-
-
-# Annotation of a field -> what it is in JSON.
-JSON_TYPES: dict[str, Any] = {
-    "int": int,
-    "float": (int, float),
-    "str": str,
-    "tuple[str, ...]": list,
-    "dict[str, float]": dict,
+# Older bundles lack these: their radar was a map.
+ADDED_LATER: dict[type, dict[str, Any]] = {
+    RadarSpec: {"format": "map", "pillar_step": 0.1, "max_pillars": 4000, "pillar_points": 10},
 }
-# Keys that bundles of this format may lack, because they are older: the default says what those bundles meant.
-ADDED_LATER: dict[type, frozenset[str]] = {
-    RadarSpec: frozenset({"format", "pillar_step", "max_pillars", "pillar_points"}),
-}
-NESTED = {"grid": BevGrid, "image": ImageSpec, "radar": RadarSpec, "temporal": TemporalSpec}
 
 
 def parse_spec(text: str, where: str = "model_spec.json") -> ModelSpec:
-    """JSON text -> ModelSpec. Raises BundleError naming the key that is wrong."""
+    """JSON text -> ModelSpec; where: the file, for errors. Raises BundleError naming the key that is wrong."""
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
@@ -242,11 +215,10 @@ def parse_spec(text: str, where: str = "model_spec.json") -> ModelSpec:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise BundleError(f"{where}: format {found!r}, this version reads {FORMAT}; export the bundle again")
-    for key, cls in NESTED.items():
-        if not isinstance(data.get(key), dict):
-            raise BundleError(f"{where}: `{key}` must be an object, found {data.get(key)!r}")
-        data[key] = _from_dict(cls, data[key], f"{where}: {key}")
-    spec: ModelSpec = _from_dict(ModelSpec, data, where)
+    try:
+        spec: ModelSpec = from_plain(ModelSpec, data, f"{where}:", ADDED_LATER)
+    except ValueError as error:
+        raise BundleError(f"{error}; export the bundle again with this version") from error
     if not spec.cameras and not spec.radars:
         raise BundleError(f"{where}: `cameras` and `radars` are both empty; a student needs a sensor")
     for name in ("score_threshold", "nms_radius"):
