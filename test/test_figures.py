@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_import_boundaries import ROOTS, floor_of
 
 from docs.figures import FIGURES, IMAGES
 from docs.figures.data_flow import LOST
@@ -20,6 +21,13 @@ def test_a_figure_is_as_the_code_is_today(name: str) -> None:
     path, drawn = IMAGES / name, FIGURES[name]()
     assert path.is_file() and path.read_text() == drawn, f"{path} is old: python -m docs.figures"
     assert len(drawn) < 100_000
+
+
+def test_the_page_says_why_each_unit_stands_where_it_does() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))))
+    units = {unit.split(".")[-1] for unit in floor_of() if "_backend" not in unit} - {*ROOTS, "inference"}
+    assert not units - named
 
 
 def test_reasons_in_the_figure_are_those_that_the_code_counts() -> None:
