@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 OUT ?= out
 DATA ?= $(OUT)/data
+# The demo's drive: a world that no training has seen.
+SEED ?= 903
 
 # Arguments passed on, for example: make test ARGS="-k grid"
 ARGS ?=
@@ -21,7 +23,7 @@ help:
 	@echo "make bench       what node, networks and training cost in time; writes the tables in docs/"
 	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
 	@echo "make clean       remove the virtual environment, builds and outputs"
-	@echo "Variables: PYTHON=python3.12, OUT=folder, DATA=folder, ARGS=\"further arguments\""
+	@echo "Variables: PYTHON=python3.12, OUT=folder, DATA=folder, SEED=number, ARGS=\"further arguments\""
 
 setup-demo:
 	@"$(PYTHON)" requirements/set_up.py demo
@@ -30,7 +32,9 @@ setup-test:
 	@"$(PYTHON)" requirements/set_up.py test
 
 demo: setup-demo
-	@$(ENV) python -m bev_perception.evaluation.demo --out "$(OUT)/demo" $(ARGS)
+	@$(ENV) OMP_NUM_THREADS=1 python -m training.world bag "$(OUT)/demo/drive_$(SEED)" --seed $(SEED) --duration 10 --scale 0.25 \
+		--workers "$$(nproc)" --keep
+	@$(ENV) python -m bev_perception.evaluation.demo "$(OUT)/demo/drive_$(SEED)" --out "$(OUT)/demo" $(ARGS)
 
 test: setup-test
 	@$(ENV) python -m pytest -q $(ARGS)

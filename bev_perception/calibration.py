@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from bev_perception.files import write_atomic
 from bev_perception.geometry import invert, make_transform, quaternion_from_rotation, rotation_from_quaternion
 
 HEADER = """\
@@ -68,10 +68,7 @@ def save_extrinsics(path: str | Path, base_frame: str, ego_from_sensor: Mapping[
     }
     tree = {"base_frame": base_frame, "sensors": sensors}
     body = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=120)
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    part.write_text(HEADER + body)
-    os.replace(part, path)
+    write_atomic(path, HEADER + body)
 
 
 class StaticTree:

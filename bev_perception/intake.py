@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from bev_perception import conversions
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics
+from bev_perception.conversions import MessageError
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
-from bev_perception.ros import conversions
-from bev_perception.ros.conversions import MessageError
 from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan, SensorFrame
 from bev_perception.sync import ODOMETRY, FrameSynchronizer
 
@@ -42,8 +42,7 @@ class SensorIntake:
     """Feed it with the messages of `sources`; what is due comes back as frames. Not thread-safe.
 
     Everything is counted as `SENSOR/reason` in the synchroniser's counters, and told to report(sensor, reason, detail)
-    each time. request_reset(reason) is called when the past no longer fits the present. faults: {sensor: (reason,
-    detail)} of the sensors whose newest message was refused.
+    each time. faults: {sensor: (reason, detail)} of the sensors whose newest message was refused.
 
     Raises CalibrationError where the parameters name a calibration file that cannot be used.
     """
@@ -53,10 +52,9 @@ class SensorIntake:
         config: NodeConfig,
         synchronizer: FrameSynchronizer,
         report: Callable[[str, str, str], None] = lambda sensor, reason, detail: None,
-        request_reset: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._config, self._sync = config, synchronizer
-        self._report, self._request_reset = report, request_reset
+        self._report = report
         self.faults: dict[str, tuple[str, str]] = {}
         self._infos: dict[str, Any] = {}
         self._calibrations: dict[str, CameraCalibration] = {}
@@ -193,11 +191,8 @@ class SensorIntake:
             self._extrinsics[name] = ego_from_sensor
             if name in self._config.cameras:
                 self._set_calibration(self._config.cameras[name], changed)
-                continue
-            self._sync.set_radar_extrinsics(name, ego_from_sensor)
-            if known is not None:
-                self.notice(name, "calibration_changed", changed)
-                self._request_reset("calibration_changed")
+            elif self._sync.set_radar_extrinsics(name, ego_from_sensor):
+                self._report(name, "calibration_changed", changed)
 
     def _set_calibration(self, camera: CameraConfig, changed: str) -> None:
         """Tell the synchroniser as soon as both halves are known; it says, and counts, whether one was replaced."""
@@ -208,7 +203,6 @@ class SensorIntake:
         self._calibrations[camera.name] = calibration
         if self._sync.set_camera_calibration(camera.name, calibration):
             self._report(camera.name, "calibration_changed", changed)
-            self._request_reset("calibration_changed")
 
 
 def _same_calibration(a: Any, b: Any) -> bool:

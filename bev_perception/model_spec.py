@@ -273,7 +273,7 @@ def load_bundle(path: str | Path) -> Bundle:
     for name in ("model.onnx", "model_spec.json", "golden.npz"):
         if not (path / name).is_file():
             raise BundleError(
-                f"bundle {path}: {name} is missing; a bundle is the directory that `python -m training.export` writes"
+                f"bundle {path}: {name} is missing; a bundle is the directory that the export of a checkpoint writes"
             )
     spec = parse_spec((path / "model_spec.json").read_text(), str(path / "model_spec.json"))
     found = hashlib.sha256((path / "model.onnx").read_bytes()).hexdigest()

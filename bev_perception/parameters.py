@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from bev_perception.model_spec import ModelSpec
+from bev_perception.model_spec import ModelSpec, load_bundle
 from bev_perception.parameter_table import (
     PACKAGE_SCHEME,
     PARAMETERS,
@@ -267,3 +267,12 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def load_config(bundle_path: str | Path, params: str | Path | None, backend: str | None = None) -> NodeConfig:
+    """Parameters as the node would have them; without a YAML its defaults."""
+    values = parse_yaml(params) if params else {}
+    values["bundle"] = str(bundle_path)
+    if backend:
+        values["backend"] = backend
+    return make_config(values, load_bundle(bundle_path).spec)

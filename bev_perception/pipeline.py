@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from bev_perception.decode import Thresholds, decode, thresholds_of
-from bev_perception.inference.backend import InferenceBackend
+from bev_perception.inference.interface import InferenceBackend
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess import prepare_inputs
 from bev_perception.structures import Detections, SensorFrame
@@ -18,7 +18,8 @@ class BevPipeline:
     """Holds the engine, the memory and the thresholds (which may be replaced between steps).
 
     timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, total.
-    counters: reason -> how much of the sensors' data the model had no room for, since construction.
+    counters, since construction: `radar/reason` -> how much of the sensors' data the model had no room for,
+    `memory/reason` -> how often the memory was emptied (Detections.memory_reset).
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class BevPipeline:
         inputs, problems, lost = prepare_inputs(frame, self.spec)
         self.counters.update(lost)
         previous, memory_reset = self.memory.inputs(frame)
+        if memory_reset:
+            self.counters[f"memory/{memory_reset}"] += 1
 
         prepared = self._clock()
         outputs = self.backend.infer(inputs | previous)
@@ -69,10 +72,6 @@ class BevPipeline:
             temporal_used=bool(previous) and bool(previous["prev_valid"][0] > 0),
             memory_reset=memory_reset,
         )
-
-    def reset(self, reason: str) -> None:
-        """Empty the temporal memory, for a reason that only the caller knows (calibration_changed, model_changed)."""
-        self.memory.reset(reason)
 
     def _note_timings(self, started: int, prepared: int, inferred: int, decoded: int) -> None:
         self.timings_ms = {

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -36,10 +35,11 @@ from bev_perception.evaluation.compare import compare_runs
 from bev_perception.evaluation.frames import read_frames
 from bev_perception.evaluation.objects import objects_from_detections
 from bev_perception.evaluation.result_bag import write_detections
+from bev_perception.files import write_atomic
 from bev_perception.inference.backend import open_backend
 from bev_perception.intake import SensorIntake
 from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
-from bev_perception.parameters import NodeConfig, ParameterError, make_config, parse_yaml
+from bev_perception.parameters import NodeConfig, ParameterError, load_config
 from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import Detections
 from bev_perception.sync import FrameSynchronizer
@@ -77,7 +77,7 @@ def replay(
         floor = {c: t if score_floor is None else min(score_floor, t) for c, t in config.score_threshold.items()}
         thresholds = Thresholds(floor, spec.nms_radius)
         pipeline = BevPipeline(spec, backend, thresholds, config.sync["max_speed_mps"])
-        intake = SensorIntake(config, synchronizer, request_reset=pipeline.reset)
+        intake = SensorIntake(config, synchronizer)
         found: list[tuple[int, Detections]] = []
         timings: dict[str, list[float]] = {}
         skipped = 0
@@ -126,15 +126,6 @@ def to_json(result: ReplayResult, spec: ModelSpec) -> str:
     return f'{{"header": {head},\n"frames": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
-def load_config(bundle_path: str | Path, params: str | Path | None, backend: str | None = None) -> NodeConfig:
-    """Parameters as the node would have them; without a YAML its defaults."""
-    values = parse_yaml(params) if params else {}
-    values["bundle"] = str(bundle_path)
-    if backend:
-        values["backend"] = backend
-    return make_config(values, load_bundle(bundle_path).spec)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bev_perception.replay",
@@ -167,7 +158,7 @@ def _run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     args.out.mkdir(parents=True, exist_ok=True)
     mcap = write_detections(args.out / "detections", result.detections, spec, config.base_frame)
-    _write(args.out / "detections.json", to_json(result, spec))
+    write_atomic(args.out / "detections.json", to_json(result, spec))
 
     count = sum(len(d) for _, d in result.detections)
     print(f"{len(result.detections)} frames, {count} boxes in {seconds:.1f} s; {result.skipped} frames left out")
@@ -198,18 +189,12 @@ def _score(args: argparse.Namespace, result: ReplayResult, spec: ModelSpec) -> N
         print("  not scored: no frame has ground truth")
         return
     scores = score(wanted, found)
-    _write(args.out / "scores.json", json.dumps(scores.to_dict(), indent=1) + "\n")
+    write_atomic(args.out / "scores.json", json.dumps(scores.to_dict(), indent=1) + "\n")
     e = scores.errors
     print(
         f"  {scores.frames} frames scored: mAP {scores.mean_ap:.3f} NDS {scores.nds:.3f} mATE {e.ate:.3f} m "
         f"mASE {e.ase:.3f} mAOE {e.aoe:.3f} rad mAVE {e.ave:.3f} m/s mAAE {e.aae:.3f}"
     )
-
-
-def _write(path: Path, text: str) -> None:
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text(text)
-    os.replace(tmp, path)
 
 
 if __name__ == "__main__":

@@ -89,12 +89,29 @@ class RadarSweep:
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """A stretch of frames that fit together: frames of different epochs share no memory, however many between are lost.
+
+    number: grows whenever the past fits no longer. reason: why this epoch began (`calibration_changed`,
+    `time_jump_back`). Raises ValueError where it is empty.
+    """
+
+    number: int = 0
+    reason: str = "start"
+
+    def __post_init__(self) -> None:
+        if not self.reason:
+            raise ValueError(f"epoch {self.number} has no reason; name what began it")
+
+
+@dataclass(frozen=True)
 class SensorFrame:
     """Everything one step sees: what was measured around `stamp_ns` and where the vehicle was.
 
     cameras: one CameraView or None for each camera of the spec, in its order.
     radars: for each radar of the spec its sweeps, newest first; empty when the radar is missing.
     missing: sensor name -> named reason, for exactly the sensors that are None or empty.
+    epoch: the one that its measurements and calibrations were put together in.
     """
 
     stamp_ns: int
@@ -102,6 +119,7 @@ class SensorFrame:
     cameras: tuple[CameraView | None, ...]
     radars: tuple[tuple[RadarSweep, ...], ...]
     missing: dict[str, str] = field(default_factory=dict)
+    epoch: Epoch = Epoch()
 
 
 @dataclass(frozen=True)

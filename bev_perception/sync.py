@@ -27,6 +27,7 @@ from bev_perception.structures import (
     CameraFrame,
     CameraView,
     EgoPose,
+    Epoch,
     RadarScan,
     RadarSweep,
     SensorFrame,
@@ -41,6 +42,7 @@ class FrameSynchronizer:
 
     counters: `SENSOR/reason` for each refused message and each sensor missing from a frame, `frame/reason` for each
     frame not delivered, `reset/reason`.
+    A change of calibration and a reset begin a new epoch, which the frames assembled from then on carry.
     """
 
     def __init__(self, config: SyncConfig) -> None:
@@ -50,6 +52,7 @@ class FrameSynchronizer:
         self._ego_from_radar: dict[str, np.ndarray] = {}
         self._poses = PoseBuffer(MotionLimits(config.max_extrapolation_ns, max_speed_mps=config.max_speed_mps))
         self._now_ns: int | None = None
+        self._epoch = Epoch()
         self._clear()
 
     def set_camera_calibration(self, name: str, calibration: CameraCalibration) -> bool:
@@ -58,12 +61,17 @@ class FrameSynchronizer:
         self._calibrations[name] = calibration
         changed = known is not None and not _same(known, calibration)
         if changed:
-            self.counters[f"{name}/calibration_changed"] += 1
+            self._calibration_changed(name)
         return changed
 
-    def set_radar_extrinsics(self, name: str, ego_from_radar: np.ndarray) -> None:
-        """(4, 4) float64; holds for the frames to come."""
+    def set_radar_extrinsics(self, name: str, ego_from_radar: np.ndarray) -> bool:
+        """(4, 4) float64; holds for the frames to come; True when it replaces a different one (counted)."""
+        known = self._ego_from_radar.get(name)
         self._ego_from_radar[name] = ego_from_radar
+        changed = known is not None and not np.array_equal(known, ego_from_radar)
+        if changed:
+            self._calibration_changed(name)
+        return changed
 
     def add_camera(self, frame: CameraFrame) -> str:
         """ "" or the counted reason for which the image is refused."""
@@ -101,6 +109,7 @@ class FrameSynchronizer:
     def reset(self, reason: str) -> None:
         """Forget all measurements (not the calibrations); counted."""
         self.counters[f"reset/{reason}"] += 1
+        self._begin_epoch(reason)
         self._poses.reset()
         self._clear()
 
@@ -137,6 +146,13 @@ class FrameSynchronizer:
             return self._refuse(sensor, reason)
         self._first_ns = min(stamp_ns, self._first_ns if self._first_ns is not None else stamp_ns)
         return ""
+
+    def _calibration_changed(self, sensor: str) -> None:
+        self.counters[f"{sensor}/calibration_changed"] += 1
+        self._begin_epoch("calibration_changed")
+
+    def _begin_epoch(self, reason: str) -> None:
+        self._epoch = Epoch(self._epoch.number + 1, reason)
 
     def _refuse(self, sensor: str, reason: str) -> str:
         self.counters[f"{sensor}/{reason}"] += 1
@@ -226,7 +242,7 @@ class FrameSynchronizer:
         if not any(cameras) and not any(radars):
             self.counters["frame/no_sensor"] += 1
             return None
-        return SensorFrame(stamp_ns, ego, cameras, radars, missing)
+        return SensorFrame(stamp_ns, ego, cameras, radars, missing, self._epoch)
 
     def _view(self, name: str, ego: EgoPose, missing: dict[str, str]) -> CameraView | None:
         image, calibration = self._image(name, ego.stamp_ns), self._calibrations.get(name)

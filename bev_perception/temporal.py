@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from bev_perception.geometry import invert
 from bev_perception.model_spec import ModelSpec
-from bev_perception.structures import EgoPose, SensorFrame
+from bev_perception.structures import EgoPose, Epoch, SensorFrame
 
 NS = 1_000_000_000
 JUMP_M = 1.0  # what the odometry may be off between two frames beyond what the top speed explains
@@ -26,15 +25,15 @@ class TemporalMemory:
     """States of the last `spec.temporal.max_age_s`, an eighth of `interval_s` apart or more: a bounded number.
 
     A student without memory (state_channels 0) has no inputs of it, and nothing is stored.
-    resets: reason -> how often states were thrown away. Reasons found here: `time_backward`, `gap`, `pose_jump`.
+    Reasons to forget that are found here: the reason of SensorFrame.epoch, `time_backward`, `gap`, `pose_jump`.
     """
 
     def __init__(self, spec: ModelSpec, max_speed_mps: float = 70.0) -> None:
         self.spec = spec
         self.max_speed_mps = max_speed_mps
-        self.resets: Counter[str] = Counter()
         self._states: list[_State] = []  # oldest first
         self._last: EgoPose | None = None  # of the newest frame stored
+        self._epoch = Epoch()  # the same frame's
         self._reset_reason = ""
         self._zeros = np.zeros((spec.temporal.state_channels, *spec.grid.shape), dtype=np.float32)
         self._zeros.flags.writeable = False
@@ -64,7 +63,7 @@ class TemporalMemory:
 
     def store(self, frame: SensorFrame, bev: Any) -> None:
         """Remember the state that the network gave for `frame`."""
-        self._last = frame.ego
+        self._last, self._epoch = frame.ego, frame.epoch
         temporal = self.spec.temporal
         oldest_ns = frame.stamp_ns - round(temporal.max_age_s * NS)
         self._states = [s for s in self._states if s.ego.stamp_ns >= oldest_ns]
@@ -73,9 +72,8 @@ class TemporalMemory:
             self._states.append(_State(frame.ego, bev))
 
     def reset(self, reason: str) -> None:
-        """Forget everything; counted, and told by the next `inputs`, when there was something to forget."""
+        """Forget everything; told by the next `inputs`, when there was something to forget."""
         if self._last is not None:
-            self.resets[reason] += 1
             self._reset_reason = self._reset_reason or reason
         self._states = []
         self._last = None
@@ -87,6 +85,8 @@ class TemporalMemory:
         """Why the states kept do not lead to `frame`, or ""."""
         if self._last is None:
             return ""
+        if frame.epoch != self._epoch:
+            return frame.epoch.reason
         elapsed_s = (frame.stamp_ns - self._last.stamp_ns) / NS
         if elapsed_s <= 0:
             return "time_backward"

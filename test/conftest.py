@@ -12,8 +12,8 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nuScenes-format data set: scene-0000 to train, scene-0001 to validate, four keyframes each, images 160x90."""
     for name in ("trimesh", "nuscenes"):
         pytest.importorskip(name, reason=f"the synthetic data set needs {name}")
-    from training.data.synthetic.generate import Rates
-    from training.data.synthetic.nuscenes_writer import DatasetSettings, write_dataset
+    from training.world.generate import Rates
+    from training.world.nuscenes_writer import DatasetSettings, write_dataset
 
     root = tmp_path_factory.mktemp("tiny_dataset")
     rates = Rates(camera=2, lidar=2, radar=13)

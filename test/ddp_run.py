@@ -14,15 +14,15 @@ import torch
 from tiny_run import LIDAR, RUN, VERSION
 
 from training.data.augment import NO_AUGMENTATION
-from training.distill.recipes import distillbev
-from training.evaluate import detect
 from training.models import STUDENTS
 from training.models.camera_radar import CameraRadarStudent, StudentConfig
 from training.models.detector import Family
+from training.processes import join_processes, rank_and_world
+from training.recipes.distillation import distillbev
 from training.run import OptimConfig
 from training.train import train
 from training.trainer.checkpoint import load_module
-from training.trainer.distributed import join_processes, rank_and_world
+from training.trainer.detect import detect
 from training.trainer.loading import open_keyframes
 
 # Batches of two of four keyframes, twice an epoch; rows of the validation split differ in number between two processes.

@@ -10,7 +10,7 @@ import torch
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES
 from training.data.targets import bev_targets
-from training.teachers.virtual_points import VIRTUAL_CHANNELS
+from training.data.virtual_points import VIRTUAL_CHANNELS
 
 GRID = BevGrid(-12.8, 12.8, -12.8, 12.8, 0.8)
 # Two cars and a pedestrian; the second car drives along +y.

@@ -7,17 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bev_perception.inference.backend import (
-    BACKENDS,
-    TOLERANCES,
-    Tolerance,
-    check_interface,
-    compare_outputs,
-    open_backend,
-    read_onnx,
-    self_test,
-    validate_inputs,
-)
+from bev_perception.inference.backend import BACKENDS, open_backend
+from bev_perception.inference.interface import check_interface, read_onnx, validate_inputs
+from bev_perception.inference.proof import TOLERANCES, Tolerance, compare_outputs, self_test
 from bev_perception.model_spec import BundleError, TensorSpec
 
 pytest.importorskip("onnx")

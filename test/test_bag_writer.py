@@ -14,12 +14,12 @@ pytest.importorskip("rosbags", reason="needs rosbags")
 from rosbags.highlevel import AnyReader
 
 from bev_perception.geometry import invert, rotation_from_quaternion, transform_points, yaw_from_rotation
-from training.data.synthetic.__main__ import main
-from training.data.synthetic.bag_writer import LATENCY_NS, BagSettings, _odometry, topic, write_bag
-from training.data.synthetic.camera import scaled_K
-from training.data.synthetic.generate import Scan, epoch_ns, take, world_of
-from training.data.synthetic.nuscenes_tables import RADAR_DTYPE
-from training.data.synthetic.rig import RIG, stamps
+from training.world.__main__ import main
+from training.world.bag_writer import LATENCY_NS, BagSettings, _odometry, topic, write_bag
+from training.world.camera import scaled_K
+from training.world.generate import Scan, epoch_ns, take, world_of
+from training.world.nuscenes_tables import RADAR_DTYPE
+from training.world.rig import RIG, stamps
 
 SETTINGS = BagSettings(seed=901, duration_s=1.0, scale=0.1, image_format="raw", lidar=True)
 TINY = BagSettings(seed=902, duration_s=1.0, scale=0.04, image_format="jpeg")

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
 pytest.importorskip("nuscenes", reason="nuscenes-devkit is part of the evaluation extra")
 
+from bev_perception.conversions import read_points
 from bev_perception.decode import decode
 from bev_perception.evaluation import bench, stock
 from bev_perception.evaluation.bench_cost import (
@@ -22,7 +23,6 @@ from bev_perception.evaluation.bench_cost import (
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import prepare_radar
-from bev_perception.ros.conversions import read_points
 
 SPEC = ModelSpec(
     "bench",

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from teacher_scene import GRID, targets
 
-from training.box_iou import overlap_area, paired_diou, paired_iou
-from training.losses import iou_losses
+from training.losses.box_iou import overlap_area, paired_diou, paired_iou
+from training.losses.detection import iou_losses
 
 
 def test_overlap_of_turned_boxes_in_closed_form() -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
 from training.bundling.golden import pattern_inputs
-from training.losses import foreground_target
+from training.losses.detection import foreground_target
 from training.models import STUDENTS, bevdepth, bevdet, bevdet4d, bevformer, fbbev
 from training.models.deform_conv import DeformConv
 from training.models.depth_net import camera_vector

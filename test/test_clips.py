@@ -19,7 +19,7 @@ from training.data.augment import NO_AUGMENTATION, Augmentation, draw_bev  # noq
 from training.data.balance import balanced_items  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
 from training.data.config import SCORED_RANGE_M, DataConfig, LidarConfig, for_evaluation  # noqa: E402
-from training.experiments import camera  # noqa: E402
+from training.recipes import camera  # noqa: E402
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,9 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from bev_perception.inference.build_engine import BuildError  # noqa: E402
-from training import check_data, evaluate, export, overfit, study, train  # noqa: E402
-from training.command_line import errors_as_text  # noqa: E402
-from training.data import paste  # noqa: E402
-from training.trainer.failures import TrainingStopped  # noqa: E402
+from bev_perception.inference.builder import BuildError  # noqa: E402
+from training import check_data, evaluate, export, object_database, overfit, study, train  # noqa: E402
+from training.command_line import TrainingStopped, errors_as_text  # noqa: E402
 
 DEMO, FAMILY, PILLARS = (f"training.experiments.{name}" for name in ("demo:tiny", "family:tiny", "centerpoint:pillar"))
 
@@ -41,7 +39,7 @@ DEMO, FAMILY, PILLARS = (f"training.experiments.{name}" for name in ("demo:tiny"
         (study, [FAMILY, "--out", "OUT", "--data", "NOWHERE", "--only", "bevdet"], "NOWHERE"),
         (overfit, ["--out", "OUT", "--data", "NOWHERE", "--only", "bevdet"], "NOWHERE"),
         (check_data, ["--experiment", DEMO, "--data", "NOWHERE"], "NOWHERE"),
-        (paste, [PILLARS, "--data", "NOWHERE"], "NOWHERE"),
+        (object_database, [PILLARS, "--data", "NOWHERE"], "NOWHERE"),
     ],
 )
 def test_errors_of_a_user_are_told_without_a_traceback(

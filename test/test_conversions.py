@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
+from bev_perception import conversions
+from bev_perception.conversions import MessageError
 from bev_perception.parameters import RadarFields
-from bev_perception.ros import conversions
-from bev_perception.ros.conversions import MessageError
 
 NUSCENES = [
     ("x", 7, 1), ("y", 7, 1), ("z", 7, 1), ("dyn_prop", 1, 1), ("id", 3, 1), ("rcs", 7, 1), ("vx", 7, 1), ("vy", 7, 1),
@@ -366,8 +366,6 @@ def test_odometry() -> None:
 
 def test_no_ros_is_imported_by_the_conversions() -> None:
     """The offline tools use them where ROS is not installed."""
-    source = importlib.util.find_spec("bev_perception.ros.conversions").loader.get_source(
-        "bev_perception.ros.conversions"
-    )
+    source = importlib.util.find_spec("bev_perception.conversions").loader.get_source("bev_perception.conversions")
     for package in ("rclpy", "sensor_msgs", "nav_msgs"):
         assert f"\nimport {package}" not in source and f"\nfrom {package}" not in source

@@ -18,9 +18,9 @@ pytest.importorskip("lightning", reason="needs lightning")
 from tiny_run import RUN, VERSION, points_run  # noqa: E402
 
 from training.data.clips import EndlessShuffle  # noqa: E402
+from training.processes import RankShard, check_same_step, count_of_all, own_threads  # noqa: E402
 from training.teachers import centerpoint  # noqa: E402
 from training.train import train  # noqa: E402
-from training.trainer.distributed import RankShard, check_same_step, count_of_all, own_threads  # noqa: E402
 from training.trainer.loading import training_loader  # noqa: E402
 
 SCRIPT = Path(__file__).parent / "ddp_run.py"
@@ -59,7 +59,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 
 def test_processes_that_would_go_on_from_different_steps_are_told_so(monkeypatch):
     check_same_step(7)
-    monkeypatch.setattr("training.trainer.distributed.gather_dict", lambda own: own | {1: 40})
+    monkeypatch.setattr("training.processes.gather_dict", lambda own: own | {1: 40})
     check_same_step(40)
     with pytest.raises(ValueError, match=r"process 0 goes on from step 0, process 1 from step 40: .*last\.ckpt"):
         check_same_step(0)

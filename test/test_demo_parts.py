@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 pytest.importorskip("nuscenes", reason="nuscenes-devkit is part of the evaluation extra")
+pytest.importorskip("trimesh", reason="the synthetic world needs trimesh")
 import tiny_bundle
 import tiny_drive
 
@@ -21,8 +22,11 @@ from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ro
 from bev_perception.evaluation.result_bag import write_detections
 from bev_perception.evaluation.results import read_live_run, report_data, summarize
 from bev_perception.model_spec import CLASSES, load_bundle
-from bev_perception.replay import load_config, replay
+from bev_perception.parameters import load_config
 from bev_perception.replay import main as replay_main
+from bev_perception.replay import replay
+from training.world.bag_writer import BagSettings
+from training.world.kept_bag import drive_stamp, keep_bag
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -86,18 +90,17 @@ def test_environment_names_the_profile_or_none():
     assert without["ROS_DOMAIN_ID"] == "33"
 
 
-def test_drive_is_kept_while_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def no_maker(*_: object) -> None:
-        raise StageError("made anew")
-
-    monkeypatch.setattr(demo, "Child", no_maker)
-    out = tmp_path / "drive"
-    out.mkdir()
-    (tmp_path / "drive.stamp").write_text(demo._drive_stamp([900, 10.0, 0.25]))
-    assert demo.make_drive(out, tmp_path / "log", 900, 10.0, 0.25) == out
-    for settings in ((901, 10.0, 0.25), (900, 5.0, 0.25), (900, 10.0, 0.5)):
-        with pytest.raises(StageError, match="made anew"):
-            demo.make_drive(out, tmp_path / "log", *settings)
+def test_drive_is_kept_while_nothing_changes(tmp_path: Path):
+    out, settings = tmp_path / "drive", BagSettings(900, 1.0, 0.02)
+    assert keep_bag(out, settings, 1)
+    (file,) = out.glob("*.mcap")
+    made = file.stat().st_mtime_ns
+    assert keep_bag(out, settings, 1) == {} and file.stat().st_mtime_ns == made
+    assert keep_bag(out, BagSettings(900, 1.0, 0.03), 1) and file.stat().st_mtime_ns > made
+    (tmp_path / "drive.stamp").write_text("of other sources")
+    assert keep_bag(out, BagSettings(900, 1.0, 0.03), 1)
+    others = (BagSettings(901), BagSettings(duration_s=5.0), BagSettings(scale=0.5), BagSettings())
+    assert len({drive_stamp(s) for s in others}) == 4
 
 
 def test_parameters_follow_the_drive(tmp_path: Path):
@@ -176,5 +179,7 @@ def _read(path: Path) -> bytes:
 
 
 def test_failures_end_with_status_1_and_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert demo.main(["--out", str(tmp_path / "out"), "--bundle", str(tmp_path / "nowhere")]) == 1
+    assert (
+        demo.main([str(tmp_path / "drive"), "--out", str(tmp_path / "out"), "--bundle", str(tmp_path / "nowhere")]) == 1
+    )
     assert "model.onnx is missing" in capsys.readouterr().err

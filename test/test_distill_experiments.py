@@ -19,7 +19,6 @@ from bev_perception.model_spec import RadarSpec
 from training.distill import DistillModule
 from training.distill.adapters import copy_weights, inherit_head
 from training.distill.module import _check_teacher, take_over
-from training.distill.recipes import distillbev, radardistill, together
 from training.experiments import (
     bevdepth_large,
     centerpoint,
@@ -40,6 +39,7 @@ from training.experiments import (
 from training.models import STUDENTS, bevdet, bevfusion, radar_pillarnet
 from training.models.bev_encoder import BevEncoder, BevEncoderConfig
 from training.plain import to_plain
+from training.recipes.distillation import distillbev, radardistill, together
 from training.run import Run, build_detector, run_from_plain, run_to_plain
 from training.teachers import TEACHERS
 from training.teachers.frozen import FrozenTeacher

@@ -22,7 +22,7 @@ from training.distill.masks import (
     teacher_false_positives,
     view_cells,
 )
-from training.footprints import box_index, footprints
+from training.models.footprints import box_index, footprints
 from training.models.view.depth_bins import DepthBins
 
 GRID = BevGrid(-4.0, 4.0, -3.0, 3.0, 1.0)  # 8 x 6 cells

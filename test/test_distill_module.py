@@ -17,10 +17,10 @@ from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ImageSpec
 from training.distill import DISTILL_LOSSES, DistillConfig, Distiller, DistillModule, Term
 from training.distill.distillbev import DistillBevConfig
-from training.distill.recipes import together
 from training.models.center_head import HeadConfig
 from training.models.detector import Prediction
 from training.plain import to_plain
+from training.recipes.distillation import together
 from training.teachers.centerpoint import CenterPoint, tiny
 from training.teachers.frozen import FrozenTeacher
 

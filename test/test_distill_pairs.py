@@ -15,10 +15,10 @@ from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, 
 from training.bundling.golden import pattern_inputs
 from training.distill import DistillConfig, DistillModule
 from training.distill.channels import feature_channels
-from training.distill.recipes import LAYERS, distillbev, distillbev_bevformer, lgkd, radardistill, together
 from training.models import STUDENTS, bevdepth, bevdet, bevdet4d, bevformer, bevfusion, radar_pillarnet
 from training.models.camera_radar import StudentConfig
 from training.models.exported import ExportedDetector
+from training.recipes.distillation import LAYERS, distillbev, distillbev_bevformer, lgkd, radardistill, together
 from training.teachers import TEACHERS, bevdepth_large, centerpoint, lidar_transformer, mvp, pillarnet
 from training.teachers.frozen import FrozenTeacher
 

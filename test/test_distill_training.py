@@ -16,16 +16,16 @@ from tiny_run import LIDAR, POINTS, RUN, SPEC, VERSION, points_run  # noqa: E402
 
 from bev_perception.model_spec import RadarSpec  # noqa: E402
 from training.bundling.golden import pattern_inputs  # noqa: E402
+from training.command_line import TrainingStopped  # noqa: E402
 from training.data.augment import NO_AUGMENTATION  # noqa: E402
-from training.distill.recipes import distillbev, lgkd, radardistill, together  # noqa: E402
 from training.export import _to_onnx  # noqa: E402
 from training.models import bevdepth, radar_pillarnet  # noqa: E402
 from training.models.exported import ExportedDetector  # noqa: E402
+from training.recipes.distillation import distillbev, lgkd, radardistill, together  # noqa: E402
 from training.run import OptimConfig, Run, run_from_plain, run_to_plain  # noqa: E402
 from training.teachers import bevdepth_large, centerpoint, pillarnet  # noqa: E402
 from training.train import train  # noqa: E402
 from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
-from training.trainer.failures import TrainingStopped  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes  # noqa: E402
 from training.trainer.teaching import (  # noqa: E402

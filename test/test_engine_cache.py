@@ -214,11 +214,11 @@ def test_killed_while_writing_leaves_the_last_good_engine(tmp_path, point):
         "engine_cache.open_cached(cache, t.KEY, lambda: b'new' * 10000, lambda e: (e, {}), force=True)\n",
     )
     assert read_engine(path, KEY) == ENGINE
-    assert list(tmp_path.glob(".*.tmp"))  # it did die in the middle
+    assert list(tmp_path.glob(".*.part"))  # it did die in the middle
     builder = Builder()
     assert builder.open(tmp_path)[0] == ENGINE and builder.built == 0  # and it holds no lock any more
     builder.open(tmp_path, force=True)
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_killed_between_engine_and_sidecar_is_refused_and_mended(tmp_path):

@@ -16,15 +16,15 @@ from tiny_run import RUN, SPEC, VERSION  # noqa: E402
 
 from bev_perception.evaluation.objects import make_objects  # noqa: E402
 from bev_perception.grid import BevGrid  # noqa: E402
-from bev_perception.model_spec import TemporalSpec, load_bundle  # noqa: E402
-from training.bundling.bundle_model import BundleModel  # noqa: E402
+from bev_perception.model_spec import TemporalSpec  # noqa: E402
 from training.bundling.model_card import model_card  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
-from training.evaluate import detect, evaluate, ground_truth, main, outside_racks  # noqa: E402
-from training.export import export_bundle  # noqa: E402
+from training.evaluate import main  # noqa: E402
 from training.models.detector import Prediction  # noqa: E402
+from training.scoring import ground_truth, outside_racks  # noqa: E402
 from training.sensor_masks import kept_by, mask_sensors  # noqa: E402
 from training.trainer.checkpoint import load_module  # noqa: E402
+from training.trainer.detect import evaluate  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes  # noqa: E402
 
@@ -137,25 +137,6 @@ def test_evaluation_scores_a_network_that_knows_the_answers(keyframes, monkeypat
     assert scores["all"].mean_ap_present > 0.8 and scores["all"].classes["car"].ap > 0.9
     assert scores["all"].classes["car"].errors.ate < 0.05 and scores["all"].classes["car"].errors.aoe < 0.01
     assert scores["radar"].mean_ap == 0
-
-
-def test_a_bundle_is_scored_like_its_checkpoint(module, keyframes, tmp_path):
-    """The same boxes through the vehicle's engine, memory of the earlier frame included."""
-    bundle = load_bundle(export_bundle(module.detector, tmp_path / "bundle", {"MODEL_CARD.md": "# tiny"}))
-    words, rows = ["all", "no_temporal", "radar"], [0, 2]
-    wanted = detect(module, keyframes, words, rows, 2, 0)
-    model = BundleModel(bundle)
-    found = detect(model, keyframes, words, rows, 2, 0)
-    model.close()
-    for word in words:
-        for row in rows:
-            a, b = wanted[word][row], found[word][row]
-            assert len(a) == len(b) > 10, (word, row)
-            np.testing.assert_allclose(b.scores, a.scores, atol=1e-4)
-            # Near ties may swap places: each box is looked for among all.
-            apart = np.abs(a.boxes[:, None] - b.boxes[None]).max(axis=2)
-            assert (apart.min(axis=1) < 2e-3).mean() > 0.97, (word, row)
-    assert not np.array_equal(wanted["all"][2].scores, wanted["no_temporal"][2].scores)
 
 
 def test_the_command_writes_scores_by_class_and_range(tiny_checkpoint, tiny_dataset, tmp_path, capsys):

@@ -17,14 +17,15 @@ onnx = pytest.importorskip("onnx", reason="needs onnx")
 
 from tiny_run import RUN, SPEC, VERSION  # noqa: E402
 
-from bev_perception.inference.backend import open_backend, self_test  # noqa: E402
-from bev_perception.inference.build_engine import BuildError  # noqa: E402
+from bev_perception.inference.backend import open_backend  # noqa: E402
+from bev_perception.inference.builder import BuildError  # noqa: E402
+from bev_perception.inference.proof import self_test  # noqa: E402
 from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec, load_bundle  # noqa: E402
 from training import export  # noqa: E402
 from training.bundling.export_checks import ask_tensorrt, check_parameters  # noqa: E402
 from training.bundling.golden import COLOR_STEP, pattern_inputs  # noqa: E402
-from training.evaluate import evaluate  # noqa: E402
 from training.trainer.checkpoint import load_module  # noqa: E402
+from training.trainer.detect import evaluate  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes  # noqa: E402
 

@@ -282,7 +282,7 @@ def test_exported_graph_equals_pytorch(exported: tuple[str, Path]) -> None:
 
 def test_tensorrt_parses_and_builds_it(exported: tuple[str, Path]) -> None:
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX wheels are not installed")
-    from bev_perception.inference.build_engine import build_serialized
+    from bev_perception.inference.builder import build_serialized
 
     bundle = load_bundle(exported[1])
     assert len(build_serialized(trt, bundle.onnx_path.read_bytes(), bundle.spec, log=lambda _: None)) > 10_000

@@ -1,8 +1,9 @@
-"""Who may import what (docs: design notes in the README), read from the syntax trees of the sources: nothing is run."""
+"""Who may import what (docs/architecture.md), read from the syntax trees of the sources: nothing is run."""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -66,9 +67,60 @@ def not_for_models(imported: Import) -> bool:
     return imported.top not in allowed and imported.top not in sys.stdlib_module_names
 
 
+# From the ground up, a floor a row: a unit (a file, or a folder with all its files) imports units of lower floors only.
+# A file belongs to the longest name that it is under. Within a folder that is one unit, files still form no circle.
+FLOORS: tuple[tuple[str, str], ...] = (
+    ("bev_perception", "files geometry grid stamped_buffer sync_config"),
+    ("bev_perception", "calibration model_spec structures"),
+    ("bev_perception", "decode ego_motion parameter_table preprocess temporal inference.engine_cache inference.half"),
+    ("bev_perception", "inference.gpu inference.interface parameters sync"),
+    ("bev_perception", "conversions pipeline inference.proof inference.builder"),
+    ("bev_perception", "intake inference.onnxruntime_backend inference.tensorrt_backend"),
+    ("bev_perception", "inference.backend inference.build_engine"),
+    ("bev_perception", "evaluation ros"),
+    ("bev_perception", "replay"),
+    ("bev_perception", "evaluation.demo"),
+    ("bev_perception", "evaluation.bench"),
+    ("training", "command_line plain processes schedules"),
+    ("training", "models data sensor_masks"),
+    ("training", "world losses scoring"),
+    ("training", "teachers"),
+    ("training", "distill"),
+    ("training", "run recipes"),
+    ("training", "trainer experiments"),
+    ("training", "bundling"),
+    ("training", "train evaluate export average velocity check_data object_database model_table study_tables"),
+    ("training", "study overfit bench"),
+)
+ROOTS = ("bev_perception", "training")  # packages whose own __init__ is below everything
+
+
+def floor_of() -> dict[str, int]:
+    """Unit -> its floor, 0 at the bottom."""
+    floors = {f"{package}.{name}": floor for floor, (package, names) in enumerate(FLOORS) for name in names.split()}
+    return floors | dict.fromkeys((*ROOTS, "bev_perception.inference"), -1)
+
+
+def unit_of(module: str, units: Iterable[str]) -> str | None:
+    """The unit that a dotted name, of a module or of something in one, belongs to."""
+    over = [unit for unit in units if module == unit or module.startswith(f"{unit}.")]
+    return max(over, key=len, default=None)
+
+
 RULES = (
     Rule("bev_perception", lambda i: i.top in TRAINING_ONLY, "the runtime knows neither torch nor training"),
-    Rule("bev_perception", is_ros, "only bev_perception/ros imports ROS 2", exempt=("bev_perception/ros",)),
+    Rule(
+        "bev_perception",
+        is_ros,
+        "only bev_perception/ros and the conversions import ROS 2",
+        exempt=("bev_perception/ros", "bev_perception/conversions.py"),
+    ),
+    Rule(
+        "bev_perception",
+        lambda i: i.module.startswith("bev_perception.ros."),
+        "the core, which replay and training use too, knows nothing of the node",
+        exempt=("bev_perception/ros", "bev_perception/evaluation/demo.py", "bev_perception/evaluation/bench.py"),
+    ),
     Rule(
         "bev_perception",
         lambda i: i.top in ENGINES,
@@ -81,7 +133,7 @@ RULES = (
         "an engine that is not installed must not keep the others from loading: import it where it is used",
     ),
     Rule(
-        "bev_perception/ros/conversions.py",
+        "bev_perception/conversions.py",
         lambda i: i.on_load and is_ros(i),
         "the replay uses the conversions without ROS 2: import it inside the function that needs it",
     ),
@@ -89,7 +141,7 @@ RULES = (
     Rule(
         "training/models", not_for_models, "models are plain torch: torch, numpy, the standard library, bev_perception"
     ),
-    Rule("training/data/synthetic", is_torch, "the demo makes its drive without torch"),
+    Rule("training/world", is_torch, "the demo makes its drive without torch"),
 )
 
 
@@ -110,14 +162,35 @@ def imports_of(source: str, package: str) -> list[Import]:
                 name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
                 if name in ("import_module", "__import__", "find_spec"):
                     found.append(Import(module, node.lineno, on_load))
+            case ast.Constant(value=str(text)) if id(node) not in docstrings:
+                found.extend(Import(module, node.lineno, False) for module in modules_run_by(text))
             case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
                 on_load = False
         inside = on_load and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
             visit(child, inside)
 
-    visit(ast.parse(source), True)
+    tree = ast.parse(source)
+    docstrings = {id(scope.body[0].value) for scope in ast.walk(tree) if _has_docstring(scope)}
+    visit(tree, True)
     return found
+
+
+def _has_docstring(scope: ast.AST) -> bool:
+    scopes = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    return isinstance(scope, scopes) and ast.get_docstring(scope) is not None
+
+
+def modules_run_by(text: str) -> list[str]:
+    """Modules of ours that a string names to be run: after `-m`, or as the whole of a word of a command."""
+    named = re.findall(r"-m ((?:bev_perception|training)[\w.]*\w)", text)
+    whole = text if re.fullmatch(r"(bev_perception|training)(\.\w+)+", text) and is_module(text) else ""
+    return [*named, *([whole] if whole else [])]
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def violations(root: Path, rule: Rule) -> Iterable[str]:
@@ -137,6 +210,100 @@ def test_boundary(rule: Rule) -> None:
     assert (ROOT / rule.folder).exists(), f"{rule.folder} is gone: this rule guards nothing any more"
     broken = list(violations(ROOT, rule))
     assert not broken, "\n".join(broken)
+
+
+def modules_of(root: Path) -> dict[str, Path]:
+    """Dotted name -> file of every module of ours."""
+    names = {}
+    for path in sorted(p for package in ROOTS for p in (root / package).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def imports_between(root: Path) -> dict[tuple[str, str], int]:
+    """(importing module, imported module) -> line of the first import, of modules of ours."""
+    modules, found = modules_of(root), {}
+    for name, path in modules.items():
+        package = ".".join(path.relative_to(root).parent.parts)
+        for imported in imports_of(path.read_text(), package):
+            target = unit_of(imported.module, modules)
+            if target is not None and target != name:
+                found.setdefault((name, target), imported.line)
+    return found
+
+
+def climbs(root: Path) -> list[str]:
+    """One line for each import that does not lead to a lower floor, or that comes from where no floor is given."""
+    floors = floor_of()
+    of_no_unit = [n for n in modules_of(root) if n not in ROOTS and unit_of(n, floors) in ROOTS]
+    lines = [f"{name}: has no floor; give its unit one in FLOORS" for name in of_no_unit]
+    for (name, target), line in imports_between(root).items():
+        here, there = unit_of(name, floors), unit_of(target, floors)
+        if name not in of_no_unit and here != there and floors[str(here)] <= floors[str(there)]:
+            lines.append(f"{name}:{line}: imports {target}, which is not on a lower floor")
+    return sorted(set(lines))
+
+
+def circles(edges: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or not."""
+    reach: dict[str, set[str]] = {}
+    for here, there in edges:
+        reach.setdefault(here, set()).add(there)
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            for there in reach.get(todo.pop(), ()):
+                if there not in seen:
+                    seen.add(there)
+                    todo.append(there)
+        return seen
+
+    all_of = {name: reachable(name) for name in reach}
+    groups = {frozenset(n for n in all_of[name] if name in all_of.get(n, ())) for name in reach if name in all_of[name]}
+    return sorted(sorted(group) for group in groups)
+
+
+def test_no_import_climbs() -> None:
+    assert not climbs(ROOT), "\n".join(climbs(ROOT))
+
+
+def test_every_unit_of_the_floors_exists_once() -> None:
+    names = [f"{package}.{name}" for package, row in FLOORS for name in row.split()]
+    assert len(names) == len(set(names))
+    assert not [name for name in names if not is_module(name)]
+
+
+def test_no_files_import_each_other() -> None:
+    assert circles(imports_between(ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "said"),
+    [
+        ("training/plain.py", "from training.run import Run", "training.plain:1: imports training.run,"),
+        ("training/data/clips.py", "def f():\n    from training.run import Run", "training.data.clips:2: imports"),
+        ("training/study.py", "from training.overfit import overfit", "training.study:1: imports training.overfit"),
+        ("bev_perception/replay.py", "HELP = 'python -m bev_perception.evaluation.demo X'", "bev_perception.replay:1"),
+        ("bev_perception/replay.py", "Child(['bev_perception.evaluation.demo', 'x'])", "bev_perception.replay:1"),
+        ("training/extra.py", "from training.run import Run", "training.extra: has no floor"),
+    ],
+)
+def test_a_climbing_import_is_caught(tmp_path: Path, path: str, source: str, said: str) -> None:
+    for name in ("training/run.py", "training/overfit.py", "bev_perception/evaluation/demo.py", path):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / path).write_text(source)
+    assert [line.startswith(said) for line in climbs(tmp_path)] == [True]
+    (tmp_path / path).write_text('"""A docstring may say: python -m training.overfit."""\n')
+    assert climbs(tmp_path) == ([] if path != "training/extra.py" else [f"{said}; give its unit one in FLOORS"])
+
+
+def test_a_circle_is_found() -> None:
+    assert circles([("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")]) == [["a", "b", "c"]]
+    assert circles([("a", "b"), ("b", "c"), ("a", "c")]) == []
 
 
 def loaded_with(module: str) -> dict[str, str]:
@@ -187,10 +354,10 @@ def test_runtime_loads_with_what_pip_installs_for_it(module: str) -> None:
             "try:\n    import tensorrt\nexcept ImportError: pass",
             "tensorrt",
         ),
-        ("bev_perception/ros/conversions.py", "from std_msgs.msg import Header", "std_msgs.msg.Header"),
+        ("bev_perception/conversions.py", "from std_msgs.msg import Header", "std_msgs.msg.Header"),
         ("training/models/student.py", "from ..data import nuscenes", "training.data.nuscenes"),
         ("training/models/student.py", "import cv2", "cv2"),
-        ("training/data/synthetic/world.py", "from torch import nn", "torch.nn"),
+        ("training/world/world.py", "from torch import nn", "torch.nn"),
         ("training/train.py", "import rclpy", "rclpy"),
     ],
 )
@@ -210,7 +377,7 @@ def test_violation_is_caught(tmp_path: Path, path: str, source: str, module: str
     ("path", "source"),
     [
         ("bev_perception/ros/node.py", "import rclpy\nfrom sensor_msgs.msg import Image"),
-        ("bev_perception/ros/conversions.py", "def f():\n    from cv_bridge import CvBridge"),
+        ("bev_perception/conversions.py", "def f():\n    from cv_bridge import CvBridge"),
         ("bev_perception/inference/tensorrt_backend.py", "def f():\n    import tensorrt"),
         ("bev_perception/decode.py", "import numpy as np\nfrom .grid import BevGrid"),
         ("training/models/student.py", "import math\nimport torch\nfrom bev_perception.grid import BevGrid"),

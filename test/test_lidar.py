@@ -118,7 +118,7 @@ def test_motion_within_a_synthetic_turn_is_corrected(tmp_path):
 
 
 def test_the_share_of_the_turn_is_the_synthetic_lidars_clock():
-    synthetic = pytest.importorskip("training.data.synthetic.lidar", reason="needs the ray caster")
+    synthetic = pytest.importorskip("training.world.lidar", reason="needs the ray caster")
     azimuth, offsets = synthetic.column_azimuths(), synthetic.column_offsets_ns()
     points = np.column_stack([np.cos(azimuth), np.sin(azimuth)])[1:-1]  # the ends may round to the other one
     np.testing.assert_allclose(turned(points), 1 + offsets[1:-1] / synthetic.SWEEP_NS, atol=1.5 / synthetic.COLUMNS)

@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing
 
 from bev_perception.model_spec import CLASSES, ModelSpec
-from training.losses import (
+from training.losses.detection import (
     LossConfig,
     box_loss,
     depth_bce,

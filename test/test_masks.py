@@ -79,7 +79,7 @@ def compress(runs: list[int]) -> str:
 
 
 def test_virtual_points_lie_on_objects_of_their_class(tiny_dataset):
-    synthetic = pytest.importorskip("training.data.synthetic.masks", reason="needs the ray caster")
+    synthetic = pytest.importorskip("training.world.masks", reason="needs the ray caster")
     config = DataConfig(lidar=LidarConfig(bounds=(-200.0, -200, -20, 200, 200, 40)), virtual=VirtualConfig())
     keyframes = open_set(tiny_dataset, LIDAR_SPEC, config)
     if not (tiny_dataset / "masks").exists():
@@ -105,7 +105,7 @@ def test_virtual_points_lie_on_objects_of_their_class(tiny_dataset):
 
 
 def test_masks_are_not_made_of_another_world_than_the_images(tiny_dataset, tmp_path):
-    synthetic = pytest.importorskip("training.data.synthetic.masks", reason="needs the ray caster")
+    synthetic = pytest.importorskip("training.world.masks", reason="needs the ray caster")
     shutil.copytree(tiny_dataset / ".scenes", tmp_path / ".scenes")
     for folder in (tiny_dataset / "samples").glob("CAM_*"):
         (tmp_path / "samples" / folder.name).mkdir(parents=True)

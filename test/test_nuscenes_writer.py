@@ -18,9 +18,9 @@ from nuscenes.utils.geometry_utils import view_points  # noqa: E402
 from nuscenes.utils.splits import get_scenes_of_custom_split  # noqa: E402
 
 from bev_perception.geometry import box_corners, rotation_from_quaternion, yaw_from_rotation  # noqa: E402
-from training.data.synthetic.generate import Rates, keyframe_stamps, plan_drive, take, world_of  # noqa: E402
-from training.data.synthetic.nuscenes_tables import RADAR_DTYPE, radar_pcd, visibility_token  # noqa: E402
-from training.data.synthetic.nuscenes_writer import (  # noqa: E402
+from training.world.generate import Rates, keyframe_stamps, plan_drive, take, world_of  # noqa: E402
+from training.world.nuscenes_tables import RADAR_DTYPE, radar_pcd, visibility_token  # noqa: E402
+from training.world.nuscenes_writer import (  # noqa: E402
     GLOBAL_OFFSET_M,
     TABLES,
     DatasetSettings,
@@ -28,8 +28,8 @@ from training.data.synthetic.nuscenes_writer import (  # noqa: E402
     token_of,
     write_dataset,
 )
-from training.data.synthetic.observation import RADAR_BOX_MARGIN_M, count_in_footprints, outline_area  # noqa: E402
-from training.data.synthetic.rig import RIG  # noqa: E402
+from training.world.observation import RADAR_BOX_MARGIN_M, count_in_footprints, outline_area  # noqa: E402
+from training.world.rig import RIG  # noqa: E402
 
 SETTINGS = DatasetSettings(seed=3, duration_s=2.0, scale=0.1, rates=Rates(camera=4, lidar=2, radar=13))
 TINY = DatasetSettings(seed=3, duration_s=1.0, scale=0.04, rates=Rates(camera=2, lidar=2, radar=2))

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bev_perception.inference.backend import Tolerance, compare_outputs, open_backend
+from bev_perception.inference.backend import open_backend
 from bev_perception.inference.onnxruntime_backend import default_threads
+from bev_perception.inference.proof import Tolerance, compare_outputs
 from bev_perception.model_spec import BundleError
 
 pytest.importorskip("onnx")
@@ -93,7 +94,8 @@ def test_repeats_bit_for_bit_over_runs_sessions_and_processes(bundle):
 def test_needs_no_torch_and_no_gpu_package(bundle):
     script = (
         "import sys\n"
-        "from bev_perception.inference.backend import open_backend, self_test\n"
+        "from bev_perception.inference.backend import open_backend\n"
+        "from bev_perception.inference.proof import self_test\n"
         "from bev_perception.model_spec import load_bundle\n"
         "bundle = load_bundle(sys.argv[1])\n"
         "self_test(open_backend(bundle), bundle)\n"

@@ -23,6 +23,7 @@ from bev_perception.structures import (
     CameraFrame,
     CameraView,
     EgoPose,
+    Epoch,
     RadarScan,
     RadarSweep,
     SensorFrame,
@@ -85,7 +86,7 @@ def test_memory_is_used_and_changes_the_result(backend):
     pipeline, amnesiac = BevPipeline(SPEC, backend), BevPipeline(SPEC, backend)
     for k in range(8):
         with_memory = pipeline.step(frame_at(k))
-        amnesiac.reset("test")
+        amnesiac.memory.reset("test")
         without = amnesiac.step(frame_at(k))
     assert with_memory.temporal_used and not without.temporal_used
     assert with_memory.scores.tobytes() != without.scores.tobytes()
@@ -111,15 +112,16 @@ def test_missing_and_unusable_sensors_are_masked_and_named(backend):
     assert everything.sensors_used == () and everything.missing["radar_a"] == "nan"
 
 
-def test_reset_reasons_reach_the_detections(backend):
+def test_reset_reasons_reach_detections_and_counters(backend):
     pipeline = BevPipeline(SPEC, backend)
-    pipeline.step(frame_at(0))
-    pipeline.reset("calibration_changed")
-    assert pipeline.step(frame_at(1)).memory_reset == "calibration_changed"
-    assert pipeline.step(frame_at(0)).memory_reset == "time_backward"
-    assert pipeline.step(frame_at(100)).memory_reset == "gap"
-    assert pipeline.step(frame_at(101)).memory_reset == ""
-    assert pipeline.memory.resets == {"calibration_changed": 1, "time_backward": 1, "gap": 1}
+
+    def step(k):
+        return pipeline.step(dataclasses.replace(frame_at(k), epoch=Epoch(1, "calibration_changed"))).memory_reset
+
+    assert pipeline.step(frame_at(0)).memory_reset == ""
+    told = ["calibration_changed", "time_backward", "gap", "", "time_backward"]
+    assert [step(k) for k in (1, 0, 100, 101, 50)] == told
+    assert pipeline.counters == {"memory/calibration_changed": 1, "memory/time_backward": 2, "memory/gap": 1}
 
 
 def test_thresholds_may_change_between_steps(backend):
@@ -207,7 +209,7 @@ def test_a_student_of_radars_alone_without_memory_runs(tmp_path):
     assert found.sensors_used == ("radar_a",) and not found.temporal_used and found.memory_reset == ""
     assert found.scores[0] == pytest.approx(np.tanh(2.0)) and found.scores[1] == pytest.approx(np.tanh(1.0))
     np.testing.assert_allclose(found.boxes[0, :2], np.array([0.0, -1.5]) + 0.25 * np.tanh(2.0), atol=1e-6)
-    assert pipeline.counters == {"radar/pillars_over_limit": 11} and pipeline.memory.resets == {}
+    assert pipeline.counters == {"radar/pillars_over_limit": 11}
     assert pipeline.step(dataclasses.replace(frame, radars=((),))).sensors_used == ()
     assert len(pipeline.memory) == 0
     engine.close()

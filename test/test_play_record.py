@@ -232,6 +232,7 @@ def test_recorded_time_and_a_loop(tmp_path: Path, configured: Any) -> None:
 
         rig.wait_for(lambda: rounds() >= 3, "detections of three rounds", timeout_s=90)
         rig.wait_for(lambda: rig.status.memory_resets >= 2, "two resets of the memory")
+        rig.wait_for(lambda: rig.status.last_memory_reset_reason == "time_jump_back", "the reason of the loop")
     finally:
         assert finish(player, signal.SIGINT) == 0
     assert "Traceback" not in (tmp_path / "play_bag.log").read_text()

@@ -11,8 +11,8 @@ from teacher_scene import BOXES, GRID, LABELS, targets
 from torch import nn
 
 from bev_perception.model_spec import CLASSES
+from training.losses.queries import QueryLossConfig, focal_loss, match, query_losses, targets_of
 from training.models.query_head import BevCrossAttention, query_maps, query_peaks, to_cells
-from training.teachers.query_losses import QueryLossConfig, focal_loss, match, query_losses, targets_of
 
 
 def test_cross_attention_equals_a_loop() -> None:

@@ -271,7 +271,7 @@ def test_exported_graph_equals_pytorch(bundle_dir: Path) -> None:
 
 def test_tensorrt_parses_and_builds_it(bundle_dir: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX wheels are not installed")
-    from bev_perception.inference.build_engine import build_serialized
+    from bev_perception.inference.builder import build_serialized
 
     bundle = load_bundle(bundle_dir)
     assert len(build_serialized(trt, bundle.onnx_path.read_bytes(), bundle.spec, log=lambda _: None)) > 10_000

@@ -29,7 +29,8 @@ from bev_perception.evaluation.frames import read_frames
 from bev_perception.evaluation.objects import objects_from_detections
 from bev_perception.evaluation.result_bag import detection_message, make_typestore, write_detections
 from bev_perception.model_spec import CLASSES
-from bev_perception.replay import load_config, main, replay
+from bev_perception.parameters import load_config
+from bev_perception.replay import main, replay
 from bev_perception.structures import Detections
 
 ROOT = Path(__file__).resolve().parent.parent

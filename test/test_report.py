@@ -31,7 +31,7 @@ from bev_perception.evaluation.objects import make_objects
 from bev_perception.evaluation.pictures import choose_stamps, draw_drive
 from bev_perception.evaluation.report import Latency, ReportData, render, write_report
 from bev_perception.geometry import invert, make_transform
-from bev_perception.replay import load_config
+from bev_perception.parameters import load_config
 
 WIDTH, HEIGHT = 320, 180
 K = np.array([[160.0, 0, 159.5], [0, 160.0, 89.5], [0, 0, 1]])

@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
 from training.run import parameter_groups  # noqa: E402
+from training.schedules import SCHEDULES, OptimConfig, rates, total_steps  # noqa: E402
 from training.trainer.ema import Ema, decay_at  # noqa: E402
-from training.trainer.schedules import SCHEDULES, OptimConfig, rates, total_steps  # noqa: E402
 
 
 def factors(optim, steps):

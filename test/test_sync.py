@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bev_perception.geometry import make_transform, rotation_from_yaw
-from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan
+from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, Epoch, RadarScan
 from bev_perception.sync import FrameSynchronizer, SyncConfig
 
 MS = 1_000_000
@@ -92,6 +92,7 @@ def content(frame):
         tuple((v.frame.sensor, v.frame.stamp_ns, v.ego.odom_from_ego.tobytes()) if v else None for v in frame.cameras),
         tuple(tuple((s.scan.stamp_ns, s.ego.odom_from_ego.tobytes()) for s in sweeps) for sweeps in frame.radars),
         tuple(sorted(frame.missing.items())),
+        frame.epoch,
     )
 
 
@@ -302,6 +303,7 @@ def test_bag_loop_resets_once_and_frames_continue():
     assert [f.stamp_ns for f in second][-15:] == anchors()[-15:]
     assert len(second) >= len(first) - 1
     assert second[-1].ego.epoch > first[-1].ego.epoch
+    assert first[-1].epoch == Epoch() and second[-1].epoch == Epoch(1, "time_jump_back")
 
 
 def test_clock_that_jumps_back_resets():
@@ -310,7 +312,7 @@ def test_clock_that_jumps_back_resets():
     assert sync.poll(START - 5_000 * MS) == []
     assert sync.counters["reset/time_jump_back"] == 1
     frames = feed(sync, drive(start=START - 5_000 * MS))
-    assert len(frames) >= 20
+    assert len(frames) >= 20 and {f.epoch for f in frames} == {Epoch(1, "time_jump_back")}
 
 
 def test_stamps_back_in_time_before_any_poll_reset():
@@ -393,6 +395,28 @@ def test_changed_calibration_is_noticed():
     assert sync.set_camera_calibration("front", dataclasses.replace(CALIBRATION, K=np.eye(3))) is False
     assert sync.set_camera_calibration("front", dataclasses.replace(CALIBRATION, K=2 * np.eye(3))) is True
     assert sync.counters["front/calibration_changed"] == 1
+    assert sync.set_radar_extrinsics("near", np.eye(4)) is False
+    assert sync.set_radar_extrinsics("near", 2 * np.eye(4)) is True
+    assert sync.counters["near/calibration_changed"] == 1
+
+
+def test_frames_assembled_after_a_change_of_calibration_are_of_a_new_epoch():
+    """The change comes between an anchor's image and the frame's completion: that frame, too, is made with it."""
+    other = dataclasses.replace(CALIBRATION, K=2 * np.eye(3))
+    changes = {
+        8: lambda: sync.set_camera_calibration("front", other),
+        9: lambda: sync.set_camera_calibration("front", other),  # said again
+        16: lambda: sync.set_radar_extrinsics("near", 2 * np.eye(4)),
+    }
+    sync, frames = make_sync(), []
+    for message in drive():
+        frames += feed(sync, [message], poll_after_s=0)
+        if getattr(message, "sensor", "") == "back" and (k := anchors().index(message.stamp_ns)) in changes:
+            assert len(frames) == k  # the image of frame k is there, the frame is not
+            changes[k]()
+    expected = [Epoch()] * 8 + [Epoch(1, "calibration_changed")] * 8 + [Epoch(2, "calibration_changed")] * 20
+    assert [f.epoch for f in frames] == expected[: len(frames)] and len(frames) > 20
+    assert [f.cameras[1].calibration.K[0, 0] for f in frames] == [1.0] * 8 + [2.0] * (len(frames) - 8)
 
 
 def test_nothing_that_contributes_gives_no_frame():

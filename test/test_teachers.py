@@ -17,12 +17,12 @@ from torch import nn
 from bev_perception.decode import Thresholds, decode
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec
-from training.losses import LossConfig, detection_losses
+from training.data.virtual_points import VIRTUAL_CHANNELS
+from training.losses.detection import LossConfig, detection_losses
 from training.models.detector import Prediction
 from training.models.exported import peaks_of
 from training.teachers import TEACHERS, bevdepth_large, centerpoint, lidar_transformer, mvp, pillarnet, voxelnet
 from training.teachers.frozen import FrozenTeacher
-from training.teachers.virtual_points import VIRTUAL_CHANNELS
 
 SPEC = ModelSpec(
     "tiny", (), (), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 1.0), grid=GRID,

@@ -10,23 +10,20 @@ import pytest
 from bev_perception.geometry import make_transform, rotation_from_yaw, transform_points
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec
-from bev_perception.structures import EgoPose, SensorFrame
+from bev_perception.structures import EgoPose, Epoch, SensorFrame
 from bev_perception.temporal import TemporalMemory
 
 SPEC = ModelSpec(
     "m", ("c",), ("r",), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 1.0), grid=BevGrid(0, 8, 0, 8, 1)
 )
 PERIOD_S = 1 / 12
+FIRST, RECALIBRATED = Epoch(), Epoch(1, "calibration_changed")
 
 
-def frame_at(t_s, epoch=0, speed=10.0):
+def frame_at(t_s, pose_epoch=0, speed=10.0, epoch=FIRST):
     stamp = round(t_s * 1e9)
-    return SensorFrame(
-        stamp,
-        EgoPose(stamp, make_transform(rotation_from_yaw(0.3 * t_s), np.array([speed * t_s, 0, 0])), epoch=epoch),
-        (),
-        (),
-    )
+    odom_from_ego = make_transform(rotation_from_yaw(0.3 * t_s), np.array([speed * t_s, 0, 0]))
+    return SensorFrame(stamp, EgoPose(stamp, odom_from_ego, epoch=pose_epoch), (), (), epoch=epoch)
 
 
 def run(memory, times, **kwargs):
@@ -64,7 +61,7 @@ def test_no_state_until_the_minimum_age():
     assert inputs["prev_dt"][0] == pytest.approx(0.5)
     inputs, _ = run(memory, [3 * PERIOD_S])
     assert inputs["prev_valid"].tolist() == [1.0] and inputs["prev_bev"][0, 0, 0] == 0.0
-    assert reasons == ["", "", ""] and not memory.resets
+    assert reasons == ["", "", ""]
 
 
 @pytest.mark.parametrize(("rate_hz", "age_s"), [(2.0, 0.5), (5.0, 0.4), (1.0, 1.0), (30.0, 0.5)])
@@ -85,15 +82,18 @@ def test_the_ring_is_bounded():
         (frame_at(1.0), "time_backward"),
         (frame_at(0.5), "time_backward"),
         (frame_at(2.2), "gap"),
-        (frame_at(1.1, epoch=1), "pose_jump"),
+        (frame_at(1.1, pose_epoch=1), "pose_jump"),
         (frame_at(1.1, speed=100.0), "pose_jump"),  # 100 m from where it was 0.1 s ago
+        (frame_at(1.1, epoch=RECALIBRATED), "calibration_changed"),
+        (frame_at(0.5, epoch=Epoch(1, "time_jump_back")), "time_jump_back"),  # what is known counts, not its traces
+        (frame_at(1.1, epoch=Epoch(4, "calibration_changed")), "calibration_changed"),  # 1 to 3 were never seen
     ],
 )
 def test_discontinuities_reset_with_their_reason(then, reason):
     memory = TemporalMemory(SPEC)
     run(memory, np.arange(13) * PERIOD_S)
     inputs, found = memory.inputs(then)
-    assert found == reason and memory.resets == {reason: 1}
+    assert found == reason
     assert inputs["prev_valid"].tolist() == [0.0] and len(memory) == 0
     memory.store(then, np.zeros((64, 8, 8), np.float32))
     _, found = memory.inputs(
@@ -106,13 +106,34 @@ def test_discontinuities_reset_with_their_reason(then, reason):
 
 def test_reset_by_the_caller_is_told_once():
     memory = TemporalMemory(SPEC)
-    memory.reset("calibration_changed")  # nothing to lose yet
-    assert not memory.resets
-    run(memory, np.arange(13) * PERIOD_S)
-    memory.reset("calibration_changed")
-    assert memory.resets == {"calibration_changed": 1}
-    assert memory.inputs(frame_at(1.1))[1] == "calibration_changed"
+    memory.reset("not_finite_output")  # nothing to lose yet
+    _, reasons = run(memory, np.arange(13) * PERIOD_S)
+    assert set(reasons) == {""}
+    memory.reset("not_finite_output")
+    assert memory.inputs(frame_at(1.1))[1] == "not_finite_output"
     assert memory.inputs(frame_at(1.1))[1] == ""
+
+
+def test_an_epoch_that_finds_nothing_to_forget_is_not_told():
+    memory = TemporalMemory(SPEC)
+    _, reasons = run(memory, np.arange(13) * PERIOD_S, epoch=RECALIBRATED)
+    assert set(reasons) == {""} and len(memory) > 5
+
+
+def test_a_frame_of_the_old_epoch_still_has_its_memory():
+    """What was assembled before the change is processed as ever, however late that happens."""
+    memory = TemporalMemory(SPEC)
+    run(memory, np.arange(13) * PERIOD_S)
+    inputs, reasons = run(memory, [13 * PERIOD_S])
+    assert reasons == [""] and inputs["prev_valid"].tolist() == [1.0]
+    inputs, reasons = run(memory, np.arange(14, 18) * PERIOD_S, epoch=RECALIBRATED)
+    assert reasons == ["calibration_changed", "", "", ""]
+    assert inputs["prev_valid"].tolist() == [1.0] and inputs["prev_bev"][0, 0, 0] == pytest.approx(14 * PERIOD_S)
+
+
+def test_an_epoch_says_why_it_began():
+    with pytest.raises(ValueError, match="epoch 2 has no reason"):
+        Epoch(2, "")
 
 
 def test_device_handles_pass_through_untouched():
@@ -125,5 +146,5 @@ def test_device_handles_pass_through_untouched():
 def test_a_model_without_memory_has_no_inputs_of_it_and_nothing_to_reset():
     memory = TemporalMemory(dataclasses.replace(SPEC, temporal=TemporalSpec(state_channels=0)))
     assert memory.inputs(frame_at(1.0)) == ({}, "") and memory.inputs(frame_at(0.0)) == ({}, "")
-    memory.reset("calibration_changed")
-    assert not memory.resets
+    memory.reset("not_finite_output")
+    assert memory.inputs(frame_at(2.0, epoch=RECALIBRATED)) == ({}, "")

@@ -20,6 +20,7 @@ pytest.importorskip("lightning", reason="needs lightning")
 
 from tiny_run import RUN, SIZES, SPEC, VERSION  # noqa: E402
 
+from training.command_line import TrainingStopped  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
 from training.data.config import DataConfig  # noqa: E402
 from training.experiments import load_experiment  # noqa: E402
@@ -27,7 +28,7 @@ from training.run import OptimConfig  # noqa: E402
 from training.train import main, train  # noqa: E402
 from training.trainer import run_directory  # noqa: E402
 from training.trainer.checkpoint import load_module, read_checkpoint, training_minutes  # noqa: E402
-from training.trainer.failures import TrainingStopped, explained  # noqa: E402
+from training.trainer.failures import explained  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes, scenes_of, scored_split  # noqa: E402
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bev_perception.model_spec import CLASSES
-from training.teachers.virtual_points import VIRTUAL_CHANNELS, project, unproject, virtual_points
+from training.data.virtual_points import VIRTUAL_CHANNELS, project, unproject, virtual_points
 
 HEIGHT, WIDTH, FOCAL = 40, 60, 50.0
 # Camera at (1, 0, 1.5) looking along +x: u to the right (-y), v downwards (-z).

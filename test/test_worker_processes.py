@@ -14,12 +14,12 @@ import pytest
 
 pytest.importorskip("trimesh", reason="the synthetic world needs trimesh")
 
-from training.data.synthetic.generate import ordered_map
+from training.world.generate import ordered_map
 
 SLEEPERS = """
 import os, sys, time
 from pathlib import Path
-from training.data.synthetic.generate import ordered_map
+from training.world.generate import ordered_map
 
 def sleep(folder):
     Path(folder, str(os.getpid())).touch()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.data.synthetic.paths import Motion, MotionTable, Path, SpeedProfile, standing
-from training.data.synthetic.placing import EGO_CENTRE_AHEAD, EGO_LENGTH, EGO_WIDTH, boxes_overlap
-from training.data.synthetic.rig import KEYFRAME_PERIOD_NS, NS, RIG, stamps
-from training.data.synthetic.roads import Layout, plan
-from training.data.synthetic.world import CATEGORIES, World, make_world
+from training.world.actors import CATEGORIES
+from training.world.paths import Motion, MotionTable, Path, SpeedProfile, standing
+from training.world.placing import EGO_CENTRE_AHEAD, EGO_LENGTH, EGO_WIDTH, boxes_overlap
+from training.world.rig import KEYFRAME_PERIOD_NS, NS, RIG, stamps
+from training.world.roads import Layout, plan
+from training.world.world import World, make_world
 
 SEEDS = (0, 1, 2, 3)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.synthetic import lidar as lidar_module
-from training.data.synthetic.camera import camera_rays, render_camera, scaled_K
-from training.data.synthetic.lidar import column_offsets_ns, point_columns, scan_lidar
-from training.data.synthetic.radar import DTYPE, MAX_RETURNS, scan_radar
-from training.data.synthetic.raycast import body_mesh
-from training.data.synthetic.rig import NS, RIG, scan_rng
-from training.data.synthetic.world import ActorState, Conditions, World, make_world
+from training.world import lidar as lidar_module
+from training.world.actors import ActorState
+from training.world.camera import camera_rays, render_camera, scaled_K
+from training.world.lidar import column_offsets_ns, point_columns, scan_lidar
+from training.world.radar import DTYPE, MAX_RETURNS, scan_radar
+from training.world.raycast import body_mesh
+from training.world.rig import NS, RIG, scan_rng
+from training.world.world import Conditions, World, make_world
 
 DAY = Conditions("day", 0.7, 0.8)
 STAMP = 3 * NS
@@ -208,11 +209,11 @@ def test_lidar_points_of_an_actor_lie_in_its_box_once_corrected() -> None:
 
 _PRINT_HASH = """
 import hashlib, sys
-from training.data.synthetic.world import make_world
-from training.data.synthetic.camera import render_camera
-from training.data.synthetic.radar import scan_radar
-from training.data.synthetic.lidar import scan_lidar
-from training.data.synthetic.rig import RIG, scan_rng
+from training.world.world import make_world
+from training.world.camera import render_camera
+from training.world.radar import scan_radar
+from training.world.lidar import scan_lidar
+from training.world.rig import RIG, scan_rng
 world, digest = make_world(11, 5.0), hashlib.sha256()
 def feed(scan):
     digest.update(scan.tobytes())

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec
 from training.distill import DistillModule
-from training.distill.recipes import distillbev, radardistill, together
 from training.models.center_head import CenterHead, HeadConfig, conv_bn_relu
 from training.models.detector import ONE_TASK, Memory, Prediction
+from training.recipes.distillation import distillbev, radardistill, together
 from training.teachers.centerpoint import CenterPoint, tiny
 from training.teachers.frozen import FrozenTeacher
 from training.teachers.pillarnet import PillarNet

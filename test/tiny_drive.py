@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.geometry import make_transform
-from training.data.synthetic.bag_messages import DETECTION_ARRAY, Messages
-from training.data.synthetic.world import ActorState
+from training.world.actors import ActorState
+from training.world.bag_messages import DETECTION_ARRAY, Messages
 
 START = 1_700_000_000_000_000_000
 MS = 1_000_000
 PERIOD = 100 * MS
+DELAY = 5 * MS
 CAMERAS, RADARS = ("cam_a", "cam_b"), ("radar_a",)
 OFFSETS = {"cam_a": -10 * MS, "cam_b": 0}
 K = np.array([[20.0, 0, 15.5], [0, 20.0, 7.5], [0, 0, 1]])
@@ -35,14 +37,19 @@ def ego_pose(stamp_ns: int) -> np.ndarray:
     return make_transform(np.eye(3), np.array([3.0 * (stamp_ns - START) * 1e-9, 0.0, 0.0]))
 
 
-def write_drive(path: Path, frames: int = 10, seed: int = 3) -> Path:
-    """The bag; messages are recorded 5 ms after their stamps."""
+def write_drive(
+    path: Path, frames: int = 10, seed: int = 3, moves: Mapping[int, Mapping[str, np.ndarray]] | None = None
+) -> Path:
+    """The bag; messages are recorded DELAY after their stamps. moves: stamp -> what /tf_static says anew then, as
+    sensor -> base_link_from_sensor."""
     rng = np.random.default_rng(seed)
     store = make_typestore()
     make = Messages(store)
     rows: list[tuple[int, str, str, object]] = []
     mounts = dict.fromkeys(CAMERAS, EGO_FROM_CAM) | {"radar_a": EGO_FROM_RADAR}
-    rows.append((START, "/tf_static", "tf2_msgs/msg/TFMessage", make.transforms(START, "base_link", mounts)))
+    for stamp, poses in {START: mounts, **(moves or {})}.items():
+        transforms = make.transforms(stamp, "base_link", dict(poses))
+        rows.append((stamp, "/tf_static", "tf2_msgs/msg/TFMessage", transforms))
     for anchor in anchor_stamps(frames):
         for camera in CAMERAS:
             stamp = anchor + OFFSETS[camera]
@@ -74,7 +81,7 @@ def write_drive(path: Path, frames: int = 10, seed: int = 3) -> Path:
         for stamp, topic, kind, message in rows:
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, kind, typestore=store)
-            writer.write(connections[topic], stamp + 5 * MS, store.serialize_cdr(message, kind))
+            writer.write(connections[topic], stamp + DELAY, store.serialize_cdr(message, kind))
     return path
 
 

@@ -9,10 +9,10 @@ from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpe
 from training.data.augment import NO_AUGMENTATION, Augmentation
 from training.data.config import DataConfig
 from training.experiments.demo import CAMERAS, RADARS
-from training.experiments.specs import lidar_over
-from training.losses import LossConfig
+from training.losses.detection import LossConfig
 from training.models.camera_radar import StudentConfig
 from training.models.view.depth_bins import DepthBins
+from training.recipes.specs import lidar_over
 from training.run import OptimConfig, Run
 
 VERSION = "v1.0-trainval"

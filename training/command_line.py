@@ -8,10 +8,15 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
-from bev_perception.inference.build_engine import BuildError
-from training.trainer.failures import TrainingStopped
+from bev_perception.inference.builder import BuildError
 
 Arguments = ParamSpec("Arguments")
+
+
+class TrainingStopped(RuntimeError):
+    """A run ended early; the message says why, what is kept and what to change."""
+
+
 USER_ERRORS = (ValueError, OSError, ImportError, BuildError, TrainingStopped)
 
 

@@ -25,13 +25,13 @@ from torch.utils.data import DataLoader
 from bev_perception.decode import Thresholds
 from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.objects import Objects
+from bev_perception.files import write_atomic
 from training.command_line import errors_as_text
 from training.data.clips import ClipDataset, collate
 from training.data.config import for_evaluation
-from training.evaluate import SCORE_FLOOR, score_found
 from training.experiments.family import tiny
 from training.run import Run
-from training.study import write
+from training.scoring import SCORE_FLOOR, score_found
 from training.trainer.callbacks import ProgressLine
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes
@@ -130,9 +130,9 @@ def main(argv: list[str] | None = None) -> int:
             "errors": dataclasses.asdict(scores.errors),
         }
         print(json.dumps(result), flush=True)
-        write(path, json.dumps(result, indent=1) + "\n")
+        write_atomic(path, json.dumps(result, indent=1) + "\n")
     results = {n: json.loads((args.out / f"{n}.json").read_text()) for n in runs if (args.out / f"{n}.json").is_file()}
-    write(args.out / "table.md", table(results))
+    write_atomic(args.out / "table.md", table(results))
     print(table(results))
     return 0
 

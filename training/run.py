@@ -12,12 +12,12 @@ from torch import nn
 from bev_perception.model_spec import ModelSpec
 from training.data.config import DataConfig
 from training.distill.config import DistillConfig
-from training.losses import LossConfig
+from training.losses.detection import LossConfig
 from training.models import STUDENTS
 from training.models.detector import Family
 from training.plain import from_plain, to_plain
+from training.schedules import OptimConfig
 from training.teachers import TEACHERS
-from training.trainer.schedules import OptimConfig
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 

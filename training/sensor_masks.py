@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from bev_perception.model_spec import ModelSpec
+from bev_perception.structures import SensorFrame
 
 RADAR_INPUTS = ("radar_valid", "radar_bev", "radar_points", "radar_counts")
 # Word -> what stays on.
@@ -53,3 +56,19 @@ def mask_sensors(batch: dict[str, Tensor], word: str, spec: ModelSpec) -> dict[s
             if prefix + name in batch:
                 batch[prefix + name] = torch.zeros_like(batch[prefix + name])
     return batch
+
+
+def mask_frame(frame: SensorFrame, word: str, spec: ModelSpec) -> SensorFrame:
+    """A frame without the sensors that `word` leaves out, as if they had sent nothing. Raises as `kept_by`.
+
+    Leaving out the memory is the caller's: a pipeline that has seen no frame.
+    """
+    kept, blanked = kept_by(word, spec), word.removeprefix("blank:")
+    off = {name for name in spec.cameras if "cameras" not in kept or name == blanked}
+    off |= {name for name in spec.radars if "radars" not in kept}
+    return replace(
+        frame,
+        cameras=tuple(None if name in off else view for name, view in zip(spec.cameras, frame.cameras, strict=True)),
+        radars=tuple(() if name in off else sweeps for name, sweeps in zip(spec.radars, frame.radars, strict=True)),
+        missing=frame.missing | dict.fromkeys(off, "masked"),
+    )

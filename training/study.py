@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,17 @@ from typing import Any
 import cv2
 import torch
 
+from bev_perception.files import write_atomic
 from training.command_line import errors_as_text
-from training.evaluate import evaluate
 from training.experiments import load_experiment
 from training.models import STUDENTS
 from training.models.exported import parameters_exported
+from training.processes import own_threads
 from training.run import Run
 from training.study_tables import gains_table, results_csv, study_table
 from training.train import train
 from training.trainer.checkpoint import load_module, training_minutes
-from training.trainer.distributed import own_threads
+from training.trainer.detect import evaluate
 from training.trainer.loading import open_keyframes, scored_split
 from training.trainer.teaching import held_out_agreement, paths_of, teacher_names
 
@@ -69,7 +69,7 @@ def run_study(
         except ImportError as error:  # an optional package: the others can be had all the same
             print(f"{name} is left out: {error}", flush=True)
             continue
-        write(folder / "result.json", json.dumps(result, indent=1) + "\n")
+        write_atomic(folder / "result.json", json.dumps(result, indent=1) + "\n")
         write_tables(out, study)
     return results_in(out, study)
 
@@ -99,10 +99,10 @@ def write_tables(out: Path, study: dict[str, Run]) -> str:
     results = results_in(out, study)
     table, gains = study_table(results), gains_table(study, results)
     every = sorted({path.parent.parent.name for path in out.glob("*/*/result.json")})
-    write(out / "results.csv", results_csv(results_in(out, every)))
-    write(out / "table.md", table)
+    write_atomic(out / "results.csv", results_csv(results_in(out, every)))
+    write_atomic(out / "table.md", table)
     if gains:
-        write(out / "gains.md", gains)
+        write_atomic(out / "gains.md", gains)
     return f"{table}\n{gains}"
 
 
@@ -113,14 +113,6 @@ def results_in(out: Path, study: Collection[str]) -> dict[str, list[dict[str, An
         name: [json.loads(path.read_text()) | {"seed": int(path.parent.name)} for path in found]
         for name, found in paths.items()
     }
-
-
-def write(path: Path, text: str) -> None:
-    """At once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _train_and_score(

@@ -25,17 +25,17 @@ from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
 from training.experiments import load_experiment
 from training.plain import override
+from training.processes import own_threads, rank_and_world
 from training.run import Run, run_to_plain
+from training.schedules import total_steps
 from training.trainer.allocation import keep_freed_memory
 from training.trainer.callbacks import ProgressLine, Resumption, Stopwatch
 from training.trainer.checkpoint import read_checkpoint
-from training.trainer.distributed import own_threads, rank_and_world
 from training.trainer.ema import Ema
 from training.trainer.failures import explained
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, scored_split, training_loader
 from training.trainer.run_directory import begin
-from training.trainer.schedules import total_steps
 from training.trainer.starting import start_backbone, start_branches, start_from_teachers, start_network
 from training.trainer.teaching import fill_caches, open_caches, open_teachers, paths_of, seen_in_training
 from training.trainer.validation import Validation

@@ -16,10 +16,10 @@ import torch
 from bev_perception.model_spec import BOX_CHANNELS
 from training.command_line import errors_as_text
 from training.data.nuscenes import Keyframe
-from training.losses import at_cells
+from training.losses.detection import at_cells
 from training.models.detector import task_index
+from training.processes import own_device, own_threads
 from training.trainer.checkpoint import load_module
-from training.trainer.distributed import own_device, own_threads
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import evaluation_loader, open_keyframes
 

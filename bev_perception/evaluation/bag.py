@@ -57,6 +57,12 @@ def stamp_ns(header: Any) -> int:
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
+def bag_duration_s(path: str | Path) -> float:
+    """From the first to the last recorded message. Raises BagError."""
+    with open_bag(path) as reader:
+        return reader.duration / 1e9
+
+
 def bag_topics(path: str | Path) -> dict[str, str]:
     """topic -> message type of everything in the recording."""
     with open_bag(path) as reader:

@@ -20,6 +20,7 @@ from typing import Any
 from bev_perception.evaluation.bench_cost import HEIGHT, RETURNS, WIDTH, measure_cost
 from bev_perception.evaluation.demo import PACKAGE, machine
 from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
+from bev_perception.files import write_atomic
 from bev_perception.model_spec import BundleError, load_bundle
 
 HEAD = "# Benchmarks\n\nWritten by `make bench`; every section says where and how it was measured.\n"
@@ -152,10 +153,7 @@ def update_document(path: Path, head: str, titles: dict[str, str], bodies: dict[
             parts.append(f"\n<!-- {name} -->\n## {title}\n\n{bodies[name]}\n<!-- end -->\n")
         elif kept:
             parts.append("\n" + kept.group(0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text("".join(parts))
-    os.replace(tmp, path)
+    write_atomic(path, "".join(parts))
 
 
 def main(argv: list[str] | None = None) -> int:

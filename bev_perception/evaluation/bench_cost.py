@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from bev_perception import conversions
 from bev_perception.decode import decode
 from bev_perception.evaluation import stock
 from bev_perception.geometry import make_transform, rotation_from_yaw
@@ -21,7 +22,6 @@ from bev_perception.model_spec import BOX_CHANNELS, ModelSpec
 from bev_perception.parameters import RadarFields
 from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import prepare_radar
-from bev_perception.ros import conversions
 from bev_perception.structures import CameraCalibration, EgoPose, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 from bev_perception.sync_config import SyncConfig

@@ -1,16 +1,15 @@
-"""`make demo`: a synthetic drive through the real node over ROS 2, scored, compared with the offline replay, reported.
+"""`make demo`: a recorded drive through the real node over ROS 2, scored, compared with the offline replay, reported.
 
-    python -m bev_perception.evaluation.demo --out out/demo
+    python -m bev_perception.evaluation.demo DRIVE --out out/demo
 
-Stages: make the drive (kept while nothing changes), start and bring up the node, record, play in real time, stop, score
-with nuscenes-devkit, replay the same frames offline, draw, write the report. Everything that needs ROS is a process.
+DRIVE is a rosbag2 recording with ground truth, such as `make demo` renders. Stages: start and bring up the node,
+record, play in real time, stop, score with nuscenes-devkit, replay the same frames offline, draw, write the report.
+Everything that needs ROS is a process.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import platform
 import shutil
@@ -24,15 +23,13 @@ from typing import Any
 import yaml
 
 from bev_perception.calibration import StaticTree, save_extrinsics
-from bev_perception.evaluation.bag import BagError, read_bag
+from bev_perception.evaluation.bag import BagError, bag_duration_s, read_bag
 from bev_perception.evaluation.process import Child, StageError, ros_environment
 from bev_perception.evaluation.results import LiveRun, read_live_run, report_data, summarize
 from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
-from bev_perception.parameters import NodeConfig, ParameterError, parse_yaml
-from bev_perception.replay import load_config
+from bev_perception.parameters import NodeConfig, ParameterError, load_config, parse_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
-SEED, DURATION_S, SCALE = 903, 10.0, 0.25
 SCORE_FLOOR = 0.03  # AP wants the whole curve; the node publishes from the bundle's thresholds up
 RECORDED = ("/perception/detections", "/perception/markers", "/perception/status", "/diagnostics")
 LAST_FRAMES_S = 1.5  # after the bag has ended, until what is under way has been published and recorded
@@ -41,44 +38,6 @@ START = time.monotonic()
 
 def say(text: str) -> None:
     print(f"[demo {time.monotonic() - START:5.1f} s] {text}", flush=True)
-
-
-def make_drive(out: Path, log: Path, seed: int, duration_s: float, scale: float) -> Path:
-    """The bag of the drive; the one made before is kept while the command and the world's sources are the same."""
-    command = ["training.data.synthetic", "bag", str(out), "--seed", str(seed), "--duration", str(duration_s)]
-    command += ["--scale", str(scale), "--image-format", "raw", "--workers", str(cores())]
-    stamp_file = out.with_name(out.name + ".stamp")
-    stamp = _drive_stamp([seed, duration_s, scale])
-    if out.is_dir() and stamp_file.is_file() and stamp_file.read_text() == stamp:
-        say(f"the drive of seed {seed} is there already ({out})")
-        return out
-    say(f"making a drive of {duration_s:g} s (seed {seed}, never trained on): six cameras, five radars, odometry")
-    environment = ros_environment(0)
-    # one thread in each worker: there is a worker on every core
-    environment |= {"OMP_NUM_THREADS": "1"}
-    with Child("drive's maker", [*command, "--overwrite"], log, environment) as maker:
-        _wait_with_progress(maker, 900)
-    stamp_file.write_text(stamp)
-    return out
-
-
-def _drive_stamp(settings: list[Any]) -> str:
-    """Hash of everything the drive's bytes depend on: settings and sources."""
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    sources = sorted((PACKAGE.parent / "training" / "data" / "synthetic").glob("*.py"))
-    for path in [*sources, PACKAGE / "geometry.py"]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _wait_with_progress(child: Child, timeout_s: float) -> None:
-    deadline, told = time.monotonic() + timeout_s, time.monotonic()
-    while child.running and time.monotonic() < deadline:
-        time.sleep(0.2)
-        if time.monotonic() - told > 10:
-            told = time.monotonic()
-            say(f"  {child.tail()}")
-    child.wait(max(0.0, deadline - time.monotonic()))
 
 
 def write_parameters(out: Path, bag: Path, bundle: Path, spec: ModelSpec) -> tuple[Path, NodeConfig]:
@@ -97,6 +56,13 @@ def write_parameters(out: Path, bag: Path, bundle: Path, spec: ModelSpec) -> tup
     path = out / "params.yaml"
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False))
     return path, load_config(bundle, path)
+
+
+def drive_facts(bag: Path, config: NodeConfig) -> str:
+    """Name, length and image size of a recording, for the report."""
+    topics = {camera.info_topic for camera in config.cameras.values()}
+    sizes = sorted({f"{m.message.width}x{m.message.height}" for m in read_bag(bag, topics)})
+    return ", ".join([bag.name, f"{bag_duration_s(bag):.0f} s", *([f"images {' and '.join(sizes)}"] if sizes else [])])
 
 
 def drive_live(bag: Path, params: Path, config: NodeConfig, out: Path, log: Path, rate: float = 1.0) -> Path:
@@ -166,7 +132,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     bundle_path: Path = args.bundle.resolve()
     spec = load_bundle(bundle_path).spec
-    bag = make_drive(out / "drive", log / "drive.log", args.seed, args.duration, args.scale)
+    bag: Path = args.drive.resolve()
     params, config = write_parameters(out, bag, bundle_path, spec)
     result = drive_live(bag, params, config, out, log, args.rate)
 
@@ -181,7 +147,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         say("  pictures drawn")
         offline.wait(300)
     facts = {
-        "drive": f"{args.duration:g} s, seed {args.seed}, images {round(1600 * args.scale)}x{round(900 * args.scale)}",
+        "drive": drive_facts(bag, config),
         "model": f"{spec.name} (ONNX sha256 {spec.onnx_sha256[:16]})",
         "engine": f"{live.backend}; node, player and recorder are processes of their own, DDS over shared memory",
         "replay": "in real time" if args.rate == 1 else f"at {args.rate:g} x real time, latencies in simulated time",
@@ -197,11 +163,9 @@ def _interrupt(*_: object) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bev_perception.evaluation.demo", description=__doc__)
+    parser.add_argument("drive", type=Path, help="rosbag2 recording with ground truth")
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     parser.add_argument("--bundle", type=Path, default=PACKAGE / "bundles" / "demo")
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--duration", type=float, default=DURATION_S)
-    parser.add_argument("--scale", type=float, default=SCALE, help="image size as a share of 1600x900")
     parser.add_argument("--rate", type=float, default=1.0, help="of the replay; below 1 for a machine that is too slow")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)  # so that terminating the demo ends its processes too

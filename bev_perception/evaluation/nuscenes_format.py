@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from nuscenes.eval.detection.data_classes import DetectionBox
 
 from bev_perception.evaluation.metrics import Scores, official_config, score_eval_boxes
 from bev_perception.evaluation.objects import Objects
+from bev_perception.files import write_atomic
 from bev_perception.geometry import quaternion_from_rotation, rotation_from_yaw, transform_points
 
 META = {"use_camera": True, "use_lidar": False, "use_radar": True, "use_map": False, "use_external": False}
@@ -47,10 +47,7 @@ def result_rows(sample_token: str, objects: Objects, world_from_ego: np.ndarray)
 
 def write_results(path: str | Path, results: Mapping[str, list[dict[str, Any]]]) -> None:
     """sample token -> rows, as the file that nuscenes-devkit's evaluation reads; written atomically."""
-    path = Path(path)
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text(json.dumps({"meta": META, "results": dict(results)}))
-    os.replace(tmp, path)
+    write_atomic(path, json.dumps({"meta": META, "results": dict(results)}))
 
 
 def evaluate_nuscenes(results: str | Path, dataroot: str | Path, version: str, scenes: Iterable[str]) -> Scores:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from bev_perception.evaluation.draw import CLASS_COLORS, RADAR_MOVING_COLOR, TRUTH_COLOR
 from bev_perception.evaluation.metrics import Errors, Scores
 from bev_perception.evaluation.pictures import Picture
+from bev_perception.files import write_atomic
 
 STYLE = (Path(__file__).parent / "report.css").read_text
 SCRIPT = (Path(__file__).parent / "report.js").read_text
@@ -60,10 +60,7 @@ class ReportData:
 def write_report(path: str | Path, data: ReportData) -> Path:
     """Write the report atomically and return its path."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text(render(data))
-    os.replace(tmp, path)
+    write_atomic(path, render(data))
     return path
 
 

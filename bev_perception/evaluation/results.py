@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from bev_perception.evaluation.metrics import Scores, in_common, score, scores_f
 from bev_perception.evaluation.objects import Objects, objects_from_message
 from bev_perception.evaluation.pictures import Picture, draw_drive
 from bev_perception.evaluation.report import Latency, ReportData, write_report
+from bev_perception.files import write_atomic
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
 
@@ -161,7 +161,5 @@ def summarize(data: ReportData, live: LiveRun, out: Path) -> dict[str, Any]:
         "live_offline": {"identical": data.agreement[1], "sentence": data.agreement[0]},
         "facts": dict(data.facts),
     }
-    tmp = out / "summary.json.tmp"
-    tmp.write_text(json.dumps(summary, indent=1, default=float) + "\n")
-    os.replace(tmp, out / "summary.json")
+    write_atomic(out / "summary.json", json.dumps(summary, indent=1, default=float) + "\n")
     return summary

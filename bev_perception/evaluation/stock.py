@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from bev_perception.conversions import to_camera_frame
 from bev_perception.geometry import invert
 from bev_perception.model_spec import ModelSpec
-from bev_perception.ros.conversions import to_camera_frame
 from bev_perception.structures import SensorFrame
 
 MEAN, STD = np.array([103.53, 116.28, 123.675], np.float32), np.array([57.375, 57.12, 58.395], np.float32)

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from bev_perception.files import write_atomic
+
 Opened = TypeVar("Opened")
 Log = Callable[[str], None]
 
@@ -118,7 +120,7 @@ def read_engine(path: Path, key: EngineKey) -> bytes:
 
 def write_engine(path: Path, key: EngineKey, engine: bytes, figures: dict[str, float]) -> None:
     """Write engine and sidecar, each atomically; the engine first: a crash between leaves a pair that is refused."""
-    for leftover in path.parent.glob(f".{path.stem}.*.tmp"):
+    for leftover in path.parent.glob(f".{path.stem}.*.part"):
         leftover.unlink()  # of a process that was killed while it wrote; the caller holds the lock
     sidecar = {
         "key": dataclasses.asdict(key),
@@ -127,21 +129,12 @@ def write_engine(path: Path, key: EngineKey, engine: bytes, figures: dict[str, f
         "sha256": hashlib.sha256(engine).hexdigest(),
         "golden_differences": figures,
     }
-    _write_atomic(path, engine)
-    _write_atomic(_sidecar(path), (json.dumps(sidecar, indent=2) + "\n").encode())
+    write_atomic(path, engine)
+    write_atomic(_sidecar(path), (json.dumps(sidecar, indent=2) + "\n"))
 
 
 def _sidecar(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-def _write_atomic(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # the name must not become visible before the bytes, even if the power goes
-    os.replace(temporary, path)
 
 
 @contextlib.contextmanager

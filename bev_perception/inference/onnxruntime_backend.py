@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bev_perception.inference.backend import check_interface, read_onnx, validate_inputs
+from bev_perception.inference.interface import check_interface, read_onnx, validate_inputs
 from bev_perception.model_spec import Bundle, BundleError, TensorSpec
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bev_perception.inference.backend import TOLERANCES, check_interface, read_onnx, self_test, validate_inputs
-from bev_perception.inference.build_engine import (
+from bev_perception.inference.builder import (
     DTYPES,
     Log,
     as_spec,
@@ -24,6 +23,8 @@ from bev_perception.inference.build_engine import (
 )
 from bev_perception.inference.engine_cache import EngineKey, default_cache, open_cached
 from bev_perception.inference.gpu import BufferPool, DeviceState, Gpu
+from bev_perception.inference.interface import check_interface, read_onnx, validate_inputs
+from bev_perception.inference.proof import TOLERANCES, self_test
 from bev_perception.model_spec import Bundle, ModelSpec, TensorSpec
 
 STATE_IN, STATE_OUT = "prev_bev", "bev"
@@ -41,7 +42,7 @@ def open_tensorrt(
 ) -> TensorRtBackend:
     """The engine for this machine from the cache ("" for the default place), or built now; proven on the golden sample.
 
-    Raises ImportError (packages missing), BundleError, build_engine.BuildError, RuntimeError (no usable GPU).
+    Raises ImportError (packages missing), BundleError, builder.BuildError, RuntimeError (no usable GPU).
     """
     trt = import_builder("tensorrt")
     gpu = Gpu(device)

@@ -23,7 +23,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from bev_perception.calibration import CalibrationError, load_extrinsics
-from bev_perception.inference.backend import open_backend, self_test
+from bev_perception.inference.backend import open_backend
+from bev_perception.inference.proof import self_test
 from bev_perception.model_spec import BundleError, load_bundle
 from bev_perception.parameters import NodeConfig, ParameterError, make_config, resolve_path
 from bev_perception.ros.declare import NodeParameters

@@ -12,7 +12,7 @@ from typing import Any
 from rclpy.node import Node
 
 from bev_perception.decode import Thresholds
-from bev_perception.inference.backend import InferenceBackend
+from bev_perception.inference.interface import InferenceBackend
 from bev_perception.intake import SensorIntake
 from bev_perception.model_spec import Bundle
 from bev_perception.parameters import NodeConfig
@@ -56,10 +56,9 @@ class ActiveRun:
         spec = model.bundle.spec
         self._lock = threading.Lock()  # guards intake and synchroniser: executor, worker and status thread use them
         self._sync = FrameSynchronizer(config.sync_config(spec))
-        self._intake = SensorIntake(config, self._sync, self._report, self.request_reset)
+        self._intake = SensorIntake(config, self._sync, self._report)
         self._thresholds = Thresholds(config.score_threshold, spec.nms_radius)
         self._pipeline = BevPipeline(spec, model.backend, self._thresholds, config.sync["max_speed_mps"])
-        self._reset_wanted = ""
         self._worker = Worker(self._process, self._tick, telemetry.dropped)
         self._inputs: SensorInputs | None = None
 
@@ -78,10 +77,6 @@ class ActiveRun:
         """Thresholds and marker lifetime apply from the next step on."""
         self._config = config
         self._thresholds = Thresholds(config.score_threshold, self._model.bundle.spec.nms_radius)
-
-    def request_reset(self, reason: str) -> None:
-        """Empty the temporal memory before the next step; the pipeline belongs to the worker thread."""
-        self._reset_wanted = reason
 
     def sensor_reports(self) -> tuple[SensorReport, ...]:
         """One entry for each sensor of the model and one for odometry."""
@@ -108,7 +103,7 @@ class ActiveRun:
 
     def counters(self) -> dict[str, int]:
         """What intake, synchroniser and pipeline counted since activation: `SENSOR/reason`, `frame/reason`,
-        `reset/reason`, `radar/reason`."""
+        `reset/reason`, `radar/reason`, `memory/reason`."""
         with self._lock:
             return dict(self._sync.counters) | dict(self._pipeline.counters)
 
@@ -130,9 +125,6 @@ class ActiveRun:
     def _process(self, frame: SensorFrame) -> None:
         """One step: frame -> detections -> messages. A failure costs this frame and the memory, not the node."""
         try:
-            reset, self._reset_wanted = self._reset_wanted, ""
-            if reset:
-                self._pipeline.reset(reset)
             self._pipeline.thresholds = self._thresholds
             detections = self._pipeline.step(frame)
             for stage, ms in self._pipeline.timings_ms.items():
@@ -144,7 +136,7 @@ class ActiveRun:
             self._publish(detections)
         except Exception:
             self._failed("step_failed")
-            self._pipeline.reset("step_failed")
+            self._pipeline.memory.reset("step_failed")
 
     def _publish(self, detections: Detections) -> None:
         started = time.perf_counter_ns()

@@ -21,10 +21,10 @@ import torch
 from bev_perception.evaluation.bench import table, update_document
 from bev_perception.evaluation.demo import machine
 from training.bench import latency, recipes, taught, throughput, views
-from training.data.synthetic.__main__ import main as make_synthetic
 from training.experiments import distillation, family
 from training.models import STUDENTS
 from training.trainer.allocation import keep_freed_memory
+from training.world.__main__ import main as make_synthetic
 
 HEAD = "# Benchmarks of training\n\nWritten by `make bench`; every section says where and how it was measured.\n"
 # One of a kind: camera, camera with depth and memory, camera + radar, radar, LiDAR.

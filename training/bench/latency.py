@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from bev_perception.inference.backend import open_backend, read_onnx
-from bev_perception.inference.build_engine import build_serialized, import_builder
+from bev_perception.inference.backend import open_backend
+from bev_perception.inference.builder import build_serialized, import_builder
+from bev_perception.inference.interface import read_onnx
 from bev_perception.model_spec import Bundle, load_bundle
 from training.export import export_bundle
 from training.models.exported import parameters_exported

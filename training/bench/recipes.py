@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from bev_perception.files import write_atomic
 from training.bench import throughput
 from training.experiments import family, load_experiment
 from training.run import Run
@@ -44,13 +45,11 @@ class Cost:
 def measure_all(data: Path, batch: int, workers: int, kept: Path) -> dict[str, Cost]:
     """Recipe -> Cost. What the JSON file `kept` has is not measured again; what is measured is added to it at once."""
     costs = {n: Cost(**c) for n, c in json.loads(kept.read_text()).items()} if kept.is_file() else {}
-    kept.parent.mkdir(parents=True, exist_ok=True)
     for name in RECIPES:
         if name not in costs:
             costs[name] = _in_own_process(name, data, batch, workers)
-            part = kept.with_name(kept.name + ".part")
-            part.write_text(json.dumps({n: dataclasses.asdict(c) for n, c in costs.items() if c.seconds}, indent=1))
-            os.replace(part, kept)
+            known = {n: dataclasses.asdict(c) for n, c in costs.items() if c.seconds}
+            write_atomic(kept, json.dumps(known, indent=1))
         print(name, costs[name], flush=True)
     return costs
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from training.bench.throughput import AUTOCAST, open_dataset
 from training.data.clips import collate
+from training.processes import own_device
 from training.run import Run, build_detector
 from training.teachers.frozen import FrozenTeacher
-from training.trainer.distributed import own_device
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes
 from training.trainer.teaching import fill_caches, open_caches, seen_in_training, teacher_names

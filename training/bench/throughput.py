@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from training.data.clips import ClipDataset
+from training.processes import own_device
 from training.run import Run, build_detector
 from training.teachers.frozen import FrozenTeacher
-from training.trainer.distributed import own_device
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, training_loader
 

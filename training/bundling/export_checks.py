@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from bev_perception.inference.build_engine import BuildError, import_builder, make_logger, parse_onnx
+from bev_perception.inference.builder import BuildError, import_builder, make_logger, parse_onnx
 
 
 def check_parameters(program: ExportedProgram, detector: nn.Module) -> None:

@@ -68,7 +68,7 @@ class PasteConfig:
 
 @dataclass(frozen=True)
 class VirtualConfig:
-    """MVP's virtual points (training.teachers.virtual_points) from the masks in DATA/`masks` (training.data.masks)."""
+    """MVP's virtual points (training.data.virtual_points) from the masks in DATA/`masks` (training.data.masks)."""
 
     masks: str = "masks"
     cameras: tuple[str, ...] = (

@@ -1,27 +1,22 @@
 """Objects of other keyframes pasted into a cloud, LiDAR and radar points together (CenterPoint's database sampling).
 
-    python -m training.data.paste training.experiments.centerpoint:pillar --data DIR
-
-builds the database of an experiment's training split beforehand; a run without one builds it at its start. Images
-cannot be pasted into, so runs with cameras cannot use it.
+The database of a training split is built at the start of the first run that wants it, or beforehand
+(training.object_database). Images cannot be pasted into, so runs with cameras cannot use it.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from bev_perception.geometry import box_corners, points_in_box
 from bev_perception.model_spec import CLASSES, ModelSpec
-from training.command_line import errors_as_text
 from training.data.config import DataConfig, PasteConfig
 from training.data.index import find_stored, load_stored, store
 from training.data.nuscenes import Keyframe, Keyframes
@@ -164,27 +159,3 @@ def build(keyframes: Sequence[Keyframe], spec: ModelSpec, config: DataConfig) ->
         "radar": np.concatenate([row[4] for row in found] or [np.zeros((0, 7), np.float32)]),
         "radar_end": np.cumsum([len(row[4]) for row in found], dtype=np.int64),
     }
-
-
-@errors_as_text
-def main(argv: list[str] | None = None) -> int:
-    from training.data import DATASETS
-    from training.experiments import load_experiment
-
-    parser = argparse.ArgumentParser(prog="python -m training.data.paste", description=__doc__)
-    parser.add_argument("experiment", help="package.module:function of a run with data.paste")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--version", default="v1.0-trainval")
-    args = parser.parse_args(argv)
-    run = load_experiment(args.experiment)
-    if run.data.paste is None:
-        raise ValueError(f"{args.experiment} pastes nothing: its data.paste is None")
-    keyframes = DATASETS["nuscenes"](args.data, args.version, "train", run.spec, run.data)
-    database = open_database(keyframes, run.spec, run.data)
-    counts = np.bincount(database.arrays["label"], minlength=len(CLASSES))
-    print(", ".join(f"{n} {name}" for name, n in zip(CLASSES, counts)))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -17,7 +17,7 @@ from training.data.lidar import sweep_clouds
 from training.data.masks import read_masks
 from training.data.nuscenes import Keyframe
 from training.data.sensor_frame import sensor_frame
-from training.teachers.virtual_points import VIRTUAL_CHANNELS, virtual_points
+from training.data.virtual_points import VIRTUAL_CHANNELS, virtual_points
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 from training.distill.masks import teacher_false_positives
 from training.distill.responses import masked_mean
 from training.distill.scene import Scene
-from training.footprints import footprints
-from training.trainer.distributed import mean_over_processes
+from training.models.footprints import footprints
+from training.processes import mean_over_processes
 
 
 def regions(scene: Scene, shape: tuple[int, int]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.distill.responses import masked_mean, regroup, sigmoid_kl
 from training.distill.scene import Pair, Scene, same_shape
-from training.footprints import footprints
+from training.models.footprints import footprints
 
 
 @dataclass(frozen=True)

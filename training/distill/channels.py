@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.data.virtual_points import VIRTUAL_CHANNELS
 from training.models.detector import Prediction, empty_memory
-from training.teachers.virtual_points import VIRTUAL_CHANNELS
 
 MEMORY_PREFIX = "prev_"
 

@@ -18,7 +18,7 @@ from training.distill.masks import (
     teacher_false_positives,
 )
 from training.distill.scene import Pair, Scene, same_shape
-from training.footprints import box_index
+from training.models.footprints import box_index
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bev_perception.grid import BevGrid
-from training.footprints import cell_points, cell_steps
+from training.models.footprints import cell_points, cell_steps
 from training.models.view.depth_bins import DepthBins
 from training.models.view.lift_splat import LiftSplat
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from training.experiments import camera
-from training.experiments.specs import (
+from training.losses.detection import LossConfig
+from training.models.bev_encoder import BevDepthEncoderConfig
+from training.models.bevdepth import BevDepthConfig
+from training.models.temporal_fusion import TemporalConfig
+from training.recipes import camera
+from training.recipes.specs import (
     CAMERAS,
     PAPER_TOP_K,
     SMALL_IMAGE,
@@ -16,12 +20,8 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
-from training.losses import LossConfig
-from training.models.bev_encoder import BevDepthEncoderConfig
-from training.models.bevdepth import BevDepthConfig
-from training.models.temporal_fusion import TemporalConfig
 from training.run import Run
-from training.trainer.schedules import OptimConfig
+from training.schedules import OptimConfig
 
 # BEVDepth, bevdepth/exps/nuscenes/base_exp.py: AdamW 2e-4 for a batch of 64, weight decay 1e-7, EMA; a tenth of the
 # rate after epochs 19 and 23 of 24.

@@ -6,7 +6,7 @@ import dataclasses
 
 from bev_perception.grid import BevGrid
 from training.experiments import bevdepth
-from training.experiments.specs import CAMERAS, PAPER_TOP_K, spec
+from training.recipes.specs import CAMERAS, PAPER_TOP_K, spec
 from training.run import Run
 from training.teachers.bevdepth_large import BevDepthLargeConfig
 

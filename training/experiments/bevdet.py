@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from training.experiments import camera
-from training.experiments.specs import (
+from training.models.bevdet import BevDetConfig
+from training.models.temporal_fusion import TemporalConfig
+from training.recipes import camera
+from training.recipes.specs import (
     CAMERAS,
     PAPER_TOP_K,
     SMALL_IMAGE,
@@ -14,8 +16,6 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
-from training.models.bevdet import BevDetConfig
-from training.models.temporal_fusion import TemporalConfig
 from training.run import Run
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from training.experiments import camera
-from training.experiments.specs import (
+from training.models.bevdet4d import BevDet4DConfig
+from training.models.temporal_fusion import TemporalConfig, state_channels
+from training.recipes import camera
+from training.recipes.specs import (
     CAMERAS,
     PAPER_TOP_K,
     SMALL_IMAGE,
@@ -16,8 +18,6 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
-from training.models.bevdet4d import BevDet4DConfig
-from training.models.temporal_fusion import TemporalConfig, state_channels
 from training.run import Run
 
 PAPER_INTERVAL = (0.4, 2.25)  # s

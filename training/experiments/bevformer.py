@@ -8,8 +8,11 @@ from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ImageSpec
 from training.data.augment import NO_AUGMENTATION
 from training.data.config import DataConfig
-from training.experiments import camera
-from training.experiments.specs import (
+from training.losses.detection import LossConfig
+from training.models.bevformer import BevFormerConfig
+from training.models.image_branch import ImageConfig
+from training.recipes import camera
+from training.recipes.specs import (
     CAMERAS,
     PAPER_IMAGE,
     PAPER_TOP_K,
@@ -21,11 +24,8 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
-from training.losses import LossConfig
-from training.models.bevformer import BevFormerConfig
-from training.models.image_branch import ImageConfig
 from training.run import Run
-from training.trainer.schedules import OptimConfig
+from training.schedules import OptimConfig
 
 BASE_IMAGE = ImageSpec(928, 1600)  # 900 rows and padding to a multiple of 32
 BASE_GRID = BevGrid(step=0.512)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from bev_perception.model_spec import RadarSpec
-from training.experiments import camera, radar_pillarnet
-from training.experiments.specs import (
+from training.experiments import radar_pillarnet
+from training.losses.detection import LossConfig
+from training.models.bevfusion import BevFusionConfig
+from training.models.pillar_backbone import PillarBackboneConfig
+from training.models.temporal_fusion import TemporalConfig
+from training.recipes import camera
+from training.recipes.specs import (
     CAMERAS,
     GRID_54,
     PAPER_TOP_K,
@@ -19,12 +24,8 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
-from training.losses import LossConfig
-from training.models.bevfusion import BevFusionConfig
-from training.models.pillar_backbone import PillarBackboneConfig
-from training.models.temporal_fusion import TemporalConfig
 from training.run import Run
-from training.trainer.schedules import OptimConfig
+from training.schedules import OptimConfig
 
 # Radar cells of 0.8 m, six sweeps, all returns, at most 2500 points, 20 in a pillar.
 PAPER_RADAR = RadarSpec(format="pillars", pillar_step=0.8, max_pillars=2500, pillar_points=20)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from training.experiments import camera, demo
-from training.experiments.specs import (
+from training.experiments import demo
+from training.models.camera_radar import StudentConfig
+from training.recipes import camera
+from training.recipes.specs import (
     CAMERAS,
     RADARS,
     TINY_GRID,
@@ -15,7 +17,6 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
-from training.models.camera_radar import StudentConfig
 from training.run import Run
 
 

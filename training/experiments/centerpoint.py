@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from training.data.config import DataConfig, PasteConfig
-from training.experiments.specs import (
+from training.models.bev_encoder import SecondConfig
+from training.models.center_head import HeadConfig
+from training.models.detector import ONE_TASK
+from training.recipes.specs import (
     GRID,
     PAPER_TOP_K,
     POINTS_ONLY,
@@ -15,12 +18,9 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
-from training.models.bev_encoder import SecondConfig
-from training.models.center_head import HeadConfig
-from training.models.detector import ONE_TASK
 from training.run import Run
+from training.schedules import OptimConfig
 from training.teachers.centerpoint import CenterPointConfig
-from training.trainer.schedules import OptimConfig
 
 # CenterPoint, configs/nusc/pp/nusc_centerpoint_pp_02voxel_two_pfn_10sweep.py: one cycle up to 1e-3, 20 epochs, clip 35.
 PAPER_OPTIM = OptimConfig(lr=1e-3, warmup_steps=0, steps=None, epochs=20, schedule="one_cycle")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from training.experiments import centerpoint
-from training.experiments.specs import PAPER_TOP_K, TINY_GRID, TINY_LOSSES, small_optim, spec, tiny_optim
 from training.models.bev_encoder import SecondConfig
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
+from training.recipes.specs import PAPER_TOP_K, TINY_GRID, TINY_LOSSES, small_optim, spec, tiny_optim
 from training.run import Run
 from training.teachers.voxelnet import VoxelNetConfig
 

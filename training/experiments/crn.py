@@ -6,8 +6,13 @@ import dataclasses
 
 from bev_perception.model_spec import RadarSpec
 from training.data.config import CRN_RETURNS
-from training.experiments import bevfusion, camera
-from training.experiments.specs import (
+from training.experiments import bevfusion
+from training.losses.detection import LossConfig
+from training.models.bev_encoder import BevDepthEncoderConfig
+from training.models.crn import CrnConfig, MfaConfig
+from training.models.temporal_fusion import TemporalConfig, state_channels
+from training.recipes import camera
+from training.recipes.specs import (
     CAMERAS,
     RADARS,
     SMALL_IMAGE,
@@ -18,12 +23,8 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
-from training.losses import LossConfig
-from training.models.bev_encoder import BevDepthEncoderConfig
-from training.models.crn import CrnConfig, MfaConfig
-from training.models.temporal_fusion import TemporalConfig, state_channels
 from training.run import Run
-from training.trainer.schedules import OptimConfig
+from training.schedules import OptimConfig
 
 PAPER_RADAR = RadarSpec(sweeps=8, format="pillars", pillar_step=0.8, max_pillars=2500, pillar_points=8)
 # AdamW 2e-4, weight decay 1e-4; the schedule is BEVDepth's, whose code CRN's is based on.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from bev_perception.model_spec import CLASSES, ModelSpec
 from training.data.augment import Augmentation
 from training.data.config import DataConfig
-from training.experiments.specs import CAMERAS, NMS_RADIUS, RADARS
-from training.losses import LossConfig
+from training.losses.detection import LossConfig
 from training.models.camera_radar import StudentConfig
+from training.recipes.specs import CAMERAS, NMS_RADIUS, RADARS
 from training.run import OptimConfig, Run
 
 # Velocity counts fully and smoothly: the run is short, and most objects stand (docs/results.md).

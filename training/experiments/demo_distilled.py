@@ -1,6 +1,6 @@
 r"""The shipped student goes on, taught by a LiDAR network of the same range: see the bundle's card.
 
-    python -m training.data.synthetic nuscenes DATA --scenes 96 --seed 0 --duration 10 --scale 0.22 \
+    python -m training.world nuscenes DATA --scenes 96 --seed 0 --duration 10 --scale 0.22 \
         --camera-hz 2 --lidar-hz 10 --radar-hz 13 --workers 2
     python -m training.train training.experiments.demo_distilled:teacher --data DATA --out runs/demo_teacher \
         --init training/checkpoints/centerpoint_near.ckpt
@@ -19,7 +19,7 @@ import dataclasses
 from training.experiments import centerpoint, demo
 from training.experiments.distillation import logits, pulled
 from training.experiments.distillbev import taught
-from training.experiments.specs import GRID, lidar_over, small_optim
+from training.recipes.specs import GRID, lidar_over, small_optim
 from training.run import Run
 
 # As many as the study's teachers see, so that the demo's can start as one of them.

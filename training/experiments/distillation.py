@@ -18,12 +18,21 @@ from training.data.config import DataConfig, VirtualConfig
 from training.distill.config import DistillConfig, Term
 from training.distill.distillbev import DistillBevConfig
 from training.distill.radardistill import PfdConfig
-from training.distill.recipes import LAYERS, RELEASED, distillbev, distillbev_bevformer, lgkd, radardistill, together
-from training.experiments import camera, near
+from training.experiments import near
 from training.experiments.distillbev import COMPACT_LAYERS, taught, with_neck_norm
 from training.experiments.mvp import VIRTUAL
 from training.experiments.near import SWEEPS
 from training.models import STUDENTS
+from training.recipes import camera
+from training.recipes.distillation import (
+    LAYERS,
+    RELEASED,
+    distillbev,
+    distillbev_bevformer,
+    lgkd,
+    radardistill,
+    together,
+)
 from training.run import Run
 
 TEACHERS = ("centerpoint", "mvp", "lidar_transformer", "pillarnet", "bevdepth_large")

@@ -17,11 +17,11 @@ import dataclasses
 
 from training.data.config import LidarConfig, VirtualConfig
 from training.distill.config import DistillConfig
-from training.distill.recipes import distillbev, distillbev_bevformer, radardistill, together
 from training.experiments import bevdepth, bevdet, bevdet4d, bevformer, camera_radar
 from training.experiments.mvp import VIRTUAL
-from training.experiments.specs import lidar_over
 from training.models.bev_encoder import BevEncoderConfig
+from training.recipes.distillation import distillbev, distillbev_bevformer, radardistill, together
+from training.recipes.specs import lidar_over
 from training.run import Run
 
 # The compact student has two stages; BEVDet's and BEVDepth's three match the teacher's by number.

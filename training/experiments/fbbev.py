@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from training.experiments import camera
 from training.experiments.bevformer import SMALL_HEIGHTS
-from training.experiments.specs import (
+from training.losses.detection import LossConfig
+from training.models.fbbev import BackwardConfig, FbBevConfig
+from training.models.temporal_fusion import TemporalConfig, state_channels
+from training.recipes import camera
+from training.recipes.specs import (
     CAMERAS,
     PAPER_TOP_K,
     SMALL_IMAGE,
@@ -17,9 +20,6 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
-from training.losses import LossConfig
-from training.models.fbbev import BackwardConfig, FbBevConfig
-from training.models.temporal_fusion import TemporalConfig, state_channels
 from training.run import Run
 
 PAPER_OPTIM = dataclasses.replace(camera.BEVDET_OPTIM, epochs=20, ema=0.999)

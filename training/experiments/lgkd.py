@@ -13,10 +13,10 @@ from __future__ import annotations
 import dataclasses
 
 from bev_perception.grid import BevGrid
-from training.distill.recipes import lgkd
 from training.experiments import bevdepth
 from training.experiments.distillbev import taught
-from training.experiments.specs import CAMERAS, lidar_over, spec
+from training.recipes.distillation import lgkd
+from training.recipes.specs import CAMERAS, lidar_over, spec
 from training.run import Run
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from bev_perception.grid import BevGrid
 from training.data.config import DataConfig
 from training.experiments.centerpoint import SMALL_DATA, TINY_DATA
-from training.experiments.specs import POINTS_ONLY, TINY_GRID, lidar_over, small_optim, spec, tiny_optim
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.query_head import QueryHeadConfig
+from training.recipes.specs import POINTS_ONLY, TINY_GRID, lidar_over, small_optim, spec, tiny_optim
 from training.run import Run
+from training.schedules import OptimConfig
 from training.teachers.lidar_transformer import LidarTransformerConfig
-from training.trainer.schedules import OptimConfig
 
 GRID = BevGrid(step=0.512)
 # BEVFormer's optimiser: AdamW 2e-4, cosine to 1e-3 of it, 500 steps of warm-up, clip 35, 24 epochs.

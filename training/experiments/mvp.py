@@ -6,7 +6,7 @@ import dataclasses
 
 from training.data.config import VirtualConfig
 from training.experiments import centerpoint
-from training.experiments.specs import PAPER_TOP_K, TINY_GRID, spec
+from training.recipes.specs import PAPER_TOP_K, TINY_GRID, spec
 from training.run import Run
 from training.teachers.mvp import MVPConfig
 
@@ -26,7 +26,7 @@ def pillar() -> Run:
 
 
 def small() -> Run:
-    """For the synthetic set with masks: `python -m training.data.synthetic masks DATA`."""
+    """For the synthetic set with masks: `python -m training.world masks DATA`."""
     run = centerpoint.small()
     data = dataclasses.replace(run.data, virtual=VIRTUAL)
     config = MVPConfig(run.config, run.config.point_layers)

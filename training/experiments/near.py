@@ -18,14 +18,14 @@ from typing import Any
 
 from bev_perception.model_spec import ImageSpec, ModelSpec
 from training.data.augment import NO_AUGMENTATION
-from training.experiments import camera
 from training.experiments.bevdepth_large import widened
 from training.experiments.family import small, tiny
-from training.experiments.specs import TINY_GRID, lidar_over, small_optim
 from training.models import STUDENTS
 from training.models.bevdet import BevDetConfig
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.view.depth_bins import DepthBins
+from training.recipes import camera
+from training.recipes.specs import TINY_GRID, lidar_over, small_optim
 from training.run import Run
 
 IMAGE = ImageSpec(64, 192)

@@ -7,7 +7,11 @@ import dataclasses
 from training.data.config import DataConfig, PasteConfig
 from training.experiments.centerpoint import PAPER_AUGMENTATION as CENTERPOINT_AUGMENTATION
 from training.experiments.centerpoint import PAPER_OPTIM, SMALL_DATA, TINY_DATA
-from training.experiments.specs import (
+from training.losses.detection import LossConfig
+from training.models.center_head import HeadConfig
+from training.models.detector import ONE_TASK
+from training.models.pillar_backbone import PillarBackboneConfig
+from training.recipes.specs import (
     GRID_54,
     PAPER_TOP_K,
     TINY_GRID,
@@ -16,10 +20,6 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
-from training.losses import LossConfig
-from training.models.center_head import HeadConfig
-from training.models.detector import ONE_TASK
-from training.models.pillar_backbone import PillarBackboneConfig
 from training.run import Run
 from training.teachers.pillarnet import PillarNetConfig
 

@@ -8,7 +8,12 @@ from bev_perception.model_spec import RadarSpec
 from training.data.config import DataConfig, PasteConfig
 from training.experiments.centerpoint import PAPER_OPTIM
 from training.experiments.pillarnet import PAPER_AUGMENTATION, PAPER_LOSSES
-from training.experiments.specs import (
+from training.losses.detection import LossConfig
+from training.models.center_head import HeadConfig
+from training.models.detector import ONE_TASK
+from training.models.pillar_backbone import PillarBackboneConfig
+from training.models.radar_pillarnet import RadarPillarNetConfig
+from training.recipes.specs import (
     GRID_54,
     PAPER_TOP_K,
     POINTS_ONLY,
@@ -19,11 +24,6 @@ from training.experiments.specs import (
     spec,
     tiny_optim,
 )
-from training.losses import LossConfig
-from training.models.center_head import HeadConfig
-from training.models.detector import ONE_TASK
-from training.models.pillar_backbone import PillarBackboneConfig
-from training.models.radar_pillarnet import RadarPillarNetConfig
 from training.run import Run
 
 # Six sweeps of each radar, all returns, pillars of 0.075 m.

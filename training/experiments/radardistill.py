@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 
 from training.data.config import PasteConfig
-from training.distill.recipes import distillbev, radardistill, together
 from training.experiments import bevfusion, centerpoint, radar_pillarnet
 from training.experiments.distillbev import taught
-from training.experiments.specs import GRID_54, lidar_over
+from training.recipes.distillation import distillbev, radardistill, together
+from training.recipes.specs import GRID_54, lidar_over
 from training.run import Run
 
 

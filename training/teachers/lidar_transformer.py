@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from bev_perception.model_spec import ModelSpec
+from training.losses.queries import QueryLossConfig, query_losses
 from training.models.center_head import conv_bn_relu
 from training.models.detector import Memory, Prediction
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
@@ -18,7 +19,6 @@ from training.models.pillar_encoder import Z_RANGE, PillarEncoder
 from training.models.query_head import QueryHead, QueryHeadConfig, query_maps, query_peaks
 from training.teachers.centerpoint import POINT_CHANNELS
 from training.teachers.clouds import batch_size, pillar_grid, require_stateless
-from training.teachers.query_losses import QueryLossConfig, query_losses
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bev_perception.model_spec import ModelSpec
+from training.data.virtual_points import VIRTUAL_CHANNELS
 from training.models.bev_encoder import SecondEncoder
 from training.models.center_head import CenterHead
 from training.models.detector import Memory, Prediction
@@ -16,7 +17,6 @@ from training.models.pillar_encoder import PillarEncoder
 from training.teachers import centerpoint
 from training.teachers.centerpoint import POINT_CHANNELS, CenterPointConfig
 from training.teachers.clouds import batch_size, pillar_grid, require_stateless
-from training.teachers.virtual_points import VIRTUAL_CHANNELS
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
-from training.trainer.distributed import check_same_step
+from training.processes import check_same_step
 
 
 class ProgressLine(Callback):

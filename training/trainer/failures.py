@@ -7,16 +7,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:  # commands that train nothing read this file, too
-    from training.run import Run
-
-
-class TrainingStopped(RuntimeError):
-    """A run ended early; the message says why, what is kept and what to change."""
+from training.command_line import TrainingStopped
+from training.run import Run
 
 
 @contextmanager

@@ -16,13 +16,13 @@ from bev_perception.model_spec import ModelSpec
 from training.distill.agreement import gradient_norms, gradient_share
 from training.distill.cache import TeacherCache, teacher_hash
 from training.distill.module import Distiller
-from training.losses import detection_losses
+from training.losses.detection import detection_losses
 from training.models.detector import Memory, Prediction, empty_memory
 from training.models.exported import peaks_of
+from training.processes import any_of_all
 from training.run import Run, build_detector, parameter_groups, run_to_plain
+from training.schedules import rates
 from training.teachers.frozen import FrozenTeacher
-from training.trainer.distributed import any_of_all
-from training.trainer.schedules import rates
 
 # Steps between two looks at how far student and teacher agree, and at how hard each loss pulls (a backward pass each;
 # the first steps are looked at after 1, 2, 4, ...).

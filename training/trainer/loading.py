@@ -13,8 +13,8 @@ from training.data import DATASETS
 from training.data.clips import ClipDataset, EndlessShuffle, collate
 from training.data.config import DataConfig, for_evaluation
 from training.data.nuscenes import Keyframe, read_split, require_lidar
+from training.processes import RankShard
 from training.run import Run
-from training.trainer.distributed import RankShard
 
 
 def open_keyframes(

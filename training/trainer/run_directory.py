@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from bev_perception.files import write_atomic
 from training.plain import differences
 from training.run import Run, run_from_plain, run_to_plain
 
@@ -49,7 +50,7 @@ def begin(out: Path, run: Run, data: Path, version: str, digest: str, processes:
             )
     commit, diff = _git("rev-parse", "HEAD").decode().strip(), uncommitted()
     if diff:
-        _write(out / f"start{len(starts)}.diff", diff)
+        write_atomic(out / f"start{len(starts)}.diff", diff)
     start = {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
@@ -66,8 +67,8 @@ def begin(out: Path, run: Run, data: Path, version: str, digest: str, processes:
         },
         "packages": {name: _version(name) for name in PACKAGES},
     }
-    _write(out / "run.json", json.dumps(plain, indent=2).encode() + b"\n")
-    _write(out / "starts.json", json.dumps([*starts, start], indent=1).encode() + b"\n")
+    write_atomic(out / "run.json", json.dumps(plain, indent=2).encode() + b"\n")
+    write_atomic(out / "starts.json", json.dumps([*starts, start], indent=1).encode() + b"\n")
 
 
 def _before(path: Path) -> dict[str, Any]:
@@ -114,9 +115,3 @@ def _version(package: str) -> str | None:
 
 def _read(path: Path, default: Any) -> Any:
     return json.loads(path.read_text()) if path.is_file() else default
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)

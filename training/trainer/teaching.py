@@ -13,10 +13,10 @@ from training.data.config import DataConfig
 from training.distill.cache import TeacherCache
 from training.distill.losses import DISTILL_LOSSES
 from training.distill.module import Distiller
+from training.processes import own_device, own_share
 from training.run import Run
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.checkpoint import load_module, read_checkpoint
-from training.trainer.distributed import own_device, own_share
 from training.trainer.lightning_module import predict_clip
 from training.trainer.loading import evaluation_loader
 

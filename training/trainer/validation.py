@@ -17,7 +17,8 @@ from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.objects import Objects
 from training.data.nuscenes import Keyframe
 from training.data.sensor_frame import sensor_frame
-from training.evaluate import detect, ground_truth, score_found
+from training.scoring import ground_truth, score_found
+from training.trainer.detect import detect
 from training.trainer.ema import Ema
 
 PICTURES = 3

@@ -1,0 +1,105 @@
+"""The proof that an engine gives the right answers: a bundle's golden sample, and how far from it one may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from bev_perception.inference.interface import InferenceBackend, validate_inputs
+from bev_perception.model_spec import Bundle, BundleError, ModelSpec
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an engine may be from the golden sample. Scores absolute; boxes |a - b| <= box * max(1, |b|);
+    bev |a - b| <= state * max |golden bev|; unmatched: share of the peaks that may move to another cell."""
+
+    score: float
+    box: float
+    state: float
+    unmatched: float
+
+
+# FP16 rounds activations to 3 digits: two neighbouring cells of almost equal score may change places as the peak.
+TOLERANCES = {"fp32": Tolerance(5e-4, 5e-3, 5e-3, 0.0), "fp16": Tolerance(2e-2, 1e-1, 5e-2, 0.05)}
+
+
+def self_test(backend: InferenceBackend, bundle: Bundle, tolerance: Tolerance | None = None) -> dict[str, float]:
+    """Run the golden inputs and compare with the golden outputs; the figures (largest differences) are returned.
+
+    The default tolerance is that of the backend's precision (`details["precision"]`). Raises BundleError.
+    """
+    if tolerance is None:
+        tolerance = TOLERANCES[backend.details.get("precision", "fp32")]
+    try:
+        inputs, golden = bundle.golden()
+        validate_inputs(inputs, bundle.spec)
+    except (KeyError, ValueError, OSError) as error:
+        raise BundleError(f"{bundle.path / 'golden.npz'}: {error}; copy the whole bundle again") from error
+    outputs = backend.infer(inputs)
+    found = {name: backend.fetch(value) for name, value in outputs.items()}
+    return compare_outputs(
+        found, golden, bundle.spec, tolerance, f"self-test of {backend.name} on {bundle.spec.name!r}"
+    )
+
+
+def compare_outputs(
+    found: Mapping[str, np.ndarray], golden: Mapping[str, np.ndarray], spec: ModelSpec, tolerance: Tolerance, where: str
+) -> dict[str, float]:
+    """Largest differences between two sets of outputs; raises BundleError when one is not allowed.
+
+    Rows are compared by what they are, (label, cell), not by rank: peaks of equal score may swap, and those that tie
+    with the last row may give way to others of the same score that top-K had cut. The golden set may lack `bev`.
+    """
+    for tensor in spec.outputs():
+        if tensor.name not in golden:
+            if tensor.name == "bev":
+                continue
+            raise BundleError(f"{where}: the golden sample lacks `out.{tensor.name}`; export the bundle again")
+        for source, arrays in (("the engine's", found), ("the golden", golden)):
+            array = arrays[tensor.name]
+            if array.shape != tensor.shape or array.dtype != np.dtype(tensor.dtype):
+                raise BundleError(
+                    f"{where}: {source} `{tensor.name}` is {array.dtype} {list(array.shape)}, "
+                    f"the spec says {tensor.dtype} {list(tensor.shape)}"
+                )
+            if not np.all(np.isfinite(array)):
+                raise BundleError(f"{where}: {source} `{tensor.name}` holds NaN or infinity")
+
+    def require(name: str, difference: float, allowed: float) -> None:
+        if difference > allowed:
+            raise BundleError(
+                f"{where}: `{name}` differs from the golden sample by {difference:.3g}, allowed {allowed:.3g}"
+            )
+
+    figures = {"scores": float(np.abs(found["scores"] - golden["scores"]).max())}
+    require("scores", figures["scores"], tolerance.score)
+
+    cells_per_class = spec.grid.shape[0] * spec.grid.shape[1]
+    found_keys = found["labels"] * cells_per_class + found["cells"]
+    golden_keys = golden["labels"] * cells_per_class + golden["cells"]
+    _, golden_rows, found_rows = np.intersect1d(golden_keys, found_keys, return_indices=True)
+
+    required = golden["scores"] > golden["scores"][-1] + 2 * tolerance.score
+    lost = np.setdiff1d(np.flatnonzero(required), golden_rows)
+    figures["peaks"], figures["peaks_lost"] = float(required.sum()), float(len(lost))
+    if len(lost) > tolerance.unmatched * required.sum():
+        row = int(lost[0])
+        raise BundleError(
+            f"{where}: `labels` and `cells`: {len(lost)} of {int(required.sum())} peaks are not found, allowed "
+            f"{tolerance.unmatched:.0%}; the first is row {row}: label {golden['labels'][row]}, "
+            f"cell {golden['cells'][row]}, score {golden['scores'][row]:.4f}"
+        )
+    moved = np.abs(found["scores"][found_rows] - golden["scores"][golden_rows]).max(initial=0.0)
+    require("scores", float(moved), tolerance.score)
+
+    boxes = golden["boxes"][golden_rows]
+    relative = np.abs(found["boxes"][found_rows] - boxes) / np.maximum(1.0, np.abs(boxes))
+    figures["boxes"] = float(relative.max(initial=0.0))
+    require("boxes", figures["boxes"], tolerance.box)
+    if "bev" in golden:
+        figures["bev"] = float(np.abs(found["bev"] - golden["bev"]).max() / max(1e-6, np.abs(golden["bev"]).max()))
+        require("bev", figures["bev"], tolerance.state)
+    return figures

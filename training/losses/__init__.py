@@ -1,0 +1,1 @@
+"""Detection losses: heatmaps and boxes, queries, box overlaps."""

@@ -1,0 +1,40 @@
+"""Build the object database that an experiment pastes from, before it trains.
+
+    python -m training.object_database training.experiments.centerpoint:pillar --data DIR
+
+A run without one builds it at its start.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from bev_perception.model_spec import CLASSES
+from training.command_line import errors_as_text
+from training.data import DATASETS
+from training.data.paste import open_database
+from training.experiments import load_experiment
+
+
+@errors_as_text
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.object_database", description=__doc__)
+    parser.add_argument("experiment", help="package.module:function of a run with data.paste")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--version", default="v1.0-trainval")
+    args = parser.parse_args(argv)
+    run = load_experiment(args.experiment)
+    if run.data.paste is None:
+        raise ValueError(f"{args.experiment} pastes nothing: its data.paste is None")
+    keyframes = DATASETS["nuscenes"](args.data, args.version, "train", run.spec, run.data)
+    database = open_database(keyframes, run.spec, run.data)
+    counts = np.bincount(database.arrays["label"], minlength=len(CLASSES))
+    print(", ".join(f"{n} {name}" for name, n in zip(CLASSES, counts)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""What runs share: sensors and grids, camera networks by size, the published ways to distil."""

@@ -1,0 +1,57 @@
+"""What a network is scored against, and the official scores: the same for checkpoints and bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bev_perception.decode import Thresholds
+from bev_perception.evaluation.metrics import Scores, score
+from bev_perception.evaluation.objects import Objects, make_objects
+from bev_perception.model_spec import ModelSpec
+from training.data.nuscenes import Keyframe
+
+SCORE_FLOOR = 0.03  # AP wants the whole curve: far below any threshold that a vehicle would use
+RANGES = ((0.0, 20.0), (20.0, 30.0), (30.0, 40.0), (40.0, 50.0))  # metres
+CYCLES = ("bicycle", "motorcycle")
+
+
+def floor_thresholds(spec: ModelSpec) -> Thresholds:
+    """Those of scoring: every class down to SCORE_FLOOR."""
+    return Thresholds(dict.fromkeys(spec.classes, SCORE_FLOOR), spec.nms_radius)
+
+
+def ground_truth(keyframe: Keyframe, spec: ModelSpec) -> Objects:
+    """The keyframe's annotations in the ego frame, as far as the spec's grid reaches.
+
+    That changes nothing for grids of 50 m and more, where the benchmark ends; a network of a smaller one is asked for
+    what it can see, and its scores must say so.
+    """
+    names = tuple(spec.classes[i] for i in keyframe.labels)
+    objects = make_objects(
+        keyframe.boxes, keyframe.velocity, np.full(len(names), -1.0), names, keyframe.attributes, keyframe.num_points
+    )
+    return objects.select(spec.grid.cells(keyframe.boxes[:, :2])[1])
+
+
+def outside_racks(objects: Objects, racks: np.ndarray) -> Objects:
+    """Without the cycles whose centre is in a bicycle rack, (R, 7) boxes: the benchmark scores none there."""
+    cycle = np.array([name in CYCLES for name in objects.names], dtype=bool)
+    if not len(racks) or not cycle.any():
+        return objects
+    offset = objects.boxes[:, None, :3] - racks[None, :, :3]
+    cos, sin = np.cos(racks[:, 6]), np.sin(racks[:, 6])
+    along = offset[..., 0] * cos + offset[..., 1] * sin
+    across = offset[..., 1] * cos - offset[..., 0] * sin
+    inside = (np.abs(np.stack([along, across, offset[..., 2]], axis=-1)) <= racks[:, 3:6] / 2).all(axis=-1)
+    return objects.select(~(cycle & inside.any(axis=1)))
+
+
+def score_found(
+    keyframes: Sequence[Keyframe], spec: ModelSpec, found: Mapping[int, Objects], rows: Sequence[int]
+) -> Scores:
+    """Official scores of the detections in `rows` of the keyframes."""
+    frames = {i: keyframes[i] for i in rows}
+    wanted = {i: outside_racks(ground_truth(k, spec), k.racks) for i, k in frames.items()}
+    return score(wanted, {i: outside_racks(found[i], k.racks) for i, k in frames.items()}, RANGES)
