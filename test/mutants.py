@@ -42,11 +42,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "bev_perception/preprocess/images.py": ("test_images.py",),
     "bev_perception/preprocess/radar.py": ("test_radar.py",),
     "bev_perception/preprocess/undistort.py": ("test_images.py",),
-    "bev_perception/ros/conversions.py": ("test_conversions.py",),
+    "bev_perception/conversions.py": ("test_conversions.py",),
     "bev_perception/ros/messages.py": ("test_publishers.py",),
     "bev_perception/intake.py": ("test_intake.py",),
     "training/data/targets.py": ("test_targets.py",),
-    "training/losses.py": ("test_losses.py",),
+    "training/losses/detection.py": ("test_losses.py", "test_box_iou.py"),
     "training/distill/masks.py": ("test_distill_masks.py",),
 }
 PER_FILE = 16
@@ -67,9 +67,10 @@ FORK = multiprocessing.get_context("fork")
 
 @dataclass(frozen=True)
 class Job:
-    """The tests of one file, run on a mutant of it, or on the file as it is."""
+    """The tests of one file, run on a mutant of it, or on `source` as it is."""
 
     path: str
+    source: str
     mutant: Mutant | None = None
     timeout_s: float = 600.0
 
@@ -110,7 +111,7 @@ def run_all(jobs: list[Job], trees: list[Path]) -> Iterator[tuple[Job, int, floa
         while waiting and free:
             job, tree = waiting.popleft(), free.pop()
             if job.mutant is not None:
-                (tree / job.path).write_text(job.mutant.apply((ROOT / job.path).read_text()))
+                (tree / job.path).write_text(job.mutant.apply(job.source))
             process = FORK.Process(target=_run_tests, args=(tree, job))
             process.start()
             running[process.sentinel] = (job, tree, process, time.monotonic())
@@ -121,7 +122,7 @@ def run_all(jobs: list[Job], trees: list[Path]) -> Iterator[tuple[Job, int, floa
                 continue
             _kill_group(process.pid)
             process.join()
-            shutil.copy(ROOT / job.path, tree / job.path)
+            (tree / job.path).write_text(job.source)
             del running[sentinel]
             free.append(tree)
             yield job, process.exitcode or 0, passed
@@ -174,19 +175,20 @@ def main() -> int:
     args = parser.parse_args()
     started = time.monotonic()
     paths = [path for path in TESTS if any(part in path for part in args.file)]
-    every = {path: find_mutants((ROOT / path).read_text()) for path in paths}
+    sources = {path: (ROOT / path).read_text() for path in paths}
+    every = {path: find_mutants(source) for path, source in sources.items()}
     chosen = {path: every[path] if args.all else choose(path, every[path], args.per_file) for path in paths}
     equivalents = read_equivalents()
     prepare()
     with tempfile.TemporaryDirectory(prefix="mutants_") as name:
         trees = copy_trees(Path(name), args.jobs)
         base: dict[str, float] = {}
-        for job, code, seconds in run_all([Job(path) for path in paths], trees):
+        for job, code, seconds in run_all([Job(path, sources[path]) for path in paths], trees):
             base[job.path] = seconds
             if code != 0:
                 logs = "\n".join(path.read_text()[-3000:] for path in Path(name).glob("*.log"))
                 sys.exit(f"{logs}\nthe tests of {job.path} do not pass on the file as it is (exit code {code})")
-        jobs = [Job(path, mutant, 20 + 5 * base[path]) for path in paths for mutant in chosen[path]]
+        jobs = [Job(path, sources[path], m, 20 + 5 * base[path]) for path in paths for m in chosen[path]]
         print(f"{len(jobs)} of {sum(map(len, every.values()))} mutants in {len(paths)} files", flush=True)
         results = []
         for job, code, _ in run_all(jobs, trees):

@@ -176,6 +176,72 @@ def test_nearest_image_is_kept_when_a_camera_is_faster_than_the_anchor():
         assert abs(frame.cameras[1].frame.stamp_ns - (frame.stamp_ns - 35 * MS)) <= CONFIG.camera_tolerance_ns * 0.6
 
 
+AT = START + 5_000 * MS  # of the one frame in the tests that follow
+PAIR = SyncConfig(("side", "back"), ("near",), period_ns=PERIOD, offsets_ns={"side": -30 * MS}, deadline_ns=10_000 * MS)
+
+
+def frames_after_each(messages, config, known):
+    """The number of frames after `known`, which come first, and after each message; and the last frame."""
+    sync, frames, counts = make_sync(config), [], []
+    for m in known:
+        assert add(sync, m) == ""
+    for m in (None, *messages):
+        assert m is None or add(sync, m) == ""
+        frames += sync.poll(AT + 50 * MS)
+        counts.append(len(frames))
+    return counts, frames[-1]
+
+
+@pytest.mark.parametrize(
+    ("arriving", "used"),  # ms after the camera's place in the sweep; the last of `arriving` settles the frame
+    [
+        ([-20], -20),  # early by half the tolerance: what comes later cannot change it
+        ([-20.000001, 0], 0),  # early by more: waits for a better one
+        ([-21, -20], -20),
+        ([-21, 40], 40),
+        ([-40, -21, 41], -21),  # no better one: the latest of the early ones
+        ([-40, 41], -40),
+        ([-41, 41], None),
+        ([40], 40),
+        ([41], None),
+    ],
+)
+def test_the_first_image_that_is_early_by_at_most_half_the_tolerance_is_used_else_the_latest(arriving, used):
+    place = AT - 30 * MS
+    config = dataclasses.replace(PAIR, radars=())
+    images = [image("side", place + round(ms * MS)) for ms in arriving]
+    known = [*(pose(AT + k * 10 * MS) for k in range(-10, 11)), image("back", AT)]
+    counts, frame = frames_after_each(images, config, known)
+    assert counts == [0] * len(arriving) + [1]
+    assert frame.stamp_ns == AT
+    if used is None:
+        assert frame.missing == {"side": "out_of_tolerance"}
+    else:
+        assert frame.cameras[0].frame.stamp_ns == place + used * MS
+
+
+def test_a_frame_is_complete_with_a_scan_at_the_settle_time_and_a_pose_at_its_last_stamp():
+    settled = AT - PAIR.radar_settle_ns
+    known = [pose(AT - 20 * MS), pose(AT - 1), image("back", AT), image("side", AT - 30 * MS)]
+    counts, _ = frames_after_each([scan("near", settled - 1), pose(AT), scan("near", settled)], PAIR, known)
+    assert counts == [0, 0, 0, 1]
+    counts, _ = frames_after_each([scan("near", settled), pose(AT)], PAIR, known)
+    assert counts == [0, 0, 1]
+    late = [*known[:3], image("side", AT + 5 * MS), scan("near", settled)]  # its own pose is waited for
+    counts, _ = frames_after_each([pose(AT), pose(AT + 5 * MS - 1), pose(AT + 5 * MS)], PAIR, late)
+    assert counts == [0, 0, 0, 1]
+
+
+def test_scans_from_the_oldest_allowed_to_the_settle_time_are_used_newest_first():
+    known = [*(pose(AT + k * 50 * MS) for k in range(-20, 1)), image("back", AT), image("side", AT - 30 * MS)]
+    oldest, settled = AT - PAIR.radar_max_age_ns, AT - PAIR.radar_settle_ns
+    scans = [scan("near", t) for t in (oldest - 1, oldest, settled - 1, settled, settled + 1)]
+    _, frame = frames_after_each([], PAIR, [*scans, *known])
+    assert [s.scan.stamp_ns for s in frame.radars[0]] == [settled, settled - 1, oldest]
+    _, frame = frames_after_each([], dataclasses.replace(PAIR, radar_sweeps=2), [*scans, *known])
+    assert [s.scan.stamp_ns for s in frame.radars[0]] == [settled, settled - 1]
+
+
 def test_out_of_order_messages_of_one_sensor():
     messages = drive()
     shuffled = []
