@@ -14,11 +14,12 @@ ARGS ?=
 
 ENV := source .venv/env.sh &&
 
-.PHONY: help demo test lint bench train-demo setup-demo setup-test clean
+.PHONY: help demo test mutants lint bench train-demo setup-demo setup-test clean
 
 help:
 	@echo "make demo        drive through ROS 2, scored detections and a report in $(OUT)/demo"
 	@echo "make test        all tests"
+	@echo "make mutants     change one line of the core at a time: which changes does no test notice?"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       what node, networks and training cost in time; writes the tables in docs/"
 	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
@@ -38,6 +39,9 @@ demo: setup-demo
 
 test: setup-test
 	@$(ENV) python -m pytest -q $(ARGS)
+
+mutants: setup-test
+	@$(ENV) python test/mutants.py $(ARGS)
 
 lint: setup-test
 	@$(ENV) ruff check . && mypy

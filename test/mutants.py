@@ -111,7 +111,9 @@ def run_all(jobs: list[Job], trees: list[Path]) -> Iterator[tuple[Job, int, floa
         while waiting and free:
             job, tree = waiting.popleft(), free.pop()
             if job.mutant is not None:
-                (tree / job.path).write_text(job.mutant.apply(job.source))
+                mutated = job.mutant.apply(job.source)
+                compile(mutated, job.path, "exec")  # what is no Python would count as killed
+                (tree / job.path).write_text(mutated)
             process = FORK.Process(target=_run_tests, args=(tree, job))
             process.start()
             running[process.sentinel] = (job, tree, process, time.monotonic())

@@ -159,6 +159,8 @@ def test_compressed_images_are_told_by_their_bytes() -> None:
         with pytest.raises(MessageError) as error:
             conversions.to_compressed_frame(compressed(data), "CAM")
         assert error.value.reason == reason
+    shortest = b"\xff\xd8" + bytes(12) + b"\xff\xd9"
+    assert conversions.to_compressed_frame(compressed(shortest), "CAM").data.tobytes() == shortest
     with pytest.raises(MessageError, match="compressedDepth"):
         conversions.to_compressed_frame(compressed(jpeg, "16UC1; compressedDepth"), "CAM")
 
@@ -203,6 +205,14 @@ def test_radar_points_of_any_layout(types, big: bool, height: int, pad: int, gap
     layout, values = cloud_values(ROWS, gap=gap, big=big, height=height, pad=pad)
     scan = conversions.to_radar_scan(types.cloud(layout, **values), "RADAR")
     assert scan.points.dtype == np.float32 and scan.compensated and scan.stamp_ns == 3_000_000_005
+    assert np.array_equal(scan.points, EXPECTED)
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_of_a_field_of_many_values_the_first_is_used(types, big: bool) -> None:
+    fields = [(name, datatype, 2 if name == "x" else 1) for name, datatype, _ in NUSCENES]
+    layout, values = cloud_values(ROWS, fields, big=big)
+    scan = conversions.to_radar_scan(types.cloud(layout, **values), "RADAR")
     assert np.array_equal(scan.points, EXPECTED)
 
 
@@ -311,6 +321,12 @@ def test_binning_and_region_of_interest_move_pixels_as_the_sensor_does() -> None
     block = (np.array([u / w - 100, v / w - 50]) + 0.5) / 2 - 0.5
     u, v, w = cut.K @ point
     assert np.array([u / w, v / w]) == pytest.approx(block)
+    columns = conversions.to_calibration(camera_info(binning_x=4), np.eye(4))
+    assert (columns.width, columns.height) == (400, 900)
+    assert columns.K[:2].ravel() == pytest.approx([250, 0, (799.5 + 0.5) / 4 - 0.5, 0, 1100, 449.5])
+    rows = conversions.to_calibration(camera_info(binning_y=4), np.eye(4))
+    assert (rows.width, rows.height) == (1600, 225)
+    assert rows.K[:2].ravel() == pytest.approx([1000, 0, 799.5, 0, 275, (449.5 + 0.5) / 4 - 0.5])
 
 
 @pytest.mark.parametrize(
@@ -318,6 +334,11 @@ def test_binning_and_region_of_interest_move_pixels_as_the_sensor_does() -> None
     [
         ({"k": [0.0] * 9}, "camera_info_matrix"),
         ({"k": [float("nan")] * 9}, "camera_info_matrix"),
+        ({"k": [1000.0, float("nan"), 799.5, 0, 1100.0, 449.5, 0, 0, 1]}, "camera_info_matrix"),
+        ({"k": [-1000.0, 0, 799.5, 0, 1100.0, 449.5, 0, 0, 1]}, "camera_info_matrix"),
+        ({"k": [1000.0, 0, 799.5, 0, 0.0, 449.5, 0, 0, 1]}, "camera_info_matrix"),
+        ({"k": [1000.0, 0, 799.5, 0, 1100.0, 449.5, 0, 0, 2]}, "camera_info_matrix"),
+        ({"height": 0}, "camera_info_size"),
         ({"width": 0}, "camera_info_size"),
         ({"d": [float("nan")]}, "camera_info_distortion"),
     ],
@@ -362,6 +383,15 @@ def test_odometry() -> None:
         with pytest.raises(MessageError) as error:
             conversions.to_ego_pose(message, "odom", "base_link")
         assert error.value.reason == reason
+
+
+def test_stamps_and_frames() -> None:
+    assert conversions.stamp_ns(SimpleNamespace(sec=0, nanosec=1)) == 1
+    for ours, theirs in (("odom", "/odom"), ("/odom", "odom"), ("", "odom")):
+        conversions.check_frame(theirs, ours, "the frame")
+    for ours, theirs in (("odom", "map"), ("odom", ""), ("odom", "odo")):
+        with pytest.raises(MessageError, match=f"wrong_frame: the frame is '{theirs}', expected '{ours}'"):
+            conversions.check_frame(theirs, ours, "the frame")
 
 
 def test_no_ros_is_imported_by_the_conversions() -> None:

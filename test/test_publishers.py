@@ -36,8 +36,8 @@ OBJECTS = (
     ("pedestrian", (-3.0, 6.5, 1.0), (0.5, 0.75, 1.75), 90, (-2.0, 0.0), 0.5, (0.0, 2.0)),
     # looks right and slides forwards in x at just less than what gets an arrow: that is to its own left again
     ("cow", (0.0, 8.0, 0.8), (2.5, 0.8, 1.6), -90, (0.25, 0.0), 0.25, (0.0, 0.25)),
-    # looks backwards and rolls backwards out of it
-    ("construction_vehicle", (20.0, 1.0, 1.25), (6.0, 3.0, 2.5), 180, (1.5, 0.5), 0.125, (-1.5, -0.5)),
+    # looks backwards and rolls backwards, just fast enough for an arrow
+    ("construction_vehicle", (20.0, 1.0, 1.25), (6.0, 3.0, 2.5), 180, (0.3125, 0.0625), 0.125, (-0.3125, -0.0625)),
 )
 
 
@@ -163,7 +163,7 @@ def test_lines_of_the_markers(detections: Detections) -> None:
 
     car = 4.5 / 2 + 0.7
     check(heading, [(0, car * ROOT3 / 2, car / 2), (1, 0, 0.95), (2, 0, -1.95), (3, -3.7, 0)])
-    check(velocity, [(0, 5 * ROOT3, 5), (1, -2, 0), (3, 1.5, 0.5)])
+    check(velocity, [(0, 5 * ROOT3, 5), (1, -2, 0), (3, 0.3125, 0.0625)])
 
 
 def test_what_stands_has_no_velocity_line() -> None:
@@ -215,7 +215,12 @@ def test_every_class_of_the_students_has_a_label_of_autoware() -> None:
         expected = others.get(name, name.upper())
         assert AUTOWARE_LABELS.get(name, "UNKNOWN") == expected
         assert hasattr(ObjectClassification, expected)
+
+
+def test_every_class_of_the_students_has_a_colour_of_its_own() -> None:
     assert set(COLORS) == set(CLASSES)
+    assert len({*COLORS.values(), OTHER_COLOR}) == len(CLASSES) + 1
+    assert all(0 <= part <= 1 for rgb in (*COLORS.values(), OTHER_COLOR) for part in rgb)
 
 
 def test_the_table_of_publishers() -> None:
