@@ -14,6 +14,11 @@ from bev_perception import conversions
 from bev_perception.conversions import MessageError
 from bev_perception.parameters import RadarFields
 
+# sensor_msgs/image_encodings.hpp: bytes per pixel.
+BYTES = {
+    "mono8": 1, "8UC1": 1, "bayer_rggb8": 1, "bayer_bggr8": 1, "bayer_gbrg8": 1, "bayer_grbg8": 1,
+    "uyvy": 2, "yuyv": 2, "yuv422": 2, "yuv422_yuy2": 2, "bgr8": 3, "rgb8": 3, "8UC3": 3, "bgra8": 4, "rgba8": 4,
+}  # fmt: skip
 NUSCENES = [
     ("x", 7, 1), ("y", 7, 1), ("z", 7, 1), ("dyn_prop", 1, 1), ("id", 3, 1), ("rcs", 7, 1), ("vx", 7, 1), ("vy", 7, 1),
     ("vx_comp", 7, 1), ("vy_comp", 7, 1),
@@ -77,17 +82,17 @@ def types(request: pytest.FixtureRequest):
 
 
 def image_values(encoding: str = "bgr8", width: int = 5, height: int = 4, padding: int = 0, seed: int = 0) -> dict:
-    step = width * conversions.IMAGE_ENCODINGS[encoding] + padding
+    step = width * BYTES[encoding] + padding
     data = np.random.default_rng(seed).integers(0, 256, step * height, dtype=np.uint8).tobytes()
     return dict(encoding=encoding, width=width, height=height, step=step, data=data)
 
 
 @pytest.mark.parametrize("padding", [0, 7])
-@pytest.mark.parametrize("encoding", sorted(conversions.IMAGE_ENCODINGS))
+@pytest.mark.parametrize("encoding", sorted({*BYTES, *conversions.IMAGE_ENCODINGS}))
 def test_pixels_are_where_the_definition_puts_them(types, encoding: str, padding: int) -> None:
     values = image_values(encoding, padding=padding)
     frame = conversions.to_camera_frame(types.image(**values), "CAM")
-    channels = conversions.IMAGE_ENCODINGS[encoding]
+    channels = BYTES[encoding]
     assert (frame.sensor, frame.stamp_ns) == ("CAM", 3_000_000_005)
     assert frame.data.shape == ((4, 5) if channels == 1 else (4, 5, channels))
     pixels = frame.data.reshape(4, 5, channels)
@@ -224,6 +229,13 @@ def test_sensor_msgs_py_reads_the_same(big: bool, height: int, pad: int) -> None
     message = RclpyTypes().cloud(layout, **values)
     ours, theirs = (conversions.to_radar_scan(message, "R", reader=r).points for r in ("numpy", "sensor_msgs_py"))
     assert np.array_equal(ours, theirs)
+
+
+def test_points_are_a_view_where_no_padding_is_between_the_rows(types) -> None:
+    for height in (1, 2):
+        layout, values = cloud_values(ROWS, height=height)
+        message = types.cloud(layout, **values)
+        assert np.shares_memory(conversions.read_points(message), np.frombuffer(message.data, np.uint8))
 
 
 def test_relative_velocity_and_missing_z(types) -> None:

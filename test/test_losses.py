@@ -133,15 +133,24 @@ def test_semantic_loss_weighs_foreground_four_times_and_masks_cameras() -> None:
     assert float(semantic_loss(logits, target, valid)) == pytest.approx(total / weights, rel=1e-5)
 
 
-def test_bevdepths_loss_equals_the_formula() -> None:
+def test_depth_losses_equal_their_formulas() -> None:
     torch.manual_seed(3)
-    bins, logits = DepthBins(1.0, 1.0, 4), torch.randn(1, 1, 4, 1, 2)
-    depth = torch.tensor([[[[2.5, 0.0]]]])
-    total = 0.0
-    for k, p in enumerate(logits[0, 0, :, 0, 0].softmax(0).tolist()):
-        total -= math.log(p if k == 1 else 1 - p)
-    assert float(depth_bce(logits, depth, torch.ones(1, 1), bins)) == pytest.approx(total, rel=1e-4)
-    assert float(depth_bce(logits, torch.zeros_like(depth), torch.ones(1, 1), bins)) == 0
+    bins, logits = DepthBins(1.0, 1.0, 4), torch.randn(2, 2, 4, 2, 3)
+    depth, valid = torch.rand(2, 2, 2, 3) * 6, torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    entropy = binary = 0.0
+    known = 0
+    for b, n, i, j in np.ndindex(2, 2, 2, 3):
+        k = math.floor(float(depth[b, n, i, j])) - 1
+        if 0 <= k < 4 and valid[b, n]:
+            p = logits[b, n, :, i, j].softmax(0).tolist()
+            entropy -= math.log(p[k])
+            binary -= sum(math.log(q if c == k else 1 - q) for c, q in enumerate(p))
+            known += 1
+    assert 5 < known < 18
+    assert float(depth_cross_entropy(logits, depth, valid, bins)) == pytest.approx(entropy / known, rel=1e-5)
+    assert float(depth_bce(logits, depth, valid, bins)) == pytest.approx(binary / known, rel=1e-4)
+    for loss in (depth_cross_entropy, depth_bce):
+        assert float(loss(logits, torch.zeros_like(depth), valid, bins)) == 0
 
 
 def half_of_a_foreground(rank: int, folder: str) -> None:
