@@ -14,13 +14,14 @@ ARGS ?=
 
 ENV := source .venv/env.sh &&
 
-.PHONY: help demo test mutants lint bench train-demo setup-demo setup-test clean
+.PHONY: help demo test mutants lint docs bench train-demo setup-demo setup-test clean
 
 help:
 	@echo "make demo        drive through ROS 2, scored detections and a report in $(OUT)/demo"
 	@echo "make test        all tests"
 	@echo "make mutants     change one line of the core at a time: which changes does no test notice?"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        make plots, tables and pages anew that follow from docs/data and the code"
 	@echo "make bench       what node, networks and training cost in time; writes the tables in docs/"
 	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
 	@echo "make clean       remove the virtual environment, builds and outputs"
@@ -46,9 +47,13 @@ mutants: setup-test
 lint: setup-test
 	@$(ENV) ruff check . && mypy
 
+docs: setup-test
+	@$(ENV) python -m docs && python -m docs.pages
+
 bench: setup-test
 	@$(ENV) python -m bev_perception.evaluation.bench $(ARGS)
 	@$(ENV) python -m training.bench --out "$(OUT)"
+	@$(ENV) python -m docs
 
 train-demo: setup-test
 	@$(ENV) python -m training.train training.experiments.demo:full --data "$(DATA)" --out "$(OUT)/train-demo" $(ARGS)

@@ -6,23 +6,18 @@ MessageError, whose `reason` is what the diagnostics count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bev_perception.geometry import make_transform, rotation_from_quaternion
-from bev_perception.parameters import RadarFields
+from bev_perception.preprocess.encodings import COMPRESSED, RAW
 from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan
 
-# sensor_msgs/Image encodings that are understood: bytes per pixel.
-IMAGE_ENCODINGS = {
-    "bgr8": 3, "rgb8": 3, "bgra8": 4, "rgba8": 4, "mono8": 1, "8UC1": 1, "8UC3": 3,
-    "yuv422": 2, "uyvy": 2, "yuv422_yuy2": 2, "yuyv": 2,
-    "bayer_rggb8": 1, "bayer_bggr8": 1, "bayer_gbrg8": 1, "bayer_grbg8": 1,
-}  # fmt: skip
 # OpenCV's type names say nothing about colour; drivers that use them mean these.
 ENCODING_ALIASES = {"8UC1": "mono8", "8UC3": "bgr8"}
-COMPRESSED_MAGIC = {b"\xff\xd8": "jpeg", b"\x89P": "png"}
 # sensor_msgs/PointField datatype -> numpy type code and size.
 POINT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 RADIAL_EPSILON_M = 1e-6
@@ -64,9 +59,11 @@ def to_camera_frame(msg: Any, sensor: str, reader: str = "numpy") -> CameraFrame
     reader: a key of IMAGE_READERS. Raises MessageError: image_encoding, image_size, image_step, image_truncated,
     stamp_not_set.
     """
-    channels = IMAGE_ENCODINGS.get(msg.encoding)
-    if channels is None:
-        raise MessageError("image_encoding", f"{msg.encoding!r} is not one of {', '.join(IMAGE_ENCODINGS)}")
+    encoding = ENCODING_ALIASES.get(msg.encoding, msg.encoding)
+    if encoding not in RAW:
+        known = ", ".join([*RAW, *ENCODING_ALIASES])
+        raise MessageError("image_encoding", f"{msg.encoding!r} is not one of {known}")
+    channels, _ = RAW[encoding]
     if msg.width <= 0 or msg.height <= 0:
         raise MessageError("image_size", f"{msg.width}x{msg.height} pixels; width and height must be positive")
     row = msg.width * channels
@@ -80,7 +77,6 @@ def to_camera_frame(msg: Any, sensor: str, reader: str = "numpy") -> CameraFrame
             f"{found} bytes, a {msg.width}x{msg.height} {msg.encoding} image with step {msg.step} has {needed}",
         )
     stamp = stamp_ns(msg.header.stamp)
-    encoding = ENCODING_ALIASES.get(msg.encoding, msg.encoding)
     return CameraFrame(sensor, stamp, encoding, IMAGE_READERS[reader](msg, channels))
 
 
@@ -112,13 +108,13 @@ def to_compressed_frame(msg: Any, sensor: str) -> CameraFrame:
     data = _bytes(msg.data)
     if len(data) < 16:
         raise MessageError("image_truncated", f"{len(data)} bytes are no image (format {msg.format!r})")
-    encoding = COMPRESSED_MAGIC.get(data[:2].tobytes())
+    start = data[:8].tobytes()
+    encoding = next((name for name, form in COMPRESSED.items() if start.startswith(form.start)), None)
     if encoding is None or "compressedDepth" in msg.format:
-        start = data[:4].tobytes().hex()
-        raise MessageError("image_encoding", f"starts with {start} (format {msg.format!r}), not JPEG or PNG")
-    if encoding == "jpeg" and b"\xff\xd9" not in data[-64:].tobytes():
-        # OpenCV fills the rest of a cut JPEG with grey and calls it a success.
-        raise MessageError("image_truncated", f"JPEG of {len(data)} bytes has no end marker")
+        found = f"starts with {start[:4].hex()} (format {msg.format!r})"
+        raise MessageError("image_encoding", f"{found}, which is none of {', '.join(COMPRESSED)}")
+    if not COMPRESSED[encoding].is_whole(data):
+        raise MessageError("image_truncated", f"{encoding} of {len(data)} bytes has no end marker")
     return CameraFrame(sensor, stamp_ns(msg.header.stamp), encoding, data)
 
 
@@ -186,11 +182,8 @@ def read_points(msg: Any) -> np.ndarray:
             f"{found} bytes, row_step {msg.row_step}; {width}x{height} points of {msg.point_step} bytes need {needed}"
             f" and a row_step of {row} or more",
         )
-    buffer = _bytes(msg.data)
-    if step == row:
-        return buffer[:needed].view(dtype)
-    rows = np.lib.stride_tricks.as_strided(buffer, (height, row), (step, 1), writeable=False)
-    return np.ascontiguousarray(rows).view(dtype).reshape(-1)
+    rows = np.lib.stride_tricks.as_strided(_bytes(msg.data), (height, row), (step, 1), writeable=False)
+    return np.ascontiguousarray(rows).view(dtype).reshape(-1)  # a copy only where padding lies between the rows
 
 
 def _read_points_sensor_msgs_py(msg: Any) -> np.ndarray:
@@ -204,13 +197,56 @@ def _read_points_sensor_msgs_py(msg: Any) -> np.ndarray:
 CLOUD_READERS = {"numpy": read_points, "sensor_msgs_py": _read_points_sensor_msgs_py}
 
 
-def to_radar_scan(msg: Any, sensor: str, fields: RadarFields | None = None, reader: str = "numpy") -> RadarScan:
-    """sensor_msgs/PointCloud2 -> RadarScan in the radar's frame; see `read_radar`, whose count is dropped here."""
-    return read_radar(msg, sensor, fields or RadarFields(), reader)[0]
+Positions = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _from_polar(distance: np.ndarray, azimuth: np.ndarray, elevation: np.ndarray, to_rad: float) -> Positions:
+    azimuth, elevation = azimuth * to_rad, elevation * to_rad
+    flat = distance * np.cos(elevation)
+    return flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a radar says where a return is: two RadarFields it needs and a third that may be missing (it is 0 then).
+
+    position(first, second, third, to_rad) -> x, y, z in metres; to_rad: of the angle's unit.
+    """
+
+    needed: tuple[str, str]
+    third: str
+    position: Callable[[np.ndarray, np.ndarray, np.ndarray, float], Positions]
+
+
+LAYOUTS = {
+    "cartesian": Layout(("x", "y"), "z", lambda x, y, z, to_rad: (x, y, z)),
+    "polar": Layout(("range", "azimuth"), "elevation", _from_polar),
+}
+ANGLE_UNITS = {"rad": 1.0, "deg": np.pi / 180}
+VELOCITIES = {"compensated": True, "relative": False}  # whether over ground, or relative to the moving sensor
+
+
+@dataclass(frozen=True)
+class RadarFields:
+    """How a radar's point cloud names its fields; see the parameters `radar_fields.*`."""
+
+    layout: str = "cartesian"
+    x: str = "x"
+    y: str = "y"
+    z: str = "z"
+    range: str = "range"
+    azimuth: str = "azimuth"
+    elevation: str = "elevation"
+    angle_unit: str = "rad"
+    rcs: str = "rcs"
+    velocity: str = "compensated"
+    vx: str = "vx_comp"
+    vy: str = "vy_comp"
+    doppler: str = ""
 
 
 def read_radar(msg: Any, sensor: str, fields: RadarFields, reader: str = "numpy") -> tuple[RadarScan, int]:
-    """PointCloud2 -> (RadarScan, number of returns left out because a value was not finite).
+    """PointCloud2 -> (RadarScan in the radar's frame, number of returns left out because a value was not finite).
 
     A missing z (or elevation) is 0. An empty cloud is a good scan: nothing was seen. Raises MessageError: cloud_fields,
     cloud_truncated, cloud_not_finite (no return is finite), stamp_not_set.
@@ -228,14 +264,10 @@ def read_radar(msg: Any, sensor: str, fields: RadarFields, reader: str = "numpy"
         has = ", ".join(names) or "none"
         raise MessageError("cloud_fields", f"no field {name!r}; the cloud has {has}: set radar_fields.*")
 
-    if fields.layout == "polar":
-        to_rad = np.pi / 180 if fields.angle_unit == "deg" else 1.0
-        distance = column(fields.range)
-        azimuth, elevation = column(fields.azimuth) * to_rad, column(fields.elevation, optional=True) * to_rad
-        flat = distance * np.cos(elevation)
-        x, y, z = flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)
-    else:
-        x, y, z = column(fields.x), column(fields.y), column(fields.z, optional=True)
+    layout = LAYOUTS[fields.layout]
+    first, second = (column(getattr(fields, name)) for name in layout.needed)
+    third = column(getattr(fields, layout.third), optional=True)
+    x, y, z = layout.position(first, second, third, ANGLE_UNITS[fields.angle_unit])
     if fields.vx:
         vx, vy = column(fields.vx), column(fields.vy)
     else:
@@ -248,7 +280,7 @@ def read_radar(msg: Any, sensor: str, fields: RadarFields, reader: str = "numpy"
     bad = int(len(points) - finite.sum())
     if bad and bad == len(points):
         raise MessageError("cloud_not_finite", f"all {bad} returns hold NaN or infinity; check the radar driver")
-    return RadarScan(sensor, stamp, points[finite] if bad else points, fields.velocity == "compensated"), bad
+    return RadarScan(sensor, stamp, points[finite] if bad else points, VELOCITIES[fields.velocity]), bad
 
 
 def to_ego_pose(msg: Any, odom_frame: str = "", base_frame: str = "") -> EgoPose:

@@ -90,24 +90,6 @@ def circle_nms(centers: np.ndarray, labels: np.ndarray, radii: np.ndarray) -> np
     return np.flatnonzero(keep)
 
 
-def peaks_numpy(heatmap: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(classes, X, Y) scores -> scores, labels, flat cells (k,) of the highest 3x3 local maxima, by falling score.
-
-    The slow, obvious reference of the peak finding in the network's graph; what is no peak counts as score 0.
-    """
-    classes, x, y = heatmap.shape
-    peaks = np.zeros_like(heatmap)
-    for c in range(classes):
-        for i in range(x):
-            for j in range(y):
-                around = heatmap[c, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
-                if heatmap[c, i, j] == around.max():
-                    peaks[c, i, j] = heatmap[c, i, j]
-    flat = peaks.ravel()
-    order = np.argsort(-flat, kind="stable")[:k]
-    return flat[order], order // (x * y), order % (x * y)
-
-
 def _least_scores(
     boxes: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], thresholds: Thresholds
 ) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from bev_perception.geometry import interpolate_pose, invert, make_transform
 from bev_perception.stamped_buffer import NS, mean_rate_hz
 from bev_perception.structures import EgoPose
+from bev_perception.sync_config import SyncConfig
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,10 @@ class MotionLimits:
     twists say by more than jump_m (plus 20 %), is a jump; so is a turn by more than jump_rad plus max_turn_rps * time.
     """
 
-    max_extrapolation_ns: int = 100_000_000
+    max_extrapolation_ns: int = SyncConfig.max_extrapolation_ns
     max_gap_ns: int = 500_000_000
     history_ns: int = 3 * NS
-    max_speed_mps: float = 70.0
+    max_speed_mps: float = SyncConfig.max_speed_mps
     max_turn_rps: float = 2.0
     jump_m: float = 1.0
     jump_rad: float = 0.2

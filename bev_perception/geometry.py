@@ -34,16 +34,6 @@ def rotation_from_yaw(yaw: float) -> np.ndarray:
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
-def yaw_from_rotation(rotation: np.ndarray) -> float:
-    """Yaw (rad) of the rotated x axis, ignoring roll and pitch."""
-    return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
-
-
-def wrap_angle(angle: np.ndarray | float) -> np.ndarray:
-    """Radians -> [-pi, pi)."""
-    return (np.asarray(angle) + np.pi) % (2 * np.pi) - np.pi
-
-
 def rotation_from_quaternion(wxyz: np.ndarray) -> np.ndarray:
     """(4,) w x y z -> (3, 3). Raises ValueError on a zero or non-finite quaternion (an unset ROS message)."""
     q = np.asarray(wxyz, dtype=np.float64)

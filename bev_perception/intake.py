@@ -19,6 +19,7 @@ from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
 from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan, SensorFrame
 from bev_perception.sync import ODOMETRY, FrameSynchronizer
 
+TF_STATIC = "tf_static"
 # How to mend what the synchroniser refuses.
 HINTS = {
     "future_stamp": "; synchronise the clocks of sensor and computer (PTP), or mend the driver",
@@ -30,7 +31,7 @@ Measurement = CameraFrame | RadarScan | EgoPose
 
 @dataclass(frozen=True)
 class Source:
-    """One topic to listen to. sensor: the name its messages are counted under; kind: name of the message's class."""
+    """One topic to listen to. sensor: the name its messages are counted under; kind: their type, `package/msg/Kind`."""
 
     topic: str
     sensor: str
@@ -62,8 +63,7 @@ class SensorIntake:
         self._tree = StaticTree()
         self._no_transform: dict[str, str] = {}
         self.sources = self._make_sources()
-        if config.extrinsics_source == "file":
-            assert config.extrinsics_file is not None  # make_config checked it
+        if config.extrinsics_file is not None:
             names = [*config.cameras, *config.radars]
             self._set_extrinsics(load_extrinsics(config.extrinsics_file, config.base_frame, names))
 
@@ -104,16 +104,17 @@ class SensorIntake:
     def _make_sources(self) -> tuple[Source, ...]:
         config = self._config
         sources = []
-        if config.extrinsics_source == "tf_static":
-            sources.append(Source("/tf_static", "tf_static", "TFMessage", self._tf_static))
+        if config.extrinsics_file is None:
+            sources.append(Source(f"/{TF_STATIC}", TF_STATIC, "tf2_msgs/msg/TFMessage", self._tf_static))
         for camera in config.cameras.values():
-            kind = "CompressedImage" if camera.compressed else "Image"
-            sources.append(Source(camera.topic, camera.name, kind, partial(self._image, camera)))
-            info = partial(self._camera_info, camera)
-            sources.append(Source(camera.info_topic, f"{camera.name} camera_info", "CameraInfo", info))
+            image = "sensor_msgs/msg/CompressedImage" if camera.compressed else "sensor_msgs/msg/Image"
+            sources.append(Source(camera.topic, camera.name, image, partial(self._image, camera)))
+            info, name = partial(self._camera_info, camera), f"{camera.name} camera_info"
+            sources.append(Source(camera.info_topic, name, "sensor_msgs/msg/CameraInfo", info))
         for radar in config.radars.values():
-            sources.append(Source(radar.topic, radar.name, "PointCloud2", partial(self._radar, radar)))
-        return (*sources, Source(config.odometry_topic, ODOMETRY, "Odometry", self._odometry))
+            cloud = "sensor_msgs/msg/PointCloud2"
+            sources.append(Source(radar.topic, radar.name, cloud, partial(self._radar, radar)))
+        return (*sources, Source(config.odometry_topic, ODOMETRY, "nav_msgs/msg/Odometry", self._odometry))
 
     # ---- measurements
 
@@ -171,13 +172,12 @@ class SensorIntake:
         try:
             self._tree.add(msg.transforms)
         except CalibrationError as error:
-            self.notice("tf_static", "bad_transform", str(error))
+            self.notice(TF_STATIC, "bad_transform", str(error))
         found = {}
         sensors: list[CameraConfig | RadarConfig] = [*self._config.cameras.values(), *self._config.radars.values()]
         for sensor in sensors:
             try:
                 found[sensor.name] = self._tree.lookup(self._config.base_frame, sensor.frame_id)
-                self._no_transform.pop(sensor.name, None)
             except CalibrationError as error:
                 self._no_transform[sensor.name] = str(error)
         self._set_extrinsics(found)

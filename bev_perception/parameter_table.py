@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bev_perception.conversions import (
+    ANGLE_UNITS,
+    CLOUD_READERS,
+    IMAGE_READERS,
+    LAYOUTS,
+    VELOCITIES,
+    RadarFields,
+)
+from bev_perception.inference.backend import BACKENDS
+from bev_perception.inference.builder import PRECISIONS
+from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import ModelSpec
+from bev_perception.sync_config import MS, SyncConfig
 
 PACKAGE_SCHEME = "package://bev_perception/"
 # Names that rclpy itself owns; they are not ours to judge.
@@ -46,6 +58,7 @@ class Parameter:
     """One row of the table.
 
     type: bool, int, double, string or string[]. default: a value or REQUIRED. limits: (lowest, highest) of a number.
+    choices: the words that are allowed: the table itself whose keys they are, so that a row there is all it takes.
     change: ANY_TIME, UNCONFIGURED (takes effect at configure, refused later) or NEVER (read-only after start).
     """
 
@@ -54,7 +67,7 @@ class Parameter:
     default: Any
     description: str
     limits: tuple[float, float] | None = None
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     change: str = UNCONFIGURED
 
     @property
@@ -63,11 +76,25 @@ class Parameter:
 
 
 P = Parameter
+
+
+def _sync_time(name: str, description: str, limits: tuple[float, float]) -> Parameter:
+    """The row of `sync.NAME_ms`, whose default is that of SyncConfig.NAME_ns."""
+    default = getattr(SyncConfig, f"{name.removeprefix('sync.').removesuffix('_ms')}_ns")
+    return P(name, "double", default / MS, description, limits)
+
+
+def _radar_field(name: str, description: str, choices: Collection[str] = ()) -> Parameter:
+    """The row of `radar_fields.NAME`, whose default is that of RadarFields.NAME."""
+    return P(name, "string", getattr(RadarFields, name.removeprefix("radar_fields.")), description, choices=choices)
+
+
+FROM_TF, FROM_FILE = "tf_static", "file"  # extrinsics.source
 PARAMETERS: tuple[Parameter, ...] = (
     P("bundle", "string", REQUIRED, f"Directory of the model bundle; may start with {PACKAGE_SCHEME}"),
-    P("backend", "string", "onnxruntime", "What runs the network", choices=("onnxruntime", "tensorrt")),
+    P("backend", "string", "onnxruntime", "What runs the network", choices=BACKENDS),
     P("onnxruntime.threads", "int", 0, "Threads of the onnxruntime backend; 0: at most four", (0, 256)),
-    P("tensorrt.precision", "string", "fp32", "Precision of the TensorRT engine", choices=("fp32", "fp16")),
+    P("tensorrt.precision", "string", "fp32", "Precision of the TensorRT engine", choices=PRECISIONS),
     P("tensorrt.cache", "string", "", "Directory of built engines; empty: the default place of build_engine"),
     P(
         "base_frame",
@@ -81,9 +108,9 @@ PARAMETERS: tuple[Parameter, ...] = (
     P(
         "extrinsics.source",
         "string",
-        "tf_static",
+        FROM_TF,
         "Where the sensors sit: /tf_static or a YAML file",
-        choices=("tf_static", "file"),
+        choices=(FROM_TF, FROM_FILE),
     ),
     P(
         "extrinsics.file",
@@ -92,56 +119,38 @@ PARAMETERS: tuple[Parameter, ...] = (
         f"Calibration YAML when extrinsics.source is `file`; may start with {PACKAGE_SCHEME}",
     ),
     P("anchor", "string", "", "Camera whose stamp is the frame's stamp; empty: the last camera of the bundle"),
-    P("sync.period_ms", "double", 1000 / 12, "Period of the anchor camera", (1.0, 10_000.0)),
-    P("sync.camera_tolerance_ms", "double", 40.0, "Largest deviation from anchor stamp + offset", (0.1, 5000.0)),
+    _sync_time("sync.period_ms", "Period of the anchor camera", (1.0, 10_000.0)),
+    _sync_time("sync.camera_tolerance_ms", "Largest deviation from anchor stamp + offset", (0.1, 5000.0)),
+    _sync_time("sync.radar_settle_ms", "Younger scans wait for the next frame, none is waited for", (0.0, 500.0)),
+    _sync_time("sync.deadline_ms", "A frame goes without sensors that are later than this", (0.0, 5000.0)),
+    _sync_time("sync.max_extrapolation_ms", "Poses are extrapolated at most this far", (0.0, 1000.0)),
+    _sync_time("sync.silence_ms", "A sensor silent for this long is not waited for", (1.0, 60_000.0)),
+    _sync_time("sync.startup_ms", "A sensor never seen is waited for this long at start", (0.0, 60_000.0)),
+    _sync_time("sync.jump_back_ms", "Stamps or clock this far back: time restarted", (1.0, 60_000.0)),
+    _sync_time("sync.max_future_ms", "Stamps further ahead of the clock are refused", (0.0, 60_000.0)),
+    _sync_time("sync.max_past_ms", "Stamps further behind the clock are refused", (1.0, 600_000.0)),
     P(
-        "sync.radar_settle_ms",
+        "sync.max_speed_mps",
         "double",
-        40.0,
-        "Younger scans wait for the next frame, none is waited for",
-        (0.0, 500.0),
+        SyncConfig.max_speed_mps,
+        "Faster motion between two poses is a jump",
+        (1.0, 200.0),
     ),
-    P("sync.deadline_ms", "double", 150.0, "A frame goes without sensors that are later than this", (0.0, 5000.0)),
-    P("sync.max_extrapolation_ms", "double", 100.0, "Poses are extrapolated at most this far", (0.0, 1000.0)),
-    P("sync.silence_ms", "double", 1000.0, "A sensor silent for this long is not waited for", (1.0, 60_000.0)),
-    P("sync.startup_ms", "double", 1000.0, "A sensor never seen is waited for this long at start", (0.0, 60_000.0)),
-    P("sync.jump_back_ms", "double", 1000.0, "Stamps or clock this far back: time restarted", (1.0, 60_000.0)),
-    P("sync.max_future_ms", "double", 1000.0, "Stamps further ahead of the clock are refused", (0.0, 60_000.0)),
-    P("sync.max_past_ms", "double", 2000.0, "Stamps further behind the clock are refused", (1.0, 600_000.0)),
-    P("sync.max_speed_mps", "double", 70.0, "Faster motion between two poses is a jump", (1.0, 200.0)),
-    P(
-        "radar_fields.layout",
-        "string",
-        "cartesian",
-        "x, y[, z] or range, azimuth[, elevation]",
-        choices=("cartesian", "polar"),
-    ),
-    P("radar_fields.x", "string", "x", "Field name (cartesian): metres, sensor frame"),
-    P("radar_fields.y", "string", "y", "Field name (cartesian)"),
-    P("radar_fields.z", "string", "z", "Field name (cartesian); absent in the cloud or empty: 0"),
-    P("radar_fields.range", "string", "range", "Field name (polar): metres"),
-    P("radar_fields.azimuth", "string", "azimuth", "Field name (polar): about +z from +x"),
-    P("radar_fields.elevation", "string", "elevation", "Field name (polar): up from the x-y plane; absent or empty: 0"),
-    P("radar_fields.angle_unit", "string", "rad", "Unit of azimuth and elevation", choices=("rad", "deg")),
-    P("radar_fields.rcs", "string", "rcs", "Field name: radar cross section, dBsm; empty: 0"),
-    P(
-        "radar_fields.velocity",
-        "string",
-        "compensated",
-        "Speed over ground, or relative to the sensor",
-        choices=("compensated", "relative"),
-    ),
-    P("radar_fields.vx", "string", "vx_comp", "Field name: radial speed along x, m/s; empty: use `doppler`"),
-    P("radar_fields.vy", "string", "vy_comp", "Field name: radial speed along y, m/s; empty: use `doppler`"),
-    P("radar_fields.doppler", "string", "", "Field name: radial speed, m/s, positive away; used when vx, vy are empty"),
-    P("image_reader", "string", "numpy", "Reads raw images; both give the same arrays", choices=("numpy", "cv_bridge")),
-    P(
-        "cloud_reader",
-        "string",
-        "numpy",
-        "Reads point clouds; both give the same arrays",
-        choices=("numpy", "sensor_msgs_py"),
-    ),
+    _radar_field("radar_fields.layout", "x, y[, z] or range, azimuth[, elevation]", LAYOUTS),
+    _radar_field("radar_fields.x", "Field name (cartesian): metres, sensor frame"),
+    _radar_field("radar_fields.y", "Field name (cartesian)"),
+    _radar_field("radar_fields.z", "Field name (cartesian); absent in the cloud or empty: 0"),
+    _radar_field("radar_fields.range", "Field name (polar): metres"),
+    _radar_field("radar_fields.azimuth", "Field name (polar): about +z from +x"),
+    _radar_field("radar_fields.elevation", "Field name (polar): up from the x-y plane; absent or empty: 0"),
+    _radar_field("radar_fields.angle_unit", "Unit of azimuth and elevation", ANGLE_UNITS),
+    _radar_field("radar_fields.rcs", "Field name: radar cross section, dBsm; empty: 0"),
+    _radar_field("radar_fields.velocity", "Speed over ground, or relative to the sensor", VELOCITIES),
+    _radar_field("radar_fields.vx", "Field name: radial speed along x, m/s; empty: use `doppler`"),
+    _radar_field("radar_fields.vy", "Field name: radial speed along y, m/s; empty: use `doppler`"),
+    _radar_field("radar_fields.doppler", "Field name: radial speed, m/s, positive away; used when vx, vy are empty"),
+    P("image_reader", "string", "numpy", "Reads raw images; both give the same arrays", choices=IMAGE_READERS),
+    P("cloud_reader", "string", "numpy", "Reads point clouds; both give the same arrays", choices=CLOUD_READERS),
     P("qos.depth", "int", 5, "Queue of each sensor subscription", (1, 1000), change=NEVER),
     P(
         "qos.reliability",
@@ -151,13 +160,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=("best_effort", "reliable"),
         change=NEVER,
     ),
-    P(
-        "publish.outputs",
-        "string[]",
-        ("detections", "markers"),
-        "Messages to publish",
-        choices=("detections", "markers", "vision_msgs", "autoware"),
-    ),
+    P("publish.outputs", "string[]", ("detections", "markers"), "Messages to publish", choices=PUBLISHERS),
     P(
         "publish.marker_lifetime_s",
         "double",

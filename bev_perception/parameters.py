@@ -8,8 +8,11 @@ from typing import Any
 
 import yaml
 
+from bev_perception.conversions import LAYOUTS, RadarFields
 from bev_perception.model_spec import ModelSpec, load_bundle
 from bev_perception.parameter_table import (
+    FROM_FILE,
+    FROM_TF,
     PACKAGE_SCHEME,
     PARAMETERS,
     REQUIRED,
@@ -21,26 +24,10 @@ from bev_perception.parameter_table import (
 )
 from bev_perception.sync_config import SyncConfig
 
+NODE_NAME = "bev_perception"
 PACKAGE_ROOT = Path(__file__).resolve().parent
-
-
-@dataclass(frozen=True)
-class RadarFields:
-    """How a radar's point cloud names its fields; see the parameters `radar_fields.*`."""
-
-    layout: str = "cartesian"
-    x: str = "x"
-    y: str = "y"
-    z: str = "z"
-    range: str = "range"
-    azimuth: str = "azimuth"
-    elevation: str = "elevation"
-    angle_unit: str = "rad"
-    rcs: str = "rcs"
-    velocity: str = "compensated"
-    vx: str = "vx_comp"
-    vy: str = "vy_comp"
-    doppler: str = ""
+SHIPPED_PARAMETERS = PACKAGE_ROOT / "config" / "perception.param.yaml"
+SHIPPED_BUNDLE = PACKAGE_ROOT / "bundles" / "demo"
 
 
 @dataclass(frozen=True)
@@ -67,7 +54,10 @@ class RadarConfig:
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """All parameters, checked, for one bundle. sync: keywords of SyncConfig; times in integer nanoseconds."""
+    """All parameters, checked, for one bundle.
+
+    extrinsics_file: None where they come from /tf_static. sync: keywords of SyncConfig; times in integer nanoseconds.
+    """
 
     bundle: Path
     backend: str
@@ -75,7 +65,6 @@ class NodeConfig:
     base_frame: str
     odometry_topic: str
     odometry_frame: str
-    extrinsics_source: str
     extrinsics_file: Path | None
     anchor: str
     sync: dict[str, Any]
@@ -86,7 +75,6 @@ class NodeConfig:
     qos_reliability: str
     outputs: tuple[str, ...]
     marker_lifetime_s: float
-    status_rate_hz: float
     max_age_ms: float
     output_timeout_ms: float
     cameras: dict[str, CameraConfig]
@@ -140,8 +128,8 @@ def make_config(values: dict[str, Any], spec: ModelSpec) -> NodeConfig:
 def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
     """Faults that only show when parameters are seen together."""
     errors = []
-    if v["extrinsics.source"] == "file" and not v["extrinsics.file"]:
-        errors.append("extrinsics.file: is required when extrinsics.source is `file`")
+    if v["extrinsics.source"] == FROM_FILE and not v["extrinsics.file"]:
+        errors.append(f"extrinsics.file: is required when extrinsics.source is `{FROM_FILE}`")
     if v["anchor"] and v["anchor"] not in spec.cameras:
         hint = did_you_mean(v["anchor"], spec.cameras)
         errors.append(f"anchor: {v['anchor']!r} is no camera of the bundle ({', '.join(spec.cameras)}){hint}")
@@ -150,14 +138,13 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
         errors.append("radar_fields.vx and .vy: give both, or neither and `radar_fields.doppler`")
     if not v["radar_fields.vx"] and not v["radar_fields.doppler"]:
         errors.append("radar_fields: give vx and vy, or doppler")
-    required = ("x", "y") if v["radar_fields.layout"] == "cartesian" else ("range", "azimuth")
     layout = v["radar_fields.layout"]
-    empty = [name for name in required if not v[f"radar_fields.{name}"]]
+    empty = [name for name in LAYOUTS[layout].needed if not v[f"radar_fields.{name}"]]
     errors += [f"radar_fields.{name}: must not be empty with layout {layout}" for name in empty]
-    if v["extrinsics.source"] == "tf_static":
+    if v["extrinsics.source"] == FROM_TF:
         for name, value in v.items():
             if name.endswith(".frame_id") and not value:
-                errors.append(f"{name}: is required when extrinsics.source is `tf_static`")
+                errors.append(f"{name}: is required when extrinsics.source is `{FROM_TF}`")
     anchor = _anchor(v, spec)
     offset = v[f"cameras.{anchor}.offset_ms"] if anchor else 0.0
     if offset != 0.0:
@@ -175,65 +162,47 @@ def _anchor(v: dict[str, Any], spec: ModelSpec) -> str:
 
 
 def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
-    def ns(name: str) -> int:
-        return round(v[name] * 1e6)
+    """The parameters of a group are the fields of what they configure, by the same names."""
 
-    cameras = {
-        c: CameraConfig(
-            c,
-            topic=v[f"cameras.{c}.topic"],
-            info_topic=v[f"cameras.{c}.info_topic"],
-            compressed=v[f"cameras.{c}.compressed"],
-            rectified=v[f"cameras.{c}.rectified"],
-            offset_ns=ns(f"cameras.{c}.offset_ms"),
-            frame_id=v[f"cameras.{c}.frame_id"],
-        )
-        for c in spec.cameras
-    }
-    options = f"{v['backend']}."
-    prefix = "radar_fields."
-    fields = {name[len(prefix) :]: value for name, value in v.items() if name.startswith(prefix)}
+    def group(name: str) -> dict[str, Any]:
+        return {key.removeprefix(f"{name}."): value for key, value in v.items() if key.startswith(f"{name}.")}
+
     return NodeConfig(
         bundle=resolve_path(v["bundle"]),
         backend=v["backend"],
-        backend_options={name[len(options) :]: value for name, value in v.items() if name.startswith(options)},
+        backend_options=group(v["backend"]),
         base_frame=v["base_frame"],
         odometry_topic=v["odometry.topic"],
         odometry_frame=v["odometry.frame"],
-        extrinsics_source=v["extrinsics.source"],
-        extrinsics_file=resolve_path(v["extrinsics.file"]) if v["extrinsics.file"] else None,
+        extrinsics_file=resolve_path(v["extrinsics.file"]) if v["extrinsics.source"] == FROM_FILE else None,
         anchor=_anchor(v, spec),
-        sync={
-            "period_ns": ns("sync.period_ms"),
-            "camera_tolerance_ns": ns("sync.camera_tolerance_ms"),
-            "radar_settle_ns": ns("sync.radar_settle_ms"),
-            "deadline_ns": ns("sync.deadline_ms"),
-            "max_extrapolation_ns": ns("sync.max_extrapolation_ms"),
-            "silence_ns": ns("sync.silence_ms"),
-            "startup_ns": ns("sync.startup_ms"),
-            "jump_back_ns": ns("sync.jump_back_ms"),
-            "max_future_ns": ns("sync.max_future_ms"),
-            "max_past_ns": ns("sync.max_past_ms"),
-            "max_speed_mps": v["sync.max_speed_mps"],
-        },
-        radar_fields=RadarFields(**fields),
+        sync=_in_ns(group("sync")),
+        radar_fields=RadarFields(**group("radar_fields")),
         image_reader=v["image_reader"],
         cloud_reader=v["cloud_reader"],
         qos_depth=v["qos.depth"],
         qos_reliability=v["qos.reliability"],
         outputs=v["publish.outputs"],
         marker_lifetime_s=v["publish.marker_lifetime_s"],
-        status_rate_hz=v["publish.status_rate_hz"],
         max_age_ms=v["diagnostics.max_age_ms"],
         output_timeout_ms=v["diagnostics.output_timeout_ms"],
-        cameras=cameras,
-        radars={r: RadarConfig(r, v[f"radars.{r}.topic"], v[f"radars.{r}.frame_id"]) for r in spec.radars},
-        score_threshold={label: v[f"score_threshold.{label}"] for label in spec.classes},
+        cameras={name: CameraConfig(name, **_in_ns(group(f"cameras.{name}"))) for name in spec.cameras},
+        radars={name: RadarConfig(name, **group(f"radars.{name}")) for name in spec.radars},
+        score_threshold=group("score_threshold"),
     )
 
 
-def parse_yaml(path: str | Path, node_name: str = "bev_perception") -> dict[str, Any]:
-    """ROS parameter YAML -> flat {parameter name: value} of the sections that apply to `node_name` (`/**`, its name).
+def _in_ns(values: dict[str, Any]) -> dict[str, Any]:
+    """What is called `..._ms` -> `..._ns`, integer nanoseconds; the rest as it is."""
+    times = {key for key in values if key.endswith("_ms")}
+    return {
+        f"{key.removesuffix('_ms')}_ns" if key in times else key: round(value * 1e6) if key in times else value
+        for key, value in values.items()
+    }
+
+
+def parse_yaml(path: str | Path) -> dict[str, Any]:
+    """ROS parameter YAML -> flat {parameter name: value} of the sections that apply to the node (`/**`, its name).
 
     Raises ParameterError when the file is not such a YAML. `make_config` checks names and values.
     """
@@ -244,10 +213,10 @@ def parse_yaml(path: str | Path, node_name: str = "bev_perception") -> dict[str,
         raise ParameterError(f"{path}: cannot be read as YAML ({error})") from error
     if not isinstance(tree, dict):
         found = type(tree).__name__
-        raise ParameterError(f"{path}: expected `/**:` or `{node_name}:` with `ros__parameters:` below, found {found}")
+        raise ParameterError(f"{path}: expected `/**:` or `{NODE_NAME}:` with `ros__parameters:` below, found {found}")
     values: dict[str, Any] = {}
     matched = False
-    for section in ("/**", node_name, f"/{node_name}"):
+    for section in ("/**", NODE_NAME, f"/{NODE_NAME}"):
         if section in tree:
             matched = True
             body = tree[section].get("ros__parameters") if isinstance(tree[section], dict) else None
@@ -255,7 +224,7 @@ def parse_yaml(path: str | Path, node_name: str = "bev_perception") -> dict[str,
                 raise ParameterError(f"{path}: `{section}:` has no `ros__parameters:` below it")
             values.update(_flatten(body))
     if not matched:
-        raise ParameterError(f"{path}: no section `/**:` or `{node_name}:`, found {sorted(map(str, tree))}")
+        raise ParameterError(f"{path}: no section `/**:` or `{NODE_NAME}:`, found {sorted(map(str, tree))}")
     return values
 
 

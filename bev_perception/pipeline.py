@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 
 from bev_perception.decode import Thresholds, decode, thresholds_of
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess import prepare_inputs
 from bev_perception.structures import Detections, SensorFrame
+from bev_perception.sync_config import SyncConfig
 from bev_perception.temporal import TemporalMemory
 
 
@@ -27,8 +27,7 @@ class BevPipeline:
         spec: ModelSpec,
         backend: InferenceBackend,
         thresholds: Thresholds | None = None,
-        max_speed_mps: float = 70.0,
-        clock: Callable[[], int] = time.perf_counter_ns,
+        max_speed_mps: float = SyncConfig.max_speed_mps,
     ) -> None:
         self.spec = spec
         self.backend = backend
@@ -36,29 +35,28 @@ class BevPipeline:
         self.memory = TemporalMemory(spec, max_speed_mps)
         self.timings_ms: dict[str, float] = {}
         self.counters: Counter[str] = Counter()
-        self._clock = clock
 
     def step(self, frame: SensorFrame) -> Detections:
         """Detect in `frame`; frames come in stamp order. Sensors that are missing or unusable are masked and named."""
-        started = self._clock()
+        started = time.perf_counter_ns()
         inputs, problems, lost = prepare_inputs(frame, self.spec)
         self.counters.update(lost)
         previous, memory_reset = self.memory.inputs(frame)
         if memory_reset:
             self.counters[f"memory/{memory_reset}"] += 1
 
-        prepared = self._clock()
+        prepared = time.perf_counter_ns()
         outputs = self.backend.infer(inputs | previous)
         peaks = {name: self.backend.fetch(outputs[name]) for name in ("scores", "labels", "cells", "boxes")}
 
-        inferred = self._clock()
+        inferred = time.perf_counter_ns()
         decoded = decode(peaks, self.spec, self.thresholds)
         if decoded.not_finite:
             self.memory.reset("not_finite_output")  # a state that came with NaN would spoil every frame after it
         elif self.spec.temporal.state_channels:
             self.memory.store(frame, outputs["bev"])
 
-        decoded_at = self._clock()
+        decoded_at = time.perf_counter_ns()
         self._note_timings(started, prepared, inferred, decoded_at)
         valid = [*inputs.get("camera_valid", ()), *inputs.get("radar_valid", ())]
         return Detections(

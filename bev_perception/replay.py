@@ -39,12 +39,10 @@ from bev_perception.files import write_atomic
 from bev_perception.inference.backend import open_backend
 from bev_perception.intake import SensorIntake
 from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
-from bev_perception.parameters import NodeConfig, ParameterError, load_config
+from bev_perception.parameters import SHIPPED_PARAMETERS, NodeConfig, ParameterError, load_config
 from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import Detections
 from bev_perception.sync import FrameSynchronizer
-
-PARAMS = Path(__file__).resolve().parent / "config" / "perception.param.yaml"
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def strong_only(detections: Detections, least: Mapping[str, float], spec: ModelS
     return replace(detections, **arrays)
 
 
-def to_json(result: ReplayResult, spec: ModelSpec) -> str:
+def to_json(result: ReplayResult, spec: ModelSpec, frame_id: str) -> str:
     """Everything that was found, readable without ROS: one frame a line."""
     lines = []
     for record_ns, d in result.detections:
@@ -122,7 +120,7 @@ def to_json(result: ReplayResult, spec: ModelSpec) -> str:
             "velocity": d.velocity.tolist(),
         }
         lines.append(json.dumps(frame))
-    head = json.dumps({"model": spec.name, "sha256": spec.onnx_sha256, "frame_id": "base_link"})
+    head = json.dumps({"model": spec.name, "sha256": spec.onnx_sha256, "frame_id": frame_id})
     return f'{{"header": {head},\n"frames": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
@@ -135,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("bag", type=Path)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument(
-        "--params", type=Path, default=PARAMS, help="the node's parameter YAML (default: the shipped one)"
+        "--params", type=Path, default=SHIPPED_PARAMETERS, help="the node's parameter YAML (default: the shipped one)"
     )
     parser.add_argument("--stamps-from", type=Path, metavar="RESULT_BAG", help="only the frames of that result bag")
     parser.add_argument("--backend", help="overrides the parameter `backend`")
@@ -158,7 +156,7 @@ def _run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     args.out.mkdir(parents=True, exist_ok=True)
     mcap = write_detections(args.out / "detections", result.detections, spec, config.base_frame)
-    write_atomic(args.out / "detections.json", to_json(result, spec))
+    write_atomic(args.out / "detections.json", to_json(result, spec, config.base_frame))
 
     count = sum(len(d) for _, d in result.detections)
     print(f"{len(result.detections)} frames, {count} boxes in {seconds:.1f} s; {result.skipped} frames left out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 MS = 1_000_000
 NS = 1_000_000_000
@@ -55,14 +56,17 @@ class SyncConfig:
         return self.offsets_ns.get(camera, 0)
 
 
+HealthState = Literal["ok", "degraded", "stale", "never_seen"]
+
+
 @dataclass(frozen=True)
 class SensorHealth:
-    """state: `ok`, `degraded` (alive but missing in the newest frame), `stale` (silent) or `never_seen`.
+    """state: `degraded` is alive but missing in the newest frame, `stale` is silent.
 
     age_s: since the newest measurement, infinite if there is none. reason: why it is not ok, or "".
     """
 
-    state: str
+    state: HealthState
     age_s: float
     rate_hz: float
     reason: str

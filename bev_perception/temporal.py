@@ -10,6 +10,7 @@ import numpy as np
 from bev_perception.geometry import invert
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import EgoPose, Epoch, SensorFrame
+from bev_perception.sync_config import SyncConfig
 
 NS = 1_000_000_000
 JUMP_M = 1.0  # what the odometry may be off between two frames beyond what the top speed explains
@@ -28,7 +29,7 @@ class TemporalMemory:
     Reasons to forget that are found here: the reason of SensorFrame.epoch, `time_backward`, `gap`, `pose_jump`.
     """
 
-    def __init__(self, spec: ModelSpec, max_speed_mps: float = 70.0) -> None:
+    def __init__(self, spec: ModelSpec, max_speed_mps: float = SyncConfig.max_speed_mps) -> None:
         self.spec = spec
         self.max_speed_mps = max_speed_mps
         self._states: list[_State] = []  # oldest first

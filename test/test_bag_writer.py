@@ -11,9 +11,10 @@ import pytest
 pytest.importorskip("trimesh", reason="the synthetic world needs trimesh and embreex")
 pytest.importorskip("rosbags", reason="needs rosbags")
 
+from references import yaw_of
 from rosbags.highlevel import AnyReader
 
-from bev_perception.geometry import invert, rotation_from_quaternion, transform_points, yaw_from_rotation
+from bev_perception.geometry import invert, rotation_from_quaternion, transform_points
 from training.world.__main__ import main
 from training.world.bag_writer import LATENCY_NS, BagSettings, _odometry, topic, write_bag
 from training.world.camera import scaled_K
@@ -154,7 +155,7 @@ def test_odometry_and_tf_are_the_worlds_motion(bag, world):
     for (t0, before, _), (_, pose, twist), (t1, after, _) in zip(poses, poses[1:], poses[2:]):
         moved = pose[:3, :3].T @ (after[:3, 3] - before[:3, 3]) * 1e9 / (t1 - t0)
         np.testing.assert_allclose(moved[:2], [twist.linear.x, twist.linear.y], atol=0.15)
-        turned = yaw_from_rotation(before[:3, :3].T @ after[:3, :3]) * 1e9 / (t1 - t0)
+        turned = yaw_of(before[:3, :3].T @ after[:3, :3]) * 1e9 / (t1 - t0)
         assert turned == pytest.approx(twist.angular.z, abs=0.05)
 
 
@@ -174,7 +175,7 @@ def test_ground_truth_is_the_worlds_actors_in_base_link(bag, world):
             assert (box.class_name, box.attribute) == (state.name, state.attribute)
             pose = _matrix(box.pose.pose.position, box.pose.pose.orientation)
             np.testing.assert_allclose(pose[:3, 3], transform_points(ego_from_world, state.center[None])[0], atol=1e-9)
-            in_world = yaw_from_rotation(world_from_ego[:3, :3] @ pose[:3, :3])
+            in_world = yaw_of(world_from_ego[:3, :3] @ pose[:3, :3])
             assert np.cos(in_world - state.yaw) > 1 - 1e-9
             size = box.dimensions
             np.testing.assert_allclose([size.x, size.y, size.z], state.size_lwh)

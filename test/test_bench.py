@@ -1,7 +1,8 @@
-"""The bench compares equals: the usual way gives the results of the fast way, and the document keeps its sections."""
+"""The bench compares equals: the usual way gives the results of the fast way, and the page has what was measured."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -88,19 +89,23 @@ def test_cost_has_every_stage_and_restores_the_cores():
     assert cost.frames >= 2 and min(*cost.ours.values(), *cost.stock.values(), cost.copy_ms) > 0
 
 
-def test_document_keeps_the_sections_that_were_not_measured(tmp_path: Path):
-    path = tmp_path / "docs" / "benchmarks.md"
-    titles = {"cost": "Cost", "delivery": "Delivery", "latency": "Latency"}
-    bench.update_document(path, "# Head\n", titles, {"cost": "first", "latency": "old"})
-    bench.update_document(path, "# Head\n", titles, {"latency": "new"})
-    text = path.read_text()
-    assert "first" in text and "new" in text and "old" not in text
-    assert text.startswith("# Head") and text.index("## Cost") < text.index("## Latency")
-    assert text.count("<!-- cost -->") == text.count("<!-- latency -->") == 1
-
-
-def test_latency_needs_a_demo_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    arguments = ["--only", "latency", "--demo", str(tmp_path), "--docs", str(tmp_path / "b.md")]
+def test_what_a_demo_run_measured_is_in_the_page_and_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    page, row = tmp_path / "b.md", {"p50": 1.25, "p95": 2.0, "p99": 3.0, "max": 4.0, "count": 7}
+    arguments = ["--only", "latency", "--demo", str(tmp_path), "--docs", str(page)]
+    page.write_text("# Head\n\n<!-- latency -->\n<!-- end -->\n")
     assert bench.main(arguments) == 1
     assert "run `make demo` first" in capsys.readouterr().err
-    assert not (tmp_path / "b.md").exists()
+    assert page.read_text() == "# Head\n\n<!-- latency -->\n<!-- end -->\n"
+    summary = {"latency_ms": {"infer": row}, "facts": {"drive": "7 s"}, "frames": 7, "frames_dropped": 2}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert bench.main(arguments) == 0
+    assert "| infer |     1.2 |     2.0 |     3.0 |     4.0 |     7 |" in page.read_text()
+    lines = ["stage,p50_ms,p95_ms,p99_ms,max_ms,count", "infer,1.2,2.0,3.0,4.0,7"]
+    assert (tmp_path / "data" / "latency.csv").read_text().splitlines() == lines
+
+
+def test_a_page_without_the_section_is_told_before_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    page = tmp_path / "b.md"
+    page.write_text("# Head\n")
+    assert bench.main(["--only", "cost", "--docs", str(page)]) == 1
+    assert "0 sections <!-- cost -->" in capsys.readouterr().err

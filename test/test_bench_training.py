@@ -52,6 +52,7 @@ def test_a_killed_recipe_is_told_and_tried_again_and_what_is_measured_is_kept(
 ) -> None:
     monkeypatch.setattr(recipes, "RECIPES", ("bevdet:r50", "centerpoint:pillar"))
     monkeypatch.setattr(recipes, "measure", killed)
+    (tmp_path / "b.md").write_text("<!-- recipes -->\n<!-- end -->\n")
     args = ["--only", "recipes", "--data", str(tmp_path), "--out", str(tmp_path), "--docs", str(tmp_path / "b.md")]
     args += ["--device", "cpu"]
     assert bench.main(args) == 0
@@ -75,7 +76,9 @@ def test_latency_is_that_of_the_exported_student() -> None:
 def test_the_table_of_students_has_every_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "measure", lambda *_, **__: latency.Latency(2_000_000, 8.0, None, 12.5))
     docs = tmp_path / "b.md"
-    assert bench.main(["--only", "latency", "--docs", str(docs)]) == 0
+    assert bench.main(["--only", "students", "--docs", str(docs)]) == 1, "the page has no such section"
+    docs.write_text("<!-- students -->\n<!-- end -->\n")
+    assert bench.main(["--only", "students", "--docs", str(docs)]) == 0
     rows = [line for line in docs.read_text().splitlines() if line.startswith("| ") and "12.5" in line]
     names = [row.split("|")[1].strip() for row in rows]
     assert names == [name for name in bench.STUDENTS for _ in ("tiny", "small")]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from bev_perception import conversions
-from bev_perception.conversions import MessageError
-from bev_perception.parameters import RadarFields
+from bev_perception.conversions import MessageError, RadarFields
+from bev_perception.preprocess.encodings import RAW
+from bev_perception.structures import RadarScan
 
 # sensor_msgs/image_encodings.hpp: bytes per pixel.
 BYTES = {
@@ -81,6 +82,10 @@ def types(request: pytest.FixtureRequest):
     return request.param()
 
 
+def scan_of(message: object, fields: RadarFields | None = None, reader: str = "numpy") -> RadarScan:
+    return conversions.read_radar(message, "RADAR", fields or RadarFields(), reader)[0]
+
+
 def image_values(encoding: str = "bgr8", width: int = 5, height: int = 4, padding: int = 0, seed: int = 0) -> dict:
     step = width * BYTES[encoding] + padding
     data = np.random.default_rng(seed).integers(0, 256, step * height, dtype=np.uint8).tobytes()
@@ -88,7 +93,7 @@ def image_values(encoding: str = "bgr8", width: int = 5, height: int = 4, paddin
 
 
 @pytest.mark.parametrize("padding", [0, 7])
-@pytest.mark.parametrize("encoding", sorted({*BYTES, *conversions.IMAGE_ENCODINGS}))
+@pytest.mark.parametrize("encoding", sorted({*BYTES, *RAW, *conversions.ENCODING_ALIASES}))
 def test_pixels_are_where_the_definition_puts_them(types, encoding: str, padding: int) -> None:
     values = image_values(encoding, padding=padding)
     frame = conversions.to_camera_frame(types.image(**values), "CAM")
@@ -154,10 +159,11 @@ def test_compressed_images_are_told_by_their_bytes() -> None:
         data = cv2.imencode(extension, image)[1].tobytes()
         frame = conversions.to_compressed_frame(compressed(data, "bgr8; whatever"), "CAM")
         assert frame.encoding == encoding and frame.data.tobytes() == data
-    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+    jpeg, png = (cv2.imencode(extension, image)[1].tobytes() for extension in (".jpg", ".png"))
     cases = [
         (b"", "image_truncated"),
         (jpeg[: len(jpeg) // 2], "image_truncated"),
+        (png[: len(png) // 2], "image_truncated"),
         (bytes(100), "image_encoding"),
     ]
     for data, reason in cases:
@@ -208,7 +214,7 @@ EXPECTED = np.array([[r[0], r[1], r[2], r[5], r[8], r[9]] for r in ROWS], dtype=
 @pytest.mark.parametrize("gap", [0, 3])
 def test_radar_points_of_any_layout(types, big: bool, height: int, pad: int, gap: int) -> None:
     layout, values = cloud_values(ROWS, gap=gap, big=big, height=height, pad=pad)
-    scan = conversions.to_radar_scan(types.cloud(layout, **values), "RADAR")
+    scan = scan_of(types.cloud(layout, **values))
     assert scan.points.dtype == np.float32 and scan.compensated and scan.stamp_ns == 3_000_000_005
     assert np.array_equal(scan.points, EXPECTED)
 
@@ -217,7 +223,7 @@ def test_radar_points_of_any_layout(types, big: bool, height: int, pad: int, gap
 def test_of_a_field_of_many_values_the_first_is_used(types, big: bool) -> None:
     fields = [(name, datatype, 2 if name == "x" else 1) for name, datatype, _ in NUSCENES]
     layout, values = cloud_values(ROWS, fields, big=big)
-    scan = conversions.to_radar_scan(types.cloud(layout, **values), "RADAR")
+    scan = scan_of(types.cloud(layout, **values))
     assert np.array_equal(scan.points, EXPECTED)
 
 
@@ -227,7 +233,7 @@ def test_sensor_msgs_py_reads_the_same(big: bool, height: int, pad: int) -> None
     pytest.importorskip("sensor_msgs_py", reason="sensor_msgs_py is not installed")
     layout, values = cloud_values(ROWS, big=big, height=height, pad=pad)
     message = RclpyTypes().cloud(layout, **values)
-    ours, theirs = (conversions.to_radar_scan(message, "R", reader=r).points for r in ("numpy", "sensor_msgs_py"))
+    ours, theirs = (scan_of(message, reader=r).points for r in ("numpy", "sensor_msgs_py"))
     assert np.array_equal(ours, theirs)
 
 
@@ -243,7 +249,7 @@ def test_relative_velocity_and_missing_z(types) -> None:
         [[r[0], r[1], r[5], r[6], r[7]] for r in ROWS], [NUSCENES[i] for i in (0, 1, 5, 6, 7)]
     )
     fields = RadarFields(velocity="relative", vx="vx", vy="vy")
-    scan = conversions.to_radar_scan(types.cloud(layout, **values), "RADAR", fields)
+    scan = scan_of(types.cloud(layout, **values), fields)
     assert not scan.compensated
     assert np.array_equal(scan.points[:, 2], np.zeros(4))
     assert np.array_equal(scan.points[:, 4:], [[r[6], r[7]] for r in ROWS])
@@ -258,7 +264,7 @@ def test_polar_returns_with_doppler(types, unit: str) -> None:
     fields = [("range", 8, 1), ("azimuth", 8, 1), ("elevation", 8, 1), ("doppler", 7, 1)]
     layout, values = cloud_values([[r, a * factor, e * factor, d] for r, a, e, d in truth], fields)
     map_ = RadarFields(layout="polar", angle_unit=unit, velocity="relative", vx="", vy="", doppler="doppler", rcs="")
-    points = conversions.to_radar_scan(types.cloud(layout, **values), "RADAR", map_).points
+    points = scan_of(types.cloud(layout, **values), map_).points
     for point, (r, a, e, doppler) in zip(points, truth):
         ray = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
         assert point[:3] == pytest.approx(r * ray, rel=1e-4, abs=1e-4)
@@ -266,9 +272,18 @@ def test_polar_returns_with_doppler(types, unit: str) -> None:
         assert point[4:] == pytest.approx(doppler * ray[:2], rel=1e-3, abs=1e-4)
 
 
+def test_radial_speed_of_returns_close_to_the_radar(types) -> None:
+    """From a millimetre on it lies along the ray; at the radar itself there is no ray."""
+    layout, values = cloud_values([[0.0, 0.0, 8.0], [0.0006, 0.0008, 5.0]], [(n, 7, 1) for n in ("x", "y", "doppler")])
+    map_ = RadarFields(velocity="relative", vx="", vy="", doppler="doppler", rcs="")
+    points = scan_of(types.cloud(layout, **values), map_).points
+    assert points[0, 4:].tolist() == [0, 0]
+    assert points[1, 4:] == pytest.approx([3.0, 4.0], rel=1e-4)
+
+
 def test_empty_clouds_are_scans_that_saw_nothing(types) -> None:
     layout, values = cloud_values([])
-    scan = conversions.to_radar_scan(types.cloud(layout, **values), "RADAR")
+    scan = scan_of(types.cloud(layout, **values))
     assert scan.points.shape == (0, 6)
 
 
@@ -281,7 +296,7 @@ def test_returns_that_are_not_finite_are_left_out(types) -> None:
     assert bad == 2 and np.array_equal(scan.points, EXPECTED[[0, 3]])
     layout, values = cloud_values([[float("nan")] + r[1:] for r in ROWS])
     with pytest.raises(MessageError) as error:
-        conversions.to_radar_scan(types.cloud(layout, **values), "RADAR")
+        scan_of(types.cloud(layout, **values))
     assert error.value.reason == "cloud_not_finite"
 
 
@@ -301,7 +316,7 @@ def test_bad_clouds(types) -> None:
     ]
     for fields, parts, reason in cases:
         with pytest.raises(MessageError) as error:
-            conversions.to_radar_scan(types.cloud(fields, **parts), "RADAR")
+            scan_of(types.cloud(fields, **parts))
         assert error.value.reason == reason
 
 

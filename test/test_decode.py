@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from references import peaks_by_loops
 
-from bev_perception.decode import Thresholds, boxes_from_cells, circle_nms, decode, peaks_numpy, thresholds_of
+from bev_perception.decode import Thresholds, boxes_from_cells, circle_nms, decode, thresholds_of
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import BOX_CHANNELS, CLASSES, ModelSpec
 
@@ -143,7 +144,7 @@ def test_the_bundles_thresholds_hold_where_none_are_given():
 def test_reference_peaks():
     heatmap = np.zeros((2, 5, 6), np.float32)
     heatmap[0, 1, 1], heatmap[0, 1, 2], heatmap[0, 4, 5], heatmap[1, 2, 2] = 0.9, 0.8, 0.7, 0.95
-    scores, labels, cells = peaks_numpy(heatmap, 3)
+    scores, labels, cells = peaks_by_loops(heatmap, 3)
     np.testing.assert_allclose(scores, [0.95, 0.9, 0.7])
     assert labels.tolist() == [1, 0, 0]
     assert cells.tolist() == [2 * 6 + 2, 1 * 6 + 1, 4 * 6 + 5]

@@ -107,12 +107,10 @@ def test_parameters_follow_the_drive(tmp_path: Path):
     """Extrinsics written from /tf_static are those of the drive; the YAML is one that node and replay accept."""
     tiny_bundle.write_bundle(tmp_path / "bundle")
     bag = tiny_drive.write_drive(tmp_path / "bag", frames=1)
-    shipped = tmp_path / "package" / "config" / "perception.param.yaml"
-    shipped.parent.mkdir(parents=True)
-    tiny_drive.write_params(shipped)
+    shipped = tiny_drive.write_params(tmp_path / "shipped.yaml")
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
-        patch.setattr(demo, "PACKAGE", shipped.parent.parent)
+        patch.setattr(demo, "SHIPPED_PARAMETERS", shipped)
         path, config = demo.write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC)
     found = load_extrinsics(tmp_path / "extrinsics.yaml", "base_link", ["cam_a", "radar_a"])
     assert abs(found["cam_a"] - tiny_drive.EGO_FROM_CAM).max() < 1e-6
@@ -156,9 +154,9 @@ def test_live_over_dds_and_offline_agree_bit_for_bit(tmp_path: Path):
     bag = tiny_drive.write_drive(tmp_path / "bag", frames=12)
     # Nothing may be lost on a busy machine: both are to see the same messages.
     sure = {"qos__reliability": "reliable", "qos__depth": 100}
-    tiny_drive.write_params(tmp_path / "config" / "perception.param.yaml", **sure)
+    shipped = tiny_drive.write_params(tmp_path / "shipped.yaml", **sure)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "PACKAGE", tmp_path)
+        patch.setattr(demo, "SHIPPED_PARAMETERS", shipped)
         params, config = demo.write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC)
     result = demo.drive_live(bag, params, config, tmp_path, tmp_path / "log", rate=0.15)
     live = read_detection_arrays(result)

@@ -14,6 +14,7 @@ pytest.importorskip("lightning", reason="needs lightning")
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
+from bev_perception.evaluation.pages import section  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
 from training.data.config import EVERY_RETURN  # noqa: E402
 from training.experiments import crn, demo, family, near  # noqa: E402
@@ -23,7 +24,7 @@ from training.teachers import TEACHERS  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes  # noqa: E402
 
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "models_results.md"
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "lab_notes" / "eight_keyframes.md"
 SIZES = {"tiny": family.tiny(), "near": near.family(), "small": family.small(), "paper": family.paper()}
 EVERY = [(size, name) for size, runs in SIZES.items() for name in runs]
 SENSORS = {  # cameras, radars, LiDAR as an input
@@ -96,7 +97,7 @@ def test_students_learn_from_the_radar_returns_that_a_vehicle_has():
 
 
 def test_tiny_runs_are_as_long_as_those_that_were_measured():
-    table = RESULTS.read_text().split("<!-- overfit -->")[1].split("<!-- /overfit -->")[0]
+    table = section(RESULTS, "overfit")
     rows = [line.split("|") for line in table.splitlines() if line.startswith("|")][2:]
     steps = {row[1].strip(): int(row[7]) for row in rows}
     assert steps == {n: r.optim.steps for n, r in SIZES["tiny"].items() if n != "centerpoint_voxel"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from references import yaw_of
 
 from bev_perception.geometry import (
     box_corners,
@@ -18,8 +19,6 @@ from bev_perception.geometry import (
     slerp,
     transform_boxes,
     transform_points,
-    wrap_angle,
-    yaw_from_rotation,
 )
 
 
@@ -71,10 +70,10 @@ def test_slerp_turns_at_a_constant_rate_along_the_shorter_arc():
     a, b = (quaternion_from_rotation(rotation_from_yaw(y)) for y in (0.2, 1.4))
     for fraction in (-0.5, 0.0, 0.25, 0.5, 1.0, 1.5):
         for end in (b, -b):  # the same rotation
-            yaw = yaw_from_rotation(rotation_from_quaternion(slerp(a, end, fraction)))
+            yaw = yaw_of(rotation_from_quaternion(slerp(a, end, fraction)))
             assert yaw == pytest.approx(0.2 + 1.2 * fraction)
     across = slerp(*(quaternion_from_rotation(rotation_from_yaw(y)) for y in (3.0, -3.0)), 0.5)
-    assert abs(yaw_from_rotation(rotation_from_quaternion(across))) == pytest.approx(np.pi)
+    assert abs(yaw_of(rotation_from_quaternion(across))) == pytest.approx(np.pi)
     np.testing.assert_allclose(slerp(a, a, 0.3), a)
     tiny = slerp(np.array([1.0, 0, 0, 0]), np.array([1.0, 0, 0, 4e-7]), 0.25)  # below the switch to a straight line
     np.testing.assert_allclose(tiny, [1, 0, 0, 1e-7], atol=1e-12)
@@ -87,12 +86,6 @@ def test_interpolated_poses():
     np.testing.assert_allclose(interpolate_pose(a, b, 1.0), b, atol=1e-12)
     middle = interpolate_pose(a, b, 0.5)
     np.testing.assert_allclose(middle, make_transform(rotation_from_yaw(0.2), np.array([1.0, 0.5, -0.5])), atol=1e-12)
-
-
-def test_wrap_angle():
-    np.testing.assert_allclose(
-        wrap_angle(np.array([0.0, 3.5, -3.5, 7.0, np.pi])), [0, 3.5 - 2 * np.pi, 2 * np.pi - 3.5, 7 - 2 * np.pi, -np.pi]
-    )
 
 
 def test_project_and_unproject():

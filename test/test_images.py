@@ -10,15 +10,13 @@ import pytest
 
 from bev_perception.geometry import make_transform, project, rotation_from_yaw
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec
+from bev_perception.preprocess.encodings import ImageError, decode_image, source_size
 from bev_perception.preprocess.images import (
-    ImageError,
-    decode_image,
     image_from_source,
     img_from_cam,
     prepare_images,
     resize_crop,
     samples_per_pixel,
-    source_size,
 )
 from bev_perception.preprocess.undistort import is_distorted, undistort
 from bev_perception.structures import CameraCalibration, CameraFrame, CameraView, EgoPose, SensorFrame

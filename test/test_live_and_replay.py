@@ -33,10 +33,10 @@ from tiny_drive import DELAY, MS  # noqa: E402
 from bev_perception.evaluation.bag import open_bag  # noqa: E402
 from bev_perception.evaluation.frames import read_frames  # noqa: E402
 from bev_perception.inference.backend import open_backend  # noqa: E402
+from bev_perception.messages import PUBLISHERS, Output  # noqa: E402
 from bev_perception.model_spec import Bundle  # noqa: E402
 from bev_perception.parameters import NodeConfig, load_config  # noqa: E402
 from bev_perception.replay import replay  # noqa: E402
-from bev_perception.ros.messages import PUBLISHERS, Output  # noqa: E402
 from bev_perception.ros.run import ActiveRun, Model  # noqa: E402
 from bev_perception.ros.telemetry import Telemetry  # noqa: E402
 from bev_perception.structures import Detections  # noqa: E402
@@ -159,9 +159,7 @@ def test_a_calibration_changes_while_the_engine_is_busy(
     let_go_ns: int,
     dropped: Collection[int],
 ) -> None:
-    monkeypatch.setitem(
-        PUBLISHERS, "keeper", Output("nowhere", lambda: object, lambda found, context: found, "no package")
-    )
+    monkeypatch.setitem(PUBLISHERS, "keeper", Output("nowhere", "no_package/msg/Nothing", lambda found, context: found))
     bundle = tiny_bundle.write_bundle(tmp_path / "bundle")
     bag = tiny_drive.write_drive(tmp_path / "bag", moves={moved_ns: MOVED[sensor]})
     config = load_config(bundle.path, tiny_drive.write_params(tmp_path / "params.yaml"))

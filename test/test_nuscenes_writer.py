@@ -16,8 +16,9 @@ devkit = pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 from nuscenes.utils.data_classes import LidarPointCloud, RadarPointCloud  # noqa: E402
 from nuscenes.utils.geometry_utils import view_points  # noqa: E402
 from nuscenes.utils.splits import get_scenes_of_custom_split  # noqa: E402
+from references import yaw_of  # noqa: E402
 
-from bev_perception.geometry import box_corners, rotation_from_quaternion, yaw_from_rotation  # noqa: E402
+from bev_perception.geometry import box_corners, rotation_from_quaternion  # noqa: E402
 from training.world.generate import Rates, keyframe_stamps, plan_drive, take, world_of  # noqa: E402
 from training.world.nuscenes_tables import RADAR_DTYPE, radar_pcd, visibility_token  # noqa: E402
 from training.world.nuscenes_writer import (  # noqa: E402
@@ -125,7 +126,7 @@ def test_annotations_are_the_worlds_actors(nusc):
                 np.testing.assert_allclose(np.array(row["translation"]) - GLOBAL_OFFSET_M, state.center, atol=1e-6)
                 length, width, height = state.size_lwh
                 np.testing.assert_allclose(row["size"], [width, length, height])
-                yaw = yaw_from_rotation(rotation_from_quaternion(row["rotation"]))
+                yaw = yaw_of(rotation_from_quaternion(row["rotation"]))
                 assert np.cos(yaw - state.yaw) > 1 - 1e-9
                 assert row["category_name"] == state.category
                 found = [nusc.get("attribute", t)["name"] for t in row["attribute_tokens"]]

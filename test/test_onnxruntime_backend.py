@@ -164,10 +164,3 @@ def test_garbage_with_a_matching_hash_is_a_bundle_error(tmp_path):
     spec = dataclasses.replace(loaded.spec, onnx_sha256=hashlib.sha256(b"garbage").hexdigest())
     with pytest.raises(BundleError, match=r"ONNX Runtime .* refuses it"):
         open_backend(dataclasses.replace(loaded, spec=spec))
-
-
-def test_profile_is_written_where_asked(bundle, tmp_path):
-    backend = open_backend(bundle, profile_prefix=str(tmp_path / "profile"))
-    backend.infer(tiny_bundle.make_inputs())
-    backend.close()
-    assert '"op_name"' in Path(backend.details["profile"]).read_text()

@@ -21,7 +21,7 @@ SCRIPTS = {"perception_node", "build_engine", "replay", "play_bag", "record_bag"
 TOP_LEVEL = {
     *("bev_perception", "bev_perception_msgs", "launch", "training", "test", "package.xml", "setup.py", "README.md"),
     *("setup.cfg", "pyproject.toml", "colcon_defaults.yaml", "Makefile", "requirements", "resource", "docs", "LICENSE"),
-    *("CHANGELOG.rst", ".ci", ".gitignore"),
+    *("CHANGELOG.rst", "CONTRIBUTING.md", ".ci", ".gitignore"),
 }
 # Needed to train or to score, not on a vehicle: none of it may come with the runtime.
 HEAVY = {"torch", "lightning", "onnx", "onnxscript", "tensorboard", "nuscenes-devkit", "trimesh", "embreex"}
@@ -93,8 +93,9 @@ def test_one_version_everywhere() -> None:
     assert init and init.group(1) == version
     for folder in (ROOT, MESSAGES):
         assert f"<version>{version}</version>" in (folder / "package.xml").read_text()
-        newest = re.search(r"^(\S+).*\n-{3,}$", (folder / "CHANGELOG.rst").read_text(), re.MULTILINE)
-        assert newest and newest.group(1) == version, f"{folder.name}/CHANGELOG.rst has no section for {version}"
+        # What is not released yet stands first, under the title that catkin_prepare_release looks for.
+        sections = re.findall(r"^(?!Forthcoming$)(\S+).*\n-{3,}$", (folder / "CHANGELOG.rst").read_text(), re.MULTILINE)
+        assert sections[:1] == [version], f"{folder.name}/CHANGELOG.rst has no section for {version}"
 
 
 def test_entry_points_lead_to_functions() -> None:

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 import yaml
 
+from bev_perception import conversions
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics, save_extrinsics
 from bev_perception.geometry import make_transform, quaternion_from_rotation, rotation_from_yaw
+from bev_perception.inference.backend import BACKENDS
+from bev_perception.inference.builder import PRECISIONS
+from bev_perception.inference.proof import TOLERANCES
+from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.parameter_table import (
     CAMERA_PARAMETERS,
@@ -21,6 +26,7 @@ from bev_perception.parameter_table import (
     check_value,
 )
 from bev_perception.parameters import make_config, parse_yaml, resolve_path
+from bev_perception.sync_config import SyncConfig
 
 CONFIG = Path(__file__).resolve().parent.parent / "bev_perception" / "config"
 NUSCENES_CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
@@ -28,6 +34,18 @@ NUSCENES_RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADA
 SPEC = ModelSpec(
     "test", NUSCENES_CAMERAS, NUSCENES_RADARS, dict.fromkeys(CLASSES, 0.15) | {"car": 0.3}, dict.fromkeys(CLASSES, 1.0)
 )
+
+
+# Parameter -> the table that says what there is.
+TABLES = {
+    "backend": BACKENDS,
+    "radar_fields.layout": conversions.LAYOUTS,
+    "radar_fields.angle_unit": conversions.ANGLE_UNITS,
+    "radar_fields.velocity": conversions.VELOCITIES,
+    "image_reader": conversions.IMAGE_READERS,
+    "cloud_reader": conversions.CLOUD_READERS,
+    "publish.outputs": PUBLISHERS,
+}
 
 
 def errors(**values: object) -> list[str]:
@@ -56,6 +74,37 @@ def test_defaults() -> None:
     sync = config.sync_config(SPEC)
     assert sync.deadline_ns == 150_000_000 and sync.radar_sweeps == SPEC.radar.sweeps
     assert sync.radar_max_age_ns == 600_000_000 and sync.anchor == "CAM_BACK_LEFT"
+
+
+def test_defaults_are_those_of_what_is_configured() -> None:
+    config = make_config({"bundle": "b"}, SPEC)
+    offsets = dict.fromkeys(SPEC.cameras, 0)
+    radar = {"radar_sweeps": SPEC.radar.sweeps, "radar_max_age_ns": round(SPEC.radar.max_age_s * 1e9)}
+    assert config.sync_config(SPEC) == SyncConfig(SPEC.cameras, SPEC.radars, offsets_ns=offsets, **radar)
+    assert config.radar_fields == conversions.RadarFields()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_new_row_of_a_table_is_a_new_choice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, row = TABLES[name], next(row for row in PARAMETERS if row.name == name)
+    value = ["another"] if row.type == "string[]" else "another"
+    (error,) = errors(**{name: value})
+    assert error == f"{name}: 'another' is not one of {', '.join(table)}"
+    monkeypatch.setitem(table, "another", next(iter(table.values())))
+    make_config({"bundle": "b", name: value}, SPEC)
+
+
+def test_no_other_choices_are_written_down() -> None:
+    """But words that no table of ours holds: precisions, where extrinsics come from, ROS's names of reliabilities."""
+    with_choices = {row.name: row.choices for row in PARAMETERS + CAMERA_PARAMETERS + RADAR_PARAMETERS if row.choices}
+    assert with_choices.pop("tensorrt.precision") is PRECISIONS and set(PRECISIONS) == set(TOLERANCES)
+    assert set(with_choices) == {*TABLES, "extrinsics.source", "qos.reliability"}
+
+
+def test_reliabilities_are_those_of_ros() -> None:
+    qos = pytest.importorskip("rclpy.qos", reason="ROS 2 is not sourced")
+    (row,) = (row for row in PARAMETERS if row.name == "qos.reliability")
+    assert all(word.upper() in qos.ReliabilityPolicy.__members__ for word in row.choices)
 
 
 def test_a_model_of_radars_alone_has_no_anchor() -> None:

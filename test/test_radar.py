@@ -164,11 +164,6 @@ def test_raster_equals_loops(grid):
         np.testing.assert_allclose(found, raster_by_loops(points, grid, channels), atol=2e-5)
 
 
-def test_unknown_channels_are_refused():
-    with pytest.raises(ValueError, match=r"\['height'\] are unknown; known are log_count"):
-        rasterise(np.zeros((1, 7), np.float32), BevGrid(), ("log_count", "height"))
-
-
 def test_inputs_have_the_shapes_the_spec_promises():
     spec = dataclasses.replace(SPEC, cameras=("a",))
     frame = SensorFrame(0, ego_at(0), (None,), ((sweep_of("near", -20 * MS, [[10.0, 0, 0, 1, 0, 0]]),), ()))

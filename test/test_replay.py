@@ -21,16 +21,15 @@ from bev_perception.evaluation.bag import (
     bag_topics,
     read_bag,
     read_detection_arrays,
-    read_detections,
     read_ground_truth,
 )
 from bev_perception.evaluation.compare import compare_runs
 from bev_perception.evaluation.frames import read_frames
-from bev_perception.evaluation.objects import objects_from_detections
-from bev_perception.evaluation.result_bag import detection_message, make_typestore, write_detections
+from bev_perception.evaluation.objects import objects_from_detections, objects_from_message
+from bev_perception.evaluation.result_bag import ARRAY_TYPE, detection_message, make_typestore, write_detections
 from bev_perception.model_spec import CLASSES
 from bev_perception.parameters import load_config
-from bev_perception.replay import main, replay
+from bev_perception.replay import main, replay, to_json
 from bev_perception.structures import Detections
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,7 +89,8 @@ def test_frames_hold_what_the_bag_holds(drive):
 def test_json_and_mcap_hold_what_the_pipeline_gave(drive, tmp_path, capsys):
     assert main(arguments(drive, tmp_path)) == 0
     result = replay(drive["bag"], drive["bundle"], load_config(drive["bundle"], drive["params"]))
-    recorded = read_detections(tmp_path / "detections")
+    messages = read_detection_arrays(tmp_path / "detections")
+    recorded = {stamp: objects_from_message(m) for stamp, m in messages.items()}
     frames = json.loads((tmp_path / "detections.json").read_text())["frames"]
     assert list(recorded) == [d.stamp_ns for _, d in result.detections]
     for (_, given), frame in zip(result.detections, frames):
@@ -100,6 +100,7 @@ def test_json_and_mcap_hold_what_the_pipeline_gave(drive, tmp_path, capsys):
         np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-6)
         np.testing.assert_array_equal(found.velocity, expected.velocity)
         np.testing.assert_array_equal(np.float32(frame["boxes_xyzlwh_yaw"]), given.boxes)
+    assert json.loads(to_json(result, tiny_bundle.SPEC, "rear_axle"))["header"]["frame_id"] == "rear_axle"
     assert "10 frames scored" in capsys.readouterr().out
 
 
@@ -164,7 +165,7 @@ def test_message_is_the_one_the_node_publishes():
     pytest.importorskip("bev_perception_msgs", reason="needs the built messages")
     from rclpy.serialization import serialize_message
 
-    from bev_perception.ros.messages import Context, detection_array
+    from bev_perception.messages import Context, detection_array
 
     rng = np.random.default_rng(1)
     detections = Detections(
@@ -180,9 +181,8 @@ def test_message_is_the_one_the_node_publishes():
     store = make_typestore()
     ours = detection_message(store, detections, tiny_bundle.SPEC, "base_link")
     theirs = serialize_message(detection_array(detections, Context(tiny_bundle.SPEC, "base_link", 1.0)))
-    kind = "bev_perception_msgs/msg/Detection3DArray"
-    again = store.serialize_cdr(store.deserialize_cdr(theirs, kind), kind)
-    assert bytes(store.serialize_cdr(ours, kind)) == bytes(again)
+    again = store.serialize_cdr(store.deserialize_cdr(theirs, ARRAY_TYPE), ARRAY_TYPE)
+    assert bytes(store.serialize_cdr(ours, ARRAY_TYPE)) == bytes(again)
 
 
 def test_missing_camera_is_masked_and_counted(drive, tmp_path):

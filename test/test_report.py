@@ -13,10 +13,10 @@ pytest.importorskip("nuscenes", reason="nuscenes-devkit is part of the evaluatio
 import tiny_bundle
 import tiny_drive
 
+from bev_perception.colors import color_of
 from bev_perception.evaluation.bag import read_ground_truth
 from bev_perception.evaluation.draw import (
     BACKGROUND,
-    CLASS_COLORS,
     DrawSettings,
     clip_segments,
     draw_bev,
@@ -95,7 +95,7 @@ def test_radar_returns_land_on_their_pixels():
 def test_bev_has_forward_up_and_left_left():
     size = 400
     canvas = draw_bev(size, 50.0, one([30, 20, 0, 4, 2, 1.5, 0]))
-    color = np.array(CLASS_COLORS["car"])
+    color = np.array(color_of("car"))
     rows, columns = np.nonzero(np.abs(canvas.astype(int) - color).max(axis=2) < 40)
     assert abs(rows.mean() - (200 - 30 * 4)) < 4  # 4 pixels a metre
     assert abs(columns.mean() - (200 - 20 * 4)) < 4

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from references import peaks_by_loops
 
-from bev_perception.decode import peaks_numpy
 from bev_perception.grid import BevGrid
 from bev_perception.inference.backend import open_backend
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec, load_bundle
@@ -101,7 +101,7 @@ def test_peaks_in_the_graph_equal_the_loops() -> None:
     torch.manual_seed(2)
     logits, regression, of_class = torch.randn(1, 3, 9, 11), torch.randn(1, 2, 10, 9, 11), (0, 1, 0)
     scores, labels, cells, boxes = find_peaks(logits.sigmoid(), regression, of_class, 12)
-    expected = peaks_numpy(logits[0].sigmoid().numpy(), 12)
+    expected = peaks_by_loops(logits[0].sigmoid().numpy(), 12)
     np.testing.assert_allclose(scores[0], expected[0], rtol=1e-6)
     np.testing.assert_array_equal(labels[0], expected[1])
     np.testing.assert_array_equal(cells[0], expected[2])

@@ -17,7 +17,7 @@ from torch import Tensor  # noqa: E402
 
 from training.models.detector import Prediction  # noqa: E402
 from training.trainer.loading import open_keyframes  # noqa: E402
-from training.velocity import main, velocities, velocity_table  # noqa: E402
+from training.velocity import main, velocities, velocity_csv, velocity_table  # noqa: E402
 
 TASKS = (SPEC.classes[:3], SPEC.classes[3:])
 
@@ -66,9 +66,23 @@ def test_means_by_direction() -> None:
     ]
 
 
-def test_the_command(tiny_dataset: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_means_of_groups() -> None:
+    true = np.array([[12.0, 0], [10, 1.9], [-4, 0], [0, 6], [-5, 8], [0, 0]])
+    predicted = np.array([[10.0, 9], [9, 9], [-1, 9], [9, 0.5], [-4, 1.5], [3, 4]])
+    assert velocity_csv(true, predicted).splitlines()[1:] == [
+        "vx,-5,-2,2,-4.50,-2.50",
+        "vx,10,,2,11.00,9.50",
+        "vy,5,10,2,7.00,1.00",
+        "speed,,0.1,1,0.00,5.00",
+    ]
+
+
+def test_the_command(
+    tiny_dataset: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [str(tiny_checkpoint), "--data", str(tiny_dataset), "--workers", "0"]
-    assert main([*command, "--scenes", "1"]) == 0
+    assert main([*command, "--scenes", "1", "--out", str(tmp_path / "velocity.csv")]) == 0
+    assert (tmp_path / "velocity.csv").read_text().startswith("axis,low,high,objects,true_mean,predicted_mean\nv")
     rows = capsys.readouterr().out.splitlines()
     assert rows[0].startswith("| true velocity") and len(rows) == 7 and rows[-1].startswith("| standing | ")
     assert main([*command, "--split", "nonsense"]) == 1

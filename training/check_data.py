@@ -17,8 +17,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from bev_perception.colors import color_of
 from bev_perception.decode import boxes_from_cells
-from bev_perception.evaluation.draw import CLASS_COLORS, draw_bev, draw_boxes
+from bev_perception.evaluation.draw import draw_bev, draw_boxes
 from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.geometry import transform_points
 from bev_perception.model_spec import CLASSES, ModelSpec
@@ -113,7 +114,7 @@ def bev_panels(item: Item, spec: ModelSpec, objects: Objects) -> list[np.ndarray
         else:
             _dots(panel, reach, item["depth_points"], np.full(3, 200))
         if "virtual" in item:
-            palette = np.array([CLASS_COLORS[name] for name in CLASSES])
+            palette = np.array([color_of(name) for name in CLASSES])
             _dots(panel, reach, item["virtual"], palette[item["virtual"][:, 4:14].argmax(axis=1)])
         panels.append(panel)
     if radar is not None:
@@ -140,7 +141,7 @@ def _dots(panel: np.ndarray, reach: float, points: np.ndarray, colors: np.ndarra
 
 def _heatmap_panel(heatmap: np.ndarray, spec: ModelSpec, reach: float, objects: Objects) -> np.ndarray:
     grid, scale = spec.grid, BEV_SIZE / (2 * reach)
-    palette = np.array([CLASS_COLORS.get(name, (255, 255, 255)) for name in spec.classes], dtype=np.float32)
+    palette = np.array([color_of(name) for name in spec.classes], dtype=np.float32)
     colored = (heatmap.max(axis=0)[..., None] * palette[heatmap.argmax(axis=0)]).astype(np.uint8)
     panel = draw_bev(BEV_SIZE, reach, objects)
     size = [round((grid.y_max - grid.y_min) * scale), round((grid.x_max - grid.x_min) * scale)]

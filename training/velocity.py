@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bev_perception.files import write_atomic
 from bev_perception.model_spec import BOX_CHANNELS
 from training.command_line import errors_as_text
 from training.data.nuscenes import Keyframe
@@ -24,6 +25,8 @@ from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import evaluation_loader, open_keyframes
 
 FAST, STANDING = 2.0, 0.1  # m/s
+# Borders of the groups whose means `--out` keeps, m/s; -FAST to FAST is left out: there most stand.
+GROUPS = ((-np.inf, -10.0), (-10.0, -5.0), (-5.0, -FAST), (FAST, 5.0), (5.0, 10.0), (10.0, np.inf))
 VELOCITY = slice(BOX_CHANNELS.index("vx"), BOX_CHANNELS.index("vy") + 1)
 
 
@@ -66,6 +69,26 @@ def velocity_table(true: np.ndarray, predicted: np.ndarray) -> str:
     return "\n".join(lines)
 
 
+def velocity_csv(true: np.ndarray, predicted: np.ndarray) -> str:
+    """axis,low,high,objects,true_mean,predicted_mean in m/s, a row for each axis and group that has objects.
+
+    A border is empty where a group has no end. The last row has mean speeds of what stands, its axis is `speed`.
+    """
+    lines = ["axis,low,high,objects,true_mean,predicted_mean"]
+    for axis, name in enumerate(("vx", "vy")):
+        for low, high in GROUPS:
+            there = (true[:, axis] >= low) & (true[:, axis] < high)
+            if there.any():
+                borders = [f"{border:g}" if np.isfinite(border) else "" for border in (low, high)]
+                means = [f"{v[there, axis].mean():.2f}" for v in (true, predicted)]
+                lines.append(",".join([name, *borders, str(there.sum()), *means]))
+    stands = np.linalg.norm(true, axis=1) < STANDING
+    if stands.any():
+        speeds = [f"{np.linalg.norm(v[stands], axis=1).mean():.2f}" for v in (true, predicted)]
+        lines.append(",".join(["speed", "", f"{STANDING:g}", str(stands.sum()), *speeds]))
+    return "\n".join(lines) + "\n"
+
+
 @errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.velocity", description=__doc__)
@@ -76,11 +99,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, help="only the first n scenes of the split")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
+    parser.add_argument("--out", type=Path, help="write means of finer groups as CSV, for the plot in docs/results.md")
     args = parser.parse_args(argv)
     torch.set_num_threads(own_threads())
     module = load_module(args.checkpoint).to(own_device())
     keyframes = open_keyframes(module.spec, module.data, args.data, args.version, args.split, args.scenes)
-    print(velocity_table(*velocities(module, keyframes, args.batch_size, args.workers)))
+    true, predicted = velocities(module, keyframes, args.batch_size, args.workers)
+    print(velocity_table(true, predicted))
+    if args.out:
+        write_atomic(args.out, velocity_csv(true, predicted))
     return 0
 
 

@@ -11,11 +11,13 @@ from typing import Any
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.typesys import Stores, get_typestore
 
+from bev_perception import messages
 from bev_perception.evaluation.objects import Objects, objects_from_message
 
 GROUND_TRUTH_TOPIC = "/ground_truth/detections"
-DETECTIONS_TOPIC = "/perception/detections"
-STATUS_TOPIC = "/perception/status"
+# As a node without a namespace publishes them.
+DETECTIONS_TOPIC, MARKERS_TOPIC = (f"/{messages.PUBLISHERS[name].topic}" for name in ("detections", "markers"))
+STATUS_TOPIC = f"/{messages.STATUS_TOPIC}"
 
 
 class BagError(ValueError):
@@ -87,13 +89,7 @@ def read_detection_arrays(path: str | Path, topic: str = DETECTIONS_TOPIC) -> di
     return {stamp_ns(m.message.header): m.message for m in read_bag(path, {topic})}
 
 
-def read_ground_truth(path: str | Path, topic: str = GROUND_TRUTH_TOPIC) -> dict[int, Objects]:
+def read_ground_truth(path: str | Path) -> dict[int, Objects]:
     """stamp (ns) -> annotated objects in the ego frame at that stamp. Raises BagError where the recording has none."""
-    return {
-        stamp: objects_from_message(m, ground_truth=True) for stamp, m in read_detection_arrays(path, topic).items()
-    }
-
-
-def read_detections(path: str | Path, topic: str = DETECTIONS_TOPIC) -> dict[int, Objects]:
-    """stamp (ns) -> detected objects in the ego frame at that stamp."""
-    return {stamp: objects_from_message(m) for stamp, m in read_detection_arrays(path, topic).items()}
+    found = read_detection_arrays(path, GROUND_TRUTH_TOPIC)
+    return {stamp: objects_from_message(m, ground_truth=True) for stamp, m in found.items()}

@@ -2,7 +2,8 @@
 
     python -m bev_perception.evaluation.bench [--only cost delivery latency] [--bundle DIR] [--demo out/demo]
 
-Prints tables and writes them to docs/benchmarks.md; sections that are not asked for stay as they are in the file.
+Prints tables and writes them into docs/benchmarks.md, between the marks of their names; nothing else of the page is
+touched. `latency` is also kept as docs/data/latency.csv, from which its plot is drawn (`make docs`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from bev_perception.evaluation.bench_cost import HEIGHT, RETURNS, WIDTH, measure_cost
-from bev_perception.evaluation.demo import PACKAGE, machine
+from bev_perception.evaluation.demo import machine
+from bev_perception.evaluation.pages import check_sections, replace_sections
 from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
 from bev_perception.files import write_atomic
 from bev_perception.model_spec import BundleError, load_bundle
+from bev_perception.parameters import SHIPPED_BUNDLE
 
-HEAD = "# Benchmarks\n\nWritten by `make bench`; every section says where and how it was measured.\n"
 AIM_RATIO, AIM_MS, AIM_DELIVERED = 8.0, 10.0, 0.995
 BOXES = 60
 
@@ -122,6 +123,8 @@ def latency_section(args: argparse.Namespace) -> str:
         [stage, *(f"{row[key]:.1f}" for key in ("p50", "p95", "p99", "max")), str(row["count"])]
         for stage, row in summary["latency_ms"].items()
     ]
+    lines = ["stage,p50_ms,p95_ms,p99_ms,max_ms,count", *(",".join(row) for row in rows)]
+    write_atomic(args.docs.parent / "data" / "latency.csv", "\n".join(lines) + "\n")
     facts = "; ".join(f"{name}: {value}" for name, value in summary["facts"].items())
     head = ["stage", "p50, ms", "p95, ms", "p99, ms", "max, ms", "count"]
     return (
@@ -136,24 +139,12 @@ def _context(args: argparse.Namespace) -> str:
     return f"`{args.command}` on {machine()}"
 
 
-SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
-    "cost": ("Cost of a frame outside the engine", cost_section),
-    "delivery": ("Delivery of six raw cameras", delivery_section),
-    "latency": ("From stamp to publication", latency_section),
+# Name of the section in docs/benchmarks.md -> what measures and words it.
+SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "cost": cost_section,
+    "delivery": delivery_section,
+    "latency": latency_section,
 }
-
-
-def update_document(path: Path, head: str, titles: dict[str, str], bodies: dict[str, str]) -> None:
-    """Replace the sections in `bodies`, keep the others, in the order of `titles`; write atomically."""
-    old = path.read_text() if path.is_file() else ""
-    parts = [head]
-    for name, title in titles.items():
-        kept = re.search(rf"<!-- {name} -->\n(.*?)<!-- end -->\n", old, re.DOTALL)
-        if name in bodies:
-            parts.append(f"\n<!-- {name} -->\n## {title}\n\n{bodies[name]}\n<!-- end -->\n")
-        elif kept:
-            parts.append("\n" + kept.group(0))
-    write_atomic(path, "".join(parts))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -161,25 +152,27 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m bev_perception.evaluation.bench", description=__doc__.split("\n", 1)[0]
     )
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
-    parser.add_argument("--bundle", type=Path, default=PACKAGE / "bundles" / "demo")
+    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE)
     parser.add_argument("--demo", type=Path, default=Path("out/demo"), help="the demo run whose latency is reported")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each delivery measurement")
     parser.add_argument("--docs", type=Path, default=Path("docs/benchmarks.md"))
     args = parser.parse_args(argv)
     args.command = "make bench"
-    bodies, failed = {}, False
+    failed = False
+    try:
+        check_sections(args.docs, args.only)
+    except (ValueError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     for name in args.only:
-        title, section = SECTIONS[name]
-        print(f"\n{title} ...", flush=True)
+        print(f"\n{name} ...", flush=True)
         try:
-            bodies[name] = section(args)
-            print(bodies[name])
+            body = SECTIONS[name](args)
+            print(body)
+            replace_sections(args.docs, {name: body})
         except (StageError, BundleError) as error:
             print(f"bench: {name}: {error}", file=sys.stderr)
             failed = True
-    if bodies:
-        update_document(args.docs, HEAD, {name: title for name, (title, _) in SECTIONS.items()}, bodies)
-        print(f"\nwritten to {args.docs}")
     return int(failed)
 
 

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 
 from bev_perception import conversions
+from bev_perception.conversions import RadarFields
 from bev_perception.decode import decode
 from bev_perception.evaluation import stock
 from bev_perception.geometry import make_transform, rotation_from_yaw
 from bev_perception.model_spec import BOX_CHANNELS, ModelSpec
-from bev_perception.parameters import RadarFields
 from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import prepare_radar
 from bev_perception.structures import CameraCalibration, EgoPose, SensorFrame
@@ -32,7 +32,7 @@ FIELDS = (
     ("vx_comp", "f4"), ("vy_comp", "f4"), ("is_quality_valid", "i1"), ("ambig_state", "i1"), ("x_rms", "i1"),
     ("y_rms", "i1"), ("invalid_state", "i1"), ("pdh0", "i1"), ("vx_rms", "i1"), ("vy_rms", "i1"),
 )  # fmt: skip
-DATATYPES = {"i1": 1, "i2": 3, "f4": 7}
+DATATYPES = {code: number for number, code in conversions.POINT_TYPES.items()}
 START_NS = 1_700_000_000_000_000_000
 PERIOD_NS = 83_333_333
 

@@ -23,15 +23,30 @@ from typing import Any
 import yaml
 
 from bev_perception.calibration import StaticTree, save_extrinsics
-from bev_perception.evaluation.bag import BagError, bag_duration_s, read_bag
+from bev_perception.evaluation.bag import (
+    DETECTIONS_TOPIC,
+    MARKERS_TOPIC,
+    STATUS_TOPIC,
+    BagError,
+    bag_duration_s,
+    read_bag,
+)
 from bev_perception.evaluation.process import Child, StageError, ros_environment
 from bev_perception.evaluation.results import LiveRun, read_live_run, report_data, summarize
+from bev_perception.files import write_atomic
+from bev_perception.messages import DIAGNOSTICS_TOPIC
 from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
-from bev_perception.parameters import NodeConfig, ParameterError, load_config, parse_yaml
+from bev_perception.parameters import (
+    SHIPPED_BUNDLE,
+    SHIPPED_PARAMETERS,
+    NodeConfig,
+    ParameterError,
+    load_config,
+    parse_yaml,
+)
 
-PACKAGE = Path(__file__).resolve().parents[1]
 SCORE_FLOOR = 0.03  # AP wants the whole curve; the node publishes from the bundle's thresholds up
-RECORDED = ("/perception/detections", "/perception/markers", "/perception/status", "/diagnostics")
+RECORDED = (DETECTIONS_TOPIC, MARKERS_TOPIC, STATUS_TOPIC, DIAGNOSTICS_TOPIC)
 LAST_FRAMES_S = 1.5  # after the bag has ended, until what is under way has been published and recorded
 START = time.monotonic()
 
@@ -51,10 +66,10 @@ def write_parameters(out: Path, bag: Path, bundle: Path, spec: ModelSpec) -> tup
     sensors = (*spec.cameras, *spec.radars)
     extrinsics = out / "extrinsics.yaml"
     save_extrinsics(extrinsics, "base_link", {name: tree.lookup("base_link", name.lower()) for name in sensors})
-    values = parse_yaml(PACKAGE / "config" / "perception.param.yaml")
+    values = parse_yaml(SHIPPED_PARAMETERS)
     values |= {"bundle": str(bundle), "extrinsics.source": "file", "extrinsics.file": str(extrinsics)}
     path = out / "params.yaml"
-    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False))
+    write_atomic(path, yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False))
     return path, load_config(bundle, path)
 
 
@@ -165,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bev_perception.evaluation.demo", description=__doc__)
     parser.add_argument("drive", type=Path, help="rosbag2 recording with ground truth")
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
-    parser.add_argument("--bundle", type=Path, default=PACKAGE / "bundles" / "demo")
+    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE)
     parser.add_argument("--rate", type=float, default=1.0, help="of the replay; below 1 for a machine that is too slow")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)  # so that terminating the demo ends its processes too

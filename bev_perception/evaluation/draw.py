@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from bev_perception.colors import color_of
 from bev_perception.evaluation.objects import Objects
 from bev_perception.geometry import box_corners, project
 from bev_perception.model_spec import ImageSpec, ModelSpec
@@ -14,19 +15,7 @@ from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import accumulate
 from bev_perception.structures import SensorFrame
 
-# BGR. Neighbours on the street differ; ground truth is green and no class is.
-CLASS_COLORS = {
-    "car": (60, 160, 255),
-    "truck": (60, 90, 245),
-    "construction_vehicle": (40, 200, 240),
-    "bus": (200, 120, 250),
-    "trailer": (150, 60, 210),
-    "barrier": (190, 190, 190),
-    "motorcycle": (250, 120, 110),
-    "bicycle": (250, 190, 60),
-    "pedestrian": (240, 220, 90),
-    "traffic_cone": (80, 230, 230),
-}
+# BGR
 TRUTH_COLOR = (90, 200, 80)
 RADAR_COLOR = (205, 205, 205)
 RADAR_MOVING_COLOR = (255, 60, 255)
@@ -77,7 +66,7 @@ def draw_boxes(image: np.ndarray, img_from_ego: np.ndarray, objects: Objects, la
     corners = box_corners(objects.boxes)
     height, width = image.shape[:2]
     for k in order:
-        color = CLASS_COLORS.get(objects.names[k], TEXT_COLOR)
+        color = color_of(objects.names[k])
         points = corners[k] @ img_from_ego[:3, :3].T + img_from_ego[:3, 3]
         starts, ends = clip_segments(points[[a for a, _ in EDGES]], points[[b for _, b in EDGES]], NEAR_M)
         if not len(starts):
@@ -113,9 +102,9 @@ def _fixed(points: np.ndarray) -> np.ndarray:
     return np.round(np.clip(points, -1e6, 1e6) * (1 << SHIFT)).astype(np.int32)
 
 
-def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, color: tuple[int, int, int], width: int = 1) -> None:
+def _line(image: np.ndarray, start: np.ndarray, end: np.ndarray, color: tuple[int, int, int]) -> None:
     a, b = _fixed(np.stack([start, end]))
-    cv2.line(image, tuple(map(int, a)), tuple(map(int, b)), color, width, cv2.LINE_AA, SHIFT)
+    cv2.line(image, tuple(map(int, a)), tuple(map(int, b)), color, 1, cv2.LINE_AA, SHIFT)
 
 
 def _label(image: np.ndarray, text: str, corner: tuple[float, float], color: tuple[int, int, int]) -> None:
@@ -168,7 +157,7 @@ def draw_bev(
             continue
         corners = box_corners(objects.boxes)[:, :4, :2]
         for k, polygon in enumerate(corners):
-            color = TRUTH_COLOR if truth else CLASS_COLORS.get(objects.names[k], TEXT_COLOR)
+            color = TRUTH_COLOR if truth else color_of(objects.names[k])
             outline = pixels(polygon)
             if truth:
                 _tint(canvas, outline, color)

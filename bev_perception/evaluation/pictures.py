@@ -48,12 +48,10 @@ def draw_drive(
     config: NodeConfig,
     detections: Mapping[int, Objects],
     ground_truth: Mapping[int, Objects],
-    least_score: Mapping[str, float] | float = 0.0,
 ) -> tuple[list[Picture], list[Picture]]:
     """(large pictures of chosen frames, small pictures of at most ANIMATION_FRAMES frames) of a recorded drive.
 
-    Frames are assembled from the recording as the replay does; only those with detections are drawn, of these the
-    detections from `least_score` (for all classes, or by class) up.
+    Frames are assembled from the recording as the replay does; only those with detections are drawn.
     """
     chosen = set(choose_stamps(detections, ground_truth, CHOSEN))
     stamps = sorted(detections)
@@ -64,18 +62,13 @@ def draw_drive(
         stamp = frame.stamp_ns
         if stamp not in chosen and stamp not in animated:
             continue
-        found, truth = _strong(detections[stamp], least_score), ground_truth.get(stamp, NOTHING)
+        found, truth = detections[stamp], ground_truth.get(stamp, NOTHING)
         image = draw_frame(frame, spec, found, truth, DrawSettings())
         if stamp in chosen:
             large.append(Picture(stamp, encode_jpeg(image, 82)))
         if stamp in animated:
             small.append((stamp, shrink(image, ANIMATION_WIDTH)))
     return large, _within_budget(small)
-
-
-def _strong(objects: Objects, least: Mapping[str, float] | float) -> Objects:
-    by_class = [least if isinstance(least, (int, float)) else least.get(name, 0.0) for name in objects.names]
-    return objects.select(objects.scores >= np.array(by_class))
 
 
 def shrink(image: np.ndarray, width: int) -> np.ndarray:

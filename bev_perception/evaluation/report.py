@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bev_perception.evaluation.draw import CLASS_COLORS, RADAR_MOVING_COLOR, TRUTH_COLOR
+from bev_perception.colors import CLASS_COLORS, color_of
+from bev_perception.evaluation.draw import RADAR_MOVING_COLOR, TRUTH_COLOR
 from bev_perception.evaluation.metrics import Errors, Scores
 from bev_perception.evaluation.pictures import Picture
 from bev_perception.files import write_atomic
@@ -197,7 +198,7 @@ def _class_table(scores: Scores) -> str:
             cells = [_bar(c.ap), *curves, *errors, str(c.ground_truth), str(c.predictions)]
         else:
             cells = [DASH] * (1 + len(distances) + len(ERRORS)) + ["0", str(c.predictions)]
-        rows.append([_swatch(CLASS_COLORS[name]) + _text(name.replace("_", " ")), *cells])
+        rows.append([_swatch(color_of(name)) + _text(name.replace("_", " ")), *cells])
     objects = sum(c.ground_truth for c in scores.classes.values())
     found = sum(c.predictions for c in scores.classes.values())
     blank = [""] * len(distances)

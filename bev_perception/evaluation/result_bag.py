@@ -9,17 +9,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from bev_perception.evaluation.bag import DETECTIONS_TOPIC, BagError
+from bev_perception.messages import NOT_ESTIMATED, PUBLISHERS
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import Detections
 
-ARRAY_TYPE = "bev_perception_msgs/msg/Detection3DArray"
-NOT_ESTIMATED = np.diag(np.full(6, -1.0)).reshape(-1)
+ARRAY_TYPE = PUBLISHERS["detections"].kind
 
 
 def make_typestore() -> Typestore:
@@ -44,7 +43,7 @@ def _message_dir() -> Path:
 
 
 def detection_message(store: Typestore, detections: Detections, spec: ModelSpec, frame_id: str) -> Any:
-    """Detection3DArray with exactly the fields of bev_perception.ros.messages.detection_array."""
+    """The Detection3DArray of bev_perception.messages.detection_array, in the classes of rosbags."""
 
     def make(kind: str, **fields: Any) -> Any:
         return store.types[kind.replace("/", "/msg/")](**fields)

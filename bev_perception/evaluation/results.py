@@ -129,9 +129,8 @@ def summarize(data: ReportData, live: LiveRun, out: Path) -> dict[str, Any]:
     """Write report.html, frames/*.jpg and summary.json; the summary, with `text` for the terminal, is returned."""
     report = write_report(out / "report.html", data)
     shutil.rmtree(out / "frames", ignore_errors=True)
-    (out / "frames").mkdir()
     for k, picture in enumerate(data.chosen):
-        (out / "frames" / f"{k}.jpg").write_bytes(picture.jpeg)
+        write_atomic(out / "frames" / f"{k}.jpg", picture.jpeg)
     s, published = data.scores, live.scores
     assert s is not None
     e = s.errors

@@ -29,14 +29,11 @@ class OnnxRuntimeBackend:
     threads: threads inside an operator, 0 for `default_threads()`.
     provider: "cpu" or "cuda". What is asked for is what runs: there is no fallback to another one.
     spin: let waiting threads burn their core: saves microseconds, takes cores from the vehicle's other processes.
-    profile_prefix: write a profile by operator to `<prefix>_<time>.json` at close().
     """
 
     name = "onnxruntime"
 
-    def __init__(
-        self, bundle: Bundle, *, threads: int = 0, provider: str = "cpu", spin: bool = False, profile_prefix: str = ""
-    ) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int = 0, provider: str = "cpu", spin: bool = False) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -61,9 +58,6 @@ class OnnxRuntimeBackend:
         options.use_deterministic_compute = True
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-        if profile_prefix:
-            options.enable_profiling = True
-            options.profile_file_prefix = profile_prefix
         providers: list[Any] = ["CPUExecutionProvider"]
         if provider == "cuda":
             providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
@@ -82,7 +76,6 @@ class OnnxRuntimeBackend:
             )
         self.spec = bundle.spec
         self._session = session
-        self._profiling = bool(profile_prefix)
         self._output_names = [t.name for t in self.spec.outputs()]
         check_interface(_tensors(session.get_inputs()), self.spec.inputs(), f"{bundle.onnx_path}: inputs")
         check_interface(_tensors(session.get_outputs()), self.spec.outputs(), f"{bundle.onnx_path}: outputs")
@@ -107,9 +100,7 @@ class OnnxRuntimeBackend:
         return value
 
     def close(self) -> None:
-        """Free the session (and write the profile)."""
-        if self._session is not None and self._profiling:
-            self.details["profile"] = self._session.end_profiling()
+        """Free the session."""
         self._session = None
 
 

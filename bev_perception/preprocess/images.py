@@ -9,54 +9,9 @@ import numpy as np
 
 from bev_perception.geometry import invert
 from bev_perception.model_spec import ImageSpec, ModelSpec
+from bev_perception.preprocess.encodings import POINTWISE, ImageError, decode_image, source_size
 from bev_perception.preprocess.undistort import DISTORTION_MODELS, is_distorted, undistort
-from bev_perception.structures import CameraCalibration, CameraFrame, CameraView, SensorFrame
-
-# Encodings whose conversion to BGR looks at one pixel only, so that it may follow the resize: (channels, conversion).
-POINTWISE: dict[str, tuple[int, int | None]] = {
-    "bgr8": (3, None),
-    "rgb8": (3, cv2.COLOR_RGB2BGR),
-    "bgra8": (4, cv2.COLOR_BGRA2BGR),
-    "rgba8": (4, cv2.COLOR_RGBA2BGR),
-    "mono8": (1, cv2.COLOR_GRAY2BGR),
-}
-# Encodings whose conversion interpolates between pixels and must come first.
-INTERPOLATED: dict[str, tuple[int, int]] = {
-    "yuv422": (2, cv2.COLOR_YUV2BGR_UYVY),
-    "uyvy": (2, cv2.COLOR_YUV2BGR_UYVY),
-    "yuv422_yuy2": (2, cv2.COLOR_YUV2BGR_YUYV),
-    "yuyv": (2, cv2.COLOR_YUV2BGR_YUYV),
-    "bayer_rggb8": (1, cv2.COLOR_BayerRGGB2BGR),
-    "bayer_bggr8": (1, cv2.COLOR_BayerBGGR2BGR),
-    "bayer_gbrg8": (1, cv2.COLOR_BayerGBRG2BGR),
-    "bayer_grbg8": (1, cv2.COLOR_BayerGRBG2BGR),
-}
-COMPRESSED = ("jpeg", "png")
-REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-
-
-class ImageError(ValueError):
-    """An image that cannot be used; `reason` is the short name that is counted, the message says what was found."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-
-
-def source_size(frame: CameraFrame) -> tuple[int, int]:
-    """(width, height) of the received image, from the header when it is compressed. Raises ImageError."""
-    if frame.encoding in COMPRESSED:
-        data = frame.data.tobytes()
-        return _jpeg_size(data) if frame.encoding == "jpeg" else _png_size(data)
-    channels = _layout(frame.encoding)[0]
-    shape = frame.data.shape
-    if frame.data.dtype != np.uint8 or len(shape) not in (2, 3) or (shape[2] if len(shape) == 3 else 1) != channels:
-        raise ImageError(
-            "bad_layout", f"{frame.encoding} must be uint8 (H, W, {channels}), found {frame.data.dtype} {shape}"
-        )
-    if 0 in shape:
-        raise ImageError("empty", f"{frame.encoding} image of shape {shape}")
-    return shape[1], shape[0]
+from bev_perception.structures import CameraCalibration, CameraView, SensorFrame
 
 
 def samples_per_pixel(width: int, spec: ImageSpec) -> int:
@@ -71,18 +26,6 @@ def samples_per_pixel(width: int, spec: ImageSpec) -> int:
     while width > 2.5 * samples * spec.width:
         samples *= 2
     return samples
-
-
-def decode_image(frame: CameraFrame, width: int) -> np.ndarray:
-    """CameraFrame -> (h, w, 3) uint8 BGR; compressed images may come reduced by 2, 4 or 8, never below `width` columns.
-
-    A reduced size divides the original exactly, so that pixel areas stay aligned. Raises ImageError.
-    """
-    source = source_size(frame)
-    if frame.encoding in COMPRESSED:
-        return _decompress(frame, source, width)
-    conversion = _layout(frame.encoding)[1]
-    return frame.data if conversion is None else cv2.cvtColor(frame.data, conversion)
 
 
 def image_from_source(width: int, height: int, spec: ImageSpec) -> tuple[float, float, int]:
@@ -204,43 +147,3 @@ def _check(view: CameraView) -> None:
     if is_distorted(calibration) and calibration.distortion_model not in DISTORTION_MODELS:
         known = ", ".join(DISTORTION_MODELS)
         raise ImageError("bad_calibration", f"distortion model {calibration.distortion_model!r}; known are {known}")
-
-
-def _layout(encoding: str) -> tuple[int, int | None]:
-    """(channels, conversion) of a raw encoding. Raises ImageError."""
-    layout = POINTWISE.get(encoding) or INTERPOLATED.get(encoding)
-    if layout is None:
-        known = ", ".join([*POINTWISE, *INTERPOLATED, *COMPRESSED])
-        raise ImageError("unknown_encoding", f"{encoding!r}; known are {known}")
-    return layout
-
-
-def _decompress(frame: CameraFrame, source: tuple[int, int], width: int) -> np.ndarray:
-    # OpenCV fills the rest of a truncated image with grey and only prints a warning, so look for the end marker.
-    end = b"\xff\xd9" if frame.encoding == "jpeg" else b"IEND"
-    if end not in frame.data[-64:].tobytes():
-        raise ImageError("truncated", f"{frame.encoding} of {frame.data.size} bytes has no end marker")
-    fits = (f for f in REDUCED if source[0] % f == 0 and source[1] % f == 0 and source[0] // f >= width)
-    flag = REDUCED.get(next(fits, 1), cv2.IMREAD_COLOR)
-    image = cv2.imdecode(frame.data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise ImageError("undecodable", f"{frame.encoding} of {frame.data.size} bytes")
-    return image
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walk the marker segments up to the start-of-frame (ITU-T T.81, B.2.2)."""
-    position = 2
-    while data[:2] == b"\xff\xd8" and position + 9 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
-            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
-        position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    raise ImageError("undecodable", f"no JPEG frame header in {len(data)} bytes")
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 24:
-        raise ImageError("undecodable", f"no PNG header in {len(data)} bytes")
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")

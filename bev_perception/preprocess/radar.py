@@ -7,10 +7,10 @@ import numpy as np
 from bev_perception.geometry import invert
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import PILLAR_COLUMNS, ModelSpec
-from bev_perception.structures import RadarSweep, SensorFrame
+from bev_perception.structures import RADAR_COLUMNS, RadarSweep, SensorFrame
 
 # Columns of the accumulated cloud: m, dBsm, m/s over ground along ego x and y, s.
-POINT_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy", "age_s")
+POINT_COLUMNS = (*RADAR_COLUMNS, "age_s")
 RCS_SCALE, SPEED_SCALE = 20.0, 10.0
 
 
@@ -68,9 +68,6 @@ def rasterise(points: np.ndarray, grid: BevGrid, channels: tuple[str, ...]) -> n
         "dx": offsets[:, 0],
         "dy": offsets[:, 1],
     }
-    unknown = set(channels) - set(values) - {"log_count"}
-    if unknown:
-        raise ValueError(f"radar channels {sorted(unknown)} are unknown; known are log_count, {', '.join(values)}")
     maps = np.empty((len(channels), x * y), dtype=np.float32)
     divisor = np.maximum(count, 1)
     for plane, name in zip(maps, channels):

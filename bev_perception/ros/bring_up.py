@@ -15,6 +15,8 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
 
+from bev_perception.parameters import NODE_NAME
+
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -51,7 +53,7 @@ def main(args: list[str] | None = None) -> int:
     """Exit status 0 when every transition succeeded."""
     parser = argparse.ArgumentParser(prog="bring_up", description=__doc__.split("\n", 1)[0])
     parser.add_argument("transitions", nargs="+", choices=sorted(TRANSITIONS))
-    parser.add_argument("--node", default="bev_perception")
+    parser.add_argument("--node", default=NODE_NAME)
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S")
     options = parser.parse_args(args)
     rclpy.init()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
-from bev_perception.ros.messages import to_time
+from bev_perception.messages import to_time
 from bev_perception.ros.telemetry import Snapshot
 from bev_perception_msgs.msg import Counter, LatencyStat, PerceptionStatus, SensorState
 

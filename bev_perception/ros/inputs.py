@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -17,19 +16,19 @@ from rclpy.qos import (
     qos_policy_name_from_kind,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from bev_perception.intake import SensorIntake, Source
+from bev_perception.intake import TF_STATIC, SensorIntake, Source
+from bev_perception.messages import message_class
 from bev_perception.parameters import NodeConfig
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.structures import SensorFrame
+from bev_perception.sync import ODOMETRY
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-MESSAGE_TYPES = {kind.__name__: kind for kind in (CameraInfo, CompressedImage, Image, Odometry, PointCloud2)}
 ODOMETRY_DEPTH = 50  # a second of poses must survive a busy moment
 LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
@@ -39,16 +38,15 @@ LATCHED = QoSProfile(
 )
 
 
-def import_tf_message() -> type:
-    """tf2_msgs/TFMessage, or ImportError that says what to do."""
+def check_tf_message() -> None:
+    """Raises ImportError that says what to do where tf2_msgs is missing."""
     try:
-        from tf2_msgs.msg import TFMessage
+        import tf2_msgs.msg  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "extrinsics.source is `tf_static`, but the package tf2_msgs is not installed; install "
             "ros-<distro>-tf2-msgs, or set extrinsics.source: file and extrinsics.file: a calibration YAML"
         ) from error
-    return TFMessage
 
 
 class SensorInputs:
@@ -79,7 +77,7 @@ class SensorInputs:
         self._subscriptions.clear()
 
     def _subscribe(self, source: Source) -> Any:
-        static = source.kind == "TFMessage"
+        static = source.sensor == TF_STATIC
 
         def on_incompatible(event: Any) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
@@ -89,16 +87,16 @@ class SensorInputs:
                 self._intake.notice(source.sensor, "qos_incompatible", detail)
 
         return self._node.create_subscription(
-            import_tf_message() if static else MESSAGE_TYPES[source.kind],
+            message_class(source.kind),
             source.topic,
             lambda message: self._take(source, message),
-            LATCHED if static else self._sensor_qos(source.kind),
+            LATCHED if static else self._sensor_qos(source),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=on_incompatible),
             qos_overriding_options=None if static else QoSOverridingOptions.with_default_policies(),
         )
 
-    def _sensor_qos(self, kind: str) -> QoSProfile:
-        depth = ODOMETRY_DEPTH if kind == "Odometry" else self._config.qos_depth
+    def _sensor_qos(self, source: Source) -> QoSProfile:
+        depth = ODOMETRY_DEPTH if source.sensor == ODOMETRY else self._config.qos_depth
         reliability = ReliabilityPolicy[self._config.qos_reliability.upper()]
         return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability)
 

@@ -13,8 +13,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import rclpy
@@ -23,8 +21,8 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 
+from bev_perception.messages import PUBLISHERS, Context, to_time
 from bev_perception.model_spec import CLASSES, ModelSpec
-from bev_perception.ros.messages import Context, detection_array, marker_array, to_time
 from bev_perception.structures import Detections
 
 CAMERAS = ("front_left", "front", "front_right", "back_right", "back", "back_left")
@@ -50,15 +48,11 @@ def publish_cost(boxes: int, repeats: int = 60) -> dict[str, float]:
         rng.integers(0, len(CLASSES), boxes),
     )
     result = {}
-    converters: dict[str, Callable[[Detections, Context], Any]] = {
-        "detections": detection_array,
-        "markers": marker_array,
-    }
-    for name, convert in converters.items():
+    for name in ("detections", "markers"):
         times = []
         for _ in range(repeats):
             start = time.thread_time_ns()
-            serialize_message(convert(detections, context))
+            serialize_message(PUBLISHERS[name].convert(detections, context))
             times.append((time.thread_time_ns() - start) / 1e6)
         result[name] = float(np.median(times))
     return result

@@ -25,18 +25,17 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from bev_perception.calibration import CalibrationError, load_extrinsics
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
+from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
 from bev_perception.model_spec import BundleError, load_bundle
-from bev_perception.parameters import NodeConfig, ParameterError, make_config, resolve_path
+from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, make_config, resolve_path
 from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
-from bev_perception.ros.inputs import import_tf_message
-from bev_perception.ros.messages import PUBLISHERS
+from bev_perception.ros.inputs import check_tf_message
 from bev_perception.ros.run import ActiveRun, Model
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception_msgs.msg import PerceptionStatus
 
-NODE_NAME = "bev_perception"
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR,
 )  # fmt: skip
@@ -57,8 +56,8 @@ class PerceptionNode(LifecycleNode):
         self._run: ActiveRun | None = None
         self._configuration_error = ""
         self._guard_transitions()
-        self._status_publisher = self.create_publisher(PerceptionStatus, "perception/status", 10)
-        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._status_publisher = self.create_publisher(PerceptionStatus, STATUS_TOPIC, 10)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, DIAGNOSTICS_TOPIC, 10)
         self._closing = threading.Event()
         self._status_thread = threading.Thread(target=self._publish_status_forever, name="bev_status", daemon=True)
         self._status_thread.start()
@@ -116,11 +115,10 @@ class PerceptionNode(LifecycleNode):
         bundle = load_bundle(resolve_path(self._params.first("bundle")))
         self._params.declare_sensors(bundle.spec)
         config = make_config(self._params.values(), bundle.spec)
-        if config.extrinsics_source == "file":
-            assert config.extrinsics_file is not None  # make_config checked it
+        if config.extrinsics_file is not None:
             load_extrinsics(config.extrinsics_file, config.base_frame, [*config.cameras, *config.radars])
         else:
-            import_tf_message()
+            check_tf_message()
         for name in config.outputs:
             output = PUBLISHERS[name]
             try:

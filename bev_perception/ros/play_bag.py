@@ -9,7 +9,6 @@ The serialized messages go out as they are; nothing is decoded. Publishers are r
 from __future__ import annotations
 
 import argparse
-import importlib
 import math
 import sys
 import time
@@ -25,7 +24,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
-from bev_perception.ros.messages import to_time
+from bev_perception.messages import message_class, to_time
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 
 CLOCK_PERIOD_NS = 10_000_000
@@ -47,16 +46,6 @@ class Played:
     messages: int
     seconds: float
     late_ms: float
-
-
-def message_class(name: str) -> type:
-    """`sensor_msgs/msg/Image` -> its class. Raises ImportError where that is not installed."""
-    package, _, kind = name.split("/")
-    try:
-        found: type = getattr(importlib.import_module(f"{package}.msg"), kind)
-    except AttributeError as error:
-        raise ImportError(f"{package} has no message {kind}") from error
-    return found
 
 
 def create_publishers(node: Node, reader: Any, topics: list[str] | None) -> dict[str, Any]:

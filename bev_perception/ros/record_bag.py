@@ -22,7 +22,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from bev_perception.ros.play_bag import message_class
+from bev_perception.messages import message_class
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 
 DISCOVERY_PERIOD_S = 0.1

@@ -14,26 +14,27 @@ from rclpy.node import Node
 from bev_perception.decode import Thresholds
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.intake import SensorIntake
+from bev_perception.messages import PUBLISHERS, Context
 from bev_perception.model_spec import Bundle
 from bev_perception.parameters import NodeConfig
 from bev_perception.pipeline import BevPipeline
 from bev_perception.ros.diagnostics import INVALID, SensorReport
 from bev_perception.ros.inputs import SensorInputs
-from bev_perception.ros.messages import PUBLISHERS, Context
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.ros.worker import Worker
 from bev_perception.structures import Detections, SensorFrame
 from bev_perception.sync import ODOMETRY, FrameSynchronizer
+from bev_perception.sync_config import HealthState
 from bev_perception_msgs.msg import SensorState
 
 # Stages of BevPipeline.timings_ms -> stages of the status.
 STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode"}
 # SensorHealth.state -> SensorState.state; messages that come but cannot be used are INVALID, whatever the reason.
-STATES = {
+STATES: dict[HealthState, int] = {
     "ok": SensorState.OK, "degraded": SensorState.STALE, "stale": SensorState.MISSING,
     "never_seen": SensorState.NEVER_SEEN,
 }  # fmt: skip
-UNUSABLE = ("no_calibration", "no_extrinsics", "no_pose", "pose_jump")
+UNUSABLE = ("no_calibration", "no_pose", "pose_jump")
 
 
 @dataclass(frozen=True)

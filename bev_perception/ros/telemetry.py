@@ -64,11 +64,11 @@ class Telemetry:
             self._dropped = 0
             self._failure = ""
 
-    def count(self, reason: str, detail: str = "", n: int = 1) -> bool:
+    def count(self, reason: str, detail: str = "") -> bool:
         """Count `reason`; True the first time, so that the caller can log it once."""
         with self._lock:
             first = reason not in self._counters
-            self._counters[reason] += n
+            self._counters[reason] += 1
             if detail and (reason in self._details or len(self._details) < MAX_DETAILS):
                 self._details[reason] = detail
             return first

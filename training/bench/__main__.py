@@ -1,9 +1,10 @@
 """`make bench`, offline part: view transforms, data loading, training and taught steps, students in ONNX Runtime, hours
 of paper recipes.
 
-    python -m training.bench [--only views throughput taught latency recipes] [--data DIR] [--device cuda]
+    python -m training.bench [--only views throughput taught students recipes] [--data DIR] [--device cuda]
 
-Prints tables and writes them to docs/benchmarks_training.md; sections that are not asked for stay as they are there.
+Prints tables and writes them into docs/benchmarks.md, between the marks of their names; nothing else of the page is
+touched.
 `recipes` takes half an hour on a CPU and is measured only when asked for; what OUT/recipes_DEVICE.json has is kept.
 """
 
@@ -11,22 +12,23 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
 
-from bev_perception.evaluation.bench import table, update_document
+from bev_perception.evaluation.bench import table
 from bev_perception.evaluation.demo import machine
+from bev_perception.evaluation.pages import check_sections, replace_sections
 from training.bench import latency, recipes, taught, throughput, views
+from training.command_line import errors_as_text
 from training.experiments import distillation, family
 from training.models import STUDENTS
 from training.trainer.allocation import keep_freed_memory
 from training.world.__main__ import main as make_synthetic
 
-HEAD = "# Benchmarks of training\n\nWritten by `make bench`; every section says where and how it was measured.\n"
 # One of a kind: camera, camera with depth and memory, camera + radar, radar, LiDAR.
 TRAINED = ("bevdet", "bevdepth", "camera_radar", "radar_pillarnet", "centerpoint")
 # One of each method, and DistillBEV beside students of three weights.
@@ -89,7 +91,7 @@ def taught_section(args: argparse.Namespace) -> str:
     )
 
 
-def latency_section(args: argparse.Namespace) -> str:
+def students_section(args: argparse.Namespace) -> str:
     threads = min(2, len(os.sched_getaffinity(0)))
     rows = []
     for name in STUDENTS:
@@ -154,16 +156,18 @@ def _where(args: argparse.Namespace) -> str:
     return f"`make bench` on {device}, torch {torch.__version__}"
 
 
-SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], str]]] = {
-    "views": ("View transforms", views_section),
-    "throughput": ("Data loading and training", throughput_section),
-    "taught": ("Cost of distillation", taught_section),
-    "latency": ("Students in ONNX Runtime", latency_section),
-    "recipes": ("Hours of the published recipes", recipes_section),
+# Name of the section in docs/benchmarks.md -> what measures and words it.
+SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "views": views_section,
+    "throughput": throughput_section,
+    "taught": taught_section,
+    "students": students_section,
+    "recipes": recipes_section,
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@errors_as_text
+def main(argv: list[str] | None = None) -> int:
     parser: Any = argparse.ArgumentParser(prog="python -m training.bench", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=[s for s in SECTIONS if s != "recipes"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -172,17 +176,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="loader processes while training")
     parser.add_argument("--steps", type=int, default=16, help="optimiser steps that are timed")
     parser.add_argument("--repeats", type=int, default=15, help="frames that ONNX Runtime is timed with")
-    parser.add_argument("--docs", type=Path, default=Path("docs/benchmarks_training.md"))
+    parser.add_argument("--docs", type=Path, default=Path("docs/benchmarks.md"))
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
     keep_freed_memory()  # as training does
-    titles = {name: title for name, (title, _) in SECTIONS.items()}
+    check_sections(args.docs, args.only)
     for name in args.only:
-        print(f"\n{titles[name]} ...", flush=True)
-        body = SECTIONS[name][1](args)
+        print(f"\n{name} ...", flush=True)
+        body = SECTIONS[name](args)
         print(body)
-        update_document(args.docs, HEAD, titles, {name: body})
-    print(f"\nwritten to {args.docs}")
+        replace_sections(args.docs, {name: body})
     return 0
 
 

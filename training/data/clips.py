@@ -134,10 +134,12 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         best, best_error, index = None, np.inf, following.prev
         while index >= 0:
             frame = self.keyframes[index]
-            age_s = (following.stamp_ns - frame.stamp_ns) * 1e-9
+            age_s, index = (following.stamp_ns - frame.stamp_ns) * 1e-9, frame.prev
+            if age_s < self.spec.temporal.min_age_s:  # the vehicle does not use it either
+                continue
             if abs(age_s - wanted_s) >= best_error or age_s > longest:
                 break
-            best, best_error, index = frame, abs(age_s - wanted_s), frame.prev
+            best, best_error = frame, abs(age_s - wanted_s)
         return best
 
     def _sensors(

@@ -10,7 +10,7 @@ from training.models.camera_radar import StudentConfig
 from training.recipes.specs import CAMERAS, NMS_RADIUS, RADARS
 from training.run import OptimConfig, Run
 
-# Velocity counts fully and smoothly: the run is short, and most objects stand (docs/results.md).
+# Velocity counts fully and smoothly: the run is short, and most objects stand (docs/lab_notes/velocity.md).
 LOSSES = LossConfig(velocity=1.0, velocity_beta=5.0, depth=0.3, depth_form="cross_entropy", semantic=0.3)
 # Earlier frames are half a second old, one in five a second.
 DATA = DataConfig(Augmentation(drop_all_radars=0.3), history=1, interval=(0.35, 0.85))

@@ -8,8 +8,8 @@ r"""The shipped student goes on, taught by a LiDAR network of the same range: se
         --init BEFORE --teacher centerpoint=runs/demo_teacher/last.ckpt
     python -m training.average BEFORE runs/demo_taught/last.ckpt --half --out training/checkpoints/demo_start.ckpt
 
-BEFORE is what was shipped until then: training/checkpoints/demo_start.md. Without a teacher the same is `demo:finetune`
-with --set optim.steps=1500.
+BEFORE was the student of that time; today training/checkpoints/demo_start.ckpt or one of your own
+(docs/lab_notes/shipped_student.md). Without a teacher the same is `demo:finetune` with --set optim.steps=1500.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SWEEPS = dataclasses.replace(lidar_over(GRID), sweeps=4)
 
 def teacher() -> Run:
     """The study's CenterPoint (`near`) goes on over the demo's range, which has four times its area; velocity counts
-    fully and smoothly (docs/results.md)."""
+    fully and smoothly (docs/lab_notes/velocity.md)."""
     run = centerpoint.small()
     losses = dataclasses.replace(run.losses, velocity=1.0, velocity_beta=5.0)
     data = dataclasses.replace(run.data, lidar=SWEEPS)

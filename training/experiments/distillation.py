@@ -7,7 +7,8 @@
 Networks are those of `near:family`, and teachers are best taken from its runs; otherwise the study trains its own with
 the same seed. `--only` names what to do now; teachers come first in the order of the study. Students see few drives
 often: twelve, twenty times, as published students see theirs 24 times. Alone and taught they have the same steps,
-batches and data. Results, and what happens with many drives seen seldom: docs/distillation.md.
+batches and data. Results: docs/distillation.md; what happens with many drives
+seen seldom: docs/lab_notes/distillation_obstacles.md.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from training.recipes.distillation import (
 from training.run import Run
 
 TEACHERS = ("centerpoint", "mvp", "lidar_transformer", "pillarnet", "bevdepth_large")
-# How hard the terms of a teacher together pull beside detection, from `search` (docs/distillation.md).
+# How hard the terms of a teacher together pull beside detection, from `search` (docs/lab_notes/distillation_search.md).
 # BEVFormer from the LiDAR transformer has a single term, which hinders detection sooner.
 PULL = 1.0
 RADAR_PULL = 3.0
@@ -53,12 +54,12 @@ DRIVES, HOLDOUT = 12, 12  # that students see; that `search` keeps back
 CONVOLUTIONAL = ("bevdet", "bevdet4d", "bevdepth", "camera_radar")
 FITTED = ("bevdet", "bevdet4d", "bevdepth", "bevformer")  # students that may inherit a teacher's head
 IMAGE_AUGMENTATION = ("image_scale", "image_rotation_deg", "image_flip", "brightness", "contrast")
-# All cells of all maps alike; no adaptive scaling; and an attention that tells cells of the study's maps apart (docs:
-# Ablations).
+# All cells of all maps alike; no adaptive scaling; and an attention that tells cells of the study's maps apart
+# (docs/lab_notes/distillation_search.md).
 PLAIN = DistillBevConfig(regions=False, attention="none", scaling="none", imitation="none")
 UNIFORM = dataclasses.replace(RELEASED, scaling="uniform")
 SHARP = dataclasses.replace(RELEASED, temperature=0.1)
-LONGER = 1.5  # times the steps: at least what a teacher costs (docs/distillation.md)
+LONGER = 1.5  # times the steps: at least what a teacher costs (docs/lab_notes/training_cost.md)
 SHORTER = 1 / 1.5  # for students that learn their few drives by heart
 
 

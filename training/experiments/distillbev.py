@@ -8,7 +8,7 @@ The recipe of the released code: weights 6e-3 (foreground), 4e-2 (background), 6
 heads. AdamW 2e-4, batch 64, 24 epochs with class balance (8 x 8 V100 in the paper). Expected scores are the paper's on
 nuScenes val with ResNet-50; students alone have 30.5 / 37.8 (BEVDet), 32.8 / 45.9 (BEVDet4D), 36.4 / 48.4 (BEVDepth)
 and 32.3 / 43.4 (BEVFormer) mAP / NDS there. None was run here: nuScenes was not at hand. Core-hours are
-seconds of a sample, measured on one core of a CPU, times the schedule (docs/benchmarks_training.md).
+seconds of a sample, measured on one core of a CPU, times the schedule (docs/benchmarks.md).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def bevdepth_r50_from_convnext() -> Run:
     """BEVDepth-R50, 256 x 704, 256 x 256 cells of 0.4 m, 24 epochs, batch 64: expected 34.0 mAP, 46.5 NDS.
 
     The repository's figure on nuScenes val, without class balance. The abstract claims up to 3.5 mAP and 6.2 NDS more
-    than the student alone. Not run here: 3,500 hours on one CPU core (docs/benchmarks_training.md).
+    than the student alone. Not run here: 3,500 hours on one CPU core (docs/benchmarks.md).
     """
     run = bevdepth.r50()
     facts = spec("bevdepth_r50_lgkd", cameras=CAMERAS, state=run.config.camera.context, grid=BevGrid(step=0.4))

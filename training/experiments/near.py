@@ -63,7 +63,7 @@ def backbone() -> Run:
 
 
 def _teacher(run: Run) -> Run:
-    """A LiDAR network, with augmentation; velocity counts fully and smoothly (docs/results.md)."""
+    """A LiDAR network, with augmentation; velocity counts fully and smoothly (docs/lab_notes/velocity.md)."""
     data = dataclasses.replace(run.data, lidar=SWEEPS)
     losses = dataclasses.replace(run.losses, velocity=1.0, velocity_beta=5.0)
     optim = small_optim(run.optim.lr, steps=6000)

@@ -23,7 +23,7 @@ def radar18() -> Run:
 
     Expected on nuScenes test: 20.5 mAP, 43.7 NDS, against 8.6 and 34.7 of radar alone (the paper's Table 1). On val
     with a seventh of the training data: 11.2 and 34.7 (its ablation). Not run here: 36,000 hours on one CPU core
-    (docs/benchmarks_training.md).
+    (docs/benchmarks.md).
     """
     run = radar_pillarnet.radar18()
     data = dataclasses.replace(run.data, paste=PasteConfig(epochs=30))

@@ -28,7 +28,7 @@ class LossConfig:
 
     box: of all box terms; velocity, rotation: factors on theirs. velocity_beta: below this many m/s of error the
     velocity loss is quadratic, 0 for plain L1. Most objects stand: plain L1, which asks for the median, can hold every
-    velocity weight of a short run at zero (docs/results.md).
+    velocity weight of a short run at zero (docs/lab_notes/velocity.md).
     depth_form: a key of DEPTH_LOSSES. iou, diou: of detectors with an IoU branch (PillarNet, Shi et al., ECCV 2022).
     """
 

@@ -32,7 +32,7 @@ BEVDET_LOSSES = LossConfig(velocity=1.0)
 
 # The synthetic set. A camera student always keeps a camera.
 SMALL_AUGMENTATION = Augmentation(drop_all_cameras=0.0, drop_camera=0.05, drop_prev=0.1)
-# Short runs: velocity counts fully and smoothly (docs/results.md).
+# Short runs: velocity counts fully and smoothly (docs/lab_notes/velocity.md).
 SMALL_LOSSES = LossConfig(velocity=1.0, velocity_beta=5.0, depth=0.3, depth_form="cross_entropy", semantic=0.3)
 SMALL_HEAD = HeadConfig(ONE_TASK, 48, 48)
 SMALL_ENCODER = BevEncoderConfig((64, 96, 128), 1, 64)

@@ -22,6 +22,7 @@ import numpy as np
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
 from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.geometry import rotation_from_yaw
 from bev_perception.model_spec import CLASSES
@@ -62,7 +63,7 @@ TOPICS = {
     "odometry": ("/odometry", "nav_msgs/msg/Odometry"),  # 50 Hz, odom -> base_link, twist in base_link
     "tf": ("/tf", "tf2_msgs/msg/TFMessage"),  # 50 Hz, odom -> base_link
     "tf_static": ("/tf_static", "tf2_msgs/msg/TFMessage"),  # once, base_link -> every sensor
-    "ground_truth": ("/ground_truth/detections", DETECTION_ARRAY),  # base_link, at every stamp of CAM_BACK_LEFT
+    "ground_truth": (GROUND_TRUTH_TOPIC, DETECTION_ARRAY),  # base_link, at every stamp of CAM_BACK_LEFT
 }
 LATENCY_NS = {"camera": 12_000_000, "radar": 8_000_000, "lidar": 15_000_000, "odometry": 2_000_000}
 ODOMETRY_HZ = 50

@@ -1,31 +1,25 @@
-"""Detections -> ROS messages. PUBLISHERS lists what the node can publish; optional packages are imported late."""
+"""Detections -> ROS messages. PUBLISHERS lists what the node can publish.
+
+Messages are imported where they are made: the table is read without ROS too, and a package must be installed only where
+it is published.
+"""
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import Point
-from std_msgs.msg import ColorRGBA, Header
-from visualization_msgs.msg import Marker, MarkerArray
 
+from bev_perception.colors import color_of
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import Detections
-from bev_perception_msgs.msg import Detection3D, Detection3DArray
 
 NOT_ESTIMATED = np.diag(np.full(6, -1.0)).reshape(-1)
 NOT_ESTIMATED.setflags(write=False)
-COLORS = {
-    "car": (0.20, 0.60, 1.00), "truck": (1.00, 0.55, 0.10), "construction_vehicle": (0.85, 0.75, 0.10),
-    "bus": (1.00, 0.25, 0.25), "trailer": (0.70, 0.45, 0.25), "barrier": (0.60, 0.60, 0.60),
-    "motorcycle": (0.80, 0.30, 0.90), "bicycle": (0.55, 0.85, 0.30), "pedestrian": (0.10, 0.90, 0.70),
-    "traffic_cone": (1.00, 0.80, 0.40),
-}  # fmt: skip
-OTHER_COLOR = (0.9, 0.9, 0.9)
 HEADING_M = 0.7  # the heading reaches this far out of the front
 MIN_ARROW_MPS = 0.3  # slower objects get no velocity line
 ARROW_S = 1.0  # the line reaches where the object will be in this time
@@ -40,12 +34,29 @@ class Context:
     marker_lifetime_s: float
 
 
-def to_time(stamp_ns: int) -> Time:
+def to_time(stamp_ns: int) -> Any:
+    """Integer nanoseconds -> builtin_interfaces/Time."""
+    from builtin_interfaces.msg import Time
+
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
 
 
-def detection_array(detections: Detections, context: Context) -> Detection3DArray:
+def message_class(name: str) -> type:
+    """`sensor_msgs/msg/Image` -> its class. Raises ImportError where that is not installed."""
+    package, _, kind = name.split("/")
+    try:
+        found: type = getattr(importlib.import_module(f"{package}.msg"), kind)
+    except AttributeError as error:
+        raise ImportError(f"{package} has no message {kind}") from error
+    return found
+
+
+def detection_array(detections: Detections, context: Context) -> Any:
     """bev_perception_msgs/Detection3DArray; see its definition."""
+    from std_msgs.msg import Header
+
+    from bev_perception_msgs.msg import Detection3D, Detection3DArray
+
     spec = context.spec
     message = Detection3DArray(
         header=Header(stamp=to_time(detections.stamp_ns), frame_id=context.frame_id),
@@ -78,29 +89,38 @@ def detection_array(detections: Detections, context: Context) -> Detection3DArra
     return message
 
 
-def marker_array(detections: Detections, context: Context) -> MarkerArray:
-    """A translucent box, its heading, its velocity and a label for each object.
+def marker_array(detections: Detections, context: Context) -> Any:
+    """visualization_msgs/MarkerArray: a translucent box, its heading, its velocity and a label for each object.
 
     The leading DELETEALL and what follows are applied together, so nothing flickers; the lifetime clears the view when
     the node dies.
     """
+    from builtin_interfaces.msg import Duration
+    from geometry_msgs.msg import Point
+    from std_msgs.msg import ColorRGBA, Header
+    from visualization_msgs.msg import Marker, MarkerArray
+
     header = Header(stamp=to_time(detections.stamp_ns), frame_id=context.frame_id)
     seconds, fraction = divmod(context.marker_lifetime_s, 1.0)
     lifetime = Duration(sec=int(seconds), nanosec=int(fraction * 1e9))
     classes = context.spec.classes
-    solid, translucent = ([_color(name, alpha) for name in classes] for alpha in (1.0, 0.5))
 
-    def marker(namespace: str, index: int, kind: int) -> Marker:
+    def colors(alpha: float) -> list[Any]:
+        """Of each class."""
+        return [ColorRGBA(b=b / 255, g=g / 255, r=r / 255, a=alpha) for b, g, r in map(color_of, classes)]
+
+    def marker(namespace: str, index: int, kind: int) -> Any:
         return Marker(header=header, ns=namespace, id=index, type=kind, action=Marker.ADD, lifetime=lifetime)
 
-    def place(m: Marker, x: float, y: float, z: float, yaw: float = 0.0) -> None:
+    def place(m: Any, x: float, y: float, z: float, yaw: float = 0.0) -> None:
         p, q = m.pose.position, m.pose.orientation
         p.x, p.y, p.z, q.z, q.w = x, y, z, math.sin(yaw / 2), math.cos(yaw / 2)
 
-    headings: list[Point] = []
-    velocities: list[Point] = []
-    heading_colors: list[ColorRGBA] = []
-    velocity_colors: list[ColorRGBA] = []
+    solid, translucent = colors(1.0), colors(0.5)
+    headings: list[Any] = []
+    velocities: list[Any] = []
+    heading_colors: list[Any] = []
+    velocity_colors: list[Any] = []
     markers = [Marker(header=header, action=Marker.DELETEALL)]
     rows = zip(detections.boxes.tolist(), detections.velocity.tolist(), detections.scores.tolist(), detections.labels)
     for i, ((x, y, z, length, width, height, yaw), (vx, vy), score, label) in enumerate(rows):
@@ -119,21 +139,17 @@ def marker_array(detections: Detections, context: Context) -> MarkerArray:
             velocities += (center, Point(x=x + vx * ARROW_S, y=y + vy * ARROW_S, z=z))
             velocity_colors += (solid[label], solid[label])
     lines = (("heading", 0.08, headings, heading_colors), ("velocity", 0.2, velocities, velocity_colors))
-    for namespace, thickness, points, colors in lines:
+    for namespace, thickness, points, of_points in lines:
         if points:
             line = marker(namespace, 0, Marker.LINE_LIST)
-            line.scale.x, line.points, line.colors = thickness, points, colors
+            line.scale.x, line.points, line.colors = thickness, points, of_points
             markers.append(line)
     return MarkerArray(markers=markers)
 
 
-def _color(class_name: str, alpha: float) -> ColorRGBA:
-    r, g, b = COLORS.get(class_name, OTHER_COLOR)
-    return ColorRGBA(r=r, g=g, b=b, a=alpha)
-
-
 def vision_detections(detections: Detections, context: Context) -> Any:
     """vision_msgs/Detection3DArray: class, score and box; it has no place for velocity."""
+    from std_msgs.msg import Header
     from vision_msgs.msg import Detection3D as VisionDetection
     from vision_msgs.msg import Detection3DArray as VisionArray
     from vision_msgs.msg import ObjectHypothesisWithPose
@@ -166,6 +182,7 @@ def autoware_objects(detections: Detections, context: Context) -> Any:
         ObjectClassification,
         Shape,
     )
+    from std_msgs.msg import Header
 
     message = DetectedObjects(header=Header(stamp=to_time(detections.stamp_ns), frame_id=context.frame_id))
     yaws = detections.boxes[:, 6].tolist()
@@ -185,31 +202,28 @@ def autoware_objects(detections: Detections, context: Context) -> Any:
     return message
 
 
-def _vision_type() -> type:
-    from vision_msgs.msg import Detection3DArray as VisionArray
-
-    return VisionArray
-
-
-def _autoware_type() -> type:
-    from autoware_perception_msgs.msg import DetectedObjects
-
-    return DetectedObjects
-
-
 @dataclass(frozen=True)
 class Output:
-    """One message the node can publish. message_type() raises ImportError where its package is not installed."""
+    """One message the node can publish. kind: its type, `package/msg/Kind`."""
 
     topic: str
-    message_type: Callable[[], type]
+    kind: str
     convert: Callable[[Detections, Context], Any]
-    package: str
+
+    @property
+    def package(self) -> str:
+        return self.kind.partition("/")[0]
+
+    def message_type(self) -> type:
+        """Raises ImportError where its package is not installed."""
+        return message_class(self.kind)
 
 
 PUBLISHERS: dict[str, Output] = {
-    "detections": Output("perception/detections", lambda: Detection3DArray, detection_array, "bev_perception_msgs"),
-    "markers": Output("perception/markers", lambda: MarkerArray, marker_array, "visualization_msgs"),
-    "vision_msgs": Output("perception/vision_detections", _vision_type, vision_detections, "vision_msgs"),
-    "autoware": Output("perception/objects", _autoware_type, autoware_objects, "autoware_perception_msgs"),
+    "detections": Output("perception/detections", "bev_perception_msgs/msg/Detection3DArray", detection_array),
+    "markers": Output("perception/markers", "visualization_msgs/msg/MarkerArray", marker_array),
+    "vision_msgs": Output("perception/vision_detections", "vision_msgs/msg/Detection3DArray", vision_detections),
+    "autoware": Output("perception/objects", "autoware_perception_msgs/msg/DetectedObjects", autoware_objects),
 }
+# What the node tells of itself; bev_perception.ros.diagnostics makes the messages.
+STATUS_TOPIC, DIAGNOSTICS_TOPIC = "perception/status", "/diagnostics"

@@ -1,0 +1,204 @@
+"""docs/bundle.md from bev_perception/model_spec.py, inference/proof.py and the shipped bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from bev_perception.grid import BevGrid
+from bev_perception.inference.proof import TOLERANCES
+from bev_perception.model_spec import (
+    ADDED_LATER,
+    BOX_CHANNELS,
+    COLOR_ORDERS,
+    INTERPOLATIONS,
+    PILLAR_COLUMNS,
+    RADAR_CHANNELS,
+    RADAR_FORMATS,
+    ImageSpec,
+    ModelSpec,
+    RadarSpec,
+    TemporalSpec,
+    TensorSpec,
+    load_bundle,
+)
+from docs.pages.markdown import code, join, table, written_by
+
+SHIPPED = Path(__file__).resolve().parents[2] / "bev_perception" / "bundles" / "demo"
+HEAD = """\
+A bundle is a directory that holds one model and every fact that a vehicle must know about it. `training.export` writes
+it, the parameter `bundle` names it, and the node proves it before using it. Whoever copies a whole bundle to a vehicle
+has nothing else to configure about the model.
+
+    python -m training.export runs/demo/last.ckpt bundles/mine --golden-data data/synthetic --scores scores.json
+
+| file | what it holds |
+| --- | --- |
+| `model.onnx` | the network, from resized images and radar to the strongest peaks of its head |
+| `model_spec.json` | the facts: sensors, classes, grid, image size, radar form, memory, thresholds, hash of the ONNX |
+| `golden.npz` | an input and the output that it must give |
+| `MODEL_CARD.md` | for people: size, scores, how it was trained, limits; no program reads it |"""
+ENFORCED = """\
+Each of these must hold; if one does not, `configure` fails with what was found, what was expected and how to mend it:
+
+1. The first three files are there.
+2. `model_spec.json` has `format` {format}, every key below and no other, each of its type. (Older bundles may lack
+   {later}; what they meant is known.)
+3. `score_threshold` and `nms_radius` name exactly the classes; there is at least one sensor; the grid has a whole
+   number of cells, and so has each of its cells of pillars.
+4. The sha256 of `model.onnx` is `onnx_sha256`. It is checked again when the engine reads the file.
+5. Inputs and outputs of the ONNX, or of the TensorRT engine, have the names, shapes and types that the spec implies.
+6. The engine gives the golden outputs for the golden inputs, within the tolerance of its precision.
+
+While it runs, every call checks names, shapes and types again. Detections carry the model's name and the hash of its
+ONNX, so that a recording says which model made it."""
+GOLDEN = """\
+`golden.npz` has one array `in.NAME` for every input and `out.NAME` for every output, except `out.bev`: the state is as
+large as the model, and the boxes that a golden `prev_bev` leads to prove it. With `--golden-data` the input is the
+first validation keyframe of a data set that has an earlier one, with colours and state rounded to keep the file small;
+without it, a pattern that touches every input.
+
+An engine is compared by peaks, (label, cell), not by rows, because peaks of equal score may swap:"""
+CARD = """\
+`MODEL_CARD.md` has the number of parameters and the sizes of the network; when the export was given scores
+(`--scores`), the official metric for every set of sensors, per class and per range; and the notes that its author wrote
+(`--notes`): data, commands, what it is not good for."""
+TAKES = """\
+Shapes are those of the shipped model; the last rows stand for `radar_bev` in a model whose radar format is `pillars`.
+What can be missing has an input that says whether it is there, 1 or 0."""
+FACTS: dict[type, dict[str, str]] = {
+    ModelSpec: {
+        "name": "Name of the model; detections and status carry it",
+        "cameras": "Cameras, in the order of `images`; parameters and status use these names",
+        "radars": "Radars, in the order of `radar_valid`",
+        "classes": "Classes, in the order of `labels`",
+        "score_threshold": "Class -> least score that is published; the parameter `score_threshold.*` overrides it",
+        "nms_radius": "Class -> of two boxes of that class nearer than this (m, centres) the weaker one goes",
+        "grid": "See below",
+        "image": "See below",
+        "radar": "See below",
+        "temporal": "See below",
+        "top_k": "Number of peaks that the graph gives, over all classes and cells",
+        "onnx_sha256": "sha256 of `model.onnx`",
+        "format": "Version of this file",
+    },
+    BevGrid: {
+        "x_min": "Rear edge, m, in the ego frame (x forward)",
+        "x_max": "Front edge, m",
+        "y_min": "Right edge, m (y left)",
+        "y_max": "Left edge, m",
+        "step": "Size of a cell, m; the ranges are whole numbers of cells",
+    },
+    ImageSpec: {
+        "height": "Rows of the network's image; what the scaled image has more is cut from the top",
+        "width": "Columns that the received image is scaled to",
+        "color_order": f"Order of the channels: {', '.join(map(code, COLOR_ORDERS))}",
+        "interpolation": f"How images are scaled: {', '.join(map(code, INTERPOLATIONS))}. `linear` takes one bilinear "
+        "sample for each pixel, `area` the mean of as many as the scale needs",
+    },
+    RadarSpec: {
+        "sweeps": "Newest scans of each radar that are used",
+        "max_age_s": "Scans older than this are not used, s",
+        "format": f"Form of the input: {', '.join(map(code, RADAR_FORMATS))}",
+        "channels": f"Of `map`: planes of `radar_bev`, some of {', '.join(map(code, RADAR_CHANNELS))}",
+        "pillar_step": "Of `pillars`: size of their cells, m; divides the grid's into whole cells",
+        "max_pillars": "Of `pillars`: how many there is room for; the nearest are kept",
+        "pillar_points": "Of `pillars`: points in each; the newest are kept",
+    },
+    TemporalSpec: {
+        "state_channels": "Channels of the state `bev`; 0: no memory",
+        "interval_s": "Age of the earlier state that is wanted, s",
+        "min_age_s": "Younger states are not used, s",
+        "max_age_s": "Older states are not used, s; a longer gap between two frames empties the memory",
+    },
+}
+TENSORS = {
+    "images": "Cameras, rows, columns, colours, scaled as `image` says; normalisation is in the graph. Missing: 0",
+    "img_from_ego": "Ego frame at the frame's stamp (m) -> (u depth, v depth, depth, 1) in the network's image; the "
+    "vehicle's motion until the image was taken is in it. Missing: identity",
+    "camera_valid": "1 where the camera contributes",
+    "radar_bev": "Planes of `radar.channels` over the grid: all sweeps, moved to the frame's stamp; 0 where empty",
+    "radar_points": f"Pillars, points, ({', '.join(PILLAR_COLUMNS)}) in m, dBsm, m/s over ground; 0 where empty",
+    "radar_counts": "Points in each pillar",
+    "radar_cells": "Flat cell of each pillar, ix * Y + iy of the pillars' grid; beyond it for rows without points",
+    "radar_valid": "1 where the radar contributes",
+    "prev_bev": "The output `bev` of an earlier frame",
+    "prev_from_curr": "Ego frame of this frame -> ego frame of the earlier one",
+    "prev_valid": "1 where there is an earlier state",
+    "prev_dt": "Its age, s",
+    "scores": "Score of each peak in [0, 1]",
+    "labels": "Its class",
+    "cells": "Its flat cell, ix * Y + iy",
+    "boxes": f"({', '.join(BOX_CHANNELS)}): place in the cell in cells, height of the centre in m, logarithms of "
+    "metres, sine and cosine of the yaw, velocity over ground in m/s",
+    "bev": "State for a later frame; TensorRT keeps it on the GPU",
+}
+
+
+def page() -> str:
+    bundle = load_bundle(SHIPPED)
+    spec = bundle.spec
+    other = dataclasses.replace(spec, radar=dataclasses.replace(spec.radar, format="pillars"))
+    names = {tensor.name for tensor in spec.inputs()}
+    extra = [tensor for tensor in other.inputs() if tensor.name not in names]
+    later = ", ".join(f"`radar.{name}`" for name in sorted(ADDED_LATER[RadarSpec]))
+    source = "bev_perception/model_spec.py, the shipped bundle and docs/pages/bundle.py"
+    return join(
+        *("# The model bundle", written_by(source), HEAD),
+        *("## What the node enforces", ENFORCED.format(format=spec.format, later=later)),
+        *("## The golden sample", GOLDEN, tolerances(), "## The card", CARD),
+        *("## model_spec.json", facts(spec), *nested_facts(spec)),
+        *("## What the network takes", TAKES, tensor_table((*spec.inputs(), *extra))),
+        *("## What the network gives", tensor_table(spec.outputs())),
+    )
+
+
+def facts(part: Any) -> str:
+    """Every key of one dataclass of the spec. Raises ValueError for one that FACTS lacks or has too much."""
+    names, texts = [f.name for f in dataclasses.fields(part)], FACTS[type(part)]
+    if set(names) != set(texts):
+        differ = sorted(set(names) ^ set(texts))
+        raise ValueError(f"{type(part).__name__}: {', '.join(differ)}: say in FACTS what each key means, and no other")
+    rows = [(code(name), shown(getattr(part, name)), texts[name]) for name in names]
+    return table(("key", "in the shipped model", "meaning"), rows)
+
+
+def nested_facts(spec: ModelSpec) -> list[str]:
+    """A heading, the class's own words and a table for each part of the spec."""
+    parts = []
+    for name in (f.name for f in dataclasses.fields(spec) if dataclasses.is_dataclass(getattr(spec, f.name))):
+        part = getattr(spec, name)
+        parts += [f"### {name}", inspect.getdoc(type(part)) or "", facts(part)]
+    return parts
+
+
+def shown(value: Any) -> str:
+    """As JSON has it, long ones by their first element."""
+    if dataclasses.is_dataclass(value):
+        return ""
+    if isinstance(value, dict):
+        name, first = next(iter(value.items()))
+        return f"`{name}`: {json.dumps(first)}, and {len(value) - 1} more"
+    if isinstance(value, tuple):
+        return ", ".join(map(code, value))
+    return code(f"{value[:12]}..." if len(str(value)) > 40 else value)
+
+
+def tensor_table(tensors: tuple[TensorSpec, ...]) -> str:
+    rows = [(code(t.name), " x ".join(map(str, t.shape)), t.dtype, TENSORS[t.name]) for t in tensors]
+    return table(("name", "shape", "type", "meaning"), rows)
+
+
+def tolerances() -> str:
+    rows = [
+        (precision, f"{t.score:g}", f"{t.box:g}", f"{t.state:g}", f"{t.unmatched:.0%}")
+        for precision, t in TOLERANCES.items()
+    ]
+    head = (
+        *("precision", "scores, absolute", "boxes, times the value where that is above 1"),
+        *("`bev`, times its largest value", "peaks that may move to another cell"),
+    )
+    return table(head, rows)

@@ -1,0 +1,121 @@
+"""The tables of the pages that docs/data decides: each is one function of rows, and TABLES says where it stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from docs.measured import SENSORS, Estimate, Gain, Network, Row, gains, networks
+
+ERRORS = ("ate", "ase", "aoe", "ave", "aae")
+
+
+class Table(NamedTuple):
+    """function(what each of `inputs`, files of docs/data, holds) -> Markdown."""
+
+    function: Callable[..., str]
+    inputs: tuple[str, ...]
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Numbers to the right: every column after the first that has a digit at its first row."""
+    numbers = [any(letter.isdigit() for letter in cell) for cell in rows[0]]
+    rule = ["---:" if number and column else "---" for column, number in enumerate(numbers)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
+
+
+def level(found: Estimate, digits: int = 3) -> str:
+    """Mean ± standard error, the mean alone of a single run."""
+    mean = f"{found.mean:.{digits}f}"
+    return mean if math.isnan(found.error) else f"{mean} ± {found.error:.{digits}f}"
+
+
+def change(found: Estimate, digits: int = 3) -> str:
+    """With its sign, bold where it exceeds twice its standard error."""
+    text = f"{found.mean:+.{digits}f} ± {found.error:.{digits}f}"
+    return f"**{text}**" if found.certain else text
+
+
+def gains_table(rows: Sequence[Gain]) -> str:
+    head = ("student", "teacher: how it teaches", "mAP alone", "mAP taught", "gain of mAP",
+            "gain of mAP over 1.5 times the steps", "gain of NDS", "change of mAVE, m/s")  # fmt: skip
+    body, before = [], ""
+    for row in rows:
+        equal = change(row.over_longer["mAP"]) if row.over_longer else "not measured"
+        body.append(
+            (
+                row.student if row.student != before else "",
+                f"{row.teacher}: {row.method}",
+                level(row.alone["mAP"]),
+                level(row.taught["mAP"]),
+                change(row.gain["mAP"]),
+                equal,
+                change(row.gain["NDS"]),
+                change(row.gain["mAVE"], 2),
+            )
+        )
+        before = row.student
+    return markdown(head, body)
+
+
+def networks_table(rows: Sequence[Network]) -> str:
+    head = ("network", "sensors", "what it is", "runs", "mAP", "NDS", "mAVE, m/s", "parameters, M")
+    body = [
+        (
+            row.name,
+            row.sensors,
+            row.what,
+            str(row.scores["mAP"].count),
+            level(row.scores["mAP"]),
+            level(row.scores["NDS"]),
+            level(row.scores["mAVE"], 2),
+            f"{row.parameters / 1e6:.2f}",
+        )
+        for row in rows
+    ]
+    return markdown(head, body)
+
+
+def sensors_table(scores: Mapping[str, Any]) -> str:
+    head = ("sensors", "mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+    body = [
+        (name, *(f"{value:.3f}" for value in (s["mean_ap"], s["nds"], *(s["errors"][e] for e in ERRORS))))
+        for name, s in ((name, scores[word]) for word, name in SENSORS.items())
+    ]
+    return markdown(head, body)
+
+
+def blanked_table(scores: Mapping[str, Any]) -> str:
+    """What is lost with each camera; the first row has all of them."""
+    whole = scores["all"]["mean_ap"]
+    body = [
+        (word.removeprefix("blank:").replace("all", "none"), f"{s['mean_ap']:.3f}", f"{whole - s['mean_ap']:.3f}",
+         f"{s['nds']:.3f}")
+        for word, s in scores.items()
+    ]  # fmt: skip
+    return markdown(("blanked", "mAP", "lost", "NDS"), body)
+
+
+def velocity_table(rows: Sequence[Row]) -> str:
+    body = []
+    for row in rows:
+        axis, low, high = row["axis"], row["low"], row["high"]
+        group = f"{low} < {axis} < {high}" if low and high else f"{axis} > {low}" if low else f"{axis} < {high}"
+        body.append((group, row["objects"], row["true_mean"], row["predicted_mean"]))
+    return markdown(("true velocity, m/s", "objects", "true mean", "regressed mean"), body)
+
+
+# (page, mark in it) -> table.
+TABLES: dict[tuple[str, str], Table] = {
+    ("distillation.md", "gains"): Table(
+        lambda names, results: gains_table(gains(names, results)),
+        ("distillation_runs.csv", "distillation_results.csv"),
+    ),
+    ("results.md", "sensors"): Table(sensors_table, ("demo_scores.json",)),
+    ("results.md", "blanked"): Table(blanked_table, ("blanked_scores.json",)),
+    ("results.md", "velocity"): Table(velocity_table, ("velocity.csv",)),
+    ("models.md", "networks"): Table(
+        lambda names, results: networks_table(networks(names, results)), ("network_names.csv", "near_results.csv")
+    ),
+}

@@ -1,0 +1,107 @@
+"""docs/vehicle.md explains every reason that the status can name, and none that there is not."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "bev_perception"
+# Where a reason stands among the arguments of what refuses, masks, forgets or counts.
+ARGUMENT = {
+    "MessageError": 0, "ImageError": 0, "reset": 0, "count": 0, "_failed": 0, "_begin_epoch": 0,
+    "_refuse": 1, "refuse": 1, "notice": 1, "_absence": 3,
+}  # fmt: skip
+REASON_OF_SENSOR = {"missing", "problems"}  # name[sensor] = reason
+REASON_TO_NUMBER = {"counters", "_counters", "lost"}  # name["where/reason"] += 1, or {reason: 1}
+# Functions of these that return a text return "" or a reason.
+SAY_WHY = ("sync.py", "stamped_buffer.py", "ego_motion.py", "temporal.py")
+
+
+def texts(node: ast.AST | None) -> Iterator[str]:
+    """What an expression can be, of constants; of `f"{sensor}/reason"` the end."""
+    match node:
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.IfExp(body=one, orelse=other):
+            yield from (*texts(one), *texts(other))
+        case ast.JoinedStr(values=[*_, last]):
+            yield from texts(last)
+        case ast.Dict(keys=keys):
+            for key in keys:
+                yield from texts(key)
+
+
+def name_of(node: ast.AST) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def said(tree: ast.AST, says_why: bool) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=function, args=arguments) if len(arguments) > ARGUMENT.get(name_of(function), 99):
+                yield from texts(arguments[ARGUMENT[name_of(function)]])
+            case ast.Assign(targets=[ast.Subscript(value=of)], value=value) if name_of(of) in REASON_OF_SENSOR:
+                yield from texts(value)
+            case ast.Assign(targets=[of], value=value) if name_of(of) in REASON_OF_SENSOR:
+                yield from (text for v in getattr(value, "values", ()) for text in texts(v))
+            case ast.AugAssign(target=ast.Subscript(value=of, slice=key)) if name_of(of) in REASON_TO_NUMBER:
+                yield from texts(key)
+            case ast.Assign(targets=[of], value=value) if name_of(of) in REASON_TO_NUMBER:
+                yield from texts(value)
+            case ast.FunctionDef(returns=ast.Name(id="str")) if says_why:
+                for inner in ast.walk(node):
+                    yield from texts(inner.value) if isinstance(inner, ast.Return) else ()
+
+
+def reasons(source: str, says_why: bool = True) -> set[str]:
+    """Every reason that a file can give."""
+    return {text.rpartition("/")[2] for text in said(ast.parse(source), says_why)} - {""}
+
+
+def explained(page: str) -> set[str]:
+    """Reasons in the first column of the tables under `### ...` of the section on what is wrong."""
+    section = re.split(r"^## ", page.split("## When something is wrong\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+    rows = re.findall(r"^\| (`[^|]*) \|", section[section.index("\n### ") :], re.MULTILINE)
+    return {reason for row in rows for reason in re.findall(r"`(\w+)`", row)}
+
+
+def test_the_page_explains_what_the_code_can_say() -> None:
+    found = {
+        reason: path.relative_to(ROOT)
+        for folder in (PACKAGE, PACKAGE / "preprocess", PACKAGE / "ros")
+        for path in sorted(folder.glob("*.py"))
+        for reason in reasons(path.read_text(), path.name in SAY_WHY)
+    }
+    page = explained((ROOT / "docs" / "vehicle.md").read_text())
+    unexplained = [f"{reason} ({path})" for reason, path in sorted(found.items()) if reason not in page]
+    assert not unexplained, f"not in a table of docs/vehicle.md, 'When something is wrong': {', '.join(unexplained)}"
+    assert page <= set(found), f"in docs/vehicle.md, but nothing says it: {sorted(page - set(found))}"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("raise MessageError('image_size', 'no pixels')", {"image_size"}),
+        ("self._sync.counters[f'{sensor}/late'] += 1", {"late"}),
+        ("self.counters['frame/no_pose'] += 1", {"no_pose"}),
+        ("missing[name] = 'gone' if a else self._absence(n, t, b, 'skipped')", {"gone", "skipped"}),
+        ("self._missing = missing = {}\nself._refuse(sensor, 'too_old')", {"too_old"}),
+        ("lost = {'over_limit': 3}", {"over_limit"}),
+        ("def f() -> str:\n    return 'stale' if old else ''", {"stale"}),
+        ("def f() -> int:\n    return 'no reason'", set()),
+        ("log.info('nothing')\nprint('a', 'b')", set()),
+    ],
+)
+def test_reasons_are_found_however_they_are_said(source: str, expected: set[str]) -> None:
+    assert reasons(source) == expected
+
+
+def test_the_tables_are_read() -> None:
+    page = "# A\n\n## When something is wrong\n\n| `no` | x |\n\n### B\n\n| reason | why |\n| --- | --- |\n"
+    page += "| `one`, `two` | of `three` |\n\n## Next\n\n### C\n\n| `four` | x |\n"
+    assert explained(page) == {"one", "two"}
