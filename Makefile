@@ -14,11 +14,12 @@ ARGS ?=
 
 ENV := source .venv/env.sh &&
 
-.PHONY: help demo test mutants lint docs bench train-demo setup-demo setup-test clean
+.PHONY: help demo test test-fast mutants lint docs bench train-demo setup-demo setup-test clean
 
 help:
 	@echo "make demo        drive through ROS 2, scored detections and a report in $(OUT)/demo"
 	@echo "make test        all tests"
+	@echo "make test-fast   those that take seconds each"
 	@echo "make mutants     change one line of the core at a time: which changes does no test notice?"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        make plots, tables and pages anew that follow from docs/data and the code"
@@ -41,6 +42,9 @@ demo: setup-demo
 test: setup-test
 	@$(ENV) python -m pytest -q $(ARGS)
 
+test-fast: setup-test
+	@$(ENV) python -m pytest -q -m fast $(ARGS)
+
 mutants: setup-test
 	@$(ENV) python test/mutants.py $(ARGS)
 
@@ -59,4 +63,4 @@ train-demo: setup-test
 	@$(ENV) python -m training.train training.experiments.demo:full --data "$(DATA)" --out "$(OUT)/train-demo" $(ARGS)
 
 clean:
-	rm -rf .venv build install log out .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf .venv .venv.aside .venv.log build install log out .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -1,18 +1,54 @@
 """The ament_python package `bev_perception`; its version is also in package.xml (test_packaging.py compares)."""
 
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 NAME = "bev_perception"
+HERE = Path(__file__).resolve().parent
+
+# Name for `ros2 run bev_perception NAME` -> function.
+PROGRAMS = {
+    "perception_node": "bev_perception.ros.node:main",
+    "build_engine": "bev_perception.inference.build_engine:main",
+    "replay": "bev_perception.replay:main",
+    "play_bag": "bev_perception.ros.play_bag:main",
+    "record_bag": "bev_perception.ros.record_bag:main",
+}
+
+# colcon asks for `install` or `develop`: programs go to lib/bev_perception (setup.cfg), where `ros2 run` finds them.
+# pip asks for a wheel, whose programs are on PATH among everybody's: there the names begin with the package's.
+FOR_PATH = bool({"bdist_wheel", "dist_info", "editable_wheel"} & set(sys.argv))
+
+
+def program(name: str) -> str:
+    return f"{NAME}_{name.removeprefix('perception_')}" if FOR_PATH else name
+
 
 setup(
     name=NAME,
     version="0.1.0",
     description="3D object detection in bird's-eye view from surround cameras and radars, with temporal fusion",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    url="https://bev-perception.example.org",
+    author="bev_perception authors",
+    author_email="maintainers@bev-perception.example.org",
     maintainer="bev_perception maintainers",
     maintainer_email="maintainers@bev-perception.example.org",
     license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     python_requires=">=3.10",
     # `training` travels along so that `pip install .[training]` has it; the runtime never imports it
     # (test_import_boundaries.py) and its dependencies are an extra.
@@ -42,13 +78,5 @@ setup(
         "test": ["pytest", "ruff", "mypy"],
     },
     zip_safe=False,
-    entry_points={
-        "console_scripts": [
-            "perception_node = bev_perception.ros.node:main",
-            "build_engine = bev_perception.inference.build_engine:main",
-            "replay = bev_perception.replay:main",
-            "play_bag = bev_perception.ros.play_bag:main",
-            "record_bag = bev_perception.ros.record_bag:main",
-        ],
-    },
+    entry_points={"console_scripts": [f"{program(name)} = {target}" for name, target in PROGRAMS.items()]},
 )

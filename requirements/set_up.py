@@ -2,10 +2,15 @@
 
     python3 requirements/set_up.py demo|test
 
-Everything goes to `.venv/`, where `env.sh` is what to source afterwards. Each step leaves a stamp with the hash of
-what it was made from, so a step runs again only when its inputs changed. With a ROS 2 sourced, that one is used and
+Everything goes to `.venv/`, where `env.sh` is what to source afterwards. Each step leaves a stamp that says what it
+was made from, so a step runs again only when its inputs changed. With a ROS 2 sourced, that one is used and
 the virtual environment sees its packages; otherwise ROS 2 is installed from wheels, which turns `.venv` into a ROS
 prefix. Standard library only: this runs before anything is installed.
+
+Nothing is destroyed before its successor is proven. An environment that must be made anew (Python, ROS 2 or the folder
+changed) waits in `.venv.aside`, for paths in an environment are absolute and the new one must be made in place. It
+goes when the new one imports what it should, and comes back when anything fails: at once, or at the next start when
+the set-up was killed.
 """
 
 from __future__ import annotations
@@ -18,16 +23,26 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+from env_file import env_text
+from sourced import VENV, give_up, remarks, sourced_ros, use_python_of_this_machine, use_supported_python
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
-VENV = ROOT / ".venv"
+ASIDE = ROOT / ".venv.aside"  # the environment before, while its successor is made
+LOG = ROOT / ".venv.log"
 VENV_PYTHON = VENV / "bin" / "python"
 OVERLAY = VENV / "overlay"  # colcon's build, install and log: apart from those of a `colcon build` by hand
-LOG = VENV / "set_up.log"
-PYTHONS = ((3, 11), (3, 12))
+
+# What a proven environment imports.
+IMPORTS = {
+    "demo": "rclpy bev_perception bev_perception_msgs.msg numpy cv2 onnxruntime rosbags nuscenes trimesh embreex",
+    "test": "torch lightning onnx onnxscript scipy tensorboard pytest mypy",
+}
 
 # Prefix of the machine that built the ROS wheels: it is written into their exported CMake files.
 WHEEL_BUILDER = "/opt/python/"
@@ -37,36 +52,6 @@ START = time.monotonic()
 
 def say(text: str) -> None:
     print(f"[set-up {time.monotonic() - START:5.1f} s] {text}", flush=True)
-
-
-def give_up(text: str) -> None:
-    sys.exit(f"\nset-up failed: {text}")
-
-
-def sourced_ros() -> str:
-    """Name of the ROS 2 distribution whose set-up file was sourced; empty when the wheels are to be used."""
-    prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
-    if str(VENV) in prefixes:  # .venv/env.sh was sourced: the wheels
-        return ""
-    return os.environ.get("ROS_DISTRO", "") if any(prefixes) else ""
-
-
-def use_supported_python() -> None:
-    """Re-executes this script with a supported Python if the one that runs it is not."""
-    if sys.version_info[:2] in PYTHONS:
-        return
-    if not sourced_ros():  # a sourced ROS works with its own Python only
-        for major, minor in PYTHONS:
-            candidate = shutil.which(f"python{major}.{minor}")
-            if candidate and subprocess.run([candidate, "-c", ""], capture_output=True).returncode == 0:
-                os.execv(candidate, [candidate, *sys.argv])
-    found = f"{sys.version_info[0]}.{sys.version_info[1]} ({sys.executable})"
-    if sourced_ros():
-        give_up(
-            f"ROS 2 {sourced_ros()} is sourced and its Python is {found}; 3.11 or 3.12 is needed (ROS 2 Jazzy). Open a"
-            " shell without ROS 2 to use the wheels. (To build for a vehicle, only `colcon build` is needed.)"
-        )
-    give_up(f"Python 3.11 or 3.12 is needed, found {found}. Install one, or name it: make PYTHON=/path/to/python3.12")
 
 
 def check_compiler() -> None:
@@ -88,6 +73,13 @@ def digest(*parts: str | Path) -> str:
     return sha.hexdigest()
 
 
+def write(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 def stamp(name: str) -> Path:
     return VENV / f".stamp-{name}"
 
@@ -105,6 +97,7 @@ def run(command: list[str | Path], what: str, env: dict[str, str] | None = None)
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        close_fds=False,  # a child that outlives a killed set-up keeps its lock, so that the next one waits for it
     )
     with LOG.open("a") as log:
         log.write(f"$ {' '.join(map(str, command))}\n{done.stdout}\n")
@@ -113,22 +106,61 @@ def run(command: list[str | Path], what: str, env: dict[str, str] | None = None)
         give_up(f"{what} (exit status {done.returncode}). The end of its output is above, all of it in {LOG}.")
 
 
-def make_venv() -> None:
+def what_it_is_for() -> str:
+    """What an environment cannot outlive, a line each."""
+    return f"folder {VENV}\nPython {sys.version}\nROS 2 {sourced_ros() or 'from wheels'}".replace(" \n", " ")
+
+
+def what_changed(now: str) -> str:
+    """How the environment that is there differs from `what_it_is_for()` now, in words."""
+    before = stamp("venv").read_text().splitlines() if stamp("venv").is_file() else []
+    changes = [f"{old} -> {new}" for old, new in zip(before, now.splitlines()) if old != new]
+    if len(before) != len(now.splitlines()):
+        return "it was never finished, or was made by an earlier set-up"
+    return "; ".join(changes)
+
+
+@contextmanager
+def environment_aside(new: str) -> Iterator[None]:
+    """Moves the environment away while the block makes its successor, and back unless that is proven in the end."""
+    if not any(VENV.glob(".stamp-*")):
+        give_up(f"{VENV} was not made by this set-up. Move it away, or delete it if nobody needs it; then start again.")
+    say(f"the environment must be made anew: {what_changed(new)}")
+    os.rename(VENV, ASIDE)
+    try:
+        yield
+    finally:
+        settle()
+
+
+def settle() -> None:
+    """Of two environments keeps one: the new one if it is proven, else the one from before."""
+    if not ASIDE.is_dir():
+        return
+    if any(VENV.glob(f"{stamp('proven').name}-*")):
+        shutil.rmtree(ASIDE)
+        return
     if VENV.exists():
-        say("removing the virtual environment: Python, ROS 2 or the folder changed")
         shutil.rmtree(VENV)
-    say(f"virtual environment with Python {sys.version.split()[0]}, ROS 2 from {sourced_ros() or 'wheels'}")
+    os.rename(ASIDE, VENV)
+    say(f"no new environment was finished: the one from before is back in {VENV}")
+
+
+def make_venv() -> None:
+    say(f"virtual environment with Python {sys.version.split()[0]}, ROS 2 {sourced_ros() or 'from wheels'}")
+    VENV.mkdir()
+    write(stamp("begun"), "")  # from here on the folder is known as one of this set-up
     options = ["--system-site-packages"] if sourced_ros() else []
-    python = getattr(sys, "_base_executable", sys.executable)  # this may run in the environment that was just removed
-    made = subprocess.run([python, "-m", "venv", *options, VENV], capture_output=True, text=True)
+    python = getattr(sys, "_base_executable", sys.executable)  # this may run in the environment that was moved away
+    made = subprocess.run([python, "-m", "venv", *options, VENV], capture_output=True, text=True, close_fds=False)
     if made.returncode != 0:
-        shutil.rmtree(VENV, ignore_errors=True)
+        shutil.rmtree(VENV)
         give_up(f"`{python} -m venv` says:\n{made.stdout}{made.stderr}\nOn Debian: apt install python3-venv")
     if sourced_ros():
         rclpy = subprocess.run([VENV_PYTHON, "-c", "import rclpy"], capture_output=True, text=True)
         if rclpy.returncode != 0:
             give_up(
-                f"ROS 2 {sourced_ros()} is sourced, but {sys.executable} cannot import its rclpy:\n{rclpy.stderr}\n"
+                f"sourced is ROS 2 {sourced_ros()}, but {sys.executable} cannot import its rclpy:\n{rclpy.stderr}\n"
                 "Name the Python that this ROS 2 was built for: make PYTHON=/usr/bin/python3"
             )
 
@@ -158,35 +190,7 @@ def mend_ros_wheels() -> None:
         folders = [entry for entry in text.replace('"', ";").split(";") if entry.startswith(WHEEL_BUILDER)]
         for folder in sorted(set(folders), key=len, reverse=True):
             text = text.replace(folder, numpy_include if "/numpy/" in folder else python_include)
-        path.write_text(text)
-
-
-def write_env() -> None:
-    """Writes .venv/env.sh, and without a sourced ROS 2 the environment in which `.venv` is the ROS prefix."""
-    lines = [
-        "# Source this (bash) to work with bev_perception; written by requirements/set_up.py.",
-        f'export VIRTUAL_ENV="{VENV}"',
-        f'export PATH="{VENV}/bin:$PATH"',
-    ]
-    if not sourced_ros():
-        # The wheels restart every Python once to set the library path; setting it here saves that.
-        libraries = [VENV / "lib", *sorted(VENV.glob("lib/python*/site-packages/ros_*.libs"))]
-        lines += [
-            f'export AMENT_PREFIX_PATH="{VENV}"',
-            f'export CMAKE_PREFIX_PATH="{VENV}"',
-            f'export LD_LIBRARY_PATH="{":".join(map(str, libraries))}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"',
-            "export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1",
-            "export ROS_DISTRO=jazzy",
-        ]
-    lines += [
-        "# Stay on this machine, so that two of them on one network do not hear each other.",
-        "export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST",
-        f'if [ -f "{OVERLAY}/install/local_setup.bash" ]; then source "{OVERLAY}/install/local_setup.bash"; fi',
-    ]
-    env_file = VENV / "env.sh"
-    temporary = env_file.with_suffix(".tmp")
-    temporary.write_text("\n".join(lines) + "\n")
-    os.replace(temporary, env_file)
+        write(path, text)
 
 
 def colcon_build(*options: str) -> None:
@@ -209,16 +213,10 @@ def colcon_inputs() -> list[Path]:
     return sorted(files)
 
 
-def set_up(profile: str) -> None:
+def install(profile: str, environment: str) -> None:
+    """Every step from the virtual environment on; each whose inputs changed."""
     constraints = REQUIREMENTS / "constraints.txt"
-    ros_prefix = os.environ["AMENT_PREFIX_PATH"] if sourced_ros() else ""
-    base_key = digest(str(VENV), sys.version, sourced_ros(), ros_prefix)
-    if not is_done("venv", base_key):
-        check_compiler()
-        make_venv()
-        stamp("venv").write_text(base_key)
-
-    ros_key = digest(base_key, constraints, REQUIREMENTS / "ros.txt", Path(__file__).resolve())
+    ros_key = digest(environment, constraints, REQUIREMENTS / "ros.txt", Path(__file__).resolve())
     if not is_done("ros", ros_key):
         if not sourced_ros():
             say("installing ROS 2 Jazzy and colcon")
@@ -227,8 +225,8 @@ def set_up(profile: str) -> None:
         elif subprocess.run([VENV_PYTHON, "-c", "import colcon_core"], capture_output=True).returncode != 0:
             say("installing colcon")
             pip_install("colcon-common-extensions")
-        write_env()
-        stamp("ros").write_text(ros_key)
+        write(VENV / "env.sh", env_text(VENV, OVERLAY, wheels=not sourced_ros()))
+        write(stamp("ros"), ros_key)
 
     with ThreadPoolExecutor(max_workers=1) as beside:  # the compiler and pip have a core each
         colcon_key = digest(ros_key, *colcon_inputs())
@@ -237,13 +235,13 @@ def set_up(profile: str) -> None:
             say("building the messages and the package with colcon")
             building = beside.submit(colcon_build)
 
-        demo_key = digest(base_key, constraints, REQUIREMENTS / "demo.txt")
+        demo_key = digest(environment, constraints, REQUIREMENTS / "demo.txt")
         if not is_done("demo", demo_key):
             say("installing OpenCV, ONNX Runtime, rosbags, nuscenes-devkit, the ray caster")
             pip_install("-r", REQUIREMENTS / "demo.txt")
-            stamp("demo").write_text(demo_key)
+            write(stamp("demo"), demo_key)
 
-        test_key = digest(base_key, constraints, REQUIREMENTS / "test.txt")
+        test_key = digest(environment, constraints, REQUIREMENTS / "test.txt")
         if profile == "test" and not is_done("test", test_key):
             lines = (REQUIREMENTS / "test.txt").read_text().splitlines()
             (torch,) = (line for line in lines if line.startswith("torch=="))
@@ -251,11 +249,11 @@ def set_up(profile: str) -> None:
             pip_install(torch)
             say("installing Lightning, ONNX, pytest, the TensorRT for RTX builder")
             pip_install("-r", REQUIREMENTS / "test.txt")
-            stamp("test").write_text(test_key)
+            write(stamp("test"), test_key)
 
         if building is not None:
             building.result()
-            stamp("colcon").write_text(colcon_key)
+            write(stamp("colcon"), colcon_key)
 
     # Message packages that tests need and no wheel has; a ROS 2 installation has the real ones.
     stand_ins = ROOT / "test" / "stand_ins"
@@ -263,15 +261,56 @@ def set_up(profile: str) -> None:
     if profile == "test" and not sourced_ros() and not is_done("stand_ins", stand_ins_key):
         say("building stand-ins of message packages for the tests")
         colcon_build("--base-paths", f'"{stand_ins}"')
-        stamp("stand_ins").write_text(stand_ins_key)
+        write(stamp("stand_ins"), stand_ins_key)
+
+    proof = digest(colcon_key, demo_key, *[test_key] * (profile == "test"))
+    if not is_done(f"proven-{profile}", proof):
+        prove(profile)
+        write(stamp(f"proven-{profile}"), proof)
+
+
+def prove(profile: str) -> None:
+    """Imports in the finished environment what `make` needs there, and from there."""
+    names = dict.fromkeys(f"{IMPORTS['demo']} {IMPORTS[profile]}".split())
+    check = f"import {', '.join(names)}"
+    if not sourced_ros():
+        check += f"; assert rclpy.__file__.startswith('{VENV}/'), f'rclpy comes from {{rclpy.__file__}}'"
+    what = "the environment does not import what it should; `make clean` and then again makes it from nothing"
+    run(["bash", "-c", f'source "{VENV}/env.sh" && python -c "{check}"'], what)
+
+
+def set_up(profile: str) -> None:
+    settle()  # after a set-up that was killed
+    environment = what_it_is_for()
+    if is_done("venv", environment):
+        install(profile, environment)
+        return
+    check_compiler()
+    with environment_aside(environment) if VENV.exists() else nullcontext():
+        make_venv()
+        write(stamp("venv"), environment)
+        install(profile, environment)
+
+
+def lock_out_others() -> None:
+    """Of two `make` at once the second waits and finds the work done. Children that live longer keep the lock."""
+    lock = os.open(REQUIREMENTS, os.O_RDONLY)
+    os.set_inheritable(lock, True)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("another set-up of this clone is at work: waiting for it")
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in ("demo", "test"):
         sys.exit("usage: python3 requirements/set_up.py demo|test")
+    use_python_of_this_machine()
     use_supported_python()
-    lock = os.open(REQUIREMENTS, os.O_RDONLY)  # two `make` at once: the second waits and finds the work done
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock_out_others()
+    for remark in remarks():
+        say(remark)
     set_up(sys.argv[1])
 
 

@@ -44,7 +44,7 @@ def test_launch_file_names_what_exists(path: Path) -> None:
     compile(path.read_text(), path, "exec")
     functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
     assert "generate_launch_description" in functions
-    scripts = re.findall(r'"(\w+) = [\w.]+:main"', (ROOT / "setup.py").read_text())
+    scripts = re.findall(r'"(\w+)": "[\w.]+:main"', (ROOT / "setup.py").read_text())
     assert set(constants(path, "executable")) <= set(scripts)
     assert set(constants(path, "package")) <= {"bev_perception"}
     for name in strings(path):

@@ -9,14 +9,21 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = ROOT / "bev_perception_msgs"
-SCRIPTS = {"perception_node", "build_engine", "replay", "play_bag", "record_bag"}
+SCRIPTS = {"perception_node", "build_engine", "replay", "play_bag", "record_bag"}  # for `ros2 run bev_perception`
+ON_PATH = {  # what pip installs: among everybody's programs these must not collide
+    *("bev_perception_node", "bev_perception_build_engine", "bev_perception_replay"),
+    *("bev_perception_play_bag", "bev_perception_record_bag"),
+}
 
 TOP_LEVEL = {
     *("bev_perception", "bev_perception_msgs", "launch", "training", "test", "package.xml", "setup.py", "README.md"),
@@ -34,8 +41,10 @@ def setup_keywords() -> dict[str, ast.expr]:
 
 
 def entry_points() -> dict[str, str]:
-    scripts = ast.literal_eval(setup_keywords()["entry_points"])["console_scripts"]
-    return dict(re.fullmatch(r"(\w+) = ([\w.]+:\w+)", script).groups() for script in scripts)
+    """Name for `ros2 run` -> module:function."""
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    assigned = {getattr(n.targets[0], "id", ""): n.value for n in tree.body if isinstance(n, ast.Assign)}
+    return ast.literal_eval(assigned["PROGRAMS"])
 
 
 def source_tree(target: Path) -> Path:
@@ -171,24 +180,38 @@ def test_colcon_build_can_be_used_after_sourcing(colcon: Path) -> None:
         "from ament_index_python.packages import get_package_share_directory as share;"
         "print(bev_perception.__file__, share('bev_perception'), Detection3DArray().temporal_used)"
     )
-    command = f'source "{colcon}/local_setup.bash" && cd / && "{sys.executable}" -c "{check}"'
+    program = colcon / "bev_perception" / "lib" / "bev_perception" / "replay"
+    command = f'source "{colcon}/local_setup.bash" && cd / && "{sys.executable}" -c "{check}" && "{program}" --help'
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    module, share, default = result.stdout.split()
+    module, share, default, usage = result.stdout.split()[:4]
     assert Path(module).is_relative_to(colcon / "bev_perception")
     assert Path(share) == colcon / "bev_perception" / "share" / "bev_perception"
-    assert default == "False"
+    assert (default, usage) == ("False", "usage:")
 
 
-def test_wheel_contains_bundles_and_config(tmp_path: Path) -> None:
-    source = source_tree(tmp_path / "source")
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that pip makes of the sources; these are in `source` beside it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = source_tree(folder / "source")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "."]
-    built = subprocess.run([*pip, str(source)], cwd=tmp_path, capture_output=True, text=True)
+    built = subprocess.run([*pip, str(source)], cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = tmp_path.glob("bev_perception-*.whl")
+    (path,) = folder.glob("bev_perception-*.whl")
+    return path
+
+
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return message_from_bytes(archive.read(name))
+
+
+def test_wheel_contains_bundles_and_config(wheel: Path) -> None:
+    source = wheel.parent / "source"
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     for folder in ("config", "bundles"):
         expected = {str(p.relative_to(source)) for p in (source / "bev_perception" / folder).rglob("*") if p.is_file()}
         assert expected <= names, f"{folder}: {expected - names} missing"
@@ -197,5 +220,37 @@ def test_wheel_contains_bundles_and_config(tmp_path: Path) -> None:
     }
     assert modules <= names, f"{modules - names} missing: is there a folder without __init__.py?"
     assert not any(name.startswith(("test/", "launch/")) for name in names)
-    unconditional = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line]
-    assert {re.split(r"[^\w-]", line.split(": ")[1])[0].lower() for line in unconditional} & HEAVY == set()
+
+
+def test_wheel_requires_nothing_of_training(wheel: Path) -> None:
+    unconditional = [required for required in metadata(wheel).get_all("Requires-Dist", []) if "extra" not in required]
+    assert {re.split(r"[^\w-]", required)[0].lower() for required in unconditional} & HEAVY == set()
+    assert unconditional
+
+
+def test_metadata_and_package_xml_agree(wheel: Path) -> None:
+    catkin_pkg = pytest.importorskip("catkin_pkg.package", reason="catkin_pkg comes with ROS 2")
+    described = metadata(wheel)
+    package = catkin_pkg.parse_package(str(ROOT / "package.xml"))
+    assert described["Home-page"] == package.urls[0].url
+    assert (described["Author"], described["Author-email"]) == (package.authors[0].name, package.authors[0].email)
+    assert described["Maintainer-email"] == package.maintainers[0].email
+    assert described["License"] == package.licenses[0]
+    assert described["Description-Content-Type"] == "text/markdown"
+    assert described.get_payload(decode=True).decode().strip() == (ROOT / "README.md").read_text().strip()
+    pythons = [name.split(" :: ")[-1] for name in described.get_all("Classifier", []) if ":: Python :: 3." in name]
+    assert described["Requires-Python"] == f">={pythons[0]}"
+
+
+def test_pip_puts_only_programs_with_the_package_name_on_path(wheel: Path, tmp_path: Path) -> None:
+    made = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", made], check=True)
+    before = {path.name for path in (made / "bin").iterdir()}
+    pip = [sys.executable, "-m", "pip", "--python", made / "bin" / "python", "install", "--no-deps", "--no-compile"]
+    subprocess.run([*pip, "--quiet", "--disable-pip-version-check", wheel], check=True)
+    assert {path.name for path in (made / "bin").iterdir()} - before == ON_PATH
+    # What the package needs is in the environment of the tests; the package itself must be the installed one.
+    env = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
+    program = [made / "bin" / "bev_perception_replay", "--help"]
+    helped = subprocess.run(program, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert helped.stdout.startswith("usage:"), helped.stderr

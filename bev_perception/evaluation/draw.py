@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -183,7 +184,7 @@ def _draw_rings(canvas: np.ndarray, scale: float) -> None:
     cv2.line(canvas, (0, size // 2), (size, size // 2), GRID_COLOR, 1)
 
 
-def _draw_ego(canvas: np.ndarray, pixels) -> None:
+def _draw_ego(canvas: np.ndarray, pixels: Callable[[np.ndarray], np.ndarray]) -> None:
     # base_link is below the rear axle: the body reaches from 1 m behind it to 3.8 m before it
     body = np.array([[3.8, 0.9], [3.8, -0.9], [-1.0, -0.9], [-1.0, 0.9]])
     cv2.fillConvexPoly(canvas, _fixed(pixels(body)), (245, 245, 245), cv2.LINE_AA, SHIFT)
