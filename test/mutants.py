@@ -39,6 +39,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "bev_perception/decode.py": ("test_decode.py",),
     "bev_perception/ego_motion.py": ("test_ego_motion.py",),
     "bev_perception/geometry.py": ("test_geometry.py",),
+    "bev_perception/preprocess/encodings.py": ("test_images.py",),
     "bev_perception/preprocess/images.py": ("test_images.py",),
     "bev_perception/preprocess/encodings.py": ("test_images.py", "test_conversions.py"),
     "bev_perception/preprocess/radar.py": ("test_radar.py",),
@@ -80,12 +81,12 @@ def choose(path: str, mutants: list[Mutant], count: int) -> list[Mutant]:
     """`count` of them by the hash of what they change, one of each line before a second of any: what is chosen hardly
     changes when other lines of the file do."""
     drawn = sorted(mutants, key=lambda m: hashlib.sha256(f"{path}\0{m.old}\0{m.new}".encode()).digest())
-    seen: dict[int, int] = {}
-    rounds = []
-    for i, mutant in enumerate(drawn):
-        seen[mutant.line] = seen.get(mutant.line, -1) + 1
-        rounds.append((seen[mutant.line], i, mutant))
-    return sorted((m for _, _, m in sorted(rounds, key=lambda r: r[:2])[:count]), key=lambda m: m.start)
+    seen: Counter[int] = Counter()
+    turn = {}
+    for mutant in drawn:
+        turn[mutant] = seen[mutant.line]
+        seen[mutant.line] += 1
+    return sorted(sorted(drawn, key=turn.__getitem__)[:count], key=lambda m: m.start)
 
 
 def read_equivalents() -> dict[tuple[str, str, str], str]:
@@ -108,27 +109,30 @@ def run_all(jobs: list[Job], trees: list[Path]) -> Iterator[tuple[Job, int, floa
     """-> (job, exit code of pytest, seconds) of each, as they end, one in each tree; too slow is killed: not 0."""
     free, waiting = trees.copy(), deque(jobs)
     running: dict[int, tuple[Job, Path, multiprocessing.process.BaseProcess, float]] = {}
-    while waiting or running:
-        while waiting and free:
-            job, tree = waiting.popleft(), free.pop()
-            if job.mutant is not None:
-                mutated = job.mutant.apply(job.source)
-                compile(mutated, job.path, "exec")  # what is no Python would count as killed
-                (tree / job.path).write_text(mutated)
-            process = FORK.Process(target=_run_tests, args=(tree, job))
-            process.start()
-            running[process.sentinel] = (job, tree, process, time.monotonic())
-        ended = multiprocessing.connection.wait(list(running), timeout=0.5)
-        for sentinel, (job, tree, process, started) in list(running.items()):
-            passed = time.monotonic() - started
-            if sentinel not in ended and passed < job.timeout_s:
-                continue
+    try:
+        while waiting or running:
+            while waiting and free:
+                job, tree = waiting.popleft(), free.pop()
+                text = job.mutant.apply(job.source) if job.mutant is not None else job.source
+                compile(text, job.path, "exec")  # what is no Python would count as killed
+                (tree / job.path).write_text(text)
+                process = FORK.Process(target=_run_tests, args=(tree, job))
+                process.start()
+                running[process.sentinel] = (job, tree, process, time.monotonic())
+            ended = multiprocessing.connection.wait(list(running), timeout=0.5)
+            for sentinel, (job, tree, process, started) in list(running.items()):
+                passed = time.monotonic() - started
+                if sentinel not in ended and passed < job.timeout_s:
+                    continue
+                _kill_group(process.pid)
+                process.join()
+                (tree / job.path).write_text(job.source)
+                del running[sentinel]
+                free.append(tree)
+                yield job, process.exitcode or 0, passed
+    finally:
+        for _, _, process, _ in running.values():
             _kill_group(process.pid)
-            process.join()
-            (tree / job.path).write_text(job.source)
-            del running[sentinel]
-            free.append(tree)
-            yield job, process.exitcode or 0, passed
 
 
 def _kill_group(pid: int) -> None:

@@ -207,10 +207,10 @@ class _Finder:
         yield from self._without(node)
 
     def of_If(self, node: ast.If) -> Iterator[Edit]:
-        """A branch that only returns is taken out."""
+        """A branch that only returns is never taken."""
         (first, *rest) = node.body
         if isinstance(first, ast.Return) and not rest:
-            yield from self._without(first)
+            yield self.start(node.test), self.end(node.test), "False"
 
     def _without(self, node: ast.stmt) -> Iterator[Edit]:
         yield self.start(node), self.end(node), "pass"

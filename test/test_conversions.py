@@ -272,6 +272,15 @@ def test_polar_returns_with_doppler(types, unit: str) -> None:
         assert point[4:] == pytest.approx(doppler * ray[:2], rel=1e-3, abs=1e-4)
 
 
+def test_radial_speed_of_returns_close_to_the_radar(types) -> None:
+    """From a millimetre on it lies along the ray; at the radar itself there is no ray."""
+    layout, values = cloud_values([[0.0, 0.0, 8.0], [0.0006, 0.0008, 5.0]], [(n, 7, 1) for n in ("x", "y", "doppler")])
+    map_ = RadarFields(velocity="relative", vx="", vy="", doppler="doppler", rcs="")
+    points = scan_of(types.cloud(layout, **values), map_).points
+    assert points[0, 4:].tolist() == [0, 0]
+    assert points[1, 4:] == pytest.approx([3.0, 4.0], rel=1e-4)
+
+
 def test_empty_clouds_are_scans_that_saw_nothing(types) -> None:
     layout, values = cloud_values([])
     scan = scan_of(types.cloud(layout, **values))

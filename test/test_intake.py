@@ -83,13 +83,13 @@ def test_a_fault_lasts_until_a_good_message(listening: Listening) -> None:
 def test_the_topics_that_are_listened_to(listening: Listening, tmp_path: Path) -> None:
     found = [(s.topic, s.sensor, s.kind) for s in listening.intake.sources]
     assert found == [
-        ("/tf_static", "tf_static", "TFMessage"),
-        ("/camera/cam_a/image_raw", "cam_a", "Image"),
-        ("/camera/cam_a/camera_info", "cam_a camera_info", "CameraInfo"),
-        ("/camera/cam_b/image_raw", "cam_b", "Image"),
-        ("/camera/cam_b/camera_info", "cam_b camera_info", "CameraInfo"),
-        ("/radar/radar_a/points", "radar_a", "PointCloud2"),
-        ("/odometry", "odometry", "Odometry"),
+        ("/tf_static", "tf_static", "tf2_msgs/msg/TFMessage"),
+        ("/camera/cam_a/image_raw", "cam_a", "sensor_msgs/msg/Image"),
+        ("/camera/cam_a/camera_info", "cam_a camera_info", "sensor_msgs/msg/CameraInfo"),
+        ("/camera/cam_b/image_raw", "cam_b", "sensor_msgs/msg/Image"),
+        ("/camera/cam_b/camera_info", "cam_b camera_info", "sensor_msgs/msg/CameraInfo"),
+        ("/radar/radar_a/points", "radar_a", "sensor_msgs/msg/PointCloud2"),
+        ("/odometry", "odometry", "nav_msgs/msg/Odometry"),
     ]
     save_extrinsics(tmp_path / "calibration.yaml", "base_link", MOUNTS)
     other = Listening(
@@ -99,7 +99,7 @@ def test_the_topics_that_are_listened_to(listening: Listening, tmp_path: Path) -
             "extrinsics.file": str(tmp_path / "calibration.yaml"),
         },
     )  # fmt: skip
-    kinds = [s.kind for s in other.intake.sources]
+    kinds = [s.kind.rpartition("/")[2] for s in other.intake.sources]
     assert kinds == ["Image", "CameraInfo", "CompressedImage", "CameraInfo", "PointCloud2", "Odometry"]
     assert other.intake.calibration_gap("radar_a") == ""
     assert "/camera/cam_a/camera_info" in other.intake.calibration_gap("cam_a")
@@ -192,10 +192,50 @@ def test_each_change_of_calibration_counts_once(listening: Listening) -> None:
         ("cam_a", "calibration_changed"), ("radar_a", "calibration_changed"),
     ]  # fmt: skip
     assert not listening.intake.faults
+    moved = {"cam_a": tiny_drive.EGO_FROM_CAM + np.eye(4, k=3) * 0.1}
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", moved))
+    assert listening.sync.counters["cam_a/calibration_changed"] == 2
+    assert listening.told[-1] == ("cam_a", "calibration_changed", "its static transform changed while running")
+    assert len(listening.told) == 3
 
     def spoil(message: Any) -> None:
         message.k[0] = 0.0
 
     listening.take("cam_a camera_info", info(spoil))
     assert listening.sync.counters["cam_a camera_info/camera_info_matrix"] == 1
-    assert listening.sync.counters["cam_a/calibration_changed"] == 1
+    assert listening.sync.counters["cam_a/calibration_changed"] == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 33}, {"height": 17}, {"distortion_model": "fisheye"}, {"binning_x": 2}, {"binning_y": 2},
+        {"d": np.full(5, 0.1)}, {"k": 2 * np.array([20.0, 0, 15.5, 0, 20, 7.5, 0, 0, 0.5])},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_whatever_camera_info_says_anew_is_a_change(listening: Listening, change: dict[str, Any]) -> None:
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
+    listening.take("cam_a camera_info", info())
+    assert not listening.told
+    ((name, value),) = change.items()
+    new = info(lambda message: setattr(message, name, value))
+    for message, counted in ((new, 1), (new, 1), (info(), 2)):
+        listening.take("cam_a camera_info", message)
+        assert listening.sync.counters["cam_a/calibration_changed"] == counted
+
+
+def test_a_region_of_interest_and_a_rectified_camera_count_too(tmp_path: Path) -> None:
+    listening = Listening(tmp_path, {"cameras.cam_a.rectified": True})
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
+    listening.take("cam_a camera_info", info())
+
+    def cut(message: Any) -> None:
+        message.roi.x_offset, message.roi.width, message.roi.height = 4, 16, 16
+
+    def rectify(message: Any) -> None:
+        message.p[0] *= 1.1
+
+    for counted, change in enumerate((cut, rectify), 1):
+        listening.take("cam_a camera_info", info(change))
+        assert listening.sync.counters["cam_a/calibration_changed"] == counted

@@ -19,7 +19,7 @@ from rclpy.serialization import deserialize_message, serialize_message  # noqa: 
 from std_msgs.msg import ColorRGBA, Header  # noqa: E402
 from visualization_msgs.msg import Marker  # noqa: E402
 
-from bev_perception.colors import CLASS_COLORS, OTHER_COLOR, color_of  # noqa: E402
+from bev_perception.colors import CLASS_COLORS, OTHER_COLOR  # noqa: E402
 from bev_perception.messages import AUTOWARE_LABELS, PUBLISHERS, Context, Output  # noqa: E402
 from bev_perception.model_spec import CLASSES, ModelSpec  # noqa: E402
 from bev_perception.structures import Detections  # noqa: E402
@@ -138,8 +138,9 @@ def test_markers(detections: Detections) -> None:
 
 def color(name: str, alpha: float) -> ColorRGBA:
     """As it comes out of float32."""
-    rgba = np.float32([*(c / 255 for c in reversed(color_of(name))), alpha]).tolist()
-    return ColorRGBA(**dict(zip("rgba", rgba)))
+    b, g, r = CLASS_COLORS.get(name, OTHER_COLOR)
+    r, g, b, a = np.float32([r / 255, g / 255, b / 255, alpha]).tolist()
+    return ColorRGBA(r=r, g=g, b=b, a=a)
 
 
 def test_lines_of_the_markers(detections: Detections) -> None:
@@ -220,8 +221,8 @@ def test_every_class_of_the_students_has_a_label_of_autoware() -> None:
 
 def test_every_class_of_the_students_has_a_colour_of_its_own() -> None:
     assert set(CLASS_COLORS) == set(CLASSES)
-    assert len({*CLASS_COLORS.values(), OTHER_COLOR}) == len(CLASSES) + 1
-    assert all(0 <= part <= 255 for bgr in (*CLASS_COLORS.values(), OTHER_COLOR) for part in bgr)
+    colors = {*CLASS_COLORS.values(), OTHER_COLOR}
+    assert len(colors) == len(CLASSES) + 1 and all(0 <= part <= 255 for bgr in colors for part in bgr)
 
 
 def test_the_table_of_publishers() -> None:
@@ -233,7 +234,10 @@ def test_the_table_of_publishers() -> None:
         "autoware": "perception/objects",
     }
     for row in PUBLISHERS.values():
-        assert row.message_type().__module__.partition(".")[0] == row.package
+        found = row.message_type()
+        assert (found.__module__.partition(".")[0], found.__name__) == (row.package, row.kind.rpartition("/")[2])
+    with pytest.raises(ImportError, match="std_msgs has no message Nothing"):
+        Output("nowhere", "std_msgs/msg/Nothing", PUBLISHERS["markers"].convert).message_type()
 
 
 @pytest.mark.parametrize("row", [PUBLISHERS["vision_msgs"], PUBLISHERS["autoware"]], ids=lambda row: row.package)

@@ -146,6 +146,8 @@ def test_reset_by_the_caller_is_told_once():
     memory.reset("not_finite_output")
     assert memory.inputs(frame_at(1.1))[1] == "not_finite_output"
     assert memory.inputs(frame_at(1.1))[1] == ""
+    memory.reset("not_finite_output")  # nothing to lose any more
+    assert memory.inputs(frame_at(1.1))[1] == ""
     for reason in ("first", "second"):
         memory.store(frame_at(1.2), None)
         memory.reset(reason)
