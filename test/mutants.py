@@ -39,7 +39,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     "bev_perception/decode.py": ("test_decode.py",),
     "bev_perception/ego_motion.py": ("test_ego_motion.py",),
     "bev_perception/geometry.py": ("test_geometry.py",),
-    "bev_perception/preprocess/encodings.py": ("test_images.py",),
     "bev_perception/preprocess/images.py": ("test_images.py",),
     "bev_perception/preprocess/encodings.py": ("test_images.py", "test_conversions.py"),
     "bev_perception/preprocess/radar.py": ("test_radar.py",),

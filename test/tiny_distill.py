@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tiny_networks import CONFIGS
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
@@ -13,10 +14,9 @@ from training.distill import DistillModule
 from training.models.center_head import CenterHead, HeadConfig, conv_bn_relu
 from training.models.detector import ONE_TASK, Memory, Prediction
 from training.recipes.distillation import distillbev, radardistill, together
-from training.teachers.centerpoint import CenterPoint, tiny
+from training.teachers.centerpoint import CenterPoint
 from training.teachers.frozen import FrozenTeacher
 from training.teachers.pillarnet import PillarNet
-from training.teachers.pillarnet import tiny as tiny_pillarnet
 
 GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, 1.0)
 SCORES = dict.fromkeys(CLASSES, 0.1)
@@ -53,12 +53,12 @@ def student() -> Student:
 
 def centerpoint() -> FrozenTeacher:
     torch.manual_seed(1)
-    return FrozenTeacher(CenterPoint(SPEC, tiny()))
+    return FrozenTeacher(CenterPoint(SPEC, CONFIGS["centerpoint"]))
 
 
 def pillarnet() -> FrozenTeacher:
     torch.manual_seed(2)
-    return FrozenTeacher(PillarNet(SPEC, tiny_pillarnet()))
+    return FrozenTeacher(PillarNet(SPEC, CONFIGS["pillarnet"]))
 
 
 def batch_of(samples: int = 2) -> dict[str, Tensor]:

@@ -21,10 +21,10 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
+from training.changes import override
 from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
 from training.experiments import load_experiment
-from training.plain import override
 from training.processes import own_threads, rank_and_world
 from training.run import Run, run_to_plain
 from training.schedules import total_steps

@@ -30,7 +30,8 @@ def pattern_inputs(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
     images = ((ramp * (1 + np.arange(n))[:, None, None, None] // 4 + 40 * np.arange(3)) % 256).astype(np.uint8)
     img_from_ego = np.zeros((n, 4, 4), dtype=np.float32)
     for i in range(n):  # a level camera at 1.5 m, looking along yaw
-        yaw = 2 * np.pi * i / n
+        # Not along x or y: points of one depth may all lie on an edge between cells there, and rounding would decide.
+        yaw = 2 * np.pi * i / n + 0.1
         cam_from_ego = np.eye(4)
         cam_from_ego[:3, :3] = [[np.sin(yaw), -np.cos(yaw), 0], [0, 0, -1], [np.cos(yaw), np.sin(yaw), 0]]
         cam_from_ego[:3, 3] = [0, 1.5, 0]

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from bev_perception.model_spec import ModelSpec
+from bev_perception.plain import to_plain
 from training.data.augment import NO_AUGMENTATION
 from training.data.config import DataConfig
 from training.models.detector import Prediction
-from training.plain import to_plain
 
 SUFFIX = ".npz"
 

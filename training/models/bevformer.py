@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bev_perception.model_spec import CLASSES, ModelSpec
+from bev_perception.model_spec import ModelSpec
 from training.models.bev_queries import BevQueries, FeedForward, as_map
 from training.models.center_head import CenterHead, HeadConfig
 from training.models.detector import Memory, Prediction
@@ -155,9 +155,3 @@ def motion_of(memory: Memory | None, like: Tensor, batch: int) -> Tensor:
     pose = memory.from_curr.float()
     columns = [pose[:, :1, 3] / 10, pose[:, 1:2, 3] / 10, pose[:, 1:2, 0], pose[:, :1, 0], memory.dt, memory.valid]
     return torch.cat(columns, dim=1) * (memory.valid > 0)
-
-
-def tiny() -> BevFormerConfig:
-    """For tests."""
-    image = ImageConfig("resnet18", width=8, stride=16, channels=16, levels=2)
-    return BevFormerConfig(image, 2, 4, 4, 2, 32, 0.0, (0.0, 1.5), HeadConfig((CLASSES,), 16, 16))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bev_perception.model_spec import ModelSpec
 from training.models.bev_encoder import SecondConfig, SecondEncoder
 from training.models.center_head import CenterHead, HeadConfig
-from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.detector import Memory, Prediction
 from training.models.pillar_encoder import Z_RANGE, PillarEncoder
 from training.teachers.clouds import batch_size, pillar_grid, require_stateless
 
@@ -25,12 +25,6 @@ class CenterPointConfig:
     z_range: tuple[float, float] = Z_RANGE
     second: SecondConfig = field(default_factory=SecondConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
-
-
-def tiny() -> CenterPointConfig:
-    """Pillars of half a cell, one head for all classes."""
-    second = SecondConfig((1, 2, 2), (2, 2, 2), (16, 32, 64), (1.0, 2.0, 4.0), 24)
-    return CenterPointConfig((16,), second=second, head=HeadConfig(ONE_TASK, shared=32, hidden=32))
 
 
 class CenterPoint(nn.Module):

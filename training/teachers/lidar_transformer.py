@@ -31,12 +31,6 @@ class LidarTransformerConfig:
     losses: QueryLossConfig = field(default_factory=QueryLossConfig)
 
 
-def tiny() -> LidarTransformerConfig:
-    """Pillars of half a cell, two decoder layers."""
-    backbone = PillarBackboneConfig((8, 16, 32, 32, 48), (2, 1, 1), (1, 1, 1, 1, 1), 1)
-    return LidarTransformerConfig(backbone, head=QueryHeadConfig(100, 32, 2, 4, 4, 64, 0.0))
-
-
 class LidarTransformer(nn.Module):
     """inputs: lidar (P, 6), lidar_counts (B,) -> Prediction with the last layer's queries drawn into the maps.
 

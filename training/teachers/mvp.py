@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +13,6 @@ from training.models.bev_encoder import SecondEncoder
 from training.models.center_head import CenterHead
 from training.models.detector import Memory, Prediction
 from training.models.pillar_encoder import PillarEncoder
-from training.teachers import centerpoint
 from training.teachers.centerpoint import POINT_CHANNELS, CenterPointConfig
 from training.teachers.clouds import batch_size, pillar_grid, require_stateless
 
@@ -25,12 +23,6 @@ class MVPConfig:
 
     base: CenterPointConfig = field(default_factory=CenterPointConfig)
     virtual_layers: tuple[int, ...] = (64, 64)
-
-
-def tiny() -> MVPConfig:
-    """CenterPoint's tiny size with as many channels for virtual points as for real ones."""
-    base = centerpoint.tiny()
-    return MVPConfig(dataclasses.replace(base, point_layers=(12,)), (12,))
 
 
 class MVP(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bev_perception.model_spec import ModelSpec
 from training.models.center_head import CenterHead, HeadConfig
-from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.detector import Memory, Prediction
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
 from training.models.pillar_encoder import Z_RANGE, PillarEncoder
 from training.teachers.centerpoint import POINT_CHANNELS
@@ -22,12 +22,6 @@ class PillarNetConfig:
     backbone: PillarBackboneConfig = field(default_factory=PillarBackboneConfig)
     z_range: tuple[float, float] = Z_RANGE
     head: HeadConfig = field(default_factory=lambda: HeadConfig(iou=True))
-
-
-def tiny() -> PillarNetConfig:
-    """Pillars of half a cell, one head for all classes."""
-    backbone = PillarBackboneConfig((8, 16, 32, 32, 48), (2, 1, 1), (1, 1, 1, 1, 1), 1)
-    return PillarNetConfig(backbone, head=HeadConfig(ONE_TASK, shared=32, hidden=32, iou=True))
 
 
 class PillarNet(nn.Module):

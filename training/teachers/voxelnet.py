@@ -18,7 +18,7 @@ from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ModelSpec
 from training.models.bev_encoder import SecondConfig, SecondEncoder
 from training.models.center_head import CenterHead, HeadConfig
-from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.detector import Memory, Prediction
 from training.models.pillar_encoder import Z_RANGE, group_mean, norm_rows
 from training.teachers.centerpoint import POINT_CHANNELS
 from training.teachers.clouds import batch_size, pillar_grid, require_stateless
@@ -41,12 +41,6 @@ class VoxelNetConfig:
     z_range: tuple[float, float] = Z_RANGE
     second: SecondConfig = field(default_factory=voxel_second)
     head: HeadConfig = field(default_factory=HeadConfig)
-
-
-def tiny() -> VoxelNetConfig:
-    """One block per stage, voxels 0.25 m high, one head for all classes."""
-    second = SecondConfig((1, 1), (1, 2), (16, 32), (1.0, 2.0), 16)
-    return VoxelNetConfig((8, 8, 16, 16), 1, 0.25, second=second, head=HeadConfig(ONE_TASK, 32, 32))
 
 
 def import_spconv() -> Any:
