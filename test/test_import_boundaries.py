@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,7 @@ RULES = (
 )
 
 
+@cache
 def imports_of(source: str, package: str) -> list[Import]:
     """Every import of a file, relative ones made absolute; `package` is the dotted package the file lies in."""
     found: list[Import] = []

@@ -123,7 +123,7 @@ def floors_figure(package: str, floors: Sequence[Sequence[str]], edges: Iterable
 
 def _order(rows: list[list[Item]], links: Sequence[Sequence[Edge]]) -> None:
     """Sort each row so that few lines cross: barycentres up and down, then neighbours that gain by changing places."""
-    best, fewest = [list(row) for row in rows], _crossings(rows, links)
+    best, fewest = [list(row) for row in rows], _all_crossings(rows, links)
     for sweep in range(24):
         upwards = sweep % 2 == 0
         for i in range(1, len(rows)) if upwards else range(len(rows) - 2, -1, -1):
@@ -134,30 +134,33 @@ def _order(rows: list[list[Item]], links: Sequence[Sequence[Edge]]) -> None:
             rows[i].sort(key=lambda item: (wanted[item.name], own[item.name]))
         while _swap_once(rows, links):
             pass
-        count = _crossings(rows, links)
+        count = _all_crossings(rows, links)
         if count < fewest:
             best, fewest = [list(row) for row in rows], count
     rows[:] = best
 
 
 def _swap_once(rows: list[list[Item]], links: Sequence[Sequence[Edge]]) -> bool:
-    for row in rows:
+    for i, row in enumerate(rows):
+        near = [j for j in (i, i + 1) if 0 < j < len(rows)]  # the links that begin or end here
         for k in range(len(row) - 1):
-            before = _crossings(rows, links)
+            before = sum(_crossings(rows, links, j) for j in near)
             row[k], row[k + 1] = row[k + 1], row[k]
-            if _crossings(rows, links) < before:
+            if sum(_crossings(rows, links, j) for j in near) < before:
                 return True
             row[k], row[k + 1] = row[k + 1], row[k]
     return False
 
 
-def _crossings(rows: Sequence[Sequence[Item]], links: Sequence[Sequence[Edge]]) -> int:
-    count = 0
-    for i in range(1, len(rows)):
-        upper, lower = ({item.name: k for k, item in enumerate(rows[j])} for j in (i, i - 1))
-        ends = [(upper[a], lower[b]) for a, b in links[i]]
-        count += sum((a - c) * (b - d) < 0 for (a, b), (c, d) in itertools.combinations(ends, 2))
-    return count
+def _crossings(rows: Sequence[Sequence[Item]], links: Sequence[Sequence[Edge]], i: int) -> int:
+    """Of the lines between floor i and the one below."""
+    upper, lower = ({item.name: k for k, item in enumerate(rows[j])} for j in (i, i - 1))
+    ends = [(upper[a], lower[b]) for a, b in links[i]]
+    return sum((a - c) * (b - d) < 0 for (a, b), (c, d) in itertools.combinations(ends, 2))
+
+
+def _all_crossings(rows: Sequence[Sequence[Item]], links: Sequence[Sequence[Edge]]) -> int:
+    return sum(_crossings(rows, links, i) for i in range(1, len(rows)))
 
 
 def _neighbours(links: Sequence[Edge], own: int) -> dict[str, list[str]]:
