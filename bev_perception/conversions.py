@@ -183,11 +183,8 @@ def read_points(msg: Any) -> np.ndarray:
             f"{found} bytes, row_step {msg.row_step}; {width}x{height} points of {msg.point_step} bytes need {needed}"
             f" and a row_step of {row} or more",
         )
-    buffer = _bytes(msg.data)
-    if step == row:
-        return buffer[:needed].view(dtype)
-    rows = np.lib.stride_tricks.as_strided(buffer, (height, row), (step, 1), writeable=False)
-    return np.ascontiguousarray(rows).view(dtype).reshape(-1)
+    rows = np.lib.stride_tricks.as_strided(_bytes(msg.data), (height, row), (step, 1), writeable=False)
+    return np.ascontiguousarray(rows).view(dtype).reshape(-1)  # a copy only where padding lies between the rows
 
 
 def _read_points_sensor_msgs_py(msg: Any) -> np.ndarray:

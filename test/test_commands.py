@@ -71,12 +71,8 @@ def parsed(text: str, page: str) -> Command:
 
 
 def commands() -> list[Command]:
-    texts = {
-        (str(page.relative_to(ROOT)), text)
-        for page in PAGES
-        for text in written(page.read_text())
-        if PROGRAM.match(text)
-    }
+    named = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
+    texts = {(name, text) for name, page in named.items() for text in written(page) if PROGRAM.match(text)}
     found = [parsed(text, page) for page, text in sorted(texts)]
     return [command for command in found if command.name != "..."]
 
@@ -174,9 +170,8 @@ def test_every_command_is_on_the_page_of_commands() -> None:
     assert set(entry_points()) == {name for kind, name in listed if kind == "ros2 run"}
     assert set(LAUNCH_FILES) == {name for kind, name in listed if kind == "ros2 launch"}
     targets = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
-    made = {
-        word for c in COMMANDS if c.place.startswith("docs/commands.md") and c.kind == "make" for word in c.arguments
-    }
+    page = [c for c in COMMANDS if c.place.startswith("docs/commands.md")]
+    made = {word for c in page if c.kind == "make" for word in c.arguments}
     assert set(targets) - {"help"} <= made
 
 

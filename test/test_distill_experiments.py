@@ -13,12 +13,12 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
 import torch
+from tiny_distill import Taught
 from tiny_networks import CONFIGS
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import RadarSpec
 from bev_perception.plain import to_plain
-from training.distill import DistillModule
 from training.distill.adapters import copy_weights, inherit_head
 from training.distill.module import _check_teacher, take_over
 from training.experiments import (
@@ -186,6 +186,6 @@ def test_both_methods_teach_the_fusion_student_by_their_own_features() -> None:
         "pillarnet": FrozenTeacher(TEACHERS["pillarnet"].module(spec, CONFIGS["pillarnet"])),
     }
     terms = DISTILLED["radardistill:bevfusion_r50_from_both"].distill
-    module = DistillModule(fusion, teachers, dataclasses.replace(terms, inherit_head=""))
+    module = Taught(fusion, teachers, dataclasses.replace(terms, inherit_head=""))
     assert len(module.distiller.adapters) == len(terms.terms) == 7
     assert together(distillbev(), radardistill(start=True)).start_from == "teacher"

@@ -176,6 +176,7 @@ def test_points_in_boxes_and_their_cells() -> None:
     )
     assert points_in_boxes(points, boxes, valid, GRID).tolist() == [True, False, False, False, False]
     assert point_cells(points, GRID, SHAPE, 2).nonzero().tolist() == [[0, 4, 3], [0, 5, 3], [1, 5, 3]]
+    assert point_cells(points, GRID, (16, 3), 2).nonzero().tolist() == [[0, 9, 1], [0, 10, 1], [0, 11, 1], [1, 10, 1]]
     assert not point_cells(points[:0], GRID, SHAPE, 2).any()
     assert points_in_boxes(points[:0], boxes, valid, GRID).shape == (0,)
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_distill import Taught
 from tiny_networks import CONFIGS, STATES
 from torch import Tensor
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec
 from training.bundling.golden import pattern_inputs
-from training.distill import DistillConfig, DistillModule
+from training.distill import DistillConfig
 from training.distill.channels import feature_channels
 from training.models import STUDENTS
 from training.models.exported import ExportedDetector
@@ -58,9 +59,9 @@ def batch_for(spec: ModelSpec, samples: int = 2) -> dict[str, Tensor]:
     return batch | {"heatmap": target, "depth": depth, "gt_boxes": boxes, "gt_valid": torch.ones(samples, 1)}
 
 
-def step(student: Any, teachers: dict[str, Any], config: DistillConfig) -> tuple[DistillModule, dict[str, Tensor]]:
+def step(student: Any, teachers: dict[str, Any], config: DistillConfig) -> tuple[Taught, dict[str, Tensor]]:
     """One forward and backward pass; checks what must hold for every pair."""
-    module = DistillModule(student, {n: FrozenTeacher(t) for n, t in teachers.items()}, config, diagnose=True).train()
+    module = Taught(student, {n: FrozenTeacher(t) for n, t in teachers.items()}, config, diagnose=True).train()
     _, losses, diagnostics = module(batch_for(student.spec))
     assert all(torch.isfinite(v) for v in diagnostics.values()), diagnostics
     assert all(torch.isfinite(v) for v in losses.values()), losses
@@ -126,7 +127,7 @@ def test_a_head_of_the_same_tasks_is_inherited() -> None:
     config = dataclasses.replace(CONFIGS["centerpoint"], head=student.config.head)
     spec = dataclasses.replace(student.spec, cameras=())
     teacher = TEACHERS["centerpoint"].module(spec, config)
-    module = DistillModule(student, {"teacher": FrozenTeacher(teacher)}, distillbev())
+    module = Taught(student, {"teacher": FrozenTeacher(teacher)}, distillbev())
     copied, kept = module.inherited["head"]
     branches = [n for n in student.state_dict() if ".head.branches." in n]
     assert set(branches) <= set(copied)

@@ -18,7 +18,7 @@ from bev_perception.preprocess.images import (
     resize_crop,
     samples_per_pixel,
 )
-from bev_perception.preprocess.undistort import undistort
+from bev_perception.preprocess.undistort import is_distorted, undistort
 from bev_perception.structures import CameraCalibration, CameraFrame, CameraView, EgoPose, SensorFrame
 
 K = np.array([[1260.0, 0.0, 802.0], [0.0, 1240.0, 470.0], [0.0, 0.0, 1.0]])
@@ -192,9 +192,15 @@ def test_unusable_images_mask_their_camera_only(encoding, data, reason):
     [
         {"K": np.full((3, 3), np.nan)},
         {"K": np.zeros((3, 3))},
+        {"K": K + np.array([[0, np.nan, 0], [0, 0, 0], [0, 0, 0]])},
+        {"K": K * np.array([[0.0], [1.0], [1.0]])},
+        {"K": K * np.array([[1.0], [-1.0], [1.0]])},
+        {"K": np.eye(4)},
         {"ego_from_cam": np.full((4, 4), np.nan)},
+        {"ego_from_cam": EGO_FROM_CAM + np.diag([0.0, 0, 0, np.inf])},
         {"D": (0.1,) * 5, "distortion_model": "unheard_of"},
         {"D": (np.nan,) * 5, "distortion_model": "plumb_bob"},
+        {"D": (0.1, np.nan, 0, 0, 0), "distortion_model": "plumb_bob"},
     ],
 )
 def test_unusable_calibrations_mask_their_camera(change):
@@ -269,3 +275,16 @@ def test_undistortion_without_distortion_is_the_plain_resize():
     sampled = undistort(image, calibration, img_from_cam(calibration, spec), (spec.width, spec.height), samples)
     mean = sampled.reshape(spec.height, samples, spec.width, samples, 3).mean(axis=(1, 3))
     assert np.abs(mean - resize_crop(image, spec)).max() <= 3.0  # remap rounds its positions to 1/32 pixel
+
+
+def test_where_the_camera_does_not_look_is_black():
+    """A barrel camera sees less of the pinhole image's corners than of its middle."""
+    distorted = dataclasses.replace(CALIBRATION, distortion_model="plumb_bob", D=(0.8, 0.0, 0.0, 0.0, 0.0))
+    white = np.full((900, 1600, 3), 255, np.uint8)
+    image = prepare_images(frame_of(view_of("bgr8", white, distorted), None), SPEC)[0][0]
+    assert (image[64, 176] == 255).all() and (image[-1, 0] == 0).all() and (image[-1, -1] == 0).all()
+
+
+def test_what_counts_as_distorted():
+    for D, bends in (((), False), ((0.0,) * 5, False), ((1.0,), True), ((0.0, 0.0, 0.001, 0.0, 0.0), True)):
+        assert is_distorted(dataclasses.replace(CALIBRATION, D=D)) is bends

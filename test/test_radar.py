@@ -123,6 +123,8 @@ def test_empty_scans_are_valid_and_missing_radars_are_not():
 def test_only_the_newest_sweeps_within_the_age_limit_count():
     sweeps = [sweep_of("near", -k * 77 * MS, [[10.0, 0, 0, k, 0, 0]]) for k in range(9)]
     assert accumulate(frame_of(sweeps), SPEC)[:, 3].tolist() == [0, 1, 2, 3, 4, 5]
+    oldest = [sweep_of("near", -600 * MS, [[10.0, 0, 0, 7, 0, 0]]), sweep_of("near", -600 * MS - 1, [[9.0] * 6])]
+    assert accumulate(frame_of(oldest), SPEC)[:, 3].tolist() == [7]  # as old as allowed, not older
     old = frame_of(sweeps[8:])  # 616 ms
     assert len(accumulate(old, SPEC)) == 0 and radar_problems(old, SPEC) == {"near": "stale"}
 
@@ -134,6 +136,8 @@ def test_sweeps_from_before_a_pose_jump_are_not_used():
     ]
     assert accumulate(frame_of(sweeps), SPEC)[:, 3].tolist() == [1]
     assert radar_problems(frame_of(sweeps[1:]), SPEC) == {"near": "pose_jump"}
+    old = sweep_of("near", -700 * MS, [[10.0, 0, 0, 3, 0, 0]])
+    assert radar_problems(frame_of([sweeps[1], old]), SPEC) == {"near": "stale"}  # the jump alone does not explain it
 
 
 def raster_by_loops(points, grid, channels):

@@ -30,7 +30,7 @@ from training.data.clips import ClipDataset
 from training.data.config import DataConfig, for_evaluation
 from training.data.masks import mask_path
 from training.data.nuscenes import Keyframe, Keyframes
-from training.experiments import load_experiment
+from training.experiments import load_run
 from training.trainer.loading import open_keyframes
 
 Item = dict[str, np.ndarray]
@@ -230,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--files", action="store_true", help="only check that every file of the split is there")
     parser.add_argument("--out", type=Path, default=Path("out/check_data"))
     args = parser.parse_args(argv)
-    run = load_experiment(args.experiment)
+    run = load_run(args.experiment)
     config = for_evaluation(run.data) if args.plain else run.data
     keyframes = open_keyframes(run.spec, config, args.data, args.version, args.split)
     if args.files:

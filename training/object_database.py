@@ -16,7 +16,7 @@ from bev_perception.model_spec import CLASSES
 from training.command_line import errors_as_text
 from training.data.nuscenes import open_nuscenes
 from training.data.paste import open_database
-from training.experiments import load_experiment
+from training.experiments import load_run
 
 
 @errors_as_text
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--version", default="v1.0-trainval")
     args = parser.parse_args(argv)
-    run = load_experiment(args.experiment)
+    run = load_run(args.experiment)
     if run.data.paste is None:
         raise ValueError(f"{args.experiment} pastes nothing: its data.paste is None")
     keyframes = open_nuscenes(args.data, args.version, "train", run.spec, run.data)

@@ -22,7 +22,7 @@ from training.models.bevdet import BevDepthConfig, BevDetConfig
 from training.models.bevformer import BevFormerConfig
 from training.models.bevfusion import BevFusionConfig
 from training.models.camera_radar import StudentConfig
-from training.models.detector import Family
+from training.models.detector import Detector, Family
 from training.models.image_branch import ImageConfig
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.radar_pillarnet import RadarPillarNetConfig
@@ -70,7 +70,7 @@ def family_of(model: str) -> Family:
     return families[model]
 
 
-def build_detector(run: Run) -> Any:
+def build_detector(run: Run) -> Detector:
     """The run's network with fresh weights."""
     family = family_of(run.model)
     if not isinstance(run.config, family.config):

@@ -16,7 +16,7 @@ import torch
 from bev_perception.files import write_atomic
 from bev_perception.plain import from_plain, to_plain
 from training.bench import throughput
-from training.experiments import family, load_experiment
+from training.experiments import family, load_run
 from training.run import Run
 from training.trainer.allocation import keep_freed_memory
 from training.trainer.teaching import teacher_names
@@ -60,7 +60,7 @@ def measure(name: str, data: Path, batch: int, workers: int) -> Cost:
     """Two steps of one recipe after one that is not timed."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     keep_freed_memory()  # as training does
-    run = load_experiment(f"training.experiments.{name}")
+    run = load_run(f"training.experiments.{name}")
     tried = dataclasses.replace(run, batch_size=batch)
     teachers = family.paper()
     taught = {teacher: teachers[teacher] for teacher in teacher_names(run)}
@@ -80,4 +80,4 @@ def _in_own_process(name: str, data: Path, batch: int, workers: int) -> Cost:
         try:
             return process.submit(measure, name, data, batch, workers).result()
         except BrokenProcessPool:
-            return Cost(None, 0.0, samples(load_experiment(f"training.experiments.{name}")))
+            return Cost(None, 0.0, samples(load_run(f"training.experiments.{name}")))

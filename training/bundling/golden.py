@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.radar import radar_arrays
 from training.data.clips import ClipDataset, collate
 from training.data.config import DataConfig
+from training.models.detector import Detector
 from training.trainer.lightning_module import recall
 from training.trainer.loading import open_keyframes
 
@@ -69,7 +69,7 @@ def _pattern_radar(spec: ModelSpec, rng: np.random.Generator) -> dict[str, np.nd
     return radar_arrays(points, spec)[0]
 
 
-def recorded_inputs(student: Any, data: Path, version: str) -> dict[str, np.ndarray]:
+def recorded_inputs(student: Detector, data: Path, version: str) -> dict[str, np.ndarray]:
     """The first validation keyframe that has an earlier one, with the student's own state of that earlier one.
 
     Raises ValueError when the data set has none.

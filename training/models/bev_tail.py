@@ -40,5 +40,4 @@ class BevTail(nn.Module):
 
     def state(self, bev: Tensor, memory: Memory | None) -> Tensor | None:
         """What the next frame reads, without encoder and head."""
-        state: Tensor | None = self.temporal(bev, memory)[1]
-        return state
+        return self.temporal(bev, memory)[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,16 +81,16 @@ class BevFormer(nn.Module):
     queries belongs to the LiDAR transformer teacher.
     """
 
+    bins: None = None
+    training_only: tuple[str, ...] = ()
     anchors: Tensor
 
     def __init__(self, spec: ModelSpec, config: BevFormerConfig = BevFormerConfig()) -> None:
         super().__init__()
         self.spec, self.config = spec, config
         c = config.image.channels
-        self.fusion: Any = None
-        if config.temporal.kind != "none":
-            self.fusion = fusion_over(c, config.temporal, spec)
-        elif spec.temporal.state_channels not in (0, c):
+        self.fusion = None if config.temporal.kind == "none" else fusion_over(c, config.temporal, spec)
+        if self.fusion is None and spec.temporal.state_channels not in (0, c):
             raise ValueError(
                 f"BEVFormer's state has {c} channels, or 0 for the static variant; found "
                 f"{spec.temporal.state_channels}: set spec.temporal.state_channels"
@@ -123,8 +122,7 @@ class BevFormer(nn.Module):
         """The map that the head reads, and the state."""
         bev = maps[f"encoder{len(self.layers)}"]
         if self.fusion is not None:
-            fused, state = self.fusion(bev, memory)
-            return fused, state
+            return self.fusion(bev, memory)
         return bev, bev if self.spec.temporal.state_channels else None
 
     def maps(self, inputs: dict[str, Tensor], memory: Memory | None) -> dict[str, Tensor]:

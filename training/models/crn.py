@@ -125,6 +125,8 @@ class Crn(nn.Module):
     features: "lift" (image after the radar-assisted view transform), "radar", "fused", "encoder1" ..., "neck".
     """
 
+    training_only: tuple[str, ...] = ()
+
     def __init__(self, spec: ModelSpec, config: CrnConfig = CrnConfig()) -> None:
         super().__init__()
         self.spec, self.config, self.bins = spec, config, config.bins

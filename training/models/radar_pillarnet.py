@@ -97,6 +97,9 @@ class RadarPillarNet(RadarPillarTrunk):
     Raises ValueError for a spec that does not fit.
     """
 
+    bins: None = None
+    training_only: tuple[str, ...] = ()
+
     def __init__(self, spec: ModelSpec, config: RadarPillarNetConfig = RadarPillarNetConfig()) -> None:
         super().__init__(spec, config.backbone, config.z_range, config.cma, config.conv5_from)
         self.spec, self.config = spec, config
@@ -111,5 +114,4 @@ class RadarPillarNet(RadarPillarTrunk):
         return Prediction(heatmap, regression, state, aux, maps)
 
     def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
-        state: Tensor | None = self.temporal(self.maps(inputs)["neck"], memory)[1]
-        return state
+        return self.temporal(self.maps(inputs)["neck"], memory)[1]

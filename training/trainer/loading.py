@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
 from bev_perception.model_spec import ModelSpec
 from training.data.clips import ClipDataset, EndlessShuffle, collate
 from training.data.config import DataConfig, for_evaluation
-from training.data.nuscenes import Keyframe, open_nuscenes, read_split, require_lidar
+from training.data.nuscenes import Keyframe, Keyframes, open_nuscenes, read_split, require_lidar
 from training.processes import RankShard
 from training.run import Run
 
 
 def open_keyframes(
     spec: ModelSpec, config: DataConfig, data: Path, version: str, split: str, scenes: int | None = None
-) -> Any:
+) -> Keyframes:
     """Keyframes of a split, or of its first `scenes` scenes.
 
     Raises ValueError when there are none, and as Keyframes does; for training also without the LiDAR that the images'
