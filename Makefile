@@ -22,7 +22,7 @@ help:
 	@echo "make test-fast   those that take seconds each"
 	@echo "make mutants     change one line of the core at a time: which changes does no test notice?"
 	@echo "make lint        ruff and mypy"
-	@echo "make docs        make plots, tables and pages anew that follow from docs/data and the code"
+	@echo "make docs        make plots, figures, tables and pages anew that follow from docs/data and the code"
 	@echo "make bench       what node, networks and training cost in time; writes the tables in docs/"
 	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
 	@echo "make clean       remove the virtual environment, builds and outputs"
@@ -52,7 +52,7 @@ lint: setup-test
 	@$(ENV) ruff check . && mypy
 
 docs: setup-test
-	@$(ENV) python -m docs && python -m docs.pages
+	@$(ENV) python -m docs && python -m docs.figures && python -m docs.pages
 
 bench: setup-test
 	@$(ENV) python -m bev_perception.evaluation.bench $(ARGS)

@@ -92,8 +92,9 @@ def _image_cv_bridge(msg: Any, channels: int) -> np.ndarray:
     """The same through cv_bridge, for those who want its handling of exotic drivers."""
     from cv_bridge import CvBridge
 
-    image = CvBridge().imgmsg_to_cv2(msg, desired_encoding="passthrough")
-    return image[:, :, 0] if channels == 1 and image.ndim == 3 else image
+    image = np.ascontiguousarray(CvBridge().imgmsg_to_cv2(msg, desired_encoding="passthrough"))
+    pixels = image.view(np.uint8).reshape(msg.height, msg.width, channels)
+    return pixels[:, :, 0] if channels == 1 else pixels
 
 
 IMAGE_READERS = {"numpy": _image_view, "cv_bridge": _image_cv_bridge}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bev_perception.grid import BevGrid
+from bev_perception.plain import from_plain, to_plain
 
 FORMAT = 1
 CLASSES = (
@@ -28,7 +30,6 @@ BOX_CHANNELS = ("dx", "dy", "z", "log_l", "log_w", "log_h", "sin_yaw", "cos_yaw"
 # Planes that radar_bev may have, columns of radar_points (preprocess.radar makes both), and how images may be scaled
 # (preprocess.images).
 RADAR_CHANNELS = ("log_count", "rcs", "vx", "vy", "age", "dx", "dy")
-RADAR_FORMATS = ("map", "pillars")
 PILLAR_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy")
 INTERPOLATIONS = ("area", "linear")
 COLOR_ORDERS = ("bgr", "rgb")
@@ -75,7 +76,7 @@ class RadarSpec:
         if not self.channels or set(self.channels) - set(RADAR_CHANNELS):
             raise ValueError(f"radar.channels must be some of {RADAR_CHANNELS}, found {self.channels}")
         if self.format not in RADAR_FORMATS:
-            raise ValueError(f"radar.format must be one of {RADAR_FORMATS}, found {self.format!r}")
+            raise ValueError(f"radar.format must be one of {tuple(RADAR_FORMATS)}, found {self.format!r}")
         if self.pillar_step <= 0 or self.max_pillars < 1 or self.pillar_points < 1:
             raise ValueError(f"radar.pillar_step, .max_pillars and .pillar_points must be positive, found {self}")
 
@@ -106,6 +107,25 @@ class TensorSpec:
     dtype: str
 
 
+def _map_inputs(spec: ModelSpec) -> list[TensorSpec]:
+    return [TensorSpec("radar_bev", (len(spec.radar.channels), *spec.grid.shape), "float32")]
+
+
+def _pillar_inputs(spec: ModelSpec) -> list[TensorSpec]:
+    spec.pillar_grid()  # or ValueError
+    pillars, points = spec.radar.max_pillars, spec.radar.pillar_points
+    # int32: TensorRT 8 takes no int64 inputs.
+    return [
+        TensorSpec("radar_points", (pillars, points, len(PILLAR_COLUMNS)), "float32"),
+        TensorSpec("radar_counts", (pillars,), "int32"),
+        TensorSpec("radar_cells", (pillars,), "int32"),  # ix * Y + iy of pillar_grid(), each at most once
+    ]
+
+
+# RadarSpec.format -> what the network takes of the radars; preprocess.radar.RADAR_ARRAYS makes it.
+RADAR_FORMATS: dict[str, Callable[[ModelSpec], list[TensorSpec]]] = {"map": _map_inputs, "pillars": _pillar_inputs}
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Facts about one exported student. Distances in metres, scores in [0, 1]; dicts are keyed by class name.
@@ -128,8 +148,7 @@ class ModelSpec:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        if self.radar.format == "pillars":
-            self.pillar_grid()
+        RADAR_FORMATS[self.radar.format](self)  # or ValueError: the form does not fit the grid
 
     def pillar_grid(self) -> BevGrid:
         """The grid's range in cells of radar.pillar_step. Raises ValueError unless they divide the grid's cells."""
@@ -152,7 +171,10 @@ class ModelSpec:
                 TensorSpec("camera_valid", (n,), "float32"),
             ]
         if self.radars:
-            tensors += [*self._radar_inputs(), TensorSpec("radar_valid", (len(self.radars),), "float32")]
+            tensors += [
+                *RADAR_FORMATS[self.radar.format](self),
+                TensorSpec("radar_valid", (len(self.radars),), "float32"),
+            ]
         if self.temporal.state_channels:
             tensors += [
                 TensorSpec("prev_bev", (self.temporal.state_channels, *self.grid.shape), "float32"),
@@ -161,17 +183,6 @@ class ModelSpec:
                 TensorSpec("prev_dt", (1,), "float32"),
             ]
         return tuple(tensors)
-
-    def _radar_inputs(self) -> list[TensorSpec]:
-        if self.radar.format == "map":
-            return [TensorSpec("radar_bev", (len(self.radar.channels), *self.grid.shape), "float32")]
-        pillars, points = self.radar.max_pillars, self.radar.pillar_points
-        # int32: TensorRT 8 takes no int64 inputs.
-        return [
-            TensorSpec("radar_points", (pillars, points, len(PILLAR_COLUMNS)), "float32"),
-            TensorSpec("radar_counts", (pillars,), "int32"),
-            TensorSpec("radar_cells", (pillars,), "int32"),  # ix * Y + iy of pillar_grid(), each at most once
-        ]
 
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What the engine gives, in order: the top-K peaks over classes and cells, and the state for the next step."""
@@ -186,45 +197,17 @@ class ModelSpec:
         return tuple(tensors)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(to_plain(self), indent=2) + "\n"
 
 
-def _from_dict(cls: type, data: dict[str, Any], where: str) -> Any:
-    """Build a dataclass from JSON; unknown or missing keys and wrong types are errors, lists become tuples."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(data) - set(fields))
-    missing = sorted(set(fields) - set(data) - ADDED_LATER.get(cls, frozenset()))
-    if unknown or missing:
-        raise BundleError(
-            f"{where}: unknown keys {unknown}, missing keys {missing}; export the bundle again with this version"
-        )
-    for key, value in data.items():
-        expected = JSON_TYPES.get(str(fields[key].type))
-        if expected is not None and (not isinstance(value, expected) or isinstance(value, bool)):
-            raise BundleError(f"{where}: `{key}` must be of type {fields[key].type}, found {value!r}")
-    try:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
-    except ValueError as error:
-        raise BundleError(f"{where}: {error}") from error
-
-
-# Annotation of a field -> what it is in JSON.
-JSON_TYPES: dict[str, Any] = {
-    "int": int,
-    "float": (int, float),
-    "str": str,
-    "tuple[str, ...]": list,
-    "dict[str, float]": dict,
+# Older bundles lack these: their radar was a map.
+ADDED_LATER: dict[type, dict[str, Any]] = {
+    RadarSpec: {"format": "map", "pillar_step": 0.1, "max_pillars": 4000, "pillar_points": 10},
 }
-# Keys that bundles of this format may lack, because they are older: the default says what those bundles meant.
-ADDED_LATER: dict[type, frozenset[str]] = {
-    RadarSpec: frozenset({"format", "pillar_step", "max_pillars", "pillar_points"}),
-}
-NESTED = {"grid": BevGrid, "image": ImageSpec, "radar": RadarSpec, "temporal": TemporalSpec}
 
 
 def parse_spec(text: str, where: str = "model_spec.json") -> ModelSpec:
-    """JSON text -> ModelSpec. Raises BundleError naming the key that is wrong."""
+    """JSON text -> ModelSpec; where: the file, for errors. Raises BundleError naming the key that is wrong."""
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
@@ -232,11 +215,10 @@ def parse_spec(text: str, where: str = "model_spec.json") -> ModelSpec:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise BundleError(f"{where}: format {found!r}, this version reads {FORMAT}; export the bundle again")
-    for key, cls in NESTED.items():
-        if not isinstance(data.get(key), dict):
-            raise BundleError(f"{where}: `{key}` must be an object, found {data.get(key)!r}")
-        data[key] = _from_dict(cls, data[key], f"{where}: {key}")
-    spec: ModelSpec = _from_dict(ModelSpec, data, where)
+    try:
+        spec: ModelSpec = from_plain(ModelSpec, data, f"{where}:", ADDED_LATER)
+    except ValueError as error:
+        raise BundleError(f"{error}; export the bundle again with this version") from error
     if not spec.cameras and not spec.radars:
         raise BundleError(f"{where}: `cameras` and `radars` are both empty; a student needs a sensor")
     for name in ("score_threshold", "nms_radius"):

@@ -35,7 +35,7 @@ def test_training_steps_are_real_and_their_waiting_is_a_share(tiny_dataset: Path
 
 
 def test_every_recipe_is_an_experiment_with_teachers_that_are_recipes_too() -> None:
-    runs = {name: recipes.load_experiment(f"training.experiments.{name}") for name in recipes.RECIPES}
+    runs = {name: recipes.load_run(f"training.experiments.{name}") for name in recipes.RECIPES}
     paper = family.paper()
     for run in runs.values():
         assert run.optim.epochs and set(recipes.teacher_names(run)) <= set(paper)

@@ -19,7 +19,6 @@ from tiny_run import RUN, VERSION, points_run  # noqa: E402
 
 from training.data.clips import EndlessShuffle  # noqa: E402
 from training.processes import RankShard, check_same_step, count_of_all, own_threads  # noqa: E402
-from training.teachers import centerpoint  # noqa: E402
 from training.train import train  # noqa: E402
 from training.trainer.loading import training_loader  # noqa: E402
 
@@ -73,7 +72,7 @@ def test_counts_are_at_least_one():
 def alone_and_together(tiny_dataset, tmp_path_factory):
     """What ddp_run.py leaves behind in one process and in two."""
     out = tmp_path_factory.mktemp("ddp")
-    teacher = train(points_run("centerpoint", centerpoint.tiny()), tiny_dataset, VERSION, out / "teacher")
+    teacher = train(points_run("centerpoint"), tiny_dataset, VERSION, out / "teacher")
     own = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     env = own | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent.parent)}
     launchers = {"one": [], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}

@@ -13,10 +13,12 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
 import torch
+from tiny_distill import Taught
+from tiny_networks import CONFIGS
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import RadarSpec
-from training.distill import DistillModule
+from bev_perception.plain import to_plain
 from training.distill.adapters import copy_weights, inherit_head
 from training.distill.module import _check_teacher, take_over
 from training.experiments import (
@@ -36,9 +38,8 @@ from training.experiments import (
 from training.experiments import (
     radardistill as radar_runs,
 )
-from training.models import STUDENTS, bevdet, bevfusion, radar_pillarnet
+from training.models import STUDENTS, bevdet
 from training.models.bev_encoder import BevEncoder, BevEncoderConfig
-from training.plain import to_plain
 from training.recipes.distillation import distillbev, radardistill, together
 from training.run import Run, build_detector, run_from_plain, run_to_plain
 from training.teachers import TEACHERS
@@ -157,14 +158,14 @@ def fusion_with_pillarnet() -> Any:
         DISTILLED["radardistill:bevfusion_r50"].spec, cameras=("a", "b"), radars=("r",), grid=grid, radar=radar, top_k=5
     )
     image = dataclasses.replace(spec.image, height=32, width=64)
-    config = dataclasses.replace(bevfusion.tiny(), pillarnet=radar_pillarnet.tiny().backbone)
+    config = dataclasses.replace(CONFIGS["bevfusion"], pillarnet=CONFIGS["radar_pillarnet"].backbone)
     return STUDENTS["bevfusion"].module(dataclasses.replace(spec, image=image), config)
 
 
 def test_a_fusion_student_starts_its_radar_branch_from_a_radar_student() -> None:
     fusion = fusion_with_pillarnet()
     facts = dataclasses.replace(fusion.spec, cameras=())
-    radar: Any = STUDENTS["radar_pillarnet"].module(facts, radar_pillarnet.tiny())
+    radar: Any = STUDENTS["radar_pillarnet"].module(facts, CONFIGS["radar_pillarnet"])
     copied, kept = copy_weights(fusion, radar.state_dict(), "radar.")
     assert not kept and len(copied) == len(fusion.radar.state_dict())
     (points,) = (t.shape for t in facts.inputs() if t.name == "radar_points")
@@ -180,14 +181,11 @@ def test_a_fusion_student_starts_its_radar_branch_from_a_radar_student() -> None
 def test_both_methods_teach_the_fusion_student_by_their_own_features() -> None:
     fusion = fusion_with_pillarnet()
     spec = dataclasses.replace(fusion.spec, cameras=(), radars=())
-    from training.teachers import centerpoint as cp
-    from training.teachers import pillarnet as pn
-
     teachers = {
-        "centerpoint": FrozenTeacher(TEACHERS["centerpoint"].module(spec, cp.tiny())),
-        "pillarnet": FrozenTeacher(TEACHERS["pillarnet"].module(spec, pn.tiny())),
+        "centerpoint": FrozenTeacher(TEACHERS["centerpoint"].module(spec, CONFIGS["centerpoint"])),
+        "pillarnet": FrozenTeacher(TEACHERS["pillarnet"].module(spec, CONFIGS["pillarnet"])),
     }
     terms = DISTILLED["radardistill:bevfusion_r50_from_both"].distill
-    module = DistillModule(fusion, teachers, dataclasses.replace(terms, inherit_head=""))
+    module = Taught(fusion, teachers, dataclasses.replace(terms, inherit_head=""))
     assert len(module.distiller.adapters) == len(terms.terms) == 7
     assert together(distillbev(), radardistill(start=True)).start_from == "teacher"

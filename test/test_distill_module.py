@@ -10,18 +10,32 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_distill import BEV, BOTH, SPEC, Student, batch_of, both, centerpoint, pillarnet, student, total
+from tiny_distill import (
+    BEV,
+    BOTH,
+    SPEC,
+    Student,
+    Taught,
+    batch_of,
+    both,
+    centerpoint,
+    pillarnet,
+    single_frame,
+    student,
+    total,
+)
+from tiny_networks import CONFIGS
 from torch import Tensor
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ImageSpec
-from training.distill import DISTILL_LOSSES, DistillConfig, Distiller, DistillModule, Term
+from bev_perception.plain import to_plain
+from training.distill import DISTILL_LOSSES, DistillConfig, Distiller, Term
 from training.distill.distillbev import DistillBevConfig
 from training.models.center_head import HeadConfig
 from training.models.detector import Prediction
-from training.plain import to_plain
 from training.recipes.distillation import together
-from training.teachers.centerpoint import CenterPoint, tiny
+from training.teachers.centerpoint import CenterPoint
 from training.teachers.frozen import FrozenTeacher
 
 
@@ -30,6 +44,8 @@ def test_two_methods_and_two_teachers_at_once_reach_student_and_adapters_only() 
     teachers = [t.detector for t in module.distiller._teachers.values()]
     before = [copy.deepcopy(t.state_dict()) for t in teachers]
     module.train()
+    for teacher in teachers:
+        teacher.train()  # even on purpose
     optimizer = torch.optim.SGD(module.parameters(), 1e-2)
     for _ in range(2):
         optimizer.zero_grad()
@@ -67,7 +83,7 @@ def test_parameters_and_state_dict_hold_no_teacher() -> None:
     plain = student()
     assert list(plain.state_dict()) == list(module.student.state_dict())
     assert [t.shape for t in plain.state_dict().values()] == [t.shape for t in module.student.state_dict().values()]
-    untouched = DistillModule(student(), {"lidar": centerpoint()}, dataclasses.replace(BEV, inherit_head="")).student
+    untouched = Taught(student(), {"lidar": centerpoint()}, dataclasses.replace(BEV, inherit_head="")).student
     assert all(torch.equal(t, untouched.state_dict()[n]) for n, t in plain.state_dict().items())
 
 
@@ -83,7 +99,7 @@ def test_resume_keeps_the_adapters() -> None:
     batch, module = batch_of(), both().train()
     optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
 
-    def step(m: DistillModule, o: torch.optim.Optimizer) -> float:
+    def step(m: Taught, o: torch.optim.Optimizer) -> float:
         o.zero_grad()
         loss = total(m(batch)[1])
         loss.backward()
@@ -97,7 +113,7 @@ def test_resume_keeps_the_adapters() -> None:
     checkpoint = torch.load(stored, weights_only=True)
     goes_on = [step(module, optimizer) for _ in range(2)]
     torch.manual_seed(99)  # other fresh weights
-    again = DistillModule(Student(), {"lidar": centerpoint(), "pillars": pillarnet()}, BOTH).train()
+    again = Taught(Student(), {"lidar": centerpoint(), "pillars": pillarnet()}, BOTH).train()
     other = torch.optim.AdamW(again.parameters(), 1e-3)
     again.load_state_dict(checkpoint["model"])
     other.load_state_dict(checkpoint["optimizer"])
@@ -130,7 +146,7 @@ def test_weights_and_configs_of_terms() -> None:
 
     def value(term: Term) -> dict[str, float]:
         torch.manual_seed(5)
-        module = DistillModule(student(), {"lidar": centerpoint()}, DistillConfig((term,)))
+        module = Taught(student(), {"lidar": centerpoint()}, DistillConfig((term,)))
         return {n: float(v.detach()) for n, v in module(batch)[1].items()}
 
     one = value(plain)
@@ -143,16 +159,16 @@ def test_weights_and_configs_of_terms() -> None:
     assert value(Term(**data)) == value(term)
     with pytest.raises(ValueError, match="foregrund"):
         value(dataclasses.replace(term, config={"foregrund": 1.0}))
-    with pytest.raises(ValueError, match="mapping"):
+    with pytest.raises(ValueError, match="must be an object"):
         value(dataclasses.replace(term, config=3))
 
 
 def test_responses_need_no_adapter_and_bring_six_tasks_to_one() -> None:
     torch.manual_seed(6)
-    config = dataclasses.replace(tiny(), head=HeadConfig(shared=8, hidden=8))
+    config = dataclasses.replace(CONFIGS["centerpoint"], head=HeadConfig(shared=8, hidden=8))
     six = FrozenTeacher(CenterPoint(SPEC, config))
     terms = tuple(Term(n, "heatmap", "heatmap") for n in ("logits", "lgkd_response", "unidistill_response"))
-    module = DistillModule(student(), {"teacher": six}, DistillConfig(terms))
+    module = Taught(student(), {"teacher": six}, DistillConfig(terms))
     losses = module(batch_of())[1]
     assert all(torch.isfinite(v) for v in losses.values()) and len(losses) == 4
     total(losses).backward()
@@ -162,7 +178,7 @@ def test_responses_need_no_adapter_and_bring_six_tasks_to_one() -> None:
 
 def test_clear_words_for_terms_that_do_not_exist() -> None:
     def build(term: Term) -> Distiller:
-        return Distiller(student(), {"teacher": centerpoint()}, DistillConfig((term,)))
+        return Distiller(student(), {"teacher": centerpoint()}, DistillConfig((term,)), single_frame)
 
     good = Term("plain_feature", "neck", "neck", adapter="conv1x1")
     for change, word in (
@@ -175,9 +191,9 @@ def test_clear_words_for_terms_that_do_not_exist() -> None:
         with pytest.raises(ValueError, match=word):
             build(dataclasses.replace(good, **change))
     with pytest.raises(ValueError, match="inherit_head: there is no teacher 'mvp'"):
-        DistillModule(student(), {"teacher": centerpoint()}, DistillConfig((good,), inherit_head="mvp"))
+        Taught(student(), {"teacher": centerpoint()}, DistillConfig((good,), inherit_head="mvp"))
     with pytest.raises(ValueError, match="one name"):
-        Distiller(student(), {"teacher": centerpoint()}, DistillConfig((good, good)))
+        Distiller(student(), {"teacher": centerpoint()}, DistillConfig((good, good)), single_frame)
     with pytest.raises(KeyError, match=r"aux\.depth"):
         build(dataclasses.replace(good, student="aux.depth", adapter="identity"))(
             student()(batch_of(), None), batch_of()
@@ -193,17 +209,19 @@ def test_a_teacher_of_another_range_or_other_classes_is_refused() -> None:
     term = Term("plain_feature", "neck", "neck", adapter="upsample_conv1x1")
     for spec, word in ((far, "range"), (few, "classes")):
         head = HeadConfig((spec.classes,), 8, 8)
-        teacher = FrozenTeacher(CenterPoint(spec, dataclasses.replace(tiny(), head=head)))
+        teacher = FrozenTeacher(CenterPoint(spec, dataclasses.replace(CONFIGS["centerpoint"], head=head)))
         with pytest.raises(ValueError, match=word):
-            Distiller(student(), {"teacher": teacher}, DistillConfig((term,)))
+            Distiller(student(), {"teacher": teacher}, DistillConfig((term,)), single_frame)
     larger = Student(dataclasses.replace(SPEC, cameras=("a",), image=ImageSpec(64, 128)))
     with pytest.raises(ValueError, match="cameras"):
         Distiller(
             Student(dataclasses.replace(SPEC, cameras=("a",))),
             {"teacher": FrozenTeacher(larger)},
             DistillConfig((term,)),
+            single_frame,
         )
-    module = DistillModule(student(), {"teacher": FrozenTeacher(CenterPoint(fine, tiny()))}, DistillConfig((term,)))
+    teacher = FrozenTeacher(CenterPoint(fine, CONFIGS["centerpoint"]))
+    module = Taught(student(), {"teacher": teacher}, DistillConfig((term,)))
     assert torch.isfinite(total(module(batch_of())[1]))
 
 

@@ -8,30 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_distill import Taught
+from tiny_networks import CONFIGS, STATES
 from torch import Tensor
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec
 from training.bundling.golden import pattern_inputs
-from training.distill import DistillConfig, DistillModule
+from training.distill import DistillConfig
 from training.distill.channels import feature_channels
-from training.models import STUDENTS, bevdepth, bevdet, bevdet4d, bevformer, bevfusion, radar_pillarnet
-from training.models.camera_radar import StudentConfig
+from training.models import STUDENTS
 from training.models.exported import ExportedDetector
 from training.recipes.distillation import LAYERS, distillbev, distillbev_bevformer, lgkd, radardistill, together
-from training.teachers import TEACHERS, bevdepth_large, centerpoint, lidar_transformer, mvp, pillarnet
+from training.teachers import TEACHERS
 from training.teachers.frozen import FrozenTeacher
 
 GRID = BevGrid(-12.8, 12.8, -12.8, 12.8, 0.8)  # 32 x 32
 SCORES = dict.fromkeys(CLASSES, 0.1)
-MEMORY = {"bevdet4d": 8, "bevdepth": 8, "bevformer": 16, "camera_radar": 12, "bevdepth_large": 8}
-CONFIGS: dict[str, Any] = {
-    "bevdet": bevdet.tiny(), "bevdet4d": bevdet4d.tiny(), "bevdepth": bevdepth.tiny(), "bevformer": bevformer.tiny(),
-    "bevfusion": bevfusion.tiny(), "radar_pillarnet": radar_pillarnet.tiny(),
-    "camera_radar": StudentConfig((1, 1, 1, 1), 8, 8, 6, 8, 8, channels=MEMORY["camera_radar"]),
-    "centerpoint": centerpoint.tiny(), "mvp": mvp.tiny(), "pillarnet": pillarnet.tiny(),
-    "lidar_transformer": lidar_transformer.tiny(), "bevdepth_large": bevdepth_large.tiny(),
-}  # fmt: skip
 CAMERAS = {"bevdet", "bevdet4d", "bevdepth", "bevformer", "bevfusion", "camera_radar", "bevdepth_large"}
 RADARS = {"bevfusion", "camera_radar", "radar_pillarnet"}
 
@@ -43,7 +36,7 @@ def network(name: str) -> Any:
         radar = RadarSpec(format="pillars", pillar_step=0.4, max_pillars=60, pillar_points=4)
     spec = ModelSpec(
         name, ("a", "b") if name in CAMERAS else (), ("r",) if name in RADARS else (), SCORES, SCORES, grid=GRID,
-        image=ImageSpec(32, 64), radar=radar, temporal=TemporalSpec(state_channels=MEMORY.get(name, 0)), top_k=5,
+        image=ImageSpec(32, 64), radar=radar, temporal=TemporalSpec(state_channels=STATES.get(name, 0)), top_k=5,
     )  # fmt: skip
     return (STUDENTS | TEACHERS)[name].module(spec, CONFIGS[name])
 
@@ -66,9 +59,9 @@ def batch_for(spec: ModelSpec, samples: int = 2) -> dict[str, Tensor]:
     return batch | {"heatmap": target, "depth": depth, "gt_boxes": boxes, "gt_valid": torch.ones(samples, 1)}
 
 
-def step(student: Any, teachers: dict[str, Any], config: DistillConfig) -> tuple[DistillModule, dict[str, Tensor]]:
+def step(student: Any, teachers: dict[str, Any], config: DistillConfig) -> tuple[Taught, dict[str, Tensor]]:
     """One forward and backward pass; checks what must hold for every pair."""
-    module = DistillModule(student, {n: FrozenTeacher(t) for n, t in teachers.items()}, config, diagnose=True).train()
+    module = Taught(student, {n: FrozenTeacher(t) for n, t in teachers.items()}, config, diagnose=True).train()
     _, losses, diagnostics = module(batch_for(student.spec))
     assert all(torch.isfinite(v) for v in diagnostics.values()), diagnostics
     assert all(torch.isfinite(v) for v in losses.values()), losses
@@ -131,10 +124,10 @@ def test_camera_and_radar_student_with_both_methods() -> None:
 
 def test_a_head_of_the_same_tasks_is_inherited() -> None:
     student = network("bevdet")
-    config = dataclasses.replace(centerpoint.tiny(), head=student.config.head)
+    config = dataclasses.replace(CONFIGS["centerpoint"], head=student.config.head)
     spec = dataclasses.replace(student.spec, cameras=())
     teacher = TEACHERS["centerpoint"].module(spec, config)
-    module = DistillModule(student, {"teacher": FrozenTeacher(teacher)}, distillbev())
+    module = Taught(student, {"teacher": FrozenTeacher(teacher)}, distillbev())
     copied, kept = module.inherited["head"]
     branches = [n for n in student.state_dict() if ".head.branches." in n]
     assert set(branches) <= set(copied)

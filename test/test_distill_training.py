@@ -12,6 +12,7 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
+from tiny_networks import CONFIGS  # noqa: E402
 from tiny_run import LIDAR, POINTS, RUN, SPEC, VERSION, points_run  # noqa: E402
 
 from bev_perception.model_spec import RadarSpec  # noqa: E402
@@ -19,11 +20,10 @@ from training.bundling.golden import pattern_inputs  # noqa: E402
 from training.command_line import TrainingStopped  # noqa: E402
 from training.data.augment import NO_AUGMENTATION  # noqa: E402
 from training.export import _to_onnx  # noqa: E402
-from training.models import bevdepth, radar_pillarnet  # noqa: E402
 from training.models.exported import ExportedDetector  # noqa: E402
 from training.recipes.distillation import distillbev, lgkd, radardistill, together  # noqa: E402
 from training.run import OptimConfig, Run, run_from_plain, run_to_plain  # noqa: E402
-from training.teachers import bevdepth_large, centerpoint, pillarnet  # noqa: E402
+from training.teachers import centerpoint  # noqa: E402
 from training.train import train  # noqa: E402
 from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
@@ -50,13 +50,13 @@ STUDENT = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def lidar_teacher(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = points_run("centerpoint", centerpoint.tiny())
+    run = points_run("centerpoint")
     return train(run, tiny_dataset, VERSION, tmp_path_factory.mktemp("centerpoint"))
 
 
 @pytest.fixture(scope="module")
 def pillar_teacher(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = points_run("pillarnet", pillarnet.tiny())
+    run = points_run("pillarnet")
     return train(run, tiny_dataset, VERSION, tmp_path_factory.mktemp("pillarnet"))
 
 
@@ -256,7 +256,7 @@ def test_a_run_with_distillation_survives_its_json() -> None:
 def test_radardistill_starts_from_its_teacher_and_steps(
     pillar_teacher: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    config = radar_pillarnet.tiny()
+    config = CONFIGS["radar_pillarnet"]
     teacher = load_module(pillar_teacher).detector
     same = dataclasses.replace(config, backbone=teacher.config.backbone, head=teacher.config.head)
     radar = RadarSpec(format="pillars", pillar_step=GRID.step / same.backbone.stride, max_pillars=500)
@@ -277,10 +277,10 @@ def test_radardistill_starts_from_its_teacher_and_steps(
 def test_lgkd_steps(tiny_dataset: Path, tmp_path: Path) -> None:
     data = dataclasses.replace(POINTS, history=1, depth_stride=16)
     facts = dataclasses.replace(SPEC, radars=())
-    large = Run("bevdepth_large", bevdepth_large.tiny(), facts, dataclasses.replace(SHORT, steps=1), data=data,
+    large = Run("bevdepth_large", CONFIGS["bevdepth_large"], facts, dataclasses.replace(SHORT, steps=1), data=data,
                 batch_size=2, precision="32-true")  # fmt: skip
     teacher = train(large, tiny_dataset, VERSION, tmp_path / "teacher")
-    run = dataclasses.replace(large, model="bevdepth", config=bevdepth.tiny(), distill=lgkd("bevdepth_large"))
+    run = dataclasses.replace(large, model="bevdepth", config=CONFIGS["bevdepth"], distill=lgkd("bevdepth_large"))
     last = train(run, tiny_dataset, VERSION, tmp_path / "student", teachers={"bevdepth_large": teacher})
     assert read_checkpoint(last)["global_step"] == 1
 

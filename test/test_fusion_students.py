@@ -1,25 +1,22 @@
-"""Camera + radar students: the radar's frustum against projection, masks, gradients, export."""
+"""Camera + radar students: the radar's frustum against projection, masks, gradients."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_networks import CONFIGS
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
-from bev_perception.inference.backend import open_backend
-from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec, load_bundle
+from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec
 from training.bundling.golden import pattern_inputs
-from training.export import export_bundle
-from training.models import STUDENTS, bevfusion, crn
+from training.models import STUDENTS, crn
 from training.models.deform_conv import DeformConv
 from training.models.detector import Memory, empty_memory
-from training.models.exported import ExportedDetector
 from training.models.radar_branch import RadarBev
 from training.models.radar_frustum import RadarFrustum, plane_points
 from training.models.temporal_fusion import TemporalConfig, state_channels
@@ -35,13 +32,12 @@ SPECS = {
     )
 }  # fmt: skip
 SPECS["crn"] = dataclasses.replace(SPECS["bevfusion"], name="crn", temporal=TemporalSpec(state_channels=16))
-CONFIGS = {"bevfusion": bevfusion.tiny, "crn": crn.tiny}
 FAMILIES = sorted(SPECS)
 
 
 def student(family: str, spec: ModelSpec | None = None, config: Any = None) -> Any:
     torch.manual_seed(0)
-    module = STUDENTS[family].module(spec or SPECS[family], config or CONFIGS[family]()).eval()
+    module = STUDENTS[family].module(spec or SPECS[family], config or CONFIGS[family]).eval()
     for child in module.modules():  # in a trained network nothing is 0 or 1, and no map is flat
         if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
             child.running_mean.uniform_(-0.1, 0.1)
@@ -167,7 +163,7 @@ def test_shapes(family: str) -> None:
     ],
 )
 def test_gradients_reach_every_parameter(family: str, change: dict) -> None:
-    spec, config = SPECS[family], CONFIGS[family]()
+    spec, config = SPECS[family], CONFIGS[family]
     if "radar" in change:
         spec = dataclasses.replace(spec, radar=change["radar"])
     if "temporal" in change:
@@ -247,42 +243,3 @@ def test_paper_sizes_are_the_defaults() -> None:
         )
         module = STUDENTS[family].module(spec, STUDENTS[family].config())
         assert low < sum(p.numel() for p in module.parameters()) < high, family
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    family = request.param
-    # CRN with pillars: the radar's scatter lies in one of the two graphs.
-    spec = dataclasses.replace(SPECS[family], radar=PILLARS) if family == "crn" else SPECS[family]
-    return family, export_bundle(student(family, spec), tmp_path_factory.mktemp("bundles") / family)
-
-
-def test_exported_graph_equals_pytorch(exported: tuple[str, Path]) -> None:
-    family, path = exported
-    bundle = load_bundle(path)
-    backend, module = open_backend(bundle), ExportedDetector(student(family, bundle.spec)).eval()
-    for seed in (1, 2):
-        batch, memory = batch_of(bundle.spec, 1, seed)
-        frame = {n: t[0] for n, t in batch.items()}
-        if memory is not None:
-            state = torch.randn_like(memory.bev)
-            frame |= dict(
-                zip(("prev_bev", "prev_from_curr", "prev_valid", "prev_dt"), (state[0], *(t[0] for t in memory[1:])))
-            )
-        if seed == 2:
-            frame["camera_valid"], frame["radar_valid"] = torch.tensor([0.0, 1.0]), torch.zeros(2)
-            frame["img_from_ego"][0] = torch.eye(4)
-        with torch.no_grad():
-            expected = module(*(frame[t.name] for t in bundle.spec.inputs()))
-        found = backend.infer({t.name: frame[t.name].numpy() for t in bundle.spec.inputs()})
-        for tensor, want in zip(bundle.spec.outputs(), expected, strict=True):
-            np.testing.assert_allclose(found[tensor.name], want.numpy(), atol=2e-3, err_msg=tensor.name)
-    backend.close()
-
-
-def test_tensorrt_parses_and_builds_it(exported: tuple[str, Path]) -> None:
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX wheels are not installed")
-    from bev_perception.inference.builder import build_serialized
-
-    bundle = load_bundle(exported[1])
-    assert len(build_serialized(trt, bundle.onnx_path.read_bytes(), bundle.spec, log=lambda _: None)) > 10_000

@@ -1,33 +1,30 @@
-"""The radar student: its operators against slow references, its masks, its export."""
+"""The radar student: its operators against slow references, and its masks."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_networks import CONFIGS
 
 from bev_perception.grid import BevGrid
-from bev_perception.inference.backend import open_backend
-from bev_perception.model_spec import CLASSES, ModelSpec, RadarSpec, TemporalSpec, load_bundle
+from bev_perception.model_spec import CLASSES, ModelSpec, RadarSpec, TemporalSpec
 from bev_perception.preprocess.radar import group_pillars
-from training.bundling.golden import pattern_inputs
 from training.distill.adapters import copy_weights
-from training.export import export_bundle
 from training.models import STUDENTS
 from training.models.cma import CrossModalityAlignment, GlobalResponseNorm
 from training.models.deform_conv import DeformConv
 from training.models.detector import Memory
-from training.models.exported import ExportedDetector
 from training.models.pillar_encoder import PillarEncoder
 from training.models.radar_branch import RadarPillars
-from training.models.radar_pillarnet import RadarPillarNet, RadarPillarNetConfig, tiny
+from training.models.radar_pillarnet import RadarPillarNet, RadarPillarNetConfig
 from training.models.temporal_fusion import TemporalConfig
 from training.teachers.pillarnet import PillarNet, PillarNetConfig
 
+TINY = CONFIGS["radar_pillarnet"]
 GRID = BevGrid(-12.8, 12.8, -6.4, 6.4, 0.8)  # 32 x 16
 SPEC = ModelSpec(
     "radar", (), ("front", "rear"), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 1.0), grid=GRID,
@@ -50,7 +47,7 @@ def inputs_of(*clouds: np.ndarray, spec: ModelSpec = SPEC) -> dict[str, torch.Te
 
 def student(config: RadarPillarNetConfig | None = None, spec: ModelSpec = SPEC) -> RadarPillarNet:
     torch.manual_seed(0)
-    module = RadarPillarNet(spec, config or tiny()).eval()
+    module = RadarPillarNet(spec, config or TINY).eval()
     for child in module.modules():  # in a trained network nothing is 0 or 1, and no map is flat
         if isinstance(child, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             child.running_mean.uniform_(-0.1, 0.1)
@@ -159,12 +156,12 @@ def test_cma_fills_empty_cells_and_survives_an_empty_map() -> None:
 def test_conv5_reads_conv4_as_in_the_code_or_the_densified_map_as_in_the_paper() -> None:
     inputs = inputs_of(cloud(0), cloud(1))
     for source in ("conv4", "low2"):
-        module = RadarPillarNet(SPEC, dataclasses.replace(tiny(), conv5_from=source)).eval()
+        module = RadarPillarNet(SPEC, dataclasses.replace(TINY, conv5_from=source)).eval()
         with torch.no_grad():
             maps = module.maps(inputs)
             torch.testing.assert_close(maps["conv5"], module.backbone.conv5(maps[source]))
     with pytest.raises(ValueError, match="conv5_from must be one of"):
-        dataclasses.replace(tiny(), conv5_from="conv3")
+        dataclasses.replace(TINY, conv5_from="conv3")
 
 
 def test_shapes_and_the_teachers_counterparts() -> None:
@@ -174,7 +171,7 @@ def test_shapes_and_the_teachers_counterparts() -> None:
     assert found.heatmap.shape == (2, 10, 32, 16) and found.regression.shape == (2, 1, 10, 32, 16)
     assert found.aux["iou"].shape == (2, 1, 32, 16) and found.state is None
     assert module.encode(inputs_of(cloud(0)), None) is None
-    config = tiny()
+    config = TINY
     teacher = PillarNet(dataclasses.replace(SPEC, radars=()), PillarNetConfig(config.backbone, head=config.head)).eval()
     points = torch.cat([torch.zeros(60, 1), torch.rand(60, 5)], dim=1)
     theirs = teacher({"lidar": points, "lidar_counts": torch.tensor([60, 0])}, None).features
@@ -189,10 +186,10 @@ def test_shapes_and_the_teachers_counterparts() -> None:
 
 @pytest.mark.parametrize("kind", ["none", "recurrent"])
 def test_gradients_reach_every_parameter(kind: str) -> None:
-    channels = tiny().backbone.channels[3]
+    channels = TINY.backbone.channels[3]
     temporal = TemporalSpec(state_channels=0 if kind == "none" else channels)
     spec = dataclasses.replace(SPEC, temporal=temporal)
-    module = student(dataclasses.replace(tiny(), temporal=TemporalConfig(kind)), spec).train()
+    module = student(dataclasses.replace(TINY, temporal=TemporalConfig(kind)), spec).train()
     batch = inputs_of(cloud(0), cloud(1))
     batch["radar_valid"][0, 0] = 0
     memory = None
@@ -237,7 +234,7 @@ def test_dead_radars_are_told_from_an_empty_world() -> None:
 )
 def test_specs_that_do_not_fit_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RadarPillarNet(dataclasses.replace(SPEC, **change), tiny())
+        RadarPillarNet(dataclasses.replace(SPEC, **change), TINY)
 
 
 def test_the_paper_size_is_known() -> None:
@@ -249,29 +246,3 @@ def test_the_paper_size_is_known() -> None:
     assert spec.pillar_grid().shape == (1440, 1440)
     with torch.device("meta"):
         assert 10e6 < sum(p.numel() for p in RadarPillarNet(spec, config).parameters()) < 40e6
-
-
-@pytest.fixture(scope="module")
-def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_bundle(student(), tmp_path_factory.mktemp("bundles") / "radar")
-
-
-def test_exported_graph_equals_pytorch(bundle_dir: Path) -> None:
-    backend, exported = open_backend(load_bundle(bundle_dir)), ExportedDetector(student()).eval()
-    frames = [inputs_of(cloud(5)), inputs_of(cloud(5)[:0]) | {"radar_valid": torch.zeros(1, 2)}]
-    for frame in (*frames, {n: torch.from_numpy(a)[None] for n, a in pattern_inputs(SPEC, 3).items()}):
-        inputs = {t.name: frame[t.name][0] for t in SPEC.inputs()}
-        with torch.no_grad():
-            expected = exported(*inputs.values())
-        found = backend.infer({n: t.numpy() for n, t in inputs.items()})
-        for tensor, want in zip(SPEC.outputs(), expected, strict=True):
-            np.testing.assert_allclose(found[tensor.name], want.numpy(), atol=1e-3, err_msg=tensor.name)
-    backend.close()
-
-
-def test_tensorrt_parses_and_builds_it(bundle_dir: Path) -> None:
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX wheels are not installed")
-    from bev_perception.inference.builder import build_serialized
-
-    bundle = load_bundle(bundle_dir)
-    assert len(build_serialized(trt, bundle.onnx_path.read_bytes(), bundle.spec, log=lambda _: None)) > 10_000

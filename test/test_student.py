@@ -1,22 +1,16 @@
-"""The student's own operators against slow references, and its export against PyTorch and TensorRT's builder."""
+"""The compact student: its own operators against slow references, and its masks."""
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-
 import numpy as np
-import pytest
 import torch
 from references import peaks_by_loops
+from tiny_networks import CONFIGS
 
 from bev_perception.grid import BevGrid
-from bev_perception.inference.backend import open_backend
-from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec, load_bundle
+from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
 from training.bundling.golden import pattern_inputs
-from training.export import export_bundle
-from training.models import STUDENTS
-from training.models.camera_radar import CameraRadarStudent, StudentConfig
+from training.models.camera_radar import CameraRadarStudent
 from training.models.center_head import find_peaks
 from training.models.exported import ExportedDetector
 from training.models.view.column_lift import ColumnLift
@@ -28,7 +22,7 @@ SPEC = ModelSpec(
     "tiny", ("a", "b"), ("r",), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 1.0), grid=GRID,
     image=ImageSpec(32, 64), temporal=TemporalSpec(state_channels=8), top_k=20,
 )  # fmt: skip
-CONFIG = StudentConfig((1, 1, 1, 1), 8, 16, 8, 16, 16, DepthBins(1.0, 1.0, 12), 8)
+CONFIG = CONFIGS["camera_radar"]
 
 
 def tiny_student() -> CameraRadarStudent:
@@ -129,42 +123,3 @@ def test_a_blanked_camera_and_an_invalid_memory_change_nothing_else() -> None:
         seen, forgotten = student(**inputs), student(**(inputs | {"prev_valid": torch.zeros(1)}))
         assert not torch.allclose(student(**off)[4], seen[4]), "the second camera must matter when it is valid"
         assert not torch.allclose(seen[0], forgotten[0]), "memory must matter"
-
-
-@pytest.fixture(scope="module")
-def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_bundle(tiny_student(), tmp_path_factory.mktemp("bundles") / "tiny", {"MODEL_CARD.md": "# tiny\n"})
-
-
-def test_every_student_is_known() -> None:
-    assert STUDENTS["camera_radar"].module is CameraRadarStudent
-
-
-def test_exported_graph_equals_pytorch_on_random_inputs(bundle_dir: Path) -> None:
-    bundle = load_bundle(bundle_dir)
-    assert dataclasses.replace(bundle.spec, onnx_sha256="") == SPEC
-    backend, student = open_backend(bundle), ExportedDetector(tiny_student())
-    rng = np.random.default_rng(4)
-    for _ in range(3):
-        inputs = pattern_inputs(SPEC, int(rng.integers(100)))
-        inputs["images"] = rng.integers(0, 255, inputs["images"].shape).astype(np.uint8)
-        inputs["prev_bev"] = rng.normal(size=inputs["prev_bev"].shape).astype(np.float32)
-        with torch.no_grad():
-            expected = student(*(torch.from_numpy(inputs[t.name]) for t in SPEC.inputs()))
-        found = backend.infer(inputs)
-        for tensor, want in zip(SPEC.outputs(), expected, strict=True):
-            np.testing.assert_allclose(found[tensor.name], want.numpy(), atol=1e-3, err_msg=tensor.name)
-    backend.close()
-
-
-def test_tensorrt_parses_and_builds_the_student(bundle_dir: Path) -> None:
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX wheels are not installed")
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    ok = parser.parse((bundle_dir / "model.onnx").read_bytes())
-    assert ok, [str(parser.get_error(i)) for i in range(parser.num_errors)]
-    assert [network.get_input(i).name for i in range(network.num_inputs)] == [t.name for t in SPEC.inputs()]
-    engine = builder.build_serialized_network(network, builder.create_builder_config())
-    assert engine is not None and engine.nbytes > 10_000

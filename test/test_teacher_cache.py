@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_distill import Taught
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ModelSpec, TemporalSpec
 from training.data.augment import NO_AUGMENTATION, Augmentation
 from training.data.config import DataConfig, LidarConfig, PasteConfig
-from training.distill import DistillConfig, DistillModule, Term
+from training.distill import DistillConfig, Term
 from training.distill.cache import TeacherCache, refuse_random_inputs, teacher_hash
 from training.models.detector import Memory, Prediction
 from training.teachers.frozen import FrozenTeacher
@@ -30,6 +31,8 @@ DATA = DataConfig(lidar=LidarConfig())
 
 class Network(nn.Module):
     """A detector that counts how often it runs."""
+
+    bins, training_only = None, ()
 
     def __init__(self, spec: ModelSpec = SPEC, seed: int = 0) -> None:
         super().__init__()
@@ -231,7 +234,7 @@ def test_a_distilled_student_sees_the_same_with_and_without(tmp_path: Path) -> N
     frozen = FrozenTeacher(teacher)
 
     def losses(caches: dict[str, TeacherCache]) -> dict[str, float]:
-        module = DistillModule(Network(seed=2), {"teacher": frozen}, config, caches=caches)
+        module = Taught(Network(seed=2), {"teacher": frozen}, config, caches=caches)
         return {n: float(v.detach()) for n, v in module(batch_of(0, 3))[1].items()}
 
     plain = losses({})

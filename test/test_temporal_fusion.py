@@ -6,12 +6,11 @@ import dataclasses
 
 import pytest
 import torch
+from tiny_students import NAMES, RUNS
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec
 from training.bundling.golden import pattern_inputs
-from training.experiments.family import tiny
-from training.models import STUDENTS
 from training.models.detector import Memory, empty_memory
 from training.models.temporal_fusion import TEMPORAL, Alignment, TemporalConfig, fusion_over, state_channels
 from training.run import build_detector
@@ -210,10 +209,10 @@ def test_a_memory_of_another_kind_is_refused() -> None:
 @pytest.mark.parametrize(
     "config", [TemporalConfig("history", 8, 24), TemporalConfig("recurrent")], ids=lambda c: c.kind
 )
-@pytest.mark.parametrize("name", list(STUDENTS))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_student_takes_a_long_memory(name: str, config: TemporalConfig) -> None:
     """Two frames: the state of the first has the size that the spec names, matters to the second, and teaches."""
-    run = tiny()[name]
+    run = RUNS[name]
     changed = dataclasses.replace(run, config=dataclasses.replace(run.config, temporal=config))
     grid = BevGrid(-12.8, 12.8, -12.8, 12.8, 0.8)
     spec = dataclasses.replace(run.spec, cameras=run.spec.cameras[:2], radars=run.spec.radars[:1], grid=grid)

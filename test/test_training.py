@@ -189,7 +189,7 @@ def test_a_killed_loader_process_ends_the_command_with_a_message(tiny_dataset, t
         return get(self, index)
 
     monkeypatch.setattr(ClipDataset, "__getitem__", die)
-    monkeypatch.setattr("training.train.load_experiment", lambda _: dataclasses.replace(RUN, checkpoint_every=1))
+    monkeypatch.setattr("training.train.load_run", lambda _: dataclasses.replace(RUN, checkpoint_every=1))
     arguments = ["any", "--data", str(tiny_dataset), "--out", str(tmp_path), "--set", "batch_size=1", "optim.steps=9"]
     assert main(arguments) == 1
     message = capsys.readouterr().err
@@ -209,7 +209,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_sample(
     if damage == "removed":
         path.unlink()
         said = r"^error: sample \w{32}: no file .*"
-    monkeypatch.setattr("training.train.load_experiment", lambda _: RUN)
+    monkeypatch.setattr("training.train.load_run", lambda _: RUN)
     arguments = ["any", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--workers", workers]
     assert main(arguments) == 1
     assert re.search(rf"(?m){said}{path.name}.*\nThere was no checkpoint yet", capfd.readouterr().err)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from tiny_networks import CONFIGS
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec
-from training.distill import DistillModule
+from training.distill import DistillConfig, Distiller
+from training.distill.cache import TeacherCache
+from training.distill.module import take_over
 from training.models.center_head import CenterHead, HeadConfig, conv_bn_relu
-from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.detector import ONE_TASK, Detector, Memory, Prediction, empty_memory
 from training.recipes.distillation import distillbev, radardistill, together
-from training.teachers.centerpoint import CenterPoint, tiny
+from training.teachers.centerpoint import CenterPoint
 from training.teachers.frozen import FrozenTeacher
 from training.teachers.pillarnet import PillarNet
-from training.teachers.pillarnet import tiny as tiny_pillarnet
 
 GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, 1.0)
 SCORES = dict.fromkeys(CLASSES, 0.1)
@@ -25,6 +28,8 @@ SPEC = ModelSpec("tiny", (), (), SCORES, SCORES, grid=GRID, temporal=TemporalSpe
 
 class Student(nn.Module):
     """A stand-in for a camera + radar student: two encoder stages, a radar branch, CenterPoint's head."""
+
+    bins, training_only = None, ()
 
     def __init__(self, spec: ModelSpec = SPEC) -> None:
         super().__init__()
@@ -53,12 +58,12 @@ def student() -> Student:
 
 def centerpoint() -> FrozenTeacher:
     torch.manual_seed(1)
-    return FrozenTeacher(CenterPoint(SPEC, tiny()))
+    return FrozenTeacher(CenterPoint(SPEC, CONFIGS["centerpoint"]))
 
 
 def pillarnet() -> FrozenTeacher:
     torch.manual_seed(2)
-    return FrozenTeacher(PillarNet(SPEC, tiny_pillarnet()))
+    return FrozenTeacher(PillarNet(SPEC, CONFIGS["pillarnet"]))
 
 
 def batch_of(samples: int = 2) -> dict[str, Tensor]:
@@ -85,9 +90,36 @@ RADAR = radardistill(("radar",), (("radar", "high"), ("neck", "neck")), adapter=
 BOTH = together(BEV, RADAR)
 
 
-def both(**options: Any) -> DistillModule:
+def single_frame(detector: Detector, batch: dict[str, Tensor]) -> Prediction:
+    """The prediction without earlier frames."""
+    return detector(batch, empty_memory(detector.spec, batch["heatmap"], len(batch["heatmap"])))
+
+
+class Taught(nn.Module):
+    """A student beside its Distiller, as the trainer has them: forward(batch) -> (prediction, losses, diagnostics)."""
+
+    def __init__(
+        self,
+        student: Detector,
+        teachers: Mapping[str, FrozenTeacher],
+        config: DistillConfig,
+        predict: Callable[[Detector, dict[str, Tensor]], Prediction] = single_frame,
+        caches: Mapping[str, TeacherCache] | None = None,
+        diagnose: bool = False,
+    ) -> None:
+        super().__init__()
+        self.student, self._predict = student, predict
+        self.distiller = Distiller(student, teachers, config, predict, caches, diagnose)
+        self.inherited = take_over(student, config, teachers)
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Prediction, dict[str, Tensor], dict[str, Tensor]]:
+        prediction = self._predict(self.student, batch)
+        return prediction, *self.distiller(prediction, batch)
+
+
+def both(**options: Any) -> Taught:
     torch.manual_seed(4)
-    return DistillModule(student(), {"lidar": centerpoint(), "pillars": pillarnet()}, BOTH, **options)
+    return Taught(student(), {"lidar": centerpoint(), "pillars": pillarnet()}, BOTH, **options)
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:

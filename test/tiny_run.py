@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from tiny_networks import CONFIGS
+
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
 from training.data.augment import NO_AUGMENTATION, Augmentation
@@ -31,10 +33,10 @@ LIDAR = lidar_over(SPEC.grid)
 POINTS = DataConfig(NO_AUGMENTATION, history=0, lidar=LIDAR)
 
 
-def points_run(model: str, config: object) -> Run:
+def points_run(model: str) -> Run:
     """A LiDAR network of two steps over the same range, to teach with."""
     spec = dataclasses.replace(
         SPEC, name=model, cameras=(), radars=(), temporal=dataclasses.replace(SPEC.temporal, state_channels=0)
     )
     optim = OptimConfig(steps=2, warmup_steps=1)
-    return Run(model, config, spec, optim, data=POINTS, batch_size=2, precision="32-true", checkpoint_every=2)
+    return Run(model, CONFIGS[model], spec, optim, data=POINTS, batch_size=2, precision="32-true", checkpoint_every=2)

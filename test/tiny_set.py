@@ -12,9 +12,9 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 pytest.importorskip("torch", reason="needs torch")
 
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
-from training.data import DATASETS
 from training.data.clips import ClipDataset
 from training.data.config import PLAIN, DataConfig
+from training.data.nuscenes import open_nuscenes
 from training.experiments.demo import CAMERAS, RADARS
 
 SPEC = ModelSpec(
@@ -26,7 +26,7 @@ SCENES = ["scene-0000", "scene-0001"]
 
 
 def open_set(root: Path, spec: ModelSpec = SPEC, config: DataConfig = PLAIN):
-    return DATASETS["nuscenes"](root, "v1.0-trainval", SCENES, spec, config)
+    return open_nuscenes(root, "v1.0-trainval", SCENES, spec, config)
 
 
 def item_of(dataset: ClipDataset, index: int) -> dict[str, np.ndarray]:

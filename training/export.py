@@ -30,6 +30,7 @@ from training.bundling.model_card import model_card
 from training.command_line import errors_as_text
 from training.data.config import EVERY_RETURN
 from training.models import STUDENTS
+from training.models.detector import Detector
 from training.models.exported import ExportedDetector
 from training.trainer.checkpoint import load_module
 
@@ -38,7 +39,7 @@ GOLDEN_SHARE = 1 / 32  # of a bundle's limit, at most, is the golden sample
 
 
 def export_bundle(
-    student: Any,
+    student: Detector,
     out: Path,
     extra_files: dict[str, str] | None = None,
     inputs: dict[str, np.ndarray] | None = None,
@@ -51,7 +52,7 @@ def export_bundle(
     Raises BundleError when ONNX Runtime disagrees with PyTorch, ValueError when a parameter is not in the graph or a
     file is too large, BuildError when TensorRT's parser refuses.
     """
-    student = student.eval().float()
+    student.eval()
     inputs = inputs or pattern_inputs(student.spec)
     tensors = {t.name: torch.from_numpy(inputs[t.name]) for t in student.spec.inputs()}
     exported = ExportedDetector(student).eval()

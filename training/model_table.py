@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.experiments import bevformer, family
-from training.models.detector import Memory, Prediction
+from training.models.detector import Detector, Memory, Prediction
 from training.models.exported import MEMORY_INPUTS, parameters_exported
 from training.run import Run, build_detector
 
@@ -43,24 +40,18 @@ def paper_runs() -> dict[str, Run]:
     return runs
 
 
-def measure(run: Run) -> tuple[nn.Module, Prediction, float]:
-    """The network, what it predicts for one frame, and its GMACs."""
-    detector = build_detector(run).eval().requires_grad_(False)
+def measure(run: Run) -> tuple[Detector, Prediction, float]:
+    """The network, what it predicts for one frame, and its GMACs: of convolutions and matrix products."""
+    detector = build_detector(run)
+    detector.eval()
     if run.data.lidar is not None:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            found: Prediction = detector(_cloud(run), None)
+            found = detector(_cloud(run), None)
         return detector, found, counter.get_total_flops() / 2e9
-    detector = detector.to("meta")
+    detector.to("meta")
     inputs = {t.name: torch.zeros(1, *t.shape, dtype=getattr(torch, t.dtype), device="meta") for t in run.spec.inputs()}
     memory = Memory(*(inputs.pop(name) for name in MEMORY_INPUTS)) if "prev_bev" in inputs else None
-    # Which frustum points fall into which cell is not known without numbers; sums and gathers are not counted anyway.
-    with (
-        patch("torch.autocast", lambda *_, **__: nullcontext()),  # knows no meta device
-        patch("training.models.view.lift_splat.splat", _no_splat),
-        patch("training.models.view.attention._hit_rows", _one_row),
-        FlopCounterMode(display=False) as counter,
-        torch.no_grad(),
-    ):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         prediction = detector(inputs, memory)
     return detector, prediction, counter.get_total_flops() / 2e9
 
@@ -75,14 +66,6 @@ def _cloud(run: Run) -> dict[str, Tensor]:
         points[:, 0], points[:, 1:4] = 0, low + points[:, 1:4] * (high - low)
         inputs |= {name: points, f"{name}_counts": torch.tensor([POINTS])}
     return inputs
-
-
-def _no_splat(context: Tensor, depth: Tensor, cells: Tensor, count: int) -> Tensor:
-    return context.new_zeros(count, context.shape[1])
-
-
-def _one_row(hit: Tensor) -> Tensor:
-    return hit.argsort(dim=-1)[..., :1]
 
 
 def row(name: str, run: Run) -> str:
@@ -101,7 +84,7 @@ def row(name: str, run: Run) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _shape(tensor: Any) -> str:
+def _shape(tensor: Tensor) -> str:
     return "x".join(str(n) for n in tensor.shape[1:])
 
 

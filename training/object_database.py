@@ -14,9 +14,9 @@ import numpy as np
 
 from bev_perception.model_spec import CLASSES
 from training.command_line import errors_as_text
-from training.data import DATASETS
+from training.data.nuscenes import open_nuscenes
 from training.data.paste import open_database
-from training.experiments import load_experiment
+from training.experiments import load_run
 
 
 @errors_as_text
@@ -26,10 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--version", default="v1.0-trainval")
     args = parser.parse_args(argv)
-    run = load_experiment(args.experiment)
+    run = load_run(args.experiment)
     if run.data.paste is None:
         raise ValueError(f"{args.experiment} pastes nothing: its data.paste is None")
-    keyframes = DATASETS["nuscenes"](args.data, args.version, "train", run.spec, run.data)
+    keyframes = open_nuscenes(args.data, args.version, "train", run.spec, run.data)
     database = open_database(keyframes, run.spec, run.data)
     counts = np.bincount(database.arrays["label"], minlength=len(CLASSES))
     print(", ".join(f"{n} {name}" for name, n in zip(CLASSES, counts)))

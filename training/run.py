@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from bev_perception import model_spec
 from bev_perception.model_spec import ModelSpec
-from training.data.config import DataConfig
+from bev_perception.plain import from_plain, to_plain
+from training.data.augment import Augmentation
+from training.data.config import EVERY_RETURN, DataConfig, PasteConfig
 from training.distill.config import DistillConfig
 from training.losses.detection import LossConfig
 from training.models import STUDENTS
-from training.models.detector import Family
-from training.plain import from_plain, to_plain
+from training.models.bev_encoder import BevEncoderConfig
+from training.models.bevdet import BevDepthConfig, BevDetConfig
+from training.models.bevformer import BevFormerConfig
+from training.models.bevfusion import BevFusionConfig
+from training.models.camera_radar import StudentConfig
+from training.models.detector import Detector, Family
+from training.models.image_branch import ImageConfig
+from training.models.pillar_backbone import PillarBackboneConfig
+from training.models.radar_pillarnet import RadarPillarNetConfig
+from training.models.temporal_fusion import TemporalConfig
 from training.schedules import OptimConfig
 from training.teachers import TEACHERS
 
@@ -59,7 +70,7 @@ def family_of(model: str) -> Family:
     return families[model]
 
 
-def build_detector(run: Run) -> Any:
+def build_detector(run: Run) -> Detector:
     """The run's network with fresh weights."""
     family = family_of(run.model)
     if not isinstance(run.config, family.config):
@@ -96,22 +107,39 @@ def run_to_plain(run: Run) -> dict[str, Any]:
     return plain
 
 
-def run_from_plain(data: dict[str, Any], where: str) -> Run:
-    """The reverse of `run_to_plain`. Raises ValueError naming keys that this version does not have."""
-    data = {"distill": None} | data  # runs older than distillation
-    known = {f.name for f in dataclasses.fields(Run)}
-    if set(data) != known:
-        unknown, missing = sorted(set(data) - known), sorted(known - set(data))
-        raise ValueError(
-            f"{where}: a run of another version: unknown keys {unknown}, missing {missing}; train it with this version"
-        )
-    kinds = {
-        "spec": ModelSpec,
-        "optim": OptimConfig,
-        "losses": LossConfig,
-        "data": DataConfig,
-        "distill": DistillConfig | None,
-    }
-    values = {n: from_plain(kinds[n], v, f"{where}: {n}") if n in kinds else v for n, v in data.items()}
-    values["config"] = from_plain(family_of(data["model"]).config, data["config"], f"{where}: config")
-    return Run(**values)
+# Fields that runs stored since 2026-11-21 may lack -> what was done before there was a choice.
+ADDED_LATER: dict[type, dict[str, Any]] = model_spec.ADDED_LATER | {
+    Run: {"validate_every": 0, "validate_frames": 40, "distill": None},
+    OptimConfig: {
+        "epochs": None, "schedule": "cosine", "milestones": (16 / 24, 22 / 24), "gamma": 0.1, "lr_end": 0.0,
+        "accumulate": 1, "backbone_lr": 1.0, "ema": 0.0,
+    },
+    LossConfig: {"diou": 0.0, "rotation": 1.0},
+    DataConfig: {
+        "virtual": None, "returns": EVERY_RETURN, "paste": None, "cbgs": False, "scored_ranges": False, "holdout": 0,
+        "train_scenes": 0,
+    },
+    Augmentation: {"bev_scale": (1.0, 1.0), "bev_shift_m": 0.0, "photometric": False},
+    PasteConfig: {"epochs": 0},
+    DistillConfig: {"start_from": "", "start_into": "", "pull": 0.0},
+    ImageConfig: {"levels": 1},
+    BevEncoderConfig: {"steps": (2, 2, 2), "neck_norm": False},
+    PillarBackboneConfig: {"strides": (2, 2, 2)},
+    StudentConfig: {"channels": 64, "temporal": TemporalConfig("gated")},
+    BevDetConfig: {"before_blocks": 0},
+    BevDepthConfig: {"before_blocks": 0},
+    BevFormerConfig: {"temporal": TemporalConfig("none")},
+    BevFusionConfig: {"pillarnet": None},
+    RadarPillarNetConfig: {"cma": True, "conv5_from": "conv4"},
+}  # fmt: skip
+
+
+def run_from_plain(data: Mapping[str, Any], where: str) -> Run:
+    """The reverse of `run_to_plain`; where: the file. Raises ValueError naming keys that this version does not have,
+    and those that are missing and not in ADDED_LATER."""
+    try:
+        run: Run = from_plain(Run, data, f"{where}:", ADDED_LATER)
+        config = from_plain(family_of(run.model).config, run.config, f"{where}: config", ADDED_LATER)
+    except ValueError as error:
+        raise ValueError(f"{error}; a run of another version cannot be read: train it with this one") from error
+    return dataclasses.replace(run, config=config)

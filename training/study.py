@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(own_threads())
     cv2.setNumThreads(1)  # the loader shares the cores with the network
-    study: Any = load_experiment(args.study)
+    study = load_experiment(args.study)
     if not isinstance(study, dict):
         raise SystemExit(f"{args.study} gives a {type(study).__name__}, a study is a dict of runs")
     unknown = sorted(set(args.only or ()) - set(study))

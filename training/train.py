@@ -21,10 +21,10 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
+from training.changes import override
 from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
-from training.experiments import load_experiment
-from training.plain import override
+from training.experiments import load_run
 from training.processes import own_threads, rank_and_world
 from training.run import Run, run_to_plain
 from training.schedules import total_steps
@@ -165,10 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="loader processes of each training process")
     args = parser.parse_args(argv)
     try:
-        run = load_experiment(args.experiment)
-        if not isinstance(run, Run):
-            raise ValueError(f"{args.experiment} gives a {type(run).__name__}, not a Run")
-        run = override(run, changes_of(args.set))
+        run = override(load_run(args.experiment), changes_of(args.set))
         teachers, branches = paths_of(args.teacher), paths_of(args.init_branch)
     except ValueError as error:
         parser.error(str(error))

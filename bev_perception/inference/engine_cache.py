@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bev_perception.files import write_atomic
+from bev_perception.plain import from_plain, to_plain
 
 Opened = TypeVar("Opened")
 Log = Callable[[str], None]
@@ -51,6 +52,18 @@ class EngineKey:
         digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
         readable = "_".join((self.model, self.precision, self.gpu, self.builder, self.version))
         return re.sub(r"[^A-Za-z0-9._-]+", "-", readable)[:120] + f"_{digest}.engine"
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What lies beside an engine: made for `key`, `written` when (UTC), its size in bytes and its hash, and how far it
+    was from the golden sample, by output."""
+
+    key: EngineKey
+    written: str
+    size: int
+    sha256: str
+    golden_differences: dict[str, float]
 
 
 def default_cache() -> Path:
@@ -101,19 +114,18 @@ def read_engine(path: Path, key: EngineKey) -> bytes:
     """
     engine = path.read_bytes()
     try:
-        sidecar = json.loads(_sidecar(path).read_text())
-        found = EngineKey(**sidecar["key"])
-        size, sha256 = sidecar["size"], sidecar["sha256"]
+        sidecar: Sidecar = from_plain(Sidecar, json.loads(_sidecar(path).read_text()), "sidecar")
     except FileNotFoundError as error:
         raise EngineCacheError("its sidecar is missing") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise EngineCacheError(f"its sidecar is not readable ({error})") from error
     for name, expected in dataclasses.asdict(key).items():
-        if getattr(found, name) != expected:
-            raise EngineCacheError(f"made for {name} {getattr(found, name)!r}, needed is {expected!r}")
-    if len(engine) != size:
-        raise EngineCacheError(f"it has {len(engine)} bytes, {size} were written")
-    if hashlib.sha256(engine).hexdigest() != sha256:
+        found = getattr(sidecar.key, name)
+        if found != expected:
+            raise EngineCacheError(f"made for {name} {found!r}, needed is {expected!r}")
+    if len(engine) != sidecar.size:
+        raise EngineCacheError(f"it has {len(engine)} bytes, {sidecar.size} were written")
+    if hashlib.sha256(engine).hexdigest() != sidecar.sha256:
         raise EngineCacheError("its bytes were altered (sha256 differs from the sidecar)")
     return engine
 
@@ -122,15 +134,10 @@ def write_engine(path: Path, key: EngineKey, engine: bytes, figures: dict[str, f
     """Write engine and sidecar, each atomically; the engine first: a crash between leaves a pair that is refused."""
     for leftover in path.parent.glob(f".{path.stem}.*.part"):
         leftover.unlink()  # of a process that was killed while it wrote; the caller holds the lock
-    sidecar = {
-        "key": dataclasses.asdict(key),
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "size": len(engine),
-        "sha256": hashlib.sha256(engine).hexdigest(),
-        "golden_differences": figures,
-    }
+    written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    sidecar = Sidecar(key, written, len(engine), hashlib.sha256(engine).hexdigest(), figures)
     write_atomic(path, engine)
-    write_atomic(_sidecar(path), (json.dumps(sidecar, indent=2) + "\n"))
+    write_atomic(_sidecar(path), json.dumps(to_plain(sidecar), indent=2) + "\n")
 
 
 def _sidecar(path: Path) -> Path:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -35,7 +34,7 @@ class Latency:
 def measure(run: Run, threads: int, repeats: int, log: Callable[[str], None] = print) -> Latency:
     """Export with fresh weights: time does not depend on them. Raises what `export_bundle` and the builder raise."""
     torch.manual_seed(0)
-    detector: Any = build_detector(run).eval()
+    detector = build_detector(run)
     with tempfile.TemporaryDirectory() as folder:
         bundle = load_bundle(export_bundle(detector, Path(folder) / "bundle"))
         inputs, _ = bundle.golden()

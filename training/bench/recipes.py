@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from bev_perception.files import write_atomic
+from bev_perception.plain import from_plain, to_plain
 from training.bench import throughput
-from training.experiments import family, load_experiment
+from training.experiments import family, load_run
 from training.run import Run
 from training.trainer.allocation import keep_freed_memory
 from training.trainer.teaching import teacher_names
@@ -44,11 +45,12 @@ class Cost:
 
 def measure_all(data: Path, batch: int, workers: int, kept: Path) -> dict[str, Cost]:
     """Recipe -> Cost. What the JSON file `kept` has is not measured again; what is measured is added to it at once."""
-    costs = {n: Cost(**c) for n, c in json.loads(kept.read_text()).items()} if kept.is_file() else {}
+    found = json.loads(kept.read_text()) if kept.is_file() else {}
+    costs: dict[str, Cost] = {name: from_plain(Cost, cost, f"{kept}: {name}") for name, cost in found.items()}
     for name in RECIPES:
         if name not in costs:
             costs[name] = _in_own_process(name, data, batch, workers)
-            known = {n: dataclasses.asdict(c) for n, c in costs.items() if c.seconds}
+            known = {n: to_plain(c) for n, c in costs.items() if c.seconds}
             write_atomic(kept, json.dumps(known, indent=1))
         print(name, costs[name], flush=True)
     return costs
@@ -58,7 +60,7 @@ def measure(name: str, data: Path, batch: int, workers: int) -> Cost:
     """Two steps of one recipe after one that is not timed."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     keep_freed_memory()  # as training does
-    run = load_experiment(f"training.experiments.{name}")
+    run = load_run(f"training.experiments.{name}")
     tried = dataclasses.replace(run, batch_size=batch)
     teachers = family.paper()
     taught = {teacher: teachers[teacher] for teacher in teacher_names(run)}
@@ -78,4 +80,4 @@ def _in_own_process(name: str, data: Path, batch: int, workers: int) -> Cost:
         try:
             return process.submit(measure, name, data, batch, workers).result()
         except BrokenProcessPool:
-            return Cost(None, 0.0, samples(load_experiment(f"training.experiments.{name}")))
+            return Cost(None, 0.0, samples(load_run(f"training.experiments.{name}")))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 from torch.export import ExportedProgram
 
 from bev_perception.inference.builder import BuildError, import_builder, make_logger, parse_onnx
+from training.models.detector import Detector
 
 
-def check_parameters(program: ExportedProgram, detector: nn.Module) -> None:
+def check_parameters(program: ExportedProgram, detector: Detector) -> None:
     """The traced graph's outputs depend on every parameter but those of `detector.training_only`, and on none of those.
 
     Raises ValueError naming the parameters for which that is not so: they would be lost, or shipped for nothing.
@@ -21,7 +22,7 @@ def check_parameters(program: ExportedProgram, detector: nn.Module) -> None:
         for node in _before_outputs(program.graph)
         if node.name in signature.inputs_to_parameters
     }
-    skip: tuple[str, ...] = getattr(detector, "training_only", ())
+    skip = detector.training_only
     names = {name for name, _ in detector.named_parameters()}
     lost = sorted(name for name in names - used if not name.startswith(skip))
     extra = sorted(name for name in used if name.startswith(skip))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.radar import radar_arrays
 from training.data.clips import ClipDataset, collate
 from training.data.config import DataConfig
+from training.models.detector import Detector
 from training.trainer.lightning_module import recall
 from training.trainer.loading import open_keyframes
 
@@ -30,7 +30,8 @@ def pattern_inputs(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
     images = ((ramp * (1 + np.arange(n))[:, None, None, None] // 4 + 40 * np.arange(3)) % 256).astype(np.uint8)
     img_from_ego = np.zeros((n, 4, 4), dtype=np.float32)
     for i in range(n):  # a level camera at 1.5 m, looking along yaw
-        yaw = 2 * np.pi * i / n
+        # Not along x or y: points of one depth may all lie on an edge between cells there, and rounding would decide.
+        yaw = 2 * np.pi * i / n + 0.1
         cam_from_ego = np.eye(4)
         cam_from_ego[:3, :3] = [[np.sin(yaw), -np.cos(yaw), 0], [0, 0, -1], [np.cos(yaw), np.sin(yaw), 0]]
         cam_from_ego[:3, 3] = [0, 1.5, 0]
@@ -68,7 +69,7 @@ def _pattern_radar(spec: ModelSpec, rng: np.random.Generator) -> dict[str, np.nd
     return radar_arrays(points, spec)[0]
 
 
-def recorded_inputs(student: Any, data: Path, version: str) -> dict[str, np.ndarray]:
+def recorded_inputs(student: Detector, data: Path, version: str) -> dict[str, np.ndarray]:
     """The first validation keyframe that has an earlier one, with the student's own state of that earlier one.
 
     Raises ValueError when the data set has none.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+from bev_perception.plain import to_plain
+from training.models.detector import Detector
 from training.models.exported import parameters_exported
 
 SCORES = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
@@ -35,7 +36,7 @@ def range_table(scores: dict[str, Any]) -> str:
     return _table(("range", "objects", "mAP", *(f"m{e.upper()}" for e in ERRORS)), rows)
 
 
-def model_card(student: Any, scores: dict[str, dict[str, Any]], notes: str) -> str:
+def model_card(student: Detector, scores: dict[str, dict[str, Any]], notes: str) -> str:
     """Markdown: sizes of the exported network, its scores (JSON of training.evaluate; may be empty) and the notes."""
     spec = student.spec
     parameters = parameters_exported(student)
@@ -44,7 +45,7 @@ def model_card(student: Any, scores: dict[str, dict[str, Any]], notes: str) -> s
         f"# {spec.name}",
         f"{parameters / 1e6:.2f} M parameters; {len(spec.cameras)} cameras at {spec.image.width}x{spec.image.height}, "
         f"{len(spec.radars)} radars, BEV {x}x{y} cells of {spec.grid.step} m.",
-        f"Sizes: `{dataclasses.asdict(student.config)}`.",
+        f"Sizes: `{to_plain(student.config)}`.",
     ]
     if scores:
         first = next(iter(scores))

@@ -2,6 +2,6 @@
 
 from training.distill.config import DistillConfig, Term
 from training.distill.losses import DISTILL_LOSSES, Loss
-from training.distill.module import Distiller, DistillModule
+from training.distill.module import Distiller
 
-__all__ = ["DISTILL_LOSSES", "DistillConfig", "DistillModule", "Distiller", "Loss", "Term"]
+__all__ = ["DISTILL_LOSSES", "DistillConfig", "Distiller", "Loss", "Term"]

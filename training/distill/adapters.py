@@ -6,11 +6,14 @@ Adapters exist in training only: the student that drives does not know of them.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from training.models.detector import Detector
 
 ADAPTERS = ("identity", "conv1x1", "upsample_conv1x1", "upsample_3layer")
 
@@ -58,7 +61,7 @@ class Inherited(NamedTuple):
 
 
 def copy_weights(
-    target: nn.Module, source: dict[str, Tensor], target_prefix: str = "", source_prefix: str = ""
+    target: Detector, source: Mapping[str, Tensor], target_prefix: str = "", source_prefix: str = ""
 ) -> Inherited:
     """Copy every tensor of `source` whose name (less source_prefix) and shape the target has under target_prefix.
 
@@ -82,7 +85,7 @@ def copy_weights(
     return Inherited(tuple(copied), tuple(kept))
 
 
-def head_prefix(detector: nn.Module) -> str:
+def head_prefix(detector: Detector) -> str:
     """Where a detector keeps its head's tensors, "head." or "tail.head.". Raises ValueError when it has no head."""
     names = [name for name, _ in detector.named_modules() if name.split(".")[-1] == "head"]
     if not names:
@@ -90,7 +93,7 @@ def head_prefix(detector: nn.Module) -> str:
     return min(names, key=len) + "."
 
 
-def inherit_head(student: nn.Module, teacher: nn.Module) -> Inherited:
+def inherit_head(student: Detector, teacher: Detector) -> Inherited:
     """Start the student's head from the teacher's (DistillBEV's head inheritance); the student goes on training it.
 
     A shared first convolution of other width is left alone, as in the released code. Raises ValueError when anything

@@ -15,26 +15,25 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bev_perception.model_spec import ModelSpec
+from bev_perception.plain import to_plain
 from training.data.augment import NO_AUGMENTATION
 from training.data.config import DataConfig
-from training.models.detector import Prediction
-from training.plain import to_plain
+from training.models.detector import Detector, Prediction
 
 SUFFIX = ".npz"
 
 
-def teacher_hash(detector: Any) -> str:
+def teacher_hash(detector: Detector) -> str:
     """sha256 over a network's spec, config and weights."""
     digest = hashlib.sha256(type(detector).__name__.encode())
     digest.update(detector.spec.to_json().encode())
-    digest.update(json.dumps(to_plain(getattr(detector, "config", None)), sort_keys=True).encode())
+    digest.update(json.dumps(to_plain(detector.config), sort_keys=True).encode())
     for name, tensor in sorted(detector.state_dict().items()):
         array = np.ascontiguousarray(tensor.detach().cpu().float().numpy())
         digest.update(f"{name} {array.shape}".encode())
@@ -75,7 +74,9 @@ class TeacherCache:
     precision, too. Raises ValueError when the data's augmentation forbids it.
     """
 
-    def __init__(self, folder: str | Path, detector: Any, tokens: Sequence[str], data: DataConfig, digest: str) -> None:
+    def __init__(
+        self, folder: str | Path, detector: Detector, tokens: Sequence[str], data: DataConfig, digest: str
+    ) -> None:
         refuse_random_inputs(data, detector.spec)
         spec = detector.spec
         facts = ("lidar", "virtual", *(["returns"] if spec.radars else []))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from bev_perception.model_spec import ModelSpec
 from training.data.virtual_points import VIRTUAL_CHANNELS
-from training.models.detector import Prediction, empty_memory
+from training.models.detector import Detector, empty_memory
 
 MEMORY_PREFIX = "prev_"
 
 
-def blank_inputs(spec: Any, device: torch.device) -> dict[str, Tensor]:
+def blank_inputs(spec: ModelSpec, device: torch.device) -> dict[str, Tensor]:
     """A batch of one: zeros for all that spec.inputs() names, projections that are identities, one point per cloud."""
     inputs = {
         t.name: torch.zeros(1, *t.shape, dtype=getattr(torch, t.dtype), device=device)
@@ -27,7 +26,7 @@ def blank_inputs(spec: Any, device: torch.device) -> dict[str, Tensor]:
     return inputs | {"virtual": torch.zeros(1, 1 + VIRTUAL_CHANNELS, device=device), "virtual_counts": one}
 
 
-def feature_channels(detector: Any) -> dict[str, int]:
+def feature_channels(detector: Detector) -> dict[str, int]:
     """Name of each of Prediction.features -> its channels. Weights, statistics and every module's mode stay as they
     are: some may be frozen, such as batch norm that keeps its statistics."""
     device = next(detector.parameters()).device
@@ -36,7 +35,7 @@ def feature_channels(detector: Any) -> dict[str, int]:
     try:
         with torch.no_grad():
             inputs = blank_inputs(detector.spec, device)
-            prediction: Prediction = detector(inputs, empty_memory(detector.spec, inputs["lidar"], 1))
+            prediction = detector(inputs, empty_memory(detector.spec, inputs["lidar"], 1))
     finally:
         for module, training in modes:
             module.training = training

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from training.plain import to_plain
+from bev_perception.plain import to_plain
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,9 @@ class Term:
     """One loss on one pair of tensors.
 
     loss: a key of DISTILL_LOSSES. student, teacher: what of the two predictions, a name of `features`, or "heatmap",
-    "regression", "state", "aux.<name>". weight: a factor on top of the published weights in `config`, which is the
-    loss's config or some of its fields. adapter: see Adapter. source: which teacher. name: of its parts in logs and of
-    its adapter in checkpoints.
+    "regression", "state", "aux.<name>". config: the loss's own, None for the published one; weight: a factor
+    on top of the weights in it. adapter: see Adapter. source: which teacher. name: of its parts in logs and of its
+    adapter in checkpoints.
     """
 
     loss: str

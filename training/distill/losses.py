@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from bev_perception.plain import from_plain
 from training.distill.baselines import (
     ForegroundConfig,
     LogitConfig,
@@ -35,7 +36,6 @@ from training.distill.unidistill import (
     unidistill_relation,
     unidistill_response,
 )
-from training.plain import from_plain
 
 
 class Loss(NamedTuple):
@@ -55,14 +55,8 @@ class Loss(NamedTuple):
         return self.function(pair, scene, self.config() if config is None else config)
 
     def settings(self, given: Any, where: str) -> Any:
-        """None, the loss's config or a mapping with some of its fields -> the config. Raises ValueError otherwise."""
-        if given is None:
-            return self.config()
-        if isinstance(given, self.config):
-            return given
-        if not isinstance(given, Mapping):
-            raise ValueError(f"{where} takes a {self.config.__name__} or a mapping of its fields, found {given!r}")
-        return from_plain(self.config, given, where)
+        """Term.config -> the loss's config, the published one for None. Raises ValueError for that of another loss."""
+        return self.config() if given is None else from_plain(self.config, given, where)
 
 
 DISTILL_LOSSES: dict[str, Loss] = {

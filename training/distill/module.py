@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from bev_perception.model_spec import ModelSpec
 from training.distill.adapters import ADAPTERS, Adapter, Inherited, copy_weights, inherit_head
 from training.distill.agreement import agreement
 from training.distill.cache import TeacherCache
@@ -16,11 +17,11 @@ from training.distill.channels import feature_channels
 from training.distill.config import DistillConfig
 from training.distill.losses import DISTILL_LOSSES
 from training.distill.scene import Pair, Scene
-from training.models.detector import Prediction, empty_memory, task_index
+from training.models.detector import Detector, Prediction, task_index
 from training.teachers.frozen import FrozenTeacher
 
 
-def take_over(student: nn.Module, config: DistillConfig, teachers: Mapping[str, FrozenTeacher]) -> dict[str, Inherited]:
+def take_over(student: Detector, config: DistillConfig, teachers: Mapping[str, FrozenTeacher]) -> dict[str, Inherited]:
     """Overwrite fresh weights of the student with its teachers', as far as `config` says -> what "weights" and "head"
     were overwritten. Raises ValueError when there is no such teacher or submodule, or nothing fits."""
     for field in ("start_from", "inherit_head"):
@@ -32,7 +33,7 @@ def take_over(student: nn.Module, config: DistillConfig, teachers: Mapping[str, 
         if config.start_into and config.start_into not in known:
             raise ValueError(f"start_into: the student has no part {config.start_into!r}; it has {known}")
         prefix = f"{config.start_into}." if config.start_into else ""
-        found["weights"] = copy_weights(student, teachers[config.start_from].state_dict(), prefix)
+        found["weights"] = copy_weights(student, teachers[config.start_from].detector.state_dict(), prefix)
     if config.inherit_head:
         found["head"] = inherit_head(student, teachers[config.inherit_head].detector)
     return found
@@ -45,26 +46,19 @@ class Distilled(NamedTuple):
     diagnostics: dict[str, Tensor]
 
 
-Predict = Callable[[Any, dict[str, Tensor]], Prediction]
-
-
-def single_frame(detector: Any, batch: dict[str, Tensor]) -> Prediction:
-    """The prediction without earlier frames; a trainer of temporal networks gives a `predict` that runs the clip."""
-    samples = len(batch["heatmap"])
-    prediction: Prediction = detector(batch, empty_memory(detector.spec, batch["heatmap"], samples))
-    return prediction
+Predict = Callable[[Detector, dict[str, Tensor]], Prediction]
 
 
 def pick(prediction: Prediction, name: str, whose: str) -> Tensor:
     """The tensor that a term names. Raises KeyError with what there is."""
-    found: Any = None
+    found: Tensor | None = None
     if name in prediction.features:
         found = prediction.features[name]
     elif name in ("heatmap", "regression", "state"):
         found = getattr(prediction, name)
     elif name.startswith("aux."):
         found = prediction.aux.get(name[4:])
-    if not isinstance(found, Tensor):
+    if found is None:
         names = [*prediction.features, "heatmap", "regression", *(f"aux.{n}" for n in prediction.aux)]
         raise KeyError(f"the {whose} has no {name!r}; it has {names}")
     return found
@@ -86,10 +80,10 @@ class Distiller(nn.Module):
 
     def __init__(
         self,
-        student: Any,
+        student: Detector,
         teachers: Mapping[str, FrozenTeacher],
         config: DistillConfig,
-        predict: Predict = single_frame,
+        predict: Predict,
         caches: Mapping[str, TeacherCache] | None = None,
         diagnose: bool = False,
     ) -> None:
@@ -117,7 +111,7 @@ class Distiller(nn.Module):
             if part is not None:
                 self.parts[term.key] = part
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         """Teachers go where the module goes: `.to(device)`, `.half()`."""
         for teacher in self._teachers.values():
             teacher.detector._apply(fn)
@@ -125,7 +119,7 @@ class Distiller(nn.Module):
 
     def teach(self, source: str, batch: dict[str, Tensor]) -> Prediction:
         """The teacher's prediction, from its cache where there is one; no gradient."""
-        detector: Any = self._teachers[source].detector
+        detector = self._teachers[source].detector
 
         def compute() -> Prediction:
             detector.eval()
@@ -187,7 +181,7 @@ class Distiller(nn.Module):
         return changes
 
     def _scene(self, source: str, prediction: Prediction, batch: dict[str, Tensor]) -> Scene:
-        detector: Any = self._teachers[source].detector
+        detector = self._teachers[source].detector
         return Scene(
             grid=self.spec.grid,
             batch=batch,
@@ -195,39 +189,9 @@ class Distiller(nn.Module):
             teacher=self.teach(source, batch),
             student_of_class=self.of_class,
             teacher_of_class=task_index(detector.tasks, detector.spec.classes),
-            bins=getattr(detector, "bins", None),
+            bins=detector.bins,
             image_height=detector.spec.image.height if detector.spec.cameras else 0,
         )
-
-
-class DistillModule(nn.Module):
-    """A student in the hands of a Distiller: forward(batch) -> (the student's prediction, losses, diagnostics). The
-    student starts with what it takes over of its teachers (`inherited`); config.pull wants `distiller.balance` called
-    now and then, as training.trainer does, and until then losses are as they are.
-
-    The state dict is `student.*` and `distiller.*` (adapters). The student's own weights and architecture are those it
-    has without distillation: `self.student` is what is exported.
-    """
-
-    def __init__(
-        self,
-        student: Any,
-        teachers: Mapping[str, FrozenTeacher],
-        config: DistillConfig,
-        predict: Predict = single_frame,
-        caches: Mapping[str, TeacherCache] | None = None,
-        diagnose: bool = False,
-    ) -> None:
-        super().__init__()
-        self.student = student
-        self.distiller = Distiller(student, teachers, config, predict, caches, diagnose)
-        self._predict = predict
-        self.inherited = take_over(student, config, teachers)
-
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Prediction, dict[str, Tensor], dict[str, Tensor]]:
-        prediction = self._predict(self.student, batch)
-        losses, diagnostics = self.distiller(prediction, batch)
-        return prediction, losses, diagnostics
 
 
 def _channels(known: dict[str, int], name: str, whose: str) -> int:
@@ -236,7 +200,7 @@ def _channels(known: dict[str, int], name: str, whose: str) -> int:
     return known[name]
 
 
-def _check_teacher(name: str, detector: Any, spec: Any) -> None:
+def _check_teacher(name: str, detector: Detector, spec: ModelSpec) -> None:
     ours, theirs = (dataclasses.replace(s.grid, step=s.grid.x_max - s.grid.x_min) for s in (spec, detector.spec))
     if ours != theirs:
         raise ValueError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+
+from training.run import Run
 
 
-def load_experiment(name: str) -> Any:
+def load_experiment(name: str) -> object:
     """What `package.module:function` returns: a Run, or the runs of a study. Raises ValueError naming what is wrong."""
     module_name, _, function = name.partition(":")
     try:
@@ -19,3 +20,11 @@ def load_experiment(name: str) -> Any:
         there = [n for n, kind in returns.items() if getattr(kind, "__name__", kind) == "Run"]
         raise ValueError(f"{name}: no such experiment; {module_name} has {there}")
     return make()
+
+
+def load_run(name: str) -> Run:
+    """What `package.module:function` returns, when that is a Run. Raises ValueError otherwise."""
+    run = load_experiment(name)
+    if not isinstance(run, Run):
+        raise ValueError(f"{name} gives a {type(run).__name__}, not a Run")
+    return run

@@ -6,7 +6,7 @@ import dataclasses
 
 from training.losses.detection import LossConfig
 from training.models.bev_encoder import BevDepthEncoderConfig
-from training.models.bevdepth import BevDepthConfig
+from training.models.bevdet import BevDepthConfig
 from training.models.temporal_fusion import TemporalConfig
 from training.recipes import camera
 from training.recipes.specs import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from training.models.bevdet4d import BevDet4DConfig
+from training.models.bevdet import BevDet4DConfig
 from training.models.temporal_fusion import TemporalConfig, state_channels
 from training.recipes import camera
 from training.recipes.specs import (

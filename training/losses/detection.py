@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import BOX_CHANNELS
 from training.losses.box_iou import paired_diou, paired_iou
-from training.models.detector import Prediction, task_index
+from training.models.detector import Detector, Prediction, task_index
 from training.models.footprints import footprints
 from training.models.view.depth_bins import DepthBins
 from training.processes import count_of_all, sum_of_all
@@ -148,7 +147,7 @@ def _metric_boxes(coded: Tensor, step: float) -> Tensor:
 
 
 def detection_losses(
-    prediction: Prediction, batch: dict[str, Tensor], detector: Any, config: LossConfig
+    prediction: Prediction, batch: dict[str, Tensor], detector: Detector, config: LossConfig
 ) -> dict[str, Tensor]:
     """Every term that the prediction has something for, weighted. Heatmap and box terms are summed over tasks."""
     spec = detector.spec
@@ -171,6 +170,7 @@ def detection_losses(
         losses |= {"iou": torch.stack(iou).sum(), "diou": torch.stack(diou).sum()}
     if "depth" in aux:
         form = DEPTH_LOSSES[config.depth_form]
+        assert detector.bins is not None  # it predicts depth
         losses["depth"] = config.depth * form(aux["depth"], batch["depth"], batch["camera_valid"], detector.bins)
     if "semantic" in aux:
         losses["semantic"] = config.semantic * semantic_loss(aux["semantic"], batch["semantic"], batch["camera_valid"])

@@ -1,8 +1,6 @@
 """Networks of students: plain nn.Module, torch only."""
 
-from training.models.bevdepth import BevDepth, BevDepthConfig
-from training.models.bevdet import BevDet, BevDetConfig
-from training.models.bevdet4d import BevDet4D, BevDet4DConfig
+from training.models.bevdet import BevDepthConfig, BevDet, BevDet4DConfig, BevDetConfig
 from training.models.bevformer import BevFormer, BevFormerConfig
 from training.models.bevfusion import BevFusion, BevFusionConfig
 from training.models.camera_radar import CameraRadarStudent, StudentConfig
@@ -14,8 +12,8 @@ from training.models.radar_pillarnet import RadarPillarNet, RadarPillarNetConfig
 STUDENTS = {
     "camera_radar": Family(CameraRadarStudent, StudentConfig),
     "bevdet": Family(BevDet, BevDetConfig),
-    "bevdet4d": Family(BevDet4D, BevDet4DConfig),
-    "bevdepth": Family(BevDepth, BevDepthConfig),
+    "bevdet4d": Family(BevDet, BevDet4DConfig),
+    "bevdepth": Family(BevDet, BevDepthConfig),
     "bevformer": Family(BevFormer, BevFormerConfig),
     "fbbev": Family(FbBev, FbBevConfig),
     "radar_pillarnet": Family(RadarPillarNet, RadarPillarNetConfig),

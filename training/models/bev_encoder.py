@@ -95,6 +95,11 @@ class BevDepthEncoder(nn.Module):
         return maps | {"neck": self.neck([bev, *maps.values()])}
 
 
+def encoder_over(channels: int, config: BevEncoderConfig | BevDepthEncoderConfig) -> BevEncoder | BevDepthEncoder:
+    """The encoder of BEV maps of `channels` that the config is of."""
+    return BevEncoder(channels, config) if isinstance(config, BevEncoderConfig) else BevDepthEncoder(channels, config)
+
+
 @dataclass(frozen=True)
 class SecondConfig:
     """CenterPoint's sizes for pillars; the voxel variants have layers (5, 5), strides (1, 2), channels (128, 256),

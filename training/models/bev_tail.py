@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor, nn
 
 from bev_perception.model_spec import ModelSpec
+from training.models.bev_encoder import BevDepthEncoderConfig, BevEncoderConfig, encoder_over
 from training.models.center_head import CenterHead, HeadConfig
 from training.models.detector import Memory, Prediction
 from training.models.temporal_fusion import TemporalConfig, fusion_over
@@ -16,7 +14,7 @@ from training.models.temporal_fusion import TemporalConfig, fusion_over
 class BevTail(nn.Module):
     """(B, channels, X, Y), memory -> Prediction with features "lift", "encoder1" ..., "neck".
 
-    encoder: from its input channels to a module of bev_encoder's kind; its neck must have the grid's resolution.
+    The neck of both encoders has the grid's resolution.
     Raises ValueError when the spec's state is not what `temporal` makes.
     """
 
@@ -25,14 +23,13 @@ class BevTail(nn.Module):
         channels: int,
         spec: ModelSpec,
         temporal: TemporalConfig,
-        encoder: Callable[[int], Any],
+        encoder: BevEncoderConfig | BevDepthEncoderConfig,
         head: HeadConfig,
     ) -> None:
         super().__init__()
         self.temporal = fusion_over(channels, temporal, spec)
-        stages = encoder(self.temporal.out_channels)
-        self.encoder = stages
-        self.head = CenterHead(stages.channels["neck"], spec.classes, head)
+        self.encoder = encoder_over(self.temporal.out_channels, encoder)
+        self.head = CenterHead(self.encoder.channels["neck"], spec.classes, head)
         self.tasks = self.head.tasks
 
     def forward(self, bev: Tensor, memory: Memory | None, aux: dict[str, Tensor]) -> Prediction:
@@ -43,5 +40,4 @@ class BevTail(nn.Module):
 
     def state(self, bev: Tensor, memory: Memory | None) -> Tensor | None:
         """What the next frame reads, without encoder and head."""
-        state: Tensor | None = self.temporal(bev, memory)[1]
-        return state
+        return self.temporal(bev, memory)[1]

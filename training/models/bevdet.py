@@ -1,4 +1,12 @@
-"""BEVDet (Huang et al., arXiv 2112.11790): lift-splat, a BEV encoder, CenterPoint's head; one frame by default."""
+"""BEVDet and what came of it: lift, memory, BEV encoder, CenterPoint's head. One network, whose configs say what the
+papers differ in.
+
+BEVDet (Huang et al., arXiv 2112.11790): one frame, whose depth nothing supervises.
+BEVDet4D (Huang & Huang, arXiv 2203.17054): the earlier frame's map aligned and concatenated, after residual blocks that
+see both frames before they are joined.
+BEVDepth (Li et al., AAAI 2023): two frames, depth from a camera-aware network that LiDAR supervises, refined along the
+rays, and an encoder of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +14,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from bev_perception.model_spec import CLASSES, ModelSpec
-from training.models.bev_encoder import BevEncoder, BevEncoderConfig
+from bev_perception.model_spec import ModelSpec
+from training.models.backbones.resnet import make_layer
+from training.models.bev_encoder import BevDepthEncoderConfig, BevEncoderConfig
 from training.models.bev_tail import BevTail
 from training.models.camera_bev import CameraBev, CameraBevConfig
 from training.models.center_head import HeadConfig
+from training.models.depth_net import DepthNetConfig
 from training.models.detector import Memory, Prediction
 from training.models.image_branch import ImageConfig
 from training.models.temporal_fusion import TemporalConfig
@@ -19,38 +29,72 @@ from training.models.view.depth_bins import DepthBins
 
 @dataclass(frozen=True)
 class BevDetConfig:
-    """BEVDet-R50 by default: 59 bins of 1 m, 64 channels lifted, encoder 128, 256, 512, neck 256."""
+    """BEVDet-R50 by default: 59 bins of 1 m, 64 channels lifted, encoder 128, 256, 512, neck 256.
+
+    before_blocks: residual blocks between the lift and the alignment of the earlier map.
+    """
 
     camera: CameraBevConfig = field(default_factory=CameraBevConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     encoder: BevEncoderConfig = field(default_factory=BevEncoderConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    before_blocks: int = 0
+
+
+@dataclass(frozen=True)
+class BevDet4DConfig:
+    """BEVDet4D-R50 by default: BEVDet with an earlier frame.
+
+    Velocity is regressed in m/s; the original regresses the displacement between its two frames, whose interval here is
+    an input instead.
+    """
+
+    camera: CameraBevConfig = field(default_factory=CameraBevConfig)
+    before_blocks: int = 2
+    temporal: TemporalConfig = field(default_factory=lambda: TemporalConfig("concat"))
+    encoder: BevEncoderConfig = field(default_factory=BevEncoderConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+
+def bevdepth_camera() -> CameraBevConfig:
+    """BEVDepth-R50: all four maps at stride 16, 112 bins of 0.5 m from 2 m, 80 channels."""
+    image = ImageConfig("resnet50", neck="second", stride=16, channels=512)
+    return CameraBevConfig(image, DepthBins(2.0, 0.5, 112), 80, DepthNetConfig(), refine=True, aux=("depth",))
+
+
+@dataclass(frozen=True)
+class BevDepthConfig:
+    """BEVDepth-R50 with two keyframes by default."""
+
+    camera: CameraBevConfig = field(default_factory=bevdepth_camera)
+    temporal: TemporalConfig = field(default_factory=lambda: TemporalConfig("concat"))
+    encoder: BevDepthEncoderConfig = field(default_factory=BevDepthEncoderConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    before_blocks: int = 0
 
 
 class BevDet(nn.Module):
-    """A detector as training.models.detector describes."""
+    """A detector as training.models.detector describes. Its state is the map that the next frame is joined with, after
+    the residual blocks."""
 
     training_only = ("camera.semantic",)
 
-    def __init__(self, spec: ModelSpec, config: BevDetConfig = BevDetConfig()) -> None:
+    def __init__(
+        self, spec: ModelSpec, config: BevDetConfig | BevDet4DConfig | BevDepthConfig = BevDetConfig()
+    ) -> None:
         super().__init__()
         self.spec, self.config, self.bins = spec, config, config.camera.bins
         self.camera = CameraBev(spec, config.camera)
-        self.tail = BevTail(
-            self.camera.channels, spec, config.temporal, lambda c: BevEncoder(c, config.encoder), config.head
+        channels = self.camera.channels
+        self.before: nn.Module = (
+            make_layer(channels, channels, config.before_blocks, 1) if config.before_blocks else nn.Identity()
         )
+        self.tail = BevTail(channels, spec, config.temporal, config.encoder, config.head)
         self.tasks = self.tail.tasks
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
         lifted = self.camera(inputs)
-        return self.tail(lifted.bev, memory, lifted.aux)
+        return self.tail(self.before(lifted.bev), memory, lifted.aux)
 
     def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
-        return self.tail.state(self.camera(inputs).bev, memory)
-
-
-def tiny() -> BevDetConfig:
-    """For tests."""
-    image = ImageConfig("resnet18", width=8, stride=16, channels=16)
-    camera = CameraBevConfig(image, DepthBins(1.0, 1.0, 12), context=8, aux=("semantic",))
-    return BevDetConfig(camera, encoder=BevEncoderConfig((8, 8, 16), 1, 16), head=HeadConfig((CLASSES,), 16, 16))
+        return self.tail.state(self.before(self.camera(inputs).bev), memory)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bev_perception.model_spec import CLASSES, ModelSpec
+from bev_perception.model_spec import ModelSpec
 from training.models.bev_queries import BevQueries, FeedForward, as_map
 from training.models.center_head import CenterHead, HeadConfig
 from training.models.detector import Memory, Prediction
@@ -82,16 +81,16 @@ class BevFormer(nn.Module):
     queries belongs to the LiDAR transformer teacher.
     """
 
+    bins: None = None
+    training_only: tuple[str, ...] = ()
     anchors: Tensor
 
     def __init__(self, spec: ModelSpec, config: BevFormerConfig = BevFormerConfig()) -> None:
         super().__init__()
         self.spec, self.config = spec, config
         c = config.image.channels
-        self.fusion: Any = None
-        if config.temporal.kind != "none":
-            self.fusion = fusion_over(c, config.temporal, spec)
-        elif spec.temporal.state_channels not in (0, c):
+        self.fusion = None if config.temporal.kind == "none" else fusion_over(c, config.temporal, spec)
+        if self.fusion is None and spec.temporal.state_channels not in (0, c):
             raise ValueError(
                 f"BEVFormer's state has {c} channels, or 0 for the static variant; found "
                 f"{spec.temporal.state_channels}: set spec.temporal.state_channels"
@@ -123,8 +122,7 @@ class BevFormer(nn.Module):
         """The map that the head reads, and the state."""
         bev = maps[f"encoder{len(self.layers)}"]
         if self.fusion is not None:
-            fused, state = self.fusion(bev, memory)
-            return fused, state
+            return self.fusion(bev, memory)
         return bev, bev if self.spec.temporal.state_channels else None
 
     def maps(self, inputs: dict[str, Tensor], memory: Memory | None) -> dict[str, Tensor]:
@@ -155,9 +153,3 @@ def motion_of(memory: Memory | None, like: Tensor, batch: int) -> Tensor:
     pose = memory.from_curr.float()
     columns = [pose[:, :1, 3] / 10, pose[:, 1:2, 3] / 10, pose[:, 1:2, 0], pose[:, :1, 0], memory.dt, memory.valid]
     return torch.cat(columns, dim=1) * (memory.valid > 0)
-
-
-def tiny() -> BevFormerConfig:
-    """For tests."""
-    image = ImageConfig("resnet18", width=8, stride=16, channels=16, levels=2)
-    return BevFormerConfig(image, 2, 4, 4, 2, 32, 0.0, (0.0, 1.5), HeadConfig((CLASSES,), 16, 16))

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from bev_perception.model_spec import ModelSpec
-from training.models.bev_encoder import BevEncoder, BevEncoderConfig
+from training.models.bev_encoder import BevEncoderConfig
 from training.models.bev_tail import BevTail
 from training.models.camera_bev import CameraBev, CameraBevConfig, Lifted
 from training.models.center_head import HeadConfig, conv_bn_relu
-from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.detector import Memory, Prediction
 from training.models.image_branch import ImageConfig
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.radar_branch import RadarBev
@@ -67,7 +67,7 @@ class BevFusion(nn.Module):
             RadarPillarTrunk(spec, config.pillarnet) if config.pillarnet else RadarBev(spec, config.radar)
         )
         self.fuser = conv_bn_relu(self.camera.channels + self.radar.channels, config.fused)
-        self.tail = BevTail(config.fused, spec, config.temporal, lambda c: BevEncoder(c, config.encoder), config.head)
+        self.tail = BevTail(config.fused, spec, config.temporal, config.encoder, config.head)
         self.tasks = self.tail.tasks
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
@@ -88,11 +88,3 @@ class BevFusion(nn.Module):
             radar = {"radar": self.radar(inputs)}
         fused = self.fuser(torch.cat([lifted.bev, radar["radar"].to(lifted.bev.dtype)], dim=1))
         return lifted, radar, fused
-
-
-def tiny() -> BevFusionConfig:
-    """For tests."""
-    image = ImageConfig("resnet18", width=8, neck="second", stride=8, channels=16)
-    camera = CameraBevConfig(image, DepthBins(1.0, 1.0, 12), 8, aux=("depth", "semantic"))
-    encoder = BevEncoderConfig((8, 12, 16), 1, 16, (2, 2, 1))
-    return BevFusionConfig(camera, (8, 8), 12, encoder=encoder, head=HeadConfig(ONE_TASK, 16, 16))

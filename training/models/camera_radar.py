@@ -87,8 +87,7 @@ class CameraRadarStudent(nn.Module):
 
     def encode(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Tensor | None:
         """What the next frame reads, (B, state channels, X, Y)."""
-        state: Tensor | None = self.temporal(self._fused(inputs)[0], memory)[1]
-        return state
+        return self.temporal(self._fused(inputs)[0], memory)[1]
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
         fused, features, aux = self._fused(inputs)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bev_perception.model_spec import BOX_CHANNELS
-from training.models.detector import SIX_TASKS, task_index
+from training.models.detector import SIX_TASKS, Peaks, task_index
 
 HEATMAP_BIAS = -2.19  # sigmoid = 0.1: the focal loss starts calm
 # Branches of one task in BOX_CHANNELS order: offset, height, log dimensions, sin and cos of yaw, velocity in m/s.
@@ -111,9 +111,7 @@ def rectified_scores(heatmap_logits: Tensor, iou: Tensor | None, of_class: tuple
     return (scores * per_class).clamp(min=1e-12).sqrt()
 
 
-def find_peaks(
-    scores: Tensor, regression: Tensor, of_class: tuple[int, ...], top_k: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def find_peaks(scores: Tensor, regression: Tensor, of_class: tuple[int, ...], top_k: int) -> Peaks:
     """3x3 max-pool NMS and top-K over classes and cells.
 
     scores (B, classes, X, Y), regression (B, T, 10, X, Y), of_class the task of each class -> scores (B, K), labels

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ModelSpec
-from training.models.bev_encoder import BevDepthEncoder, BevDepthEncoderConfig
+from training.models.bev_encoder import BevDepthEncoderConfig
 from training.models.bev_queries import FeedForward, as_map, as_rows
 from training.models.bev_tail import BevTail
 from training.models.center_head import HeadConfig, conv_bn_relu
 from training.models.depth_net import CameraAwareDepth, DepthNetConfig, PlainDepth
-from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.detector import Memory, Prediction
 from training.models.image_branch import ImageBranch, ImageConfig
 from training.models.radar_branch import RadarBev
 from training.models.radar_frustum import RadarFrustum
@@ -125,6 +125,8 @@ class Crn(nn.Module):
     features: "lift" (image after the radar-assisted view transform), "radar", "fused", "encoder1" ..., "neck".
     """
 
+    training_only: tuple[str, ...] = ()
+
     def __init__(self, spec: ModelSpec, config: CrnConfig = CrnConfig()) -> None:
         super().__init__()
         self.spec, self.config, self.bins = spec, config, config.bins
@@ -141,9 +143,7 @@ class Crn(nn.Module):
         self.view = nn.Sequential(conv_bn_relu(2 * context, context), conv_bn_relu(context, context))
         self.lift = ColumnLift(spec.grid, bins)
         self.fuse = Aggregation(spec.grid, context, self.radar.channels, config.mfa)
-        self.tail = BevTail(
-            config.mfa.channels, spec, config.temporal, lambda c: BevDepthEncoder(c, config.encoder), config.head
-        )
+        self.tail = BevTail(config.mfa.channels, spec, config.temporal, config.encoder, config.head)
         self.tasks = self.tail.tasks
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
@@ -167,19 +167,3 @@ class Crn(nn.Module):
         image, _ = self.lift.read(plane, img_from_ego, valid, width)
         image = image.to(radar.dtype)
         return {"lift": image, "radar": radar, "fused": self.fuse(image, radar)}, logits
-
-
-def tiny() -> CrnConfig:
-    """For tests."""
-    return CrnConfig(
-        ImageConfig("resnet18", width=8, neck="second", stride=8, channels=16),
-        DepthBins(1.0, 1.0, 12),
-        8,
-        DepthNetConfig(mid=16, aspp=8, blocks=1, dilations=(1, 2), deform_groups=2, dropout=0.0),
-        (8, 8),
-        (8, 2),
-        MfaConfig(16, 2, 4, 2, 16, 0.0),
-        TemporalConfig("recurrent"),
-        BevDepthEncoderConfig(8, (1, 1, 1), 4),
-        HeadConfig(ONE_TASK, 16, 16),
-    )

@@ -1,26 +1,16 @@
-"""What every network here is to the trainer, the exporter and distillation.
-
-A detector is a plain nn.Module built from (spec, config) with
-
-    spec: ModelSpec, config: a frozen dataclass, tasks: groups of class names that share a regression branch,
-    training_only: prefixes of parameter names that the exported graph does not need,
-    forward(inputs, memory) -> Prediction,
-    encode(inputs, memory) -> the state alone: what the earlier frames of a clip are run through.
-
-`inputs` are ModelSpec.inputs() with a batch axis in front and without prev_*; LiDAR teachers read `lidar` instead:
-(P, 6) float32 of all items, batch index, x, y, z (m, ego frame), intensity in [0, 1], age (s); and `lidar_counts` (B,).
-"""
+"""What every network here is to the trainer, the exporter and distillation: a plain nn.Module that is a Detector."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from bev_perception.model_spec import CLASSES, ModelSpec
+from training.models.view.depth_bins import DepthBins
 
 # CenterPoint's six heads (Yin et al., CVPR 2021): classes of like shape share one.
 SIX_TASKS = (
@@ -55,11 +45,79 @@ class Prediction:
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
+# scores (B, K), labels (B, K) int64, cells (B, K) int64 = ix * Y + iy, boxes (B, K, 10) in BOX_CHANNELS.
+Peaks = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Module(Protocol):
+    """What of nn.Module is asked of a detector; there is no type for what is both."""
+
+    training: bool
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object: ...
+    def requires_grad_(self, requires_grad: bool) -> object: ...
+    def eval(self) -> object: ...
+    def train(self, mode: bool = True) -> object: ...
+    def to(self, device: torch.device | str) -> object: ...
+    def _apply(self, fn: Callable[[Tensor], Tensor]) -> object: ...
+
+
+class Detector(Module, Protocol):
+    """A network built from (spec, config).
+
+    `inputs` are ModelSpec.inputs() with a batch axis in front and without prev_*; LiDAR teachers read `lidar` instead:
+    (P, 6) float32 of all items, batch index, x, y, z (m, ego frame), intensity in [0, 1], age (s); and `lidar_counts`
+    (B,).
+    """
+
+    spec: ModelSpec
+
+    @property
+    def config(self) -> object:
+        """A frozen dataclass."""
+
+    @property
+    def tasks(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of class names that share a regression branch."""
+
+    @property
+    def bins(self) -> DepthBins | None:
+        """Of the depth that it predicts along the images' rays."""
+
+    @property
+    def training_only(self) -> tuple[str, ...]:
+        """Prefixes of parameter names that the exported graph does not need."""
+
+    def __call__(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction: ...
+
+    def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
+        """The state alone, (B, C, X, Y): what the earlier frames of a clip are run through."""
+
+
+@runtime_checkable
+class SetDetector(Protocol):
+    """A detector that finds a set of objects, not peaks of a heatmap, and so brings what is done with its prediction.
+
+    Its heatmap and regression are drawn for distillation alone.
+    """
+
+    def losses(self, prediction: Prediction, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms, instead of training.losses.detection."""
+
+    def peaks(self, prediction: Prediction) -> Peaks: ...
+
+
 @dataclass(frozen=True)
 class Family:
     """An entry of STUDENTS or TEACHERS: `module(spec, config)`; `config` is a frozen dataclass, at paper size."""
 
-    module: Callable[[ModelSpec, Any], nn.Module]
+    module: Callable[[ModelSpec, Any], Detector]
     config: type
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from training.models.center_head import find_peaks, rectified_scores
-from training.models.detector import Memory, Prediction, task_index
+from training.models.detector import Detector, Memory, Peaks, Prediction, SetDetector, task_index
 
 MEMORY_INPUTS = ("prev_bev", "prev_from_curr", "prev_valid", "prev_dt")
 
 
-def peaks_of(detector: Any, prediction: Prediction) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Prediction -> scores (B, K), labels, cells, boxes (B, K, 10); the detector's own `peaks` where it has one."""
-    if hasattr(detector, "peaks"):  # queries, not a heatmap
-        found: tuple[Tensor, Tensor, Tensor, Tensor] = detector.peaks(prediction)
-        return found
+def peaks_of(detector: Detector, prediction: Prediction) -> Peaks:
+    """What leaves the network: the peaks of its heatmap, or a set detector's own."""
+    if isinstance(detector, SetDetector):
+        return detector.peaks(prediction)
     of_class = task_index(detector.tasks, detector.spec.classes)
     scores = rectified_scores(prediction.heatmap, prediction.aux.get("iou"), of_class)
     return find_peaks(scores, prediction.regression, of_class, detector.spec.top_k)
@@ -25,7 +22,7 @@ def peaks_of(detector: Any, prediction: Prediction) -> tuple[Tensor, Tensor, Ten
 class ExportedDetector(nn.Module):
     """Arguments are ModelSpec.inputs(), results ModelSpec.outputs(), in that order."""
 
-    def __init__(self, detector: Any) -> None:
+    def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
         self.names = [t.name for t in detector.spec.inputs()]
@@ -37,7 +34,7 @@ class ExportedDetector(nn.Module):
             inputs["images"] = inputs["images"].float()
         inputs = {name: tensor[None] for name, tensor in inputs.items()}
         memory = Memory(*(inputs.pop(name) for name in MEMORY_INPUTS)) if "prev_bev" in inputs else None
-        prediction: Prediction = self.detector(inputs, memory)
+        prediction = self.detector(inputs, memory)
         outputs = [t[0] for t in peaks_of(self.detector, prediction)]
         if memory is not None:
             assert prediction.state is not None
@@ -45,7 +42,6 @@ class ExportedDetector(nn.Module):
         return tuple(outputs)
 
 
-def parameters_exported(detector: nn.Module) -> int:
+def parameters_exported(detector: Detector) -> int:
     """How many parameters the vehicle's graph holds: all but those that only training needs."""
-    skip: tuple[str, ...] = getattr(detector, "training_only", ())
-    return sum(p.numel() for name, p in detector.named_parameters() if not name.startswith(skip))
+    return sum(p.numel() for name, p in detector.named_parameters() if not name.startswith(detector.training_only))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import CLASSES, ModelSpec
-from training.models.bev_encoder import BevEncoder, BevEncoderConfig
+from bev_perception.model_spec import ModelSpec
+from training.models.bev_encoder import BevEncoderConfig
 from training.models.bev_queries import BevQueries, FeedForward, as_map, as_rows
 from training.models.bev_tail import BevTail
 from training.models.bevformer import HEIGHTS
@@ -94,7 +94,7 @@ class FbBev(nn.Module):
         channels = self.camera.channels
         self.proposals = nn.Sequential(conv_bn_relu(channels, channels // 2), nn.Conv2d(channels // 2, 1, 1))
         self.backward_projection = BackwardProjection(spec.grid, channels, self.bins, config.backward)
-        self.tail = BevTail(channels, spec, config.temporal, lambda c: BevEncoder(c, config.encoder), config.head)
+        self.tail = BevTail(channels, spec, config.temporal, config.encoder, config.head)
         self.tasks = self.tail.tasks
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
@@ -112,17 +112,3 @@ class FbBev(nn.Module):
         backward = self.backward_projection(lifted, inputs, self.camera.image_size)
         bev = lifted.bev + torch.where(kept, backward.to(lifted.bev.dtype), 0.0)
         return bev, lifted.aux | {"foreground": foreground}
-
-
-def tiny() -> FbBevConfig:
-    """For tests."""
-    image = ImageConfig("resnet18", width=8, neck="second", stride=16, channels=16)
-    depth_net = DepthNetConfig(mid=16, aspp=8, blocks=1, dilations=(1, 2), deform_groups=2, dropout=0.0)
-    camera = CameraBevConfig(image, DepthBins(1.0, 1.0, 12), 8, depth_net, aux=("depth",))
-    return FbBevConfig(
-        camera,
-        BackwardConfig(2, 4, 16, 0.0, (0.0, 1.5)),
-        TemporalConfig("history", 2, 12),
-        BevEncoderConfig((8, 8, 16), 1, 16),
-        HeadConfig((CLASSES,), 16, 16),
-    )

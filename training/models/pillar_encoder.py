@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
+from training.models.precision import full_precision
 
 # The papers' -5..3 m in nuScenes' LiDAR frame, which is 1.84 m above the ego frame.
 Z_RANGE = (-3.16, 4.84)
@@ -184,7 +185,7 @@ class PillarEncoder(nn.Module):
         features = torch.cat([rows[:, 1:], xyz - mean[pillar], xyz - middle[pillar]], dim=1)
         highest = features
         # A coordinate of 50 m in bfloat16 is a quarter of a metre off.
-        with torch.autocast(points.device.type, enabled=False):
+        with full_precision(points):
             for layer in self.layers:
                 features, highest = layer(features, pillar, starts)
         canvas = highest.new_zeros(batch_size * x * y, self.out_channels).index_copy(0, occupied, highest)

@@ -10,6 +10,7 @@ from bev_perception.grid import BevGrid
 from bev_perception.model_spec import PILLAR_COLUMNS, ModelSpec
 from training.models.center_head import conv_bn_relu
 from training.models.pillar_encoder import Z_RANGE, norm_rows
+from training.models.precision import full_precision
 
 
 class PointLayer(nn.Module):
@@ -70,7 +71,7 @@ class RadarPillars(nn.Module):
         middle = F.pad(low + (index + 0.5) * self.grid.step, (0, 1), value=sum(self.z_range) / 2)
         features = torch.cat([points, xyz - mean, xyz - middle[:, :, None]], dim=-1)
         highest = features
-        with torch.autocast(points.device.type, enabled=False):  # metres do not fit half precision
+        with full_precision(points):  # metres do not fit half precision
             for layer in self.layers:
                 features, highest = layer(features, real)
         values = torch.cat([highest, (counts > 0)[..., None].to(highest.dtype)], dim=-1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
 from training.models.center_head import conv_bn_relu
+from training.models.precision import full_precision
 from training.models.view.depth_bins import DepthBins
 from training.models.view.lift_splat import inverse_3x3
 from training.models.view.warp import OUTSIDE
@@ -63,7 +64,7 @@ class RadarFrustum(nn.Module):
     def read(self, radar: Tensor, img_from_ego: Tensor, camera_valid: Tensor, columns: int, image_width: int) -> Tensor:
         """-> (B, N, C, D, w): what the map holds where each of `columns` image columns is at the middle of each bin."""
         cameras, device, grid = camera_valid.shape[1], radar.device, self.grid
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(radar):
             stride = image_width / columns
             u = (torch.arange(columns, device=device) + 0.5) * stride - 0.5
             depths = self.bins.start + self.bins.step * (torch.arange(self.bins.count, device=device) + 0.5)

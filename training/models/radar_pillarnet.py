@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bev_perception.model_spec import ModelSpec
 from training.models.center_head import CenterHead, HeadConfig
 from training.models.cma import CrossModalityAlignment
-from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.detector import Memory, Prediction
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
 from training.models.pillar_encoder import Z_RANGE
 from training.models.radar_branch import RadarPillars, deafness
@@ -42,12 +42,6 @@ class RadarPillarNetConfig:
     def __post_init__(self) -> None:
         if self.conv5_from not in CONV5_FROM:
             raise ValueError(f"conv5_from must be one of {CONV5_FROM}, found {self.conv5_from!r}")
-
-
-def tiny() -> RadarPillarNetConfig:
-    """For tests: pillars of half a cell."""
-    backbone = PillarBackboneConfig((8, 8, 16, 16, 24), (2, 1, 1), (1, 1, 1, 1, 1), 1)
-    return RadarPillarNetConfig(backbone, head=HeadConfig(ONE_TASK, shared=16, hidden=16, iou=True))
 
 
 class RadarPillarTrunk(nn.Module):
@@ -103,6 +97,9 @@ class RadarPillarNet(RadarPillarTrunk):
     Raises ValueError for a spec that does not fit.
     """
 
+    bins: None = None
+    training_only: tuple[str, ...] = ()
+
     def __init__(self, spec: ModelSpec, config: RadarPillarNetConfig = RadarPillarNetConfig()) -> None:
         super().__init__(spec, config.backbone, config.z_range, config.cma, config.conv5_from)
         self.spec, self.config = spec, config
@@ -117,5 +114,4 @@ class RadarPillarNet(RadarPillarTrunk):
         return Prediction(heatmap, regression, state, aux, maps)
 
     def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
-        state: Tensor | None = self.temporal(self.maps(inputs)["neck"], memory)[1]
-        return state
+        return self.temporal(self.maps(inputs)["neck"], memory)[1]

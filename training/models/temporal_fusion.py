@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,16 @@ def state_channels(config: TemporalConfig, channels: int) -> int:
     return {"none": 0, "history": config.frames * (channels + 2)}.get(config.kind, channels)
 
 
-def fusion_over(channels: int, config: TemporalConfig, spec: ModelSpec) -> Any:
+class TemporalFusion(Protocol):
+    """A module of one of the kinds in TEMPORAL."""
+
+    out_channels: int
+    state_channels: int
+
+    def __call__(self, bev: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor | None]: ...
+
+
+def fusion_over(channels: int, config: TemporalConfig, spec: ModelSpec) -> TemporalFusion:
     """The fusion of BEV maps of `channels`. Raises ValueError when the spec's state is not what it makes."""
     wanted = state_channels(config, channels)
     if spec.temporal.state_channels != wanted:
@@ -195,7 +204,7 @@ def _conv1x1(in_channels: int, channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
 
 
-TEMPORAL: dict[str, Callable[[int, TemporalConfig, ModelSpec], nn.Module]] = {
+TEMPORAL: dict[str, Callable[[int, TemporalConfig, ModelSpec], TemporalFusion]] = {
     "none": NoFusion,
     "concat": ConcatFusion,
     "gated": GatedFusion,

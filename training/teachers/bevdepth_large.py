@@ -1,6 +1,6 @@
 """BEVDepth with a large image backbone: the camera teacher of BEV-LGKD (2022, IEEE T-IV 2023), ConvNeXt-B.
 
-The network is the student's (training.models.bevdepth); the paper's grid is 256 x 256 cells of 0.4 m.
+The network is the student's (training.models.bevdet); the paper's grid is 256 x 256 cells of 0.4 m.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from training.models import bevdepth
-from training.models.bevdepth import BevDepthConfig, bevdepth_camera
+from training.models.bevdet import BevDepthConfig, bevdepth_camera
 from training.models.camera_bev import CameraBevConfig
 
 
@@ -24,11 +23,3 @@ class BevDepthLargeConfig(BevDepthConfig):
     """BEVDepth's configuration with other defaults."""
 
     camera: CameraBevConfig = field(default_factory=convnext_base_camera)
-
-
-def tiny() -> BevDepthLargeConfig:
-    """Twice the width of the tiny student in the image branch."""
-    small = bevdepth.tiny()
-    image = dataclasses.replace(small.camera.image, width=2 * small.camera.image.width)
-    camera = dataclasses.replace(small.camera, image=image)
-    return BevDepthLargeConfig(camera, small.temporal, small.encoder, small.head)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bev_perception.model_spec import ModelSpec
 from training.models.bev_encoder import SecondConfig, SecondEncoder
 from training.models.center_head import CenterHead, HeadConfig
-from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.detector import Memory, Prediction
 from training.models.pillar_encoder import Z_RANGE, PillarEncoder
-from training.teachers.clouds import batch_size, pillar_grid, require_stateless
+from training.teachers.clouds import LidarDetector, batch_size, pillar_grid
 
 POINT_CHANNELS = 5  # x, y, z, intensity, age
 
@@ -27,19 +27,12 @@ class CenterPointConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
 
 
-def tiny() -> CenterPointConfig:
-    """Pillars of half a cell, one head for all classes."""
-    second = SecondConfig((1, 2, 2), (2, 2, 2), (16, 32, 64), (1.0, 2.0, 4.0), 24)
-    return CenterPointConfig((16,), second=second, head=HeadConfig(ONE_TASK, shared=32, hidden=32))
-
-
-class CenterPoint(nn.Module):
+class CenterPoint(LidarDetector):
     """inputs: lidar (P, 6), lidar_counts (B,) -> Prediction; features "encoder1".."encoder3" and "neck"."""
 
     def __init__(self, spec: ModelSpec, config: CenterPointConfig = CenterPointConfig()) -> None:
-        super().__init__()
-        require_stateless(spec, "CenterPoint")
-        self.spec, self.config = spec, config
+        super().__init__(spec)
+        self.config = config
         self.encoder = SecondEncoder(config.point_layers[-1], config.second)
         grid = pillar_grid(spec.grid, round(self.encoder.strides["neck"]))
         self.pillars = PillarEncoder(POINT_CHANNELS, grid, config.point_layers, config.z_range)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
 
-from training.models.detector import Memory, Prediction
+from training.models.detector import Detector
 
 
 class FrozenTeacher:
@@ -18,25 +15,12 @@ class FrozenTeacher:
     student must move it, too: `teacher.to(device)`.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
-        self._detector = detector.requires_grad_(False).eval()
-
-    @property
-    def detector(self) -> nn.Module:
-        """The network; for reading (tasks, head weights to inherit)."""
-        return self._detector
-
-    def __call__(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Prediction:
-        self._detector.eval()  # whatever someone did to `detector` since
-        with torch.no_grad():
-            prediction: Prediction = self._detector(inputs, memory)
-        return prediction
+    def __init__(self, detector: Detector) -> None:
+        detector.requires_grad_(False)
+        detector.eval()
+        self.detector = detector
 
     def to(self, device: torch.device | str) -> FrozenTeacher:
         """Move the network; returns itself."""
-        self._detector.to(device)
+        self.detector.to(device)
         return self
-
-    def state_dict(self) -> dict[str, Any]:
-        """The network's own weights, to tell whether they changed."""
-        return self._detector.state_dict()

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bev_perception.model_spec import ModelSpec
 from training.losses.queries import QueryLossConfig, query_losses
 from training.models.center_head import conv_bn_relu
-from training.models.detector import Memory, Prediction
+from training.models.detector import Memory, Peaks, Prediction
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
 from training.models.pillar_encoder import Z_RANGE, PillarEncoder
 from training.models.query_head import QueryHead, QueryHeadConfig, query_maps, query_peaks
 from training.teachers.centerpoint import POINT_CHANNELS
-from training.teachers.clouds import batch_size, pillar_grid, require_stateless
+from training.teachers.clouds import LidarDetector, batch_size, pillar_grid
 
 
 @dataclass(frozen=True)
@@ -31,27 +31,20 @@ class LidarTransformerConfig:
     losses: QueryLossConfig = field(default_factory=QueryLossConfig)
 
 
-def tiny() -> LidarTransformerConfig:
-    """Pillars of half a cell, two decoder layers."""
-    backbone = PillarBackboneConfig((8, 16, 32, 32, 48), (2, 1, 1), (1, 1, 1, 1, 1), 1)
-    return LidarTransformerConfig(backbone, head=QueryHeadConfig(100, 32, 2, 4, 4, 64, 0.0))
-
-
-class LidarTransformer(nn.Module):
+class LidarTransformer(LidarDetector):
     """inputs: lidar (P, 6), lidar_counts (B,) -> Prediction with the last layer's queries drawn into the maps.
 
     aux: query_logits (L, B, Q, classes), query_boxes (L, B, Q, 10) as `QueryHead`. features: "conv4", "high", and
-    "neck", the map that the queries read. It brings its own losses and peaks: the maps are for distillation.
+    "neck", the map that the queries read. It is a SetDetector: the maps are for distillation.
     """
 
     def __init__(self, spec: ModelSpec, config: LidarTransformerConfig = LidarTransformerConfig()) -> None:
-        super().__init__()
-        require_stateless(spec, "LidarTransformer")
+        super().__init__(spec)
         if any(side % 2 for side in spec.grid.shape):
             raise ValueError(f"LidarTransformer halves the grid once: its sides must be even, found {spec.grid.shape}")
         if spec.top_k > config.head.queries * len(spec.classes):
             raise ValueError(f"{config.head.queries} queries cannot give the spec's top_k = {spec.top_k} detections")
-        self.spec, self.config, self.tasks = spec, config, (spec.classes,)
+        self.config, self.tasks = config, (spec.classes,)
         grid = pillar_grid(spec.grid, config.backbone.stride)
         self.pillars = PillarEncoder(POINT_CHANNELS, grid, config.backbone.channels[:1], config.z_range)
         self.backbone = PillarBackbone(config.backbone)
@@ -73,7 +66,7 @@ class LidarTransformer(nn.Module):
         aux = prediction.aux
         return query_losses(aux["query_logits"], aux["query_boxes"], batch, self.spec.grid, self.config.losses)
 
-    def peaks(self, prediction: Prediction) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def peaks(self, prediction: Prediction) -> Peaks:
         """The last layer's queries instead of the maps' peaks."""
         logits, boxes = prediction.aux["query_logits"][-1], prediction.aux["query_boxes"][-1]
         return query_peaks(logits.float(), boxes.float(), self.spec.grid, self.spec.top_k)

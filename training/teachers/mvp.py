@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bev_perception.model_spec import ModelSpec
 from training.data.virtual_points import VIRTUAL_CHANNELS
@@ -14,9 +13,8 @@ from training.models.bev_encoder import SecondEncoder
 from training.models.center_head import CenterHead
 from training.models.detector import Memory, Prediction
 from training.models.pillar_encoder import PillarEncoder
-from training.teachers import centerpoint
 from training.teachers.centerpoint import POINT_CHANNELS, CenterPointConfig
-from training.teachers.clouds import batch_size, pillar_grid, require_stateless
+from training.teachers.clouds import LidarDetector, batch_size, pillar_grid
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,7 @@ class MVPConfig:
     virtual_layers: tuple[int, ...] = (64, 64)
 
 
-def tiny() -> MVPConfig:
-    """CenterPoint's tiny size with as many channels for virtual points as for real ones."""
-    base = centerpoint.tiny()
-    return MVPConfig(dataclasses.replace(base, point_layers=(12,)), (12,))
-
-
-class MVP(nn.Module):
+class MVP(LidarDetector):
     """inputs: lidar (P, 6), lidar_counts (B,), virtual (Q, 16): batch index and the columns of `virtual_points`.
 
     Real and virtual points have pillar encoders of their own, as their features mean different things; the canvases
@@ -41,9 +33,8 @@ class MVP(nn.Module):
     """
 
     def __init__(self, spec: ModelSpec, config: MVPConfig = MVPConfig()) -> None:
-        super().__init__()
-        require_stateless(spec, "MVP")
-        self.spec, self.config = spec, config
+        super().__init__(spec)
+        self.config = config
         base = config.base
         self.encoder = SecondEncoder(base.point_layers[-1] + config.virtual_layers[-1], base.second)
         grid = pillar_grid(spec.grid, round(self.encoder.strides["neck"]))

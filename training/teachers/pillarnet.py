@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bev_perception.model_spec import ModelSpec
 from training.models.center_head import CenterHead, HeadConfig
-from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.detector import Memory, Prediction
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
 from training.models.pillar_encoder import Z_RANGE, PillarEncoder
 from training.teachers.centerpoint import POINT_CHANNELS
-from training.teachers.clouds import batch_size, pillar_grid, require_stateless
+from training.teachers.clouds import LidarDetector, batch_size, pillar_grid
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,7 @@ class PillarNetConfig:
     head: HeadConfig = field(default_factory=lambda: HeadConfig(iou=True))
 
 
-def tiny() -> PillarNetConfig:
-    """Pillars of half a cell, one head for all classes."""
-    backbone = PillarBackboneConfig((8, 16, 32, 32, 48), (2, 1, 1), (1, 1, 1, 1, 1), 1)
-    return PillarNetConfig(backbone, head=HeadConfig(ONE_TASK, shared=32, hidden=32, iou=True))
-
-
-class PillarNet(nn.Module):
+class PillarNet(LidarDetector):
     """inputs: lidar (P, 6), lidar_counts (B,) -> Prediction.
 
     features: "conv1".."conv4" (sparse: zero outside active sites), "conv5", "high" (conv5 brought to the head's grid)
@@ -38,11 +32,10 @@ class PillarNet(nn.Module):
     """
 
     def __init__(self, spec: ModelSpec, config: PillarNetConfig = PillarNetConfig()) -> None:
-        super().__init__()
-        require_stateless(spec, "PillarNet")
+        super().__init__(spec)
         if any(side % 2 for side in spec.grid.shape):
             raise ValueError(f"PillarNet halves the spec's grid once: its sides must be even, found {spec.grid.shape}")
-        self.spec, self.config = spec, config
+        self.config = config
         grid = pillar_grid(spec.grid, config.backbone.stride)
         self.pillars = PillarEncoder(POINT_CHANNELS, grid, config.backbone.channels[:1], config.z_range)
         self.backbone = PillarBackbone(config.backbone)

@@ -18,10 +18,10 @@ from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ModelSpec
 from training.models.bev_encoder import SecondConfig, SecondEncoder
 from training.models.center_head import CenterHead, HeadConfig
-from training.models.detector import ONE_TASK, Memory, Prediction
+from training.models.detector import Memory, Prediction
 from training.models.pillar_encoder import Z_RANGE, group_mean, norm_rows
 from training.teachers.centerpoint import POINT_CHANNELS
-from training.teachers.clouds import batch_size, pillar_grid, require_stateless
+from training.teachers.clouds import LidarDetector, batch_size, pillar_grid
 
 STRIDE = 8  # voxels along a side of one cell of the encoder's map
 
@@ -41,12 +41,6 @@ class VoxelNetConfig:
     z_range: tuple[float, float] = Z_RANGE
     second: SecondConfig = field(default_factory=voxel_second)
     head: HeadConfig = field(default_factory=HeadConfig)
-
-
-def tiny() -> VoxelNetConfig:
-    """One block per stage, voxels 0.25 m high, one head for all classes."""
-    second = SecondConfig((1, 1), (1, 2), (16, 32), (1.0, 2.0), 16)
-    return VoxelNetConfig((8, 8, 16, 16), 1, 0.25, second=second, head=HeadConfig(ONE_TASK, 32, 32))
 
 
 def import_spconv() -> Any:
@@ -152,13 +146,12 @@ class VoxelEncoder(nn.Module):
         return group_mean(points[inside, 1:], group, len(voxels)), voxels
 
 
-class VoxelNet(nn.Module):
+class VoxelNet(LidarDetector):
     """inputs: lidar (P, 6), lidar_counts (B,) -> Prediction; features "encoder1", "encoder2" and "neck"."""
 
     def __init__(self, spec: ModelSpec, config: VoxelNetConfig = VoxelNetConfig()) -> None:
-        super().__init__()
-        require_stateless(spec, "CenterPoint on voxels")
-        self.spec, self.config = spec, config
+        super().__init__(spec)
+        self.config = config
         self.voxels = VoxelEncoder(pillar_grid(spec.grid, STRIDE), config)
         self.encoder = SecondEncoder(self.voxels.out_channels, config.second)
         self.head = CenterHead(self.encoder.channels["neck"], spec.classes, config.head)

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
+
+from training.models.detector import Detector
 
 WARMUP = 2000  # steps over which the decay rises
 
@@ -58,7 +60,7 @@ class Ema(Callback):
         self.weights = dict(checkpoint["ema"])
 
     @contextmanager
-    def used_by(self, detector: nn.Module) -> Iterator[None]:
+    def used_by(self, detector: Detector) -> Iterator[None]:
         """Within: the detector has the averaged weights."""
         own = {name: value.detach().clone() for name, value in detector.state_dict().items()}
         detector.load_state_dict(self.weights)

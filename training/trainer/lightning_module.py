@@ -13,12 +13,13 @@ from torch import Tensor
 from bev_perception.decode import Thresholds, decode
 from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.model_spec import ModelSpec
+from training.data.clips import POINT_INPUTS
 from training.distill.agreement import gradient_norms, gradient_share
 from training.distill.cache import TeacherCache, teacher_hash
 from training.distill.module import Distiller
 from training.losses.detection import detection_losses
-from training.models.detector import Memory, Prediction, empty_memory
-from training.models.exported import peaks_of
+from training.models.detector import Detector, Memory, Prediction, SetDetector, empty_memory
+from training.models.exported import MEMORY_INPUTS, peaks_of
 from training.processes import any_of_all
 from training.run import Run, build_detector, parameter_groups, run_to_plain
 from training.schedules import rates
@@ -28,19 +29,16 @@ from training.teachers.frozen import FrozenTeacher
 # the first steps are looked at after 1, 2, 4, ...).
 AGREEMENT_EVERY, GRADIENTS_EVERY = 20, 100
 PEAKS = ("scores", "labels", "cells", "boxes")
-# What networks read of a batch; each batch has some of it (see training.models.detector).
-INPUTS = (
-    "images", "img_from_ego", "camera_valid", "radar_bev", "radar_points", "radar_counts", "radar_cells",
-    "radar_valid", "lidar", "lidar_counts", "virtual", "virtual_counts",
-)  # fmt: skip
 
 
-def inputs_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The current frame's network inputs."""
-    return {name: batch[name] for name in INPUTS if name in batch}
+def inputs_of(batch: dict[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """The current frame's inputs (see training.models.detector): those of the spec, and point clouds for teachers."""
+    names = [t.name for t in spec.inputs() if t.name not in MEMORY_INPUTS]
+    names += [f"{cloud}{what}" for cloud in POINT_INPUTS for what in ("", "_counts")]
+    return {name: batch[name] for name in names if name in batch}
 
 
-def recall(detector: Any, batch: dict[str, Tensor]) -> Memory | None:
+def recall(detector: Detector, batch: dict[str, Tensor]) -> Memory | None:
     """Run the earlier frames of a clip, oldest first, without gradient -> the memory that the current frame reads.
 
     Frames that no item of the batch has are skipped; in training no item of any process: batch norms of several GPUs
@@ -53,17 +51,18 @@ def recall(detector: Any, batch: dict[str, Tensor]) -> Memory | None:
         valid = batch["prev_valid"][:, t : t + 1]
         state = memory.bev
         if any_of_all(valid) if detector.training else bool(valid.any()):
-            inputs = {n: batch[f"prev.{n}"][:, t] for n in INPUTS if f"prev.{n}" in batch}
+            earlier = {n.removeprefix("prev."): v[:, t] for n, v in batch.items() if n.startswith("prev.")}
             with torch.no_grad():
-                state = detector.encode(inputs, memory).float()
+                encoded = detector.encode(earlier, memory)
+            assert encoded is not None  # the spec has a state
+            state = encoded.float()
         memory = Memory(state, batch["prev_from_curr"][:, t], valid, batch["prev_dt"][:, t : t + 1])
     return memory
 
 
-def predict_clip(detector: Any, batch: dict[str, Tensor]) -> Prediction:
+def predict_clip(detector: Detector, batch: dict[str, Tensor]) -> Prediction:
     """A detector's prediction for the current frame of a clip."""
-    prediction: Prediction = detector(inputs_of(batch), recall(detector, batch))
-    return prediction
+    return detector(inputs_of(batch, detector.spec), recall(detector, batch))
 
 
 def gradients_due(step: int) -> bool:
@@ -106,10 +105,9 @@ class DetectorModule(lightning.LightningModule):
         return predict_clip(self.detector, batch)
 
     def losses(self, prediction: Prediction, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weighted terms; a detector whose output is not a heatmap brings its own."""
-        if hasattr(self.detector, "losses"):
-            own: dict[str, Tensor] = self.detector.losses(prediction, batch)
-            return own
+        """Weighted terms; a set detector brings its own."""
+        if isinstance(self.detector, SetDetector):
+            return self.detector.losses(prediction, batch)
         return detection_losses(prediction, batch, self.detector, self.run.losses)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

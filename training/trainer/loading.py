@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch.utils.data import DataLoader, Subset
 
 from bev_perception.model_spec import ModelSpec
-from training.data import DATASETS
 from training.data.clips import ClipDataset, EndlessShuffle, collate
 from training.data.config import DataConfig, for_evaluation
-from training.data.nuscenes import Keyframe, read_split, require_lidar
+from training.data.nuscenes import Keyframe, Keyframes, open_nuscenes, read_split, require_lidar
 from training.processes import RankShard
 from training.run import Run
 
 
 def open_keyframes(
     spec: ModelSpec, config: DataConfig, data: Path, version: str, split: str, scenes: int | None = None
-) -> Any:
+) -> Keyframes:
     """Keyframes of a split, or of its first `scenes` scenes.
 
     Raises ValueError when there are none, and as Keyframes does; for training also without the LiDAR that the images'
     depth targets come from.
     """
     names = scenes_of(config, data, version, split)[:scenes]
-    keyframes = DATASETS["nuscenes"](data, version, names, spec, config)
+    keyframes = open_nuscenes(data, version, names, spec, config)
     if not len(keyframes):
         raise ValueError(f"{data}: the split {split!r} has no keyframes; see splits.json there")
     if split == "train" and spec.cameras and config.depth_stride:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from bev_perception.files import write_atomic
-from training.plain import differences
+from training.changes import differences
 from training.run import Run, run_from_plain, run_to_plain
 
 PACKAGES = (

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from training.distill.adapters import copy_weights
 from training.distill.module import take_over
 from training.models.backbones import FAN, ImageBackbone
+from training.models.detector import Detector
 from training.run import Run
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.checkpoint import load_module
 
 
-def start_from_teachers(student: Any, run: Run, teachers: Mapping[str, FrozenTeacher]) -> None:
+def start_from_teachers(student: Detector, run: Run, teachers: Mapping[str, FrozenTeacher]) -> None:
     """Overwrite fresh weights of the student with those of its teacher, as far as run.distill says."""
     if run.distill is None:
         return
@@ -25,7 +25,7 @@ def start_from_teachers(student: Any, run: Run, teachers: Mapping[str, FrozenTea
         print(f"{what}: {len(copied)} tensors start from the teacher's, {len(kept)} afresh", flush=True)
 
 
-def start_branches(student: Any, checkpoints: Mapping[str, Path]) -> None:
+def start_branches(student: Detector, checkpoints: Mapping[str, Path]) -> None:
     """Start a submodule, such as `radar`, from a trained network: its tensors of the same name and shape.
 
     Raises ValueError when there is no such submodule or nothing fits.
@@ -37,13 +37,13 @@ def start_branches(student: Any, checkpoints: Mapping[str, Path]) -> None:
         print(f"{branch}: {len(copied)} tensors from {path}, {len(kept)} afresh", flush=True)
 
 
-def start_network(detector: Any, path: Path) -> None:
+def start_network(detector: Detector, path: Path) -> None:
     """Begin with all weights of a checkpoint. Raises ValueError when it is of another network."""
     with _fitting(f"--init {path}"):
         detector.load_state_dict(load_module(path).detector.state_dict())
 
 
-def start_backbone(detector: Any, path: Path) -> None:
+def start_backbone(detector: Detector, path: Path) -> None:
     """Begin with a trained image backbone: torchvision's ImageNet weights (its state dict), or that of a checkpoint of
     training.train.
 
@@ -65,7 +65,7 @@ def start_backbone(detector: Any, path: Path) -> None:
     print(f"the image backbone starts from {path}", flush=True)
 
 
-def _image_backbone(detector: Any, whose: str) -> ImageBackbone:
+def _image_backbone(detector: Detector, whose: str) -> ImageBackbone:
     found = [m for m in detector.modules() if isinstance(m, ImageBackbone)]
     if len(found) != 1:
         raise ValueError(f"--backbone: {whose} has {len(found)} image backbones, expected one")

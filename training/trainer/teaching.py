@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from training.data.config import DataConfig
+from training.data.nuscenes import Keyframes
 from training.distill.cache import TeacherCache
 from training.distill.losses import DISTILL_LOSSES
 from training.distill.module import Distiller
@@ -65,7 +65,7 @@ def _open(name: str, path: Path, run: Run) -> FrozenTeacher:
 
 
 def open_caches(
-    run: Run, teachers: Mapping[str, FrozenTeacher], keyframes: Any, folder: Path
+    run: Run, teachers: Mapping[str, FrozenTeacher], keyframes: Keyframes, folder: Path
 ) -> dict[str, TeacherCache]:
     """A cache for each teacher that terms read, under `folder`. Raises ValueError when the run's augmentation changes
     what they see."""
@@ -74,7 +74,7 @@ def open_caches(
     return {n: TeacherCache(folder, teachers[n].detector, tokens, run.data, digest) for n in sorted(asked)}
 
 
-def fill_caches(distiller: Distiller, run: Run, keyframes: Any, workers: int) -> None:
+def fill_caches(distiller: Distiller, run: Run, keyframes: Keyframes, workers: int) -> None:
     """Ask each teacher of what its cache lacks; several processes share the work.
 
     A process looks at its own share of the samples alone: what the others lack changes while they write.
@@ -90,7 +90,7 @@ def fill_caches(distiller: Distiller, run: Run, keyframes: Any, workers: int) ->
 
 @torch.no_grad()
 def held_out_agreement(
-    checkpoint: Path, teachers: Mapping[str, Path], keyframes: Any, rows: Sequence[int], workers: int
+    checkpoint: Path, teachers: Mapping[str, Path], keyframes: Keyframes, rows: Sequence[int], workers: int
 ) -> dict[str, float]:
     """How far a trained student says what its teachers say, in eval mode: the mean over `rows` of the keyframes of what
     training.distill.agreement measures, "<term>/cosine/foreground" and so on."""

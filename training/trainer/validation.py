@@ -17,6 +17,7 @@ from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.objects import Objects
 from training.data.nuscenes import Keyframe
 from training.data.sensor_frame import sensor_frame
+from training.run import Run
 from training.scoring import ground_truth, score_found
 from training.trainer.detect import detect
 from training.trainer.ema import Ema
@@ -31,7 +32,7 @@ class Validation(Callback):
     averaged weights are used where there are any. Give it to the trainer after `ema`.
     """
 
-    def __init__(self, keyframes: Sequence[Keyframe], run: Any, out: Path, ema: Ema | None, workers: int = 0) -> None:
+    def __init__(self, keyframes: Sequence[Keyframe], run: Run, out: Path, ema: Ema | None, workers: int = 0) -> None:
         self.keyframes, self.run, self.out, self.ema, self.workers = keyframes, run, out, ema, workers
         count = min(run.validate_frames, len(keyframes))
         self.rows = [round(i) for i in np.linspace(0, len(keyframes) - 1, count)]

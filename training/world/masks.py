@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 
 from bev_perception.model_spec import CLASSES
+from bev_perception.plain import from_plain
 from training.data.masks import mask_path, run_lengths
 from training.world.camera import CameraImage, cast_camera
 from training.world.generate import (
     Progress,
-    Rates,
     Scan,
     epoch_ns,
     ordered_map,
@@ -58,7 +58,7 @@ def _done(stamp: Path) -> Path:
 def _write_scene(stamp: str) -> int:
     out = Path(stamp).parent.parent
     content = json.loads(Path(stamp).read_text())["settings"]
-    settings = DatasetSettings(**(content | {"rates": Rates(**content["rates"])}))
+    settings: DatasetSettings = from_plain(DatasetSettings, content, f"{stamp}: settings")
     index = int(Path(stamp).stem.rpartition("-")[2])
     name, seed = scene_name(index), settings.scene_seed(index)
     world, images = world_of(seed, settings.duration_s), 0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
+from training.models.precision import is_shape_alone
 from training.models.view.projection import Projected, grid_sample
 
 
@@ -108,8 +109,9 @@ class SpatialCrossAttention(nn.Module):
         offsets, logits = self.where(query)  # (B, Q, heads, levels, points, 2), (B, Q, heads, levels * points)
         weights = logits.softmax(dim=-1).reshape(b, q, self.heads, self.levels, self.points)
         hit = projected.visible.any(dim=-1).to(query.dtype)  # (B, N, Q)
-        rows = None if torch.compiler.is_exporting() else _hit_rows(hit)
-        # (B, N, L, ...): every query of every camera in an exported graph, else only those that hit the camera.
+        rows = None if torch.compiler.is_exporting() or is_shape_alone(hit) else _hit_rows(hit)
+        # (B, N, L, ...): every query of every camera where shapes must not depend on numbers, as in an exported graph,
+        # else only those that hit the camera.
         reference = _take(projected.location, rows)
         offsets, weights = _take_query(offsets, rows, n), _take_query(weights, rows, n)
         # Point k belongs to height k % heights.

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
+from training.models.precision import full_precision
 from training.models.view.depth_bins import DepthBins
 from training.models.view.warp import OUTSIDE
 
@@ -54,7 +55,7 @@ class ColumnLift(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The second half of `forward`, from each camera's (depth, column) plane (B, N, C, D, w)."""
         b, n, c = plane.shape[:3]
-        with torch.autocast(plane.device.type, enabled=False):  # half precision is pixels off
+        with full_precision(plane):  # half precision is pixels off
             projected = torch.matmul(img_from_ego.flatten(0, 1)[:, :3], self.cell_points.t())  # (B*N, 3, X*Y)
         z = projected[:, 2]
         column = (projected[:, 0] / z.clamp(min=0.1) + 0.5) / image_width * 2 - 1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
+from training.models.precision import full_precision
 from training.models.view.depth_bins import DepthBins
 from training.models.view.splat import splat, splat_dense
 
@@ -61,7 +62,7 @@ class LiftSplat(nn.Module):
                 f"found context {tuple(context.shape)} and depth {tuple(depth_probability.shape)}"
             )
         count = self.grid.shape[0] * self.grid.shape[1]
-        with torch.no_grad(), torch.autocast(context.device.type, enabled=False):
+        with torch.no_grad(), full_precision(context):
             cells = self.cells(img_from_ego, camera_valid, h, w)  # (B, N, h * w, D)
         depth = depth_probability.flatten(3).transpose(2, 3)  # (B, N, h * w, D)
         if torch.compiler.is_exporting():

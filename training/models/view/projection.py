@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bev_perception.grid import BevGrid
+from training.models.precision import full_precision
 from training.models.view.depth_bins import DepthBins
 
 MIN_DEPTH = 0.1  # metres; what is nearer lies behind the image plane or on the lens
@@ -43,7 +44,7 @@ def project(points: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_si
     camera_valid (B, N)."""
     b, n = camera_valid.shape
     q, z = points.shape[:2]
-    with torch.autocast(points.device.type, enabled=False):
+    with full_precision(points):
         turned = torch.matmul(points.reshape(-1, 3), img_from_ego[..., :3, :3].transpose(2, 3))
         u, v, depth = (turned + img_from_ego[..., None, :3, 3]).reshape(b, n, q, z, 3).unbind(dim=-1)
         safe = depth.clamp(min=MIN_DEPTH)

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from training.models.precision import is_shape_alone
+
 
 class _Splat(torch.autograd.Function):
     @staticmethod
@@ -45,6 +47,8 @@ def splat(context: Tensor, depth: Tensor, cells: Tensor, count: int) -> Tensor:
     cells[r, d] in [0, count) is where point d of ray r falls; `count` itself means outside. Row i of the result is the
     sum of depth[r, d] * context[r] over all points with cells[r, d] == i.
     """
+    if is_shape_alone(context):
+        return context.new_empty(count, context.shape[1])
     result: Tensor = _Splat.apply(context.contiguous(), depth.contiguous(), cells, count)
     return result
 

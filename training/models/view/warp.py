@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bev_perception.grid import BevGrid
+from training.models.precision import full_precision
 
 # A grid_sample coordinate far enough outside [-1, 1] for bilinear weights to vanish.
 OUTSIDE = -4.0
@@ -23,7 +24,7 @@ def warp_bev(
     """
     b = prev_bev.shape[0]
     rotation, translation = prev_from_curr[:, :2, :2], prev_from_curr[:, :2, 3]
-    with torch.autocast(prev_bev.device.type, enabled=False):  # half precision is 10 cm off
+    with full_precision(prev_bev):  # half precision is 10 cm off
         points = torch.matmul(cell_centers, rotation.transpose(1, 2)) + translation[:, None]  # (B, X*Y, 2)
     x = (points[..., 0] - grid.x_min) / (grid.x_max - grid.x_min) * 2 - 1
     y = (points[..., 1] - grid.y_min) / (grid.y_max - grid.y_min) * 2 - 1

@@ -1,0 +1,75 @@
+"""Changes of a nested dataclass by dotted names, and in what two differ."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from bev_perception.plain import from_plain, to_plain
+
+
+def override(value: Any, changes: Mapping[str, str]) -> Any:
+    """A copy of a nested dataclass with `optim.lr=1e-3` and the like applied; texts are Python literals or words.
+
+    All changes of one dataclass are made at once. Raises ValueError naming the key that does not exist and those that
+    do, or a value of the wrong type.
+    """
+    tree: dict[str, Any] = {}
+    for dotted, text in changes.items():
+        *path, last = dotted.split(".")
+        branch = tree
+        for name in path:
+            branch = branch.setdefault(name, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"{dotted}: `{name}` is set as a whole too; change one or the other")
+        if last in branch:
+            raise ValueError(f"{dotted} is changed twice")
+        branch[last] = _literal(text)
+    return _replace(value, tree, "")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    value: Any
+
+
+def _literal(text: str) -> _Leaf:
+    try:
+        return _Leaf(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return _Leaf({"true": True, "false": False, "none": None}.get(text.lower(), text))
+
+
+def _replace(value: Any, tree: Mapping[str, Any], where: str) -> Any:
+    names = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+    assert not isinstance(value, type)
+    changed = {}
+    for name, new in tree.items():
+        dotted = f"{where}{name}"
+        if not names:
+            raise ValueError(f"{dotted}: {where.rstrip('.')} is {value!r}, which has no parts")
+        if name not in names:
+            raise ValueError(f"{dotted}: there is no `{name}`; there are {names}")
+        if isinstance(new, _Leaf):
+            kind = typing.get_type_hints(type(value))[name]
+            if kind is Any:
+                raise ValueError(f"{dotted} is changed by its parts, such as {dotted}.{_first_part(value, name)}=...")
+            changed[name] = from_plain(kind, to_plain(new.value), dotted)
+        else:
+            changed[name] = _replace(getattr(value, name), new, f"{dotted}.")
+    return dataclasses.replace(value, **changed)
+
+
+def _first_part(value: Any, name: str) -> str:
+    return dataclasses.fields(getattr(value, name))[0].name
+
+
+def differences(a: Any, b: Any, where: str = "") -> list[str]:
+    """`name: value in a -> value in b` for each leaf in which two plain values differ, by dotted names."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        names = sorted(set(a) | set(b))
+        return [d for n in names for d in differences(a.get(n), b.get(n), f"{where}.{n}".lstrip("."))]
+    return [] if a == b else [f"{where}: {a!r} -> {b!r}"]
