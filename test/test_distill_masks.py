@@ -157,6 +157,9 @@ def test_shares_sum_to_one_per_sample_or_component() -> None:
     share = per_cell_share(mask)
     assert share[0].sum() == pytest.approx(1) and share[0, 0, 0] == 0.25
     assert (share[1] == 0).all()
+    alone = torch.zeros(1, 4, 5, dtype=torch.bool)
+    alone[0, 2, 2] = True
+    assert per_cell_share(alone).sum() == component_share(alone).sum() == 1
     components = component_share(mask)
     assert components[0, 0, :3].tolist() == pytest.approx([1 / 3] * 3) and components[0, 1, 3] == 1
     assert (components[1] == 0).all()

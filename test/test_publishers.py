@@ -20,7 +20,14 @@ from std_msgs.msg import ColorRGBA, Header  # noqa: E402
 from visualization_msgs.msg import Marker  # noqa: E402
 
 from bev_perception.colors import CLASS_COLORS, OTHER_COLOR  # noqa: E402
-from bev_perception.messages import AUTOWARE_LABELS, PUBLISHERS, Context, Output  # noqa: E402
+from bev_perception.messages import (  # noqa: E402
+    AUTOWARE_LABELS,
+    DIAGNOSTICS_TOPIC,
+    PUBLISHERS,
+    STATUS_TOPIC,
+    Context,
+    Output,
+)
 from bev_perception.model_spec import CLASSES, ModelSpec  # noqa: E402
 from bev_perception.structures import Detections  # noqa: E402
 
@@ -233,6 +240,7 @@ def test_the_table_of_publishers() -> None:
         "vision_msgs": "perception/vision_detections",
         "autoware": "perception/objects",
     }
+    assert (STATUS_TOPIC, DIAGNOSTICS_TOPIC) == ("perception/status", "/diagnostics")
     for row in PUBLISHERS.values():
         found = row.message_type()
         assert (found.__module__.partition(".")[0], found.__name__) == (row.package, row.kind.rpartition("/")[2])

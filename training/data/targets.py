@@ -97,8 +97,6 @@ def semantic_target(
     """
     h, w = size[0] // stride, size[1] // stride
     canvas = np.zeros((h, w), dtype=np.uint8)
-    if not len(boxes):
-        return canvas.astype(np.int64)
     pixels, depth = project(img_from_ego, box_corners(boxes).reshape(-1, 3))
     pixels, depth = pixels.reshape(-1, 8, 2), depth.reshape(-1, 8)
     for k in np.argsort(-depth.mean(axis=1)):
