@@ -14,14 +14,15 @@ ARGS ?=
 
 ENV := source .venv/env.sh &&
 
-.PHONY: help demo test test-fast lint docs bench train-demo setup-demo setup-test clean
+.PHONY: help demo test test-fast mutants lint docs bench train-demo setup-demo setup-test clean
 
 help:
 	@echo "make demo        drive through ROS 2, scored detections and a report in $(OUT)/demo"
 	@echo "make test        all tests"
 	@echo "make test-fast   those that take seconds each"
+	@echo "make mutants     change one line of the core at a time: which changes does no test notice?"
 	@echo "make lint        ruff and mypy"
-	@echo "make docs        make plots, tables and pages anew that follow from docs/data and the code"
+	@echo "make docs        make plots, figures, tables and pages anew that follow from docs/data and the code"
 	@echo "make bench       what node, networks and training cost in time; writes the tables in docs/"
 	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
 	@echo "make clean       remove the virtual environment, builds and outputs"
@@ -44,11 +45,14 @@ test: setup-test
 test-fast: setup-test
 	@$(ENV) python -m pytest -q -m fast $(ARGS)
 
+mutants: setup-test
+	@$(ENV) python test/mutants.py $(ARGS)
+
 lint: setup-test
 	@$(ENV) ruff check . && mypy
 
 docs: setup-test
-	@$(ENV) python -m docs && python -m docs.pages
+	@$(ENV) python -m docs && python -m docs.figures && python -m docs.pages
 
 bench: setup-test
 	@$(ENV) python -m bev_perception.evaluation.bench $(ARGS)

@@ -92,8 +92,9 @@ def _image_cv_bridge(msg: Any, channels: int) -> np.ndarray:
     """The same through cv_bridge, for those who want its handling of exotic drivers."""
     from cv_bridge import CvBridge
 
-    image = CvBridge().imgmsg_to_cv2(msg, desired_encoding="passthrough")
-    return image[:, :, 0] if channels == 1 and image.ndim == 3 else image
+    image = np.ascontiguousarray(CvBridge().imgmsg_to_cv2(msg, desired_encoding="passthrough"))
+    pixels = image.view(np.uint8).reshape(msg.height, msg.width, channels)
+    return pixels[:, :, 0] if channels == 1 else pixels
 
 
 IMAGE_READERS = {"numpy": _image_view, "cv_bridge": _image_cv_bridge}
@@ -182,11 +183,8 @@ def read_points(msg: Any) -> np.ndarray:
             f"{found} bytes, row_step {msg.row_step}; {width}x{height} points of {msg.point_step} bytes need {needed}"
             f" and a row_step of {row} or more",
         )
-    buffer = _bytes(msg.data)
-    if step == row:
-        return buffer[:needed].view(dtype)
-    rows = np.lib.stride_tricks.as_strided(buffer, (height, row), (step, 1), writeable=False)
-    return np.ascontiguousarray(rows).view(dtype).reshape(-1)
+    rows = np.lib.stride_tricks.as_strided(_bytes(msg.data), (height, row), (step, 1), writeable=False)
+    return np.ascontiguousarray(rows).view(dtype).reshape(-1)  # a copy only where padding lies between the rows
 
 
 def _read_points_sensor_msgs_py(msg: Any) -> np.ndarray:

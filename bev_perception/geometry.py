@@ -119,7 +119,7 @@ def box_corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def points_in_box(points: np.ndarray, box: np.ndarray, margin: float = 0.0) -> np.ndarray:
-    """(P, 3) points and a (7,) box of the same frame -> (P,) bool, the box grown by `margin` metres on every side."""
+    """(P, 3+) points and a (7,) box of the same frame -> (P,) bool, the box grown by `margin` metres on every side."""
     local = (points[:, :3] - box[:3]) @ rotation_from_yaw(box[6])
     return np.all(np.abs(local) <= box[3:6] / 2 + margin, axis=1)
 

@@ -178,7 +178,6 @@ class SensorIntake:
         for sensor in sensors:
             try:
                 found[sensor.name] = self._tree.lookup(self._config.base_frame, sensor.frame_id)
-                self._no_transform.pop(sensor.name, None)
             except CalibrationError as error:
                 self._no_transform[sensor.name] = str(error)
         self._set_extrinsics(found)

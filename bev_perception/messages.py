@@ -18,7 +18,7 @@ from bev_perception.colors import color_of
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import Detections
 
-NOT_ESTIMATED = np.diag(np.full(6, -1.0)).reshape(-1)
+NOT_ESTIMATED = np.diag(np.full(6, -1.0)).ravel()
 NOT_ESTIMATED.setflags(write=False)
 HEADING_M = 0.7  # the heading reaches this far out of the front
 MIN_ARROW_MPS = 0.3  # slower objects get no velocity line

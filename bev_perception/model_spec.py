@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ BOX_CHANNELS = ("dx", "dy", "z", "log_l", "log_w", "log_h", "sin_yaw", "cos_yaw"
 # Planes that radar_bev may have, columns of radar_points (preprocess.radar makes both), and how images may be scaled
 # (preprocess.images).
 RADAR_CHANNELS = ("log_count", "rcs", "vx", "vy", "age", "dx", "dy")
-RADAR_FORMATS = ("map", "pillars")
 PILLAR_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy")
 INTERPOLATIONS = ("area", "linear")
 COLOR_ORDERS = ("bgr", "rgb")
@@ -76,7 +76,7 @@ class RadarSpec:
         if not self.channels or set(self.channels) - set(RADAR_CHANNELS):
             raise ValueError(f"radar.channels must be some of {RADAR_CHANNELS}, found {self.channels}")
         if self.format not in RADAR_FORMATS:
-            raise ValueError(f"radar.format must be one of {RADAR_FORMATS}, found {self.format!r}")
+            raise ValueError(f"radar.format must be one of {tuple(RADAR_FORMATS)}, found {self.format!r}")
         if self.pillar_step <= 0 or self.max_pillars < 1 or self.pillar_points < 1:
             raise ValueError(f"radar.pillar_step, .max_pillars and .pillar_points must be positive, found {self}")
 
@@ -107,6 +107,25 @@ class TensorSpec:
     dtype: str
 
 
+def _map_inputs(spec: ModelSpec) -> list[TensorSpec]:
+    return [TensorSpec("radar_bev", (len(spec.radar.channels), *spec.grid.shape), "float32")]
+
+
+def _pillar_inputs(spec: ModelSpec) -> list[TensorSpec]:
+    spec.pillar_grid()  # or ValueError
+    pillars, points = spec.radar.max_pillars, spec.radar.pillar_points
+    # int32: TensorRT 8 takes no int64 inputs.
+    return [
+        TensorSpec("radar_points", (pillars, points, len(PILLAR_COLUMNS)), "float32"),
+        TensorSpec("radar_counts", (pillars,), "int32"),
+        TensorSpec("radar_cells", (pillars,), "int32"),  # ix * Y + iy of pillar_grid(), each at most once
+    ]
+
+
+# RadarSpec.format -> what the network takes of the radars; preprocess.radar.RADAR_ARRAYS makes it.
+RADAR_FORMATS: dict[str, Callable[[ModelSpec], list[TensorSpec]]] = {"map": _map_inputs, "pillars": _pillar_inputs}
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Facts about one exported student. Distances in metres, scores in [0, 1]; dicts are keyed by class name.
@@ -129,8 +148,7 @@ class ModelSpec:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        if self.radar.format == "pillars":
-            self.pillar_grid()
+        RADAR_FORMATS[self.radar.format](self)  # or ValueError: the form does not fit the grid
 
     def pillar_grid(self) -> BevGrid:
         """The grid's range in cells of radar.pillar_step. Raises ValueError unless they divide the grid's cells."""
@@ -153,7 +171,10 @@ class ModelSpec:
                 TensorSpec("camera_valid", (n,), "float32"),
             ]
         if self.radars:
-            tensors += [*self._radar_inputs(), TensorSpec("radar_valid", (len(self.radars),), "float32")]
+            tensors += [
+                *RADAR_FORMATS[self.radar.format](self),
+                TensorSpec("radar_valid", (len(self.radars),), "float32"),
+            ]
         if self.temporal.state_channels:
             tensors += [
                 TensorSpec("prev_bev", (self.temporal.state_channels, *self.grid.shape), "float32"),
@@ -162,17 +183,6 @@ class ModelSpec:
                 TensorSpec("prev_dt", (1,), "float32"),
             ]
         return tuple(tensors)
-
-    def _radar_inputs(self) -> list[TensorSpec]:
-        if self.radar.format == "map":
-            return [TensorSpec("radar_bev", (len(self.radar.channels), *self.grid.shape), "float32")]
-        pillars, points = self.radar.max_pillars, self.radar.pillar_points
-        # int32: TensorRT 8 takes no int64 inputs.
-        return [
-            TensorSpec("radar_points", (pillars, points, len(PILLAR_COLUMNS)), "float32"),
-            TensorSpec("radar_counts", (pillars,), "int32"),
-            TensorSpec("radar_cells", (pillars,), "int32"),  # ix * Y + iy of pillar_grid(), each at most once
-        ]
 
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What the engine gives, in order: the top-K peaks over classes and cells, and the state for the next step."""

@@ -271,6 +271,7 @@ def install(profile: str, environment: str) -> None:
 
 def prove(profile: str) -> None:
     """Imports in the finished environment what `make` needs there, and from there."""
+    say("importing what was installed")
     names = dict.fromkeys(f"{IMPORTS['demo']} {IMPORTS[profile]}".split())
     check = f"import {', '.join(names)}"
     if not sourced_ros():

@@ -1,10 +1,25 @@
-"""Fixtures that several test files share because they are dear."""
+"""One thread for everybody, and fixtures that several test files share because they are dear."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Before torch or numpy is imported, here and in the processes that tests start. The networks are so small that a second
+# thread gains nothing, and it waits by spinning: on cores that are busy, training takes up to ten times the CPU time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Commands take as many threads as there are cores: the next test has one again."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,10 @@ def compare(found, golden, tolerance=EXACT):
     return compare_outputs(found, golden, tiny_bundle.SPEC, tolerance, "test")
 
 
-def test_every_backend_opens_lazily_and_unknown_names_are_refused(bundle):
-    assert set(BACKENDS) == {"onnxruntime", "tensorrt"}
-    with pytest.raises(ValueError, match=r"unknown inference backend 'tflite'.*onnxruntime.*tensorrt"):
+def test_unknown_names_are_refused_with_those_that_there_are(bundle):
+    with pytest.raises(ValueError, match="unknown inference backend 'tflite'") as refused:
         open_backend(bundle, "tflite")
+    assert len(BACKENDS) >= 2 and all(f"'{name}'" in str(refused.value) for name in BACKENDS)
 
 
 def test_unknown_option_is_an_error(bundle):

@@ -16,7 +16,6 @@ from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
 from bev_perception.plain import from_plain, to_plain
 from training.bundling.golden import pattern_inputs
-from training.losses.detection import foreground_target
 from training.models import STUDENTS
 from training.models.deform_conv import DeformConv
 from training.models.depth_net import camera_vector
@@ -257,18 +256,3 @@ def test_image_branch_reads_both_colour_orders_alike() -> None:
         ImageBranch(ImageSpec(100, 64), config)
     with pytest.raises(ValueError, match="backbone must be one of"):
         ImageConfig("resnet9")
-
-
-def test_foreground_is_what_boxes_cover_and_where_small_objects_stand() -> None:
-    heatmap = torch.zeros(1, len(CLASSES), *GRID.shape)
-    cells, _ = GRID.cells(np.array([[0.4, 0.4], [-6.0, 2.0]]))
-    for ix, iy in cells:
-        heatmap[0, 0, ix, iy] = 1.0
-    heatmap[0, 1] += 0.5  # the slopes of a Gaussian are no object
-    boxes = torch.tensor([[[0.4, 0.4, 0.0, 4.0, 1.6, 1.5, np.pi / 2], [-5.9, 2.1, 0.0, 0.1, 0.1, 1.0, 0.0], [9.0] * 7]])
-    found = foreground_target({"heatmap": heatmap, "gt_boxes": boxes, "gt_valid": torch.tensor([[1, 1, 0]])}, GRID)
-    centers = GRID.centers()
-    expected = (np.abs(centers[..., 0] - 0.4) <= 0.8 + 1e-6) & (np.abs(centers[..., 1] - 0.4) <= 2.0)
-    expected[tuple(cells[1])] = True
-    np.testing.assert_array_equal(found[0, 0].numpy().astype(bool), expected)
-    assert expected.sum() == 3 * 5 + 1

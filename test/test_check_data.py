@@ -21,6 +21,7 @@ from training.data.clips import ClipDataset
 from training.data.config import DataConfig, LidarConfig
 from training.data.nuscenes import open_nuscenes
 from training.data.prepared import prepare
+from training.data.source import Source
 from training.experiments import demo
 from training.experiments.demo import CAMERAS, RADARS
 
@@ -38,7 +39,7 @@ AUGMENTED = DataConfig(
 
 @pytest.fixture(scope="module")
 def keyframes(tiny_dataset):
-    return open_nuscenes(tiny_dataset, "v1.0-trainval", "train", SPEC, AUGMENTED)
+    return open_nuscenes(Source(tiny_dataset), "train", SPEC, AUGMENTED)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,11 @@ from bev_perception.conversions import MessageError, RadarFields
 from bev_perception.preprocess.encodings import RAW
 from bev_perception.structures import RadarScan
 
+# sensor_msgs/image_encodings.hpp: bytes per pixel.
+BYTES = {
+    "mono8": 1, "8UC1": 1, "bayer_rggb8": 1, "bayer_bggr8": 1, "bayer_gbrg8": 1, "bayer_grbg8": 1,
+    "uyvy": 2, "yuyv": 2, "yuv422": 2, "yuv422_yuy2": 2, "bgr8": 3, "rgb8": 3, "8UC3": 3, "bgra8": 4, "rgba8": 4,
+}  # fmt: skip
 NUSCENES = [
     ("x", 7, 1), ("y", 7, 1), ("z", 7, 1), ("dyn_prop", 1, 1), ("id", 3, 1), ("rcs", 7, 1), ("vx", 7, 1), ("vy", 7, 1),
     ("vx_comp", 7, 1), ("vy_comp", 7, 1),
@@ -77,26 +82,22 @@ def types(request: pytest.FixtureRequest):
     return request.param()
 
 
-def channels_of(encoding: str) -> int:
-    return RAW[conversions.ENCODING_ALIASES.get(encoding, encoding)][0]
-
-
 def scan_of(message: object, fields: RadarFields | None = None, reader: str = "numpy") -> RadarScan:
     return conversions.read_radar(message, "RADAR", fields or RadarFields(), reader)[0]
 
 
 def image_values(encoding: str = "bgr8", width: int = 5, height: int = 4, padding: int = 0, seed: int = 0) -> dict:
-    step = width * channels_of(encoding) + padding
+    step = width * BYTES[encoding] + padding
     data = np.random.default_rng(seed).integers(0, 256, step * height, dtype=np.uint8).tobytes()
     return dict(encoding=encoding, width=width, height=height, step=step, data=data)
 
 
 @pytest.mark.parametrize("padding", [0, 7])
-@pytest.mark.parametrize("encoding", sorted([*RAW, *conversions.ENCODING_ALIASES]))
+@pytest.mark.parametrize("encoding", sorted({*BYTES, *RAW, *conversions.ENCODING_ALIASES}))
 def test_pixels_are_where_the_definition_puts_them(types, encoding: str, padding: int) -> None:
     values = image_values(encoding, padding=padding)
     frame = conversions.to_camera_frame(types.image(**values), "CAM")
-    channels = channels_of(encoding)
+    channels = BYTES[encoding]
     assert (frame.sensor, frame.stamp_ns) == ("CAM", 3_000_000_005)
     assert frame.data.shape == ((4, 5) if channels == 1 else (4, 5, channels))
     pixels = frame.data.reshape(4, 5, channels)
@@ -169,6 +170,8 @@ def test_compressed_images_are_told_by_their_bytes() -> None:
         with pytest.raises(MessageError) as error:
             conversions.to_compressed_frame(compressed(data), "CAM")
         assert error.value.reason == reason
+    shortest = b"\xff\xd8" + bytes(12) + b"\xff\xd9"
+    assert conversions.to_compressed_frame(compressed(shortest), "CAM").data.tobytes() == shortest
     with pytest.raises(MessageError, match="compressedDepth"):
         conversions.to_compressed_frame(compressed(jpeg, "16UC1; compressedDepth"), "CAM")
 
@@ -217,6 +220,14 @@ def test_radar_points_of_any_layout(types, big: bool, height: int, pad: int, gap
 
 
 @pytest.mark.parametrize("big", [False, True])
+def test_of_a_field_of_many_values_the_first_is_used(types, big: bool) -> None:
+    fields = [(name, datatype, 2 if name == "x" else 1) for name, datatype, _ in NUSCENES]
+    layout, values = cloud_values(ROWS, fields, big=big)
+    scan = scan_of(types.cloud(layout, **values))
+    assert np.array_equal(scan.points, EXPECTED)
+
+
+@pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("height, pad", [(1, 0), (2, 5)])
 def test_sensor_msgs_py_reads_the_same(big: bool, height: int, pad: int) -> None:
     pytest.importorskip("sensor_msgs_py", reason="sensor_msgs_py is not installed")
@@ -224,6 +235,13 @@ def test_sensor_msgs_py_reads_the_same(big: bool, height: int, pad: int) -> None
     message = RclpyTypes().cloud(layout, **values)
     ours, theirs = (scan_of(message, reader=r).points for r in ("numpy", "sensor_msgs_py"))
     assert np.array_equal(ours, theirs)
+
+
+def test_points_are_a_view_where_no_padding_is_between_the_rows(types) -> None:
+    for height in (1, 2):
+        layout, values = cloud_values(ROWS, height=height)
+        message = types.cloud(layout, **values)
+        assert np.shares_memory(conversions.read_points(message), np.frombuffer(message.data, np.uint8))
 
 
 def test_relative_velocity_and_missing_z(types) -> None:
@@ -252,6 +270,15 @@ def test_polar_returns_with_doppler(types, unit: str) -> None:
         assert point[:3] == pytest.approx(r * ray, rel=1e-4, abs=1e-4)
         assert point[3] == 0
         assert point[4:] == pytest.approx(doppler * ray[:2], rel=1e-3, abs=1e-4)
+
+
+def test_radial_speed_of_returns_close_to_the_radar(types) -> None:
+    """From a millimetre on it lies along the ray; at the radar itself there is no ray."""
+    layout, values = cloud_values([[0.0, 0.0, 8.0], [0.0006, 0.0008, 5.0]], [(n, 7, 1) for n in ("x", "y", "doppler")])
+    map_ = RadarFields(velocity="relative", vx="", vy="", doppler="doppler", rcs="")
+    points = scan_of(types.cloud(layout, **values), map_).points
+    assert points[0, 4:].tolist() == [0, 0]
+    assert points[1, 4:] == pytest.approx([3.0, 4.0], rel=1e-4)
 
 
 def test_empty_clouds_are_scans_that_saw_nothing(types) -> None:
@@ -321,6 +348,12 @@ def test_binning_and_region_of_interest_move_pixels_as_the_sensor_does() -> None
     block = (np.array([u / w - 100, v / w - 50]) + 0.5) / 2 - 0.5
     u, v, w = cut.K @ point
     assert np.array([u / w, v / w]) == pytest.approx(block)
+    columns = conversions.to_calibration(camera_info(binning_x=4), np.eye(4))
+    assert (columns.width, columns.height) == (400, 900)
+    assert columns.K[:2].ravel() == pytest.approx([250, 0, (799.5 + 0.5) / 4 - 0.5, 0, 1100, 449.5])
+    rows = conversions.to_calibration(camera_info(binning_y=4), np.eye(4))
+    assert (rows.width, rows.height) == (1600, 225)
+    assert rows.K[:2].ravel() == pytest.approx([1000, 0, 799.5, 0, 275, (449.5 + 0.5) / 4 - 0.5])
 
 
 @pytest.mark.parametrize(
@@ -328,6 +361,11 @@ def test_binning_and_region_of_interest_move_pixels_as_the_sensor_does() -> None
     [
         ({"k": [0.0] * 9}, "camera_info_matrix"),
         ({"k": [float("nan")] * 9}, "camera_info_matrix"),
+        ({"k": [1000.0, float("nan"), 799.5, 0, 1100.0, 449.5, 0, 0, 1]}, "camera_info_matrix"),
+        ({"k": [-1000.0, 0, 799.5, 0, 1100.0, 449.5, 0, 0, 1]}, "camera_info_matrix"),
+        ({"k": [1000.0, 0, 799.5, 0, 0.0, 449.5, 0, 0, 1]}, "camera_info_matrix"),
+        ({"k": [1000.0, 0, 799.5, 0, 1100.0, 449.5, 0, 0, 2]}, "camera_info_matrix"),
+        ({"height": 0}, "camera_info_size"),
         ({"width": 0}, "camera_info_size"),
         ({"d": [float("nan")]}, "camera_info_distortion"),
     ],
@@ -372,6 +410,15 @@ def test_odometry() -> None:
         with pytest.raises(MessageError) as error:
             conversions.to_ego_pose(message, "odom", "base_link")
         assert error.value.reason == reason
+
+
+def test_stamps_and_frames() -> None:
+    assert conversions.stamp_ns(SimpleNamespace(sec=0, nanosec=1)) == 1
+    for ours, theirs in (("odom", "/odom"), ("/odom", "odom"), ("", "odom")):
+        conversions.check_frame(theirs, ours, "the frame")
+    for ours, theirs in (("odom", "map"), ("odom", ""), ("odom", "odo")):
+        with pytest.raises(MessageError, match=f"wrong_frame: the frame is '{theirs}', expected '{ours}'"):
+            conversions.check_frame(theirs, ours, "the frame")
 
 
 def test_no_ros_is_imported_by_the_conversions() -> None:

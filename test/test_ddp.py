@@ -15,6 +15,7 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
+import ddp_run  # noqa: E402
 from tiny_run import RUN, points_run  # noqa: E402
 
 from training.data.clips import EndlessShuffle  # noqa: E402
@@ -71,22 +72,20 @@ def test_counts_are_at_least_one():
 
 @pytest.fixture(scope="module")
 def alone_and_together(tiny_dataset, tmp_path_factory):
-    """What ddp_run.py leaves behind in one process and in two."""
+    """What ddp_run.py leaves behind in one process, this one, and in two that run meanwhile."""
     out = tmp_path_factory.mktemp("ddp")
     teacher = train(points_run("centerpoint"), Source(tiny_dataset), out / "teacher")
     own = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     env = own | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent.parent)}
-    launchers = {"one": [], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
-    running = {
-        name: subprocess.Popen(
-            [sys.executable, *launcher, str(SCRIPT), str(tiny_dataset), str(out / name), str(teacher)],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for name, launcher in launchers.items()
-    }  # fmt: skip
-    for name, process in running.items():
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, f"{name}: {output}"  # all of it: the first process to fail says why
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, str(SCRIPT), str(tiny_dataset), str(out / "two"), str(teacher)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as two:
+        with pytest.MonkeyPatch.context() as patch:
+            # ddp_run.py puts its own there
+            patch.setitem(ddp_run.STUDENTS, "camera_radar", ddp_run.STUDENTS["camera_radar"])
+            ddp_run.run(tiny_dataset, out / "one", teacher)
+        output, _ = two.communicate(timeout=600)
+    assert two.returncode == 0, output  # all of it: the first process to fail says why
     return out / "one", out / "two"
 
 

@@ -117,6 +117,30 @@ def test_nothing_above_the_threshold_gives_empty_arrays():
     assert found.boxes.shape == (0, 7) and found.velocity.shape == (0, 2) and found.labels.shape == (0,)
 
 
+def cars(xs, scores):
+    """Outputs of cars on the x axis of a grid that begins at 0, in metres."""
+    boxes = np.zeros((len(xs), 10))
+    boxes[:, 0] = xs
+    return {
+        "scores": np.array(scores), "labels": np.zeros(len(xs), int), "cells": np.zeros(len(xs), int), "boxes": boxes,
+    }  # fmt: skip
+
+
+def test_limits_belong_to_what_they_admit():
+    """A score at its threshold, a box at the end of a range, two boxes at the radius from each other."""
+    spec = dataclasses.replace(SPEC, grid=BevGrid(0.0, 8.0, 0.0, 8.0, 1.0), score_threshold=dict.fromkeys(CLASSES, 0.5))
+    spec = dataclasses.replace(spec, nms_radius=dict.fromkeys(CLASSES, 2.0))
+    assert decode(cars([0.0, 3.0], [0.5, 0.499]), spec).boxes[:, 0].tolist() == [0.0]
+    assert decode(cars([0.0, 2.0, 3.75], [0.9, 0.8, 0.7]), spec).boxes[:, 0].tolist() == [0.0, 2.0]
+    by_range = Thresholds(spec.score_threshold, spec.nms_radius, {"car": ((4.0, 0.25),)})
+    assert decode(cars([4.0, 6.5], [0.3, 0.3]), spec, by_range).boxes[:, 0].tolist() == [4.0]
+
+
+def test_the_bundles_thresholds_hold_where_none_are_given():
+    by_class = ModelSpec("m", ("c",), (), dict.fromkeys(CLASSES, 0.25), dict.fromkeys(CLASSES, 3.0))
+    assert thresholds_of(by_class) == Thresholds(dict.fromkeys(CLASSES, 0.25), dict.fromkeys(CLASSES, 3.0), {})
+
+
 def test_reference_peaks():
     heatmap = np.zeros((2, 5, 6), np.float32)
     heatmap[0, 1, 1], heatmap[0, 1, 2], heatmap[0, 4, 5], heatmap[1, 2, 2] = 0.9, 0.8, 0.7, 0.95

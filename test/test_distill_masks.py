@@ -157,6 +157,9 @@ def test_shares_sum_to_one_per_sample_or_component() -> None:
     share = per_cell_share(mask)
     assert share[0].sum() == pytest.approx(1) and share[0, 0, 0] == 0.25
     assert (share[1] == 0).all()
+    alone = torch.zeros(1, 4, 5, dtype=torch.bool)
+    alone[0, 2, 2] = True
+    assert per_cell_share(alone).sum() == component_share(alone).sum() == 1
     components = component_share(mask)
     assert components[0, 0, :3].tolist() == pytest.approx([1 / 3] * 3) and components[0, 1, 3] == 1
     assert (components[1] == 0).all()
@@ -176,6 +179,7 @@ def test_points_in_boxes_and_their_cells() -> None:
     )
     assert points_in_boxes(points, boxes, valid, GRID).tolist() == [True, False, False, False, False]
     assert point_cells(points, GRID, SHAPE, 2).nonzero().tolist() == [[0, 4, 3], [0, 5, 3], [1, 5, 3]]
+    assert point_cells(points, GRID, (16, 3), 2).nonzero().tolist() == [[0, 9, 1], [0, 10, 1], [0, 11, 1], [1, 10, 1]]
     assert not point_cells(points[:0], GRID, SHAPE, 2).any()
     assert points_in_boxes(points[:0], boxes, valid, GRID).shape == (0,)
 

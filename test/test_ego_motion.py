@@ -41,6 +41,31 @@ def test_interpolation_follows_the_helix():
         np.testing.assert_allclose(found.linear, exact.linear)
 
 
+def test_twists_are_interpolated_and_poses_given_are_answered_bit_for_bit():
+    rng = np.random.default_rng(0)
+    a, b = (EgoPose(k * 80 * MS, helix(k * 0.08).odom_from_ego, *rng.normal(size=(2, 3))) for k in (0, 1))
+    buffer = PoseBuffer()
+    assert buffer.add(a) == buffer.add(b) == ""
+    quarter = buffer.at(20 * MS)
+    np.testing.assert_allclose(quarter.linear, 0.75 * a.linear + 0.25 * b.linear)
+    np.testing.assert_allclose(quarter.angular, 0.75 * a.angular + 0.25 * b.angular)
+    assert quarter.stamp_ns == 20 * MS
+    for pose in (a, b):
+        np.testing.assert_array_equal(buffer.at(pose.stamp_ns).odom_from_ego, pose.odom_from_ego)
+
+
+def test_what_was_interpolated_once_is_kept_within_bounds():
+    buffer = filled()
+    asked = buffer.at(333 * MS)
+    buffer.add(helix(1.0))  # a newer pose changes nothing between older ones
+    assert buffer.at(333 * MS) is asked
+    for k in range(2_000):
+        buffer.at(980 * MS + k)
+        if k % 10 == 0:
+            buffer.add(helix(1.0 + k / 1e4, 1_000 * MS + k))
+    assert len(buffer._between) <= 520
+
+
 def test_extrapolation_is_exact_under_a_constant_twist_and_ends_at_the_limit():
     buffer = filled()
     newest = 49 * 20 * MS
@@ -65,6 +90,17 @@ def test_twist_integration_equals_many_small_steps():
             steps = steps @ small
         np.testing.assert_allclose(integrate_twist(linear, angular, 2.0), steps, atol=2e-3)
     np.testing.assert_allclose(integrate_twist([1, 2, 3], [0, 0, 0], 0.5)[:3, 3], [0.5, 1.0, 1.5])
+
+
+def test_twist_integration_of_the_smallest_turns():
+    """Over a long way, so that each term of the series shows; on both sides of the switch to it."""
+    way = 1e9
+    for angle in (0.0, 5e-7, 0.999e-6, 1.001e-6, 1e-4):
+        moved = integrate_twist([way / 2, 0, 0], [0, 0, angle / 2], 2.0)
+        np.testing.assert_allclose(moved[:2, :2], [[1, -angle], [angle, 1]], atol=angle**2)
+        assert moved[1, 0] == pytest.approx(angle, rel=1e-6)
+        assert moved[1, 3] == pytest.approx(way * angle / 2, rel=1e-3)  # the formula loses digits here
+        assert moved[0, 3] - way == pytest.approx(-way * angle**2 / 6, rel=0.01, abs=2e-7)
 
 
 def test_answers_do_not_depend_on_the_order_of_arrival():
@@ -120,6 +156,32 @@ def test_jumps_are_what_no_motion_explains(moved, jump):
     assert buffer.at(pose.stamp_ns).epoch == int(jump)
 
 
+EIGHTH = 125 * MS  # all numbers of the limits below are exact in binary
+
+
+@pytest.mark.parametrize(
+    ("way", "speeds", "jump"),
+    [  # metres in an eighth of a second, m/s before and after
+        (9.75, (0, 0), False),  # 1 m + 70 m/s
+        (9.76, (0, 0), True),
+        (7.0, (40, 40), False),  # 5 m + 1 m + 20 %
+        (7.01, (40, 40), True),
+        (3.0, (40, 40), False),
+        (2.99, (40, 40), True),
+        (4.5, (0, 40), True),  # 2.5 m + 1 m + 20 %: the mean of both twists
+        (4.0, (0, 40), False),
+        (4.5, (40, 0), True),
+        (4.0, (40, 0), False),
+    ],
+)
+def test_the_limits_of_a_jump(way, speeds, jump):
+    buffer = PoseBuffer()
+    for k, speed in enumerate(speeds):
+        odom_from_ego = make_transform(np.eye(3), np.array([way * k, 0, 0]))
+        buffer.add(EgoPose(k * EIGHTH, odom_from_ego, np.array([float(speed), 0, 0])))
+    assert buffer.at(EIGHTH).epoch == int(jump)
+
+
 def test_fast_driving_at_a_low_rate_is_no_jump():
     for with_twist in (True, False):
         buffer = PoseBuffer()
@@ -140,6 +202,20 @@ def test_epochs_survive_forgetting_and_resets():
     buffer.reset()
     buffer.add(helix(0.0))
     assert buffer.at(0).epoch == 2
+
+
+def test_a_late_pose_before_all_that_are_kept_is_of_their_epoch():
+    buffer = PoseBuffer(MotionLimits(history_ns=200 * MS))
+    for k in range(20):
+        pose = helix(k * 0.06)
+        pose.odom_from_ego[:3, 3] += 50.0 * (k >= 5)
+        buffer.add(pose)
+    newest = 19 * 60 * MS
+    assert buffer.at(newest).epoch == 1
+    late = helix((newest - 190 * MS) / 1e9)
+    late.odom_from_ego[:3, 3] += 50.0
+    assert buffer.add(late) == ""
+    assert {buffer.at(t).epoch for t in (late.stamp_ns, newest - 180 * MS, newest)} == {1}
 
 
 def test_bad_poses_are_refused():

@@ -26,6 +26,12 @@ def random_transform(rng):
     return make_transform(rotation_from_quaternion(rng.normal(size=4)), rng.uniform(-50, 50, 3))
 
 
+def test_a_transform_turns_and_then_moves():
+    a_from_b = make_transform(rotation_from_yaw(np.pi / 2), np.array([10.0, 20.0, 30.0]))
+    np.testing.assert_allclose(a_from_b, [[0, -1, 0, 10], [1, 0, 0, 20], [0, 0, 1, 30], [0, 0, 0, 1]], atol=1e-12)
+    np.testing.assert_allclose(transform_points(a_from_b, np.array([[1.0, 2, 3]])), [[8, 21, 33]], atol=1e-12)
+
+
 def test_invert_and_chains():
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -69,6 +75,8 @@ def test_slerp_turns_at_a_constant_rate_along_the_shorter_arc():
     across = slerp(*(quaternion_from_rotation(rotation_from_yaw(y)) for y in (3.0, -3.0)), 0.5)
     assert abs(yaw_of(rotation_from_quaternion(across))) == pytest.approx(np.pi)
     np.testing.assert_allclose(slerp(a, a, 0.3), a)
+    tiny = slerp(np.array([1.0, 0, 0, 0]), np.array([1.0, 0, 0, 4e-7]), 0.25)  # below the switch to a straight line
+    np.testing.assert_allclose(tiny, [1, 0, 0, 1e-7], atol=1e-12)
 
 
 def test_interpolated_poses():
@@ -117,6 +125,8 @@ def test_points_in_box():
     grown = box[:3] + 1.01 * (corners - box[:3])
     assert points_in_box(shrunk, box).all() and not points_in_box(grown, box).any()
     assert points_in_box(grown, box, margin=0.05).all()
+    more_columns = np.column_stack([corners, np.full((8, 2), 99.0)])  # intensity and time of LiDAR points
+    assert points_in_box(more_columns, box, margin=1e-9).all()
 
 
 def test_transformed_boxes_keep_their_corners():

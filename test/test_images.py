@@ -10,7 +10,7 @@ import pytest
 
 from bev_perception.geometry import make_transform, project, rotation_from_yaw
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec
-from bev_perception.preprocess.encodings import ImageError, decode_image, source_size
+from bev_perception.preprocess.encodings import COMPRESSED, ImageError, decode_image, source_size
 from bev_perception.preprocess.images import (
     image_from_source,
     img_from_cam,
@@ -18,7 +18,7 @@ from bev_perception.preprocess.images import (
     resize_crop,
     samples_per_pixel,
 )
-from bev_perception.preprocess.undistort import undistort
+from bev_perception.preprocess.undistort import is_distorted, undistort
 from bev_perception.structures import CameraCalibration, CameraFrame, CameraView, EgoPose, SensorFrame
 
 K = np.array([[1260.0, 0.0, 802.0], [0.0, 1240.0, 470.0], [0.0, 0.0, 1.0]])
@@ -44,7 +44,7 @@ def view_of(encoding, data, calibration=CALIBRATION, ego=EGO):
 
 
 @pytest.mark.parametrize(
-    "size", [(1600, 900), (1920, 1080), (1280, 720), (800, 450), (704, 396), (352, 198), (640, 480)]
+    "size", [(1600, 900), (1920, 1080), (1280, 720), (800, 450), (704, 396), (352, 198), (176, 99), (640, 480)]
 )
 @pytest.mark.parametrize("kernel", ["area", "linear"])
 def test_resize_equals_opencv_on_the_whole_image(size, kernel):
@@ -151,6 +151,15 @@ def test_compressed_images_are_decoded_reduced_and_look_the_same(encoding, suffi
     np.testing.assert_allclose(img_from_ego[0], expected, rtol=1e-5, atol=1e-4)
 
 
+def test_a_linear_kernel_reads_compressed_images_at_their_full_size():
+    """One sample per pixel: a reduced image would have others. PNG loses nothing."""
+    spec = dataclasses.replace(SPEC, image=ImageSpec(interpolation="linear"))
+    image = np.random.default_rng(0).integers(0, 256, (900, 1600, 3), dtype=np.uint8)
+    raw, *_ = prepare_images(frame_of(view_of("bgr8", image), None), spec)
+    found, *_ = prepare_images(frame_of(view_of("png", cv2.imencode(".png", image)[1].ravel()), None), spec)
+    np.testing.assert_array_equal(found, raw)
+
+
 def test_jpeg_orientation_tags_do_not_turn_the_image():
     data = cv2.imencode(".jpg", smooth_scene(160, 90))[1].tobytes()
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6: quarter turn
@@ -159,7 +168,51 @@ def test_jpeg_orientation_tags_do_not_turn_the_image():
     assert source_size(frame) == (160, 90) and decode_image(frame, 160).shape == (90, 160, 3)
 
 
+def segment(marker, body):
+    """Of a JPEG."""
+    return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+def size_in(encoding, data):
+    return source_size(CameraFrame("a", 0, encoding, np.frombuffer(data, np.uint8)))
+
+
+@pytest.mark.parametrize("kind", sorted({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}))
+def test_the_size_of_a_jpeg_is_in_its_frame_header_of_any_kind(kind):
+    """Behind its tables and what cameras write before them; bytes 0xFF may fill the gaps (ITU-T T.81, B.1.1)."""
+    tables = b"".join(segment(marker, bytes(range(20))) for marker in (0xE1, 0xDB, 0xC4, 0xC8, 0xCC))
+    data = b"\xff\xd8" + tables + b"\xff\xff" + segment(kind, b"\x08" + bytes([1, 2, 3, 4]))
+    assert size_in("jpeg", data) == (0x0304, 0x0102)
+    for cut in (data[:-1], data[:2], data[: 2 + len(tables)], data[2:]):
+        with pytest.raises(ImageError, match="undecodable"):
+            size_in("jpeg", cut)
+
+
+def test_the_size_of_a_png_is_in_its_first_chunk():
+    data = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + b"IHDR" + bytes([1, 2, 3, 4, 5, 6, 7, 8])
+    assert size_in("png", data) == (0x01020304, 0x05060708)
+    for cut in (data[:-1], data.replace(b"IHDR", b"iHDR"), data[1:]):
+        with pytest.raises(ImageError, match="undecodable"):
+            size_in("png", cut)
+
+
+@pytest.mark.parametrize(("encoding", "end"), [("jpeg", b"\xff\xd9"), ("png", b"IEND")])
+def test_a_whole_image_has_its_end_in_its_last_bytes(encoding, end):
+    """Not before: a preview inside the image has an end of its own."""
+    for after, whole in ((0, True), (64 - len(end), True), (65 - len(end), False)):
+        data = bytes(1000) + end + bytes(after)
+        assert COMPRESSED[encoding].is_whole(np.frombuffer(data, np.uint8)) is whole
+
+
+def test_samples_lie_at_most_two_and_a_half_pixels_apart():
+    spec = ImageSpec(width=100)
+    widths = (1, 250, 251, 500, 501, 1000, 1001)
+    assert [samples_per_pixel(width, spec) for width in widths] == [1, 1, 2, 2, 4, 4, 8]
+    assert samples_per_pixel(1001, dataclasses.replace(spec, interpolation="linear")) == 1
+
+
 JPEG = cv2.imencode(".jpg", smooth_scene(1600, 900))[1].ravel()
+EMPTY_PNG = cv2.imencode(".png", np.zeros((900, 1600, 3), np.uint8))[1].tobytes()[:24] + b"IEND"
 
 
 @pytest.mark.parametrize(
@@ -177,6 +230,7 @@ JPEG = cv2.imencode(".jpg", smooth_scene(1600, 900))[1].ravel()
         ("jpeg", np.zeros(0, np.uint8), "undecodable"),
         ("png", JPEG, "undecodable"),
         ("png", cv2.imencode(".png", smooth_scene(1600, 900))[1].ravel()[:5000], "truncated"),
+        ("png", np.frombuffer(EMPTY_PNG, np.uint8), "undecodable"),
     ],
 )
 def test_unusable_images_mask_their_camera_only(encoding, data, reason):
@@ -192,9 +246,15 @@ def test_unusable_images_mask_their_camera_only(encoding, data, reason):
     [
         {"K": np.full((3, 3), np.nan)},
         {"K": np.zeros((3, 3))},
+        {"K": K + np.array([[0, np.nan, 0], [0, 0, 0], [0, 0, 0]])},
+        {"K": K * np.array([[0.0], [1.0], [1.0]])},
+        {"K": K * np.array([[1.0], [-1.0], [1.0]])},
+        {"K": np.eye(4)},
         {"ego_from_cam": np.full((4, 4), np.nan)},
+        {"ego_from_cam": EGO_FROM_CAM + np.diag([0.0, 0, 0, np.inf])},
         {"D": (0.1,) * 5, "distortion_model": "unheard_of"},
         {"D": (np.nan,) * 5, "distortion_model": "plumb_bob"},
+        {"D": (0.1, np.nan, 0, 0, 0), "distortion_model": "plumb_bob"},
     ],
 )
 def test_unusable_calibrations_mask_their_camera(change):
@@ -269,3 +329,16 @@ def test_undistortion_without_distortion_is_the_plain_resize():
     sampled = undistort(image, calibration, img_from_cam(calibration, spec), (spec.width, spec.height), samples)
     mean = sampled.reshape(spec.height, samples, spec.width, samples, 3).mean(axis=(1, 3))
     assert np.abs(mean - resize_crop(image, spec)).max() <= 3.0  # remap rounds its positions to 1/32 pixel
+
+
+def test_where_the_camera_does_not_look_is_black():
+    """A barrel camera sees less of the pinhole image's corners than of its middle."""
+    distorted = dataclasses.replace(CALIBRATION, distortion_model="plumb_bob", D=(0.8, 0.0, 0.0, 0.0, 0.0))
+    white = np.full((900, 1600, 3), 255, np.uint8)
+    image = prepare_images(frame_of(view_of("bgr8", white, distorted), None), SPEC)[0][0]
+    assert (image[64, 176] == 255).all() and (image[-1, 0] == 0).all() and (image[-1, -1] == 0).all()
+
+
+def test_what_counts_as_distorted():
+    for D, bends in (((), False), ((0.0,) * 5, False), ((1.0,), True), ((0.0, 0.0, 0.001, 0.0, 0.0), True)):
+        assert is_distorted(dataclasses.replace(CALIBRATION, D=D)) is bends

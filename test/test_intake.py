@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,8 +14,9 @@ pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
 import tiny_bundle
 import tiny_drive
 
+from bev_perception.calibration import save_extrinsics
 from bev_perception.evaluation.result_bag import make_typestore
-from bev_perception.intake import SensorIntake
+from bev_perception.intake import HINTS, SensorIntake
 from bev_perception.parameters import make_config
 from bev_perception.sync import FrameSynchronizer
 from training.world.bag_messages import Messages
@@ -27,8 +29,8 @@ MOUNTS = dict.fromkeys(tiny_drive.CAMERAS, tiny_drive.EGO_FROM_CAM) | {"radar_a"
 class Listening:
     """An intake with tf_static as the source of extrinsics, and what it told."""
 
-    def __init__(self, bundle: Path) -> None:
-        config = make_config({"bundle": str(bundle)}, tiny_bundle.SPEC)
+    def __init__(self, bundle: Path, values: dict[str, Any] | None = None) -> None:
+        config = make_config({"bundle": str(bundle), **(values or {})}, tiny_bundle.SPEC)
         self.sync = FrameSynchronizer(config.sync_config(tiny_bundle.SPEC))
         self.told: list[tuple[str, str, str]] = []
         self.intake = SensorIntake(config, self.sync, lambda *event: self.told.append(event))
@@ -45,6 +47,16 @@ def listening(tmp_path: Path) -> Listening:
 
 def image(height: int = 16, width: int = 32, stamp_ns: int = NOW) -> Any:
     return MAKE.image(stamp_ns, "cam_a", np.zeros((height, width, 3), np.uint8))
+
+
+def cloud(returns: int = 3, spoiled: int = 0, stamp_ns: int = NOW) -> Any:
+    points = np.ones(returns, tiny_drive.RADAR_DTYPE)
+    points["x"][:spoiled] = np.nan
+    return MAKE.cloud(stamp_ns, "radar_a", points)
+
+
+def odometry(stamp_ns: int = NOW) -> Any:
+    return MAKE.odometry(stamp_ns, np.eye(4), (3.0, 0.0, 0.0))
 
 
 def info(change: Callable[[Any], None] = lambda message: None) -> Any:
@@ -66,6 +78,68 @@ def test_a_fault_lasts_until_a_good_message(listening: Listening) -> None:
     assert listening.told[1][2].startswith("its stamp is 3600.000 s ahead of the clock; synchronise the clocks")
     listening.take("cam_a", image())
     assert not listening.intake.faults and len(listening.told) == 2
+
+
+def test_the_topics_that_are_listened_to(listening: Listening, tmp_path: Path) -> None:
+    found = [(s.topic, s.sensor, s.kind) for s in listening.intake.sources]
+    assert found == [
+        ("/tf_static", "tf_static", "tf2_msgs/msg/TFMessage"),
+        ("/camera/cam_a/image_raw", "cam_a", "sensor_msgs/msg/Image"),
+        ("/camera/cam_a/camera_info", "cam_a camera_info", "sensor_msgs/msg/CameraInfo"),
+        ("/camera/cam_b/image_raw", "cam_b", "sensor_msgs/msg/Image"),
+        ("/camera/cam_b/camera_info", "cam_b camera_info", "sensor_msgs/msg/CameraInfo"),
+        ("/radar/radar_a/points", "radar_a", "sensor_msgs/msg/PointCloud2"),
+        ("/odometry", "odometry", "nav_msgs/msg/Odometry"),
+    ]
+    save_extrinsics(tmp_path / "calibration.yaml", "base_link", MOUNTS)
+    other = Listening(
+        tmp_path,
+        {
+            "cameras.cam_b.compressed": True, "extrinsics.source": "file",
+            "extrinsics.file": str(tmp_path / "calibration.yaml"),
+        },
+    )  # fmt: skip
+    kinds = [s.kind.rpartition("/")[2] for s in other.intake.sources]
+    assert kinds == ["Image", "CameraInfo", "CompressedImage", "CameraInfo", "PointCloud2", "Odometry"]
+    assert other.intake.calibration_gap("radar_a") == ""
+    assert "/camera/cam_a/camera_info" in other.intake.calibration_gap("cam_a")
+
+
+def test_each_measurement_reaches_the_synchroniser(listening: Listening) -> None:
+    for sensor, message in (("cam_a", image()), ("radar_a", cloud()), ("odometry", odometry())):
+        assert listening.sync.sensor_states(NOW)[sensor].state == "never_seen"
+        listening.take(sensor, message)
+        assert listening.sync.sensor_states(NOW)[sensor].state == "ok"
+    listening.take("odometry", odometry(NOW - 2_500 * tiny_drive.MS))
+    assert listening.intake.faults["odometry"][0] == "too_old"
+    assert listening.told[-1][2].startswith("its stamp is 2.500 s behind the clock; synchronise the clocks, or play")
+    listening.take("radar_a", cloud())
+    now = "its stamp is 0.000 s ahead of the clock"
+    assert listening.told[-1] == ("radar_a", "duplicate", now + HINTS["duplicate"])
+    moved = odometry()
+    moved.child_frame_id = "imu"
+    listening.take("odometry", moved)
+    assert listening.intake.faults["odometry"][0] == "wrong_frame"
+
+
+def test_returns_that_are_not_finite_are_told_and_the_others_used(listening: Listening) -> None:
+    listening.take("radar_a", cloud())
+    assert not listening.told
+    listening.take("radar_a", cloud(3, spoiled=1, stamp_ns=NOW + 1))
+    assert [told[:2] for told in listening.told] == [("radar_a", "radar_returns_not_finite")]
+    assert "1 of 3 returns" in listening.told[0][2]
+    assert not listening.intake.faults  # the scan is taken
+    wrong = cloud(stamp_ns=NOW + 2)
+    wrong.header.frame_id = "radar_b"
+    listening.take("radar_a", wrong)
+    assert listening.intake.faults["radar_a"][0] == "wrong_frame"
+
+
+def test_compressed_images_are_taken(tmp_path: Path) -> None:
+    listening = Listening(tmp_path, {"cameras.cam_a.compressed": True})
+    jpeg = cv2.imencode(".jpg", np.zeros((16, 32, 3), np.uint8))[1].tobytes()
+    listening.take("cam_a", MAKE.compressed_image(NOW, "cam_a", jpeg))
+    assert not listening.told and listening.sync.sensor_states(NOW)["cam_a"].state == "ok"
 
 
 def test_before_the_clock_starts_only_calibration_is_taken(listening: Listening) -> None:
@@ -118,10 +192,50 @@ def test_each_change_of_calibration_counts_once(listening: Listening) -> None:
         ("cam_a", "calibration_changed"), ("radar_a", "calibration_changed"),
     ]  # fmt: skip
     assert not listening.intake.faults
+    moved = {"cam_a": tiny_drive.EGO_FROM_CAM + np.eye(4, k=3) * 0.1}
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", moved))
+    assert listening.sync.counters["cam_a/calibration_changed"] == 2
+    assert listening.told[-1] == ("cam_a", "calibration_changed", "its static transform changed while running")
+    assert len(listening.told) == 3
 
     def spoil(message: Any) -> None:
         message.k[0] = 0.0
 
     listening.take("cam_a camera_info", info(spoil))
     assert listening.sync.counters["cam_a camera_info/camera_info_matrix"] == 1
-    assert listening.sync.counters["cam_a/calibration_changed"] == 1
+    assert listening.sync.counters["cam_a/calibration_changed"] == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 33}, {"height": 17}, {"distortion_model": "fisheye"}, {"binning_x": 2}, {"binning_y": 2},
+        {"d": np.full(5, 0.1)}, {"k": 2 * np.array([20.0, 0, 15.5, 0, 20, 7.5, 0, 0, 0.5])},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_whatever_camera_info_says_anew_is_a_change(listening: Listening, change: dict[str, Any]) -> None:
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
+    listening.take("cam_a camera_info", info())
+    assert not listening.told
+    ((name, value),) = change.items()
+    new = info(lambda message: setattr(message, name, value))
+    for message, counted in ((new, 1), (new, 1), (info(), 2)):
+        listening.take("cam_a camera_info", message)
+        assert listening.sync.counters["cam_a/calibration_changed"] == counted
+
+
+def test_a_region_of_interest_and_a_rectified_camera_count_too(tmp_path: Path) -> None:
+    listening = Listening(tmp_path, {"cameras.cam_a.rectified": True})
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
+    listening.take("cam_a camera_info", info())
+
+    def cut(message: Any) -> None:
+        message.roi.x_offset, message.roi.width, message.roi.height = 4, 16, 16
+
+    def rectify(message: Any) -> None:
+        message.p[0] *= 1.1
+
+    for counted, change in enumerate((cut, rectify), 1):
+        listening.take("cam_a camera_info", info(change))
+        assert listening.sync.counters["cam_a/calibration_changed"] == counted

@@ -28,6 +28,7 @@ from training.data.config import DataConfig, LidarConfig  # noqa: E402
 from training.data.lidar import read_lidar, turned, within  # noqa: E402
 from training.data.nuscenes import Keyframe, SensorFile, open_nuscenes  # noqa: E402
 from training.data.prepared import prepare_clouds  # noqa: E402
+from training.data.source import Source  # noqa: E402
 from training.experiments.demo import CAMERAS  # noqa: E402
 
 SPEC = ModelSpec("lidar", (), (), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 0.0))
@@ -36,7 +37,7 @@ LONG = LidarConfig(sweeps=3, max_age_s=1.1)  # the tiny set keeps two sweeps a s
 
 @pytest.fixture(scope="module")
 def keyframes(tiny_dataset):
-    return open_nuscenes(tiny_dataset, "v1.0-trainval", ["scene-0000"], SPEC, DataConfig(lidar=LONG))
+    return open_nuscenes(Source(tiny_dataset), ["scene-0000"], SPEC, DataConfig(lidar=LONG))
 
 
 def uncorrected(keyframe: Keyframe) -> Keyframe:
@@ -177,7 +178,7 @@ def real_set(tmp_path_factory):
 
 def test_boxes_of_a_real_keyframe_hold_the_points_that_were_counted(real_set):
     """nuScenes' own num_lidar_pts, against the points that the loader puts inside the boxes."""
-    (keyframe,) = open_nuscenes(real_set, "v1.0-mini", "train", SPEC, DataConfig(lidar=LONG))
+    (keyframe,) = open_nuscenes(Source(real_set, "v1.0-mini"), "train", SPEC, DataConfig(lidar=LONG))
     cloud = gather_sweeps(keyframe, LidarConfig(own_radius=0.0))
     assert cloud[:, 4].max() == 0 and 0.05 < cloud[:, 3].mean() < 0.2
     found = [int(points_in_box(cloud, box).sum()) for box in keyframe.boxes]
@@ -197,7 +198,7 @@ def test_boxes_of_a_real_keyframe_hold_the_points_that_were_counted(real_set):
 def test_depth_targets_of_a_real_keyframe_see_the_ground_and_the_cars(real_set):
     spec = ModelSpec("real", CAMERAS, (), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 0.0),
                      temporal=TemporalSpec(0))  # fmt: skip
-    keyframes = open_nuscenes(real_set, "v1.0-mini", "train", spec)
+    keyframes = open_nuscenes(Source(real_set, "v1.0-mini"), "train", spec)
     item = {name: value.numpy() for name, value in ClipDataset(keyframes, spec)[0].items()}
     assert item["camera_valid"].all() and item["depth"].shape == (6, 16, 44)
     # The bottom rows show the road: the nearer the lower, from about 4 m on.

@@ -33,6 +33,7 @@ from training.data.nuscenes import Keyframes, open_nuscenes, read_split  # noqa:
 from training.data.prepared import prepare  # noqa: E402
 from training.data.radar_pcd import read_radar_pcd  # noqa: E402
 from training.data.sensor_frame import kept_returns, sensor_frame  # noqa: E402
+from training.data.source import Source  # noqa: E402
 from training.experiments.demo import CAMERAS, RADARS  # noqa: E402
 
 # nuscenes-devkit, RadarPointCloud.default_filters.
@@ -47,7 +48,7 @@ def nusc(tiny_dataset):
 
 @pytest.fixture(scope="module")
 def keyframes(tiny_dataset):
-    return open_nuscenes(tiny_dataset, "v1.0-trainval", ["scene-0000", "scene-0001"], SPEC)
+    return open_nuscenes(Source(tiny_dataset), ["scene-0000", "scene-0001"], SPEC)
 
 
 def test_boxes_and_velocities_are_the_devkits_in_the_ego_frame(nusc, keyframes):
@@ -94,12 +95,12 @@ def test_unknown_scenes_are_named(tiny_dataset):
 
 
 def test_splits_of_a_synthetic_set_and_of_nuscenes(tiny_dataset, tmp_path):
-    assert [read_split(tiny_dataset, "v1.0-trainval", s) for s in ("train", "val")] == [["scene-0000"], ["scene-0001"]]
-    assert len(read_split(tmp_path, "v1.0-trainval", "train")) == 700
-    assert len(read_split(tmp_path, "v1.0-trainval", "val")) == 150
-    assert read_split(tmp_path, "v1.0-mini", "val") == ["scene-0103", "scene-0916"]
+    assert [read_split(Source(tiny_dataset), s) for s in ("train", "val")] == [["scene-0000"], ["scene-0001"]]
+    assert len(read_split(Source(tmp_path), "train")) == 700
+    assert len(read_split(Source(tmp_path), "val")) == 150
+    assert read_split(Source(tmp_path, "v1.0-mini"), "val") == ["scene-0103", "scene-0916"]
     with pytest.raises(ValueError, match=r"no split 'vla'; it has \['train', 'val'\]"):
-        read_split(tiny_dataset, "v1.0-trainval", "vla")
+        read_split(Source(tiny_dataset), "vla")
 
 
 def _same_as_devkit(path: Path) -> int:
@@ -166,7 +167,7 @@ def test_lidar_falls_on_the_pixels_that_the_devkit_computes(nusc, keyframes):
 def test_sensors_that_the_set_lacks_are_missing_not_wrong(tiny_dataset):
     spec = dataclasses.replace(SPEC, cameras=(*CAMERAS, "CAM_ROOF"), radars=(*RADARS, "RADAR_ROOF"))
     with pytest.warns(UserWarning, match=r"has no \['CAM_ROOF', 'RADAR_ROOF'\]: tiny sees them as missing"):
-        keyframe = open_nuscenes(tiny_dataset, "v1.0-trainval", ["scene-0000"], spec)[1]
+        keyframe = open_nuscenes(Source(tiny_dataset), ["scene-0000"], spec)[1]
     assert sensor_frame(keyframe, spec).missing == dict.fromkeys(("CAM_ROOF", "RADAR_ROOF"), "not_in_data_set")
     item = ClipDataset([keyframe], spec)[0]
     assert item["camera_valid"].tolist() == [1] * 6 + [0] and item["radar_valid"].tolist() == [1] * 5 + [0]
@@ -176,7 +177,7 @@ def test_sensors_that_the_set_lacks_are_missing_not_wrong(tiny_dataset):
 def test_a_set_without_any_sensor_of_the_run_is_refused(tiny_dataset):
     spec = dataclasses.replace(SPEC, cameras=("CAM_ROOF",), radars=("RADAR_ROOF",))
     with pytest.raises(ValueError, match=r"none of the sensors of tiny, \['CAM_ROOF', 'RADAR_ROOF'\]; it has \['CAM_"):
-        open_nuscenes(tiny_dataset, "v1.0-trainval", ["scene-0000"], spec)
+        open_nuscenes(Source(tiny_dataset), ["scene-0000"], spec)
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.0])

@@ -22,6 +22,7 @@ from training.data.config import DataConfig, LidarConfig
 from training.data.index import open_index
 from training.data.nuscenes import open_nuscenes
 from training.data.sensor_frame import sensor_frame
+from training.data.source import Source
 from training.trainer.loading import open_keyframes
 
 
@@ -143,7 +144,7 @@ def test_bicycle_racks_are_known_and_are_no_objects(tables_only, tiny_dataset):
     _edit(folder / "instance.json", lambda rows: rows[0].update(category_token=rack["token"]))
     annotations = [row for row in json.loads((folder / "sample_annotation.json").read_text())
                    if row["instance_token"] == instance["token"]]  # fmt: skip
-    changed = open_nuscenes(tables_only, "v1.0-trainval", ["scene-0000", "scene-0001"], SPEC)
+    changed = open_nuscenes(Source(tables_only), ["scene-0000", "scene-0001"], SPEC)
     assert sum(len(k.racks) for k in changed) == len(annotations) > 0
     seen = sum(row["num_lidar_pts"] + row["num_radar_pts"] > 0 for row in annotations)
     assert sum(len(k.boxes) for k in changed) == sum(len(k.boxes) for k in open_set(tiny_dataset)) - seen
@@ -152,10 +153,10 @@ def test_bicycle_racks_are_known_and_are_no_objects(tables_only, tiny_dataset):
 
 
 def test_files_that_are_not_there_are_named_with_their_sample(tables_only):
-    keyframe = open_nuscenes(tables_only, "v1.0-trainval", ["scene-0000"], SPEC)[0]
+    keyframe = open_nuscenes(Source(tables_only), ["scene-0000"], SPEC)[0]
     with pytest.raises(FileNotFoundError, match=f"sample {keyframe.token}: no file .*CAM_FRONT_LEFT.*jpg"):
         sensor_frame(keyframe, SPEC)
     with pytest.raises(FileNotFoundError, match=f"sample {keyframe.token}.*RADAR_FRONT.*pcd"):
         sensor_frame(keyframe, dataclasses.replace(SPEC, cameras=()))
-    lines = missing_files(open_nuscenes(tables_only, "v1.0-trainval", ["scene-0000"], SPEC))
+    lines = missing_files(open_nuscenes(Source(tables_only), ["scene-0000"], SPEC))
     assert len(lines) > 4 * 12 and keyframe.token in lines[0]

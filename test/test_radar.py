@@ -10,9 +10,17 @@ import pytest
 from bev_perception.ego_motion import integrate_twist
 from bev_perception.geometry import invert, make_transform, rotation_from_yaw, transform_points
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import CLASSES, ModelSpec, RadarSpec
+from bev_perception.model_spec import CLASSES, RADAR_FORMATS, ModelSpec, RadarSpec
 from bev_perception.preprocess import prepare_inputs
-from bev_perception.preprocess.radar import accumulate, group_pillars, prepare_radar, radar_problems, rasterise
+from bev_perception.preprocess.radar import (
+    RADAR_ARRAYS,
+    accumulate,
+    group_pillars,
+    prepare_radar,
+    radar_arrays,
+    radar_problems,
+    rasterise,
+)
 from bev_perception.structures import EgoPose, RadarScan, RadarSweep, SensorFrame
 
 MS = 1_000_000
@@ -115,6 +123,8 @@ def test_empty_scans_are_valid_and_missing_radars_are_not():
 def test_only_the_newest_sweeps_within_the_age_limit_count():
     sweeps = [sweep_of("near", -k * 77 * MS, [[10.0, 0, 0, k, 0, 0]]) for k in range(9)]
     assert accumulate(frame_of(sweeps), SPEC)[:, 3].tolist() == [0, 1, 2, 3, 4, 5]
+    oldest = [sweep_of("near", -600 * MS, [[10.0, 0, 0, 7, 0, 0]]), sweep_of("near", -600 * MS - 1, [[9.0] * 6])]
+    assert accumulate(frame_of(oldest), SPEC)[:, 3].tolist() == [7]  # as old as allowed, not older
     old = frame_of(sweeps[8:])  # 616 ms
     assert len(accumulate(old, SPEC)) == 0 and radar_problems(old, SPEC) == {"near": "stale"}
 
@@ -126,6 +136,8 @@ def test_sweeps_from_before_a_pose_jump_are_not_used():
     ]
     assert accumulate(frame_of(sweeps), SPEC)[:, 3].tolist() == [1]
     assert radar_problems(frame_of(sweeps[1:]), SPEC) == {"near": "pose_jump"}
+    old = sweep_of("near", -700 * MS, [[10.0, 0, 0, 3, 0, 0]])
+    assert radar_problems(frame_of([sweeps[1], old]), SPEC) == {"near": "stale"}  # the jump alone does not explain it
 
 
 def raster_by_loops(points, grid, channels):
@@ -230,3 +242,13 @@ def test_too_many_pillars_or_points_keep_the_nearest_and_newest_and_are_counted(
 def test_no_points_make_empty_pillars():
     arrays, lost = group_pillars(np.zeros((0, 7), np.float32), pillar_spec())
     assert lost == {} and not arrays["radar_points"].any() and not arrays["radar_counts"].any()
+
+
+@pytest.mark.parametrize("form", RADAR_FORMATS)
+def test_every_form_is_made_as_the_spec_says(form):
+    spec = dataclasses.replace(pillar_spec(), radar=dataclasses.replace(pillar_spec().radar, format=form))
+    points = np.random.default_rng(0).uniform(-5, 5, (40, 7)).astype(np.float32)
+    found = [(name, array.shape, array.dtype.name) for name, array in radar_arrays(points, spec)[0].items()]
+    assert found == [(t.name, t.shape, t.dtype) for t in RADAR_FORMATS[form](spec)] and set(RADAR_ARRAYS) == set(
+        RADAR_FORMATS
+    )

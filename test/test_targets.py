@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
 from bev_perception.decode import boxes_from_cells
 from bev_perception.geometry import box_corners, project, transform_boxes
 from bev_perception.grid import BevGrid
-from training.data.targets import bev_targets, depth_target, draw_gaussian, gaussian_radius, semantic_target
+from training.data.targets import (
+    MAX_OBJECTS,
+    bev_targets,
+    depth_target,
+    draw_gaussian,
+    gaussian_radius,
+    semantic_target,
+)
 from training.experiments.demo import demo_spec
 
 SPEC = demo_spec()
@@ -25,6 +33,19 @@ def test_radius_is_the_published_one(size_m: tuple[float, float], cell: float, r
     assert gaussian_radius(size_m[0] / cell, size_m[1] / cell) == pytest.approx(
         radius, abs=0.05
     )  # mean sizes are rounded
+
+
+@pytest.mark.parametrize("overlap", [0.05, 0.1, 0.5, 0.9])
+def test_radius_is_the_least_of_cornernets_three(overlap: float) -> None:
+    """As CornerNet writes them: a corner moves in and one out, both in, both out; each root divided by 2."""
+    for h, w in np.random.default_rng(0).uniform(0.2, 30, (50, 2)):
+        coefficients = (
+            (1, -(h + w), w * h * (1 - overlap) / (1 + overlap)),
+            (4, -2 * (h + w), (1 - overlap) * w * h),
+            (4 * overlap, 2 * overlap * (h + w), (overlap - 1) * w * h),
+        )
+        three = [(-b + np.sqrt(b * b - 4 * a * c)) / 2 for a, b, c in coefficients]
+        assert gaussian_radius(h, w, overlap) == pytest.approx(min(three))
 
 
 def test_gaussian_and_regression_values() -> None:
@@ -91,6 +112,9 @@ def test_outside_and_unknown_velocity() -> None:
     target = bev_targets(boxes, velocity, np.array([0, 0, 3]), BevGrid(), 10)
     assert target["heatmap"][0].max() == 0, "a box 5 cm below the range must not light cell 0"
     assert target["mask"].sum() == 8 and np.isfinite(target["boxes"]).all()
+    assert target["mask"][0, :8].all() and not target["boxes"][0, 8:].any()
+    half = bev_targets(boxes[2:], np.array([[1.0, np.nan]]), np.array([3]), BevGrid(), 10)
+    assert half["mask"][0].tolist() == [1] * 8 + [0, 0] and not half["boxes"][0, 8:].any()
 
 
 def test_depth_target_is_the_nearest_point_of_each_patch() -> None:
@@ -116,6 +140,49 @@ def test_semantic_target_puts_the_nearer_box_on_top() -> None:
     assert target[4, 8] == 9 and target[5, 10] == 4 and target[0, 0] == 0
     assert not (target == 1).any(), "a box behind the camera is not seen"
     assert semantic_target(np.zeros((0, 7)), np.zeros(0, dtype=int), img_from_ego, (64, 128), 8).sum() == 0
+
+
+def test_semantic_target_equals_a_loop() -> None:
+    """A patch of 4 x 4 pixels whose centre lies well inside or outside every outline; some reach beyond the image."""
+    rng = np.random.default_rng(4)
+    K = np.array([[100.0, 0, 63.5, 0], [0, 100, 31.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    img_from_ego = K @ np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    seen = 0
+    for _ in range(20):
+        low, high = [6, -8, -3, 1, 1, 1, -3], [25, 8, 3, 5, 5, 4, 3]
+        boxes, labels = rng.uniform(low, high, (4, 7)), rng.integers(0, 10, 4)
+        target = semantic_target(boxes, labels, img_from_ego, (64, 128), 4)
+        assert target.shape == (16, 32) and target.dtype == np.int64
+        pixels, depth = project(img_from_ego, box_corners(boxes).reshape(-1, 3))
+        assert depth.min() > 0.5 and np.abs(pixels).max() < 4 * 128  # beyond that outlines are cut
+        hulls = [cv2.convexHull(corners.astype(np.float32)) for corners in pixels.reshape(4, 8, 2)]
+        order = np.argsort(depth.reshape(4, 8).mean(axis=1))
+        for i, j in np.ndindex(16, 32):
+            inside = [cv2.pointPolygonTest(hull, (4 * j + 1.5, 4 * i + 1.5), True) for hull in hulls]
+            if min(map(abs, inside)) > 6:
+                expected = next((1 + labels[k] for k in order if inside[k] > 0), 0)
+                assert target[i, j] == expected
+                seen += int(expected > 0)
+    assert seen > 500
+
+
+def test_a_box_that_begins_before_the_camera_is_not_drawn() -> None:
+    """Nearer than half a metre the projection says nothing."""
+    K = np.array([[100.0, 0, 64, 0], [0, 100, 32, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    img_from_ego = K @ np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    for front, drawn in ((0.5, False), (0.51, True)):
+        box = np.array([[front + 1.0, 0, 0, 2, 1, 1, 0]])
+        assert semantic_target(box, np.array([0]), img_from_ego, (64, 128), 8).any() == drawn
+        points = np.array([[front, 0.0, 0.0]])
+        assert depth_target(points, img_from_ego, (64, 128), 8).any() == drawn
+
+
+def test_no_more_objects_than_there_is_room_for() -> None:
+    boxes = np.tile([0.4, 0.4, 0, 4, 2, 1.5, 0], (MAX_OBJECTS + 1, 1))
+    boxes[-1, 0] = 30.0
+    target = bev_targets(boxes, np.zeros((len(boxes), 2)), np.zeros(len(boxes), dtype=int), BevGrid(), 10)
+    assert target["gt_valid"].sum() == MAX_OBJECTS == 500
+    assert (target["heatmap"] == 1).sum() == 1, "the last one is left out"
 
 
 def test_boxes_turn_with_a_mirrored_frame() -> None:

@@ -57,6 +57,7 @@ def test_no_state_until_the_minimum_age():
     memory = TemporalMemory(SPEC)
     inputs, reasons = run(memory, [0.0, PERIOD_S, 2 * PERIOD_S])
     assert inputs["prev_valid"].tolist() == [0.0] and not inputs["prev_bev"].any()
+    assert not inputs["prev_bev"].flags.writeable  # every frame without a state gets the same zeros
     np.testing.assert_array_equal(inputs["prev_from_curr"], np.eye(4, dtype=np.float32))
     assert inputs["prev_dt"][0] == pytest.approx(0.5)
     inputs, _ = run(memory, [3 * PERIOD_S])
@@ -68,6 +69,39 @@ def test_no_state_until_the_minimum_age():
 def test_other_frame_rates(rate_hz, age_s):
     inputs, reasons = run(TemporalMemory(SPEC), np.arange(1, 60) / rate_hz)
     assert inputs["prev_dt"][0] == pytest.approx(age_s, abs=0.04) and set(reasons) == {""}
+
+
+def stored(*times_s):
+    """A memory of frames at these times, each state a handle that is its time."""
+    memory = TemporalMemory(SPEC)
+    for t in times_s:
+        memory.store(frame_at(t), t)
+    return memory
+
+
+def test_ages_from_the_least_to_the_greatest_are_used():
+    for age_s, valid in ((0.199, 0.0), (0.2, 1.0), (1.1, 1.0)):
+        inputs, reason = stored(0.0).inputs(frame_at(age_s))
+        assert (inputs["prev_valid"].tolist(), reason) == ([valid], "")
+
+
+def test_of_two_states_as_near_to_the_interval_the_newer_is_used():
+    assert stored(0.0, 0.25).inputs(frame_at(0.625))[0]["prev_bev"] == 0.25
+    assert stored(0.0, 0.25).inputs(frame_at(0.6))[0]["prev_bev"] == 0.0
+
+
+def test_states_are_an_eighth_of_the_interval_apart_and_leave_with_the_greatest_age():
+    assert len(stored(0.0, 0.0625, 0.125)) == 3
+    assert len(stored(0.0, 0.0624, 0.0625)) == 2  # the second is not taken, the third is apart from the first
+    assert len(stored(0.0, 0.5, 1.1)) == 3
+    assert len(stored(0.0, 0.5, 1.100000001)) == 2
+
+
+@pytest.mark.parametrize(("speed", "reason"), [(72.0, ""), (72.02, "pose_jump")])
+def test_the_limit_of_a_pose_jump_is_a_metre_more_than_the_top_speed_explains(speed, reason):
+    memory = TemporalMemory(SPEC)
+    memory.store(frame_at(0.0, speed=speed), None)
+    assert memory.inputs(frame_at(0.5, speed=speed))[1] == reason  # 36 m at most
 
 
 def test_the_ring_is_bounded():
@@ -112,6 +146,12 @@ def test_reset_by_the_caller_is_told_once():
     memory.reset("not_finite_output")
     assert memory.inputs(frame_at(1.1))[1] == "not_finite_output"
     assert memory.inputs(frame_at(1.1))[1] == ""
+    memory.reset("not_finite_output")  # nothing to lose any more
+    assert memory.inputs(frame_at(1.1))[1] == ""
+    for reason in ("first", "second"):
+        memory.store(frame_at(1.2), None)
+        memory.reset(reason)
+    assert memory.inputs(frame_at(1.3))[1] == "first"
 
 
 def test_an_epoch_that_finds_nothing_to_forget_is_not_told():

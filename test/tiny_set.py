@@ -12,11 +12,10 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 pytest.importorskip("torch", reason="needs torch")
 
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
-from training.data import DATASETS
 from training.data.clips import ClipDataset
 from training.data.config import PLAIN, DataConfig, LidarConfig
 from training.data.lidar import sweep_clouds
-from training.data.nuscenes import Keyframe
+from training.data.nuscenes import Keyframe, open_nuscenes
 from training.data.source import Source
 from training.experiments.demo import CAMERAS, RADARS
 
@@ -29,7 +28,7 @@ SCENES = ["scene-0000", "scene-0001"]
 
 
 def open_set(root: Path, spec: ModelSpec = SPEC, config: DataConfig = PLAIN):
-    return DATASETS["nuscenes"](Source(root), SCENES, spec, config)
+    return open_nuscenes(Source(root), SCENES, spec, config)
 
 
 def gather_sweeps(keyframe: Keyframe, config: LidarConfig) -> np.ndarray:

@@ -12,6 +12,7 @@ back. `--files` checks instead that every file of the split is there, masks incl
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
@@ -47,18 +48,15 @@ def target_objects(item: Item, spec: ModelSpec) -> Objects:
     return make_objects(boxes.astype(np.float64), velocity, np.ones(len(names)), names)
 
 
-def radar_returns(item: Item, spec: ModelSpec, prefix: str = "", t: int | None = None) -> np.ndarray:
-    """(P, 7) returns as the network has them: one per occupied cell of the map, or the points of the pillars."""
+def _of_pillars(arrays: Mapping[str, np.ndarray], spec: ModelSpec) -> np.ndarray:
+    points = arrays["radar_points"]
+    used = np.arange(points.shape[1]) < arrays["radar_counts"][:, None]
+    return np.column_stack([points[used], np.zeros(used.sum())])
 
-    def array(name: str) -> np.ndarray:
-        return item[prefix + name] if t is None else item[prefix + name][t]
 
-    if spec.radar.format == "pillars":
-        points = array("radar_points")
-        used = np.arange(points.shape[1]) < array("radar_counts")[:, None]
-        return np.column_stack([points[used], np.zeros(used.sum())])
-    planes = dict(zip(spec.radar.channels, array("radar_bev")))
-    occupied = np.any(array("radar_bev") != 0, axis=0)
+def _of_map(arrays: Mapping[str, np.ndarray], spec: ModelSpec) -> np.ndarray:
+    planes = dict(zip(spec.radar.channels, arrays["radar_bev"]))
+    occupied = np.any(arrays["radar_bev"] != 0, axis=0)
     returns = np.zeros((int(occupied.sum()), 7))
     returns[:, :2] = spec.grid.centers()[occupied]
     for column, name, scale in ((0, "dx", spec.grid.step), (1, "dy", spec.grid.step), (4, "vx", SPEED_SCALE),
@@ -66,6 +64,20 @@ def radar_returns(item: Item, spec: ModelSpec, prefix: str = "", t: int | None =
         if name in planes:
             returns[:, column] += planes[name][occupied] * scale
     return returns
+
+
+# RadarSpec.format -> function (arrays by name, spec) -> (P, 7) returns to draw; a form that is not here is not drawn.
+RETURNS: dict[str, Callable[[Mapping[str, np.ndarray], ModelSpec], np.ndarray]] = {
+    "map": _of_map,
+    "pillars": _of_pillars,
+}
+
+
+def radar_returns(item: Item, spec: ModelSpec, prefix: str = "", t: int | None = None) -> np.ndarray:
+    """(P, 7) returns as the network has them: one per occupied cell of the map, or the points of the pillars."""
+    names = [f"{prefix}{tensor.name}" for tensor in spec.inputs() if tensor.name.startswith("radar_")]
+    arrays = {name.removeprefix(prefix): item[name] if t is None else item[name][t] for name in names}
+    return RETURNS[spec.radar.format](arrays, spec)
 
 
 def image_rows(item: Item, spec: ModelSpec, objects: Objects) -> list[np.ndarray]:
@@ -106,7 +118,7 @@ def bev_panels(item: Item, spec: ModelSpec, objects: Objects) -> list[np.ndarray
     """Bird's-eye views: LiDAR (or `depth_points`, see `check`), radar where there are, heatmap."""
     grid, panels = spec.grid, []
     reach = max(abs(v) for v in (grid.x_min, grid.x_max, grid.y_min, grid.y_max))
-    radar = radar_returns(item, spec) if spec.radars else None
+    radar = radar_returns(item, spec) if spec.radars and spec.radar.format in RETURNS else None
     if "lidar" in item or "depth_points" in item:
         panel = draw_bev(BEV_SIZE, reach, objects)
         if "lidar" in item:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bev_perception.model_spec import CLASSES
 from training.command_line import errors_as_text
-from training.data import DATASETS
+from training.data.nuscenes import open_nuscenes
 from training.data.paste import open_database
 from training.data.source import add_source, source_of
 from training.experiments import load_run
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     run = load_run(args.experiment)
     if run.data.paste is None:
         raise ValueError(f"{args.experiment} pastes nothing: its data.paste is None")
-    keyframes = DATASETS["nuscenes"](source_of(args), "train", run.spec, run.data)
+    keyframes = open_nuscenes(source_of(args), "train", run.spec, run.data)
     database = open_database(keyframes, run.spec, run.data)
     counts = np.bincount(database.arrays["label"], minlength=len(CLASSES))
     print(", ".join(f"{n} {name}" for name, n in zip(CLASSES, counts)))

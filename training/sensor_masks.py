@@ -10,7 +10,7 @@ from torch import Tensor
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import SensorFrame
 
-RADAR_INPUTS = ("radar_valid", "radar_bev", "radar_points", "radar_counts")
+RADAR_PLACES = ("radar_cells",)  # say where, not what: they stay, an empty pillar has a cell too
 # Word -> what stays on.
 MASKS: dict[str, frozenset[str]] = {
     "no_temporal": frozenset({"cameras", "radars"}),
@@ -47,12 +47,13 @@ def mask_sensors(batch: dict[str, Tensor], word: str, spec: ModelSpec) -> dict[s
     batch = dict(batch)
     if "memory" not in kept and "prev_valid" in batch:
         batch["prev_valid"] = torch.zeros_like(batch["prev_valid"])
+    radar_inputs = {t.name for t in spec.inputs() if t.name.startswith("radar_")} - set(RADAR_PLACES)
     alive = torch.tensor([float("cameras" in kept and name != blanked) for name in spec.cameras])
     for prefix in ("", "prev."):
         if prefix + "images" in batch:
             batch[prefix + "camera_valid"] = batch[prefix + "camera_valid"] * alive
             batch[prefix + "images"] = batch[prefix + "images"] * alive[:, None, None, None].to(torch.uint8)
-        for name in () if "radars" in kept else RADAR_INPUTS:
+        for name in () if "radars" in kept else radar_inputs:
             if prefix + name in batch:
                 batch[prefix + name] = torch.zeros_like(batch[prefix + name])
     return batch

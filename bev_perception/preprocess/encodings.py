@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -53,27 +54,31 @@ class FileFormat:
         return self.end in data[-64:].tobytes()
 
 
-# Raw encodings -> (channels, conversion to BGR). Of these the conversion looks at one pixel only, and so may follow the
-# resize ...
-POINTWISE: dict[str, tuple[int, int | None]] = {
-    "bgr8": (3, None),
-    "rgb8": (3, cv2.COLOR_RGB2BGR),
-    "bgra8": (4, cv2.COLOR_BGRA2BGR),
-    "rgba8": (4, cv2.COLOR_RGBA2BGR),
-    "mono8": (1, cv2.COLOR_GRAY2BGR),
+def _by_opencv(code: int) -> Callable[[np.ndarray], np.ndarray]:
+    return partial(cv2.cvtColor, code=code)
+
+
+# Raw encodings -> (bytes of a pixel, conversion of (H, W) or (H, W, bytes) uint8 to BGR). Of these the conversion looks
+# at one pixel only and is linear in it, and so may follow the resize ...
+POINTWISE: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
+    "bgr8": (3, lambda image: image),
+    "rgb8": (3, _by_opencv(cv2.COLOR_RGB2BGR)),
+    "bgra8": (4, _by_opencv(cv2.COLOR_BGRA2BGR)),
+    "rgba8": (4, _by_opencv(cv2.COLOR_RGBA2BGR)),
+    "mono8": (1, _by_opencv(cv2.COLOR_GRAY2BGR)),
 }
-# ... and of these it interpolates between pixels and must come first.
-INTERPOLATED: dict[str, tuple[int, int | None]] = {
-    "yuv422": (2, cv2.COLOR_YUV2BGR_UYVY),
-    "uyvy": (2, cv2.COLOR_YUV2BGR_UYVY),
-    "yuv422_yuy2": (2, cv2.COLOR_YUV2BGR_YUYV),
-    "yuyv": (2, cv2.COLOR_YUV2BGR_YUYV),
-    "bayer_rggb8": (1, cv2.COLOR_BayerRGGB2BGR),
-    "bayer_bggr8": (1, cv2.COLOR_BayerBGGR2BGR),
-    "bayer_gbrg8": (1, cv2.COLOR_BayerGBRG2BGR),
-    "bayer_grbg8": (1, cv2.COLOR_BayerGRBG2BGR),
+# ... and of these it comes first: it looks at several pixels, or at bytes that mean nothing alone.
+CONVERTED_FIRST: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
+    "yuv422": (2, _by_opencv(cv2.COLOR_YUV2BGR_UYVY)),
+    "uyvy": (2, _by_opencv(cv2.COLOR_YUV2BGR_UYVY)),
+    "yuv422_yuy2": (2, _by_opencv(cv2.COLOR_YUV2BGR_YUYV)),
+    "yuyv": (2, _by_opencv(cv2.COLOR_YUV2BGR_YUYV)),
+    "bayer_rggb8": (1, _by_opencv(cv2.COLOR_BayerRGGB2BGR)),
+    "bayer_bggr8": (1, _by_opencv(cv2.COLOR_BayerBGGR2BGR)),
+    "bayer_gbrg8": (1, _by_opencv(cv2.COLOR_BayerGBRG2BGR)),
+    "bayer_grbg8": (1, _by_opencv(cv2.COLOR_BayerGRBG2BGR)),
 }
-RAW = POINTWISE | INTERPOLATED
+RAW = POINTWISE | CONVERTED_FIRST
 COMPRESSED = {
     "jpeg": FileFormat(b"\xff\xd8", b"\xff\xd9", _jpeg_size),
     "png": FileFormat(b"\x89PNG\r\n\x1a\n", b"IEND", _png_size),
@@ -108,12 +113,12 @@ def decode_image(frame: CameraFrame, width: int) -> np.ndarray:
     source = source_size(frame)
     if frame.encoding in COMPRESSED:
         return _decompress(frame, source, width)
-    conversion = _layout(frame.encoding)[1]
-    return frame.data if conversion is None else cv2.cvtColor(frame.data, conversion)
+    to_bgr = _layout(frame.encoding)[1]
+    return to_bgr(frame.data)
 
 
-def _layout(encoding: str) -> tuple[int, int | None]:
-    """(channels, conversion) of a raw encoding. Raises ImageError."""
+def _layout(encoding: str) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
+    """(bytes of a pixel, conversion) of a raw encoding. Raises ImageError."""
     if encoding not in RAW:
         raise ImageError("unknown_encoding", f"{encoding!r}; known are {', '.join([*RAW, *COMPRESSED])}")
     return RAW[encoding]

@@ -125,9 +125,8 @@ def _network_image(view: CameraView, spec: ImageSpec) -> np.ndarray:
         image = undistort(image, calibration, img_from_cam(calibration, spec), (spec.width, spec.height), samples)
         image = mean_over_samples(image, samples)
     elif frame.encoding in POINTWISE:
-        conversion = POINTWISE[frame.encoding][1]
-        image = resize_crop(frame.data, spec)
-        image = image if conversion is None else cv2.cvtColor(image, conversion)
+        to_bgr = POINTWISE[frame.encoding][1]
+        image = to_bgr(resize_crop(frame.data, spec))
     else:
         image = resize_crop(decode_image(frame, least_width), spec, samples)
     return image if spec.color_order == "bgr" else image[..., ::-1]

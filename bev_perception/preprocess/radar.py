@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from bev_perception.geometry import invert
@@ -110,11 +112,20 @@ def group_pillars(points: np.ndarray, spec: ModelSpec) -> tuple[dict[str, np.nda
     return arrays, {reason: n for reason, n in lost.items() if n}
 
 
+def _map_arrays(points: np.ndarray, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    return {"radar_bev": rasterise(points, spec.grid, spec.radar.channels)}, {}
+
+
+# RadarSpec.format -> function (accumulated points, spec) -> the arrays of model_spec.RADAR_FORMATS, what did not fit.
+RADAR_ARRAYS: dict[str, Callable[[np.ndarray, ModelSpec], tuple[dict[str, np.ndarray], dict[str, int]]]] = {
+    "map": _map_arrays,
+    "pillars": group_pillars,
+}
+
+
 def radar_arrays(points: np.ndarray, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """(P, 7) accumulated points -> the radar inputs of the spec without radar_valid, and what did not fit."""
-    if spec.radar.format == "pillars":
-        return group_pillars(points, spec)
-    return {"radar_bev": rasterise(points, spec.grid, spec.radar.channels)}, {}
+    return RADAR_ARRAYS[spec.radar.format](points, spec)
 
 
 def prepare_radar(frame: SensorFrame, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, int]]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from bev_perception.inference.backend import BACKENDS
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameter_table import (
     ANY_TIME,
@@ -44,7 +45,7 @@ Some values are only right or wrong beside others, and `configure` checks these 
 - `radar_fields.x` and `.y` must not be empty with `layout: cartesian`, nor `.range` and `.azimuth` with `polar`."""
 # Title -> (first words of the names, what the reader should know).
 GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
-    "Model and engine": (("bundle", "backend", "onnxruntime", "tensorrt"), "Which model runs, and in which engine."),
+    "Model and engine": (("bundle", "backend", *BACKENDS), "Which model runs, and in which engine."),
     "Frames and calibration": (
         ("base_frame", "odometry", "extrinsics"),
         "Frames follow REP-105: the odometry's frame is continuous. `map` jumps and must not be used.",

@@ -59,7 +59,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             if spec.cameras or not isinstance(keyframes, Keyframes):
                 raise ValueError(
                     f"data.paste: objects cannot be pasted into images, and {spec.name} has cameras {spec.cameras}; "
-                    "set data.paste to none (and open the keyframes with training.data.DATASETS)"
+                    "set data.paste to none (and open the keyframes with open_nuscenes)"
                 )
             self.database = open_database(keyframes, spec, config)
         self._cache = Cache(config.cache_mb)

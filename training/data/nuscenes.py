@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -15,6 +14,7 @@ from nuscenes.utils.splits import create_splits_scenes
 from bev_perception.model_spec import CLASSES, ModelSpec
 from training.data.config import PLAIN, DataConfig
 from training.data.index import Index, open_index
+from training.data.source import Source
 from training.data.tables import poses_from_rows
 
 LIDAR = "LIDAR_TOP"
@@ -65,20 +65,20 @@ class Keyframe:
     prev: int = -1  # index of the previous keyframe of the scene in the list, -1 at its start
 
 
-def read_split(dataroot: str | Path, version: str, split: str) -> list[str]:
+def read_split(source: Source, split: str) -> list[str]:
     """Scene names of a split: from the set's own splits.json (synthetic sets), else the devkit's official ones.
 
     `train` and `val` of v1.0-mini are its own mini_train and mini_val. Raises ValueError naming the splits there are.
     """
-    path = Path(dataroot) / "splits.json"
+    path = source.root / "splits.json"
     if path.is_file():
         splits = json.loads(path.read_text())
     else:
         splits = create_splits_scenes()
-        if version == "v1.0-mini":
+        if source.version == "v1.0-mini":
             splits = {"train": splits["mini_train"], "val": splits["mini_val"]}
     if split not in splits:
-        raise ValueError(f"{dataroot} ({version}) has no split {split!r}; it has {sorted(splits)}")
+        raise ValueError(f"{source.root} ({source.version}) has no split {split!r}; it has {sorted(splits)}")
     return splits[split]
 
 
@@ -272,10 +272,8 @@ def require_lidar(index: Index, why: str, instead: str) -> None:
         )
 
 
-def open_nuscenes(
-    dataroot: str | Path, version: str, split: str | Sequence[str], spec: ModelSpec, config: DataConfig = PLAIN
-) -> Keyframes:
+def open_nuscenes(source: Source, split: str | Sequence[str], spec: ModelSpec, config: DataConfig = PLAIN) -> Keyframes:
     """Keyframes of a split (or of named scenes). Raises as `open_index`, `read_split` and `Keyframes` do."""
-    index = open_index(dataroot, version)
-    scenes = read_split(dataroot, version, split) if isinstance(split, str) else split
+    index = open_index(source.root, source.version)
+    scenes = read_split(source, split) if isinstance(split, str) else split
     return Keyframes(index, scenes, spec, config)

@@ -74,7 +74,7 @@ def prepare_clouds(keyframe: Keyframe, config: DataConfig, dataroot: Path | None
     lidar = config.lidar or LidarConfig(sweeps=1)
     virtual = np.zeros((0, VIRTUAL_CHANNELS), dtype=np.float32)
     if config.virtual is not None and dataroot is None:
-        raise ValueError("virtual points need keyframes that know their data root: open them with DATASETS")
+        raise ValueError("virtual points need keyframes that know their data root: open them with open_nuscenes")
     try:
         sweeps = sweep_clouds(keyframe, lidar)
         points = np.concatenate([np.zeros((0, 5), dtype=np.float32), *sweeps])

@@ -13,15 +13,14 @@ MAX_OBJECTS = 500
 
 def gaussian_radius(height: float, width: float, min_overlap: float = 0.1) -> float:
     """CornerNet's radius in cells for a box of height x width cells; keeps its historical division by 2 instead of 2a,
-    which all reference numbers use (CenterPoint, det3d/core/utils/center_utils.py)."""
+    which all reference numbers use (CenterPoint, det3d/core/utils/center_utils.py).
+
+    With that division the least of CornerNet's three radii is always that of a box grown on all sides: it is at most
+    2 sqrt(o (1 - o) height width), thus at most (height + width) / 2, and the other two are at least that.
+    """
     o = min_overlap
-    b1, c1 = height + width, width * height * (1 - o) / (1 + o)
-    b2, c2 = 2 * (height + width), (1 - o) * width * height
-    a3, b3, c3 = 4 * o, -2 * o * (height + width), (o - 1) * width * height
-    r1 = (b1 + np.sqrt(b1 * b1 - 4 * c1)) / 2
-    r2 = (b2 + np.sqrt(b2 * b2 - 16 * c2)) / 2
-    r3 = (b3 + np.sqrt(b3 * b3 - 4 * a3 * c3)) / 2
-    return float(min(r1, r2, r3))
+    b, c = -2 * o * (height + width), (o - 1) * width * height
+    return float(b + np.sqrt(b * b - 16 * o * c)) / 2
 
 
 def draw_gaussian(heatmap: np.ndarray, cell: tuple[int, int], radius: int) -> None:
@@ -98,8 +97,6 @@ def semantic_target(
     """
     h, w = size[0] // stride, size[1] // stride
     canvas = np.zeros((h, w), dtype=np.uint8)
-    if not len(boxes):
-        return canvas.astype(np.int64)
     pixels, depth = project(img_from_ego, box_corners(boxes).reshape(-1, 3))
     pixels, depth = pixels.reshape(-1, 8, 2), depth.reshape(-1, 8)
     for k in np.argsort(-depth.mean(axis=1)):

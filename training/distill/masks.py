@@ -40,7 +40,7 @@ def teacher_false_positives(
     teacher_logits (B, classes, X', Y'), target (B, classes, X, Y) Gaussian heatmap: maxima over classes are compared at
     the target's resolution.
     """
-    fired = teacher_logits.float().sigmoid().clamp(1e-4, 1 - 1e-4).amax(dim=1) > threshold
+    fired = teacher_logits.float().sigmoid().amax(dim=1) > threshold
     unlabelled = target.amax(dim=1) < threshold
     return resize_map(resize_map(fired, (target.shape[2], target.shape[3])) & unlabelled, shape)
 

@@ -9,6 +9,9 @@ the CPU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+
 from training.experiments import (
     bevdepth,
     bevdepth_large,
@@ -28,64 +31,53 @@ from training.experiments import (
 )
 from training.run import Run
 
+# Name in STUDENTS or TEACHERS -> module with its `small` and `tiny`.
+EXPERIMENTS: dict[str, ModuleType] = {
+    "centerpoint": centerpoint,
+    "centerpoint_voxel": centerpoint_voxel,
+    "pillarnet": pillarnet,
+    "mvp": mvp,
+    "lidar_transformer": lidar_transformer,
+    "bevdepth_large": bevdepth_large,
+    "bevdet": bevdet,
+    "bevdet4d": bevdet4d,
+    "bevdepth": bevdepth,
+    "bevformer": bevformer,
+    "fbbev": fbbev,
+    "radar_pillarnet": radar_pillarnet,
+    "bevfusion": bevfusion,
+    "crn": crn,
+    "camera_radar": camera_radar,
+}
+# The published configuration of each; the compact student has none.
+PAPER: dict[str, Callable[[], Run]] = {
+    "centerpoint": centerpoint.pillar,
+    "centerpoint_voxel": centerpoint_voxel.voxel01,
+    "pillarnet": pillarnet.lidar18,
+    "mvp": mvp.pillar,
+    "lidar_transformer": lidar_transformer.lidar18,
+    "bevdepth_large": bevdepth_large.convnext_base,
+    "bevdet": bevdet.r50,
+    "bevdet4d": bevdet4d.r50,
+    "bevdepth": bevdepth.r50,
+    "bevformer": bevformer.r101,
+    "fbbev": fbbev.r50,
+    "radar_pillarnet": radar_pillarnet.radar18,
+    "bevfusion": bevfusion.r50,
+    "crn": crn.r50,
+}
+
 
 def small() -> dict[str, Run]:
     """For the synthetic set on two cores: about ten minutes each."""
-    return {
-        "centerpoint": centerpoint.small(),
-        "centerpoint_voxel": centerpoint_voxel.small(),
-        "pillarnet": pillarnet.small(),
-        "mvp": mvp.small(),
-        "lidar_transformer": lidar_transformer.small(),
-        "bevdepth_large": bevdepth_large.small(),
-        "bevdet": bevdet.small(),
-        "bevdet4d": bevdet4d.small(),
-        "bevdepth": bevdepth.small(),
-        "bevformer": bevformer.small(),
-        "fbbev": fbbev.small(),
-        "radar_pillarnet": radar_pillarnet.small(),
-        "bevfusion": bevfusion.small(),
-        "crn": crn.small(),
-        "camera_radar": camera_radar.small(),
-    }
+    return {name: module.small() for name, module in EXPERIMENTS.items()}
 
 
 def tiny() -> dict[str, Run]:
     """For tests and for learning eight keyframes by heart."""
-    return {
-        "centerpoint": centerpoint.tiny(),
-        "centerpoint_voxel": centerpoint_voxel.tiny(),
-        "pillarnet": pillarnet.tiny(),
-        "mvp": mvp.tiny(),
-        "lidar_transformer": lidar_transformer.tiny(),
-        "bevdepth_large": bevdepth_large.tiny(),
-        "bevdet": bevdet.tiny(),
-        "bevdet4d": bevdet4d.tiny(),
-        "bevdepth": bevdepth.tiny(),
-        "bevformer": bevformer.tiny(),
-        "fbbev": fbbev.tiny(),
-        "radar_pillarnet": radar_pillarnet.tiny(),
-        "bevfusion": bevfusion.tiny(),
-        "crn": crn.tiny(),
-        "camera_radar": camera_radar.tiny(),
-    }
+    return {name: module.tiny() for name, module in EXPERIMENTS.items()}
 
 
 def paper() -> dict[str, Run]:
-    """The published configurations, one per family; the compact student has none."""
-    return {
-        "centerpoint": centerpoint.pillar(),
-        "centerpoint_voxel": centerpoint_voxel.voxel01(),
-        "pillarnet": pillarnet.lidar18(),
-        "mvp": mvp.pillar(),
-        "lidar_transformer": lidar_transformer.lidar18(),
-        "bevdepth_large": bevdepth_large.convnext_base(),
-        "bevdet": bevdet.r50(),
-        "bevdet4d": bevdet4d.r50(),
-        "bevdepth": bevdepth.r50(),
-        "bevformer": bevformer.r101(),
-        "fbbev": fbbev.r50(),
-        "radar_pillarnet": radar_pillarnet.radar18(),
-        "bevfusion": bevfusion.r50(),
-        "crn": crn.r50(),
-    }
+    """The published configurations."""
+    return {name: make() for name, make in PAPER.items()}

@@ -13,12 +13,13 @@ from torch import Tensor
 from bev_perception.decode import Thresholds, decode
 from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.model_spec import ModelSpec
+from training.data.clips import POINT_INPUTS
 from training.distill.agreement import gradient_norms, gradient_share
 from training.distill.cache import TeacherCache, teacher_hash
 from training.distill.module import Distiller
 from training.losses.detection import detection_losses
 from training.models.detector import Detector, Memory, Prediction, SetDetector, empty_memory
-from training.models.exported import peaks_of
+from training.models.exported import MEMORY_INPUTS, peaks_of
 from training.processes import any_of_all
 from training.run import Run, build_detector, parameter_groups, run_to_plain
 from training.schedules import rates
@@ -28,16 +29,13 @@ from training.teachers.frozen import FrozenTeacher
 # the first steps are looked at after 1, 2, 4, ...).
 AGREEMENT_EVERY, GRADIENTS_EVERY = 20, 100
 PEAKS = ("scores", "labels", "cells", "boxes")
-# What networks read of a batch; each batch has some of it (see training.models.detector).
-INPUTS = (
-    "images", "img_from_ego", "camera_valid", "radar_bev", "radar_points", "radar_counts", "radar_cells",
-    "radar_valid", "lidar", "lidar_counts", "virtual", "virtual_counts",
-)  # fmt: skip
 
 
-def inputs_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The current frame's network inputs."""
-    return {name: batch[name] for name in INPUTS if name in batch}
+def inputs_of(batch: dict[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """The current frame's inputs (see training.models.detector): those of the spec, and point clouds for teachers."""
+    names = [t.name for t in spec.inputs() if t.name not in MEMORY_INPUTS]
+    names += [f"{cloud}{what}" for cloud in POINT_INPUTS for what in ("", "_counts")]
+    return {name: batch[name] for name in names if name in batch}
 
 
 def recall(detector: Detector, batch: dict[str, Tensor]) -> Memory | None:
@@ -53,9 +51,9 @@ def recall(detector: Detector, batch: dict[str, Tensor]) -> Memory | None:
         valid = batch["prev_valid"][:, t : t + 1]
         state = memory.bev
         if any_of_all(valid) if detector.training else bool(valid.any()):
-            inputs = {n: batch[f"prev.{n}"][:, t] for n in INPUTS if f"prev.{n}" in batch}
+            earlier = {n.removeprefix("prev."): v[:, t] for n, v in batch.items() if n.startswith("prev.")}
             with torch.no_grad():
-                encoded = detector.encode(inputs, memory)
+                encoded = detector.encode(earlier, memory)
             assert encoded is not None  # the spec has a state
             state = encoded.float()
         memory = Memory(state, batch["prev_from_curr"][:, t], valid, batch["prev_dt"][:, t : t + 1])
@@ -64,7 +62,7 @@ def recall(detector: Detector, batch: dict[str, Tensor]) -> Memory | None:
 
 def predict_clip(detector: Detector, batch: dict[str, Tensor]) -> Prediction:
     """A detector's prediction for the current frame of a clip."""
-    return detector(inputs_of(batch), recall(detector, batch))
+    return detector(inputs_of(batch, detector.spec), recall(detector, batch))
 
 
 def gradients_due(step: int) -> bool:

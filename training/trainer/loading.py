@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from torch.utils.data import DataLoader, Subset
 
 from bev_perception.model_spec import ModelSpec
-from training.data import DATASETS
 from training.data.clips import ClipDataset, EndlessShuffle, collate
 from training.data.config import DataConfig, for_evaluation
-from training.data.nuscenes import Keyframe, Keyframes, read_split, require_lidar
+from training.data.nuscenes import Keyframe, Keyframes, open_nuscenes, read_split, require_lidar
 from training.data.source import Source
 from training.processes import RankShard
 from training.run import Run
@@ -34,7 +33,7 @@ def open_keyframes(
     depth targets come from.
     """
     names = scenes_of(config, source, split)[:scenes]
-    keyframes = DATASETS["nuscenes"](source, names, spec, config)
+    keyframes = open_nuscenes(source, names, spec, config)
     if not len(keyframes):
         raise ValueError(f"{source.root}: the split {split!r} has no keyframes; see splits.json there")
     if split == "train" and spec.cameras and config.depth_stride:
@@ -46,8 +45,8 @@ def open_keyframes(
 def scenes_of(config: DataConfig, source: Source, split: str) -> list[str]:
     """Scene names of a split of the data set, or of "holdout". Raises ValueError when there are too few."""
     if split not in ("train", "holdout"):
-        return read_split(source.root, source.version, split)
-    names = read_split(source.root, source.version, "train")
+        return read_split(source, split)
+    names = read_split(source, "train")
     kept = len(names) - config.holdout
     wanted = config.train_scenes or kept
     if kept < max(wanted, 1):
