@@ -13,6 +13,26 @@ import pytest
 # thread gains nothing, and it waits by spinning: on cores that are busy, training takes up to ten times the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Left out of `make test-fast`: files whose tests train, export, render, build, or wait for DDS, and what asks for a
+# fixture that does. What is not here is marked `fast`, so a new file need not be named unless it is slow.
+SLOW_FILES = frozenset(
+    """
+    test_adapters test_average test_backbones test_bag_writer test_bench_training test_bev_encoder
+    test_commands test_ddp test_demo_parts test_distill_experiments test_distill_training
+    test_experiments test_export test_extending test_fusion_students test_live_and_replay test_messages test_model_table
+    test_mutants test_node_lifecycle test_node_messages test_node_tf test_packaging test_play_record
+    test_radar_students test_replay test_student test_students test_study test_temporal_fusion test_tensorrt
+    test_training test_view_export test_worker_processes test_world_sensors
+    """.split()
+)
+SLOW_FIXTURES = frozenset({"tiny_dataset", "tiny_checkpoint"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem not in SLOW_FILES and not SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("fast")
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

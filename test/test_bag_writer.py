@@ -196,16 +196,23 @@ def _hashes(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def test_same_seed_same_bytes_with_one_worker_or_two(tmp_path, capsys):
-    write_bag(tmp_path / "a" / "drive.mcap", TINY, workers=1)
-    write_bag(tmp_path / "b" / "drive.mcap", TINY, workers=2)
-    assert _hashes(tmp_path / "a" / "drive.mcap") == _hashes(tmp_path / "b" / "drive.mcap")
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["drive.mcap"], "nothing temporary may stay"
+@pytest.fixture(scope="module")
+def tiny_bag(tmp_path_factory):
+    """Written by one worker, alone in its folder; no test changes it."""
+    path = tmp_path_factory.mktemp("tiny_bag") / "drive.mcap"
+    write_bag(path, TINY, workers=1)
+    return path
+
+
+def test_same_seed_same_bytes_with_one_worker_or_two(tiny_bag, tmp_path, capsys):
+    write_bag(tmp_path / "drive.mcap", TINY, workers=2)
+    assert _hashes(tiny_bag) == _hashes(tmp_path / "drive.mcap")
+    assert [p.name for p in tiny_bag.parent.iterdir()] == ["drive.mcap"], "nothing temporary may stay"
     with pytest.raises(FileExistsError, match="exists already"):
-        write_bag(tmp_path / "a" / "drive.mcap", TINY)
-    assert main(["bag", str(tmp_path / "a" / "drive.mcap")]) == 1
+        write_bag(tiny_bag, TINY)
+    assert main(["bag", str(tiny_bag)]) == 1
     assert "exists already" in capsys.readouterr().err
-    topics, _ = _read(tmp_path / "a" / "drive.mcap")
+    topics, _ = _read(tiny_bag)
     assert not any("lidar" in name for name in topics)
     message = topics[topic("jpeg", "CAM_FRONT")[0]][0][1]
     stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec - epoch_ns(TINY.seed)
@@ -215,12 +222,11 @@ def test_same_seed_same_bytes_with_one_worker_or_two(tmp_path, capsys):
     assert np.abs(decoded.astype(int) - rendered).mean() < 8
 
 
-def test_an_existing_bag_survives_a_failing_overwrite(tmp_path):
-    write_bag(tmp_path / "drive", TINY, workers=1)
-    before = _hashes(tmp_path / "drive")
+def test_an_existing_bag_survives_a_failing_overwrite(tiny_bag, tmp_path):
+    before = _hashes(tiny_bag)
     with pytest.raises(ValueError):
-        write_bag(tmp_path / "drive", BagSettings(seed=902, duration_s=0.1), overwrite=True)
-    assert _hashes(tmp_path / "drive") == before and [p.name for p in tmp_path.iterdir()] == ["drive"]
+        write_bag(tiny_bag, BagSettings(seed=902, duration_s=0.1), overwrite=True)
+    assert _hashes(tiny_bag) == before and [p.name for p in tiny_bag.parent.iterdir()] == ["drive.mcap"]
     with pytest.raises(ValueError, match="image format"):
         write_bag(tmp_path / "other", BagSettings(image_format="png"))
 

@@ -169,7 +169,7 @@ def test_sensors_that_the_set_lacks_are_missing_not_wrong(tiny_dataset):
     with pytest.warns(UserWarning, match=r"has no \['CAM_ROOF', 'RADAR_ROOF'\]: tiny sees them as missing"):
         keyframe = open_nuscenes(Source(tiny_dataset), ["scene-0000"], spec)[1]
     assert sensor_frame(keyframe, spec).missing == dict.fromkeys(("CAM_ROOF", "RADAR_ROOF"), "not_in_data_set")
-    item = ClipDataset([keyframe], spec)[0]
+    item = ClipDataset([dataclasses.replace(keyframe, prev=-1)], spec)[0]
     assert item["camera_valid"].tolist() == [1] * 6 + [0] and item["radar_valid"].tolist() == [1] * 5 + [0]
     assert item["images"][6].max() == 0 and item["images"][:6].max() > 0
 

@@ -135,10 +135,10 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         while index >= 0:
             frame = self.keyframes[index]
             age_s, index = (following.stamp_ns - frame.stamp_ns) * 1e-9, frame.prev
+            if age_s <= 0 or age_s > longest or abs(age_s - wanted_s) >= best_error:
+                break
             if age_s < self.spec.temporal.min_age_s:  # the vehicle does not use it either
                 continue
-            if abs(age_s - wanted_s) >= best_error or age_s > longest:
-                break
             best, best_error = frame, abs(age_s - wanted_s)
         return best
 
