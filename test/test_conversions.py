@@ -15,8 +15,8 @@ from bev_perception.conversions import MessageError, RadarFields
 from bev_perception.preprocess.encodings import RAW
 from bev_perception.structures import RadarScan
 
-# sensor_msgs/image_encodings.hpp: bytes per pixel.
-BYTES = {
+# Bytes per pixel: of sensor_msgs/image_encodings.hpp by hand, of what it does not have by the table.
+BYTES = {encoding: size for encoding, (size, _) in RAW.items()} | {
     "mono8": 1, "8UC1": 1, "bayer_rggb8": 1, "bayer_bggr8": 1, "bayer_gbrg8": 1, "bayer_grbg8": 1,
     "uyvy": 2, "yuyv": 2, "yuv422": 2, "yuv422_yuy2": 2, "bgr8": 3, "rgb8": 3, "8UC3": 3, "bgra8": 4, "rgba8": 4,
 }  # fmt: skip
@@ -93,7 +93,7 @@ def image_values(encoding: str = "bgr8", width: int = 5, height: int = 4, paddin
 
 
 @pytest.mark.parametrize("padding", [0, 7])
-@pytest.mark.parametrize("encoding", sorted({*BYTES, *RAW, *conversions.ENCODING_ALIASES}))
+@pytest.mark.parametrize("encoding", sorted({*BYTES, *conversions.ENCODING_ALIASES}))
 def test_pixels_are_where_the_definition_puts_them(types, encoding: str, padding: int) -> None:
     values = image_values(encoding, padding=padding)
     frame = conversions.to_camera_frame(types.image(**values), "CAM")

@@ -45,7 +45,7 @@ def test_a_set_without_lidar_is_refused_where_points_or_depths_are_wanted(tables
           lambda rows: [row.update(channel="LIDAR_ROOF") for row in rows if row["channel"] == "LIDAR_TOP"])  # fmt: skip
 
     def opened(spec, config, split="train"):
-        return open_keyframes(spec, config, tables_only, "v1.0-trainval", split)
+        return open_keyframes(spec, config, Source(tables_only), split)
 
     lidar_spec = dataclasses.replace(SPEC, cameras=(), radars=())
     with pytest.raises(ValueError, match=r"no channel LIDAR_TOP, but tiny takes.*LIDAR_ROOF.*without data\.lidar"):
