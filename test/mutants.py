@@ -3,10 +3,10 @@
     make mutants                              # the sample below, on all cores
     make mutants ARGS="--file sync.py --all"  # every mutant of one file
 
-A mutant is killed when a test fails (or none ends in time). Survivors are printed and make the command fail, but for
-those of `equivalent_mutants.toml`, which no test can kill. The checkout is never touched: mutants live in copies of the
-tree, one for each process at work. Each process is a fork of this one, which has imported all that is slow to import
-and nothing of the project.
+A mutant is killed when a test fails, or when the tests take far longer than on the file as it is ("too slow": loops
+that never end). Survivors are printed and make the command fail, but for those of `equivalent_mutants.toml`, which no
+test can kill. The checkout is never touched: mutants live in copies of the tree, one for each process at work. Each
+process is a fork of this one, which has imported all that is slow to import and nothing of the project.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def copy_trees(folder: Path, count: int) -> list[Path]:
 
 
 def run_all(jobs: list[Job], trees: list[Path]) -> Iterator[tuple[Job, int, float]]:
-    """-> (job, exit code of pytest, seconds) of each, as they end, one in each tree; too slow is killed: not 0."""
+    """-> (job, exit code, seconds) of each, as they end, one in each tree; the code is pytest's, or -SIGKILL."""
     free, waiting = trees.copy(), deque(jobs)
     running: dict[int, tuple[Job, Path, multiprocessing.process.BaseProcess, float]] = {}
     try:
@@ -198,9 +198,8 @@ def main() -> int:
         print(f"{len(jobs)} of {sum(map(len, every.values()))} mutants in {len(paths)} files", flush=True)
         results = []
         for job, code, _ in run_all(jobs, trees):
-            key = (job.path, job.mutant.old, job.mutant.new)
-            result = OUTCOMES[code != 0, key in equivalents]
-            results.append((job, result))
+            listed = (job.path, job.mutant.old, job.mutant.new) in equivalents
+            results.append((job, "too slow" if code == -signal.SIGKILL else OUTCOMES[code != 0, listed]))
             if len(results) % 25 == 0:
                 print(f"{len(results)} done after {time.monotonic() - started:.0f} s", flush=True)
     print(table(results), f"{time.monotonic() - started:.0f} s", sep="\n")
@@ -214,11 +213,12 @@ def table(results: list[tuple[Job, str]]) -> str:
     """One row for each file, and their sum."""
     paths = list(dict.fromkeys(path for path in TESTS if any(job.path == path for job, _ in results)))
     width = max(map(len, paths))
-    lines = [f"{'file':{width}}  mutants  killed  equivalent  alive"]
+    lines = [f"{'file':{width}}  mutants  killed  (too slow)  equivalent  alive"]
     for name in [*paths, "all"]:
         of = Counter(result for job, result in results if name in (job.path, "all"))
-        killed = of["killed"] + of["killed though listed"]
-        lines.append(f"{name:{width}}  {of.total():7}  {killed:6}  {of['equivalent']:10}  {of['alive']:5}")
+        killed = of["killed"] + of["killed though listed"] + of["too slow"]
+        rest = f"{of['too slow']:10}  {of['equivalent']:10}  {of['alive']:5}"
+        lines.append(f"{name:{width}}  {of.total():7}  {killed:6}  {rest}")
     return "\n".join(lines)
 
 
