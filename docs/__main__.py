@@ -17,6 +17,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from bev_perception.evaluation.pages import replace_sections
+from bev_perception.files import write_atomic
 from docs.measured import DATA, read
 from docs.plots import PLOTS
 from docs.tables import TABLES
@@ -63,7 +64,7 @@ def svg(figure: Figure, description: str) -> bytes:
 
 def main() -> None:
     for name in PLOTS:
-        (IMAGES / name).write_bytes(draw(name))
+        write_atomic(IMAGES / name, draw(name))
         print(f"docs/images/{name}")
     for (page, mark), (function, inputs) in TABLES.items():
         replace_sections(DOCS / page, {mark: function(*(read(file) for file in inputs))})

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 # File -> the tests that belong to it.
 TESTS: dict[str, tuple[str, ...]] = {
-    "bev_perception/sync.py": ("test_sync.py",),
+    "bev_perception/sync.py": ("test_sync.py", "test_sync_limits.py"),
     "bev_perception/temporal.py": ("test_temporal.py",),
     "bev_perception/decode.py": ("test_decode.py",),
     "bev_perception/ego_motion.py": ("test_ego_motion.py",),

@@ -8,97 +8,26 @@ import random
 
 import numpy as np
 import pytest
+from sync_drive import (
+    CALIBRATION,
+    CONFIG,
+    MS,
+    OFFSETS,
+    PERIOD,
+    START,
+    add,
+    anchors,
+    content,
+    drive,
+    feed,
+    image,
+    make_sync,
+    pose,
+    scan,
+)
 
-from bev_perception.geometry import make_transform, rotation_from_yaw
-from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, Epoch, RadarScan
-from bev_perception.sync import FrameSynchronizer, SyncConfig
-from bev_perception.sync_config import SensorHealth
-
-MS = 1_000_000
-PERIOD = 83_333_333
-OFFSETS = {"left": -43 * MS, "front": -35 * MS, "right": -27 * MS, "back": 0}
-CONFIG = SyncConfig(("left", "front", "right", "back"), ("near", "far"), period_ns=PERIOD, offsets_ns=OFFSETS)
-START = 1_000 * 1000 * MS
-PIXEL = np.zeros((2, 2, 3), np.uint8)
-CALIBRATION = CameraCalibration(2, 2, np.eye(3), np.eye(4))
-
-
-def image(sensor, stamp_ns):
-    return CameraFrame(sensor, stamp_ns, "bgr8", PIXEL)
-
-
-def scan(sensor, stamp_ns):
-    return RadarScan(sensor, stamp_ns, np.ones((3, 6), np.float32))
-
-
-def pose(stamp_ns, speed=10.0, shift=0.0):
-    seconds = (stamp_ns - START) / 1e9
-    transform = make_transform(
-        rotation_from_yaw(0.1), np.array([np.cos(0.1), np.sin(0.1), 0]) * speed * seconds + shift
-    )
-    return EgoPose(stamp_ns, transform, np.array([speed, 0.0, 0.0]))
-
-
-def drive(duration_s=2.0, start=START, without=(), sensors=(*OFFSETS, "near", "far", "odometry")):
-    """All messages of a drive: cameras at 12 Hz, radars at 13 Hz, poses at 50 Hz. -> list of messages by stamp."""
-    messages = []
-    for name in sensors:
-        if name in without:
-            continue
-        if name in OFFSETS:
-            stamps = [start + k * PERIOD + OFFSETS[name] for k in range(1, round(duration_s * 12))]
-            messages += [image(name, t) for t in stamps]
-        elif name == "odometry":
-            messages += [pose(start + k * 20 * MS) for k in range(round(duration_s * 50) + 10)]
-        else:
-            shift = {"near": 2, "far": 31}[name] * MS
-            messages += [scan(name, start + k * 76_923_077 + shift) for k in range(round(duration_s * 13))]
-    return sorted(messages, key=lambda m: m.stamp_ns)
-
-
-def make_sync(config=CONFIG, calibrated=True):
-    sync = FrameSynchronizer(config)
-    for name in config.cameras if calibrated else ():
-        sync.set_camera_calibration(name, CALIBRATION)
-    for name in config.radars if calibrated else ():
-        sync.set_radar_extrinsics(name, np.eye(4))
-    return sync
-
-
-def add(sync, message):
-    if isinstance(message, CameraFrame):
-        return sync.add_camera(message)
-    return sync.add_radar(message) if isinstance(message, RadarScan) else sync.add_pose(message)
-
-
-def feed(sync, messages, latency_ns=5 * MS, poll_after_s=0.5):
-    """Deliver in the given order, each `latency_ns` after its stamp, polling after every message and then on."""
-    frames, now = [], 0
-    for message in messages:
-        add(sync, message)
-        now = max(now, message.stamp_ns + latency_ns)
-        frames += sync.poll(now)
-    for _ in range(round(poll_after_s * 100)):
-        now += 10 * MS
-        frames += sync.poll(now)
-    return frames
-
-
-def content(frame):
-    """What a frame is made of, comparable."""
-    return (
-        frame.stamp_ns,
-        frame.ego.odom_from_ego.tobytes(),
-        frame.ego.epoch,
-        tuple((v.frame.sensor, v.frame.stamp_ns, v.ego.odom_from_ego.tobytes()) if v else None for v in frame.cameras),
-        tuple(tuple((s.scan.stamp_ns, s.ego.odom_from_ego.tobytes()) for s in sweeps) for sweeps in frame.radars),
-        tuple(sorted(frame.missing.items())),
-        frame.epoch,
-    )
-
-
-def anchors(duration_s=2.0, start=START):
-    return [start + k * PERIOD for k in range(1, round(duration_s * 12))]
+from bev_perception.structures import CameraFrame, EgoPose, Epoch, RadarScan
+from bev_perception.sync import SyncConfig
 
 
 def test_complete_frames_at_every_anchor_without_waiting():
@@ -175,179 +104,6 @@ def test_nearest_image_is_kept_when_a_camera_is_faster_than_the_anchor():
     frames = feed(make_sync(), sorted(messages, key=lambda m: m.stamp_ns))
     for frame in frames:
         assert abs(frame.cameras[1].frame.stamp_ns - (frame.stamp_ns - 35 * MS)) <= CONFIG.camera_tolerance_ns * 0.6
-
-
-AT = START + 5_000 * MS  # of the one frame in the tests that follow
-PAIR = SyncConfig(("side", "back"), ("near",), period_ns=PERIOD, offsets_ns={"side": -30 * MS}, deadline_ns=10_000 * MS)
-
-
-def frames_after_each(messages, config, known):
-    """The number of frames after `known`, which come first, and after each message; and the last frame."""
-    sync, frames, counts = make_sync(config), [], []
-    for m in known:
-        assert add(sync, m) == ""
-    for m in (None, *messages):
-        assert m is None or add(sync, m) == ""
-        frames += sync.poll(AT + 50 * MS)
-        counts.append(len(frames))
-    return counts, frames[-1]
-
-
-@pytest.mark.parametrize(
-    ("arriving", "used"),  # ms after the camera's place in the sweep; the last of `arriving` settles the frame
-    [
-        ([-20], -20),  # early by half the tolerance: what comes later cannot change it
-        ([-20.000001, 0], 0),  # early by more: waits for a better one
-        ([-21, -20], -20),
-        ([-21, 40], 40),
-        ([-40, -21, 41], -21),  # no better one: the latest of the early ones
-        ([-40, 41], -40),
-        ([-41, 41], None),
-        ([40], 40),
-        ([41], None),
-    ],
-)
-def test_the_first_image_that_is_early_by_at_most_half_the_tolerance_is_used_else_the_latest(arriving, used):
-    place = AT - 30 * MS
-    config = dataclasses.replace(PAIR, radars=())
-    images = [image("side", place + round(ms * MS)) for ms in arriving]
-    known = [*(pose(AT + k * 10 * MS) for k in range(-10, 11)), image("back", AT)]
-    counts, frame = frames_after_each(images, config, known)
-    assert counts == [0] * len(arriving) + [1]
-    assert frame.stamp_ns == AT
-    if used is None:
-        assert frame.missing == {"side": "out_of_tolerance"}
-    else:
-        assert frame.cameras[0].frame.stamp_ns == place + used * MS
-
-
-def test_a_frame_is_complete_with_a_scan_at_the_settle_time_and_a_pose_at_its_last_stamp():
-    settled = AT - PAIR.radar_settle_ns
-    known = [pose(AT - 20 * MS), pose(AT - 1), image("back", AT), image("side", AT - 30 * MS)]
-    counts, _ = frames_after_each([scan("near", settled - 1), pose(AT), scan("near", settled)], PAIR, known)
-    assert counts == [0, 0, 0, 1]
-    counts, _ = frames_after_each([scan("near", settled), pose(AT)], PAIR, known)
-    assert counts == [0, 0, 1]
-    late = [*known[:3], image("side", AT + 5 * MS), scan("near", settled)]  # its own pose is waited for
-    counts, _ = frames_after_each([pose(AT), pose(AT + 5 * MS - 1), pose(AT + 5 * MS)], PAIR, late)
-    assert counts == [0, 0, 0, 1]
-
-
-def test_scans_from_the_oldest_allowed_to_the_settle_time_are_used_newest_first():
-    known = [*(pose(AT + k * 50 * MS) for k in range(-20, 1)), image("back", AT), image("side", AT - 30 * MS)]
-    oldest, settled = AT - PAIR.radar_max_age_ns, AT - PAIR.radar_settle_ns
-    scans = [scan("near", t) for t in (oldest - 1, oldest, settled - 1, settled, settled + 1)]
-    _, frame = frames_after_each([], PAIR, [*scans, *known])
-    assert [s.scan.stamp_ns for s in frame.radars[0]] == [settled, settled - 1, oldest]
-    _, frame = frames_after_each([], dataclasses.replace(PAIR, radar_sweeps=2), [*scans, *known])
-    assert [s.scan.stamp_ns for s in frame.radars[0]] == [settled, settled - 1]
-
-
-# What the frame at AT needs, but for a scan of `near`.
-KNOWN = [*(pose(AT + k * 10 * MS) for k in range(-5, 6)), image("back", AT), image("side", AT - 30 * MS)]
-
-
-@pytest.mark.parametrize(("late_ns", "state"), [(0, "late"), (1, "stale")])
-def test_a_sensor_is_waited_for_until_the_deadline_or_until_it_is_silent(late_ns, state):
-    """Both limits exactly: `near` is silent for as long as a live sensor may be, or a nanosecond longer."""
-    config = dataclasses.replace(PAIR, deadline_ns=150 * MS)
-    sync = make_sync(config)
-    last = AT - config.radar_settle_ns - config.silence_ns - late_ns
-    for m in [scan("near", last), *KNOWN]:
-        assert add(sync, m) == ""
-    early = sync.poll(AT + 150 * MS - 1)
-    frames = early + sync.poll(AT + 150 * MS)
-    assert [f.stamp_ns for f in frames] == [AT] and len(early) == (state == "stale")
-    assert frames[0].missing == {"near": state}
-    assert sync.sensor_states(last + config.silence_ns)["near"] == SensorHealth("degraded", 1.0, 0.0, state)
-    assert sync.sensor_states(last + config.silence_ns + 1)["near"].state == "stale"
-
-
-@pytest.mark.parametrize(("ago_ns", "reason"), [(0, "late"), (1, "stale")])
-def test_a_camera_is_late_until_it_is_silent(ago_ns, reason):
-    sync = make_sync(dataclasses.replace(PAIR, radars=(), deadline_ns=150 * MS))
-    for m in [image("side", AT - 30 * MS - PAIR.silence_ns - ago_ns), *KNOWN[:-1]]:
-        assert add(sync, m) == ""
-    frames = sync.poll(AT + 200 * MS)
-    assert frames[-1].stamp_ns == AT and frames[-1].missing == {"side": reason}
-
-
-@pytest.mark.parametrize(("since_ns", "waits"), [(0, False), (1, True)])
-def test_a_sensor_that_was_never_seen_is_waited_for_during_the_start_up(since_ns, waits):
-    first = AT - PAIR.radar_settle_ns - PAIR.startup_ns + since_ns
-    counts, _ = frames_after_each([scan("near", AT)], PAIR, [pose(first), *KNOWN])
-    assert counts == ([0, 1] if waits else [1, 1])
-
-
-def test_another_camera_sets_the_stamps_when_the_anchor_has_not_come_within_the_start_up():
-    sync = make_sync(dataclasses.replace(PAIR, radars=(), deadline_ns=150 * MS))
-    poses = [pose(AT + k * 50 * MS) for k in range(-1, 25)]
-    for m in [*poses, image("side", AT - 30 * MS)]:
-        assert add(sync, m) == ""
-    first = poses[0].stamp_ns
-    assert sync.poll(first + PAIR.startup_ns - 1) == []
-    assert [f.stamp_ns for f in sync.poll(first + PAIR.startup_ns)] == [AT]
-
-
-@pytest.mark.parametrize(("before_ns", "virtual"), [(0, False), (1, True)])
-def test_another_camera_sets_a_stamp_more_than_half_a_period_before_the_anchor(before_ns, virtual):
-    config = dataclasses.replace(PAIR, radars=(), deadline_ns=150 * MS)
-    sync, half = make_sync(config), PERIOD // 2
-    for m in [*(pose(AT + k * 20 * MS) for k in range(-5, 20)), *KNOWN[-2:]]:
-        assert add(sync, m) == ""
-    slot = AT + 2 * PERIOD - half - before_ns
-    for m in (image("side", slot - 30 * MS), image("back", AT + 2 * PERIOD)):
-        assert add(sync, m) == ""
-    stamps = [f.stamp_ns for f in sync.poll(AT + 400 * MS)]
-    assert stamps == [AT, *([slot] if virtual else []), AT + 2 * PERIOD]
-
-
-@pytest.mark.parametrize(("more_ns", "frames"), [(0, 1), (1, 2)])
-def test_frames_are_more_than_half_a_period_apart(more_ns, frames):
-    config = SyncConfig(("back",), (), period_ns=PERIOD)
-    messages = [*(pose(AT + k * 20 * MS) for k in range(10)), image("back", AT)]
-    sync = make_sync(config)
-    for m in [*messages, image("back", AT + PERIOD // 2 + more_ns)]:
-        assert add(sync, m) == ""
-    assert len(sync.poll(AT + 100 * MS)) == frames
-    assert sync.counters["back/too_close"] == 2 - frames
-
-
-@pytest.mark.parametrize(("less_ns", "frames"), [(0, 2), (1, 1)])
-def test_frames_of_radars_alone_are_a_period_apart(less_ns, frames):
-    sync = make_sync(SyncConfig((), ("near",), period_ns=PERIOD))
-    scans = [scan("near", AT), scan("near", AT + PERIOD - less_ns)]
-    for m in [*(pose(AT + k * 20 * MS) for k in range(-5, 20)), *scans]:
-        assert add(sync, m) == ""
-    stamps = [f.stamp_ns for f in sync.poll(AT + 1_500 * MS)]
-    assert stamps == [s.stamp_ns + 40 * MS for s in scans][:frames]
-
-
-def test_what_no_later_frame_can_use_is_refused():
-    """The next frame is at least half a period and a nanosecond later."""
-    config = dataclasses.replace(PAIR, deadline_ns=150 * MS)
-    then = AT + PERIOD // 2 + 1
-    cases = (
-        (lambda t: image("back", t), then),
-        (lambda t: image("side", t), then - 30 * MS - config.camera_tolerance_ns),
-        (lambda t: scan("near", t), then - 1 - config.radar_max_age_ns),
-    )
-    for make, oldest in cases:
-        sync = make_sync(config)
-        for m in [*KNOWN, scan("near", AT)]:
-            assert add(sync, m) == ""
-        assert [f.stamp_ns for f in sync.poll(AT + 50 * MS)] == [AT]
-        assert add(sync, make(oldest - 1)) == "too_late"
-        assert add(sync, make(oldest)) == ""
-
-
-def test_a_measurement_without_a_pose_is_named():
-    config = dataclasses.replace(PAIR, max_extrapolation_ns=10 * MS, deadline_ns=150 * MS)
-    sync = make_sync(config)
-    for m in [pose(AT), image("back", AT), image("side", AT - 30 * MS), scan("near", AT - 50 * MS)]:
-        assert add(sync, m) == ""
-    (frame,) = sync.poll(AT + 150 * MS)
-    assert frame.missing == {"side": "no_pose", "near": "no_pose"}
 
 
 def test_out_of_order_messages_of_one_sensor():
@@ -507,27 +263,6 @@ def test_future_and_past_stamps_are_refused():
     assert "reset/time_jump_back" not in sync.counters
     rest = [m for m in drive(3.0) if m.stamp_ns > now]
     assert len(feed(sync, rest)) >= 22
-
-
-def test_the_limits_of_stamps_belong_to_what_is_allowed():
-    def reason(*stamps, now=None):
-        """Of the last of these scans."""
-        sync = make_sync()
-        if now is not None:
-            sync.poll(now)
-        reasons = [sync.add_radar(scan("near", t)) for t in stamps]
-        return reasons[-1] or sync.counters["reset/time_jump_back"]
-
-    assert reason(START + CONFIG.max_future_ns, now=START) == 0
-    assert reason(START + CONFIG.max_future_ns + 1, now=START) == "future_stamp"
-    assert reason(START - CONFIG.max_past_ns, now=START) == 0
-    assert reason(START - CONFIG.max_past_ns - 1, now=START) == "too_old"
-    assert reason(START, START - CONFIG.jump_back_ns) == 0
-    assert reason(START, START - CONFIG.jump_back_ns - 1) == 1
-    sync = make_sync()
-    for now, resets in ((START, 0), (START - CONFIG.jump_back_ns, 0), (START - 2 * CONFIG.jump_back_ns - 1, 1)):
-        sync.poll(now)
-        assert sync.counters["reset/time_jump_back"] == resets
 
 
 def test_unknown_sensors_and_malformed_scans_are_refused():

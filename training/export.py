@@ -29,7 +29,7 @@ from training.bundling.golden import pattern_inputs, recorded_inputs
 from training.bundling.model_card import model_card
 from training.command_line import errors_as_text
 from training.data.config import EVERY_RETURN
-from training.data.source import Source
+from training.data.source import add_source, source_of
 from training.models import STUDENTS
 from training.models.detector import Detector
 from training.models.exported import ExportedDetector
@@ -157,10 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="bundle directory to write")
     parser.add_argument("--scores", type=Path, help="JSON of training.evaluate --out: card, thresholds")
     parser.add_argument("--notes", type=Path, help="Markdown appended to the card: data, command, duration, limits")
-    parser.add_argument(
-        "--golden-data", type=Path, help="nuScenes-format data root: a validation keyframe becomes the golden sample"
-    )
-    parser.add_argument("--version", default=Source.version, help="of --golden-data")
+    add_source(parser, False, "golden-data", "nuScenes-format data root: a validation keyframe is the golden sample")
     parser.add_argument("--limit-mib", type=float, help="refuse a larger bundle, such as 16 in a repository")
     args = parser.parse_args(argv)
     module = load_module(args.checkpoint)
@@ -176,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     if scores:
         student.spec = with_thresholds(student.spec, next(iter(scores.values()))["classes"])
     card = model_card(student, scores, args.notes.read_text() if args.notes else "")
-    inputs = recorded_inputs(student, Source(args.golden_data, args.version)) if args.golden_data else None
+    inputs = recorded_inputs(student, source_of(args)) if args.data else None
     export_bundle(student, args.out, {"MODEL_CARD.md": card}, inputs, args.limit_mib)
     print(f"bundle: {args.out} ({sum(f.stat().st_size for f in args.out.iterdir()) / 2**20:.2f} MiB)")
     return 0

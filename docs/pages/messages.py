@@ -20,7 +20,7 @@ OUTPUTS = """\
 Which of these are published is the parameter `publish.outputs` ([parameters.md](parameters.md)). `detections` goes out
 for every frame, the others are built only while somebody listens. An output whose package is not installed fails
 `configure` with its name. Status and diagnostics are published in every lifecycle state, on a timer of the wall clock,
-also when sensor data or the simulated clock stop. Their reasons are explained in [vehicle.md](vehicle.md)."""
+also when sensor data or the simulated clock stop. Their reasons are explained in [reasons.md](reasons.md)."""
 # Topic, message: published whatever `publish.outputs` says.
 ALWAYS = {
     STATUS_TOPIC: "bev_perception_msgs/PerceptionStatus: state of sensors and node",

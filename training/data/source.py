@@ -15,9 +15,11 @@ class Source:
     version: str = "v1.0-trainval"
 
 
-def add_source(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """--data and --version; `source_of` reads them."""
-    parser.add_argument("--data", type=Path, required=required, help="nuScenes-format data root")
+def add_source(
+    parser: argparse.ArgumentParser, required: bool = True, name: str = "data", use: str = "nuScenes-format data root"
+) -> None:
+    """--data (or of another name) and --version; `source_of` reads them."""
+    parser.add_argument(f"--{name}", dest="data", type=Path, required=required, help=use)
     parser.add_argument("--version", default=Source.version, help="folder of its tables")
 
 

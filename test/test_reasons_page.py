@@ -1,4 +1,4 @@
-"""docs/vehicle.md explains every reason that the status can name, and none that there is not."""
+"""docs/reasons.md explains every reason that the status can name, and none that there is not."""
 
 from __future__ import annotations
 
@@ -64,9 +64,8 @@ def reasons(source: str, says_why: bool = True) -> set[str]:
 
 
 def explained(page: str) -> set[str]:
-    """Reasons in the first column of the tables under `### ...` of the section on what is wrong."""
-    section = re.split(r"^## ", page.split("## When something is wrong\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
-    rows = re.findall(r"^\| (`[^|]*) \|", section[section.index("\n### ") :], re.MULTILINE)
+    """Reasons in the first column of the tables under `## ...`."""
+    rows = re.findall(r"^\| (`[^|]*) \|", page[page.index("\n## ") :], re.MULTILINE)
     return {reason for row in rows for reason in re.findall(r"`(\w+)`", row)}
 
 
@@ -77,10 +76,10 @@ def test_the_page_explains_what_the_code_can_say() -> None:
         for path in sorted(folder.glob("*.py"))
         for reason in reasons(path.read_text(), path.name in SAY_WHY)
     }
-    page = explained((ROOT / "docs" / "vehicle.md").read_text())
+    page = explained((ROOT / "docs" / "reasons.md").read_text())
     unexplained = [f"{reason} ({path})" for reason, path in sorted(found.items()) if reason not in page]
-    assert not unexplained, f"not in a table of docs/vehicle.md, 'When something is wrong': {', '.join(unexplained)}"
-    assert page <= set(found), f"in docs/vehicle.md, but nothing says it: {sorted(page - set(found))}"
+    assert not unexplained, f"not in a table of docs/reasons.md: {', '.join(unexplained)}"
+    assert page <= set(found), f"in docs/reasons.md, but nothing says it: {sorted(page - set(found))}"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +101,5 @@ def test_reasons_are_found_however_they_are_said(source: str, expected: set[str]
 
 
 def test_the_tables_are_read() -> None:
-    page = "# A\n\n## When something is wrong\n\n| `no` | x |\n\n### B\n\n| reason | why |\n| --- | --- |\n"
-    page += "| `one`, `two` | of `three` |\n\n## Next\n\n### C\n\n| `four` | x |\n"
+    page = "# A\n\n| `no` | x |\n\n## B\n\n| reason | why |\n| --- | --- |\n| `one`, `two` | of `three` |\n"
     assert explained(page) == {"one", "two"}
