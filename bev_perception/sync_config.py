@@ -31,7 +31,7 @@ class SyncConfig:
     silence_ns: int = NS
     startup_ns: int = NS
     jump_back_ns: int = NS
-    max_future_ns: int = NS
+    max_future_ns: int = 50 * MS
     max_past_ns: int = 2 * NS
     max_speed_mps: float = 70.0
 

@@ -88,6 +88,7 @@ def test_frames_do_not_depend_on_the_order_of_arrival(without):
         frames = []
         while queue:
             arrival, _, m = heapq.heappop(queue)
+            sync.taken.advance(arrival)
             assert add(sync, m) == ""
             frames += sync.poll(arrival)
         found = [content(f) for f in frames]
