@@ -56,19 +56,17 @@ def newest_outcome(taken: Measurements, detections: Detections | None, details: 
 
 def sensor_health(intake: SensorIntake, taken: Measurements, outcome: FrameOutcome, now_ns: int) -> list[SensorHealth]:
     """Of every sensor of the model, and of odometry. now_ns: the clock of the stamps."""
-    buffers = {**taken.cameras, **taken.radars}
     kinds: dict[str, Kind] = {name: "camera" for name in taken.cameras}
     kinds |= {name: "radar" for name in taken.radars}
     found = []
     for name, kind in (kinds | {ODOMETRY: "odometry"}).items():
-        source = taken.poses if name == ODOMETRY else buffers[name]
-        newest_ns, delay_s = source.newest_ns, intake.delay_s(name)
+        (newest_ns, rate_hz), delay_s = taken.newest(name), intake.delay_s(name)
         age_s = None if newest_ns is None else (now_ns - newest_ns) / 1e9
         silent = newest_ns is not None and now_ns - newest_ns > taken.config.silence_ns
         state, reason = _state(name, intake, outcome, newest_ns is None, silent)
         if state == "ok" and delay_s is not None and delay_s < -AHEAD_S:
             state, reason = "suspect", f"clock_ahead: clock of {name} is {-delay_s:.3f} s ahead"
-        found.append(SensorHealth(name, kind, state, age_s, delay_s, source.rate_hz(), reason))
+        found.append(SensorHealth(name, kind, state, age_s, delay_s, rate_hz, reason))
     return found
 
 

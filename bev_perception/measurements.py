@@ -48,7 +48,7 @@ class Measurements:
         self._guard = StampGuard(config)
         self._calibrations: dict[str, CameraCalibration] = {}
         self._ego_from_radar: dict[str, np.ndarray] = {}
-        self._uncalibrated: set[str] = set()  # sensors whose calibration was lost; the old one tells whether a new one differs
+        self._uncalibrated: set[str] = set()  # lost their calibration; the old one tells whether a new one differs
         self._epoch = Epoch()
         self._clear()
 
@@ -160,6 +160,20 @@ class Measurements:
 
     # ---- what goes into a frame
 
+    def has(self, sensor: str, stamp_ns: int) -> bool:
+        """Whether a camera's image or a radar's scan of just this stamp is here."""
+        if sensor in self.cameras:
+            return self.cameras[sensor].get(stamp_ns) is not None
+        return sensor in self.radars and self.radars[sensor].get(stamp_ns) is not None
+
+    def newest(self, sensor: str) -> tuple[int | None, float]:
+        """(stamp of the newest measurement taken, rate in Hz) of a sensor or of odometry."""
+        if sensor == ODOMETRY:
+            return self.poses.newest_ns, self.poses.rate_hz()
+        if sensor in self.cameras:
+            return self.cameras[sensor].newest_ns, self.cameras[sensor].rate_hz()
+        return self.radars[sensor].newest_ns, self.radars[sensor].rate_hz()
+
     def image(self, camera: str, stamp_ns: int) -> CameraFrame | None:
         """The image of a camera for the frame at `stamp_ns`: the rule of bev_perception.sync."""
         target, tolerance = stamp_ns + self.config.offset(camera), self.config.camera_tolerance_ns
@@ -187,7 +201,7 @@ class Measurements:
         missing: dict[str, str] = {}
         cameras, radars = [], []
         for name in self.config.cameras:
-            image = self.cameras[name].get(next(iter(of.stamps_ns.get(name, ())), None)) if of else self.image(name, stamp_ns)
+            image = self.cameras[name].get(of.newest_ns(name)) if of else self.image(name, stamp_ns)
             cameras.append(self._view(name, image, ego, until_ns, missing))
         for name in self.config.radars:
             known = self.radars[name]
@@ -260,7 +274,8 @@ class Measurements:
         closed_by: str,
         pose_ns: int,
     ) -> Composition:
-        stamps = {name: (view.frame.stamp_ns,) for name, view in zip(self.config.cameras, cameras) if view}
+        stamps: dict[str, tuple[int, ...]] = {}
+        stamps |= {name: (view.frame.stamp_ns,) for name, view in zip(self.config.cameras, cameras) if view}
         stamps |= {n: tuple(s.scan.stamp_ns for s in sweeps) for n, sweeps in zip(self.config.radars, radars) if sweeps}
         poses = [ego, *(v.ego for v in cameras if v), *(s.ego for sweeps in radars for s in sweeps)]
         crc = zlib.crc32(np.stack([p.odom_from_ego for p in poses]).tobytes())

@@ -139,7 +139,7 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
         return errors
     known = {*spec.cameras, *FRONT_CAMERAS}
     errors += [
-        f"front_cameras: {name!r} is no camera of the bundle ({', '.join(spec.cameras)}){did_you_mean(name, spec.cameras)}"
+        f"front_cameras: {name!r} is none of {', '.join(spec.cameras)}{did_you_mean(name, spec.cameras)}"
         for name in v["front_cameras"]
         if name not in known
     ]

@@ -4,8 +4,9 @@
 
 Messages take the way they take in the node: SensorIntake, FrameSynchronizer, BevPipeline.step. Time is the recording's,
 so two runs give the same bytes. With --stamps-from only the frames that another run (a live one) processed are
-processed, each made of the measurements that it was made of there, and compared bit for bit. With --score-floor the score is that of the whole
-score curve, as benchmarks want it; what is written stays what the node publishes at its thresholds.
+processed, each made of the measurements that it was made of there, and compared bit for bit. With --score-floor the
+score is that of the whole score curve, as benchmarks want it; what is written stays what the node publishes at its
+thresholds.
 """
 
 from __future__ import annotations

@@ -132,6 +132,11 @@ class Composition:
     pose_ns: int = 0
     poses_crc32: int = 0
 
+    def newest_ns(self, sensor: str) -> int | None:
+        """Stamp of the newest measurement of a sensor, None where it has none."""
+        stamps = self.stamps_ns.get(sensor)
+        return stamps[0] if stamps else None
+
 
 @dataclass(frozen=True)
 class SensorFrame:

@@ -81,9 +81,7 @@ class FrameSynchronizer:
             return True
         if taken.poses.newest_ns is None or taken.poses.newest_ns < composition.pose_ns:
             return False
-        buffers = {**taken.cameras, **taken.radars}
-        stamps = ((name, t) for name, of_sensor in composition.stamps_ns.items() for t in of_sensor)
-        return all(name in buffers and buffers[name].get(t) is not None for name, t in stamps)
+        return all(taken.has(name, t) for name, stamps in composition.stamps_ns.items() for t in stamps)
 
     # ---- which stamp is next, and is it due
 

@@ -161,7 +161,9 @@ def test_live_over_dds_and_offline_agree_bit_for_bit(tmp_path: Path):
     result = demo.drive_live(bag, params, config, tmp_path, tmp_path / "log", rate=0.15)
     live = read_detection_arrays(result)
     assert set(live) <= set(tiny_drive.anchor_stamps(12)) and len(live) >= 3
-    offline = replay(bag, tmp_path / "bundle", config, only={stamp: composition_of(message) for stamp, message in live.items()})
+    offline = replay(
+        bag, tmp_path / "bundle", config, only={stamp: composition_of(message) for stamp, message in live.items()}
+    )
     write_detections(tmp_path / "offline", offline.detections, load_bundle(tmp_path / "bundle").spec)
     agreement = compare_runs(live, read_detection_arrays(tmp_path / "offline"))
     assert agreement.agrees, f"{agreement.sentence()}\n{(tmp_path / 'log' / 'node.log').read_text()}"

@@ -1,4 +1,4 @@
-"""A frame that a deadline closed depends on when messages came. It says what it was made of, and is made again of that."""
+"""What a deadline closed depends on when messages came: it says what it was made of, and is made again of that."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def late_run(seed: int, most_ms: int):
     arrivals, newest = [], {}
     for k, m in enumerate(drive(3.0)):
         sensor = getattr(m, "sensor", "odometry")
-        newest[sensor] = max(newest.get(sensor, 0), m.stamp_ns + rng.randrange(1, most_ms if rng.random() < 0.02 else 30) * MS)
+        newest[sensor] = max(
+            newest.get(sensor, 0), m.stamp_ns + rng.randrange(1, most_ms if rng.random() < 0.02 else 30) * MS
+        )
         arrivals.append((newest[sensor], k, m))
     arrivals.sort()
     sync, frames = make_sync(), []

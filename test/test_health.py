@@ -1,4 +1,4 @@
-"""What the status says of a sensor follows what the newest frame did with it, and names the cause, not its consequence."""
+"""What the status says of a sensor follows what the newest frame did with it, and names causes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def test_sensors_that_contribute_are_ok(listening: Listening) -> None:
     assert all(h.age_s == h.delay_s == pytest.approx(0.01) for h in found.values())
 
 
-@pytest.mark.parametrize("reason", ["bad_calibration", "size_mismatch", "undecodable", "nan", "no_pose", "image_failed"])
+@pytest.mark.parametrize(
+    "reason", ["bad_calibration", "size_mismatch", "undecodable", "nan", "no_pose", "image_failed"]
+)
 def test_what_a_step_could_not_use_is_invalid_in_every_status(listening: Listening, reason: str) -> None:
     outcome = FrameOutcome({"cam_a": reason}, {"cam_a": "what was found"})
     for now in (NOW, NOW + 500 * MS):

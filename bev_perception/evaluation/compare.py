@@ -1,4 +1,4 @@
-"""Do two runs over the same frames give the same detections? Compared as recorded messages, bit for bit, with causes."""
+"""Do two runs over the same frames give the same detections? Compared as recorded messages, bit for bit."""
 
 from __future__ import annotations
 

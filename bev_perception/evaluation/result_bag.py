@@ -72,6 +72,7 @@ def detection_message(store: Typestore, detections: Detections, spec: ModelSpec,
                 num_sensor_points=0,
             )
         )
+
     def time(stamp_ns: int) -> Any:
         seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
         return make("builtin_interfaces/Time", sec=seconds, nanosec=nanoseconds)
