@@ -65,7 +65,7 @@ def sensor_health(intake: SensorIntake, taken: Measurements, outcome: FrameOutco
         silent = newest_ns is not None and now_ns - newest_ns > taken.config.silence_ns
         state, reason = _state(name, intake, outcome, newest_ns is None, silent)
         if state == "ok" and delay_s is not None and delay_s < -AHEAD_S:
-            state, reason = "suspect", f"clock_ahead: clock of {name} is {-delay_s:.3f} s ahead"
+            state, reason = "suspect", _text("clock_ahead", f"clock of {name} is {-delay_s:.3f} s ahead")
         found.append(SensorHealth(name, kind, state, age_s, delay_s, rate_hz, reason))
     return found
 
