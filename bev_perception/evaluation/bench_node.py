@@ -1,0 +1,98 @@
+"""CPU seconds per second of each thread of the node, under the load of a car, with an engine that does nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from bev_perception.calibration import save_extrinsics
+from bev_perception.evaluation.bag import STATUS_TOPIC, read_bag
+from bev_perception.evaluation.process import Child, ros_environment
+from bev_perception.geometry import make_transform, rotation_from_yaw
+from bev_perception.model_spec import ModelSpec, load_bundle
+from bev_perception.parameters import SHIPPED_PARAMETERS, parse_yaml
+from bev_perception.ros.load import thread_seconds
+
+# Threads by what they do; the others are those of DDS.
+THREADS = {"MainThread": "executor", "bev_pipeline": "pipeline", "bev_publish": "publisher", "bev_status": "status"}
+SETTLE_S = 4.0  # after the first message, until the engine has answered its first frames
+OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+
+
+@dataclass(frozen=True)
+class NodeLoad:
+    """cores: thread -> share of a core. processed, dropped: frames. counters: what the node counted."""
+
+    cores: dict[str, float]
+    processed: int
+    dropped: int
+    counters: dict[str, int]
+
+
+def write_files(folder: Path, bundle: Path, spec: ModelSpec) -> Path:
+    """Parameters and a calibration for the bundle, in `folder`."""
+    poses = {
+        name: make_transform(rotation_from_yaw(np.deg2rad(55 - 60 * i)) @ OPTICAL, np.array([1.0, 0, 1.5]))
+        for i, name in enumerate(spec.cameras)
+    }
+    poses |= {
+        name: make_transform(rotation_from_yaw(np.deg2rad(72 * i)), np.array([2.0, 0, 0.5]))
+        for i, name in enumerate(spec.radars)
+    }
+    save_extrinsics(folder / "calibration.yaml", "base_link", poses)
+    values = parse_yaml(SHIPPED_PARAMETERS) | {
+        "bundle": str(bundle.resolve()),
+        "backend": "frozen",
+        "extrinsics.source": "file",
+        "extrinsics.file": str(folder / "calibration.yaml"),
+    }
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False))
+    # The player reads the same parameters, and has no engine.
+    played = folder / "played.yaml"
+    played.write_text(yaml.safe_dump({"/**": {"ros__parameters": values | {"backend": "onnxruntime"}}}))
+    return path
+
+
+def measure_node(bundle: Path, images: str, seconds: float) -> NodeLoad:
+    """Node and player as processes of their own. Raises StageError."""
+    environment = ros_environment(20 + os.getpid() % 80)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        params = write_files(folder, bundle, load_bundle(bundle).spec)
+        threads = folder / "threads.json"
+
+        def start(what: str, *arguments: str) -> Child:
+            return Child(what, arguments, folder / f"{what}.log", environment)
+
+        node_arguments = ("--threads", str(threads), "--ros-args", "--params-file", str(params))
+        record_arguments = (str(folder / "result"), "--topics", STATUS_TOPIC)
+        play_arguments = ("--params", str(folder / "played.yaml"), "--images", images, "--seconds", str(seconds))
+        with (
+            start("node", "bev_perception.ros.load", "node", *node_arguments) as node,
+            start("recorder", "bev_perception.ros.record_bag", *record_arguments) as recorder,
+        ):
+            start("bring_up", "bev_perception.ros.bring_up", "configure", "activate").wait(90, others=(node,))
+            with start("player", "bev_perception.ros.load", "play", *play_arguments) as player:
+                time.sleep(2.0 + SETTLE_S)
+                told = json.loads(threads.read_text())
+                before, began = thread_seconds(told["pid"]), time.monotonic()
+                time.sleep(seconds - SETTLE_S - 1.0)
+                after, ended = thread_seconds(told["pid"]), time.monotonic()
+                player.wait(60, others=(node, recorder))
+            recorder.stop()
+            node.check()
+        cores: dict[str, float] = {}
+        for thread, used in after.items():
+            what = THREADS.get(told["threads"].get(str(thread), ""), "DDS")
+            cores[what] = cores.get(what, 0.0) + (used - before.get(thread, 0.0)) / (ended - began)
+        status = [m.message for m in read_bag(folder / "result", {STATUS_TOPIC})][-1]
+    counters = {c.name: int(c.value) for c in status.counters}
+    return NodeLoad(cores, int(status.frames_processed), int(status.frames_dropped), counters)
