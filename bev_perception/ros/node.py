@@ -8,6 +8,7 @@ publishes the status on the wall clock, so that it goes on when data, callbacks 
 from __future__ import annotations
 
 import dataclasses
+import socket
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, mak
 from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
 from bev_perception.ros.inputs import check_tf_message
+from bev_perception.ros.middleware import MiddlewareWatch
 from bev_perception.ros.run import ActiveRun, Model
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 from bev_perception.ros.telemetry import Telemetry
@@ -55,6 +57,7 @@ class PerceptionNode(LifecycleNode):
         self._outputs: dict[str, Any] = {}
         self._run: ActiveRun | None = None
         self._configuration_error = ""
+        self._middleware = MiddlewareWatch(self)
         self._guard_transitions()
         self._status_publisher = self.create_publisher(PerceptionStatus, STATUS_TOPIC, 10)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, DIAGNOSTICS_TOPIC, 10)
@@ -200,7 +203,7 @@ class PerceptionNode(LifecycleNode):
             try:
                 report = self._report()
                 self._status_publisher.publish(status_message(report))
-                self._diagnostics_publisher.publish(diagnostics_message(report, NODE_NAME))
+                self._diagnostics_publisher.publish(diagnostics_message(report, self.get_fully_qualified_name()))
             except Exception as error:
                 if not self.context.ok():
                     return
@@ -220,6 +223,8 @@ class PerceptionNode(LifecycleNode):
             lifecycle_state=label,
             snapshot=snapshot,
             configuration_error=self._configuration_error,
+            hardware_id=self.get_parameter("diagnostics.hardware_id").value or socket.gethostname(),
+            problems=self._middleware.problems(),
         )
         if config is None or model is None:
             return NodeReport(**common)
