@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ SHIPPED = {
 }
 SEGMENT = 128 * MIB
 GOOD = SharedMemory(total=1024 * MIB, free=900 * MIB, writable=True)
+LEFT = SharedFile("fastrtps_0123456789abcdef", SEGMENT, owner=1000, port=None, usable=True, left_over=True)
 OURS = SharedFile("fastrtps_port7411", 4096, owner=1000, port=7411, usable=True, left_over=False)
 # Runs its arguments where /dev/shm has 64 MiB, as in a container of docker.
 SMALL = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"', "sh"]
@@ -65,8 +67,10 @@ def reasons(memory: SharedMemory, segment: int = SEGMENT, domain: int = 0) -> li
         (replace(GOOD, total=256 * MIB, free=256 * MIB), []),
         (replace(GOOD, free=127 * MIB), ["shm_full"]),
         (replace(GOOD, writable=False), ["shm_not_writable"]),
-        (replace(GOOD, files=(OURS, replace(OURS, left_over=True))), ["shm_left_over"]),
-        (replace(GOOD, free=0, files=(replace(OURS, left_over=True),)), ["shm_full"]),
+        (replace(GOOD, files=(OURS, LEFT)), ["shm_left_over"]),
+        (replace(GOOD, files=(replace(LEFT, size=MIB // 2),)), []),  # too little to mention
+        (replace(GOOD, files=(replace(OURS, left_over=True),)), []),  # the next process takes the port over
+        (replace(GOOD, free=0, files=(LEFT,)), ["shm_full"]),
         (replace(GOOD, files=(replace(OURS, owner=0, usable=False),)), ["shm_of_another_user"]),
         (replace(GOOD, files=(replace(OURS, owner=0, usable=False, port=7650),)), []),  # of domain 1
         (replace(GOOD, files=(replace(OURS, owner=0, usable=False, port=None),)), ["shm_of_another_user"]),
@@ -80,8 +84,7 @@ def test_the_way_out_is_said() -> None:
     (small,) = memory_problems(replace(GOOD, total=64 * MIB, free=60 * MIB), SEGMENT, 0, 1000)
     for part in ("64 MiB in all", "128 MiB", "--shm-size", "--ipc=host"):
         assert part in small.detail
-    left = replace(OURS, name="fastrtps_0123456789abcdef", size=SEGMENT, port=None, left_over=True)
-    (full,) = memory_problems(replace(GOOD, free=9 * MIB, files=(left,)), SEGMENT, 0, 1000)
+    (full,) = memory_problems(replace(GOOD, free=9 * MIB, files=(LEFT,)), SEGMENT, 0, 1000)
     for part in ("9.0 MiB of 1024 MiB free", "128 MiB are left over", "fastdds shm clean"):
         assert part in full.detail
     (other,) = memory_problems(replace(GOOD, files=(replace(OURS, owner=0, usable=False),)), SEGMENT, 0, 1000)
@@ -142,32 +145,30 @@ def wait_for(predicate: Callable[[], Any], what: str) -> Any:
 @needs_fast_dds
 def test_files_of_a_process_that_was_killed_are_left_over() -> None:
     """With the real files and locks of Fast DDS."""
-    before = {file.name for file in read_shared_memory().files}
     code = "import rclpy, time; rclpy.init(); node = rclpy.create_node('n'); print('up', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], env=SHIPPED, stdout=subprocess.PIPE, text=True)
+    names: set[str] = set()
 
     def mine() -> list[SharedFile]:
-        first = 7400 + 250 * int(SHIPPED["ROS_DOMAIN_ID"])
-        found = [file for file in read_shared_memory().files if file.name not in before]
-        return [f for f in found if f.port in range(first, first + 250) or (f.port is None and f.size >= MIB)]
+        return [file for file in read_shared_memory().files if file.name in names]
 
     try:
         assert process.stdout is not None and process.stdout.readline() == "up\n"
+        names |= set(re.findall(r"/dev/shm/(fast\w+)", Path(f"/proc/{process.pid}/maps").read_text()))
         alive = mine()
-        assert any(file.port is None for file in alive) and any(file.port is not None for file in alive), alive
+        assert {file.port is None for file in alive} == {True, False}
         assert not any(file.left_over for file in alive), alive
         assert all(file.usable and file.owner == os.getuid() for file in alive)
         process.send_signal(signal.SIGKILL)
         process.wait()
         dead = mine()
-        assert {file.name for file in dead} == {file.name for file in alive}
         assert all(file.left_over for file in dead)
         (problem,) = memory_problems(replace(GOOD, files=tuple(dead)), SEGMENT, 0, os.getuid())
         assert problem.reason == "shm_left_over"
     finally:
         process.kill()
-        for file in mine():
-            for path in Path("/dev/shm").glob(f"*{file.name}*"):
+        for name in names:
+            for path in Path("/dev/shm").glob(f"*{name}*"):
                 path.unlink(missing_ok=True)
 
 

@@ -53,9 +53,11 @@ def test_side_by_side_and_one_name_twice(tmp_path: Path) -> None:
 
         # A second node of the name /front/bev_perception: both say so, and it is over when it ends.
         second = start("second", "/front")
-        taken = lambda: "node_name_taken" in said[middleware].message  # noqa: E731
-        front.drive_until(taken, "the two nodes of one name to be noticed")
-        assert f"2 nodes are called /front/{NODE}" in processes["front"].log.read_text()
+        said_so = lambda node: f"2 nodes are called /front/{NODE}" in node.log.read_text()  # noqa: E731
+        front.drive_until(
+            lambda: said_so(processes["front"]) and said_so(second), "both to notice that their name is one"
+        )
+        assert "node_name_taken" in said[middleware].message
         second.stop()
-        front.drive_until(lambda: not taken(), "the name to be its own again")
+        front.drive_until(lambda: "node_name_taken" not in said[middleware].message, "the name to be its own again")
         assert "node_name_taken" not in processes["rear"].log.read_text()

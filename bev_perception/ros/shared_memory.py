@@ -138,14 +138,21 @@ def memory_problems(memory: SharedMemory, segment: int, domain: int, user: int) 
         found.append(Problem("shm_not_writable", f"{FOLDER} is not writable for user {user}; {mend}"))
     needed = LEAST_PROCESSES * segment
     enlarge = "docker: --shm-size=1g or --ipc=host; otherwise: mount -o remount,size=1g /dev/shm"
-    left_over = [file for file in memory.files if file.left_over]
+    # Ports that are left over are taken over by the next process; segments only take room, each as much as a driver's.
+    left_over = [file for file in memory.files if file.left_over and file.port is None]
+    lost = sum(file.size for file in left_over)
     if memory.total < needed:
         has = f"{FOLDER} has {_mib(memory.total)} in all, and each process needs a segment of {_mib(segment)}"
         found.append(Problem("shm_too_small", f"{has}; {enlarge}"))
     elif memory.free < segment:
         has = f"{FOLDER} has {_mib(memory.free)} of {_mib(memory.total)} free, less than one segment of {_mib(segment)}"
-        lost = f"{_mib(sum(file.size for file in left_over))} are left over from processes that are gone"
-        found.append(Problem("shm_full", f"{has}; {lost}: `fastdds shm clean`; {enlarge}"))
+        clean = f"{_mib(lost)} are left over from processes that are gone: `fastdds shm clean`"
+        found.append(Problem("shm_full", f"{has}; {clean}; {enlarge}"))
+    elif lost >= segment:
+        names = f"{len(left_over)} segments in {FOLDER} ({left_over[0].name} and so on, {_mib(lost)})"
+        found.append(
+            Problem("shm_left_over", f"{names} are left over from processes that are gone; `fastdds shm clean`")
+        )
     ports = range(FIRST_PORT + PORTS_OF_DOMAIN * domain, FIRST_PORT + PORTS_OF_DOMAIN * (domain + 1))
     blocked = [f for f in memory.files if not f.usable and (f.port is None or f.port in ports)]
     if blocked:
@@ -153,12 +160,6 @@ def memory_problems(memory: SharedMemory, segment: int, domain: int, user: int) 
         mend = "run drivers and node as the same user, or take another ROS_DOMAIN_ID"
         found.append(
             Problem("shm_of_another_user", f"user {user} may not use {len(blocked)} files in {FOLDER} ({who}); {mend}")
-        )
-    if left_over and memory.free >= segment:
-        size = _mib(sum(file.size for file in left_over))
-        names = f"{len(left_over)} files of Fast DDS in {FOLDER} ({left_over[0].name} and so on, {size})"
-        found.append(
-            Problem("shm_left_over", f"{names} are left over from processes that are gone; `fastdds shm clean`")
         )
     return tuple(found)
 
