@@ -134,8 +134,11 @@ def test_bring_up_survives_a_failed_configure_and_a_crash(tmp_path: Path) -> Non
         "ROS_DOMAIN_ID": str(10 + os.getpid() % 90),
         "ROS_LOG_DIR": str(tmp_path),
     }
-    command = [sys.executable, "-c", RUN_LAUNCH, str(ROOT / "launch" / "bev_perception.launch.py"), str(parameters)]
-    launch = subprocess.Popen(command, env=env, start_new_session=True, text=True, stdout=subprocess.PIPE)
+    command = [sys.executable, "-W", "always", "-c", RUN_LAUNCH]
+    command += [str(ROOT / "launch" / "bev_perception.launch.py"), str(parameters)]
+    launch = subprocess.Popen(
+        command, env=env, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         end = time.monotonic() + 60
         while time.monotonic() < end and (not log.exists() or log.read_text().count("activate") < 2):
@@ -145,6 +148,7 @@ def test_bring_up_survives_a_failed_configure_and_a_crash(tmp_path: Path) -> Non
         output, _ = launch.communicate(timeout=30)
     one_life = [f"start {share / 'config' / 'fastdds_shm.xml'}", "configure", "configure", "activate"]
     assert log.read_text().splitlines() == one_life * 2, output
+    assert "deprecated" not in output
 
 
 @needs_launch

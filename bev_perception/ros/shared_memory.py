@@ -21,7 +21,7 @@ FOLDER = Path("/dev/shm")
 MIB = 2**20
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # of Fast DDS 2 and 3
 DEFAULT_SEGMENT_BYTES = MIB // 2  # of Fast DDS
-LEAST_PROCESSES = 2  # the node and one driver; each process has a segment of its own
+LEAST_PROCESSES = 3  # launch, the node and one driver; each process has a segment of its own
 # Segments are called by a random number, ports by a number that the domain gives; each has a lock file beside it.
 OWN = re.compile(r"(?:fastrtps|fastdds)_(?:[0-9a-f]{16}|port(?P<port>\d+))")
 # How it is locked says how to ask: a shared lock does not keep out another shared one, and asking for an exclusive one
@@ -142,7 +142,8 @@ def memory_problems(memory: SharedMemory, segment: int, domain: int, user: int) 
     left_over = [file for file in memory.files if file.left_over and file.port is None]
     lost = sum(file.size for file in left_over)
     if memory.total < needed:
-        has = f"{FOLDER} has {_mib(memory.total)} in all, and each process needs a segment of {_mib(segment)}"
+        each = f"launch, node and every driver need a segment of {_mib(segment)} each"
+        has = f"{FOLDER} has {_mib(memory.total)} in all; {each}"
         found.append(Problem("shm_too_small", f"{has}; {enlarge}"))
     elif memory.free < segment:
         has = f"{FOLDER} has {_mib(memory.free)} of {_mib(memory.total)} free, less than one segment of {_mib(segment)}"
