@@ -17,12 +17,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # fixture that does. What is not here is marked `fast`, so a new file need not be named unless it is slow.
 SLOW_FILES = frozenset(
     """
-    test_adapters test_average test_backbones test_bag_writer test_bench_training test_bev_encoder
-    test_commands test_ddp test_demo_parts test_distill_experiments test_distill_training
-    test_experiments test_export test_extending test_fusion_students test_live_and_replay test_messages test_model_table
-    test_node_lifecycle test_node_messages test_node_tf test_packaging test_play_record
-    test_radar_students test_replay test_student test_students test_study test_temporal_fusion test_tensorrt
-    test_training test_view_export test_worker_processes test_world_sensors
+    test_adapters test_average test_backbones test_bag_writer test_bench_training test_bev_encoder test_commands
+    test_ddp test_demo_parts test_distill_experiments test_distill_training test_experiments test_export
+    test_extending test_fast_dds test_fusion_students test_live_and_replay test_messages test_model_table
+    test_node_lifecycle test_node_messages test_node_tf test_packaging test_play_record test_radar_students
+    test_replay test_shared_memory test_student test_students test_study test_temporal_fusion test_tensorrt
+    test_training test_two_nodes test_view_export test_worker_processes test_world_sensors
     """.split()
 )
 SLOW_FIXTURES = frozenset({"tiny_dataset", "tiny_checkpoint"})
