@@ -73,7 +73,7 @@ def reasons(memory: SharedMemory, segment: int = SEGMENT, domain: int = 0) -> li
         (replace(GOOD, free=0, files=(LEFT,)), ["shm_full"]),
         (replace(GOOD, files=(replace(OURS, owner=0, usable=False),)), ["shm_of_another_user"]),
         (replace(GOOD, files=(replace(OURS, owner=0, usable=False, port=7650),)), []),  # of domain 1
-        (replace(GOOD, files=(replace(OURS, owner=0, usable=False, port=None),)), ["shm_of_another_user"]),
+        (replace(GOOD, files=(replace(LEFT, owner=0, usable=False, left_over=False),)), []),  # of some domain
     ],
 )
 def test_what_stands_in_the_way_is_named(memory: SharedMemory, expected: list[str]) -> None:
@@ -88,7 +88,7 @@ def test_the_way_out_is_said() -> None:
     for part in ("9.0 MiB of 1024 MiB free", "128 MiB are left over", "fastdds shm clean"):
         assert part in full.detail
     (other,) = memory_problems(replace(GOOD, files=(replace(OURS, owner=0, usable=False),)), SEGMENT, 0, 1000)
-    assert "user 1000" in other.detail and "fastrtps_port7411 of user 0" in other.detail
+    assert "another user than 1000" in other.detail and "fastrtps_port7411 of user 0" in other.detail
 
 
 PROFILE = """<dds xmlns="http://www.eprosima.com"><profiles><transport_descriptors>

@@ -102,6 +102,8 @@ def delivery_section(args: argparse.Namespace) -> str:
     rows: list[list[str]] = []
     for name, profile in PROFILES.items():
         environment = ros_environment(20 + (os.getpid() + len(rows)) % 80, profile)
+        # As on a vehicle: with LOCALHOST the middleware adds transports of its own to those of the profile.
+        environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
         counted: dict[str, Any] = {}
 
         def send(environment: dict[str, str] = environment, counted: dict[str, Any] = counted) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -40,8 +41,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class SharedFile:
-    """A segment or port of Fast DDS. port: its number, None for a segment. usable: this process may read and write it.
-    left_over: no process holds its lock any more."""
+    """A segment or port of Fast DDS. port: its number, None for a segment. usable: its process and this one may write
+    to each other. left_over: no process holds its lock any more."""
 
     name: str
     size: int
@@ -106,7 +107,8 @@ def _files(folder: Path) -> Iterable[SharedFile]:
                 size=status.st_blocks * 512,
                 owner=status.st_uid,
                 port=int(found["port"]) if found["port"] else None,
-                usable=os.access(path, os.R_OK | os.W_OK),
+                # Root may write to whatever others have, but they may not write to what is root's.
+                usable=status.st_uid == os.getuid() or bool(status.st_mode & stat.S_IWOTH),
                 left_over=not any(_held(path.with_name(path.name + end), how) for end, how in LOCKS.items()),
             )
         except FileNotFoundError:  # its process has just ended
@@ -155,13 +157,12 @@ def memory_problems(memory: SharedMemory, segment: int, domain: int, user: int) 
             Problem("shm_left_over", f"{names} are left over from processes that are gone; `fastdds shm clean`")
         )
     ports = range(FIRST_PORT + PORTS_OF_DOMAIN * domain, FIRST_PORT + PORTS_OF_DOMAIN * (domain + 1))
-    blocked = [f for f in memory.files if not f.usable and (f.port is None or f.port in ports)]
-    if blocked:
-        who = ", ".join(sorted({f"{file.name} of user {file.owner}" for file in blocked})[:3])
-        mend = "run drivers and node as the same user, or take another ROS_DOMAIN_ID"
-        found.append(
-            Problem("shm_of_another_user", f"user {user} may not use {len(blocked)} files in {FOLDER} ({who}); {mend}")
-        )
+    others = [file for file in memory.files if file.port in ports and not file.usable]
+    if others:
+        who = ", ".join(sorted({f"{file.name} of user {file.owner}" for file in others})[:3])
+        has = f"processes of another user than {user} are in ROS domain {domain} ({FOLDER} has {who})"
+        mend = "run drivers and node as one user, or in domains of their own"
+        found.append(Problem("shm_of_another_user", f"{has}: they find each other and nothing arrives; {mend}"))
     return tuple(found)
 
 
