@@ -57,7 +57,7 @@ def test_side_by_side_and_one_name_twice(tmp_path: Path) -> None:
         front.drive_until(
             lambda: said_so(processes["front"]) and said_so(second), "both to notice that their name is one"
         )
-        assert "node_name_taken" in said[middleware].message
+        front.drive_until(lambda: "node_name_taken" in said[middleware].message, "/diagnostics to name it")
         second.stop()
         front.drive_until(lambda: "node_name_taken" not in said[middleware].message, "the name to be its own again")
         assert "node_name_taken" not in processes["rear"].log.read_text()
