@@ -91,6 +91,7 @@ def _radar_field(name: str, description: str, choices: Collection[str] = ()) -> 
 
 
 FRONT_CAMERAS = ("CAM_FRONT",)
+THRESHOLD = "score_threshold."  # and the class
 FROM_TF, FROM_FILE = "tf_static", "file"  # extrinsics.source
 PARAMETERS: tuple[Parameter, ...] = (
     P("bundle", "string", REQUIRED, f"Directory of the model bundle; may start with {PACKAGE_SCHEME}"),
@@ -201,6 +202,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         (1.0, 60_000.0),
         change=ANY_TIME,
     ),
+    P("diagnostics.hardware_id", "string", "", "Of /diagnostics; empty: the name of the host", change=NEVER),
 )
 PARAMETERS += tuple(
     P(f"modes.{name}", "string", mode.severity, f"{mode.description}: how bad is that?", choices=SEVERITIES)
@@ -228,21 +230,31 @@ RADAR_PARAMETERS: tuple[Parameter, ...] = (
 
 def sensor_parameters(spec: ModelSpec) -> tuple[Parameter, ...]:
     """The rows that exist because of the bundle: per camera, per radar, per class."""
+    rows = _rows_of_sensors(spec.cameras, spec.radars)
+    for label in spec.classes:
+        text = f"Detections of {label} below this score are not published"
+        rows.append(P(f"{THRESHOLD}{label}", "double", spec.score_threshold[label], text, (0.0, 1.0), change=ANY_TIME))
+    return tuple(rows)
+
+
+def parameters_of_any_bundle(names: Iterable[str]) -> tuple[Parameter, ...]:
+    """The rows that these names may mean, as long as it is not known which sensors and classes the bundle has: those of
+    every sensor that is named, and every threshold."""
+    parts = [name.split(".", 2) for name in names]
+    named = {group: sorted({p[1] for p in parts if p[0] == group and len(p) == 3}) for group in ("cameras", "radars")}
+    thresholds = [name for name in names if name.startswith(THRESHOLD)]
+    rows = [*PARAMETERS, *_rows_of_sensors(named["cameras"], named["radars"])]
+    return (*rows, *(P(name, "double", 0.0, "", (0.0, 1.0)) for name in thresholds))
+
+
+def _rows_of_sensors(cameras: Iterable[str], radars: Iterable[str]) -> list[Parameter]:
     rows = []
-    for group, names, table in (
-        ("cameras", spec.cameras, CAMERA_PARAMETERS),
-        ("radars", spec.radars, RADAR_PARAMETERS),
-    ):
+    for group, names, table in (("cameras", cameras, CAMERA_PARAMETERS), ("radars", radars, RADAR_PARAMETERS)):
         for sensor in names:
             for row in table:
                 default = row.default.format(sensor.lower()) if isinstance(row.default, str) else row.default
                 rows.append(replace(row, name=f"{group}.{sensor}.{row.name}", default=default))
-    for label in spec.classes:
-        text = f"Detections of {label} below this score are not published"
-        rows.append(
-            P(f"score_threshold.{label}", "double", spec.score_threshold[label], text, (0.0, 1.0), change=ANY_TIME)
-        )
-    return tuple(rows)
+    return rows
 
 
 def check_value(row: Parameter, value: Any) -> Any:

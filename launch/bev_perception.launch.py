@@ -9,13 +9,14 @@ started again. A node that was deactivated by hand stays inactive.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler, SetEnvironmentVariable
-from launch.conditions import IfCondition, LaunchConfigurationNotEquals
+from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessStart, OnShutdown
 from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration
@@ -25,6 +26,9 @@ from launch_ros.ros_adapters import get_ros_node
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 
+from bev_perception.ros.shared_memory import PROFILE_VARIABLES, find_problems
+
+LOGGER = "bev_perception.launch"
 RETRY_PERIOD_S = 5.0
 RESPAWN_DELAY_S = 2.0
 POLL_PERIOD_S = 0.1
@@ -55,14 +59,13 @@ def arguments() -> list[DeclareLaunchArgument]:
     ]
 
 
-def dds_profile() -> list[SetEnvironmentVariable]:
-    """Fast DDS 2 (Humble, Jazzy) reads the first name, Fast DDS 3 the second."""
-    return [
-        SetEnvironmentVariable(
-            name, LaunchConfiguration("dds_profile"), condition=LaunchConfigurationNotEquals("dds_profile", "")
-        )
-        for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-    ]
+def dds_profile(context: LaunchContext) -> list[SetEnvironmentVariable]:
+    """Sets the profile for the node and what is started after it, and says what keeps shared memory from working."""
+    profile = LaunchConfiguration("dds_profile").perform(context)
+    variables = dict.fromkeys(PROFILE_VARIABLES, profile) if profile else {}
+    for problem in find_problems({**os.environ, **variables}):
+        get_logger(LOGGER).warning(f"{problem.reason}: {problem.detail}")
+    return [SetEnvironmentVariable(name, value) for name, value in variables.items()]
 
 
 async def call(client, request, timeout_s: float):
@@ -97,7 +100,7 @@ async def bring_up(context: LaunchContext, node: LifecycleNode) -> None:
             request = ChangeState.Request(transition=next_transition[state.current_state.id])
             changed = await call(change_state, request, CHANGE_STATE_TIMEOUT_S)
             if changed is None or not changed.success:
-                logger = get_logger("bev_perception.launch")
+                logger = get_logger(LOGGER)
                 logger.error(f"{node.node_name} stays {state.current_state.label}; next try in {RETRY_PERIOD_S:.0f} s")
                 await asyncio.sleep(RETRY_PERIOD_S)
     finally:
@@ -142,4 +145,4 @@ def generate_launch_description() -> LaunchDescription:
         output="screen",
     )
     # The handlers come before the node: its process may start at once.
-    return LaunchDescription([*arguments(), *dds_profile(), *bring_up_handlers(node), node])
+    return LaunchDescription([*arguments(), OpaqueFunction(function=dds_profile), *bring_up_handlers(node), node])

@@ -76,12 +76,19 @@ def default_values(bundle: Path, spec: ModelSpec, folder: Path) -> dict[str, Any
 class NodeProcess:
     """`perception_node` with a parameter file; its output goes to a file."""
 
-    def __init__(self, values: dict[str, Any], folder: Path, env: dict[str, str], start: Sequence[str] = START) -> None:
+    def __init__(
+        self,
+        values: dict[str, Any],
+        folder: Path,
+        env: dict[str, str],
+        start: Sequence[str] = START,
+        namespace: str = "/",
+    ) -> None:
         params = folder / "params.yaml"
         params.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
         self.log = folder / "node.log"
         self._file = self.log.open("w")
-        command = [sys.executable, *start, "--ros-args", "--params-file", str(params)]
+        command = [sys.executable, *start, "--ros-args", "--params-file", str(params), "-r", f"__ns:={namespace}"]
         self.process = subprocess.Popen(command, stdout=self._file, stderr=subprocess.STDOUT, env=env, cwd=folder)
 
     def alive(self) -> bool:
@@ -103,7 +110,7 @@ class NodeProcess:
 class Rig:
     """Publishes sensor messages, listens to the node and changes its state."""
 
-    def __init__(self, spec: ModelSpec, env: dict[str, str], node_name: str = NODE) -> None:
+    def __init__(self, spec: ModelSpec, env: dict[str, str], node_name: str = NODE, namespace: str = "") -> None:
         self.spec = spec
         self._context = Context()
         previous = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE")
@@ -119,18 +126,20 @@ class Rig:
         self.status: PerceptionStatus | None = None
         self.diagnostics: DiagnosticArray | None = None
         n = self.node
-        n.create_subscription(Detection3DArray, "/perception/detections", self.detections.append, 50)
-        n.create_subscription(MarkerArray, "/perception/markers", self.markers.append, 50)
-        n.create_subscription(PerceptionStatus, "/perception/status", lambda m: setattr(self, "status", m), 10)
+        n.create_subscription(Detection3DArray, f"{namespace}/perception/detections", self.detections.append, 50)
+        n.create_subscription(MarkerArray, f"{namespace}/perception/markers", self.markers.append, 50)
+        n.create_subscription(
+            PerceptionStatus, f"{namespace}/perception/status", lambda m: setattr(self, "status", m), 10
+        )
         n.create_subscription(DiagnosticArray, "/diagnostics", lambda m: setattr(self, "diagnostics", m), 10)
         self.images = {c: n.create_publisher(Image, f"/camera/{c.lower()}/image_raw", 10) for c in spec.cameras}
         self.infos = {c: n.create_publisher(CameraInfo, f"/camera/{c.lower()}/camera_info", 10) for c in spec.cameras}
         self.radars = {r: n.create_publisher(PointCloud2, f"/radar/{r.lower()}/points", 10) for r in spec.radars}
         self.odometry = n.create_publisher(Odometry, "/odometry", 50)
-        self._change = n.create_client(ChangeState, f"/{node_name}/change_state")
-        self._state = n.create_client(GetState, f"/{node_name}/get_state")
-        self._set = n.create_client(SetParameters, f"/{node_name}/set_parameters")
-        self._describe = n.create_client(DescribeParameters, f"/{node_name}/describe_parameters")
+        self._change = n.create_client(ChangeState, f"{namespace}/{node_name}/change_state")
+        self._state = n.create_client(GetState, f"{namespace}/{node_name}/get_state")
+        self._set = n.create_client(SetParameters, f"{namespace}/{node_name}/set_parameters")
+        self._describe = n.create_client(DescribeParameters, f"{namespace}/{node_name}/describe_parameters")
         self._odometry_ns = 0
         self._cycle_ns = 0
 

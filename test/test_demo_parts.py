@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from bev_perception.evaluation import demo
 from bev_perception.evaluation.bag import BagError, composition_of, read_detection_arrays
 from bev_perception.evaluation.compare import compare_runs
 from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
+from bev_perception.evaluation.report import Latency
 from bev_perception.evaluation.result_bag import write_detections
 from bev_perception.evaluation.results import read_live_run, report_data, summarize
 from bev_perception.model_spec import CLASSES, load_bundle
@@ -139,6 +141,10 @@ def test_a_live_run_is_scored_compared_and_reported(tmp_path: Path):
     assert data.sensors == {"cam_a": (5, 5), "cam_b": (5, 5), "radar_a": (5, 5)}
     summary = summarize(data, live, tmp_path)
     assert summary["live_offline"]["identical"] and "5 frames processed" in summary["text"]
+    assert "stamp to publication unknown; of that the engine (unknown engine) unknown" in summary["text"]
+    timed = replace(data, latencies=[Latency("infer", 40.2, 51, 52, 53, 5), Latency("total", 99.6, 120, 121, 122, 5)])
+    text = summarize(timed, live, tmp_path)["text"]
+    assert "publication 100 ms median, 120 ms p95; of that the engine (unknown engine) 40 ms median, 51 ms p95" in text
     assert (tmp_path / "summary.json").is_file() and (tmp_path / "report.html").stat().st_size > 10_000
 
     write_detections(tmp_path / "empty", [], spec)

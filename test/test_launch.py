@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from bev_perception.model_spec import load_bundle
+from bev_perception.parameters import SHIPPED_BUNDLE, make_config, parse_yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.py"))
 
@@ -67,6 +70,34 @@ def test_replay_passes_arguments_that_the_included_file_declares() -> None:
     )
     assert passed
     assert passed <= declared
+
+
+def example_of_two_drivers(language: str) -> str:
+    """A block of docs/vehicle.md."""
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / "vehicle.md").read_text(), re.M | re.S)
+    return block
+
+
+def test_example_parameters_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / "my.param.yaml").write_text(example_of_two_drivers("yaml"))
+    values = parse_yaml(tmp_path / "my.param.yaml")
+    config = make_config({"bundle": "any", **values}, load_bundle(SHIPPED_BUNDLE).spec)
+    assert config.cameras["CAM_FRONT"].topic == "/camera/cam_front/image_raw"
+    assert config.cameras["CAM_BACK"].info_topic == "/camera/cam_back/color/camera_info"
+
+
+def test_example_launch_file_names_what_exists(tmp_path: Path) -> None:
+    text = example_of_two_drivers("python")
+    compile(text, "vehicle.launch.py", "exec")
+    for part in re.findall(r'SHARE / "(\w+)" / "([\w.]+)"', text):
+        folder = ROOT if part[0] == "launch" else ROOT / "bev_perception"
+        assert folder.joinpath(*part).is_file(), part
+    if importlib.util.find_spec("launch_ros") is not None:
+        (tmp_path / "vehicle.launch.py").write_text(text)
+        spec = importlib.util.spec_from_file_location("vehicle_launch", tmp_path / "vehicle.launch.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert len(module.generate_launch_description().entities) == 5
 
 
 # Stands in for the node: cannot be configured the first time it is asked, and dies once it is active. The second
@@ -134,8 +165,11 @@ def test_bring_up_survives_a_failed_configure_and_a_crash(tmp_path: Path) -> Non
         "ROS_DOMAIN_ID": str(10 + os.getpid() % 90),
         "ROS_LOG_DIR": str(tmp_path),
     }
-    command = [sys.executable, "-c", RUN_LAUNCH, str(ROOT / "launch" / "bev_perception.launch.py"), str(parameters)]
-    launch = subprocess.Popen(command, env=env, start_new_session=True, text=True, stdout=subprocess.PIPE)
+    command = [sys.executable, "-W", "always", "-c", RUN_LAUNCH]
+    command += [str(ROOT / "launch" / "bev_perception.launch.py"), str(parameters)]
+    launch = subprocess.Popen(
+        command, env=env, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         end = time.monotonic() + 60
         while time.monotonic() < end and (not log.exists() or log.read_text().count("activate") < 2):
@@ -145,6 +179,7 @@ def test_bring_up_survives_a_failed_configure_and_a_crash(tmp_path: Path) -> Non
         output, _ = launch.communicate(timeout=30)
     one_life = [f"start {share / 'config' / 'fastdds_shm.xml'}", "configure", "configure", "activate"]
     assert log.read_text().splitlines() == one_life * 2, output
+    assert "deprecated" not in output
 
 
 @needs_launch

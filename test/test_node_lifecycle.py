@@ -200,16 +200,29 @@ def test_a_wrong_parameter_file(tmp_path: Path) -> None:
         assert process.alive()
 
 
+NO_BUNDLE = {
+    "bundle": "",
+    "sync.deadlin_ms": 60.0,
+    "cameras.any.topik": "/x",
+    "cameras.any.topic": "/y",
+    "qos.depth": 0,
+}
+
+
 @pytest.mark.parametrize(
-    "values, part",
-    [({"bundle": ""}, "bundle: is required"), ({"extrinsics.file": "/nowhere.yaml"}, "/nowhere.yaml: cannot be read")],
-    ids=["no bundle", "no calibration"],
+    "values, parts",
+    [
+        (NO_BUNDLE, ["bundle: is required", "'sync.deadline_ms'?", "'cameras.any.topic'?", "qos.depth: 0 is outside"]),
+        ({"extrinsics.file": "/nowhere.yaml"}, ["/nowhere.yaml: cannot be read"]),
+    ],
+    ids=["no bundle, and more", "no calibration"],
 )
-def test_something_is_missing(tmp_path: Path, values: dict, part: str) -> None:
+def test_something_is_missing(tmp_path: Path, values: dict, parts: list[str]) -> None:
     bundle = tiny_bundle.write_bundle(tmp_path / "bundle")
     with running_node(tmp_path, bundle.path, bundle.spec, **values) as (process, rig):
         assert not rig.change_state(CONFIGURE)
-        rig.wait_for(lambda: part in rig.status.summary, f"the status to say {part!r}")
+        rig.wait_for(lambda: all(part in rig.status.summary for part in parts), f"the status to say {parts}")
+        assert rig.status.summary.count("\n") == len(parts) - 1
         assert process.alive()
 
 

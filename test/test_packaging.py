@@ -28,7 +28,7 @@ ON_PATH = {  # what pip installs: among everybody's programs these must not coll
 TOP_LEVEL = {
     *("bev_perception", "bev_perception_msgs", "launch", "training", "test", "package.xml", "setup.py", "README.md"),
     *("setup.cfg", "pyproject.toml", "colcon_defaults.yaml", "Makefile", "requirements", "resource", "docs", "LICENSE"),
-    *("CHANGELOG.rst", "CONTRIBUTING.md", ".ci", ".gitignore"),
+    *("CHANGELOG.rst", "CONTRIBUTING.md", ".ci", ".gitignore", "deploy"),
 }
 # Needed to train or to score, not on a vehicle: none of it may come with the runtime.
 HEAVY = {"torch", "lightning", "onnx", "onnxscript", "tensorboard", "nuscenes-devkit", "trimesh", "embreex"}

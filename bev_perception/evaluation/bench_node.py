@@ -18,7 +18,6 @@ from bev_perception.evaluation.process import Child, ros_environment
 from bev_perception.geometry import make_transform, rotation_from_yaw
 from bev_perception.model_spec import ModelSpec, load_bundle
 from bev_perception.parameters import SHIPPED_PARAMETERS, parse_yaml
-from bev_perception.ros.load import thread_seconds
 
 # Threads by what they do; the others are those of DDS.
 THREADS = {"MainThread": "executor", "bev_pipeline": "pipeline", "bev_publish": "publisher", "bev_status": "status"}
@@ -59,6 +58,18 @@ def write_files(folder: Path, bundle: Path, spec: ModelSpec) -> Path:
     played = folder / "played.yaml"
     played.write_text(yaml.safe_dump({"/**": {"ros__parameters": values | {"backend": "onnxruntime"}}}))
     return path
+
+
+def thread_seconds(pid: int) -> dict[int, float]:
+    """Thread number -> CPU seconds it has used."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
+        found[int(task.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def measure_node(bundle: Path, images: str, seconds: float) -> NodeLoad:

@@ -134,8 +134,11 @@ def summarize(data: ReportData, live: LiveRun, out: Path) -> dict[str, Any]:
     s, published = data.scores, live.scores
     assert s is not None
     e = s.errors
-    total = next((row for row in data.latencies if row.stage == "total"), None)
-    latency = f"{total.p50:.0f} ms median, {total.p95:.0f} ms p95" if total else "unknown"
+    stages = {row.stage: row for row in data.latencies}
+    latency = {
+        stage: f"{stages[stage].p50:.0f} ms median, {stages[stage].p95:.0f} ms p95" if stage in stages else "unknown"
+        for stage in ("total", "infer")
+    }
     dropped = data.counters.get("frames dropped, a newer one was there", 0)
     assert data.agreement is not None
     text = "\n".join(
@@ -143,7 +146,8 @@ def summarize(data: ReportData, live: LiveRun, out: Path) -> dict[str, Any]:
             f"  NDS {s.nds:.3f}   mAP {s.mean_ap:.3f} ({s.mean_ap_present:.3f} over the classes present); "
             f"as published: NDS {published.nds:.3f}  mAP {published.mean_ap:.3f}",
             f"  mATE {e.ate:.2f} m  mASE {e.ase:.2f}  mAOE {e.aoe:.2f} rad  mAVE {e.ave:.2f} m/s  mAAE {e.aae:.2f}",
-            f"  {len(live.messages)} frames processed, {dropped} dropped; stamp to publication {latency}",
+            f"  {len(live.messages)} frames processed, {dropped} dropped",
+            f"  stamp to publication {latency['total']}; of that the engine ({live.backend}) {latency['infer']}",
             f"  live and offline: {data.agreement[0]}",
             f"  result bag: {out / 'result'}",
             f"  report:     {report}",

@@ -18,6 +18,7 @@ from bev_perception.parameter_table import (
     Parameter,
     ParameterError,
     check_value,
+    parameters_of_any_bundle,
     sensor_parameters,
     unknown_names,
 )
@@ -65,13 +66,15 @@ class NodeParameters:
                 self._declare(row)
 
     def first(self, name: str) -> Any:
-        """One value before the bundle is known. Raises ParameterError."""
-        if name in self._errors:
-            raise ParameterError(self._errors[name])
+        """One value before the bundle is known. Raises ParameterError, with whatever else is wrong already."""
         value = self._node.get_parameter_or(name).value
-        if value in (None, ""):
-            raise ParameterError(f"{name}: is required and not given; {self._rows[name].description}")
-        return value
+        if name not in self._errors and value not in (None, ""):
+            return value
+        required = (
+            [] if name in self._errors else [f"{name}: is required and not given; {self._rows[name].description}"]
+        )
+        unknown = unknown_names(self._given, parameters_of_any_bundle(self._given))
+        raise ParameterError("\n".join([*required, *self._errors.values(), *unknown]))
 
     def values(self) -> dict[str, Any]:
         """All declared values, for make_config. Raises ParameterError for unknown names and refused values."""

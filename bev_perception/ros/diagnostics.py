@@ -11,6 +11,7 @@ from std_msgs.msg import Header
 
 from bev_perception.health import Kind, SensorHealth, State
 from bev_perception.messages import to_time
+from bev_perception.ros.shared_memory import Problem
 from bev_perception.ros.telemetry import Snapshot
 from bev_perception_msgs.msg import Counter, LatencyStat, PerceptionStatus, SensorState
 
@@ -37,11 +38,16 @@ DIAGNOSTIC_LEVELS = {
 }
 # A mode's severity -> level of the status.
 MODE_LEVELS = {"ok": PerceptionStatus.OK, "degraded": PerceptionStatus.DEGRADED, "error": PerceptionStatus.ERROR}
+# Kind of a sensor -> how the names of /diagnostics begin, which config/diagnostics_aggregator.yaml goes by.
+SENSOR_TASKS: dict[Kind, str] = {"camera": "camera ", "radar": "radar ", "odometry": ""}
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """Everything a status says, gathered at one moment. modes: those that hold, worst_mode: the worst severity."""
+    """Everything a status says, gathered at one moment.
+
+    modes: those that hold, worst_mode: the worst severity. problems: of what is below the node, DDS and shared memory.
+    """
 
     stamp_ns: int
     frame_id: str
@@ -57,6 +63,8 @@ class NodeReport:
     configuration_error: str = ""
     max_age_ms: float = math.inf
     output_timeout_ms: float = math.inf
+    hardware_id: str = ""
+    problems: tuple[Problem, ...] = ()
 
 
 def level_and_summary(report: NodeReport) -> tuple[int, str]:
@@ -124,7 +132,8 @@ def status_message(report: NodeReport) -> PerceptionStatus:
 
 
 def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
-    """diagnostic_msgs/DiagnosticArray: the node, each sensor, the counters with their last details, the latencies."""
+    """diagnostic_msgs/DiagnosticArray: the node, each sensor, the counters with their last details, the latencies, and
+    what is below the node. node_name: with its namespace, so that several instances can be told apart."""
     snapshot = report.snapshot
     level, summary = level_and_summary(report)
 
@@ -133,7 +142,7 @@ def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
             level=status_level,
             name=f"{node_name}: {task}",
             message=message,
-            hardware_id=report.model_name,
+            hardware_id=report.hardware_id,
             values=[KeyValue(key=str(key), value=str(value)) for key, value in values.items()],
         )
 
@@ -155,7 +164,7 @@ def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
     for s in report.sensors:
         age_s, delay_s = _or_nan(s.age_s), _or_nan(s.delay_s)
         values = {"age_s": f"{age_s:.3f}", "delay_s": f"{delay_s:.3f}", "rate_hz": f"{s.rate_hz:.1f}"}
-        statuses.append(status(s.name, SENSOR_LEVELS[s.state], s.reason or "ok", values))
+        statuses.append(status(f"{SENSOR_TASKS[s.kind]}{s.name}", SENSOR_LEVELS[s.state], s.reason or "ok", values))
     counted = {
         name: f"{value} ({snapshot.details[name]})" if snapshot.details.get(name) else value
         for name, value in sorted(snapshot.counters.items())
@@ -168,6 +177,9 @@ def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
         for x in snapshot.latencies
     }
     statuses.append(status("latency", DiagnosticStatus.OK, "percentiles over the newest frames", latencies))
+    problems = {problem.reason: problem.detail for problem in report.problems}
+    problem_level = DiagnosticStatus.WARN if problems else DiagnosticStatus.OK
+    statuses.append(status("middleware", problem_level, "; ".join(problems) or "nothing stands in the way", problems))
     return DiagnosticArray(header=Header(stamp=to_time(report.stamp_ns)), status=statuses)
 
 

@@ -73,18 +73,6 @@ def run_node(threads: Path, ros_args: list[str]) -> int:
     return perception_node.main(ros_args)
 
 
-def thread_seconds(pid: int) -> dict[int, float]:
-    """Thread number -> CPU seconds it has used."""
-    found = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            fields = (task / "stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-            continue
-        found[int(task.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return found
-
-
 class Car:
     """Publishers of everything that the parameters name, with messages that only need a stamp."""
 

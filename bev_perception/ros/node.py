@@ -9,6 +9,7 @@ simulated clock stop.
 from __future__ import annotations
 
 import dataclasses
+import socket
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
@@ -34,8 +35,9 @@ from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, mak
 from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
 from bev_perception.ros.inputs import check_tf_message
+from bev_perception.ros.middleware import MiddlewareWatch
 from bev_perception.ros.run import ActiveRun, Model
-from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
+from bev_perception.ros.start import WAKE_PERIOD_S, init_ros, make_executor
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception_msgs.msg import PerceptionStatus
 
@@ -58,6 +60,7 @@ class PerceptionNode(LifecycleNode):
         self._outputs: dict[str, Any] = {}
         self._run: ActiveRun | None = None
         self._configuration_error = ""
+        self._middleware = MiddlewareWatch(self)
         self._guard_transitions()
         self._status_publisher = self.create_publisher(PerceptionStatus, STATUS_TOPIC, 10)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, DIAGNOSTICS_TOPIC, 10)
@@ -203,7 +206,7 @@ class PerceptionNode(LifecycleNode):
             try:
                 report = self._report()
                 self._status_publisher.publish(status_message(report))
-                self._diagnostics_publisher.publish(diagnostics_message(report, NODE_NAME))
+                self._diagnostics_publisher.publish(diagnostics_message(report, self.get_fully_qualified_name()))
             except Exception as error:
                 if not self.context.ok():
                     return
@@ -223,6 +226,8 @@ class PerceptionNode(LifecycleNode):
             lifecycle_state=label,
             snapshot=snapshot,
             configuration_error=self._configuration_error,
+            hardware_id=self.get_parameter("diagnostics.hardware_id").value or socket.gethostname(),
+            problems=self._middleware.problems(),
         )
         if config is None or model is None:
             return NodeReport(**common)
@@ -245,7 +250,7 @@ class PerceptionNode(LifecycleNode):
 
 def spin(node: PerceptionNode) -> None:
     """Spin until shutdown. An exception of a callback is logged and counted, the node goes on."""
-    executor = SingleThreadedExecutor()
+    executor = make_executor()
     executor.add_node(node)
     while rclpy.ok():
         try:

@@ -1,0 +1,75 @@
+"""/diagnostics: who speaks, of what, on which machine; and the shipped aggregator puts every status in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("bev_perception_msgs", reason="bev_perception_msgs is not built")
+pytest.importorskip("diagnostic_msgs", reason="ROS 2 is not sourced")
+
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from bev_perception.health import SensorHealth
+from bev_perception.model_spec import load_bundle
+from bev_perception.parameters import NODE_NAME, SHIPPED_BUNDLE
+from bev_perception.ros.diagnostics import NodeReport, diagnostics_message
+from bev_perception.ros.shared_memory import Problem
+from bev_perception.ros.telemetry import Telemetry
+from bev_perception.structures import ODOMETRY
+
+CONFIG = Path(__file__).resolve().parent.parent / "bev_perception" / "config" / "diagnostics_aggregator.yaml"
+
+
+def statuses(name: str, problems: tuple[Problem, ...] = ()) -> dict[str, DiagnosticStatus]:
+    """What an active node with the shipped model's sensors says: name of the status -> status."""
+    spec = load_bundle(SHIPPED_BUNDLE).spec
+    kinds = dict.fromkeys(spec.cameras, "camera") | dict.fromkeys(spec.radars, "radar") | {ODOMETRY: "odometry"}
+    sensors = tuple(SensorHealth(sensor, kind, "ok", 0.1, 0.01, 10.0, "") for sensor, kind in kinds.items())
+    snapshot = Telemetry().snapshot()
+    report = NodeReport(1, "base_link", "active", snapshot, sensors, hardware_id="car 7", problems=problems)
+    found = diagnostics_message(report, name).status
+    assert len({status.name for status in found}) == len(found) == len(sensors) + 4
+    return {status.name: status for status in found}
+
+
+def analyzers_of(name: str) -> list[str]:
+    """The analyzers that take a status of this name, by the rules of diagnostic_aggregator's GenericAnalyzer."""
+    groups = {
+        k: v for k, v in yaml.safe_load(CONFIG.read_text())["analyzers"]["ros__parameters"].items() if type(v) is dict
+    }
+    assert {group["type"] for group in groups.values()} == {"diagnostic_aggregator/GenericAnalyzer"}
+    return [
+        key
+        for key, group in groups.items()
+        if any(name.startswith(text) for text in group.get("startswith", ()))
+        or any(text in name for text in group.get("contains", ()))
+    ]
+
+
+@pytest.mark.parametrize("node", [f"/{NODE_NAME}", f"/fleet/car_7/{NODE_NAME}"])
+def test_every_status_falls_under_one_analyzer(node: str) -> None:
+    taken = {name: analyzers_of(name) for name in statuses(node)}
+    assert {name: keys for name, keys in taken.items() if len(keys) != 1} == {}
+    assert taken[f"{node}: camera CAM_FRONT"] == ["cameras"]
+    assert taken[f"{node}: radar RADAR_FRONT"] == ["radars"]
+    assert taken[f"{node}: odometry"] == ["odometry"]
+    assert taken[f"{node}: pipeline"] == taken[f"{node}: middleware"] == ["pipeline"]
+
+
+def test_a_status_of_somebody_else_falls_under_none() -> None:
+    assert [analyzers_of(n) for n in ("usb_cam: camera CAM_FRONT", "radar_driver: radar RADAR_FRONT", "odometry")] == [
+        []
+    ] * 3
+
+
+def test_the_machine_is_named_and_what_is_wrong_below_the_node() -> None:
+    fine = statuses("/a/b")
+    assert {status.hardware_id for status in fine.values()} == {"car 7"}
+    assert fine["/a/b: middleware"].level == DiagnosticStatus.OK
+    wrong = statuses("/a/b", (Problem("shm_full", "no room; make some"), Problem("node_name_taken", "two")))
+    status = wrong["/a/b: middleware"]
+    assert (status.level, status.message) == (DiagnosticStatus.WARN, "shm_full; node_name_taken")
+    assert {v.key: v.value for v in status.values} == {"shm_full": "no room; make some", "node_name_taken": "two"}
