@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bisect
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bev_perception.geometry import interpolate_pose, invert, make_transform
+from bev_perception.geometry import interpolate_pose, make_transform
 from bev_perception.stamped_buffer import NS, mean_rate_hz
 from bev_perception.structures import EgoPose
 from bev_perception.sync_config import SyncConfig
@@ -120,20 +122,45 @@ class PoseBuffer:
             del self._stamps[:keep], self._poses[:keep]
 
     def _jumps(self, a: EgoPose, b: EgoPose) -> bool:
-        """True when no plausible motion leads from pose a to the later pose b."""
+        """True when no plausible motion leads from pose a to the later pose b.
+
+        In plain numbers: a call of numpy takes longer than all of this, and odometry comes 500 times a second.
+        """
         limits = self.limits
         dt = (b.stamp_ns - a.stamp_ns) / NS
-        a_from_b = invert(a.odom_from_ego) @ b.odom_from_ego
-        turn = np.arccos(np.clip((np.trace(a_from_b[:3, :3]) - 1) / 2, -1.0, 1.0))
-        if turn > limits.jump_rad + limits.max_turn_rps * dt:
+        rows_a, rows_b = a.odom_from_ego.tolist(), b.odom_from_ego.tolist()
+        trace = sum(x * y for row_a, row_b in zip(rows_a[:3], rows_b[:3]) for x, y in zip(row_a[:3], row_b[:3]))
+        if math.acos(min(max((trace - 1) / 2, -1.0), 1.0)) > limits.jump_rad + limits.max_turn_rps * dt:
             return True
-        if np.linalg.norm(a_from_b[:3, 3]) > limits.jump_m + limits.max_speed_mps * dt:
+        moved = [row_b[3] - row_a[3] for row_a, row_b in zip(rows_a[:3], rows_b[:3])]  # along odom's axes
+        if math.hypot(*moved) > limits.jump_m + limits.max_speed_mps * dt:
             return True
-        if not (a.linear.any() or b.linear.any()):
+        linear = [(x + y) / 2 * dt for x, y in zip(a.linear.tolist(), b.linear.tolist())]
+        angular = [(x + y) / 2 * dt for x, y in zip(a.angular.tolist(), b.angular.tolist())]
+        if not (any(a.linear.tolist()) or any(b.linear.tolist())):
             return False  # standing still, or an odometry without a twist: nothing to compare with
-        expected = integrate_twist((a.linear + b.linear) / 2, (a.angular + b.angular) / 2, dt)[:3, 3]
-        allowed = limits.jump_m + 0.2 * np.linalg.norm(expected)
-        return bool(np.linalg.norm(a_from_b[:3, 3] - expected) > allowed)
+        expected = _displacement(linear, angular)
+        moved = [sum(rows_a[j][i] * moved[j] for j in range(3)) for i in range(3)]  # along a's axes
+        return math.dist(moved, expected) > limits.jump_m + 0.2 * math.hypot(*expected)
+
+
+def _displacement(v: Sequence[float], w: Sequence[float]) -> list[float]:
+    """The translation of the exponential of the twist (v, w), both times the duration: as in integrate_twist."""
+    angle = math.hypot(*w)
+    if angle < 1e-6:
+        b, c = 0.5, 1.0 / 6.0
+    else:
+        b, c = (1 - math.cos(angle)) / angle**2, (angle - math.sin(angle)) / angle**3
+    wv = _cross(w, v)
+    return [x + b * y + c * z for x, y, z in zip(v, wv, _cross(w, wv))]
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _cross(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
 
 def integrate_twist(linear: np.ndarray, angular: np.ndarray, dt_s: float) -> np.ndarray:
@@ -160,10 +187,13 @@ def _interpolate(a: EgoPose, b: EgoPose, stamp_ns: int) -> EgoPose:
 
 
 def _fault(pose: EgoPose) -> str:
-    matrix = pose.odom_from_ego
-    if not (np.isfinite(matrix).all() and np.isfinite(pose.linear).all() and np.isfinite(pose.angular).all()):
+    rows = pose.odom_from_ego.tolist()
+    numbers = (*rows[0], *rows[1], *rows[2], *pose.linear.tolist(), *pose.angular.tolist())
+    if not math.isfinite(sum(numbers)) and not all(map(math.isfinite, numbers)):
         return "not_finite"
-    rotation = matrix[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+    x, y, z = (row[:3] for row in rows[:3])
+    skew = max(abs(_dot(x, y)), abs(_dot(y, z)), abs(_dot(z, x)))
+    stretch = max(abs(_dot(row, row) - 1) for row in (x, y, z))
+    if max(skew, stretch) > 1e-3 or _dot(_cross(x, y), z) < 0:
         return "not_a_rotation"
     return ""
