@@ -87,7 +87,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "health"),
     ("bev_perception", "evaluation ros"),
     ("bev_perception", "replay"),
-    ("bev_perception", "evaluation.demo evaluation.bench_node"),
+    ("bev_perception", "evaluation.demo evaluation.bench_node evaluation.faults"),
     ("bev_perception", "evaluation.bench"),
     ("training", "changes command_line processes schedules"),
     ("training", "models data sensor_masks"),

@@ -6,8 +6,10 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -35,8 +37,8 @@ class NodeLoad:
     counters: dict[str, int]
 
 
-def write_files(folder: Path, bundle: Path, spec: ModelSpec) -> Path:
-    """Parameters and a calibration for the bundle, in `folder`."""
+def write_files(folder: Path, bundle: Path, spec: ModelSpec, changes: Mapping[str, Any] | None = None) -> Path:
+    """Parameters and a calibration for the bundle, in `folder`: params.yaml, and played.yaml for the car."""
     poses = {
         name: make_transform(rotation_from_yaw(np.deg2rad(55 - 60 * i)) @ OPTICAL, np.array([1.0, 0, 1.5]))
         for i, name in enumerate(spec.cameras)
@@ -50,11 +52,12 @@ def write_files(folder: Path, bundle: Path, spec: ModelSpec) -> Path:
         "bundle": str(bundle.resolve()),
         "backend": "frozen",
         "extrinsics.source": "file",
-        "extrinsics.file": str(folder / "calibration.yaml"),
+        "extrinsics.file": str((folder / "calibration.yaml").resolve()),
     }
+    values |= changes or {}
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False))
-    # The player reads the same parameters, and has no engine.
+    # The car reads the same parameters, and has no engine.
     played = folder / "played.yaml"
     played.write_text(yaml.safe_dump({"/**": {"ros__parameters": values | {"backend": "onnxruntime"}}}))
     return path

@@ -1,0 +1,101 @@
+"""About a hundred faults of sensors, put to the node over real DDS: what is used, what the status says, how long it
+takes until all is as before.
+
+    python -m bev_perception.evaluation.faults [--only WORD ...] [--out out/faults] [--docs docs/vehicle.md]
+
+The node has its shipped model, with an engine that answers at once, and six cameras (one as JPEG), five radars and
+odometry from a process beside it. Ends with status 1 where something was not as bev_perception.ros.fault_table says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bev_perception.evaluation.bench_node import write_files
+from bev_perception.evaluation.pages import check_sections, replace_sections
+from bev_perception.evaluation.process import Child, StageError, ros_environment
+from bev_perception.model_spec import load_bundle
+from bev_perception.parameters import SHIPPED_BUNDLE
+
+SECTION = "faults"
+COMPRESSED = {"cameras.CAM_BACK.compressed": True}
+
+
+def table(outcomes: list[dict[str, Any]]) -> str:
+    """Markdown: a row for each fault, in groups."""
+    lines = []
+    group = ""
+    for o in outcomes:
+        if o["group"] != group:
+            group = o["group"]
+            lines += ["", f"**{group}**", "", "| fault | used | level | what the status says | whole again, s |"]
+            lines.append("| --- | ---: | --- | --- | ---: |")
+        said = "; ".join(f"{name}: {reason or state}" for name, (state, reason) in o["says"].items())
+        if not said:
+            counted = [name for name in o["counted"] if not name.startswith(("frame", "memory"))]
+            said = ", ".join(f"`{name}` is counted" for name in counted) or "nothing"
+        if len(said) > 150:
+            said = said[:150].rsplit(" ", 1)[0] + " ..."
+        whole = "never" if o["whole_s"] is None else f"{o['whole_s']:.1f}"
+        cells = (o["name"], f"{o['used']} of {o['sensors']}", o["level"], said.replace("|", "/"), whole)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines).strip()
+
+
+def try_all(out: Path, only: list[str]) -> list[dict[str, Any]]:
+    """Node and car as processes -> what bev_perception.ros.try_faults wrote. Raises StageError."""
+    out.mkdir(parents=True, exist_ok=True)
+    environment = ros_environment(20 + os.getpid() % 80)
+    spec = load_bundle(SHIPPED_BUNDLE).spec
+    params = write_files(out, SHIPPED_BUNDLE, spec, COMPRESSED)
+    threads, result = out / "threads.json", out / "faults.json"
+    result.unlink(missing_ok=True)
+
+    def start(what: str, *arguments: str) -> Child:
+        return Child(what, arguments, out / f"{what}.log", environment)
+
+    node_arguments = ("--threads", str(threads), "--ros-args", "--params-file", str(params))
+    with start("node", "bev_perception.ros.load", "node", *node_arguments) as node:
+        start("bring_up", "bev_perception.ros.bring_up", "configure", "activate").wait(90, others=(node,))
+        time.sleep(1.5)
+        pid = json.loads(threads.read_text())["pid"]
+        arguments = ["--params", str(out / "played.yaml"), "--out", str(result), "--pid", str(pid)]
+        with start("car", "bev_perception.ros.try_faults", *arguments, *(("--only", *only) if only else ())) as car:
+            while car.running:
+                node.check()
+                time.sleep(0.5)
+    if not result.is_file():
+        raise StageError(f"no fault was tried: {car.tail()}", car.log)
+    outcomes: list[dict[str, Any]] = json.loads(result.read_text())
+    return outcomes
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bev_perception.evaluation.faults", description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[], help="faults whose name has one of these words")
+    parser.add_argument("--out", type=Path, default=Path("out/faults"))
+    parser.add_argument("--docs", type=Path, help="page to write the table into, such as docs/vehicle.md")
+    args = parser.parse_args(argv)
+    try:
+        if args.docs:
+            check_sections(args.docs, [SECTION])
+        outcomes = try_all(args.out, args.only)
+    except (StageError, ValueError, OSError) as error:
+        print(f"faults: {error}", file=sys.stderr)
+        return 1
+    wrong = [f"{o['name']}: {o['wrong']}" for o in outcomes if o["wrong"]]
+    print(f"{len(outcomes)} faults, {len(wrong)} not as expected")
+    print("\n".join(wrong))
+    if args.docs:
+        replace_sections(args.docs, {SECTION: table(outcomes)})
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
