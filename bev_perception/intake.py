@@ -5,7 +5,7 @@ No ROS, no clock, no lock: the caller brings the messages and the time, and seri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,9 +15,14 @@ import numpy as np
 from bev_perception import conversions
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics
 from bev_perception.conversions import MessageError
+from bev_perception.odometry_messages import OdometryInput, make_odometry
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
+from bev_perception.plausible import camera_fault, order_fault, radar_fault
+from bev_perception.radar_checks import EmptyRadars, drop_impossible
+from bev_perception.radar_messages import RADAR_KINDS, read_radar
 from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan, SensorFrame
 from bev_perception.sync import ODOMETRY, FrameSynchronizer
+from bev_perception.twist import TwistCheck
 
 TF_STATIC = "tf_static"
 # How to mend what the synchroniser refuses.
@@ -31,12 +36,45 @@ Measurement = CameraFrame | RadarScan | EgoPose
 
 @dataclass(frozen=True)
 class Source:
-    """One topic to listen to. sensor: the name its messages are counted under; kind: their type, `package/msg/Kind`."""
+    """One topic to listen to. sensor: the name its messages are counted under; kind: their type, `package/msg/Kind`.
+
+    convert(message) -> the measurements that are complete with it: none where it only tells about calibration.
+    """
 
     topic: str
     sensor: str
     kind: str
-    convert: Callable[[Any], Measurement | None]  # None where a message only tells about calibration
+    convert: Callable[[Any], Sequence[Measurement]]
+
+
+def message_types(config: NodeConfig) -> dict[str, str]:
+    """Message type that the parameters ask for -> the parameter that does, and what else it could say."""
+    types = {}
+    if config.extrinsics_file is None:
+        mend = "or set extrinsics.source: file and extrinsics.file: a calibration YAML"
+        types["tf2_msgs/msg/TFMessage"] = f"extrinsics.source is `tf_static`; {mend}"
+    for radar in config.radars.values():
+        mend = "or let the radar publish another kind"
+        types.setdefault(RADAR_KINDS[radar.kind].message, f"radars.{radar.name}.kind is `{radar.kind}`; {mend}")
+    for topic in make_odometry(config.odometry, config.base_frame).inputs:
+        mend = "or let the odometry come in another way"
+        types.setdefault(topic.kind, f"odometry.source is `{config.odometry.source}`; {mend}")
+    return types
+
+
+def read_extrinsics(config: NodeConfig) -> dict[str, np.ndarray]:
+    """{sensor name: ego_from_sensor (4, 4)} of the calibration file of the parameters; {} where they name none.
+
+    Raises CalibrationError for what concerns the file as a whole.
+    """
+    path = config.extrinsics_file
+    if path is None:
+        return {}
+    poses = load_extrinsics(path, config.base_frame, [*config.cameras, *config.radars])
+    fault = order_fault([poses[name] for name in config.cameras], [poses[name] for name in config.radars])
+    if fault and config.refuse_implausible:
+        raise CalibrationError(f"{path}: {fault} (or set extrinsics.implausible: use)")
+    return poses
 
 
 class SensorIntake:
@@ -60,18 +98,20 @@ class SensorIntake:
         self._infos: dict[str, Any] = {}
         self._calibrations: dict[str, CameraCalibration] = {}
         self._extrinsics: dict[str, np.ndarray] = {}
+        self._implausible: dict[str, str] = {}
+        self._odometry = make_odometry(config.odometry, config.base_frame)
+        tolerances = config.odometry.twist_tolerance_mps, config.odometry.twist_tolerance_rps
+        self._twist_check = TwistCheck(*tolerances, config.odometry.difference_ns)
+        self._empty_radars = EmptyRadars(config.radar_limits.empty_ns)
         self._tree = StaticTree()
         self._no_transform: dict[str, str] = {}
         self.sources = self._make_sources()
-        if config.extrinsics_file is not None:
-            names = [*config.cameras, *config.radars]
-            self._set_extrinsics(load_extrinsics(config.extrinsics_file, config.base_frame, names))
+        self._set_extrinsics(read_extrinsics(config))
 
     def take(self, source: Source, message: Any, now_ns: int) -> list[SensorFrame]:
         """One message -> the frames that are due at `now_ns`, the clock of the stamps; 0 before that clock starts."""
         try:
-            measurement = source.convert(message)
-            if measurement is not None:
+            for measurement in source.convert(message):
                 self._add(source.sensor, measurement, now_ns)
         except MessageError as error:
             self.refuse(source.sensor, error.reason, error.detail)
@@ -97,7 +137,9 @@ class SensorIntake:
         gaps = []
         if camera is not None and name not in self._infos:
             gaps.append(f"nothing usable arrived on {camera.info_topic}")
-        if name not in self._extrinsics:
+        if name in self._implausible:
+            gaps.append(self._implausible[name])
+        elif name not in self._extrinsics:
             gaps.append(self._no_transform.get(name, "nothing arrived on /tf_static"))
         return "; ".join(gaps)
 
@@ -112,33 +154,46 @@ class SensorIntake:
             info, name = partial(self._camera_info, camera), f"{camera.name} camera_info"
             sources.append(Source(camera.info_topic, name, "sensor_msgs/msg/CameraInfo", info))
         for radar in config.radars.values():
-            cloud = "sensor_msgs/msg/PointCloud2"
-            sources.append(Source(radar.topic, radar.name, cloud, partial(self._radar, radar)))
-        return (*sources, Source(config.odometry_topic, ODOMETRY, "nav_msgs/msg/Odometry", self._odometry))
+            sources.append(
+                Source(radar.topic, radar.name, RADAR_KINDS[radar.kind].message, partial(self._radar, radar))
+            )
+        for topic in self._odometry.inputs:
+            sources.append(Source(topic.topic, ODOMETRY, topic.kind, partial(self._poses, topic)))
+        return tuple(sources)
 
     # ---- measurements
 
-    def _image(self, camera: CameraConfig, msg: Any) -> CameraFrame:
+    def _image(self, camera: CameraConfig, msg: Any) -> Sequence[CameraFrame]:
         conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
         if camera.compressed:
-            return conversions.to_compressed_frame(msg, camera.name)
+            return (conversions.to_compressed_frame(msg, camera.name),)
         frame = conversions.to_camera_frame(msg, camera.name, self._config.image_reader)
         known = self._calibrations.get(camera.name)
         if known is not None and (known.width, known.height) != (msg.width, msg.height):
             found = f"image {msg.width}x{msg.height}, camera_info {known.width}x{known.height}"
             raise MessageError("image_size_differs", f"{found}; they must belong together")
-        return frame
+        return (frame,)
 
-    def _radar(self, radar: RadarConfig, msg: Any) -> RadarScan:
+    def _radar(self, radar: RadarConfig, msg: Any) -> Sequence[RadarScan]:
         conversions.check_frame(msg.header.frame_id, radar.frame_id, f"header.frame_id of {radar.topic}")
-        scan, bad = conversions.read_radar(msg, radar.name, self._config.radar_fields, self._config.cloud_reader)
+        scan, bad = read_radar(msg, radar.name, radar.fields, self._config.cloud_reader, radar.kind)
         if bad:
             detail = f"{bad} of {bad + len(scan.points)} returns hold NaN or infinity and were left out"
             self.notice(radar.name, "radar_returns_not_finite", detail)
-        return scan
+        scan, left_out = drop_impossible(scan, self._config.radar_limits, radar.view_rad)
+        for reason, detail in left_out:
+            self.notice(radar.name, reason, detail)
+        self._empty_radars.check(scan, expects_returns=RADAR_KINDS[radar.kind].clutter)
+        return (scan,)
 
-    def _odometry(self, msg: Any) -> EgoPose:
-        return conversions.to_ego_pose(msg, self._config.odometry_frame, self._config.base_frame)
+    def _poses(self, topic: OdometryInput, msg: Any) -> Sequence[EgoPose]:
+        poses = topic.take(msg)
+        if not self._odometry.states_twist:
+            return poses
+        checked = [self._twist_check.add(pose) for pose in poses]
+        if checked and self._twist_check.detail:
+            self.notice(ODOMETRY, "twist_disagrees", f"{self._twist_check.detail}; used are the poses")
+        return checked
 
     def _add(self, sensor: str, measurement: Measurement, now_ns: int) -> None:
         if now_ns == 0:
@@ -160,15 +215,16 @@ class SensorIntake:
 
     # ---- calibration
 
-    def _camera_info(self, camera: CameraConfig, msg: Any) -> None:
+    def _camera_info(self, camera: CameraConfig, msg: Any) -> Sequence[Measurement]:
         known = self._infos.get(camera.name)
         if known is not None and _same_calibration(known, msg):
-            return
+            return ()
         conversions.to_calibration(msg, np.eye(4), camera.rectified)  # refuse before anything is replaced
         self._infos[camera.name] = msg
         self._set_calibration(camera, f"{camera.info_topic} changed while running")
+        return ()
 
-    def _tf_static(self, msg: Any) -> None:
+    def _tf_static(self, msg: Any) -> Sequence[Measurement]:
         try:
             self._tree.add(msg.transforms)
         except CalibrationError as error:
@@ -181,23 +237,38 @@ class SensorIntake:
             except CalibrationError as error:
                 self._no_transform[sensor.name] = str(error)
         self._set_extrinsics(found)
+        return ()
 
     def _set_extrinsics(self, found: dict[str, np.ndarray]) -> None:
-        changed = "its static transform changed while running"
         for name, ego_from_sensor in found.items():
             known = self._extrinsics.get(name)
             if known is not None and np.allclose(known, ego_from_sensor, rtol=0, atol=1e-9):
                 continue
             self._extrinsics[name] = ego_from_sensor
+            if self._refuse_implausible(name, ego_from_sensor):
+                continue
+            changed = "its static transform changed while running"
             if name in self._config.cameras:
                 self._set_calibration(self._config.cameras[name], changed)
             elif self._sync.set_radar_extrinsics(name, ego_from_sensor):
                 self._report(name, "calibration_changed", changed)
 
+    def _refuse_implausible(self, name: str, ego_from_sensor: np.ndarray) -> bool:
+        """Tell where no sensor can sit like that; True where the sensor is not to be used then."""
+        self._implausible.pop(name, None)
+        fault = (camera_fault if name in self._config.cameras else radar_fault)(ego_from_sensor)
+        if fault is None:
+            return False
+        self.notice(name, fault.reason, fault.detail)
+        if self._config.refuse_implausible:
+            self._implausible[name] = f"{fault.reason}: {fault.detail}"
+            self._sync.forget_calibration(name)
+        return self._config.refuse_implausible
+
     def _set_calibration(self, camera: CameraConfig, changed: str) -> None:
         """Tell the synchroniser as soon as both halves are known; it says, and counts, whether one was replaced."""
         info, ego_from_cam = self._infos.get(camera.name), self._extrinsics.get(camera.name)
-        if info is None or ego_from_cam is None:
+        if info is None or ego_from_cam is None or camera.name in self._implausible:
             return
         calibration = conversions.to_calibration(info, ego_from_cam, camera.rectified)
         self._calibrations[camera.name] = calibration

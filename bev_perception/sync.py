@@ -32,7 +32,7 @@ from bev_perception.structures import (
     RadarSweep,
     SensorFrame,
 )
-from bev_perception.sync_config import SensorHealth, SyncConfig
+from bev_perception.sync_config import ABSENT, SensorHealth, SyncConfig
 
 ODOMETRY = "odometry"
 
@@ -72,6 +72,12 @@ class FrameSynchronizer:
         if changed:
             self._calibration_changed(name)
         return changed
+
+    def forget_calibration(self, name: str) -> None:
+        """The sensor's calibration holds no longer: it is missing with `no_calibration` until a new one is set."""
+        camera, radar = self._calibrations.pop(name, None), self._ego_from_radar.pop(name, None)
+        if camera is not None or radar is not None:
+            self._calibration_changed(name)
 
     def add_camera(self, frame: CameraFrame) -> str:
         """ "" or the counted reason for which the image is refused."""
@@ -115,18 +121,25 @@ class FrameSynchronizer:
 
     def sensor_states(self, now_ns: int) -> dict[str, SensorHealth]:
         """Health of every camera, every radar and the odometry."""
+        absent = SensorHealth(ABSENT, float("inf"), 0.0, ABSENT)
         sources = {n: (b.newest_ns, b.rate_hz()) for n, b in self._cameras.items()}
         sources |= {n: (b.newest_ns, b.rate_hz()) for n, b in self._radars.items()}
         sources[ODOMETRY] = (self._poses.newest_ns, self._poses.rate_hz())
-        return {name: self._health(name, now_ns, newest_ns, rate) for name, (newest_ns, rate) in sources.items()}
+        states = {name: self._health(name, now_ns, newest_ns, rate) for name, (newest_ns, rate) in sources.items()}
+        return states | dict.fromkeys(self.config.absent, absent)
 
     # ---- intake
 
     def _clear(self) -> None:
         # Images wait here until their frame is due: a deadline's worth, and some more while the anchor is awaited.
         images = 4 + 4 * self.config.deadline_ns // self.config.period_ns
-        self._cameras: dict[str, StampedBuffer[CameraFrame]] = {c: StampedBuffer(images) for c in self.config.cameras}
-        self._radars: dict[str, StampedBuffer[RadarScan]] = {r: StampedBuffer(64) for r in self.config.radars}
+        absent = self.config.absent
+        self._cameras: dict[str, StampedBuffer[CameraFrame]] = {
+            c: StampedBuffer(images) for c in self.config.cameras if c not in absent
+        }
+        self._radars: dict[str, StampedBuffer[RadarScan]] = {
+            r: StampedBuffer(64) for r in self.config.radars if r not in absent
+        }
         self._now_ns = None
         self._first_ns: int | None = None
         self._last_ns: int | None = None
@@ -238,13 +251,16 @@ class FrameSynchronizer:
         cameras = tuple(self._view(name, ego, missing) for name in self.config.cameras)
         radars = tuple(self._sweeps(name, ego, missing) for name in self.config.radars)
         self._missing = missing
-        self.counters.update(f"{name}/{reason}" for name, reason in missing.items())
+        self.counters.update(f"{name}/{reason}" for name, reason in missing.items() if reason != ABSENT)
         if not any(cameras) and not any(radars):
             self.counters["frame/no_sensor"] += 1
             return None
         return SensorFrame(stamp_ns, ego, cameras, radars, missing, self._epoch)
 
     def _view(self, name: str, ego: EgoPose, missing: dict[str, str]) -> CameraView | None:
+        if name in self.config.absent:
+            missing[name] = ABSENT
+            return None
         image, calibration = self._image(name, ego.stamp_ns), self._calibrations.get(name)
         target = ego.stamp_ns + self.config.offset(name)
         if image is None:
@@ -263,6 +279,9 @@ class FrameSynchronizer:
         return None
 
     def _sweeps(self, name: str, ego: EgoPose, missing: dict[str, str]) -> tuple[RadarSweep, ...]:
+        if name in self.config.absent:
+            missing[name] = ABSENT
+            return ()
         target = ego.stamp_ns - self.config.radar_settle_ns
         scans = self._radars[name].between(ego.stamp_ns - self.config.radar_max_age_ns, target)
         if not scans:

@@ -74,9 +74,10 @@ def not_for_models(imported: Import) -> bool:
 # folder that is one unit, files still form no circle.
 FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "colors files geometry grid plain stamped_buffer sync_config"),
-    ("bev_perception", "calibration model_spec structures"),
-    ("bev_perception", "decode ego_motion messages preprocess temporal inference.engine_cache inference.half"),
+    ("bev_perception", "calibration model_spec plausible structures"),
+    ("bev_perception", "decode ego_motion messages preprocess temporal twist inference.engine_cache inference.half"),
     ("bev_perception", "conversions inference.gpu inference.interface sync"),
+    ("bev_perception", "odometry_messages radar_checks radar_messages"),
     ("bev_perception", "pipeline inference.proof inference.builder"),
     ("bev_perception", "inference.*_backend"),
     ("bev_perception", "inference.backend inference.build_engine"),

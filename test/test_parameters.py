@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bev_perception import conversions
+from bev_perception import conversions, radar_messages
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics, save_extrinsics
 from bev_perception.geometry import make_transform, quaternion_from_rotation, rotation_from_yaw
 from bev_perception.inference.backend import BACKENDS
@@ -17,6 +17,7 @@ from bev_perception.inference.builder import PRECISIONS
 from bev_perception.inference.proof import TOLERANCES
 from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import CLASSES, ModelSpec
+from bev_perception.odometry_messages import ODOMETRY_SOURCES, OdometryConfig
 from bev_perception.parameter_table import (
     CAMERA_PARAMETERS,
     PARAMETERS,
@@ -26,6 +27,7 @@ from bev_perception.parameter_table import (
     check_value,
 )
 from bev_perception.parameters import make_config, parse_yaml, resolve_path
+from bev_perception.radar_checks import RadarLimits
 from bev_perception.sync_config import SyncConfig
 
 CONFIG = Path(__file__).resolve().parent.parent / "bev_perception" / "config"
@@ -39,11 +41,12 @@ SPEC = ModelSpec(
 # Parameter -> the table that says what there is.
 TABLES = {
     "backend": BACKENDS,
-    "radar_fields.layout": conversions.LAYOUTS,
-    "radar_fields.angle_unit": conversions.ANGLE_UNITS,
-    "radar_fields.velocity": conversions.VELOCITIES,
+    "radar_fields.layout": radar_messages.LAYOUTS,
+    "radar_fields.angle_unit": radar_messages.ANGLE_UNITS,
+    "radar_fields.velocity": radar_messages.VELOCITIES,
     "image_reader": conversions.IMAGE_READERS,
     "cloud_reader": conversions.CLOUD_READERS,
+    "odometry.source": ODOMETRY_SOURCES,
     "publish.outputs": PUBLISHERS,
 }
 
@@ -81,7 +84,8 @@ def test_defaults_are_those_of_what_is_configured() -> None:
     offsets = dict.fromkeys(SPEC.cameras, 0)
     radar = {"radar_sweeps": SPEC.radar.sweeps, "radar_max_age_ns": round(SPEC.radar.max_age_s * 1e9)}
     assert config.sync_config(SPEC) == SyncConfig(SPEC.cameras, SPEC.radars, offsets_ns=offsets, **radar)
-    assert config.radar_fields == conversions.RadarFields()
+    assert {radar.fields for radar in config.radars.values()} == {radar_messages.RadarFields()}
+    assert config.odometry == OdometryConfig() and config.radar_limits == RadarLimits()
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -98,7 +102,8 @@ def test_no_other_choices_are_written_down() -> None:
     """But words that no table of ours holds: precisions, where extrinsics come from, ROS's names of reliabilities."""
     with_choices = {row.name: row.choices for row in PARAMETERS + CAMERA_PARAMETERS + RADAR_PARAMETERS if row.choices}
     assert with_choices.pop("tensorrt.precision") is PRECISIONS and set(PRECISIONS) == set(TOLERANCES)
-    assert set(with_choices) == {*TABLES, "extrinsics.source", "qos.reliability"}
+    assert with_choices.pop("kind") is radar_messages.RADAR_KINDS
+    assert set(with_choices) == {*TABLES, "extrinsics.source", "extrinsics.implausible", "qos.reliability"}
 
 
 def test_reliabilities_are_those_of_ros() -> None:

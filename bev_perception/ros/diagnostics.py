@@ -17,6 +17,7 @@ ACTIVE = "active"
 OK, STALE, MISSING, NEVER_SEEN, INVALID = (
     SensorState.OK, SensorState.STALE, SensorState.MISSING, SensorState.NEVER_SEEN, SensorState.INVALID,
 )  # fmt: skip
+ABSENT = 5  # SensorState.ABSENT: the vehicle does not have this sensor of the model, by its parameters
 DIAGNOSTIC_LEVELS = {
     PerceptionStatus.OK: DiagnosticStatus.OK,
     PerceptionStatus.DEGRADED: DiagnosticStatus.WARN,
@@ -25,7 +26,7 @@ DIAGNOSTIC_LEVELS = {
 }
 SENSOR_LEVELS = {
     OK: DiagnosticStatus.OK, STALE: DiagnosticStatus.WARN, MISSING: DiagnosticStatus.ERROR,
-    NEVER_SEEN: DiagnosticStatus.ERROR, INVALID: DiagnosticStatus.ERROR,
+    NEVER_SEEN: DiagnosticStatus.ERROR, INVALID: DiagnosticStatus.ERROR, ABSENT: DiagnosticStatus.OK,
 }  # fmt: skip
 
 
@@ -65,7 +66,7 @@ def level_and_summary(report: NodeReport) -> tuple[int, str]:
         text = report.configuration_error or "not active"
         return PerceptionStatus.INACTIVE, f"{report.lifecycle_state}: {text}"
     snapshot = report.snapshot
-    troubled = [f"{s.name} {s.reason}" for s in report.sensors if s.state != OK]
+    troubled = [f"{s.name} {s.reason}" for s in report.sensors if s.state not in (OK, ABSENT)]
     because = "; ".join(troubled) or "waiting for sensor data"
     if snapshot.recent_failure:
         return PerceptionStatus.NO_OUTPUT, f"the last step failed: {snapshot.recent_failure}"

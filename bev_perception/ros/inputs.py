@@ -17,7 +17,7 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
-from bev_perception.intake import TF_STATIC, SensorIntake, Source
+from bev_perception.intake import TF_STATIC, SensorIntake, Source, message_types
 from bev_perception.messages import message_class
 from bev_perception.parameters import NodeConfig
 from bev_perception.ros.telemetry import Telemetry
@@ -38,15 +38,16 @@ LATCHED = QoSProfile(
 )
 
 
-def check_tf_message() -> None:
-    """Raises ImportError that says what to do where tf2_msgs is missing."""
-    try:
-        import tf2_msgs.msg  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "extrinsics.source is `tf_static`, but the package tf2_msgs is not installed; install "
-            "ros-<distro>-tf2-msgs, or set extrinsics.source: file and extrinsics.file: a calibration YAML"
-        ) from error
+def check_message_types(config: NodeConfig) -> None:
+    """Raises ImportError that says what to do where the package of a message that is asked for is missing."""
+    for kind, asked in message_types(config).items():
+        package = kind.partition("/")[0]
+        try:
+            message_class(kind)
+        except ImportError as error:
+            install = f"install ros-<distro>-{package.replace('_', '-')}"
+            because, _, otherwise = asked.partition("; ")
+            raise ImportError(f"{because}, but the package {package} is not installed; {install}, {otherwise}") from error
 
 
 class SensorInputs:

@@ -22,15 +22,16 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from bev_perception.calibration import CalibrationError, load_extrinsics
+from bev_perception.calibration import CalibrationError
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
+from bev_perception.intake import read_extrinsics
 from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
 from bev_perception.model_spec import BundleError, load_bundle
 from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, make_config, resolve_path
 from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
-from bev_perception.ros.inputs import check_tf_message
+from bev_perception.ros.inputs import check_message_types
 from bev_perception.ros.run import ActiveRun, Model
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 from bev_perception.ros.telemetry import Telemetry
@@ -115,10 +116,8 @@ class PerceptionNode(LifecycleNode):
         bundle = load_bundle(resolve_path(self._params.first("bundle")))
         self._params.declare_sensors(bundle.spec)
         config = make_config(self._params.values(), bundle.spec)
-        if config.extrinsics_file is not None:
-            load_extrinsics(config.extrinsics_file, config.base_frame, [*config.cameras, *config.radars])
-        else:
-            check_tf_message()
+        read_extrinsics(config)
+        check_message_types(config)
         for name in config.outputs:
             output = PUBLISHERS[name]
             try:

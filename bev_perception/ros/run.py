@@ -18,7 +18,7 @@ from bev_perception.messages import PUBLISHERS, Context
 from bev_perception.model_spec import Bundle
 from bev_perception.parameters import NodeConfig
 from bev_perception.pipeline import BevPipeline
-from bev_perception.ros.diagnostics import INVALID, SensorReport
+from bev_perception.ros.diagnostics import ABSENT, INVALID, SensorReport
 from bev_perception.ros.inputs import SensorInputs
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.ros.worker import Worker
@@ -32,7 +32,7 @@ STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode"}
 # SensorHealth.state -> SensorState.state; messages that come but cannot be used are INVALID, whatever the reason.
 STATES: dict[HealthState, int] = {
     "ok": SensorState.OK, "degraded": SensorState.STALE, "stale": SensorState.MISSING,
-    "never_seen": SensorState.NEVER_SEEN,
+    "never_seen": SensorState.NEVER_SEEN, "absent": ABSENT,
 }  # fmt: skip
 UNUSABLE = ("no_calibration", "no_pose", "pose_jump")
 
@@ -85,9 +85,8 @@ class ActiveRun:
         with self._lock:
             states, faults = self._sync.sensor_states(now), dict(self._intake.faults)
             gaps = {name: self._intake.calibration_gap(name) for name in states}
-        kinds = dict.fromkeys(self._config.cameras, SensorState.CAMERA) | dict.fromkeys(
-            self._config.radars, SensorState.RADAR
-        )
+        spec = self._model.bundle.spec
+        kinds = dict.fromkeys(spec.cameras, SensorState.CAMERA) | dict.fromkeys(spec.radars, SensorState.RADAR)
         reports = []
         for name, kind in {**kinds, ODOMETRY: SensorState.ODOMETRY}.items():
             health = states[name]
