@@ -194,7 +194,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     _radar_field("radar_fields.doppler", "Field name: radial speed, m/s, positive away; used when vx, vy are empty"),
     _radar_limit("radar_limits.range_m", "Returns beyond this are left out", (1.0, 10_000.0)),
     _radar_limit("radar_limits.speed_mps", "Returns faster than this are left out", (1.0, 10_000.0)),
-    _radar_limit("radar_limits.rcs_dbsm", "Returns with a cross section beyond this, either way, are left out", (1.0, 1e6)),
+    _radar_limit("radar_limits.rcs_dbsm", "Returns of a cross section beyond this, + or -, are left out", (1.0, 1e6)),
     P(
         "radar_limits.empty_ms",
         "double",

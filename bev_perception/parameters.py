@@ -150,9 +150,10 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
     for name in _present(spec.radars, v):
         errors += [error for error in _wrong_fields(name, v) if error not in errors]
     if v["extrinsics.source"] == FROM_TF:
-        present = [f"cameras.{n}" for n in _present(spec.cameras, v)] + [f"radars.{n}" for n in _present(spec.radars, v)]
-        nameless = [f"{sensor}.frame_id" for sensor in present if not v[f"{sensor}.frame_id"]]
-        errors += [f"{name}: is required when extrinsics.source is `{FROM_TF}`" for name in nameless]
+        for group, sensors in (("cameras", spec.cameras), ("radars", spec.radars)):
+            names = [f"{group}.{sensor}.frame_id" for sensor in _present(sensors, v)]
+            wrong = f"is required when extrinsics.source is `{FROM_TF}`"
+            errors += [f"{name}: {wrong}" for name in names if not v[name]]
     anchor = _anchor(v, spec)
     offset = v[f"cameras.{anchor}.offset_ms"] if anchor else 0.0
     if offset != 0.0:
@@ -184,7 +185,7 @@ def _wrong_fields(radar: str, v: dict[str, Any]) -> list[str]:
     errors = []
     if bool(fields.vx) != bool(fields.vy):
         errors.append(f"{where}.vx and .vy: give both, or neither and `doppler`")
-    if not fields.vx and not fields.doppler:
+    elif not fields.vx and not fields.doppler:
         errors.append(f"{where}: give vx and vy, or doppler")
     empty = [name for name in LAYOUTS[fields.layout].needed if not getattr(fields, name)]
     return errors + [f"{where}.{name}: must not be empty with layout {fields.layout}" for name in empty]

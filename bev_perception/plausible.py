@@ -32,12 +32,12 @@ class Fault:
 
 
 def camera_fault(ego_from_cam: np.ndarray) -> Fault | None:
-    """What is impossible about a camera's pose (4, 4), optical axes (z forward, x right, y down); None where nothing."""
+    """What is impossible about a camera's pose (4, 4); optical axes: z forward, x right, y down."""
     return _fault(ego_from_cam, _camera_axes)
 
 
 def radar_fault(ego_from_radar: np.ndarray) -> Fault | None:
-    """What is impossible about a radar's pose (4, 4), axes x forward, y left, z up; None where nothing."""
+    """What is impossible about a radar's pose (4, 4); axes: x forward, y left, z up."""
     return _fault(ego_from_radar, _radar_axes)
 
 

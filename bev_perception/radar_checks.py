@@ -52,9 +52,7 @@ def drop_impossible(scan: RadarScan, limits: RadarLimits, view_rad: float) -> tu
     return RadarScan(scan.sensor, scan.stamp_ns, points[possible], scan.compensated), left_out
 
 
-def _impossible(
-    points: np.ndarray, limits: RadarLimits, view_rad: float
-) -> Iterator[tuple[str, np.ndarray, str]]:
+def _impossible(points: np.ndarray, limits: RadarLimits, view_rad: float) -> Iterator[tuple[str, np.ndarray, str]]:
     """(reason, (P,) bool, which) for each limit. points (P, 6) float32, finite."""
     squares = points * points
     far = squares[:, :3].sum(axis=1) > limits.range_m**2

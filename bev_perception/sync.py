@@ -121,7 +121,7 @@ class FrameSynchronizer:
 
     def sensor_states(self, now_ns: int) -> dict[str, SensorHealth]:
         """Health of every camera, every radar and the odometry."""
-        absent = SensorHealth(ABSENT, float("inf"), 0.0, ABSENT)
+        absent = SensorHealth("absent", float("inf"), 0.0, ABSENT)
         sources = {n: (b.newest_ns, b.rate_hz()) for n, b in self._cameras.items()}
         sources |= {n: (b.newest_ns, b.rate_hz()) for n, b in self._radars.items()}
         sources[ODOMETRY] = (self._poses.newest_ns, self._poses.rate_hz())

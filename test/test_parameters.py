@@ -142,6 +142,14 @@ def test_a_model_of_radars_alone_has_no_anchor() -> None:
         ({"extrinsics.source": "file"}, ["extrinsics.file: is required"]),
         ({"radar_fields.vx": ""}, ["give both"]),
         ({"radar_fields.vx": "", "radar_fields.vy": ""}, ["or doppler"]),
+        ({"radars.RADAR_FRONT.fields.vx": ""}, ["radars.RADAR_FRONT.fields.vx and .vy: give both"]),
+        ({"radars.RADAR_FRONT.fields.layout": "round"}, ["not one of inherit, cartesian, polar"]),
+        (
+            {"radars.RADAR_FRONT.kind": "tracks", "radars.RADAR_FRONT.fields.doppler": ""},
+            ["FRONT.fields: give vx and vy"],
+        ),
+        ({"radars.RADAR_FRONT.kind": "object"}, ["not one of cloud, scan, tracks"]),
+        ({"absent": ["CAM_FRONTT"]}, ["absent: 'CAM_FRONTT' is no sensor", "did you mean 'CAM_FRONT'"]),
         ({"radar_fields.layout": "polar", "radar_fields.azimuth": ""}, ["radar_fields.azimuth: must not be empty"]),
         ({"cameras.CAM_FRONT.frame_id": ""}, ["frame_id: is required when extrinsics.source is `tf_static`"]),
         ({"cameras.CAM_BACK_LEFT.offset_ms": 5.0}, ["is the anchor, its offset is 0"]),
@@ -149,9 +157,34 @@ def test_a_model_of_radars_alone_has_no_anchor() -> None:
 )
 def test_faults_are_named(values: dict, parts: list[str]) -> None:
     found = errors(**values)
-    assert len(found) == 1 or "give both" in parts
+    assert len(found) == 1
     for part in parts:
         assert part in found[0], found
+
+
+def test_each_radar_may_have_a_map_of_its_own() -> None:
+    """What it does not say is the common map's, or the message's where that defines its fields."""
+    own = {"radars.RADAR_FRONT.fields.layout": "polar", "radars.RADAR_FRONT.fields.rcs": ""}
+    scan = {"radars.RADAR_BACK_LEFT.kind": "scan", "radars.RADAR_BACK_LEFT.fields.rcs": "amplitude"}
+    common = {"radar_fields.rcs": "RCS", "radar_fields.range": "r"}
+    radars = make_config({"bundle": "b", **common, **own, **scan}, SPEC).radars
+    fields = radar_messages.RadarFields
+    assert radars["RADAR_FRONT"].fields == fields("polar", range="r", rcs="")
+    assert radars["RADAR_FRONT_LEFT"].fields == fields(range="r", rcs="RCS")
+    assert radars["RADAR_BACK_LEFT"].fields == dataclasses.replace(
+        radar_messages.RADAR_KINDS["scan"].fields, rcs="amplitude"
+    )
+    assert radars["RADAR_BACK_LEFT"].kind == "scan" and radars["RADAR_FRONT"].kind == "cloud"
+
+
+def test_absent_sensors_need_no_parameters() -> None:
+    absent = ["CAM_BACK", "CAM_BACK_LEFT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT", "RADAR_FRONT_LEFT"]
+    nameless = {"cameras.CAM_BACK.frame_id": "", "radars.RADAR_FRONT_LEFT.fields.vx": ""}
+    config = make_config({"bundle": "b", "absent": absent, **nameless}, SPEC)
+    assert set(config.cameras) == set(NUSCENES_CAMERAS) - set(absent) and len(config.radars) == 2
+    assert config.anchor == "CAM_BACK_RIGHT"
+    sync = config.sync_config(SPEC)
+    assert sync.absent == set(absent) and sync.cameras == SPEC.cameras and sync.radars == SPEC.radars
 
 
 def test_all_faults_come_at_once() -> None:

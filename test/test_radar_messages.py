@@ -11,12 +11,12 @@ import pytest
 
 pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
 from other_messages import OtherMessages, store_with_radars
+from test_parameters import SPEC
 
 from bev_perception.conversions import MessageError
 from bev_perception.parameters import make_config
 from bev_perception.radar_messages import RADAR_KINDS, RadarFields, read_radar
 from bev_perception.structures import RadarScan
-from test_parameters import SPEC
 
 STAMP = 3_000_000_005
 

@@ -1,4 +1,5 @@
 """One drive told in other ways: radar_msgs, poses and twists, tf, fewer sensors. From the bag, and over real DDS."""
+# ruff: noqa: E402
 
 from __future__ import annotations
 
@@ -107,8 +108,9 @@ def as_pose_and_twist(topic: str, record_ns: int, message: Any) -> list[Row] | N
     stamp, twist = stamp_of(message), message.twist.twist
     pose = MAKE.make("geometry_msgs/PoseStamped", header=message.header, pose=message.pose.pose)
     header = MAKE.header(stamp, "base_link")
+    twist = MAKE.make("geometry_msgs/TwistStamped", header=header, twist=twist)
     return [
-        ("/twist", "geometry_msgs/msg/TwistStamped", MAKE.make("geometry_msgs/TwistStamped", header=header, twist=twist)),
+        ("/twist", "geometry_msgs/msg/TwistStamped", twist),
         ("/pose", "geometry_msgs/msg/PoseStamped", pose),
     ]
 
@@ -157,8 +159,12 @@ def test_sensors_that_the_vehicle_does_not_have(drive: Drive, tmp_path: Path) ->
         extrinsics__file=str(tmp_path / "calibration.yaml"),
     )  # fmt: skip
     assert list(fewer.cameras) == ["cam_b"] and fewer.radars == {}
-    topics = {source.topic for source in SensorIntake(fewer, FrameSynchronizer(fewer.sync_config(tiny_bundle.SPEC))).sources}
-    assert topics == {"/camera/cam_b/image_raw", "/camera/cam_b/camera_info", "/odometry"}
+    intake = SensorIntake(fewer, FrameSynchronizer(fewer.sync_config(tiny_bundle.SPEC)))
+    assert {source.topic for source in intake.sources} == {
+        "/camera/cam_b/image_raw",
+        "/camera/cam_b/camera_info",
+        "/odometry",
+    }
     result = replay(drive[1], drive[0], fewer)
     silent = config_of(drive, tmp_path / "silent")
     gone = {"/camera/cam_a/image_raw", "/radar/radar_a/points"}
@@ -223,11 +229,11 @@ def test_a_node_with_tf_a_radar_scan_and_a_camera_less(tmp_path: Path) -> None:
     """Over real DDS: detections, a status that is OK, and the absent camera in it as what it is."""
     for name in ("rclpy", "bev_perception_msgs.msg", "radar_msgs.msg", "tf2_msgs.msg"):
         pytest.importorskip(name, reason=f"{name} is not installed")
+    from geometry_msgs.msg import TransformStamped
     from lifecycle_msgs.msg import Transition
     from node_rig import SPEED_MPS, make_pose, running_node, stamped
     from radar_msgs.msg import RadarReturn, RadarScan
     from tf2_msgs.msg import TFMessage
-    from geometry_msgs.msg import TransformStamped
 
     from bev_perception.ros.diagnostics import ABSENT
     from bev_perception_msgs.msg import PerceptionStatus

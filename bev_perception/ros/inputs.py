@@ -45,9 +45,9 @@ def check_message_types(config: NodeConfig) -> None:
         try:
             message_class(kind)
         except ImportError as error:
-            install = f"install ros-<distro>-{package.replace('_', '-')}"
             because, _, otherwise = asked.partition("; ")
-            raise ImportError(f"{because}, but the package {package} is not installed; {install}, {otherwise}") from error
+            mend = f"install ros-<distro>-{package.replace('_', '-')}, {otherwise}"
+            raise ImportError(f"{because}, but the package {package} is not installed; {mend}") from error
 
 
 class SensorInputs:
