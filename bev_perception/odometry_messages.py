@@ -16,7 +16,7 @@ from bev_perception.conversions import MessageError, check_frame, stamp_ns
 from bev_perception.geometry import make_transform, rotation_from_quaternion
 from bev_perception.structures import EgoPose
 from bev_perception.sync_config import MS, NS
-from bev_perception.twist import MAX_GAP_NS, STRAY, PoseDifferences, succession
+from bev_perception.twist import MAX_GAP_NS, STRAY, PoseDifferences, succession, with_twist
 
 TF_TOPIC = "/tf"
 TWIST_WAIT_NS = 200 * MS  # a pose that no twist has followed for this long gets none
@@ -198,7 +198,7 @@ class TfFrames:
             self._differences.add(pose)
             twist = self._differences.twist()
             if twist is not None:  # the first pose says nothing of motion
-                poses.append(replace(pose, linear=twist[0], angular=twist[1]))
+                poses.append(with_twist(pose, twist))
         return poses
 
 

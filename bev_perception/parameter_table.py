@@ -269,7 +269,7 @@ RADAR_PARAMETERS: tuple[Parameter, ...] = (
         "field_of_view_deg",
         "double",
         360.0,
-        "Horizontal, about the x axis: returns beside it are left out; 360: not checked",
+        "Horizontal, about the x axis, at its widest: returns beside it are left out; 360: not checked",
         (1.0, 360.0),
     ),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy as np
 from bev_perception.structures import EgoPose
 from bev_perception.sync_config import MS, NS
 
-Twist = tuple[np.ndarray, np.ndarray]  # linear (3,) m/s, angular (3,) rad/s, in the axes of the body
+# m/s along and rad/s about the axes of the body, x y z each. Plain numbers: arrays of three cost ten times as much.
+Twist = tuple[float, float, float, float, float, float]
 MAX_GAP_NS = 500 * MS  # across longer gaps nothing is concluded, as PoseBuffer interpolates across none
 PIECE_NS = 100 * MS  # stated and implied twist are compared over this, PIECES times: half a second
 PIECES = 5
@@ -39,7 +41,7 @@ def mean_twist(a_from_b: np.ndarray, dt_s: float) -> Twist:
     The inverse of ego_motion.integrate_twist; turns of half a circle and more are ambiguous.
     """
     (r00, r01, r02, tx), (r10, r11, r12, ty), (r20, r21, r22, tz), _ = a_from_b.tolist()
-    # sin(angle) * axis and cos(angle); scalars, because arrays of three cost ten times as much
+    # sin(angle) * axis and cos(angle)
     x, y, z = (r21 - r12) / 2, (r02 - r20) / 2, (r10 - r01) / 2
     sine, cosine = math.sqrt(x * x + y * y + z * z), (r00 + r11 + r22 - 1) / 2
     angle = math.atan2(sine, cosine)
@@ -51,7 +53,11 @@ def mean_twist(a_from_b: np.ndarray, dt_s: float) -> Twist:
     vx = tx - ux / 2 + c * (y * uz - z * uy)
     vy = ty - uy / 2 + c * (z * ux - x * uz)
     vz = tz - uz / 2 + c * (x * uy - y * ux)
-    return np.array([vx, vy, vz]) / dt_s, np.array([x, y, z]) / dt_s
+    return vx / dt_s, vy / dt_s, vz / dt_s, x / dt_s, y / dt_s, z / dt_s
+
+
+def with_twist(pose: EgoPose, twist: Twist) -> EgoPose:
+    return replace(pose, linear=np.array(twist[:3]), angular=np.array(twist[3:]))
 
 
 def _relative(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -72,7 +78,8 @@ class PoseDifferences:
     def __init__(self, window_ns: int) -> None:
         self._window_ns = window_ns
         self._poses: deque[EgoPose] = deque(maxlen=1000)
-        self._velocity: tuple[float, ...] = ()  # of the newest step, in odom axes
+        self._at: list[float] = []  # where the newest pose is, and how fast it got there: in odom axes
+        self._velocity: tuple[float, ...] = ()
 
     def add(self, pose: EgoPose) -> None:
         """Take the newest pose; one that is out of order is left out."""
@@ -80,9 +87,11 @@ class PoseDifferences:
         order = succession(poses[-1].stamp_ns if poses else None, pose.stamp_ns)
         if order == STRAY:
             return
-        if order == ANEW or self._jumps(poses[-1], pose):
+        position = pose.odom_from_ego[:3, 3].tolist()
+        if order == ANEW or self._jumps(position, (pose.stamp_ns - poses[-1].stamp_ns) / NS):
             poses.clear()
             self._velocity = ()
+        self._at = position
         # the oldest pose within the window, or the one before this where none is
         while len(poses) > 1 and poses[0].stamp_ns < pose.stamp_ns - self._window_ns:
             poses.popleft()
@@ -95,12 +104,10 @@ class PoseDifferences:
         first, last = self._poses[0], self._poses[-1]
         return mean_twist(_relative(first.odom_from_ego, last.odom_from_ego), (last.stamp_ns - first.stamp_ns) / NS)
 
-    def _jumps(self, last: EgoPose, pose: EgoPose) -> bool:
-        dt_s = (pose.stamp_ns - last.stamp_ns) / NS
-        before = self._velocity
-        here, there = pose.odom_from_ego[:3, 3].tolist(), last.odom_from_ego[:3, 3].tolist()
-        self._velocity = tuple((a - b) / dt_s for a, b in zip(here, there))
-        off = math.dist(self._velocity, before) * dt_s if before else 0.0
+    def _jumps(self, position: list[float], dt_s: float) -> bool:
+        (x, y, z), (x0, y0, z0), before = position, self._at, self._velocity
+        self._velocity = velocity = ((x - x0) / dt_s, (y - y0) / dt_s, (z - z0) / dt_s)
+        off = math.dist(velocity, before) * dt_s if before else 0.0
         return off > JUMP_M and off > JUMP_M + JUMP_RELATIVE * math.hypot(*before) * dt_s
 
 
@@ -118,55 +125,60 @@ class TwistCheck:
         self._tolerance = (tolerance_mps, tolerance_rps)
         self._differences = PoseDifferences(window_ns)
         self._last: EgoPose | None = None
-        self._pieces: deque[tuple[Twist, Twist]] = deque(maxlen=PIECES)  # stated and implied
+        self._stated: list[float] = []  # by the last pose, and its integral over the piece that has begun
+        self._moved: list[float] = []
+        self._pieces: deque[tuple[list[float], Twist]] = deque(maxlen=PIECES)  # mean twists, stated and implied
+        self._implied: Twist | None = None
 
     def add(self, pose: EgoPose) -> EgoPose:
         """The pose, with the twist to use."""
         last = self._last
         order = succession(last.stamp_ns if last is not None else None, pose.stamp_ns)
-        if order == STRAY:
+        if order != STRAY:
+            self._differences.add(pose)
+            stated = [*pose.linear.tolist(), *pose.angular.tolist()]
+            if order == ANEW or last is None:
+                self._pieces.clear()
+                self._begin_piece(pose)
+            else:
+                half_s = (pose.stamp_ns - last.stamp_ns) / (2 * NS)
+                self._moved = [m + (a + b) * half_s for m, a, b in zip(self._moved, self._stated, stated)]
+                if pose.stamp_ns - self._start.stamp_ns >= PIECE_NS:
+                    self._end_piece(pose)
+            self._last, self._stated = pose, stated
+        if not self.detail:
             return pose
-        self._differences.add(pose)
-        self._last = pose
-        if order == ANEW or last is None:
-            self._pieces.clear()
-            self._begin_piece(pose)
-        else:
-            half_s = (pose.stamp_ns - last.stamp_ns) / (2 * NS)
-            self._moved += (last.linear + pose.linear) * half_s
-            self._turned += (last.angular + pose.angular) * half_s
-            if pose.stamp_ns - self._start.stamp_ns >= PIECE_NS:
-                self._compare(pose)
-        implied = self._differences.twist() if self.detail else None
-        return pose if implied is None else replace(pose, linear=implied[0], angular=implied[1])
+        # where the poses say nothing, after a jump or a gap, the vehicle moves on as before
+        self._implied = self._differences.twist() or self._implied
+        return with_twist(pose, self._implied) if self._implied else pose
 
     def _begin_piece(self, pose: EgoPose) -> None:
-        self._start = pose
-        self._moved, self._turned = np.zeros(3), np.zeros(3)
+        self._start, self._moved = pose, [0.0] * 6
 
-    def _compare(self, pose: EgoPose) -> None:
-        """A piece is over."""
+    def _end_piece(self, pose: EgoPose) -> None:
         dt_s = (pose.stamp_ns - self._start.stamp_ns) / NS
         implied = mean_twist(_relative(self._start.odom_from_ego, pose.odom_from_ego), dt_s)
-        self._pieces.append(((self._moved / dt_s, self._turned / dt_s), implied))
+        self._pieces.append(([moved / dt_s for moved in self._moved], implied))
         self._begin_piece(pose)
-        if len(self._pieces) < PIECES:
-            return
+        if len(self._pieces) == PIECES:
+            self.detail = self._compare()
+
+    def _compare(self) -> str:
+        off = [_median(stated[i] - implied[i] for stated, implied in self._pieces) for i in range(6)]
+        moved = [_median(implied[i] for _, implied in self._pieces) for i in range(6)]
         texts = []
-        for i, (tolerance, unit) in enumerate(zip(self._tolerance, ("m/s", "rad/s"))):
-            stated, moved = (np.array([piece[side][i] for piece in self._pieces]) for side in (0, 1))
-            off, least = _median(stated - moved), _median(moved)
-            allowed = tolerance + RELATIVE * np.linalg.norm(least)
-            if np.linalg.norm(off) > (allowed / 2 if self.detail else allowed):
-                texts.append(f"twist says {_text(least + off)} {unit}, the poses say {_text(least)}")
-        self.detail = "; ".join(texts)
+        for part, tolerance, unit in zip((slice(0, 3), slice(3, 6)), self._tolerance, ("m/s", "rad/s")):
+            allowed = tolerance + RELATIVE * math.hypot(*moved[part])
+            if math.hypot(*off[part]) > (allowed / 2 if self.detail else allowed):
+                said = [a + b for a, b in zip(moved[part], off[part])]
+                texts.append(f"twist says {_text(said)} {unit}, the poses say {_text(moved[part])}")
+        return "; ".join(texts)
 
 
-def _median(rows: np.ndarray) -> np.ndarray:
-    """(PIECES, 3) -> (3,); np.median costs ten times as much."""
-    middle: np.ndarray = np.sort(rows, axis=0)[PIECES // 2]
-    return middle
+def _median(values: Iterable[float]) -> float:
+    """Of PIECES values."""
+    return sorted(values)[PIECES // 2]
 
 
-def _text(vector: np.ndarray) -> str:
-    return f"({', '.join(f'{value:.2f}' for value in vector.round(2) + 0.0)})"
+def _text(vector: Sequence[float]) -> str:
+    return f"({', '.join(f'{round(value, 2) + 0.0:.2f}' for value in vector)})"

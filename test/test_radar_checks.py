@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from bev_perception.radar_checks import ALL_ROUND_RAD, EmptyRadars, RadarLimits,
 from bev_perception.structures import RadarScan
 from bev_perception.sync_config import MS, NS
 
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "nuscenes"
 START = 1_700_000_000 * NS
 GOOD = (30.0, -5.0, 0.5, 7.0, 3.0, 1.0)
 LIMITS = RadarLimits()
@@ -50,6 +53,19 @@ def test_a_scan_of_impossible_returns_is_a_wrong_unit(reason: str) -> None:
         drop_impossible(scan(*[GOOD] * 4, *[BAD[reason]] * 5), LIMITS, VIEW)
     assert error.value.reason == reason
     assert error.value.detail.startswith("5 of 9 returns ") and "radars.RADAR.fields.*" in error.value.detail
+
+
+def test_real_radars_give_nothing_impossible() -> None:
+    """In two cities, unfiltered, relative speeds. Their view is called 120 degrees; up to 76 to a side are found."""
+    if not REAL.is_dir():
+        pytest.skip(f"no real recordings in {REAL}")
+    files = sorted((REAL / "radar_front").glob("*.csv"))
+    for path in files:
+        rows = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)[:, 1:]
+        given = scan(*rows[:, [0, 1, 2, 5, 6, 7]])
+        kept, left_out = drop_impossible(given, LIMITS, np.deg2rad(160.0))
+        assert kept is given and left_out == [], path.name
+    assert len(files) > 50
 
 
 def test_the_limits_are_the_parameters() -> None:

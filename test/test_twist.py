@@ -47,14 +47,13 @@ def test_the_mean_twist_is_the_inverse_of_the_integral(scale: float) -> None:
         linear, angular = rng.normal(size=3), rng.normal(size=3)
         angular *= scale / np.linalg.norm(angular)
         found = mean_twist(integrate_twist(linear, angular, 0.9), 0.9)
-        assert found[0] == pytest.approx(linear, abs=1e-6) and found[1] == pytest.approx(angular, abs=1e-6)
+        assert found == pytest.approx((*linear, *angular), abs=1e-6)
 
 
 def test_nearly_half_a_turn_is_still_a_turn() -> None:
     for angle in (3.1, 3.14159):
         found = mean_twist(integrate_twist(np.array([1.0, 2.0, 3.0]), np.array([0.0, angle, 0.0]), 1.0), 1.0)
-        assert found[1] == pytest.approx([0.0, angle, 0.0], abs=1e-5)
-        assert found[0] == pytest.approx([1.0, 2.0, 3.0], abs=1e-4)
+        assert found == pytest.approx((1.0, 2.0, 3.0, 0.0, angle, 0.0), abs=1e-4)
 
 
 def test_what_follows_what() -> None:
@@ -72,8 +71,7 @@ def test_differences_are_late_by_half_of_the_window() -> None:
         if k == 0:
             assert found is None
         elif k > 10:
-            assert found[0] == pytest.approx(pose.linear - np.array([0.1, 0.0, 0.0]), abs=1e-3)
-            assert found[1] == pytest.approx(pose.angular, abs=1e-9)
+            assert found == pytest.approx((*(pose.linear - np.array([0.1, 0.0, 0.0])), *pose.angular), abs=1e-3)
 
 
 def test_slow_poses_are_compared_with_the_one_before() -> None:
@@ -96,7 +94,7 @@ def test_a_jump_is_no_speed() -> None:
         if found is None:
             silent.append(k)
         else:
-            assert found[0] == pytest.approx(pose.linear, abs=1e-6)
+            assert found[:3] == pytest.approx(pose.linear, abs=1e-6)
     assert silent == [0, 50]
 
 
@@ -174,6 +172,17 @@ def test_a_jump_of_the_pose_is_no_wrong_twist() -> None:
     for k, pose in enumerate(drive(3.0)):
         assert checked.add(moved(pose, 5.0 * (k >= 120) + 5.0 * (k >= 150))).linear is pose.linear
         assert checked.detail == ""
+
+
+def test_a_wrong_twist_is_used_at_no_pose() -> None:
+    """Not after a jump or a gap either, where the poses imply none, nor in a message out of order."""
+    checked = check()
+    poses = [replace(pose, linear=3.6 * pose.linear) for pose in drive(2.0, turn=lambda t: 0.0)]
+    odd = [moved(poses[150], 3.0), poses[140], replace(poses[150], stamp_ns=START + 9 * NS)]
+    for pose in (*poses[:150], *odd):
+        used = checked.add(pose)
+        assert used.linear[0] == pytest.approx(10.0 if checked.detail else 36.0)
+    assert checked.detail
 
 
 def test_a_twist_is_believed_again_when_it_fits_well() -> None:
