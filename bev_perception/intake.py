@@ -38,13 +38,13 @@ Measurement = CameraFrame | RadarScan | EgoPose
 class Source:
     """One topic to listen to. sensor: the name its messages are counted under; kind: their type, `package/msg/Kind`.
 
-    convert(message) -> the measurements that are complete with it: none where it only tells about calibration.
+    convert(message) -> its measurement; the poses that are complete with it; None where it tells about calibration.
     """
 
     topic: str
     sensor: str
     kind: str
-    convert: Callable[[Any], Sequence[Measurement]]
+    convert: Callable[[Any], Measurement | Sequence[EgoPose] | None]
 
 
 def message_types(config: NodeConfig) -> dict[str, str]:
@@ -111,8 +111,12 @@ class SensorIntake:
     def take(self, source: Source, message: Any, now_ns: int) -> list[SensorFrame]:
         """One message -> the frames that are due at `now_ns`, the clock of the stamps; 0 before that clock starts."""
         try:
-            for measurement in source.convert(message):
-                self._add(source.sensor, measurement, now_ns)
+            found = source.convert(message)
+            if isinstance(found, Sequence):
+                for pose in found:
+                    self._add(source.sensor, pose, now_ns)
+            elif found is not None:
+                self._add(source.sensor, found, now_ns)
         except MessageError as error:
             self.refuse(source.sensor, error.reason, error.detail)
         return self.poll(now_ns)
@@ -163,18 +167,18 @@ class SensorIntake:
 
     # ---- measurements
 
-    def _image(self, camera: CameraConfig, msg: Any) -> Sequence[CameraFrame]:
+    def _image(self, camera: CameraConfig, msg: Any) -> CameraFrame:
         conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
         if camera.compressed:
-            return (conversions.to_compressed_frame(msg, camera.name),)
+            return conversions.to_compressed_frame(msg, camera.name)
         frame = conversions.to_camera_frame(msg, camera.name, self._config.image_reader)
         known = self._calibrations.get(camera.name)
         if known is not None and (known.width, known.height) != (msg.width, msg.height):
             found = f"image {msg.width}x{msg.height}, camera_info {known.width}x{known.height}"
             raise MessageError("image_size_differs", f"{found}; they must belong together")
-        return (frame,)
+        return frame
 
-    def _radar(self, radar: RadarConfig, msg: Any) -> Sequence[RadarScan]:
+    def _radar(self, radar: RadarConfig, msg: Any) -> RadarScan:
         conversions.check_frame(msg.header.frame_id, radar.frame_id, f"header.frame_id of {radar.topic}")
         scan, bad = read_radar(msg, radar.name, radar.fields, self._config.cloud_reader, radar.kind)
         if bad:
@@ -184,7 +188,7 @@ class SensorIntake:
         for reason, detail in left_out:
             self.notice(radar.name, reason, detail)
         self._empty_radars.check(scan, expects_returns=RADAR_KINDS[radar.kind].clutter)
-        return (scan,)
+        return scan
 
     def _poses(self, topic: OdometryInput, msg: Any) -> Sequence[EgoPose]:
         poses = topic.take(msg)
@@ -215,16 +219,15 @@ class SensorIntake:
 
     # ---- calibration
 
-    def _camera_info(self, camera: CameraConfig, msg: Any) -> Sequence[Measurement]:
+    def _camera_info(self, camera: CameraConfig, msg: Any) -> None:
         known = self._infos.get(camera.name)
         if known is not None and _same_calibration(known, msg):
-            return ()
+            return
         conversions.to_calibration(msg, np.eye(4), camera.rectified)  # refuse before anything is replaced
         self._infos[camera.name] = msg
         self._set_calibration(camera, f"{camera.info_topic} changed while running")
-        return ()
 
-    def _tf_static(self, msg: Any) -> Sequence[Measurement]:
+    def _tf_static(self, msg: Any) -> None:
         try:
             self._tree.add(msg.transforms)
         except CalibrationError as error:
@@ -237,7 +240,6 @@ class SensorIntake:
             except CalibrationError as error:
                 self._no_transform[sensor.name] = str(error)
         self._set_extrinsics(found)
-        return ()
 
     def _set_extrinsics(self, found: dict[str, np.ndarray]) -> None:
         for name, ego_from_sensor in found.items():
