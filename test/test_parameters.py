@@ -86,6 +86,7 @@ def test_defaults_are_those_of_what_is_configured() -> None:
     assert config.sync_config(SPEC) == SyncConfig(SPEC.cameras, SPEC.radars, offsets_ns=offsets, **radar)
     assert {radar.fields for radar in config.radars.values()} == {radar_messages.RadarFields()}
     assert config.odometry == OdometryConfig() and config.radar_limits == RadarLimits()
+    assert config.radar_limits.empty_ns == 5_000_000_000 and config.odometry.difference_ns == 100_000_000
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -85,10 +85,12 @@ def test_a_camera_may_look_anywhere_but_straight_up_or_down(yaw: float, tilt: fl
     for roll in (-40.0, 0.0, 40.0):
         assert camera(turned @ about("z", roll)) is None
     assert camera(turned @ about("z", 50.0)).reason == "mount_roll"
-    assert "upside down" in camera(turned @ about("z", 180.0)).detail
+    for roll in (140.0, 170.0, -170.0):
+        assert "upside down" in camera(turned @ about("z", roll)).detail
+    assert "rolled by 130 degrees" in camera(turned @ about("z", -130.0)).detail
 
 
-@pytest.mark.parametrize(("tilt", "way"), [(65.0, "up"), (90.0, "up"), (-65.0, "down"), (-90.0, "down")])
+@pytest.mark.parametrize(("tilt", "way"), [(60.7, "up"), (90.0, "up"), (-60.7, "down"), (-90.0, "down")])
 def test_a_camera_that_sees_sky_or_ground_alone(tilt: float, way: str) -> None:
     found = camera(OPTICAL @ about("x", tilt))
     assert found.reason == "mount_pitch" and f"{abs(tilt):.0f} degrees {way}" in found.detail
@@ -99,7 +101,7 @@ def test_a_camera_frame_that_is_not_optical() -> None:
     assert "90 degrees up; expected at most 60; camera frames are optical" in camera(np.eye(3)).detail
 
 
-@pytest.mark.parametrize("pitch", [-19.0, 0.0, 44.0])
+@pytest.mark.parametrize("pitch", [-19.7, 0.0, 44.7])
 @pytest.mark.parametrize("roll", [0.0, 44.0, 180.0])
 def test_a_radar_may_be_tilted_and_upside_down(pitch: float, roll: float) -> None:
     assert radar(about("y", -pitch) @ about("x", roll)) is None
@@ -108,8 +110,8 @@ def test_a_radar_may_be_tilted_and_upside_down(pitch: float, roll: float) -> Non
 @pytest.mark.parametrize(
     ("rotation", "reason", "part"),
     [
-        (about("y", 21.0), "mount_pitch", "21 degrees down, into the ground"),
-        (about("y", -46.0), "mount_pitch", "46 degrees up"),
+        (about("y", 20.7), "mount_pitch", "21 degrees down, into the ground"),
+        (about("y", -45.7), "mount_pitch", "46 degrees up"),
         (OPTICAL @ about("z", 90.0), "mount_pitch", "radar frames: x forward, y left, z up"),
         (about("x", 90.0), "mount_roll", "rolled by 90 degrees"),
         (about("z", 180.0), "mount_inward", "front bumper looks backward, through the vehicle"),
@@ -123,7 +125,9 @@ def test_a_radar_that_cannot_see_the_road(rotation: np.ndarray, reason: str, par
 
 def test_radars_beside_and_behind_look_where_they_like() -> None:
     assert radar(about("z", 180.0), (3.4, 0.9, 0.5)) is None  # along the side, from the mirror
-    assert radar(about("z", 180.0), (3.4, 0.0, 1.6)) is None  # over the roof
+    assert radar(about("z", 180.0), (3.4, 0.0, 1.2)) is None  # over the roof
+    assert radar(about("z", 180.0), (2.5, 0.0, 0.5)) is None and radar(about("z", 0.0), (-0.3, 0.0, 0.5)) is None
+    assert radar(about("z", 180.0), (3.4, 0.5, 0.5)) is None
     assert radar(about("z", 180.0), (-0.6, 0.0, 0.5)) is None
     assert radar(about("z", 0.0), (-0.6, 0.0, 0.5)).reason == "mount_inward"
 
