@@ -225,6 +225,34 @@ def test_message_types_that_are_asked_for(drive: Drive, tmp_path: Path, monkeypa
     )
 
 
+@pytest.mark.parametrize(("source", "change"), [("pose_twist", as_pose_and_twist), ("tf", as_tf)])
+def test_the_node_and_the_replay_find_the_same(
+    drive: Drive,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    change: Callable[[str, int, Any], list[Row] | None],
+) -> None:
+    """Bit for bit, with messages of rclpy there and of rosbags here."""
+    for name in ("rclpy", "bev_perception_msgs", "radar_msgs", "tf2_msgs"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    from test_live_and_replay import content, live_node, run_live
+
+    from bev_perception.messages import PUBLISHERS, Output
+    from bev_perception.model_spec import load_bundle
+
+    scan = radar_as(as_scan)
+    bag = rewrite_bag(drive[1], tmp_path / "bag", lambda *row: change(*row) or scan(*row))
+    config = config_of(drive, tmp_path, odometry__source=source, radars__radar_a__kind="scan")
+    monkeypatch.setitem(PUBLISHERS, "keeper", Output("nowhere", "no_package/msg/Nothing", lambda found, context: found))
+    with live_node(monkeypatch) as node:
+        live = run_live(node, bag, load_bundle(drive[0]), config, let_go_ns=0)
+    offline = replay(bag, drive[0], config)
+    assert len(live.detections) == len(STAMPS) and live.counters == dict(offline.counters)
+    for there, (_, here) in zip(live.detections, offline.detections, strict=True):
+        assert content(there) == content(here) and here.sensors_used == ("cam_a", "cam_b", "radar_a")
+
+
 def test_a_node_with_tf_a_radar_scan_and_a_camera_less(tmp_path: Path) -> None:
     """Over real DDS: detections, a status that is OK, and the absent camera in it as what it is."""
     for name in ("rclpy", "bev_perception_msgs.msg", "radar_msgs.msg", "tf2_msgs.msg"):
