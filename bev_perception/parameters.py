@@ -15,6 +15,7 @@ from bev_perception.odometry_messages import OdometryConfig
 from bev_perception.parameter_table import (
     FROM_FILE,
     FROM_TF,
+    FRONT_CAMERAS,
     INHERIT,
     PACKAGE_SCHEME,
     PARAMETERS,
@@ -78,6 +79,8 @@ class NodeConfig:
     extrinsics_file: Path | None
     refuse_implausible: bool
     anchor: str
+    front_cameras: tuple[str, ...]
+    modes: dict[str, str]
     sync: dict[str, Any]
     radar_limits: RadarLimits
     image_reader: str
@@ -149,6 +152,12 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
         return errors
     for name in _present(spec.radars, v):
         errors += [error for error in _wrong_fields(name, v) if error not in errors]
+    known = {*spec.cameras, *FRONT_CAMERAS}
+    errors += [
+        f"front_cameras: {name!r} is none of {', '.join(spec.cameras)}{did_you_mean(name, spec.cameras)}"
+        for name in v["front_cameras"]
+        if name not in known
+    ]
     if v["extrinsics.source"] == FROM_TF:
         for group, sensors in (("cameras", spec.cameras), ("radars", spec.radars)):
             names = [f"{group}.{sensor}.frame_id" for sensor in _present(sensors, v)]
@@ -234,6 +243,8 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         extrinsics_file=resolve_path(v["extrinsics.file"]) if v["extrinsics.source"] == FROM_FILE else None,
         refuse_implausible=v["extrinsics.implausible"] == REFUSE,
         anchor=_anchor(v, spec),
+        front_cameras=tuple(v["front_cameras"]),
+        modes=group("modes"),
         sync=_in_ns(group("sync")),
         radar_limits=RadarLimits(**_in_ns(group("radar_limits"))),
         image_reader=v["image_reader"],

@@ -21,10 +21,10 @@ from bev_perception.calibration import save_extrinsics
 from bev_perception.conversions import read_points
 from bev_perception.evaluation.frames import read_frames
 from bev_perception.intake import SensorIntake, message_types
+from bev_perception.measurements import Measurements
 from bev_perception.parameters import NodeConfig, ParameterError, load_config
 from bev_perception.replay import replay
 from bev_perception.structures import SensorFrame
-from bev_perception.sync import FrameSynchronizer
 
 MAKE = OtherMessages(store_with_radars())
 STAMPS = tiny_drive.anchor_stamps()
@@ -42,9 +42,9 @@ def config_of(drive: Drive, folder: Path, **values: Any) -> NodeConfig:
 
 
 def frames_of(bag: Path, config: NodeConfig) -> tuple[list[SensorFrame], dict[str, int]]:
-    sync = FrameSynchronizer(config.sync_config(tiny_bundle.SPEC))
-    found = [frame for _, frame in read_frames(bag, tiny_bundle.SPEC, config, SensorIntake(config, sync))]
-    return found, dict(sync.counters)
+    taken = Measurements(config.sync_config(tiny_bundle.SPEC))
+    found = [frame for _, frame in read_frames(bag, tiny_bundle.SPEC, config, taken)]
+    return found, dict(+taken.counters)
 
 
 def stamp_of(message: Any) -> int:
@@ -159,7 +159,7 @@ def test_sensors_that_the_vehicle_does_not_have(drive: Drive, tmp_path: Path) ->
         extrinsics__file=str(tmp_path / "calibration.yaml"),
     )  # fmt: skip
     assert list(fewer.cameras) == ["cam_b"] and fewer.radars == {}
-    intake = SensorIntake(fewer, FrameSynchronizer(fewer.sync_config(tiny_bundle.SPEC)))
+    intake = SensorIntake(fewer, Measurements(fewer.sync_config(tiny_bundle.SPEC)))
     assert {source.topic for source in intake.sources} == {
         "/camera/cam_b/image_raw",
         "/camera/cam_b/camera_info",
@@ -263,8 +263,7 @@ def test_a_node_with_tf_a_radar_scan_and_a_camera_less(tmp_path: Path) -> None:
     from radar_msgs.msg import RadarReturn, RadarScan
     from tf2_msgs.msg import TFMessage
 
-    from bev_perception.ros.diagnostics import ABSENT
-    from bev_perception_msgs.msg import PerceptionStatus
+    from bev_perception_msgs.msg import PerceptionStatus, SensorState
 
     bundle = tiny_bundle.write_bundle(tmp_path / "bundle")
     values = {"absent": ["cam_a"], "odometry.source": "tf", "radars.radar_a.kind": "scan"}
@@ -292,7 +291,7 @@ def test_a_node_with_tf_a_radar_scan_and_a_camera_less(tmp_path: Path) -> None:
             return rig.status.level == PerceptionStatus.OK and rig.status.frames_processed > 3
 
         rig.drive_until(driving_well, "a status without a fault", without=("odometry", "cam_a"), bad=speak)
-        assert rig.sensor("cam_a").state == ABSENT and rig.sensor("cam_a").reason == "absent"
+        assert rig.sensor("cam_a").state == SensorState.ABSENT and rig.sensor("cam_a").reason == "absent"
         assert set(rig.detections[-1].sensors_used) == {"cam_b", "radar_a"}
         assert list(rig.detections[-1].sensors_missing) == ["cam_a"]
         assert "Traceback" not in process.log.read_text()
