@@ -71,7 +71,7 @@ def sensor_health(intake: SensorIntake, taken: Measurements, outcome: FrameOutco
         if state == "ok" and name in intake.doubts:
             state, reason = "suspect", intake.doubts[name]
         if state == "ok" and delay_s is not None and delay_s < -AHEAD_S:
-            state, reason = "suspect", f"clock_ahead: clock of {name} is {-delay_s:.3f} s ahead"
+            state, reason = "suspect", _text("clock_ahead", f"clock of {name} is {-delay_s:.3f} s ahead")
         found.append(SensorHealth(name, kind, state, age_s, delay_s, rate_hz, reason))
     return found
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bev_perception.ego_motion import MotionLimits, PoseBuffer
-from bev_perception.stamp_guard import RESTARTED, TIME_JUMP_BACK, StampGuard
+from bev_perception.stamp_guard import StampGuard
 from bev_perception.stamped_buffer import StampedBuffer
 from bev_perception.structures import (
     DEADLINE,
@@ -85,7 +85,7 @@ class Measurements:
     def advance(self, now_ns: int) -> None:
         """Tell the time, on the clock of the stamps. A clock that was set back resets everything."""
         if self.now_ns is not None and now_ns < self.now_ns - self.config.jump_back_ns:
-            self.reset(TIME_JUMP_BACK)
+            self.reset("time_jump_back")
         self.now_ns = now_ns
 
     def add_camera(self, frame: CameraFrame) -> str:
@@ -135,10 +135,10 @@ class Measurements:
 
     def _add(self, sensor: str, stamp_ns: int, add: Callable[[], str]) -> str:
         reason = self._guard.check(sensor, stamp_ns, self.now_ns)
-        if reason == TIME_JUMP_BACK:
+        if reason == "time_jump_back":
             self.reset(reason)
             reason = self._guard.check(sensor, stamp_ns, self.now_ns)
-        elif reason == RESTARTED:
+        elif reason == "restarted":
             self._restart(sensor)
             reason = ""
         reason = reason or add()
@@ -149,7 +149,7 @@ class Measurements:
 
     def _restart(self, sensor: str) -> None:
         """A sensor's stamps go on from an earlier time: what it said before belongs to another one."""
-        self.counters[f"{sensor}/{RESTARTED}"] += 1
+        self.counters[f"{sensor}/restarted"] += 1
         if sensor == ODOMETRY:
             self.poses.reset()
         else:

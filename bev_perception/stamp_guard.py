@@ -6,8 +6,6 @@ from bev_perception.sync_config import SyncConfig
 
 RESTART_AFTER_NS = 500_000_000
 RESTART_MESSAGES = 3
-# What `check` answers besides "" and reasons to refuse.
-RESTARTED, TIME_JUMP_BACK = "restarted", "time_jump_back"
 
 
 class StampGuard:
@@ -27,7 +25,7 @@ class StampGuard:
 
     def check(self, sensor: str, stamp_ns: int, now_ns: int | None) -> str:
         """What to do with a measurement: "" (take it), a reason to refuse it (`future_stamp`, `too_old`,
-        `stepped_back`), RESTARTED (forget the sensor's past, then take it) or TIME_JUMP_BACK (forget everybody's).
+        `stepped_back`), `restarted` (forget the sensor's past, then take it) or `time_jump_back` (forget everybody's).
 
         now_ns: the clock of the stamps, None before it runs.
         """
@@ -46,9 +44,9 @@ class StampGuard:
             stamps.clear()
         stamps.append(stamp_ns)
         if len(self._stepped_back) > max(1, len(self._newest_ns) // 2):
-            return TIME_JUMP_BACK
+            return "time_jump_back"
         if len(stamps) >= RESTART_MESSAGES and stamps[-1] - stamps[0] >= RESTART_AFTER_NS:
             del self._stepped_back[sensor]
             self._newest_ns[sensor] = stamp_ns
-            return RESTARTED
+            return "restarted"
         return "stepped_back"

@@ -277,7 +277,7 @@ def test_extrinsics_that_turn_impossible_while_driving_are_used_no_longer(
     listening.take("tf_static", MAKE.transforms(NOW, "base_link", {sensor: pose}), NOW + 300 * tiny_drive.MS)
     missing = missing_in_a_frame(listening, NOW + 500 * tiny_drive.MS)
     assert missing.pop(sensor) == "no_calibration" and set(missing) == {"cam_b"}
-    assert [told[:2] for told in listening.told] == [(sensor, reason)]
+    assert [told[:2] for told in listening.told] == [(sensor, reason), (sensor, "calibration_lost")]
     listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS), NOW + 800 * tiny_drive.MS)
     assert set(missing_in_a_frame(listening, NOW + 1000 * tiny_drive.MS)) == {"cam_b"}
 
@@ -323,12 +323,15 @@ def test_returns_that_cannot_be_are_told_and_the_others_used(tmp_path: Path) -> 
 
 
 def test_a_twist_that_is_another_motion_is_told_while_it_lasts(listening: Listening) -> None:
+    doubts = []
     for k in range(100):
         stamp = NOW + k * 20 * tiny_drive.MS
         wrong = 3.6 if k < 50 else 1.0
         pose = np.eye(4) + 3.0 * k * 0.02 * np.eye(4, k=3)
         listening.take("odometry", MAKE.odometry(stamp, pose, (3.0 * wrong, 0.0, 0.0)), stamp)
+        doubts.append(listening.intake.doubts.get("odometry", ""))
     count = listening.taken.counters["odometry/twist_disagrees"]
+    assert doubts[49].startswith("twist_disagrees: twist says (10.80, 0.00, 0.00) m/s") and not doubts[0]
     assert listening.intake.doubts == {}
     assert 25 <= count <= 60 and {told[:2] for told in listening.told} == {("odometry", "twist_disagrees")}
     assert listening.told[0][2] == (
