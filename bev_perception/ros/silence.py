@@ -5,9 +5,9 @@ from __future__ import annotations
 TOLD_AFTER_S = 5.0  # drivers may start after the node; from here on it is worth a line in the log
 
 
-def never_seen(topic: str, publishers: int) -> str:
-    """The reason for the status. publishers: of the topic, as Node.count_publishers counts them."""
-    return f"never_seen: nothing on {topic} ({publishers} publisher{'' if publishers == 1 else 's'})"
+def nothing_on(topic: str, publishers: int) -> str:
+    """The detail of `never_seen`. publishers: of the topic, as Node.count_publishers counts them."""
+    return f"nothing on {topic} ({publishers} publisher{'' if publishers == 1 else 's'})"
 
 
 def never_seen_warning(sensor: str, topic: str, publishers: int, seconds: float) -> str:
@@ -16,4 +16,4 @@ def never_seen_warning(sensor: str, topic: str, publishers: int, seconds: float)
         mend = "a driver that runs without sending, or a DDS profile that only one side has: `ros2 topic hz`, `info -v`"
     else:
         mend = "the topic's name in the parameters, the driver, its namespace and ROS_DOMAIN_ID: `ros2 topic list`"
-    return f"{sensor}: {never_seen(topic, publishers)} for {seconds:.0f} s; look at {mend}"
+    return f"{sensor}: never_seen: {nothing_on(topic, publishers)} for {seconds:.0f} s; look at {mend}"
