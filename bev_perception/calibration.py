@@ -51,7 +51,9 @@ def _parse_pose(entry: Any, where: str) -> np.ndarray:
         if translation.shape != (3,) or quaternion.shape != (4,) or not np.isfinite(translation).all():
             raise ValueError(f"expected 3 and 4 finite numbers, found {entry!r}")
         if abs(np.linalg.norm(quaternion) - 1) > 1e-3:
-            raise ValueError(f"rotation_wxyz has norm {np.linalg.norm(quaternion):.4f}, a rotation has 1")
+            angles = "; these look like angles" if np.abs(quaternion).max() > 1.5 else ""
+            found = f"rotation_wxyz has norm {np.linalg.norm(quaternion):.4f}, a rotation has 1{angles}"
+            raise ValueError(f"{found}: write a quaternion w x y z")
         return make_transform(rotation_from_quaternion(quaternion), translation)
     except (TypeError, ValueError) as error:
         raise CalibrationError(f"{where}: {error}") from error

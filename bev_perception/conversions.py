@@ -1,4 +1,5 @@
-"""ROS messages -> structures. Duck-typed: rclpy's message classes and those of `rosbags` work alike; no ROS import.
+"""Messages of cameras and point clouds -> structures. Duck-typed: rclpy's message classes and those of `rosbags` work
+alike; no ROS import. What radars and odometry say is read by radar_messages.py and odometry_messages.py.
 
 Pixels and points are views into the message's buffer wherever its layout allows. A message that cannot be used raises
 MessageError, whose `reason` is what the diagnostics count.
@@ -6,21 +7,17 @@ MessageError, whose `reason` is what the diagnostics count.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bev_perception.geometry import make_transform, rotation_from_quaternion
 from bev_perception.preprocess.encodings import COMPRESSED, RAW
-from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan
+from bev_perception.structures import CameraCalibration, CameraFrame
 
 # OpenCV's type names say nothing about colour; drivers that use them mean these.
 ENCODING_ALIASES = {"8UC1": "mono8", "8UC3": "bgr8"}
 # sensor_msgs/PointField datatype -> numpy type code and size.
 POINT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
-RADIAL_EPSILON_M = 1e-6
 
 
 class MessageError(ValueError):
@@ -196,111 +193,3 @@ def _read_points_sensor_msgs_py(msg: Any) -> np.ndarray:
 
 
 CLOUD_READERS = {"numpy": read_points, "sensor_msgs_py": _read_points_sensor_msgs_py}
-
-
-Positions = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def _from_polar(distance: np.ndarray, azimuth: np.ndarray, elevation: np.ndarray, to_rad: float) -> Positions:
-    azimuth, elevation = azimuth * to_rad, elevation * to_rad
-    flat = distance * np.cos(elevation)
-    return flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a radar says where a return is: two RadarFields it needs and a third that may be missing (it is 0 then).
-
-    position(first, second, third, to_rad) -> x, y, z in metres; to_rad: of the angle's unit.
-    """
-
-    needed: tuple[str, str]
-    third: str
-    position: Callable[[np.ndarray, np.ndarray, np.ndarray, float], Positions]
-
-
-LAYOUTS = {
-    "cartesian": Layout(("x", "y"), "z", lambda x, y, z, to_rad: (x, y, z)),
-    "polar": Layout(("range", "azimuth"), "elevation", _from_polar),
-}
-ANGLE_UNITS = {"rad": 1.0, "deg": np.pi / 180}
-VELOCITIES = {"compensated": True, "relative": False}  # whether over ground, or relative to the moving sensor
-
-
-@dataclass(frozen=True)
-class RadarFields:
-    """How a radar's point cloud names its fields; see the parameters `radar_fields.*`."""
-
-    layout: str = "cartesian"
-    x: str = "x"
-    y: str = "y"
-    z: str = "z"
-    range: str = "range"
-    azimuth: str = "azimuth"
-    elevation: str = "elevation"
-    angle_unit: str = "rad"
-    rcs: str = "rcs"
-    velocity: str = "compensated"
-    vx: str = "vx_comp"
-    vy: str = "vy_comp"
-    doppler: str = ""
-
-
-def read_radar(msg: Any, sensor: str, fields: RadarFields, reader: str = "numpy") -> tuple[RadarScan, int]:
-    """PointCloud2 -> (RadarScan in the radar's frame, number of returns left out because a value was not finite).
-
-    A missing z (or elevation) is 0. An empty cloud is a good scan: nothing was seen. Raises MessageError: cloud_fields,
-    cloud_truncated, cloud_not_finite (no return is finite), stamp_not_set.
-    """
-    cloud = CLOUD_READERS[reader](msg)
-    stamp = stamp_ns(msg.header.stamp)
-    names = cloud.dtype.names or ()
-
-    def column(name: str, optional: bool = False) -> np.ndarray:
-        if name in names:
-            values = cloud[name]
-            return np.asarray(values if values.ndim == 1 else values[:, 0], dtype=np.float32)
-        if optional:
-            return np.zeros(len(cloud), dtype=np.float32)
-        has = ", ".join(names) or "none"
-        raise MessageError("cloud_fields", f"no field {name!r}; the cloud has {has}: set radar_fields.*")
-
-    layout = LAYOUTS[fields.layout]
-    first, second = (column(getattr(fields, name)) for name in layout.needed)
-    third = column(getattr(fields, layout.third), optional=True)
-    x, y, z = layout.position(first, second, third, ANGLE_UNITS[fields.angle_unit])
-    if fields.vx:
-        vx, vy = column(fields.vx), column(fields.vy)
-    else:
-        # radial speed along the line of sight; only its part in the x-y plane is kept
-        per_metre = column(fields.doppler) / np.maximum(np.sqrt(x * x + y * y + z * z), RADIAL_EPSILON_M)
-        vx, vy = per_metre * x, per_metre * y
-    rcs = column(fields.rcs) if fields.rcs else np.zeros(len(cloud), dtype=np.float32)
-    points = np.stack([x, y, z, rcs, vx, vy], axis=1).astype(np.float32, copy=False)
-    finite = np.isfinite(points).all(axis=1)
-    bad = int(len(points) - finite.sum())
-    if bad and bad == len(points):
-        raise MessageError("cloud_not_finite", f"all {bad} returns hold NaN or infinity; check the radar driver")
-    return RadarScan(sensor, stamp, points[finite] if bad else points, VELOCITIES[fields.velocity]), bad
-
-
-def to_ego_pose(msg: Any, odom_frame: str = "", base_frame: str = "") -> EgoPose:
-    """nav_msgs/Odometry -> EgoPose; the twist is in child_frame_id, as the message defines.
-
-    Frames given as "" are not checked.
-
-    Raises MessageError: wrong_frame, pose_not_finite, pose_rotation, stamp_not_set.
-    """
-    check_frame(msg.header.frame_id, odom_frame, "odometry's header.frame_id")
-    check_frame(msg.child_frame_id, base_frame, "odometry's child_frame_id")
-    p, q = msg.pose.pose.position, msg.pose.pose.orientation
-    v, w = msg.twist.twist.linear, msg.twist.twist.angular
-    position, linear, angular = (np.array([a.x, a.y, a.z], dtype=np.float64) for a in (p, v, w))
-    if not np.isfinite(np.concatenate([position, linear, angular])).all():
-        found = f"position {position.tolist()}, twist {linear.tolist()} {angular.tolist()}"
-        raise MessageError("pose_not_finite", f"{found}; check the odometry source")
-    try:
-        rotation = rotation_from_quaternion(np.array([q.w, q.x, q.y, q.z]))
-    except ValueError as error:
-        raise MessageError("pose_rotation", str(error)) from error
-    return EgoPose(stamp_ns(msg.header.stamp), make_transform(rotation, position), linear, angular)

@@ -13,6 +13,7 @@ from bev_perception.intake import SensorIntake
 from bev_perception.measurements import Measurements
 from bev_perception.modes import Situation
 from bev_perception.structures import ODOMETRY, Detections
+from bev_perception.sync_config import ABSENT
 
 State = Literal["ok", "suspect", "late", "silent", "never_seen", "invalid", "absent"]
 Kind = Literal["camera", "radar", "odometry"]
@@ -56,14 +57,19 @@ def newest_outcome(taken: Measurements, detections: Detections | None, details: 
 
 def sensor_health(intake: SensorIntake, taken: Measurements, outcome: FrameOutcome, now_ns: int) -> list[SensorHealth]:
     """Of every sensor of the model, and of odometry. now_ns: the clock of the stamps."""
-    kinds: dict[str, Kind] = {name: "camera" for name in taken.cameras}
-    kinds |= {name: "radar" for name in taken.radars}
+    kinds: dict[str, Kind] = {name: "camera" for name in taken.config.cameras}
+    kinds |= {name: "radar" for name in taken.config.radars}
     found = []
     for name, kind in (kinds | {ODOMETRY: "odometry"}).items():
+        if name in taken.config.absent:
+            found.append(SensorHealth(name, kind, "absent", None, None, 0.0, ABSENT))
+            continue
         (newest_ns, rate_hz), delay_s = taken.newest(name), intake.delay_s(name)
         age_s = None if newest_ns is None else (now_ns - newest_ns) / 1e9
         silent = newest_ns is not None and now_ns - newest_ns > taken.config.silence_ns
         state, reason = _state(name, intake, outcome, newest_ns is None, silent)
+        if state == "ok" and name in intake.doubts:
+            state, reason = "suspect", intake.doubts[name]
         if state == "ok" and delay_s is not None and delay_s < -AHEAD_S:
             state, reason = "suspect", _text("clock_ahead", f"clock of {name} is {-delay_s:.3f} s ahead")
         found.append(SensorHealth(name, kind, state, age_s, delay_s, rate_hz, reason))

@@ -6,7 +6,7 @@ No ROS, no clock, no lock: the caller brings the messages and the time, and seri
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,9 +14,13 @@ from typing import Any
 from bev_perception import conversions
 from bev_perception.conversions import MessageError
 from bev_perception.measurements import Measurements
+from bev_perception.odometry_messages import OdometryInput, make_odometry
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
+from bev_perception.radar_checks import EmptyRadars, drop_impossible
+from bev_perception.radar_messages import RADAR_KINDS, read_radar
 from bev_perception.sensor_calibration import TF_STATIC, SensorCalibration
 from bev_perception.structures import ODOMETRY, CameraFrame, EgoPose, RadarScan
+from bev_perception.twist import TwistCheck
 
 # How to mend what the measurements refuse.
 HINTS = {
@@ -32,12 +36,30 @@ Measurement = CameraFrame | RadarScan | EgoPose
 
 @dataclass(frozen=True)
 class Source:
-    """One topic to listen to. sensor: the name its messages are counted under; kind: their type, `package/msg/Kind`."""
+    """One topic to listen to. sensor: the name its messages are counted under; kind: their type, `package/msg/Kind`.
+
+    convert(message) -> its measurement; the poses that are complete with it; None where it tells about calibration.
+    """
 
     topic: str
     sensor: str
     kind: str
-    convert: Callable[[Any], Measurement | None]  # None where a message only tells about calibration
+    convert: Callable[[Any], Measurement | Sequence[EgoPose] | None]
+
+
+def message_types(config: NodeConfig) -> dict[str, str]:
+    """Message type that the parameters ask for -> the parameter that does, and what else it could say."""
+    types = {}
+    if config.extrinsics_file is None:
+        mend = "or set extrinsics.source: file and extrinsics.file: a calibration YAML"
+        types["tf2_msgs/msg/TFMessage"] = f"extrinsics.source is `tf_static`; {mend}"
+    for radar in config.radars.values():
+        mend = "or let the radar publish another kind"
+        types.setdefault(RADAR_KINDS[radar.kind].message, f"radars.{radar.name}.kind is `{radar.kind}`; {mend}")
+    for topic in make_odometry(config.odometry, config.base_frame).inputs:
+        mend = "or let the odometry come in another way"
+        types.setdefault(topic.kind, f"odometry.source is `{config.odometry.source}`; {mend}")
+    return types
 
 
 class SensorIntake:
@@ -45,7 +67,7 @@ class SensorIntake:
 
     Everything is counted as `SENSOR/reason` in the measurements' counters, and told to report(sensor, reason, detail)
     each time. faults: {sensor: (reason, detail)} of the sensors whose newest message was refused; warnings: {sensor:
-    text} of what may keep its messages from coming.
+    text} of what may keep its messages from coming; doubts: {sensor: text} of what is wrong in those that are used.
 
     Raises CalibrationError where the parameters name a calibration file that cannot be used.
     """
@@ -60,7 +82,12 @@ class SensorIntake:
         self.faults: dict[str, tuple[str, str]] = {}
         self.warnings: dict[str, str] = {}
         self._delays_ns: dict[str, deque[int]] = {}
-        self.calibration = SensorCalibration(config, taken, report)
+        self.doubts: dict[str, str] = {}
+        self._odometry = make_odometry(config.odometry, config.base_frame)
+        tolerances = config.odometry.twist_tolerance_mps, config.odometry.twist_tolerance_rps
+        self._twist_check = TwistCheck(*tolerances, config.odometry.difference_ns)
+        self._empty_radars = EmptyRadars(config.radar_limits.empty_ns)
+        self.calibration = SensorCalibration(config, taken, self.notice, report)
         self.sources = self._make_sources()
 
     def take(self, source: Source, message: Any, now_ns: int) -> None:
@@ -68,11 +95,14 @@ class SensorIntake:
         if now_ns:
             self._taken.advance(now_ns)
         try:
-            measurement = source.convert(message)
-            if measurement is None:
+            found = source.convert(message)
+            if found is None:
                 self.faults.pop(source.sensor, None)
+            elif isinstance(found, Sequence):
+                for pose in found:
+                    self._add(source.sensor, pose, now_ns)
             else:
-                self._add(source.sensor, measurement, now_ns)
+                self._add(source.sensor, found, now_ns)
         except MessageError as error:
             self.refuse(source.sensor, error.reason, error.detail)
 
@@ -103,9 +133,11 @@ class SensorIntake:
             info, name = partial(calibration.camera_info, camera), f"{camera.name} camera_info"
             sources.append(Source(camera.info_topic, name, "sensor_msgs/msg/CameraInfo", info))
         for radar in config.radars.values():
-            cloud = "sensor_msgs/msg/PointCloud2"
-            sources.append(Source(radar.topic, radar.name, cloud, partial(self._radar, radar)))
-        return (*sources, Source(config.odometry_topic, ODOMETRY, "nav_msgs/msg/Odometry", self._odometry))
+            kind = RADAR_KINDS[radar.kind].message
+            sources.append(Source(radar.topic, radar.name, kind, partial(self._radar, radar)))
+        for topic in self._odometry.inputs:
+            sources.append(Source(topic.topic, ODOMETRY, topic.kind, partial(self._poses, topic)))
+        return tuple(sources)
 
     # ---- measurements
 
@@ -122,14 +154,28 @@ class SensorIntake:
 
     def _radar(self, radar: RadarConfig, msg: Any) -> RadarScan:
         conversions.check_frame(msg.header.frame_id, radar.frame_id, f"header.frame_id of {radar.topic}")
-        scan, bad = conversions.read_radar(msg, radar.name, self._config.radar_fields, self._config.cloud_reader)
+        scan, bad = read_radar(msg, radar.name, radar.fields, self._config.cloud_reader, radar.kind)
         if bad:
             detail = f"{bad} of {bad + len(scan.points)} returns hold NaN or infinity and were left out"
             self.notice(radar.name, "radar_returns_not_finite", detail)
+        scan, left_out = drop_impossible(scan, self._config.radar_limits, radar.view_rad)
+        for reason, detail in left_out:
+            self.notice(radar.name, reason, detail)
+        self._empty_radars.check(scan, expects_returns=RADAR_KINDS[radar.kind].clutter)
         return scan
 
-    def _odometry(self, msg: Any) -> EgoPose:
-        return conversions.to_ego_pose(msg, self._config.odometry_frame, self._config.base_frame)
+    def _poses(self, topic: OdometryInput, msg: Any) -> Sequence[EgoPose]:
+        poses = topic.take(msg)
+        if not self._odometry.states_twist:
+            return poses
+        checked = [self._twist_check.add(pose) for pose in poses]
+        self.doubts.pop(ODOMETRY, None)
+        if self._twist_check.detail:
+            detail = f"{self._twist_check.detail}; used are the poses"
+            self.doubts[ODOMETRY] = f"twist_disagrees: {detail}"
+            if checked:
+                self.notice(ODOMETRY, "twist_disagrees", detail)
+        return checked
 
     def _add(self, sensor: str, measurement: Measurement, now_ns: int) -> None:
         if now_ns == 0:

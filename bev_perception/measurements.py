@@ -26,7 +26,7 @@ from bev_perception.structures import (
     SensorFrame,
     same_calibration,
 )
-from bev_perception.sync_config import SyncConfig
+from bev_perception.sync_config import ABSENT, SyncConfig
 
 
 class Measurements:
@@ -122,8 +122,12 @@ class Measurements:
     def _clear(self) -> None:
         # Images wait here until their frame is due: a deadline's worth, and some more while the anchor is awaited.
         images = 4 + 4 * self.config.deadline_ns // self.config.period_ns
-        self.cameras: dict[str, StampedBuffer[CameraFrame]] = {c: StampedBuffer(images) for c in self.config.cameras}
-        self.radars: dict[str, StampedBuffer[RadarScan]] = {r: StampedBuffer(64) for r in self.config.radars}
+        self.cameras: dict[str, StampedBuffer[CameraFrame]] = {
+            c: StampedBuffer(images) for c in self.config.cameras if c not in self.config.absent
+        }
+        self.radars: dict[str, StampedBuffer[RadarScan]] = {
+            r: StampedBuffer(64) for r in self.config.radars if r not in self.config.absent
+        }
         self.missing: dict[str, str] = {}
         # Since the reset: the smallest stamp that was taken, and the stamp of the last frame that was made.
         self.first_ns: int | None = None
@@ -199,11 +203,20 @@ class Measurements:
             self.counters[f"frame/{reason}"] += 1
             return None
         missing: dict[str, str] = {}
-        cameras, radars = [], []
+        cameras: list[CameraView | None] = []
+        radars: list[tuple[RadarSweep, ...]] = []
         for name in self.config.cameras:
+            if name in self.config.absent:
+                missing[name] = ABSENT
+                cameras.append(None)
+                continue
             image = self.cameras[name].get(of.newest_ns(name)) if of else self.image(name, stamp_ns)
             cameras.append(self._view(name, image, ego, until_ns, missing))
         for name in self.config.radars:
+            if name in self.config.absent:
+                missing[name] = ABSENT
+                radars.append(())
+                continue
             known = self.radars[name]
             named = [known.get(t) for t in of.stamps_ns.get(name, ())] if of else self.scans(name, stamp_ns)
             scans = [scan for scan in named if scan is not None]
@@ -212,7 +225,7 @@ class Measurements:
             missing |= {name: reason for name, reason in of.missing.items() if name in missing}
         self.missing = missing
         self.counters["frame/closed_by_deadline"] += closed_by == DEADLINE
-        self.counters.update(f"{name}/{reason}" for name, reason in missing.items())
+        self.counters.update(f"{name}/{reason}" for name, reason in missing.items() if reason != ABSENT)
         if not any(cameras) and not any(radars):
             self.counters["frame/no_sensor"] += 1
             return None

@@ -12,19 +12,15 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bev_perception.conversions import (
-    ANGLE_UNITS,
-    CLOUD_READERS,
-    IMAGE_READERS,
-    LAYOUTS,
-    VELOCITIES,
-    RadarFields,
-)
+from bev_perception.conversions import CLOUD_READERS, IMAGE_READERS
 from bev_perception.inference.backend import BACKENDS
 from bev_perception.inference.builder import PRECISIONS
 from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import ModelSpec
 from bev_perception.modes import MODES, SEVERITIES
+from bev_perception.odometry_messages import ODOMETRY_SOURCES, OdometryConfig
+from bev_perception.radar_checks import RadarLimits
+from bev_perception.radar_messages import ANGLE_UNITS, LAYOUTS, RADAR_KINDS, VELOCITIES, RadarFields
 from bev_perception.sync_config import MS, SyncConfig
 
 PACKAGE_SCHEME = "package://bev_perception/"
@@ -86,13 +82,25 @@ def _sync_time(name: str, description: str, limits: tuple[float, float]) -> Para
 
 
 def _radar_field(name: str, description: str, choices: Collection[str] = ()) -> Parameter:
-    """The row of `radar_fields.NAME`, whose default is that of RadarFields.NAME."""
+    """The row of `radar_fields.NAME`, whose default is that of RadarFields.NAME; each radar has one of its own, too."""
     return P(name, "string", getattr(RadarFields, name.removeprefix("radar_fields.")), description, choices=choices)
+
+
+def _odometry(name: str, kind: str, description: str, **more: Any) -> Parameter:
+    """The row of `odometry.NAME`, whose default is that of OdometryConfig.NAME."""
+    return P(name, kind, getattr(OdometryConfig, name.removeprefix("odometry.")), description, **more)
+
+
+def _radar_limit(name: str, description: str, limits: tuple[float, float]) -> Parameter:
+    """The row of `radar_limits.NAME`, whose default is that of RadarLimits.NAME."""
+    return P(name, "double", getattr(RadarLimits, name.removeprefix("radar_limits.")), description, limits)
 
 
 FRONT_CAMERAS = ("CAM_FRONT",)
 THRESHOLD = "score_threshold."  # and the class
 FROM_TF, FROM_FILE = "tf_static", "file"  # extrinsics.source
+REFUSE, USE = "refuse", "use"  # extrinsics.implausible
+INHERIT = "inherit"  # radars.NAME.fields.*
 PARAMETERS: tuple[Parameter, ...] = (
     P("bundle", "string", REQUIRED, f"Directory of the model bundle; may start with {PACKAGE_SCHEME}"),
     P("backend", "string", "onnxruntime", "What runs the network", choices=BACKENDS),
@@ -106,8 +114,36 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Frame of the detections and of odometry's child_frame_id (REP-105)",
         change=NEVER,
     ),
-    P("odometry.topic", "string", "/odometry", "nav_msgs/Odometry with pose and twist"),
-    P("odometry.frame", "string", "odom", "Frame of the odometry's pose: continuous, never `map` (REP-105)"),
+    P("absent", "string[]", (), "Sensors of the model that this vehicle does not have: masked, and no fault"),
+    _odometry(
+        "odometry.source",
+        "string",
+        "nav_msgs/Odometry; PoseStamped and TwistStamped; or /tf from odometry.frame to base_frame",
+        choices=ODOMETRY_SOURCES,
+    ),
+    _odometry("odometry.topic", "string", "nav_msgs/Odometry with pose and twist (source: odometry)"),
+    _odometry("odometry.pose_topic", "string", "geometry_msgs/PoseStamped of base_frame (source: pose_twist)"),
+    _odometry("odometry.twist_topic", "string", "geometry_msgs/TwistStamped in base_frame (source: pose_twist)"),
+    _odometry("odometry.frame", "string", "Frame of the odometry's pose: continuous, never `map` (REP-105)"),
+    P(
+        "odometry.difference_ms",
+        "double",
+        OdometryConfig.difference_ns / MS,
+        "Poses over this time give the twist where none is stated, or the stated one is wrong",
+        (10.0, 200.0),
+    ),
+    _odometry(
+        "odometry.twist_tolerance_mps",
+        "double",
+        "A stated speed further from that of the poses (by this and a tenth) is wrong, and theirs is used",
+        limits=(0.01, 100.0),
+    ),
+    _odometry(
+        "odometry.twist_tolerance_rps",
+        "double",
+        "The same for the rate of turn, rad/s",
+        limits=(0.001, 100.0),
+    ),
     P(
         "extrinsics.source",
         "string",
@@ -121,7 +157,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         "",
         f"Calibration YAML when extrinsics.source is `file`; may start with {PACKAGE_SCHEME}",
     ),
-    P("anchor", "string", "", "Camera whose stamp is the frame's stamp; empty: the last camera of the bundle"),
+    P(
+        "extrinsics.implausible",
+        "string",
+        REFUSE,
+        "Extrinsics that no sensor of a car can have: the sensor is masked, or they are only told",
+        choices=(REFUSE, USE),
+    ),
+    P("anchor", "string", "", "Camera whose stamp is the frame's stamp; empty: the last camera that is not absent"),
     P(
         "front_cameras",
         "string[]",
@@ -158,6 +201,16 @@ PARAMETERS: tuple[Parameter, ...] = (
     _radar_field("radar_fields.vx", "Field name: radial speed along x, m/s; empty: use `doppler`"),
     _radar_field("radar_fields.vy", "Field name: radial speed along y, m/s; empty: use `doppler`"),
     _radar_field("radar_fields.doppler", "Field name: radial speed, m/s, positive away; used when vx, vy are empty"),
+    _radar_limit("radar_limits.range_m", "Returns beyond this are left out", (1.0, 10_000.0)),
+    _radar_limit("radar_limits.speed_mps", "Returns faster than this are left out", (1.0, 10_000.0)),
+    _radar_limit("radar_limits.rcs_dbsm", "Returns of a cross section beyond this, + or -, are left out", (1.0, 1e6)),
+    P(
+        "radar_limits.empty_ms",
+        "double",
+        RadarLimits.empty_ns / MS,
+        "A radar without any return for longer, while another one sees, is masked (not with kind `tracks`)",
+        (100.0, 86_400_000.0),
+    ),
     P("image_reader", "string", "numpy", "Reads raw images; both give the same arrays", choices=IMAGE_READERS),
     P("cloud_reader", "string", "numpy", "Reads point clouds; both give the same arrays", choices=CLOUD_READERS),
     P("qos.depth", "int", 5, "Queue of each sensor subscription", (1, 1000), change=NEVER),
@@ -223,9 +276,26 @@ CAMERA_PARAMETERS: tuple[Parameter, ...] = (
     ),
 )
 RADAR_PARAMETERS: tuple[Parameter, ...] = (
-    P("topic", "string", "/radar/{}/points", "sensor_msgs/PointCloud2"),
+    P("topic", "string", "/radar/{}/points", "Where the radar publishes what `kind` says"),
+    P("kind", "string", "cloud", "sensor_msgs/PointCloud2, radar_msgs/RadarScan or RadarTracks", choices=RADAR_KINDS),
     P("frame_id", "string", "{}", "Frame in headers and tf; empty: not checked (needs extrinsics.source: file)"),
+    P(
+        "field_of_view_deg",
+        "double",
+        360.0,
+        "Horizontal, about the x axis, at its widest: returns beside it are left out; 360: not checked",
+        (1.0, 360.0),
+    ),
 )
+
+
+def _own_field(row: Parameter) -> Parameter:
+    """`radar_fields.NAME` -> `fields.NAME` of one radar."""
+    choices = (INHERIT, *row.choices) if row.choices else ()
+    description = f"{row.description}; `{INHERIT}`: as {row.name} (kind `cloud`), or as the message defines"
+    return replace(
+        row, name=row.name.replace("radar_fields", "fields"), default=INHERIT, description=description, choices=choices
+    )
 
 
 def sensor_parameters(spec: ModelSpec) -> tuple[Parameter, ...]:
@@ -249,7 +319,11 @@ def parameters_of_any_bundle(names: Iterable[str]) -> tuple[Parameter, ...]:
 
 def _rows_of_sensors(cameras: Iterable[str], radars: Iterable[str]) -> list[Parameter]:
     rows = []
-    for group, names, table in (("cameras", cameras, CAMERA_PARAMETERS), ("radars", radars, RADAR_PARAMETERS)):
+    own_fields = tuple(_own_field(row) for row in PARAMETERS if row.name.startswith("radar_fields."))
+    for group, names, table in (
+        ("cameras", cameras, CAMERA_PARAMETERS),
+        ("radars", radars, RADAR_PARAMETERS + own_fields),
+    ):
         for sensor in names:
             for row in table:
                 default = row.default.format(sensor.lower()) if isinstance(row.default, str) else row.default

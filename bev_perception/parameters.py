@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bev_perception.conversions import LAYOUTS, RadarFields
 from bev_perception.model_spec import ModelSpec, load_bundle
+from bev_perception.odometry_messages import OdometryConfig
 from bev_perception.parameter_table import (
     FROM_FILE,
     FROM_TF,
     FRONT_CAMERAS,
+    INHERIT,
     PACKAGE_SCHEME,
     PARAMETERS,
+    REFUSE,
     REQUIRED,
     ParameterError,
     check_value,
@@ -23,6 +27,8 @@ from bev_perception.parameter_table import (
     sensor_parameters,
     unknown_names,
 )
+from bev_perception.radar_checks import RadarLimits
+from bev_perception.radar_messages import LAYOUTS, RADAR_KINDS, RadarFields
 from bev_perception.sync_config import SyncConfig
 
 NODE_NAME = "bev_perception"
@@ -46,11 +52,14 @@ class CameraConfig:
 
 @dataclass(frozen=True)
 class RadarConfig:
-    """One radar."""
+    """One radar; kind: a key of RADAR_KINDS. view_rad: its whole horizontal field of view."""
 
     name: str
     topic: str
+    kind: str
     frame_id: str
+    view_rad: float
+    fields: RadarFields
 
 
 @dataclass(frozen=True)
@@ -58,20 +67,22 @@ class NodeConfig:
     """All parameters, checked, for one bundle.
 
     extrinsics_file: None where they come from /tf_static. sync: keywords of SyncConfig; times in integer nanoseconds.
+    cameras, radars: those that the vehicle has; the others of the bundle are `absent`.
     """
 
     bundle: Path
     backend: str
     backend_options: dict[str, Any]
     base_frame: str
-    odometry_topic: str
-    odometry_frame: str
+    odometry: OdometryConfig
+    absent: tuple[str, ...]
     extrinsics_file: Path | None
+    refuse_implausible: bool
     anchor: str
     front_cameras: tuple[str, ...]
     modes: dict[str, str]
     sync: dict[str, Any]
-    radar_fields: RadarFields
+    radar_limits: RadarLimits
     image_reader: str
     cloud_reader: str
     qos_depth: int
@@ -89,6 +100,7 @@ class NodeConfig:
         return SyncConfig(
             cameras=spec.cameras,
             radars=spec.radars,
+            absent=frozenset(self.absent),
             anchor=self.anchor,
             offsets_ns={name: camera.offset_ns for name, camera in self.cameras.items()},
             radar_sweeps=spec.radar.sweeps,
@@ -133,27 +145,24 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
     errors = []
     if v["extrinsics.source"] == FROM_FILE and not v["extrinsics.file"]:
         errors.append(f"extrinsics.file: is required when extrinsics.source is `{FROM_FILE}`")
+    errors += _wrong_absences(v, spec)
     if v["anchor"] and v["anchor"] not in spec.cameras:
         hint = did_you_mean(v["anchor"], spec.cameras)
         errors.append(f"anchor: {v['anchor']!r} is no camera of the bundle ({', '.join(spec.cameras)}){hint}")
         return errors
+    for name in _present(spec.radars, v):
+        errors += [error for error in _wrong_fields(name, v) if error not in errors]
     known = {*spec.cameras, *FRONT_CAMERAS}
     errors += [
         f"front_cameras: {name!r} is none of {', '.join(spec.cameras)}{did_you_mean(name, spec.cameras)}"
         for name in v["front_cameras"]
         if name not in known
     ]
-    if bool(v["radar_fields.vx"]) != bool(v["radar_fields.vy"]):
-        errors.append("radar_fields.vx and .vy: give both, or neither and `radar_fields.doppler`")
-    if not v["radar_fields.vx"] and not v["radar_fields.doppler"]:
-        errors.append("radar_fields: give vx and vy, or doppler")
-    layout = v["radar_fields.layout"]
-    empty = [name for name in LAYOUTS[layout].needed if not v[f"radar_fields.{name}"]]
-    errors += [f"radar_fields.{name}: must not be empty with layout {layout}" for name in empty]
     if v["extrinsics.source"] == FROM_TF:
-        for name, value in v.items():
-            if name.endswith(".frame_id") and not value:
-                errors.append(f"{name}: is required when extrinsics.source is `{FROM_TF}`")
+        for group, sensors in (("cameras", spec.cameras), ("radars", spec.radars)):
+            names = [f"{group}.{sensor}.frame_id" for sensor in _present(sensors, v)]
+            wrong = f"is required when extrinsics.source is `{FROM_TF}`"
+            errors += [f"{name}: {wrong}" for name in names if not v[name]]
     anchor = _anchor(v, spec)
     offset = v[f"cameras.{anchor}.offset_ms"] if anchor else 0.0
     if offset != 0.0:
@@ -164,31 +173,80 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
     return errors
 
 
+def _wrong_absences(v: dict[str, Any], spec: ModelSpec) -> list[str]:
+    known = (*spec.cameras, *spec.radars)
+    errors = [
+        f"absent: {name!r} is no sensor of the bundle ({', '.join(known)}){did_you_mean(name, known)}"
+        for name in v["absent"]
+        if name not in known
+    ]
+    if not _present(known, v):
+        errors.append(f"absent: names every sensor of the bundle ({', '.join(known)}); at least one must be there")
+    if v["anchor"] in v["absent"]:
+        errors.append(f"anchor: {v['anchor']!r} is absent; choose another camera, or leave it empty")
+    return errors
+
+
+def _wrong_fields(radar: str, v: dict[str, Any]) -> list[str]:
+    """What does not fit together in the field map of one radar; faults that all radars share name the common map."""
+    fields = _radar_fields(radar, v)
+    where = "radar_fields" if fields == RadarFields(**_group("radar_fields", v)) else f"radars.{radar}.fields"
+    errors = []
+    if bool(fields.vx) != bool(fields.vy):
+        errors.append(f"{where}.vx and .vy: give both, or neither and `doppler`")
+    elif not fields.vx and not fields.doppler:
+        errors.append(f"{where}: give vx and vy, or doppler")
+    empty = [name for name in LAYOUTS[fields.layout].needed if not getattr(fields, name)]
+    return errors + [f"{where}.{name}: must not be empty with layout {fields.layout}" for name in empty]
+
+
+def _radar_fields(radar: str, v: dict[str, Any]) -> RadarFields:
+    """What the message defines or the common map says, replaced by what is said of this radar."""
+    common = RADAR_KINDS[v[f"radars.{radar}.kind"]].fields or RadarFields(**_group("radar_fields", v))
+    return replace(common, **{k: name for k, name in _group(f"radars.{radar}.fields", v).items() if name != INHERIT})
+
+
+def _present(sensors: Iterable[str], v: dict[str, Any]) -> list[str]:
+    return [name for name in sensors if name not in v["absent"]]
+
+
 def _anchor(v: dict[str, Any], spec: ModelSpec) -> str:
-    """The camera that sets the stamps; "" for a model of radars alone, which sets them by their scans."""
+    """The camera that sets the stamps; "" without cameras: then the radars set them by their scans."""
     anchor: str = v["anchor"]
-    return anchor or (spec.cameras[-1] if spec.cameras else "")
+    return anchor or next(reversed(_present(spec.cameras, v)), "")
+
+
+def _group(name: str, v: dict[str, Any]) -> dict[str, Any]:
+    """The parameters `NAME.*` by what follows."""
+    return {key.removeprefix(f"{name}."): value for key, value in v.items() if key.startswith(f"{name}.")}
+
+
+def _radar(name: str, v: dict[str, Any]) -> RadarConfig:
+    own = {key: v[f"radars.{name}.{key}"] for key in ("topic", "kind", "frame_id", "field_of_view_deg")}
+    view_rad = math.radians(own.pop("field_of_view_deg"))
+    return RadarConfig(name, **own, view_rad=view_rad, fields=_radar_fields(name, v))
 
 
 def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
     """The parameters of a group are the fields of what they configure, by the same names."""
 
     def group(name: str) -> dict[str, Any]:
-        return {key.removeprefix(f"{name}."): value for key, value in v.items() if key.startswith(f"{name}.")}
+        return _group(name, v)
 
     return NodeConfig(
         bundle=resolve_path(v["bundle"]),
         backend=v["backend"],
         backend_options=group(v["backend"]),
         base_frame=v["base_frame"],
-        odometry_topic=v["odometry.topic"],
-        odometry_frame=v["odometry.frame"],
+        odometry=OdometryConfig(**_in_ns(group("odometry"))),
+        absent=v["absent"],
         extrinsics_file=resolve_path(v["extrinsics.file"]) if v["extrinsics.source"] == FROM_FILE else None,
+        refuse_implausible=v["extrinsics.implausible"] == REFUSE,
         anchor=_anchor(v, spec),
         front_cameras=tuple(v["front_cameras"]),
         modes=group("modes"),
         sync=_in_ns(group("sync")),
-        radar_fields=RadarFields(**group("radar_fields")),
+        radar_limits=RadarLimits(**_in_ns(group("radar_limits"))),
         image_reader=v["image_reader"],
         cloud_reader=v["cloud_reader"],
         qos_depth=v["qos.depth"],
@@ -197,8 +255,8 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         marker_lifetime_s=v["publish.marker_lifetime_s"],
         max_age_ms=v["diagnostics.max_age_ms"],
         output_timeout_ms=v["diagnostics.output_timeout_ms"],
-        cameras={name: CameraConfig(name, **_in_ns(group(f"cameras.{name}"))) for name in spec.cameras},
-        radars={name: RadarConfig(name, **group(f"radars.{name}")) for name in spec.radars},
+        cameras={n: CameraConfig(n, **_in_ns(group(f"cameras.{n}"))) for n in _present(spec.cameras, v)},
+        radars={name: _radar(name, v) for name in _present(spec.radars, v)},
         score_threshold=group("score_threshold"),
     )
 

@@ -12,33 +12,55 @@ from bev_perception.calibration import CalibrationError, StaticTree, load_extrin
 from bev_perception.conversions import MessageError
 from bev_perception.measurements import Measurements
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
+from bev_perception.plausible import camera_fault, order_fault, radar_fault
 from bev_perception.structures import CameraCalibration
 
 TF_STATIC = "tf_static"
+
+
+def read_extrinsics(config: NodeConfig) -> dict[str, np.ndarray]:
+    """{sensor name: ego_from_sensor (4, 4)} of the calibration file of the parameters; {} where they name none.
+
+    Raises CalibrationError for what concerns the file as a whole.
+    """
+    path = config.extrinsics_file
+    if path is None:
+        return {}
+    poses = load_extrinsics(path, config.base_frame, [*config.cameras, *config.radars])
+    fault = order_fault([poses[name] for name in config.cameras], [poses[name] for name in config.radars])
+    if fault and config.refuse_implausible:
+        raise CalibrationError(f"{path}: {fault} (or set extrinsics.implausible: use)")
+    return poses
 
 
 class SensorCalibration:
     """What is known goes to the measurements at once. A newer statement replaces an older one; one that cannot be used
     takes the older one away: the sensor is no longer what it was, and nobody knows what it is.
 
-    tell(sensor, reason, detail) is called for each change while running.
+    notice(sensor, reason, detail) is called for extrinsics that cannot be, tell for each change while running (which
+    the measurements count).
 
     Raises CalibrationError where the parameters name a calibration file that cannot be used.
     """
 
-    def __init__(self, config: NodeConfig, taken: Measurements, tell: Callable[[str, str, str], None]) -> None:
-        self._config, self._taken, self._tell = config, taken, tell
+    def __init__(
+        self,
+        config: NodeConfig,
+        taken: Measurements,
+        notice: Callable[[str, str, str], None],
+        tell: Callable[[str, str, str], None],
+    ) -> None:
+        self._config, self._taken, self._notice, self._tell = config, taken, notice, tell
         self._newest_info: dict[str, Any] = {}
         self._infos: dict[str, Any] = {}  # those of them that can be used
-        self._extrinsics: dict[str, np.ndarray] = {}
+        self._newest_extrinsics: dict[str, np.ndarray] = {}
+        self._extrinsics: dict[str, np.ndarray] = {}  # those of them that can be used
         self._calibrations: dict[str, CameraCalibration] = {}
         self._tree = StaticTree()
         # What was wrong with the newest statement about a sensor.
         self._bad_info: dict[str, str] = {}
         self._bad_transform: dict[str, str] = {}
-        if config.extrinsics_file is not None:
-            names = [*config.cameras, *config.radars]
-            self._set_extrinsics(load_extrinsics(config.extrinsics_file, config.base_frame, names))
+        self._set_extrinsics(read_extrinsics(config))
 
     def gap(self, sensor: str) -> str:
         """What the calibration of a sensor lacks, or ""."""
@@ -84,6 +106,7 @@ class SensorCalibration:
                 found[sensor.name] = self._tree.lookup(self._config.base_frame, sensor.frame_id)
             except CalibrationError as error:
                 self._bad_transform[sensor.name] = str(error)
+                self._newest_extrinsics.pop(sensor.name, None)
                 if self._extrinsics.pop(sensor.name, None) is not None:
                     self._forget(sensor.name)
         self._set_extrinsics(found)
@@ -98,14 +121,29 @@ class SensorCalibration:
     def _set_extrinsics(self, found: dict[str, np.ndarray]) -> None:
         changed = "its static transform changed while running"
         for name, ego_from_sensor in found.items():
-            known = self._extrinsics.get(name)
+            known = self._newest_extrinsics.get(name)
             if known is not None and np.allclose(known, ego_from_sensor, rtol=0, atol=1e-9):
+                continue
+            self._newest_extrinsics[name] = ego_from_sensor
+            if self._refused(name, ego_from_sensor):
                 continue
             self._extrinsics[name] = ego_from_sensor
             if name in self._config.cameras:
                 self._set_camera(self._config.cameras[name], changed)
             elif self._taken.set_radar_extrinsics(name, ego_from_sensor):
                 self._tell(name, "calibration_changed", changed)
+
+    def _refused(self, name: str, ego_from_sensor: np.ndarray) -> bool:
+        """Tell where no sensor can sit like that; True where the sensor is not to be used then."""
+        fault = (camera_fault if name in self._config.cameras else radar_fault)(ego_from_sensor)
+        if fault is None:
+            return False
+        self._notice(name, fault.reason, fault.detail)
+        if self._config.refuse_implausible:
+            self._extrinsics.pop(name, None)
+            self._bad_transform[name] = f"{fault.reason}: {fault.detail}"
+            self._forget(name)
+        return self._config.refuse_implausible
 
     def _set_camera(self, camera: CameraConfig, changed: str) -> None:
         """Tell the measurements as soon as both halves are known; they say, and count, whether one was replaced."""

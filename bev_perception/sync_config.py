@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 MS = 1_000_000
 NS = 1_000_000_000
+ABSENT = "absent"  # why a sensor that the vehicle does not have contributes nothing
 
 
 @dataclass(frozen=True)
 class SyncConfig:
     """Times in nanoseconds. `anchor` defaults to the last camera of the sweep; it has no offset.
 
+    absent: those of the cameras and radars that the vehicle does not have; nothing is expected of them.
     offsets_ns: camera -> its stamp minus the anchor's within one sweep. period_ns: the anchor's period; frames are at
     least half of it apart. radar_settle_ns: younger scans are left to the next frame, so that none is waited for.
     startup_ns: how long after the first message a sensor that was never seen is waited for.
@@ -19,6 +21,7 @@ class SyncConfig:
 
     cameras: tuple[str, ...]
     radars: tuple[str, ...]
+    absent: frozenset[str] = frozenset()
     anchor: str = ""
     period_ns: int = 83_333_333
     offsets_ns: dict[str, int] = field(default_factory=dict)
@@ -36,10 +39,11 @@ class SyncConfig:
     max_speed_mps: float = 70.0
 
     def __post_init__(self) -> None:
-        if not self.anchor and self.cameras:
-            object.__setattr__(self, "anchor", self.cameras[-1])
-        if self.cameras and self.anchor not in self.cameras:
-            raise ValueError(f"anchor {self.anchor!r} must be one of the cameras {self.cameras}")
+        present = [name for name in self.cameras if name not in self.absent]
+        if not self.anchor and present:
+            object.__setattr__(self, "anchor", present[-1])
+        if present and self.anchor not in present:
+            raise ValueError(f"anchor {self.anchor!r} must be one of the cameras {', '.join(present)}")
         unknown = sorted(set(self.offsets_ns) - set(self.cameras))
         if unknown:
             raise ValueError(f"offsets_ns names {unknown}, which are not among the cameras {self.cameras}")

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from bev_perception import conversions
-from bev_perception.conversions import MessageError, RadarFields
+from bev_perception.conversions import MessageError
+from bev_perception.odometry_messages import to_ego_pose
 from bev_perception.preprocess.encodings import RAW
+from bev_perception.radar_messages import RadarFields, read_radar
 from bev_perception.structures import RadarScan
 
 # Bytes per pixel: of sensor_msgs/image_encodings.hpp by hand, of what it does not have by the table.
@@ -83,7 +85,7 @@ def types(request: pytest.FixtureRequest):
 
 
 def scan_of(message: object, fields: RadarFields | None = None, reader: str = "numpy") -> RadarScan:
-    return conversions.read_radar(message, "RADAR", fields or RadarFields(), reader)[0]
+    return read_radar(message, "RADAR", fields or RadarFields(), reader)[0]
 
 
 def image_values(encoding: str = "bgr8", width: int = 5, height: int = 4, padding: int = 0, seed: int = 0) -> dict:
@@ -292,7 +294,7 @@ def test_returns_that_are_not_finite_are_left_out(types) -> None:
     rows[1][0], rows[2][8] = float("nan"), float("inf")
     rows[3][6] = float("nan")  # vx is not used: vx_comp is
     layout, values = cloud_values(rows)
-    scan, bad = conversions.read_radar(types.cloud(layout, **values), "RADAR", RadarFields())
+    scan, bad = read_radar(types.cloud(layout, **values), "RADAR", RadarFields())
     assert bad == 2 and np.array_equal(scan.points, EXPECTED[[0, 3]])
     layout, values = cloud_values([[float("nan")] + r[1:] for r in ROWS])
     with pytest.raises(MessageError) as error:
@@ -391,7 +393,7 @@ def odometry(**change: object) -> SimpleNamespace:
 
 
 def test_odometry() -> None:
-    pose = conversions.to_ego_pose(odometry(), "odom", "base_link")
+    pose = to_ego_pose(odometry(), "odom", "base_link")
     c, s = np.cos(0.5), np.sin(0.5)
     assert pose.odom_from_ego == pytest.approx(np.array([[c, -s, 0, 1], [s, c, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]))
     assert pose.linear.tolist() == [4, 5, 6] and pose.angular.tolist() == [0.1, 0.2, 0.3]
@@ -408,7 +410,7 @@ def test_odometry() -> None:
     ]
     for message, reason in cases:
         with pytest.raises(MessageError) as error:
-            conversions.to_ego_pose(message, "odom", "base_link")
+            to_ego_pose(message, "odom", "base_link")
         assert error.value.reason == reason
 
 
@@ -421,8 +423,10 @@ def test_stamps_and_frames() -> None:
             conversions.check_frame(theirs, ours, "the frame")
 
 
-def test_no_ros_is_imported_by_the_conversions() -> None:
+@pytest.mark.parametrize("name", ["conversions", "odometry_messages", "radar_messages"])
+def test_no_ros_is_imported_by_the_conversions(name: str) -> None:
     """The offline tools use them where ROS is not installed."""
-    source = importlib.util.find_spec("bev_perception.conversions").loader.get_source("bev_perception.conversions")
+    module = f"bev_perception.{name}"
+    source = importlib.util.find_spec(module).loader.get_source(module)
     for package in ("rclpy", "sensor_msgs", "nav_msgs"):
         assert f"\nimport {package}" not in source and f"\nfrom {package}" not in source

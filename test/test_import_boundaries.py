@@ -74,9 +74,13 @@ def not_for_models(imported: Import) -> bool:
 # folder that is one unit, files still form no circle.
 FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "colors files geometry grid plain stamped_buffer sync_config"),
-    ("bev_perception", "calibration model_spec stamp_guard structures"),
-    ("bev_perception", "decode ego_motion messages modes preprocess temporal inference.engine_cache inference.half"),
+    ("bev_perception", "calibration model_spec plausible stamp_guard structures"),
+    (
+        "bev_perception",
+        "decode ego_motion messages modes preprocess temporal twist inference.engine_cache inference.half",
+    ),
     ("bev_perception", "conversions inference.gpu inference.interface measurements"),
+    ("bev_perception", "odometry_messages radar_checks radar_messages"),
     ("bev_perception", "pipeline inference.proof inference.builder sync"),
     ("bev_perception", "inference.*_backend"),
     ("bev_perception", "inference.backend inference.build_engine"),

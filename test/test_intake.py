@@ -9,16 +9,19 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
 import tiny_bundle
 import tiny_drive
 
-from bev_perception.calibration import save_extrinsics
+from bev_perception.calibration import CalibrationError, save_extrinsics
 from bev_perception.evaluation.result_bag import make_typestore
+from bev_perception.geometry import make_transform, rotation_from_yaw
 from bev_perception.intake import HINTS, SensorIntake
 from bev_perception.measurements import Measurements
 from bev_perception.parameters import make_config
+from bev_perception.sync import FrameSynchronizer
 from training.world.bag_messages import Messages
 
 NOW = tiny_drive.START
@@ -32,6 +35,7 @@ class Listening:
     def __init__(self, bundle: Path, values: dict[str, Any] | None = None) -> None:
         config = make_config({"bundle": str(bundle), **(values or {})}, tiny_bundle.SPEC)
         self.taken = Measurements(config.sync_config(tiny_bundle.SPEC))
+        self.frames = FrameSynchronizer(self.taken)
         self.told: list[tuple[str, str, str]] = []
         self.intake = SensorIntake(config, self.taken, lambda *event: self.told.append(event))
         self.sources = {source.sensor: source for source in self.intake.sources}
@@ -227,6 +231,112 @@ def test_whatever_camera_info_says_anew_is_a_change(listening: Listening, change
     for message, counted in ((new, 1), (new, 1), (info(), 2)):
         listening.take("cam_a camera_info", message)
         assert listening.taken.counters["cam_a/calibration_changed"] == counted
+
+
+UP = make_transform(np.eye(3), np.array([0.5, 0.0, 1.5]))  # no optical frame: it looks at the sky
+
+
+def test_extrinsics_that_cannot_be_are_refused_once_and_only_for_their_sensor(listening: Listening) -> None:
+    wrong = {**MOUNTS, "cam_a": UP}
+    for _ in range(2):
+        listening.take("tf_static", MAKE.transforms(NOW, "base_link", wrong))
+        listening.take("cam_a camera_info", info())
+    assert [told[:2] for told in listening.told] == [("cam_a", "mount_pitch")]
+    assert listening.taken.counters == {"cam_a/mount_pitch": 1}
+    assert listening.intake.calibration.gap("cam_a").startswith("mount_pitch: the optical axis points 90 degrees up")
+    assert listening.intake.calibration.gap("radar_a") == ""
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
+    assert listening.intake.calibration.gap("cam_a") == "" and len(listening.told) == 1
+
+
+def missing_in_a_frame(listening: Listening, stamp_ns: int) -> dict[str, str]:
+    """What the frame at a stamp lacks, of odometry, radar_a and cam_a then."""
+    scan, frames = cloud(stamp_ns=stamp_ns - 50 * tiny_drive.MS), []
+    for sensor, message in (("odometry", odometry(stamp_ns)), ("cam_a", image(stamp_ns=stamp_ns)), ("radar_a", scan)):
+        listening.take(sensor, message, stamp_ns)
+        frames += listening.frames.poll()
+    listening.taken.advance(stamp_ns + 200 * tiny_drive.MS)
+    frames += listening.frames.poll()
+    (frame,) = (f for f in frames if f.stamp_ns == stamp_ns)
+    return frame.missing
+
+
+SIDEWAYS = make_transform(np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]), np.array([3.0, 0.0, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("sensor", "pose", "reason"), [("cam_a", UP, "mount_pitch"), ("radar_a", SIDEWAYS, "mount_roll")]
+)
+def test_extrinsics_that_turn_impossible_while_driving_are_used_no_longer(
+    tmp_path: Path, sensor: str, pose: np.ndarray, reason: str
+) -> None:
+    listening = Listening(tmp_path, {"sync.startup_ms": 0.0})
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
+    listening.take("cam_a camera_info", info())
+    assert set(missing_in_a_frame(listening, NOW)) == {"cam_b"}
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", {sensor: pose}), NOW + 300 * tiny_drive.MS)
+    missing = missing_in_a_frame(listening, NOW + 500 * tiny_drive.MS)
+    assert missing.pop(sensor) == "no_calibration" and set(missing) == {"cam_b"}
+    assert [told[:2] for told in listening.told] == [(sensor, reason), (sensor, "calibration_lost")]
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS), NOW + 800 * tiny_drive.MS)
+    assert set(missing_in_a_frame(listening, NOW + 1000 * tiny_drive.MS)) == {"cam_b"}
+
+
+def test_impossible_extrinsics_may_be_only_told(tmp_path: Path) -> None:
+    listening = Listening(tmp_path, {"extrinsics.implausible": "use", "sync.startup_ms": 0.0})
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", {**MOUNTS, "cam_a": UP}))
+    listening.take("cam_a camera_info", info())
+    assert [told[:2] for told in listening.told] == [("cam_a", "mount_pitch")]
+    assert set(missing_in_a_frame(listening, NOW)) == {"cam_b"}
+
+
+def test_a_calibration_file_in_the_wrong_order_is_refused_as_a_whole(tmp_path: Path) -> None:
+    """Half of its poses look possible, so that refusing the others would leave wrong ones in use."""
+    path = tmp_path / "calibration.yaml"
+    yaw = make_transform(rotation_from_yaw(np.pi / 2), np.zeros(3))  # both cameras look to the left, the radar too
+    save_extrinsics(path, "base_link", {name: yaw @ pose for name, pose in MOUNTS.items()})
+    values = {"extrinsics.source": "file", "extrinsics.file": str(path)}
+    assert Listening(tmp_path, values).told == []
+    tree = yaml.safe_load(path.read_text())
+    for entry in tree["sensors"].values():
+        w, x, y, z = entry["rotation_wxyz"]
+        entry["rotation_wxyz"] = [x, y, z, w]
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(CalibrationError, match=r"rotation_wxyz: \d of 3 sensors look where none can"):
+        Listening(tmp_path, values)
+    assert Listening(tmp_path, values | {"extrinsics.implausible": "use"}).told
+
+
+def test_returns_that_cannot_be_are_told_and_the_others_used(tmp_path: Path) -> None:
+    listening = Listening(tmp_path, {"radars.radar_a.field_of_view_deg": 120.0, "radar_limits.range_m": 100.0})
+    message = cloud(9)
+    points = np.frombuffer(message.data.tobytes(), tiny_drive.RADAR_DTYPE).copy()
+    points["x"][:2] = 101.0, -5.0
+    listening.take("radar_a", MAKE.cloud(NOW, "radar_a", points))
+    assert [told[:2] for told in listening.told] == [("radar_a", "return_too_far"), ("radar_a", "return_outside_view")]
+    assert not listening.intake.faults and listening.newest_ns("radar_a") == NOW
+    points["x"] *= 1000.0
+    listening.take("radar_a", MAKE.cloud(NOW + 1, "radar_a", points))
+    reason, detail = listening.intake.faults["radar_a"]
+    assert reason == "return_too_far"
+    assert detail.startswith("9 of 9 returns beyond 100 m (radar_limits.range_m): the scan is refused")
+
+
+def test_a_twist_that_is_another_motion_is_told_while_it_lasts(listening: Listening) -> None:
+    doubts = []
+    for k in range(100):
+        stamp = NOW + k * 20 * tiny_drive.MS
+        wrong = 3.6 if k < 50 else 1.0
+        pose = np.eye(4) + 3.0 * k * 0.02 * np.eye(4, k=3)
+        listening.take("odometry", MAKE.odometry(stamp, pose, (3.0 * wrong, 0.0, 0.0)), stamp)
+        doubts.append(listening.intake.doubts.get("odometry", ""))
+    count = listening.taken.counters["odometry/twist_disagrees"]
+    assert doubts[49].startswith("twist_disagrees: twist says (10.80, 0.00, 0.00) m/s") and not doubts[0]
+    assert listening.intake.doubts == {}
+    assert 25 <= count <= 60 and {told[:2] for told in listening.told} == {("odometry", "twist_disagrees")}
+    assert listening.told[0][2] == (
+        "twist says (10.80, 0.00, 0.00) m/s, the poses say (3.00, 0.00, 0.00); used are the poses"
+    )
 
 
 def test_a_region_of_interest_and_a_rectified_camera_count_too(tmp_path: Path) -> None:

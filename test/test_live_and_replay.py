@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import threading
@@ -76,8 +77,8 @@ class Keeper(list[Detections]):
         return 1
 
 
-@pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+@contextlib.contextmanager
+def live_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """On simulated time, which the test sets; it is never spun, as messages come from the test alone."""
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     context = Context()
@@ -87,6 +88,12 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     yield node
     node.destroy_node()
     rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    with live_node(monkeypatch) as node:
+        yield node
 
 
 @dataclasses.dataclass

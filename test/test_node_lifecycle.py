@@ -15,6 +15,7 @@ tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from node_rig import NodeProcess, Rig, running_node, stamp_ns  # noqa: E402
+from rcl_interfaces.msg import ParameterType  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
@@ -142,6 +143,7 @@ def test_parameters_are_described(node: Rig) -> None:
     score = node.describe("score_threshold.car")
     assert not score.read_only and score.floating_point_range[0].to_value == 1.0
     assert "tensorrt" in node.describe("backend").additional_constraints
+    assert node.describe("absent").type == ParameterType.PARAMETER_STRING_ARRAY  # though it is empty
 
 
 def test_parameters_are_checked_when_set(node: Rig) -> None:

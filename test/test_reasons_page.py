@@ -14,7 +14,7 @@ PACKAGE = ROOT / "bev_perception"
 # Where a reason stands among the arguments of what refuses, masks, forgets or counts.
 ARGUMENT = {
     "MessageError": 0, "ImageError": 0, "Problem": 0, "reset": 0, "count": 0, "_failed": 0, "_begin_epoch": 0,
-    "_text": 0, "refuse": 1, "notice": 1, "_absence": 3,
+    "Fault": 0, "_text": 0, "refuse": 1, "notice": 1, "_absence": 3,
 }  # fmt: skip
 REASON_OF_SENSOR = {"missing", "problems"}  # name[sensor] = reason
 REASON_TO_NUMBER = {"counters", "_counters", "lost"}  # name["where/reason"] += 1, or {reason: 1}
@@ -53,6 +53,8 @@ def said(tree: ast.AST, says_why: bool) -> Iterator[str]:
                 yield from texts(key)
             case ast.Assign(targets=[of], value=value) if name_of(of) in REASON_TO_NUMBER:
                 yield from texts(value)
+            case ast.Yield(value=ast.Tuple(elts=[first, *_])):
+                yield from texts(first)
             case ast.FunctionDef(returns=ast.Name(id="str")) if says_why:
                 for inner in ast.walk(node):
                     yield from texts(inner.value) if isinstance(inner, ast.Return) else ()
@@ -91,6 +93,8 @@ def test_the_page_explains_what_the_code_can_say() -> None:
         ("missing[name] = 'gone' if a else self._absence(n, t, b, 'skipped')", {"gone", "skipped"}),
         ("self._missing = missing = {}\nself.refuse(sensor, 'too_old')", {"too_old"}),
         ("lost = {'over_limit': 3}", {"over_limit"}),
+        ("def f():\n    yield 'too_far', far, 'beyond 300 m'", {"too_far"}),
+        ("Fault('mount_roll', 'rolled by 90 degrees')", {"mount_roll"}),
         ("def f() -> str:\n    return 'stale' if old else ''", {"stale"}),
         ("def f() -> int:\n    return 'no reason'", set()),
         ("log.info('nothing')\nprint('a', 'b')", set()),

@@ -107,6 +107,35 @@ def test_nearest_image_is_kept_when_a_camera_is_faster_than_the_anchor():
         assert abs(frame.cameras[1].frame.stamp_ns - (frame.stamp_ns - 35 * MS)) <= CONFIG.camera_tolerance_ns * 0.6
 
 
+@pytest.mark.parametrize("absent", [{"front"}, {"near"}, {"left", "right", "far"}, {"back"}])
+def test_a_sensor_that_the_vehicle_does_not_have_is_not_waited_for(absent):
+    """The same frames as when it is silent, but for its reason, its count, and the time for which it was expected."""
+    messages = drive(without=absent)
+    anchor = "right" if "back" in absent else "back"
+    offsets = {name: ns - OFFSETS[anchor] for name, ns in OFFSETS.items() if name not in absent}
+    config = dataclasses.replace(
+        CONFIG, absent=frozenset(absent), anchor=anchor, offsets_ns=offsets, startup_ns=10**12, silence_ns=10**12,
+        deadline_ns=10**12,
+    )  # fmt: skip
+    sync = make_sync(config)
+    frames = feed(sync, messages)
+    assert len(frames) >= len(anchors()) - 1
+    for frame in frames[8:]:
+        assert frame.missing == dict.fromkeys(absent, "absent")
+        assert len(frame.cameras) == len(CONFIG.cameras) and len(frame.radars) == len(CONFIG.radars)
+        shown = dict(zip((*CONFIG.cameras, *CONFIG.radars), (*frame.cameras, *frame.radars)))
+        assert {name for name, found in shown.items() if not found} == absent
+    assert not [name for name in sync.counters if name.endswith("/absent")]
+    for name in absent:
+        assert sync.taken.add_camera(image(name, START + 2_900 * MS)) == "unknown_sensor"
+
+
+def test_a_rig_without_cameras_goes_by_its_radars():
+    config = dataclasses.replace(CONFIG, absent=frozenset(OFFSETS), anchor="", offsets_ns={}, startup_ns=0)
+    frames = feed(make_sync(config), drive(without=OFFSETS))
+    assert len(frames) > 10 and all(frame.missing == dict.fromkeys(OFFSETS, "absent") for frame in frames[2:])
+
+
 def test_out_of_order_messages_of_one_sensor():
     messages = drive()
     shuffled = []

@@ -15,14 +15,15 @@ import cv2
 import numpy as np
 
 from bev_perception import conversions
-from bev_perception.conversions import RadarFields
 from bev_perception.decode import decode
 from bev_perception.evaluation import stock
 from bev_perception.geometry import make_transform, rotation_from_yaw
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import BOX_CHANNELS, ModelSpec
+from bev_perception.odometry_messages import to_ego_pose
 from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import prepare_radar
+from bev_perception.radar_messages import RadarFields, read_radar
 from bev_perception.structures import CameraCalibration, EgoPose, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 from bev_perception.sync_config import SyncConfig
@@ -201,8 +202,8 @@ def _our_frame(
     """Convert and synchronise one period's messages as the node does; the frame that became complete."""
     start = time.thread_time_ns()
     frames = [conversions.to_camera_frame(m, name) for m, name in zip(arrival.images, spec.cameras)]
-    scans = [conversions.read_radar(m, name, RadarFields())[0] for m, name in zip(arrival.clouds, spec.radars)]
-    poses: list[EgoPose] = [conversions.to_ego_pose(m, "odom", "base_link") for m in arrival.odometry]
+    scans = [read_radar(m, name, RadarFields())[0] for m, name in zip(arrival.clouds, spec.radars)]
+    poses: list[EgoPose] = [to_ego_pose(m, "odom", "base_link") for m in arrival.odometry]
     converted = time.thread_time_ns()
     made: list[SensorFrame] = []
     taken = sync.taken

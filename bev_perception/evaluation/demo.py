@@ -85,7 +85,7 @@ def drive_live(bag: Path, params: Path, config: NodeConfig, out: Path, log: Path
     result = out / "result"
     shutil.rmtree(result, ignore_errors=True)
     environment = ros_environment(domain=20 + os.getpid() % 80)
-    topics = [config.odometry_topic, *(r.topic for r in config.radars.values())]
+    topics = [config.odometry.topic, *(r.topic for r in config.radars.values())]
     topics += [t for c in config.cameras.values() for t in (c.topic, c.info_topic)]
     with ExitStack() as stack:
 

@@ -10,7 +10,7 @@ from bev_perception.intake import SensorIntake, Source
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
-from bev_perception.structures import Composition, SensorFrame
+from bev_perception.structures import ODOMETRY, Composition, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 
 
@@ -31,7 +31,8 @@ def read_frames(
     taken = taken or Measurements(config.sync_config(spec))
     intake, synchronizer = SensorIntake(config, taken, tell), FrameSynchronizer(taken, again)
     present = set(bag_topics(bag))
-    needed = {config.odometry_topic} | {c.topic for c in config.cameras.values()}
+    measured = {ODOMETRY, *config.cameras}
+    needed = {source.topic for source in intake.sources if source.sensor in measured}
     if not needed & present:
         raise BagError(
             f"{bag} has none of the topics that the parameters name ({', '.join(sorted(needed))}); "

@@ -73,10 +73,10 @@ class Car:
             clouds = [cloud(seed, radar.frame_id) for seed in range(VIEWS)]
             self._add("radar", radar.name, radar.topic, RADAR_HZ, 0.1 + 0.01 * i, clouds)
         odometry = Odometry(child_frame_id=config.base_frame)
-        odometry.header.frame_id = config.odometry_frame
+        odometry.header.frame_id = config.odometry.frame
         odometry.pose.pose.orientation.w = 1.0
         odometry.twist.twist.linear.x = SPEED_MPS
-        self._add(ODOMETRY, ODOMETRY, config.odometry_topic, ODOMETRY_HZ, 0.0, [odometry])
+        self._add(ODOMETRY, ODOMETRY, config.odometry.topic, ODOMETRY_HZ, 0.0, [odometry])
 
     def drive(self, seconds: float, until: Callable[[], bool] = lambda: False) -> int:
         """Number of messages made, each at its time, until the time is over or `until` says so."""

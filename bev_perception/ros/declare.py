@@ -101,8 +101,12 @@ class NodeParameters:
         elif row.limits:
             descriptor.floating_point_range = [FloatingPointRange(from_value=row.limits[0], to_value=row.limits[1])]
         # `value` already is the override, checked: rclpy's own handling would kill the process for a wrong type.
-        start = ROS_TYPES[row.type] if value is REQUIRED else list(value) if isinstance(value, tuple) else value
+        kind = ROS_TYPES[row.type]
+        untyped = value is REQUIRED or value == ()  # rclpy takes an empty list for one of bytes
+        start = kind if untyped else list(value) if isinstance(value, tuple) else value
         self._node.declare_parameter(row.name, start, descriptor, ignore_override=True)
+        if value == ():
+            self._node.set_parameters([RosParameter(row.name, kind, [])])
         self._rows[row.name] = row  # last: declaring calls _on_set too
 
     def _on_set(self, parameters: list[RosParameter]) -> SetParametersResult:

@@ -19,7 +19,7 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 
-from bev_perception.intake import SensorIntake, Source
+from bev_perception.intake import SensorIntake, Source, message_types
 from bev_perception.measurements import Measurements
 from bev_perception.messages import message_class
 from bev_perception.parameters import NodeConfig
@@ -46,15 +46,16 @@ HELD_UP_S = 0.1  # a tick this late means that messages have waited as long
 ENCAPSULATION, STAMP_END = 4, 12
 
 
-def check_tf_message() -> None:
-    """Raises ImportError that says what to do where tf2_msgs is missing."""
-    try:
-        import tf2_msgs.msg  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "extrinsics.source is `tf_static`, but the package tf2_msgs is not installed; install "
-            "ros-<distro>-tf2-msgs, or set extrinsics.source: file and extrinsics.file: a calibration YAML"
-        ) from error
+def check_message_types(config: NodeConfig) -> None:
+    """Raises ImportError that says what to do where the package of a message that is asked for is missing."""
+    for kind, asked in message_types(config).items():
+        package = kind.partition("/")[0]
+        try:
+            message_class(kind)
+        except ImportError as error:
+            because, _, otherwise = asked.partition("; ")
+            mend = f"install ros-<distro>-{package.replace('_', '-')}, {otherwise}"
+            raise ImportError(f"{because}, but the package {package} is not installed; {mend}") from error
 
 
 class SensorInputs:

@@ -24,7 +24,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from bev_perception.calibration import CalibrationError, load_extrinsics
+from bev_perception.calibration import CalibrationError
 from bev_perception.health import situation
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
@@ -34,11 +34,12 @@ from bev_perception.modes import MEMORY_OFF_S, modes_that_hold
 from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, make_config, resolve_path
 from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
-from bev_perception.ros.inputs import check_tf_message
+from bev_perception.ros.inputs import check_message_types
 from bev_perception.ros.middleware import MiddlewareWatch
 from bev_perception.ros.run import ActiveRun, Model
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros, make_executor
 from bev_perception.ros.telemetry import Telemetry
+from bev_perception.sensor_calibration import read_extrinsics
 from bev_perception_msgs.msg import PerceptionStatus
 
 SUCCESS, FAILURE, ERROR = (
@@ -121,10 +122,8 @@ class PerceptionNode(LifecycleNode):
         bundle = load_bundle(resolve_path(self._params.first("bundle")))
         self._params.declare_sensors(bundle.spec)
         config = make_config(self._params.values(), bundle.spec)
-        if config.extrinsics_file is not None:
-            load_extrinsics(config.extrinsics_file, config.base_frame, [*config.cameras, *config.radars])
-        else:
-            check_tf_message()
+        read_extrinsics(config)
+        check_message_types(config)
         for name in config.outputs:
             output = PUBLISHERS[name]
             try:

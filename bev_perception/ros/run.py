@@ -29,6 +29,7 @@ from bev_perception.ros.telemetry import Telemetry
 from bev_perception.ros.worker import EveryWorker, NewestWorker
 from bev_perception.structures import DEADLINE, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
+from bev_perception.sync_config import ABSENT
 
 # Stages of BevPipeline.timings_ms -> stages of the status.
 STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode"}
@@ -120,7 +121,7 @@ class ActiveRun:
         now_ns, closed_at = self._now(), time.perf_counter_ns()
         for frame in frames:
             if frame.composition.closed_by == DEADLINE:
-                missing = ", ".join(f"{name} {reason}" for name, reason in frame.missing.items())
+                missing = ", ".join(f"{name} {reason}" for name, reason in frame.missing.items() if reason != ABSENT)
                 self._report("frame", "closed_by_deadline", f"without {missing}")
         self._worker.offer([_Closed(frame, (now_ns - frame.stamp_ns) / 1e6, closed_at) for frame in frames])
 

@@ -41,14 +41,20 @@ Some values are only right or wrong beside others, and `configure` checks these 
 - `extrinsics.file` must be given when `extrinsics.source` is `file`; every `frame_id` when it is `tf_static`.
 - `anchor` is a camera of the bundle, and its `offset_ms` is 0.
 - `sync.camera_tolerance_ms` is at most half of `sync.period_ms`, or two images of one camera fit into a frame.
-- `radar_fields.vx` and `radar_fields.vy` are given both, or neither and `radar_fields.doppler` instead.
+- `absent` names sensors of the bundle, not all of them, and not the `anchor`.
+- `radar_fields.vx` and `radar_fields.vy` are given both, or neither and `radar_fields.doppler` instead; so it is with
+  the fields of each radar.
 - `radar_fields.x` and `.y` must not be empty with `layout: cartesian`, nor `.range` and `.azimuth` with `polar`."""
 # Title -> (first words of the names, what the reader should know).
 GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
-    "Model and engine": (("bundle", "backend", *BACKENDS), "Which model runs, and in which engine."),
+    "Model and engine": (
+        ("bundle", "backend", "absent", *BACKENDS),
+        "Which model runs, in which engine, and with which of its sensors.",
+    ),
     "Frames and calibration": (
         ("base_frame", "odometry", "extrinsics"),
-        "Frames follow REP-105: the odometry's frame is continuous. `map` jumps and must not be used.",
+        "Frames follow REP-105: the odometry's frame is continuous. `map` jumps and must not be used. With "
+        "`pose_twist` each pose gets the twist at its stamp, between the two nearest.",
     ),
     "Putting measurements together": (
         ("anchor", "sync"),
@@ -56,9 +62,10 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "it; when its deadline has passed it goes without what is late.",
     ),
     "Reading messages": (
-        ("radar_fields", "image_reader", "cloud_reader", "qos"),
-        "How a radar names its fields, and the subscriptions to sensors. Odometry has a queue of 100, and `/tf_static` "
-        "is latched. One topic alone: `qos_overrides./camera/cam_front/image_raw.subscription.reliability: reliable`.",
+        ("radar_fields", "radar_limits", "image_reader", "cloud_reader", "qos"),
+        "How radars name their fields (one radar alone: `radars.*.fields.*`), what a return can be, and the "
+        "subscriptions to sensors. Odometry has a queue of 100, and `/tf_static` is latched. One topic alone: "
+        "`qos_overrides./camera/cam_front/image_raw.subscription.reliability: reliable`.",
     ),
     "Degraded modes": (
         ("front_cameras", "modes"),
@@ -71,7 +78,13 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
 ONE_OF_EACH = ModelSpec("", ("<CAMERA>",), ("<RADAR>",), {"<CLASS>": math.nan}, {"<CLASS>": 1.0}, ("<CLASS>",))
 SENSOR_GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
     "Each camera": (("cameras",), "`<CAMERA>` is the camera's name in the bundle, `<camera>` the same in lower case."),
-    "Each radar": (("radars",), "`<RADAR>` is the radar's name in the bundle, `<radar>` the same in lower case."),
+    "Each radar": (
+        ("radars",),
+        "`<RADAR>` is the radar's name in the bundle, `<radar>` the same in lower case. A message of radar_msgs says "
+        "itself which of its fields is what. A `scan` is polar, with relative speed and without a cross section: set "
+        "`fields.rcs: amplitude` where the driver writes one there. Of `tracks`, the speed along "
+        "the line of sight is used.",
+    ),
     "Each class": (("score_threshold",), "`<CLASS>` is the name of a class in the bundle."),
 }
 

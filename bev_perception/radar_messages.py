@@ -1,0 +1,153 @@
+"""What radars send -> RadarScan. RADAR_KINDS lists the messages, LAYOUTS how they say where a return is.
+
+Duck-typed as conversions.py is: messages of rclpy and of `rosbags` work alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bev_perception.conversions import CLOUD_READERS, MessageError, stamp_ns
+from bev_perception.structures import RadarScan
+
+RADIAL_EPSILON_M = 1e-6
+Positions = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _from_polar(distance: np.ndarray, azimuth: np.ndarray, elevation: np.ndarray, to_rad: float) -> Positions:
+    azimuth, elevation = azimuth * to_rad, elevation * to_rad
+    flat = distance * np.cos(elevation)
+    return flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a radar says where a return is: two RadarFields it needs and a third that may be missing (it is 0 then).
+
+    position(first, second, third, to_rad) -> x, y, z in metres; to_rad: of the angle's unit.
+    """
+
+    needed: tuple[str, str]
+    third: str
+    position: Callable[[np.ndarray, np.ndarray, np.ndarray, float], Positions]
+
+
+LAYOUTS = {
+    "cartesian": Layout(("x", "y"), "z", lambda x, y, z, to_rad: (x, y, z)),
+    "polar": Layout(("range", "azimuth"), "elevation", _from_polar),
+}
+ANGLE_UNITS = {"rad": 1.0, "deg": np.pi / 180}
+VELOCITIES = {"compensated": True, "relative": False}  # whether over ground, or relative to the moving sensor
+
+
+@dataclass(frozen=True)
+class RadarFields:
+    """How a radar names what its returns hold; see the parameters `radar_fields.*` and `radars.NAME.fields.*`."""
+
+    layout: str = "cartesian"
+    x: str = "x"
+    y: str = "y"
+    z: str = "z"
+    range: str = "range"
+    azimuth: str = "azimuth"
+    elevation: str = "elevation"
+    angle_unit: str = "rad"
+    rcs: str = "rcs"
+    velocity: str = "compensated"
+    vx: str = "vx_comp"
+    vy: str = "vy_comp"
+    doppler: str = ""
+
+
+SCAN_COLUMNS = ("range", "azimuth", "elevation", "doppler_velocity", "amplitude")
+TRACK_COLUMNS = ("x", "y", "z", "doppler")
+
+
+def _scan_returns(msg: Any, reader: str) -> np.ndarray:
+    """radar_msgs/RadarScan -> (P,) structured, the fields of RadarReturn: m, rad, m/s, dB."""
+    rows = [(r.range, r.azimuth, r.elevation, r.doppler_velocity, r.amplitude) for r in msg.returns]
+    return np.array(rows, dtype=[(name, "f4") for name in SCAN_COLUMNS])
+
+
+def _track_returns(msg: Any, reader: str) -> np.ndarray:
+    """radar_msgs/RadarTracks -> (P,) structured: the centre of each track, m, and its speed along the line of sight.
+
+    Networks know the radial speed that a radar measures, not the whole vector that its tracker has guessed.
+    """
+    rows = []
+    for track in msg.tracks:
+        p, v = track.position, track.velocity
+        distance = max((p.x * p.x + p.y * p.y + p.z * p.z) ** 0.5, RADIAL_EPSILON_M)
+        rows.append((p.x, p.y, p.z, (p.x * v.x + p.y * v.y + p.z * v.z) / distance))
+    return np.array(rows, dtype=[(name, "f4") for name in TRACK_COLUMNS])
+
+
+@dataclass(frozen=True)
+class RadarKind:
+    """A kind of radar message: `message` is its type, returns(message, cloud reader) -> (P,) structured array.
+
+    fields: which column is what where the definition of the message says it, None where the driver decides.
+    clutter: returns of the ground and of noise are among them, so that a radar that sees nothing for long is odd.
+    """
+
+    message: str
+    returns: Callable[[Any, str], np.ndarray]
+    fields: RadarFields | None
+    clutter: bool
+
+
+# RadarScan's amplitude is in dB of whatever the driver likes: a radar cross section only where the driver says so.
+_SCAN_FIELDS = RadarFields("polar", rcs="", velocity="relative", vx="", vy="", doppler="doppler_velocity")
+_TRACK_FIELDS = RadarFields("cartesian", rcs="", velocity="relative", vx="", vy="", doppler="doppler")
+# The values of `radars.NAME.kind`.
+RADAR_KINDS = {
+    "cloud": RadarKind("sensor_msgs/msg/PointCloud2", lambda msg, reader: CLOUD_READERS[reader](msg), None, True),
+    "scan": RadarKind("radar_msgs/msg/RadarScan", _scan_returns, _SCAN_FIELDS, True),
+    "tracks": RadarKind("radar_msgs/msg/RadarTracks", _track_returns, _TRACK_FIELDS, False),
+}
+
+
+def read_radar(
+    msg: Any, sensor: str, fields: RadarFields, reader: str = "numpy", kind: str = "cloud"
+) -> tuple[RadarScan, int]:
+    """A radar's message -> (RadarScan in the radar's frame, number of returns left out because they are not finite).
+
+    reader, kind: keys of CLOUD_READERS and of RADAR_KINDS. A missing z (or elevation) is 0. A message without returns
+    is a good scan: nothing was seen. Raises MessageError: cloud_fields, cloud_truncated, cloud_not_finite (no return is
+    finite), stamp_not_set.
+    """
+    returns = RADAR_KINDS[kind].returns(msg, reader)
+    stamp = stamp_ns(msg.header.stamp)
+    names = returns.dtype.names or ()
+
+    def column(name: str, optional: bool = False) -> np.ndarray:
+        if name in names:
+            values = returns[name]
+            return np.asarray(values if values.ndim == 1 else values[:, 0], dtype=np.float32)
+        if optional:
+            return np.zeros(len(returns), dtype=np.float32)
+        has = ", ".join(names) or "none"
+        mend = f"set radar_fields.* or radars.{sensor}.fields.*"
+        raise MessageError("cloud_fields", f"no field {name!r}; the {kind} has {has}: {mend}")
+
+    layout = LAYOUTS[fields.layout]
+    first, second = (column(getattr(fields, name)) for name in layout.needed)
+    third = column(getattr(fields, layout.third), optional=True)
+    x, y, z = layout.position(first, second, third, ANGLE_UNITS[fields.angle_unit])
+    if fields.vx:
+        vx, vy = column(fields.vx), column(fields.vy)
+    else:
+        # radial speed along the line of sight; only its part in the x-y plane is kept
+        per_metre = column(fields.doppler) / np.maximum(np.sqrt(x * x + y * y + z * z), RADIAL_EPSILON_M)
+        vx, vy = per_metre * x, per_metre * y
+    rcs = column(fields.rcs) if fields.rcs else np.zeros(len(returns), dtype=np.float32)
+    points = np.stack([x, y, z, rcs, vx, vy], axis=1).astype(np.float32, copy=False)
+    finite = np.isfinite(points).all(axis=1)
+    bad = int(len(points) - finite.sum())
+    if bad and bad == len(points):
+        raise MessageError("cloud_not_finite", f"all {bad} returns hold NaN or infinity; check the radar driver")
+    return RadarScan(sensor, stamp, points[finite] if bad else points, VELOCITIES[fields.velocity]), bad
