@@ -6,7 +6,7 @@ No ROS, no clock, no lock: the caller brings the messages and the time, and seri
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 
 from bev_perception import conversions
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics
+from bev_perception.camera_info import to_calibration
 from bev_perception.conversions import MessageError
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
-from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan, SensorFrame
+from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan, SensorFrame, same_calibration
 from bev_perception.sync import ODOMETRY, FrameSynchronizer
 
 TF_STATIC = "tf_static"
@@ -57,7 +58,7 @@ class SensorIntake:
         self._config, self._sync = config, synchronizer
         self._report = report
         self.faults: dict[str, tuple[str, str]] = {}
-        self._infos: dict[str, Any] = {}
+        self._infos: dict[str, CameraCalibration] = {}  # with ego_from_cam in the frame of camera_info
         self._calibrations: dict[str, CameraCalibration] = {}
         self._extrinsics: dict[str, np.ndarray] = {}
         self._tree = StaticTree()
@@ -121,8 +122,8 @@ class SensorIntake:
     def _image(self, camera: CameraConfig, msg: Any) -> CameraFrame:
         conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
         if camera.compressed:
-            return conversions.to_compressed_frame(msg, camera.name)
-        frame = conversions.to_camera_frame(msg, camera.name, self._config.image_reader)
+            return conversions.to_compressed_frame(msg, camera.name, camera.bits)
+        frame = conversions.to_camera_frame(msg, camera.name, self._config.image_reader, camera.bits)
         known = self._calibrations.get(camera.name)
         if known is not None and (known.width, known.height) != (msg.width, msg.height):
             found = f"image {msg.width}x{msg.height}, camera_info {known.width}x{known.height}"
@@ -161,11 +162,12 @@ class SensorIntake:
     # ---- calibration
 
     def _camera_info(self, camera: CameraConfig, msg: Any) -> None:
+        conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.info_topic}")
+        info = to_calibration(msg, np.eye(4), camera.rectified)
         known = self._infos.get(camera.name)
-        if known is not None and _same_calibration(known, msg):
+        if known is not None and same_calibration(known, info):
             return
-        conversions.to_calibration(msg, np.eye(4), camera.rectified)  # refuse before anything is replaced
-        self._infos[camera.name] = msg
+        self._infos[camera.name] = info
         self._set_calibration(camera, f"{camera.info_topic} changed while running")
 
     def _tf_static(self, msg: Any) -> None:
@@ -199,15 +201,7 @@ class SensorIntake:
         info, ego_from_cam = self._infos.get(camera.name), self._extrinsics.get(camera.name)
         if info is None or ego_from_cam is None:
             return
-        calibration = conversions.to_calibration(info, ego_from_cam, camera.rectified)
+        calibration = replace(info, ego_from_cam=ego_from_cam @ info.ego_from_cam)  # which rectification turned
         self._calibrations[camera.name] = calibration
         if self._sync.set_camera_calibration(camera.name, calibration):
             self._report(camera.name, "calibration_changed", changed)
-
-
-def _same_calibration(a: Any, b: Any) -> bool:
-    """Whether two camera_info messages say the same."""
-    scalars = ("width", "height", "distortion_model", "binning_x", "binning_y", "roi")
-    return all(getattr(a, n) == getattr(b, n) for n in scalars) and all(
-        np.array_equal(getattr(a, n), getattr(b, n)) for n in ("k", "d", "p")
-    )

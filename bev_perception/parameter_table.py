@@ -24,6 +24,7 @@ from bev_perception.inference.backend import BACKENDS
 from bev_perception.inference.builder import PRECISIONS
 from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import ModelSpec
+from bev_perception.preprocess.contents import CHOICES, ImageChecks
 from bev_perception.sync_config import MS, SyncConfig
 
 PACKAGE_SCHEME = "package://bev_perception/"
@@ -89,6 +90,11 @@ def _radar_field(name: str, description: str, choices: Collection[str] = ()) -> 
     return P(name, "string", getattr(RadarFields, name.removeprefix("radar_fields.")), description, choices=choices)
 
 
+def _image_check(name: str, description: str) -> Parameter:
+    """The row of `images.NAME`, whose default is that of ImageChecks.NAME."""
+    return P(name, "string", getattr(ImageChecks, name.removeprefix("images.")), description, choices=CHOICES)
+
+
 FROM_TF, FROM_FILE = "tf_static", "file"  # extrinsics.source
 PARAMETERS: tuple[Parameter, ...] = (
     P("bundle", "string", REQUIRED, f"Directory of the model bundle; may start with {PACKAGE_SCHEME}"),
@@ -149,6 +155,10 @@ PARAMETERS: tuple[Parameter, ...] = (
     _radar_field("radar_fields.vx", "Field name: radial speed along x, m/s; empty: use `doppler`"),
     _radar_field("radar_fields.vy", "Field name: radial speed along y, m/s; empty: use `doppler`"),
     _radar_field("radar_fields.doppler", "Field name: radial speed, m/s, positive away; used when vx, vy are empty"),
+    _image_check("images.black", "An image that is black all over"),
+    _image_check("images.uniform", "An image of one colour, or of stripes without end"),
+    _image_check("images.noise", "An image whose pixels have nothing to do with their neighbours"),
+    _image_check("images.frozen", "The same picture with new stamps, for a second or though the vehicle moved"),
     P("image_reader", "string", "numpy", "Reads raw images; both give the same arrays", choices=IMAGE_READERS),
     P("cloud_reader", "string", "numpy", "Reads point clouds; both give the same arrays", choices=CLOUD_READERS),
     P("qos.depth", "int", 5, "Queue of each sensor subscription", (1, 1000), change=NEVER),
@@ -199,7 +209,14 @@ CAMERA_PARAMETERS: tuple[Parameter, ...] = (
     P("topic", "string", "/camera/{}/image_raw", "sensor_msgs/Image, or CompressedImage where `compressed` is true"),
     P("info_topic", "string", "/camera/{}/camera_info", "sensor_msgs/CameraInfo of that image"),
     P("compressed", "bool", False, "The topic carries sensor_msgs/CompressedImage (JPEG or PNG)"),
-    P("rectified", "bool", False, "The topic carries rectified images: use P of camera_info and no distortion"),
+    P("rectified", "bool", False, "The topic carries rectified images: use P and R of camera_info, no distortion"),
+    P(
+        "bits",
+        "int",
+        16,
+        "Bits in use of each sample of a 16-bit image, from the lowest on (10, 12, 14 or all)",
+        (8, 16),
+    ),
     P("offset_ms", "double", 0.0, "Stamp of this camera minus stamp of the anchor within one sweep", (-1000.0, 1000.0)),
     P(
         "frame_id",

@@ -22,6 +22,7 @@ from bev_perception.parameter_table import (
     sensor_parameters,
     unknown_names,
 )
+from bev_perception.preprocess.contents import ImageChecks
 from bev_perception.sync_config import SyncConfig
 
 NODE_NAME = "bev_perception"
@@ -39,6 +40,7 @@ class CameraConfig:
     info_topic: str
     compressed: bool
     rectified: bool
+    bits: int
     offset_ns: int
     frame_id: str
 
@@ -69,6 +71,7 @@ class NodeConfig:
     anchor: str
     sync: dict[str, Any]
     radar_fields: RadarFields
+    image_checks: ImageChecks
     image_reader: str
     cloud_reader: str
     qos_depth: int
@@ -178,6 +181,7 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         anchor=_anchor(v, spec),
         sync=_in_ns(group("sync")),
         radar_fields=RadarFields(**group("radar_fields")),
+        image_checks=ImageChecks(**group("images")),
         image_reader=v["image_reader"],
         cloud_reader=v["cloud_reader"],
         qos_depth=v["qos.depth"],

@@ -9,6 +9,8 @@ from bev_perception.decode import Thresholds, decode, thresholds_of
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess import prepare_inputs
+from bev_perception.preprocess.contents import ImageChecks, Seen, check_images
+from bev_perception.preprocess.fault import Fault
 from bev_perception.structures import Detections, SensorFrame
 from bev_perception.sync_config import SyncConfig
 from bev_perception.temporal import TemporalMemory
@@ -18,8 +20,10 @@ class BevPipeline:
     """Holds the engine, the memory and the thresholds (which may be replaced between steps).
 
     timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, total.
-    counters, since construction: `radar/reason` -> how much of the sensors' data the model had no room for,
+    counters, since construction: `SENSOR/reason` -> in how many frames a sensor that was there was masked, or
+    something was told of it; `radar/reason` -> how much of the sensors' data the model had no room for;
     `memory/reason` -> how often the memory was emptied (Detections.memory_reset).
+    details: of the last step, `SENSOR/reason` -> what was found.
     """
 
     def __init__(
@@ -28,6 +32,7 @@ class BevPipeline:
         backend: InferenceBackend,
         thresholds: Thresholds | None = None,
         max_speed_mps: float = SyncConfig.max_speed_mps,
+        image_checks: ImageChecks | None = None,
     ) -> None:
         self.spec = spec
         self.backend = backend
@@ -35,12 +40,23 @@ class BevPipeline:
         self.memory = TemporalMemory(spec, max_speed_mps)
         self.timings_ms: dict[str, float] = {}
         self.counters: Counter[str] = Counter()
+        self.details: dict[str, str] = {}
+        self._image_checks = image_checks or ImageChecks()
+        self._seen: dict[str, Seen] = {}
 
     def step(self, frame: SensorFrame) -> Detections:
         """Detect in `frame`; frames come in stamp order. Sensors that are missing or unusable are masked and named."""
         started = time.perf_counter_ns()
         inputs, problems, lost = prepare_inputs(frame, self.spec)
         self.counters.update(lost)
+        told: dict[str, Fault] = {}
+        if self.spec.cameras:
+            blind, told, self._seen = check_images(
+                inputs, frame.cameras, self.spec.cameras, self._image_checks, self._seen
+            )
+            problems |= blind
+        self.details = {f"{name}/{fault.reason}": fault.detail for name, fault in [*problems.items(), *told.items()]}
+        self.counters.update(self.details.keys())
         previous, memory_reset = self.memory.inputs(frame)
         if memory_reset:
             self.counters[f"memory/{memory_reset}"] += 1
@@ -66,7 +82,7 @@ class BevPipeline:
             decoded.scores,
             decoded.labels,
             sensors_used=tuple(n for n, v in zip(self.spec.cameras + self.spec.radars, valid) if v > 0),
-            missing=frame.missing | problems,
+            missing=frame.missing | {name: fault.reason for name, fault in problems.items()},
             temporal_used=bool(previous) and bool(previous["prev_valid"][0] > 0),
             memory_reset=memory_reset,
         )

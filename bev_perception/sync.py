@@ -31,6 +31,7 @@ from bev_perception.structures import (
     RadarScan,
     RadarSweep,
     SensorFrame,
+    same_calibration,
 )
 from bev_perception.sync_config import SensorHealth, SyncConfig
 
@@ -56,13 +57,17 @@ class FrameSynchronizer:
         self._clear()
 
     def set_camera_calibration(self, name: str, calibration: CameraCalibration) -> bool:
-        """Holds for the frames to come; True when it replaces a different one (counted)."""
+        """Holds for the frames to come; True when it replaces a different one (counted).
+
+        One that is the same up to jitter replaces nothing, so that many small steps add up to a change.
+        """
         known = self._calibrations.get(name)
+        if known is not None and same_calibration(known, calibration):
+            return False
         self._calibrations[name] = calibration
-        changed = known is not None and not _same(known, calibration)
-        if changed:
+        if known is not None:
             self._calibration_changed(name)
-        return changed
+        return known is not None
 
     def set_radar_extrinsics(self, name: str, ego_from_radar: np.ndarray) -> bool:
         """(4, 4) float64; holds for the frames to come; True when it replaces a different one (counted)."""
@@ -308,11 +313,3 @@ class FrameSynchronizer:
             return SensorHealth("stale", age_s, rate_hz, "stale")
         reason = self._missing.get(name, "")
         return SensorHealth("degraded" if reason else "ok", age_s, rate_hz, reason)
-
-
-def _same(a: CameraCalibration, b: CameraCalibration) -> bool:
-    return (
-        (a.width, a.height, a.distortion_model, tuple(a.D)) == (b.width, b.height, b.distortion_model, tuple(b.D))
-        and np.array_equal(a.K, b.K)
-        and np.array_equal(a.ego_from_cam, b.ego_from_cam)
-    )

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 import traceback
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,9 @@ class ActiveRun:
         self._sync = FrameSynchronizer(config.sync_config(spec))
         self._intake = SensorIntake(config, self._sync, self._report)
         self._thresholds = Thresholds(config.score_threshold, spec.nms_radius)
-        self._pipeline = BevPipeline(spec, model.backend, self._thresholds, config.sync["max_speed_mps"])
+        self._pipeline = BevPipeline(
+            spec, model.backend, self._thresholds, config.sync["max_speed_mps"], config.image_checks
+        )
         self._worker = Worker(self._process, self._tick, telemetry.dropped)
         self._inputs: SensorInputs | None = None
 
@@ -106,7 +109,7 @@ class ActiveRun:
         """What intake, synchroniser and pipeline counted since activation: `SENSOR/reason`, `frame/reason`,
         `reset/reason`, `radar/reason`, `memory/reason`."""
         with self._lock:
-            return dict(self._sync.counters) | dict(self._pipeline.counters)
+            return dict(Counter(self._sync.counters) + Counter(dict(self._pipeline.counters)))
 
     def _report(self, sensor: str, reason: str, detail: str) -> None:
         if self._telemetry.note(f"{sensor}/{reason}", detail):
@@ -131,9 +134,9 @@ class ActiveRun:
             for stage, ms in self._pipeline.timings_ms.items():
                 if stage in STAGES:
                     self._telemetry.time(STAGES[stage], ms)
-            for sensor, reason in detections.missing.items():
-                if sensor not in frame.missing:  # the synchroniser counts its own
-                    self._telemetry.count(f"{sensor}/{reason}")
+            for what, detail in self._pipeline.details.items():
+                sensor, reason = what.split("/")
+                self._report(sensor, reason, detail)  # the pipeline has counted it
             self._publish(detections)
         except Exception:
             self._failed("step_failed")

@@ -60,6 +60,11 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "How a radar names its fields, and the subscriptions to sensors. Odometry has a queue of 50, and `/tf_static` "
         "is latched. One topic alone: `qos_overrides./camera/cam_front/image_raw.subscription.reliability: reliable`.",
     ),
+    "Looking at images": (
+        ("images",),
+        "Images that show nothing. `mask` takes the camera out of the frame, `tell` counts and uses the image, `off` does "
+        "not look. A simulator without noise repeats its picture while nothing moves: `images.frozen: off`.",
+    ),
     "Output": (("publish", "diagnostics"), "What is published ([messages.md](messages.md)), when the status warns."),
 }
 # A model of one camera, one radar and one class: its parameters stand for those of every model.
