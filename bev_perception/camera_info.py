@@ -8,7 +8,7 @@ import numpy as np
 
 from bev_perception.conversions import MessageError
 from bev_perception.preprocess.undistort import DISTORTION_MODELS
-from bev_perception.structures import CameraCalibration
+from bev_perception.structures import DISTORTION_TOLERANCE, CameraCalibration
 
 PINHOLE_DEGREES = (2.0, 170.0)  # fields of view that a pinhole image can have and a camera of a vehicle may
 FISHEYE_DEGREES = (2.0, 360.0)
@@ -53,7 +53,7 @@ def _distortion(msg: Any) -> tuple[str, tuple[float, ...]]:
     D = tuple(float(x) for x in msg.d)
     if not np.isfinite(D).all():
         raise MessageError("camera_info_distortion", f"D = {D} is not finite")
-    if not any(D):
+    if np.abs(D).max(initial=0.0) <= DISTORTION_TOLERANCE:
         return "", ()
     model = msg.distortion_model
     if model not in DISTORTION_MODELS:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 START_OF_SCAN = 0xDA
 END_OF_IMAGE = b"\xff\xd9"
-IEND = b"\0\0\0\0IEND\xae\x42\x60\x82"  # always the same twelve bytes: no content, and the check sum of that
+IEND = b"\0\0\0\0IEND\xae\x42\x60\x82"  # always the same: no content, and the check sum of that
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,19 @@ def _png_header(data: bytes) -> ImageHeader | None:
     return ImageHeader(int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"), channels)
 
 
+def _png_is_whole(data: bytes) -> bool:
+    """Chunk by chunk to the last: length, name, content, check sum (ISO/IEC 15948, 5.3)."""
+    position = 8
+    while position + 12 <= len(data):
+        if data[position : position + 12] == IEND:
+            return True
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    return False
+
+
 COMPRESSED = {
     "jpeg": FileFormat(b"\xff\xd8", _jpeg_header, _jpeg_is_whole),
-    "png": FileFormat(b"\x89PNG\r\n\x1a\n", _png_header, lambda data: IEND in data),
+    "png": FileFormat(b"\x89PNG\r\n\x1a\n", _png_header, _png_is_whole),
 }
 
 

@@ -120,9 +120,9 @@ def _prepare(view: CameraView, ego: EgoPose, spec: ImageSpec) -> tuple[np.ndarra
         raise ImageError("pose_jump", "the ego pose jumped between the image and the frame")
     _check(view)
     image = _network_image(view, spec)
-    then_from_now = invert(view.ego.odom_from_ego) @ ego.odom_from_ego
-    projection = img_from_cam(view.calibration, spec) @ view.calibration.cam_from_ego @ then_from_now
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of absurd numbers is looked at next
+        then_from_now = invert(view.ego.odom_from_ego) @ ego.odom_from_ego
+        projection = img_from_cam(view.calibration, spec) @ view.calibration.cam_from_ego @ then_from_now
         projection = projection.astype(np.float32)
     if not np.isfinite(projection).all():
         raise ImageError("bad_calibration", f"the projection is not finite: {projection.tolist()}")

@@ -62,8 +62,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "Looking at images": (
         ("images",),
-        "Images that show nothing. `mask` takes the camera out of the frame, `tell` counts and uses the image, `off` does "
-        "not look. A simulator without noise repeats its picture while nothing moves: `images.frozen: off`.",
+        "Images that show nothing. `mask` takes the camera out of the frame, `tell` counts it, `off` does not "
+        "look. A simulator without noise repeats its picture while nothing moves: `images.frozen: off`.",
     ),
     "Output": (("publish", "diagnostics"), "What is published ([messages.md](messages.md)), when the status warns."),
 }
