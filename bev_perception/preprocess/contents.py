@@ -1,8 +1,8 @@
 """Images that show nothing: cheap looks at the network's small images, before anybody trusts them.
 
 A camera that is covered, dark, or whose driver repeats itself sends images that are whole in every other respect.
-Limits are far from what cameras see, at night and in fog, too; noise alone is near enough to gravel and grass that it
-is only told.
+Black, uniform and frozen images say nothing of the world, so their camera is masked. Noise is only told: the limit is
+ten times what images by day have, but no recording of a real night was at hand to say how near a high gain comes.
 """
 
 from __future__ import annotations

@@ -140,11 +140,12 @@ def prepare_radar(
     Whatever one radar raises is that radar's fault (`radar_failed`), never the frame's.
     """
     problems = radar_problems(frame, spec)
+    usable = without(problems, frame, spec)
     try:
-        points = accumulate(without(problems, frame, spec), spec)
-    except Exception:  # one by one: who is it?
-        problems |= _failing(without(problems, frame, spec), spec)
-        points = accumulate(without(problems, frame, spec), spec)
+        points = accumulate(usable, spec)
+    except Exception:  # who is it?
+        points, failed = _one_by_one(usable, spec)
+        problems |= failed
     valid = [bool(sweeps) and name not in problems for name, sweeps in zip(spec.radars, frame.radars)]
     arrays, lost = radar_arrays(points, spec)
     return arrays | {"radar_valid": np.array(valid, dtype=np.float32)}, problems, lost
@@ -158,15 +159,15 @@ def without(radars: Collection[str], frame: SensorFrame, spec: ModelSpec) -> Sen
     return replace(frame, radars=kept)
 
 
-def _failing(frame: SensorFrame, spec: ModelSpec) -> dict[str, Fault]:
-    """Radars that raise when they are alone."""
-    faults = {}
+def _one_by_one(frame: SensorFrame, spec: ModelSpec) -> tuple[np.ndarray, dict[str, Fault]]:
+    """The accumulated points of all radars that raise nothing when they are alone, and what the others raise."""
+    clouds, faults = [np.zeros((0, len(POINT_COLUMNS)), dtype=np.float32)], {}
     for name in spec.radars:
         try:
-            accumulate(without([other for other in spec.radars if other != name], frame, spec), spec)
+            clouds.append(accumulate(without([other for other in spec.radars if other != name], frame, spec), spec))
         except Exception as error:
             faults[name] = Fault("radar_failed", f"{type(error).__name__}: {error}")
-    return faults
+    return np.concatenate(clouds), faults
 
 
 def radar_problems(frame: SensorFrame, spec: ModelSpec) -> dict[str, Fault]:
