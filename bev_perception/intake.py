@@ -19,8 +19,10 @@ from bev_perception.conversions import MessageError
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
 from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan, SensorFrame, same_calibration
 from bev_perception.sync import ODOMETRY, FrameSynchronizer
+from bev_perception.video import CODECS, VideoStream, codec_of
 
 TF_STATIC = "tf_static"
+PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 # How to mend what the synchroniser refuses.
 HINTS = {
     "future_stamp": "; synchronise the clocks of sensor and computer (PTP), or mend the driver",
@@ -37,7 +39,8 @@ class Source:
     topic: str
     sensor: str
     kind: str
-    convert: Callable[[Any], Measurement | None]  # None where a message only tells about calibration
+    convert: Callable[[Any], Measurement | None]  # None where a message only tells about calibration, or a picture is
+    # not complete yet
 
 
 class SensorIntake:
@@ -61,6 +64,7 @@ class SensorIntake:
         self._infos: dict[str, CameraCalibration] = {}  # with ego_from_cam in the frame of camera_info
         self._calibrations: dict[str, CameraCalibration] = {}
         self._extrinsics: dict[str, np.ndarray] = {}
+        self._videos: dict[str, VideoStream] = {}
         self._tree = StaticTree()
         self._no_transform: dict[str, str] = {}
         self.sources = self._make_sources()
@@ -108,8 +112,8 @@ class SensorIntake:
         if config.extrinsics_file is None:
             sources.append(Source(f"/{TF_STATIC}", TF_STATIC, "tf2_msgs/msg/TFMessage", self._tf_static))
         for camera in config.cameras.values():
-            image = "sensor_msgs/msg/CompressedImage" if camera.compressed else "sensor_msgs/msg/Image"
-            sources.append(Source(camera.topic, camera.name, image, partial(self._image, camera)))
+            kind, convert = self._image_message(camera)
+            sources.append(Source(camera.topic, camera.name, kind, partial(convert, camera)))
             info, name = partial(self._camera_info, camera), f"{camera.name} camera_info"
             sources.append(Source(camera.info_topic, name, "sensor_msgs/msg/CameraInfo", info))
         for radar in config.radars.values():
@@ -119,16 +123,53 @@ class SensorIntake:
 
     # ---- measurements
 
+    def _image_message(self, camera: CameraConfig) -> tuple[str, Callable[[CameraConfig, Any], CameraFrame | None]]:
+        """What the topic carries, and what is made of it."""
+        if camera.packets:
+            return PACKET, self._packet
+        if camera.compressed:
+            return "sensor_msgs/msg/CompressedImage", self._compressed
+        return "sensor_msgs/msg/Image", self._image
+
     def _image(self, camera: CameraConfig, msg: Any) -> CameraFrame:
         conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
-        if camera.compressed:
-            return conversions.to_compressed_frame(msg, camera.name, camera.bits)
         frame = conversions.to_camera_frame(msg, camera.name, self._config.image_reader, camera.bits)
-        known = self._calibrations.get(camera.name)
-        if known is not None and (known.width, known.height) != (msg.width, msg.height):
-            found = f"image {msg.width}x{msg.height}, camera_info {known.width}x{known.height}"
-            raise MessageError("image_size_differs", f"{found}; they must belong together")
+        self._check_size(camera, int(msg.width), int(msg.height))
         return frame
+
+    def _compressed(self, camera: CameraConfig, msg: Any) -> CameraFrame | None:
+        conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
+        codec = codec_of(msg.format)
+        if not codec:
+            return conversions.to_compressed_frame(msg, camera.name, camera.bits)
+        stamp_ns = conversions.stamp_ns(msg.header.stamp)
+        return self._picture(camera, codec, bytes(msg.data), stamp_ns, position=stamp_ns)
+
+    def _packet(self, camera: CameraConfig, msg: Any) -> CameraFrame | None:
+        conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
+        codec = codec_of(msg.encoding)
+        if not codec:
+            known = ", ".join(CODECS)
+            raise MessageError("image_encoding", f"encoding {msg.encoding!r} begins with none of {known}")
+        stamp_ns = conversions.stamp_ns(msg.header.stamp)
+        return self._picture(camera, codec, bytes(msg.data), stamp_ns, position=int(msg.pts))
+
+    def _picture(
+        self, camera: CameraConfig, codec: str, data: bytes, stamp_ns: int, position: int
+    ) -> CameraFrame | None:
+        stream = self._videos.get(camera.name)
+        if stream is None or stream.codec != codec:
+            stream = self._videos[camera.name] = VideoStream(camera.name, codec)
+        frame = stream.decode(data, stamp_ns, position)
+        if frame is not None:
+            self._check_size(camera, frame.data.shape[1], frame.data.shape[0])
+        return frame
+
+    def _check_size(self, camera: CameraConfig, width: int, height: int) -> None:
+        known = self._calibrations.get(camera.name)
+        if known is not None and (known.width, known.height) != (width, height):
+            found = f"image {width}x{height}, camera_info {known.width}x{known.height}"
+            raise MessageError("image_size_differs", f"{found}; they must belong together")
 
     def _radar(self, radar: RadarConfig, msg: Any) -> RadarScan:
         conversions.check_frame(msg.header.frame_id, radar.frame_id, f"header.frame_id of {radar.topic}")

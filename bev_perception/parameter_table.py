@@ -208,7 +208,8 @@ PARAMETERS: tuple[Parameter, ...] = (
 CAMERA_PARAMETERS: tuple[Parameter, ...] = (
     P("topic", "string", "/camera/{}/image_raw", "sensor_msgs/Image, or CompressedImage where `compressed` is true"),
     P("info_topic", "string", "/camera/{}/camera_info", "sensor_msgs/CameraInfo of that image"),
-    P("compressed", "bool", False, "The topic carries sensor_msgs/CompressedImage (JPEG or PNG)"),
+    P("compressed", "bool", False, "The topic carries sensor_msgs/CompressedImage (JPEG, PNG, H.264 or H.265)"),
+    P("packets", "bool", False, "The topic carries ffmpeg_image_transport_msgs/FFMPEGPacket (H.264 or H.265)"),
     P("rectified", "bool", False, "The topic carries rectified images: use P and R of camera_info, no distortion"),
     P(
         "bits",

@@ -39,6 +39,7 @@ class CameraConfig:
     topic: str
     info_topic: str
     compressed: bool
+    packets: bool
     rectified: bool
     bits: int
     offset_ns: int
@@ -148,6 +149,9 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
         for name, value in v.items():
             if name.endswith(".frame_id") and not value:
                 errors.append(f"{name}: is required when extrinsics.source is `{FROM_TF}`")
+    for name in spec.cameras:
+        if v[f"cameras.{name}.compressed"] and v[f"cameras.{name}.packets"]:
+            errors.append(f"cameras.{name}: compressed and packets are two kinds of message; set one of both")
     anchor = _anchor(v, spec)
     offset = v[f"cameras.{anchor}.offset_ms"] if anchor else 0.0
     if offset != 0.0:

@@ -77,7 +77,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "calibration model_spec structures"),
     ("bev_perception", "decode ego_motion messages preprocess temporal inference.engine_cache inference.half"),
     ("bev_perception", "conversions inference.gpu inference.interface sync"),
-    ("bev_perception", "camera_info pipeline inference.proof inference.builder"),
+    ("bev_perception", "camera_info video pipeline inference.proof inference.builder"),
     ("bev_perception", "inference.*_backend"),
     ("bev_perception", "inference.backend inference.build_engine"),
     ("bev_perception", "parameter_table"),

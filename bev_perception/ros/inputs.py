@@ -17,7 +17,7 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
-from bev_perception.intake import TF_STATIC, SensorIntake, Source
+from bev_perception.intake import PACKET, TF_STATIC, SensorIntake, Source
 from bev_perception.messages import message_class
 from bev_perception.parameters import NodeConfig
 from bev_perception.ros.telemetry import Telemetry
@@ -46,6 +46,17 @@ def check_tf_message() -> None:
         raise ImportError(
             "extrinsics.source is `tf_static`, but the package tf2_msgs is not installed; install "
             "ros-<distro>-tf2-msgs, or set extrinsics.source: file and extrinsics.file: a calibration YAML"
+        ) from error
+
+
+def check_packet_message() -> None:
+    """Raises ImportError that says what to do where ffmpeg_image_transport_msgs is missing."""
+    try:
+        message_class(PACKET)
+    except ImportError as error:
+        raise ImportError(
+            "cameras.*.packets is true, but the package ffmpeg_image_transport_msgs is not installed; install "
+            "ros-<distro>-ffmpeg-image-transport-msgs"
         ) from error
 
 

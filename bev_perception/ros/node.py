@@ -30,7 +30,7 @@ from bev_perception.model_spec import BundleError, load_bundle
 from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, make_config, resolve_path
 from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
-from bev_perception.ros.inputs import check_tf_message
+from bev_perception.ros.inputs import check_packet_message, check_tf_message
 from bev_perception.ros.run import ActiveRun, Model
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 from bev_perception.ros.telemetry import Telemetry
@@ -119,6 +119,8 @@ class PerceptionNode(LifecycleNode):
             load_extrinsics(config.extrinsics_file, config.base_frame, [*config.cameras, *config.radars])
         else:
             check_tf_message()
+        if any(camera.packets for camera in config.cameras.values()):
+            check_packet_message()
         for name in config.outputs:
             output = PUBLISHERS[name]
             try:

@@ -40,6 +40,7 @@ Some values are only right or wrong beside others, and `configure` checks these 
 
 - `extrinsics.file` must be given when `extrinsics.source` is `file`; every `frame_id` when it is `tf_static`.
 - `anchor` is a camera of the bundle, and its `offset_ms` is 0.
+- `cameras.*.compressed` and `cameras.*.packets` are two kinds of message; at most one is true.
 - `sync.camera_tolerance_ms` is at most half of `sync.period_ms`, or two images of one camera fit into a frame.
 - `radar_fields.vx` and `radar_fields.vy` are given both, or neither and `radar_fields.doppler` instead.
 - `radar_fields.x` and `.y` must not be empty with `layout: cartesian`, nor `.range` and `.azimuth` with `polar`."""
