@@ -26,6 +26,7 @@ from bev_perception.parameter_table import (
     check_value,
 )
 from bev_perception.parameters import make_config, parse_yaml, resolve_path
+from bev_perception.preprocess.contents import CHOICES, ImageChecks
 from bev_perception.sync_config import SyncConfig
 
 CONFIG = Path(__file__).resolve().parent.parent / "bev_perception" / "config"
@@ -82,6 +83,9 @@ def test_defaults_are_those_of_what_is_configured() -> None:
     radar = {"radar_sweeps": SPEC.radar.sweeps, "radar_max_age_ns": round(SPEC.radar.max_age_s * 1e9)}
     assert config.sync_config(SPEC) == SyncConfig(SPEC.cameras, SPEC.radars, offsets_ns=offsets, **radar)
     assert config.radar_fields == conversions.RadarFields()
+    assert config.image_checks == ImageChecks()
+    chosen = make_config({"bundle": "b", "images.noise": "mask", "cameras.CAM_FRONT.bits": 12}, SPEC)
+    assert chosen.image_checks == ImageChecks(noise="mask") and chosen.cameras["CAM_FRONT"].bits == 12
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -95,9 +99,12 @@ def test_a_new_row_of_a_table_is_a_new_choice(name: str, monkeypatch: pytest.Mon
 
 
 def test_no_other_choices_are_written_down() -> None:
-    """But words that no table of ours holds: precisions, where extrinsics come from, ROS's names of reliabilities."""
+    """But words that no table of ours holds: precisions, where extrinsics come from, ROS's names of reliabilities, what
+    to do about an image."""
     with_choices = {row.name: row.choices for row in PARAMETERS + CAMERA_PARAMETERS + RADAR_PARAMETERS if row.choices}
     assert with_choices.pop("tensorrt.precision") is PRECISIONS and set(PRECISIONS) == set(TOLERANCES)
+    checks = {f"images.{field.name}" for field in dataclasses.fields(ImageChecks)}
+    assert all(with_choices.pop(name) is CHOICES for name in checks)
     assert set(with_choices) == {*TABLES, "extrinsics.source", "qos.reliability"}
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "bev_perception"
 # Where a reason stands among the arguments of what refuses, masks, forgets or counts.
 ARGUMENT = {
-    "MessageError": 0, "ImageError": 0, "reset": 0, "count": 0, "_failed": 0, "_begin_epoch": 0,
+    "MessageError": 0, "ImageError": 0, "Fault": 0, "reset": 0, "count": 0, "_failed": 0, "_begin_epoch": 0,
     "_refuse": 1, "refuse": 1, "notice": 1, "_absence": 3,
 }  # fmt: skip
 REASON_OF_SENSOR = {"missing", "problems"}  # name[sensor] = reason

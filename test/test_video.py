@@ -81,7 +81,8 @@ def test_after_a_lost_packet_nothing_is_used_until_the_next_keyframe(codec: str,
 
 @pytest.mark.parametrize("codec", ENCODERS)
 def test_a_stream_is_joined_at_a_keyframe(codec: str) -> None:
-    found = what_came(VideoStream("a", codec), list(enumerate(packets(codec)))[3:], stamped=True)
+    data = packets(codec)
+    found = what_came(VideoStream("a", codec), list(enumerate(data))[3:], stamped=True)
     assert found == dict.fromkeys(range(3, 20), "") | dict.fromkeys(range(3, 6), "video_no_keyframe")
 
 
