@@ -1,8 +1,8 @@
 """Images that show nothing: cheap looks at the network's small images, before anybody trusts them.
 
 A camera that is covered, dark, or whose driver repeats itself sends images that are whole in every other respect.
-Black, uniform and frozen images say nothing of the world, so their camera is masked. Noise is only told: the limit is
-ten times what images by day have, but no recording of a real night was at hand to say how near a high gain comes.
+Black, uniform and frozen images say nothing of the world, so their camera is masked. Noise is only told: images by day
+have a tenth of the limit, but where nothing averages it away the noise of a dark night in fog exceeds it.
 """
 
 from __future__ import annotations
