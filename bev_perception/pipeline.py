@@ -20,10 +20,10 @@ class BevPipeline:
     """Holds the engine, the memory and the thresholds (which may be replaced between steps).
 
     timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, total.
-    counters, since construction: `SENSOR/reason` -> in how many frames a sensor that was there was masked, or
-    something was told of it; `radar/reason` -> how much of the sensors' data the model had no room for;
-    `memory/reason` -> how often the memory was emptied (Detections.memory_reset).
-    details: of the last step, `SENSOR/reason` -> what was found.
+    faults: sensor -> why the last step could not use it, or what is to be told of it though it was used.
+    counters, since construction: `SENSOR/reason` -> in how many steps a sensor had that fault, `radar/reason` -> how
+    much of the sensors' data the model had no room for, `memory/reason` -> how often the memory was emptied
+    (Detections.memory_reset).
     """
 
     def __init__(
@@ -39,10 +39,15 @@ class BevPipeline:
         self.thresholds = thresholds or thresholds_of(spec)
         self.memory = TemporalMemory(spec, max_speed_mps)
         self.timings_ms: dict[str, float] = {}
+        self.faults: dict[str, Fault] = {}
         self.counters: Counter[str] = Counter()
-        self.details: dict[str, str] = {}
         self._image_checks = image_checks or ImageChecks()
         self._seen: dict[str, Seen] = {}
+
+    @property
+    def details(self) -> dict[str, str]:
+        """sensor -> what was found, of `faults`."""
+        return {sensor: fault.detail for sensor, fault in self.faults.items()}
 
     def step(self, frame: SensorFrame) -> Detections:
         """Detect in `frame`; frames come in stamp order. Sensors that are missing or unusable are masked and named."""
@@ -55,8 +60,8 @@ class BevPipeline:
                 inputs, frame.cameras, self.spec.cameras, self._image_checks, self._seen
             )
             problems |= blind
-        self.details = {f"{name}/{fault.reason}": fault.detail for name, fault in [*problems.items(), *told.items()]}
-        self.counters.update(self.details.keys())
+        self.faults = problems | told
+        self.counters.update(f"{sensor}/{fault.reason}" for sensor, fault in self.faults.items())
         previous, memory_reset = self.memory.inputs(frame)
         if memory_reset:
             self.counters[f"memory/{memory_reset}"] += 1
@@ -85,6 +90,7 @@ class BevPipeline:
             missing=frame.missing | {name: fault.reason for name, fault in problems.items()},
             temporal_used=bool(previous) and bool(previous["prev_valid"][0] > 0),
             memory_reset=memory_reset,
+            composition=frame.composition,
         )
 
     def _note_timings(self, started: int, prepared: int, inferred: int, decoded: int) -> None:

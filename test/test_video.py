@@ -150,7 +150,7 @@ def test_the_intake_keeps_a_decoder_for_each_camera(tmp_path: Path, parameter: s
             listening.take("cam_a", message(k, data[k]), NOW + k * PERIOD)
     reasons = [told[1] for told in listening.told]
     assert reasons == ["video_packet_lost", "video_no_keyframe"]
-    assert not listening.intake.faults and listening.sync.sensor_states(NOW + 7 * PERIOD)["cam_a"].state == "ok"
+    assert not listening.intake.faults and listening.newest_ns("cam_a") == NOW + 7 * PERIOD
     listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
     listening.take("cam_a camera_info", info(lambda said: setattr(said, "width", 33)))
     listening.take("cam_a", message(8, data[8]), NOW + 8 * PERIOD)
