@@ -293,7 +293,7 @@ def test_a_blind_camera_is_masked_counted_and_explained(drive, tmp_path, monkeyp
 def test_the_calibration_of_one_camera_silences_no_other(drive, tmp_path, monkeypatch, change, reason):
     bag = spoiled_drive(tmp_path, monkeypatch, info=lambda message: vars(message).update(change))
     result = replay(bag, drive["bundle"], load_config(drive["bundle"], drive["params"]))
-    assert result.counters[f"cam_a camera_info/{reason}"] == 10
+    assert result.counters[f"cam_a camera_info/{reason}"] == 1  # said once, as all say the same
     assert [d.missing for _, d in result.detections] == [{"cam_a": "no_calibration"}] * 10
     assert all({"cam_b", "radar_a"} <= set(d.sensors_used) for _, d in result.detections)
 
