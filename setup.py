@@ -63,6 +63,7 @@ setup(
     install_requires=["numpy", "opencv-python-headless<5", "pyyaml", "onnxruntime", "rosbags"],
     extras_require={
         "tensorrt": ["tensorrt", "pycuda", "onnx"],
+        "video": ["av"],
         "evaluation": ["nuscenes-devkit==1.2.0", "matplotlib", "trimesh", "embreex"],
         "training": [
             "torch==2.13.0",  # the version that trained and exported the shipped model

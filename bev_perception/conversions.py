@@ -11,11 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from bev_perception.preprocess.encodings import COMPRESSED, RAW
-from bev_perception.structures import CameraCalibration, CameraFrame
+from bev_perception.preprocess.compressed import COMPRESSED, ImageHeader, compression_of
+from bev_perception.preprocess.encodings import RAW, RawEncoding
+from bev_perception.structures import CameraFrame
 
-# OpenCV's type names say nothing about colour; drivers that use them mean these.
-ENCODING_ALIASES = {"8UC1": "mono8", "8UC3": "bgr8"}
+# OpenCV's type names say nothing about colour; drivers that use them mean these. Planes have names of several worlds.
+ENCODING_ALIASES = {
+    "8UC1": "mono8", "8UC3": "bgr8", "16UC1": "mono16", "16UC3": "bgr16",
+    "NV12": "nv12", "NV21": "nv21", "NV24": "nv24", "i420": "yuv420", "I420": "yuv420", "yuv420p": "yuv420",
+    "YV12": "yv12",
+}  # fmt: skip
 # sensor_msgs/PointField datatype -> numpy type code and size.
 POINT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 
@@ -50,97 +55,117 @@ def _bytes(data: Any) -> np.ndarray:
     return data.view(np.uint8).reshape(-1) if isinstance(data, np.ndarray) else np.frombuffer(data, dtype=np.uint8)
 
 
-def to_camera_frame(msg: Any, sensor: str, reader: str = "numpy") -> CameraFrame:
-    """sensor_msgs/Image -> CameraFrame; data (H, W) or (H, W, C) uint8, a view that skips the padding of rows.
+def to_camera_frame(msg: Any, sensor: str, reader: str = "numpy", bits: int = 16) -> CameraFrame:
+    """sensor_msgs/Image -> CameraFrame; data as CameraFrame says, a view that skips the padding of rows.
 
-    reader: a key of IMAGE_READERS. Raises MessageError: image_encoding, image_size, image_step, image_truncated,
-    stamp_not_set.
+    It is copied where the samples' byte order is not the machine's, and where planes have padding. Of an image in
+    planes `height` counts the rows of the picture, `step` the bytes of a row of its first plane.
+    reader: a key of IMAGE_READERS. bits: as in CameraFrame. Raises MessageError: image_encoding, image_size,
+    image_step, image_truncated, stamp_not_set.
     """
     encoding = ENCODING_ALIASES.get(msg.encoding, msg.encoding)
     if encoding not in RAW:
         known = ", ".join([*RAW, *ENCODING_ALIASES])
         raise MessageError("image_encoding", f"{msg.encoding!r} is not one of {known}")
-    channels, _ = RAW[encoding]
-    if msg.width <= 0 or msg.height <= 0:
-        raise MessageError("image_size", f"{msg.width}x{msg.height} pixels; width and height must be positive")
-    row = msg.width * channels
+    raw, width, height = RAW[encoding], int(msg.width), int(msg.height)
+    if width <= 0 or height <= 0:
+        raise MessageError("image_size", f"{width}x{height} pixels; width and height must be positive")
+    if fault := raw.size_fault(width, height):
+        raise MessageError("image_size", f"{width}x{height} pixels of {msg.encoding}: {fault}; mend the driver")
+    row = raw.row_bytes(width)
     if msg.step < row:
-        raise MessageError("image_step", f"step {msg.step} < {row} bytes of a row of {msg.width} {msg.encoding} pixels")
-    # The last row needs no padding.
-    needed, found = msg.step * (msg.height - 1) + row, len(msg.data)
+        raise MessageError("image_step", f"step {msg.step} < {row} bytes of a row of {width} {msg.encoding} pixels")
+    if any((msg.step * length).denominator > 1 for _, length in raw.planes):
+        raise MessageError("image_step", f"step {msg.step} cannot be halved for the second plane of {msg.encoding}")
+    last = raw.planes[-1][1]  # of the last plane's last row the padding may be missing
+    needed, found = int(msg.step * height * raw.rows - (msg.step - row) * last), len(msg.data)
     if found < needed:
         raise MessageError(
             "image_truncated",
-            f"{found} bytes, a {msg.width}x{msg.height} {msg.encoding} image with step {msg.step} has {needed}",
+            f"{found} bytes, a {width}x{height} {msg.encoding} image with step {msg.step} has {needed}",
         )
     stamp = stamp_ns(msg.header.stamp)
-    return CameraFrame(sensor, stamp, encoding, IMAGE_READERS[reader](msg, channels))
+    read = IMAGE_READERS[reader] if len(raw.planes) == 1 else _planes
+    return CameraFrame(sensor, stamp, encoding, read(msg, raw), bits)
 
 
-def _image_view(msg: Any, channels: int) -> np.ndarray:
+def _image_view(msg: Any, raw: RawEncoding) -> np.ndarray:
     """(H, W) or (H, W, C) strided view; rows are `step` bytes apart."""
-    buffer = _bytes(msg.data)
-    shape, strides = (msg.height, msg.width, channels), (msg.step, channels, 1)
-    view = np.lib.stride_tricks.as_strided(buffer, shape, strides, writeable=False)
-    return view[:, :, 0] if channels == 1 else view
+    sample = np.dtype(raw.dtype).newbyteorder(">" if msg.is_bigendian else "<")
+    shape = (msg.height, msg.width, raw.channels)
+    strides = (msg.step, raw.channels * sample.itemsize, sample.itemsize)
+    view: np.ndarray = np.ndarray(shape, sample, _bytes(msg.data), strides=strides)
+    view.flags.writeable = False
+    view = np.require(view, raw.dtype, "A")  # OpenCV wants aligned samples in the machine's byte order
+    return view[:, :, 0] if raw.channels == 1 else view
 
 
-def _image_cv_bridge(msg: Any, channels: int) -> np.ndarray:
+def _planes(msg: Any, raw: RawEncoding) -> np.ndarray:
+    """(rows, W) of all planes one below the other, as OpenCV takes them; a view where rows have no padding."""
+    buffer, step, width, height = _bytes(msg.data), int(msg.step), int(msg.width), int(msg.height)
+    if step == width:
+        return buffer[: int(height * raw.rows) * width].reshape(-1, width)
+    planes, start = [], 0
+    for rows, length in raw.planes:
+        shape, stride = (int(height * rows), int(width * length)), int(step * length)
+        planes.append(np.lib.stride_tricks.as_strided(buffer[start:], shape, (stride, 1), writeable=False).reshape(-1))
+        start += shape[0] * stride
+    return np.concatenate(planes).reshape(-1, width)
+
+
+def _image_cv_bridge(msg: Any, raw: RawEncoding) -> np.ndarray:
     """The same through cv_bridge, for those who want its handling of exotic drivers."""
     from cv_bridge import CvBridge
 
-    image = np.ascontiguousarray(CvBridge().imgmsg_to_cv2(msg, desired_encoding="passthrough"))
-    pixels = image.view(np.uint8).reshape(msg.height, msg.width, channels)
-    return pixels[:, :, 0] if channels == 1 else pixels
+    image = np.ascontiguousarray(CvBridge().imgmsg_to_cv2(msg, desired_encoding="passthrough"), raw.dtype)
+    pixels = image.reshape(msg.height, msg.width, raw.channels)
+    return pixels[:, :, 0] if raw.channels == 1 else pixels
 
 
+# Of images in one plane; those in several, which cv_bridge does not know everywhere, are read by numpy.
 IMAGE_READERS = {"numpy": _image_view, "cv_bridge": _image_cv_bridge}
 
 
-def to_compressed_frame(msg: Any, sensor: str) -> CameraFrame:
+def to_compressed_frame(msg: Any, sensor: str, bits: int = 16) -> CameraFrame:
     """sensor_msgs/CompressedImage -> CameraFrame with encoding jpeg or png; data (bytes,) uint8 view, not decoded.
 
-    The bytes decide what it is: `format` is free text and often wrong. Raises MessageError: image_encoding,
-    image_truncated, stamp_not_set.
+    The bytes decide what it is, and which colours it has: `format` is often wrong about both. Only what no file says
+    of itself is taken from `format`: that the picture was a mosaic before it was compressed. Raises MessageError:
+    image_encoding, image_truncated, image_format (format and bytes contradict each other), stamp_not_set.
     """
-    data = _bytes(msg.data)
-    if len(data) < 16:
-        raise MessageError("image_truncated", f"{len(data)} bytes are no image (format {msg.format!r})")
-    start = data[:8].tobytes()
-    encoding = next((name for name, form in COMPRESSED.items() if start.startswith(form.start)), None)
+    view = _bytes(msg.data)
+    if len(view) < 16:
+        raise MessageError("image_truncated", f"{len(view)} bytes are no image (format {msg.format!r})")
+    data = view.tobytes()
+    encoding = compression_of(data[:8])
     if encoding is None or "compressedDepth" in msg.format:
-        found = f"starts with {start[:4].hex()} (format {msg.format!r})"
+        found = f"starts with {data[:4].hex()} (format {msg.format!r})"
         raise MessageError("image_encoding", f"{found}, which is none of {', '.join(COMPRESSED)}")
-    if not COMPRESSED[encoding].is_whole(data):
-        raise MessageError("image_truncated", f"{encoding} of {len(data)} bytes has no end marker")
-    return CameraFrame(sensor, stamp_ns(msg.header.stamp), encoding, data)
+    header = COMPRESSED[encoding].header(data)
+    if header is None or not COMPRESSED[encoding].is_whole(data):
+        raise MessageError("image_truncated", f"{encoding} of {len(data)} bytes has no header or no end")
+    return CameraFrame(sensor, stamp_ns(msg.header.stamp), encoding, view, bits, _mosaic(msg.format, header))
 
 
-def to_calibration(msg: Any, ego_from_cam: np.ndarray, rectified: bool = False) -> CameraCalibration:
-    """sensor_msgs/CameraInfo -> CameraCalibration of the image as delivered (binning and region of interest applied).
+def _mosaic(said: str, header: ImageHeader) -> str:
+    """The Bayer encoding of an image that `format` says was compressed as it came from the sensor, or "".
 
-    rectified: the image went through image_proc; P holds its K and there is no distortion.
-    Raises MessageError: camera_info_size, camera_info_matrix, camera_info_distortion.
+    image_transport writes `ORIGINAL; jpeg compressed TARGET`: TARGET is a colour encoding where it converted before,
+    else mono8, the original again, or nothing. Raises MessageError image_encoding, image_format.
     """
-    K = np.array(msg.p if rectified else msg.k, dtype=np.float64).reshape(3, -1)[:, :3]
-    if msg.width <= 0 or msg.height <= 0:
-        raise MessageError("camera_info_size", f"{msg.width}x{msg.height}; calibrate the camera")
-    if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0 or not np.allclose(K[2], (0, 0, 1)):
-        found = f"{'P' if rectified else 'K'} = {K.round(3).tolist()}"
-        raise MessageError("camera_info_matrix", f"{found} is no pinhole matrix; calibrate the camera")
-    D = () if rectified else tuple(float(x) for x in msg.d)
-    if not np.isfinite(D).all():
-        raise MessageError("camera_info_distortion", f"D = {D} is not finite")
-    width, height, roi = msg.width, msg.height, msg.roi
-    if roi.width and roi.height:
-        K = K - np.array([[0, 0, roi.x_offset], [0, 0, roi.y_offset], [0, 0, 0]])
-        width, height = roi.width, roi.height
-    bx, by = max(msg.binning_x, 1), max(msg.binning_y, 1)
-    if (bx, by) != (1, 1):
-        # pixel centres at integers: u' = (u + 0.5) / b - 0.5
-        K = np.array([[1 / bx, 0, 0.5 / bx - 0.5], [0, 1 / by, 0.5 / by - 0.5], [0, 0, 1]]) @ K
-        width, height = width // bx, height // by
-    return CameraCalibration(int(width), int(height), K, ego_from_cam, "" if rectified else msg.distortion_model, D)
+    original, _, rest = (part.strip() for part in said.partition(";"))
+    if not original.startswith("bayer_"):
+        return ""
+    if original not in RAW:
+        known = ", ".join(name for name in RAW if name.startswith("bayer_"))
+        raise MessageError("image_encoding", f"format {said!r}: {original!r} is not one of {known}")
+    target = rest.partition("compressed")[2].strip()
+    converted, grey = target.startswith(("bgr", "rgb")), header.channels == 1
+    if converted == grey:
+        claim = "was converted to colour" if converted else "is a mosaic"
+        found = "is grey" if grey else f"has {header.channels} channels"
+        raise MessageError("image_format", f"format {said!r} says that the image {claim}, but it {found}")
+    return "" if converted else original
 
 
 def point_dtype(msg: Any) -> np.dtype:

@@ -21,7 +21,9 @@ from bev_perception.radar_messages import RADAR_KINDS, read_radar
 from bev_perception.sensor_calibration import TF_STATIC, SensorCalibration
 from bev_perception.structures import ODOMETRY, CameraFrame, EgoPose, RadarScan
 from bev_perception.twist import TwistCheck
+from bev_perception.video import CODECS, VideoStream, codec_of
 
+PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 # How to mend what the measurements refuse.
 HINTS = {
     "future_stamp": "; synchronise the clocks of sensor and computer (PTP), or mend the driver",
@@ -44,7 +46,8 @@ class Source:
     topic: str
     sensor: str
     kind: str
-    convert: Callable[[Any], Measurement | Sequence[EgoPose] | None]
+    convert: Callable[[Any], Measurement | Sequence[EgoPose] | None]  # None where a message only tells about
+    # calibration, or completes no picture yet
 
 
 def message_types(config: NodeConfig) -> dict[str, str]:
@@ -53,6 +56,9 @@ def message_types(config: NodeConfig) -> dict[str, str]:
     if config.extrinsics_file is None:
         mend = "or set extrinsics.source: file and extrinsics.file: a calibration YAML"
         types["tf2_msgs/msg/TFMessage"] = f"extrinsics.source is `tf_static`; {mend}"
+    for camera in config.cameras.values():
+        if camera.packets:
+            types.setdefault(PACKET, f"cameras.{camera.name}.packets is true; or let the camera send images")
     for radar in config.radars.values():
         mend = "or let the radar publish another kind"
         types.setdefault(RADAR_KINDS[radar.kind].message, f"radars.{radar.name}.kind is `{radar.kind}`; {mend}")
@@ -82,6 +88,7 @@ class SensorIntake:
         self.faults: dict[str, tuple[str, str]] = {}
         self.warnings: dict[str, str] = {}
         self._delays_ns: dict[str, deque[int]] = {}
+        self._videos: dict[str, VideoStream] = {}
         self.doubts: dict[str, str] = {}
         self._odometry = make_odometry(config.odometry, config.base_frame)
         tolerances = config.odometry.twist_tolerance_mps, config.odometry.twist_tolerance_rps
@@ -128,8 +135,8 @@ class SensorIntake:
         if config.extrinsics_file is None:
             sources.append(Source(f"/{TF_STATIC}", TF_STATIC, "tf2_msgs/msg/TFMessage", calibration.tf_static))
         for camera in config.cameras.values():
-            image = "sensor_msgs/msg/CompressedImage" if camera.compressed else "sensor_msgs/msg/Image"
-            sources.append(Source(camera.topic, camera.name, image, partial(self._image, camera)))
+            kind, convert = self._image_message(camera)
+            sources.append(Source(camera.topic, camera.name, kind, partial(convert, camera)))
             info, name = partial(calibration.camera_info, camera), f"{camera.name} camera_info"
             sources.append(Source(camera.info_topic, name, "sensor_msgs/msg/CameraInfo", info))
         for radar in config.radars.values():
@@ -141,16 +148,53 @@ class SensorIntake:
 
     # ---- measurements
 
+    def _image_message(self, camera: CameraConfig) -> tuple[str, Callable[[CameraConfig, Any], CameraFrame | None]]:
+        """What the topic carries, and what is made of it."""
+        if camera.packets:
+            return PACKET, self._packet
+        if camera.compressed:
+            return "sensor_msgs/msg/CompressedImage", self._compressed
+        return "sensor_msgs/msg/Image", self._image
+
     def _image(self, camera: CameraConfig, msg: Any) -> CameraFrame:
         conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
-        if camera.compressed:
-            return conversions.to_compressed_frame(msg, camera.name)
-        frame = conversions.to_camera_frame(msg, camera.name, self._config.image_reader)
-        known = self.calibration.of_camera(camera.name)
-        if known is not None and (known.width, known.height) != (msg.width, msg.height):
-            found = f"image {msg.width}x{msg.height}, camera_info {known.width}x{known.height}"
-            raise MessageError("image_size_differs", f"{found}; they must belong together")
+        frame = conversions.to_camera_frame(msg, camera.name, self._config.image_reader, camera.bits)
+        self._check_size(camera, int(msg.width), int(msg.height))
         return frame
+
+    def _compressed(self, camera: CameraConfig, msg: Any) -> CameraFrame | None:
+        conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
+        codec = codec_of(msg.format)
+        if not codec:
+            return conversions.to_compressed_frame(msg, camera.name, camera.bits)
+        stamp_ns = conversions.stamp_ns(msg.header.stamp)
+        return self._picture(camera, codec, bytes(msg.data), stamp_ns, position=stamp_ns)
+
+    def _packet(self, camera: CameraConfig, msg: Any) -> CameraFrame | None:
+        conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
+        codec = codec_of(msg.encoding)
+        if not codec:
+            known = ", ".join(CODECS)
+            raise MessageError("image_encoding", f"encoding {msg.encoding!r} begins with none of {known}")
+        stamp_ns = conversions.stamp_ns(msg.header.stamp)
+        return self._picture(camera, codec, bytes(msg.data), stamp_ns, position=int(msg.pts))
+
+    def _picture(
+        self, camera: CameraConfig, codec: str, data: bytes, stamp_ns: int, position: int
+    ) -> CameraFrame | None:
+        stream = self._videos.get(camera.name)
+        if stream is None or stream.codec != codec:
+            stream = self._videos[camera.name] = VideoStream(camera.name, codec)
+        frame = stream.decode(data, stamp_ns, position)
+        if frame is not None:
+            self._check_size(camera, frame.data.shape[1], frame.data.shape[0])
+        return frame
+
+    def _check_size(self, camera: CameraConfig, width: int, height: int) -> None:
+        known = self.calibration.of_camera(camera.name)
+        if known is not None and (known.width, known.height) != (width, height):
+            found = f"image {width}x{height}, camera_info {known.width}x{known.height}"
+            raise MessageError("image_size_differs", f"{found}; they must belong together")
 
     def _radar(self, radar: RadarConfig, msg: Any) -> RadarScan:
         conversions.check_frame(msg.header.frame_id, radar.frame_id, f"header.frame_id of {radar.topic}")

@@ -55,14 +55,18 @@ class Measurements:
     # ---- taking in
 
     def set_camera_calibration(self, name: str, calibration: CameraCalibration) -> bool:
-        """Holds for the frames to come; True when it replaces a different one (counted)."""
+        """Holds for the frames to come; True when it replaces a different one (counted).
+
+        One that is the same up to jitter replaces nothing, so that many small steps add up to a change.
+        """
         known = self._calibrations.get(name)
-        self._calibrations[name] = calibration
         self._uncalibrated.discard(name)
-        changed = known is not None and not same_calibration(known, calibration)
-        if changed:
+        if known is not None and same_calibration(known, calibration):
+            return False
+        self._calibrations[name] = calibration
+        if known is not None:
             self._calibration_changed(name)
-        return changed
+        return known is not None
 
     def set_radar_extrinsics(self, name: str, ego_from_radar: np.ndarray) -> bool:
         """(4, 4) float64; holds for the frames to come; True when it replaces a different one (counted)."""

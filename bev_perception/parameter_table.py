@@ -19,6 +19,7 @@ from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import ModelSpec
 from bev_perception.modes import MODES, SEVERITIES
 from bev_perception.odometry_messages import ODOMETRY_SOURCES, OdometryConfig
+from bev_perception.preprocess.contents import CHOICES, ImageChecks
 from bev_perception.radar_checks import RadarLimits
 from bev_perception.radar_messages import ANGLE_UNITS, LAYOUTS, RADAR_KINDS, VELOCITIES, RadarFields
 from bev_perception.sync_config import MS, SyncConfig
@@ -94,6 +95,11 @@ def _odometry(name: str, kind: str, description: str, **more: Any) -> Parameter:
 def _radar_limit(name: str, description: str, limits: tuple[float, float]) -> Parameter:
     """The row of `radar_limits.NAME`, whose default is that of RadarLimits.NAME."""
     return P(name, "double", getattr(RadarLimits, name.removeprefix("radar_limits.")), description, limits)
+
+
+def _image_check(name: str, description: str) -> Parameter:
+    """The row of `images.NAME`, whose default is that of ImageChecks.NAME."""
+    return P(name, "string", getattr(ImageChecks, name.removeprefix("images.")), description, choices=CHOICES)
 
 
 FRONT_CAMERAS = ("CAM_FRONT",)
@@ -211,6 +217,10 @@ PARAMETERS: tuple[Parameter, ...] = (
         "A radar without any return for longer, while another one sees, is masked (not with kind `tracks`)",
         (100.0, 86_400_000.0),
     ),
+    _image_check("images.black", "An image that is black all over"),
+    _image_check("images.uniform", "An image of one colour, or of stripes without end"),
+    _image_check("images.noise", "An image whose pixels have nothing to do with their neighbours"),
+    _image_check("images.frozen", "The same picture with new stamps, for a second or though the vehicle moved"),
     P("image_reader", "string", "numpy", "Reads raw images; both give the same arrays", choices=IMAGE_READERS),
     P("cloud_reader", "string", "numpy", "Reads point clouds; both give the same arrays", choices=CLOUD_READERS),
     P("qos.depth", "int", 5, "Queue of each sensor subscription", (1, 1000), change=NEVER),
@@ -265,8 +275,16 @@ PARAMETERS += tuple(
 CAMERA_PARAMETERS: tuple[Parameter, ...] = (
     P("topic", "string", "/camera/{}/image_raw", "sensor_msgs/Image, or CompressedImage where `compressed` is true"),
     P("info_topic", "string", "/camera/{}/camera_info", "sensor_msgs/CameraInfo of that image"),
-    P("compressed", "bool", False, "The topic carries sensor_msgs/CompressedImage (JPEG or PNG)"),
-    P("rectified", "bool", False, "The topic carries rectified images: use P of camera_info and no distortion"),
+    P("compressed", "bool", False, "The topic carries sensor_msgs/CompressedImage (JPEG, PNG, H.264 or H.265)"),
+    P("packets", "bool", False, "The topic carries ffmpeg_image_transport_msgs/FFMPEGPacket (H.264 or H.265)"),
+    P("rectified", "bool", False, "The topic carries rectified images: use P and R of camera_info, no distortion"),
+    P(
+        "bits",
+        "int",
+        16,
+        "Bits in use of each sample of a 16-bit image, from the lowest on (10, 12, 14 or all)",
+        (8, 16),
+    ),
     P("offset_ms", "double", 0.0, "Stamp of this camera minus stamp of the anchor within one sweep", (-1000.0, 1000.0)),
     P(
         "frame_id",

@@ -27,6 +27,7 @@ from bev_perception.parameter_table import (
     sensor_parameters,
     unknown_names,
 )
+from bev_perception.preprocess.contents import ImageChecks
 from bev_perception.radar_checks import RadarLimits
 from bev_perception.radar_messages import LAYOUTS, RADAR_KINDS, RadarFields
 from bev_perception.sync_config import SyncConfig
@@ -45,7 +46,9 @@ class CameraConfig:
     topic: str
     info_topic: str
     compressed: bool
+    packets: bool
     rectified: bool
+    bits: int
     offset_ns: int
     frame_id: str
 
@@ -83,6 +86,7 @@ class NodeConfig:
     modes: dict[str, str]
     sync: dict[str, Any]
     radar_limits: RadarLimits
+    image_checks: ImageChecks
     image_reader: str
     cloud_reader: str
     qos_depth: int
@@ -163,6 +167,9 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
             names = [f"{group}.{sensor}.frame_id" for sensor in _present(sensors, v)]
             wrong = f"is required when extrinsics.source is `{FROM_TF}`"
             errors += [f"{name}: {wrong}" for name in names if not v[name]]
+    for name in _present(spec.cameras, v):
+        if v[f"cameras.{name}.compressed"] and v[f"cameras.{name}.packets"]:
+            errors.append(f"cameras.{name}: compressed and packets are two kinds of message; set one of both")
     anchor = _anchor(v, spec)
     offset = v[f"cameras.{anchor}.offset_ms"] if anchor else 0.0
     if offset != 0.0:
@@ -247,6 +254,7 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         modes=group("modes"),
         sync=_in_ns(group("sync")),
         radar_limits=RadarLimits(**_in_ns(group("radar_limits"))),
+        image_checks=ImageChecks(**group("images")),
         image_reader=v["image_reader"],
         cloud_reader=v["cloud_reader"],
         qos_depth=v["qos.depth"],

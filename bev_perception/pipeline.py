@@ -9,6 +9,8 @@ from bev_perception.decode import Thresholds, decode, thresholds_of
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess import prepare_inputs
+from bev_perception.preprocess.contents import ImageChecks, Seen, check_images
+from bev_perception.preprocess.fault import Fault
 from bev_perception.structures import Detections, SensorFrame
 from bev_perception.sync_config import SyncConfig
 from bev_perception.temporal import TemporalMemory
@@ -18,9 +20,9 @@ class BevPipeline:
     """Holds the engine, the memory and the thresholds (which may be replaced between steps).
 
     timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, total.
-    details: sensor -> what was found, where the last step could not use one.
-    counters, since construction: `SENSOR/reason` -> how often a step could not use a sensor, `radar/reason` -> how much
-    of the sensors' data the model had no room for, `memory/reason` -> how often the memory was emptied
+    faults: sensor -> why the last step could not use it, or what is to be told of it though it was used.
+    counters, since construction: `SENSOR/reason` -> in how many steps a sensor had that fault, `radar/reason` -> how
+    much of the sensors' data the model had no room for, `memory/reason` -> how often the memory was emptied
     (Detections.memory_reset).
     """
 
@@ -30,21 +32,36 @@ class BevPipeline:
         backend: InferenceBackend,
         thresholds: Thresholds | None = None,
         max_speed_mps: float = SyncConfig.max_speed_mps,
+        image_checks: ImageChecks | None = None,
     ) -> None:
         self.spec = spec
         self.backend = backend
         self.thresholds = thresholds or thresholds_of(spec)
         self.memory = TemporalMemory(spec, max_speed_mps)
         self.timings_ms: dict[str, float] = {}
-        self.details: dict[str, str] = {}
+        self.faults: dict[str, Fault] = {}
         self.counters: Counter[str] = Counter()
+        self._image_checks = image_checks or ImageChecks()
+        self._seen: dict[str, Seen] = {}
+
+    @property
+    def details(self) -> dict[str, str]:
+        """sensor -> what was found, of `faults`."""
+        return {sensor: fault.detail for sensor, fault in self.faults.items()}
 
     def step(self, frame: SensorFrame) -> Detections:
         """Detect in `frame`; frames come in stamp order. Sensors that are missing or unusable are masked and named."""
         started = time.perf_counter_ns()
         inputs, problems, lost = prepare_inputs(frame, self.spec)
         self.counters.update(lost)
-        self.counters.update(f"{sensor}/{reason}" for sensor, reason in problems.items())
+        told: dict[str, Fault] = {}
+        if self.spec.cameras:
+            blind, told, self._seen = check_images(
+                inputs, frame.cameras, self.spec.cameras, self._image_checks, self._seen
+            )
+            problems |= blind
+        self.faults = problems | told
+        self.counters.update(f"{sensor}/{fault.reason}" for sensor, fault in self.faults.items())
         previous, memory_reset = self.memory.inputs(frame)
         if memory_reset:
             self.counters[f"memory/{memory_reset}"] += 1
@@ -70,7 +87,7 @@ class BevPipeline:
             decoded.scores,
             decoded.labels,
             sensors_used=tuple(n for n, v in zip(self.spec.cameras + self.spec.radars, valid) if v > 0),
-            missing=frame.missing | problems,
+            missing=frame.missing | {name: fault.reason for name, fault in problems.items()},
             temporal_used=bool(previous) and bool(previous["prev_valid"][0] > 0),
             memory_reset=memory_reset,
             composition=frame.composition,

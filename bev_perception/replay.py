@@ -48,7 +48,8 @@ from bev_perception.structures import Composition, Detections
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """Detections with the time of the recording at which they came; counters as in the node's status.
+    """Detections with the time of the recording at which they came; counters as in the node's status; details: of
+    what the pipeline counted, `SENSOR/reason` -> what was found last.
 
     candidates: the same frames with all boxes down to the score floor; without a floor the same as `detections`.
     """
@@ -56,6 +57,7 @@ class ReplayResult:
     detections: list[tuple[int, Detections]]
     candidates: list[tuple[int, Detections]]
     counters: Counter[str]
+    details: dict[str, str]
     timings_ms: dict[str, list[float]]
     skipped: int  # frames left out because of `only`
 
@@ -79,8 +81,9 @@ def replay(
     try:
         floor = {c: t if score_floor is None else min(score_floor, t) for c, t in config.score_threshold.items()}
         thresholds = Thresholds(floor, spec.nms_radius)
-        pipeline = BevPipeline(spec, backend, thresholds, config.sync["max_speed_mps"])
+        pipeline = BevPipeline(spec, backend, thresholds, config.sync["max_speed_mps"], config.image_checks)
         found: list[tuple[int, Detections]] = []
+        details: dict[str, str] = {}
         timings: dict[str, list[float]] = {}
         skipped = 0
         for now_ns, frame in read_frames(bag, spec, config, taken, again):
@@ -88,13 +91,14 @@ def replay(
                 skipped += 1
                 continue
             found.append((now_ns, pipeline.step(frame)))
+            details |= {f"{sensor}/{fault.reason}": fault.detail for sensor, fault in pipeline.faults.items()}
             for stage, value in pipeline.timings_ms.items():
                 timings.setdefault(stage, []).append(value)
     finally:
         backend.close()
     published = [(now_ns, strong_only(d, config.score_threshold, spec)) for now_ns, d in found]
     counters = taken.counters + pipeline.counters
-    return ReplayResult(published, found, counters, timings, skipped)
+    return ReplayResult(published, found, counters, details, timings, skipped)
 
 
 def strong_only(detections: Detections, least: Mapping[str, float], spec: ModelSpec) -> Detections:
@@ -168,7 +172,8 @@ def _run(args: argparse.Namespace) -> int:
     for stage, values in result.timings_ms.items():
         print(f"  {stage:<12} median {np.median(values):7.1f} ms   p95 {np.percentile(values, 95):7.1f} ms")
     for reason, times in sorted(result.counters.items()):
-        print(f"  {times:5d} x {reason}")
+        detail = result.details.get(reason, "")
+        print(f"  {times:5d} x {reason}{detail and f': {detail}'}")
     if GROUND_TRUTH_TOPIC in bag_topics(args.bag):
         _score(args, result, spec)
     explained = True

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from bev_perception import conversions
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics
-from bev_perception.conversions import MessageError
+from bev_perception.camera_info import to_calibration
+from bev_perception.conversions import MessageError, check_frame
 from bev_perception.measurements import Measurements
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
 from bev_perception.plausible import camera_fault, order_fault, radar_fault
-from bev_perception.structures import CameraCalibration
+from bev_perception.structures import CameraCalibration, same_calibration
 
 TF_STATIC = "tf_static"
 
@@ -52,7 +53,8 @@ class SensorCalibration:
     ) -> None:
         self._config, self._taken, self._notice, self._tell = config, taken, notice, tell
         self._newest_info: dict[str, Any] = {}
-        self._infos: dict[str, Any] = {}  # those of them that can be used
+        # What those of them say that can be used; ego_from_cam is how rectification turned the camera.
+        self._infos: dict[str, CameraCalibration] = {}
         self._newest_extrinsics: dict[str, np.ndarray] = {}
         self._extrinsics: dict[str, np.ndarray] = {}  # those of them that can be used
         self._calibrations: dict[str, CameraCalibration] = {}
@@ -82,14 +84,18 @@ class SensorCalibration:
         if newest is not None and _same_info(newest, msg):
             return
         self._newest_info[camera.name] = msg
-        self._infos.pop(camera.name, None)
         try:
-            conversions.to_calibration(msg, np.eye(4), camera.rectified)
+            check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.info_topic}")
+            info = to_calibration(msg, np.eye(4), camera.rectified)
         except MessageError as error:
+            self._infos.pop(camera.name, None)
             self._bad_info[camera.name] = str(error)
             self._forget(camera.name)
             raise
-        self._infos[camera.name] = msg
+        known = self._infos.get(camera.name)
+        if known is not None and same_calibration(known, info):
+            return
+        self._infos[camera.name] = info
         self._set_camera(camera, f"{camera.info_topic} changed while running")
 
     def tf_static(self, msg: Any) -> None:
@@ -150,7 +156,7 @@ class SensorCalibration:
         info, ego_from_cam = self._infos.get(camera.name), self._extrinsics.get(camera.name)
         if info is None or ego_from_cam is None:
             return
-        calibration = conversions.to_calibration(info, ego_from_cam, camera.rectified)
+        calibration = replace(info, ego_from_cam=ego_from_cam @ info.ego_from_cam)
         self._calibrations[camera.name] = calibration
         if self._taken.set_camera_calibration(camera.name, calibration):
             self._tell(camera.name, "calibration_changed", changed)
@@ -159,6 +165,8 @@ class SensorCalibration:
 def _same_info(a: Any, b: Any) -> bool:
     """Whether two camera_info messages say the same."""
     scalars = ("width", "height", "distortion_model", "binning_x", "binning_y", "roi")
-    return all(getattr(a, n) == getattr(b, n) for n in scalars) and all(
-        np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True) for n in ("k", "d", "p")
+    return (
+        a.header.frame_id == b.header.frame_id
+        and all(getattr(a, n) == getattr(b, n) for n in scalars)
+        and all(np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True) for n in ("k", "d", "r", "p"))
     )

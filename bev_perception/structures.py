@@ -20,14 +20,18 @@ RADAR_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy")
 class CameraFrame:
     """One image as it was received, not yet decoded or resized.
 
-    data: (H, W), (H, W, C) uint8 for raw encodings (ROS names: bgr8, rgb8, bgra8, mono8, yuv422..., bayer_...),
-    (bytes,) uint8 for `jpeg` and `png`.
+    data: (H, W), (H, W, C) uint8 or uint16 for raw encodings (ROS names: bgr8, rgb8, bgra8, mono16, yuv422...,
+    bayer_...), (rows, W) uint8 for those in planes (nv12, yuv420: 3/2 H rows), (bytes,) uint8 for `jpeg` and `png`.
+    bits: how many bits of a 16-bit sample are used, from the lowest on.
+    mosaic: the raw encoding (bayer_...) of what a compressed image holds, where that is no picture yet; else "".
     """
 
     sensor: str
     stamp_ns: int
     encoding: str
     data: np.ndarray
+    bits: int = 16
+    mosaic: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,19 @@ class CameraCalibration:
         return invert(self.ego_from_cam)
 
 
+# Calibrations that differ by less are one: drivers that compute K anew for every message jitter in the last digits.
+PIXEL_TOLERANCE = 0.01  # of K, px
+DISTORTION_TOLERANCE = 1e-6  # of a coefficient: a thousandth of a pixel at 45 degrees and 1000 px focal length
+POSE_TOLERANCE = 1e-6  # of extrinsics, m and rad
+
+
 def same_calibration(a: CameraCalibration, b: CameraCalibration) -> bool:
+    """Whether two calibrations say the same, up to what no image shows."""
     return (
-        (a.width, a.height, a.distortion_model, tuple(a.D)) == (b.width, b.height, b.distortion_model, tuple(b.D))
-        and np.array_equal(a.K, b.K)
-        and np.array_equal(a.ego_from_cam, b.ego_from_cam)
+        (a.width, a.height, a.distortion_model, len(a.D)) == (b.width, b.height, b.distortion_model, len(b.D))
+        and np.allclose(a.K, b.K, rtol=0, atol=PIXEL_TOLERANCE)
+        and np.allclose(a.D, b.D, rtol=0, atol=DISTORTION_TOLERANCE)
+        and np.allclose(a.ego_from_cam, b.ego_from_cam, rtol=0, atol=POSE_TOLERANCE)
     )
 
 

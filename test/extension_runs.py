@@ -83,7 +83,7 @@ def drive(folder: Path, bundle: Any, monkeypatch: pytest.MonkeyPatch, image: Any
     bag = tiny_drive.write_drive(folder / "drive", frames=4)
     params = tiny_drive.write_params(folder / "params.yaml", **parameters)
     result = replay(bag, bundle.path, load_config(bundle.path, params))
-    assert not [reason for reason in result.counters if "image" in reason]
+    assert not [reason for reason in result.counters if "image" in reason and not reason.endswith("_noise")]
     return [detections for _, detections in result.detections]
 
 
@@ -94,7 +94,7 @@ def grey(bgr: np.ndarray) -> tuple[str, np.ndarray]:
 def thermal(bgr: np.ndarray) -> tuple[str, np.ndarray]:
     """The temperatures that look as grey as that."""
     kelvin = grey(bgr)[1] / 255 * 80 + 253.15
-    return "mono16", np.round(kelvin * 100).astype("<u2")
+    return "thermal16", np.round(kelvin * 100).astype("<u2")
 
 
 def test_the_camera_drives_as_one_of_a_known_encoding(bundle: Any, tmp_path: Path, monkeypatch: Any) -> None:

@@ -269,9 +269,11 @@ def stamped(message: Any, stamp_ns: int, frame_id: str) -> Any:
     return message
 
 
-def make_image(camera: str, stamp_ns: int, brightness: int = 128) -> Image:
+def make_image(camera: str, stamp_ns: int) -> Image:
+    """Blocks of colour, others at every stamp."""
     message = Image(width=WIDTH, height=HEIGHT, encoding="bgr8", step=WIDTH * 3)
-    message.data.frombytes(bytes([brightness]) * (WIDTH * HEIGHT * 3))
+    blocks = np.random.default_rng(stamp_ns).integers(0, 256, (HEIGHT // 4, WIDTH // 4, 3), dtype=np.uint8)
+    message.data.frombytes(blocks.repeat(4, axis=0).repeat(4, axis=1).tobytes())
     return stamped(message, stamp_ns, camera.lower())
 
 

@@ -19,7 +19,7 @@ WALKS = (
     "test/test_conversions.py", "test/test_parameters.py",
 )  # fmt: skip
 ADDED = (
-    "climbs or each_other or floors or run_of_each_size or radar_cells or lidar_cells or refused_with or mono16"
+    "climbs or each_other or floors or run_of_each_size or radar_cells or lidar_cells or refused_with or thermal16"
     " or choice"
 )
 
@@ -65,7 +65,13 @@ def test_what_was_added_works(said: str, use: str) -> None:
 def test_tests_that_walk_tables_take_new_rows_up_and_all_pass(said: str) -> None:
     assert not re.findall(r"^(?:FAILED|ERROR) .*", said, re.MULTILINE), said[-6000:]
     passed = "\n".join(re.findall(r"^PASSED .*", said, re.MULTILINE))
-    for row in ("pytorch[radar_cells]", "precision[radar_cells]", "[near-lidar_cells]", "-mono16-", "no_import_climbs"):
+    for row in (
+        "pytorch[radar_cells]",
+        "precision[radar_cells]",
+        "[near-lidar_cells]",
+        "-thermal16-",
+        "no_import_climbs",
+    ):
         assert row in passed, f"no test ran with {row}\n{said[-6000:]}"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from bev_perception.geometry import make_transform, project, rotation_from_yaw
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec
-from bev_perception.preprocess.encodings import COMPRESSED, ImageError, decode_image, source_size
+from bev_perception.preprocess.encodings import ImageError, decode_image, source_size
 from bev_perception.preprocess.images import (
     image_from_source,
     img_from_cam,
@@ -18,7 +18,6 @@ from bev_perception.preprocess.images import (
     resize_crop,
     samples_per_pixel,
 )
-from bev_perception.preprocess.undistort import is_distorted, undistort
 from bev_perception.structures import CameraCalibration, CameraFrame, CameraView, EgoPose, SensorFrame
 
 K = np.array([[1260.0, 0.0, 802.0], [0.0, 1240.0, 470.0], [0.0, 0.0, 1.0]])
@@ -41,6 +40,11 @@ def frame_of(*views):
 
 def view_of(encoding, data, calibration=CALIBRATION, ego=EGO):
     return CameraView(CameraFrame("a", 0, encoding, data), calibration, ego)
+
+
+def reasons(problems):
+    assert all(fault.detail for fault in problems.values())
+    return {name: fault.reason for name, fault in problems.items()}
 
 
 @pytest.mark.parametrize(
@@ -139,10 +143,9 @@ def test_compressed_images_are_decoded_reduced_and_look_the_same(encoding, suffi
     data = cv2.imencode(suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].ravel()
     frame = CameraFrame("a", 0, encoding, data)
     assert source_size(frame) == (1600, 900)
-    assert decode_image(frame, 801).shape == (900, 1600, 3)
-    assert decode_image(frame, 800).shape == (450, 800, 3)
-    assert decode_image(frame, 400).shape == (225, 400, 3)
-    assert decode_image(frame, 100).shape == (225, 400, 3)  # 900 is no multiple of 8
+    for width, factor in ((801, 1), (800, 2), (400, 4), (100, 4)):  # 900 is no multiple of 8
+        factor = factor if encoding == "jpeg" else 1  # decoding a PNG smaller would save nothing
+        assert decode_image(frame, width).shape == (900 // factor, 1600 // factor, 3)
     raw, *_ = prepare_images(frame_of(view_of("bgr8", image), None), SPEC)
     found, img_from_ego, valid, _ = prepare_images(frame_of(view_of(encoding, data), None), SPEC)
     assert valid[0] == 1.0 and np.abs(found[0].astype(float) - raw[0]).mean() < 1.0
@@ -168,42 +171,6 @@ def test_jpeg_orientation_tags_do_not_turn_the_image():
     assert source_size(frame) == (160, 90) and decode_image(frame, 160).shape == (90, 160, 3)
 
 
-def segment(marker, body):
-    """Of a JPEG."""
-    return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + body
-
-
-def size_in(encoding, data):
-    return source_size(CameraFrame("a", 0, encoding, np.frombuffer(data, np.uint8)))
-
-
-@pytest.mark.parametrize("kind", sorted({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}))
-def test_the_size_of_a_jpeg_is_in_its_frame_header_of_any_kind(kind):
-    """Behind its tables and what cameras write before them; bytes 0xFF may fill the gaps (ITU-T T.81, B.1.1)."""
-    tables = b"".join(segment(marker, bytes(range(20))) for marker in (0xE1, 0xDB, 0xC4, 0xC8, 0xCC))
-    data = b"\xff\xd8" + tables + b"\xff\xff" + segment(kind, b"\x08" + bytes([1, 2, 3, 4]))
-    assert size_in("jpeg", data) == (0x0304, 0x0102)
-    for cut in (data[:-1], data[:2], data[: 2 + len(tables)], data[2:]):
-        with pytest.raises(ImageError, match="undecodable"):
-            size_in("jpeg", cut)
-
-
-def test_the_size_of_a_png_is_in_its_first_chunk():
-    data = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + b"IHDR" + bytes([1, 2, 3, 4, 5, 6, 7, 8])
-    assert size_in("png", data) == (0x01020304, 0x05060708)
-    for cut in (data[:-1], data.replace(b"IHDR", b"iHDR"), data[1:]):
-        with pytest.raises(ImageError, match="undecodable"):
-            size_in("png", cut)
-
-
-@pytest.mark.parametrize(("encoding", "end"), [("jpeg", b"\xff\xd9"), ("png", b"IEND")])
-def test_a_whole_image_has_its_end_in_its_last_bytes(encoding, end):
-    """Not before: a preview inside the image has an end of its own."""
-    for after, whole in ((0, True), (64 - len(end), True), (65 - len(end), False)):
-        data = bytes(1000) + end + bytes(after)
-        assert COMPRESSED[encoding].is_whole(np.frombuffer(data, np.uint8)) is whole
-
-
 def test_samples_lie_at_most_two_and_a_half_pixels_apart():
     spec = ImageSpec(width=100)
     widths = (1, 250, 251, 500, 501, 1000, 1001)
@@ -212,7 +179,8 @@ def test_samples_lie_at_most_two_and_a_half_pixels_apart():
 
 
 JPEG = cv2.imencode(".jpg", smooth_scene(1600, 900))[1].ravel()
-EMPTY_PNG = cv2.imencode(".png", np.zeros((900, 1600, 3), np.uint8))[1].tobytes()[:24] + b"IEND"
+EMPTY_PNG = cv2.imencode(".png", np.zeros((900, 1600, 3), np.uint8))[1].tobytes()
+EMPTY_PNG = EMPTY_PNG[:33] + EMPTY_PNG[-12:]
 
 
 @pytest.mark.parametrize(
@@ -224,6 +192,10 @@ EMPTY_PNG = cv2.imencode(".png", np.zeros((900, 1600, 3), np.uint8))[1].tobytes(
         ("bgr8", np.zeros(1000, np.uint8), "bad_layout"),
         ("mono8", np.zeros((0, 0), np.uint8), "empty"),
         ("32FC1", np.zeros((900, 1600), np.uint8), "unknown_encoding"),
+        ("mono16", np.zeros((900, 1600), np.uint8), "bad_layout"),
+        ("nv12", np.zeros((1349, 1600), np.uint8), "bad_layout"),
+        ("yuv422", np.zeros((900, 1599, 2), np.uint8), "odd_size"),
+        ("nv12", np.zeros((1350, 1599), np.uint8), "odd_size"),
         ("jpeg", JPEG[: len(JPEG) // 2], "truncated"),
         ("jpeg", JPEG[:10], "undecodable"),
         ("jpeg", np.zeros(5000, np.uint8), "undecodable"),
@@ -236,7 +208,7 @@ EMPTY_PNG = cv2.imencode(".png", np.zeros((900, 1600, 3), np.uint8))[1].tobytes(
 def test_unusable_images_mask_their_camera_only(encoding, data, reason):
     good = view_of("bgr8", smooth_scene(1600, 900))
     images, img_from_ego, valid, problems = prepare_images(frame_of(view_of(encoding, data), good), SPEC)
-    assert problems == {"a": reason} and valid.tolist() == [0.0, 1.0]
+    assert reasons(problems) == {"a": reason} and valid.tolist() == [0.0, 1.0]
     assert not images[0].any() and images[1].any()
     np.testing.assert_array_equal(img_from_ego[0], np.eye(4))
 
@@ -253,6 +225,10 @@ def test_unusable_images_mask_their_camera_only(encoding, data, reason):
         {"ego_from_cam": np.full((4, 4), np.nan)},
         {"ego_from_cam": EGO_FROM_CAM + np.diag([0.0, 0, 0, np.inf])},
         {"D": (0.1,) * 5, "distortion_model": "unheard_of"},
+        {"D": (0.1,) * 3, "distortion_model": "plumb_bob"},
+        {"D": (0.1,) * 7, "distortion_model": "rational_polynomial"},
+        {"D": (0.1,) * 2, "distortion_model": "equidistant"},
+        {"ego_from_cam": 1e200 * EGO_FROM_CAM},
         {"D": (np.nan,) * 5, "distortion_model": "plumb_bob"},
         {"D": (0.1, np.nan, 0, 0, 0), "distortion_model": "plumb_bob"},
     ],
@@ -261,7 +237,7 @@ def test_unusable_calibrations_mask_their_camera(change):
     calibration = dataclasses.replace(CALIBRATION, **change)
     view = view_of("bgr8", smooth_scene(1600, 900), calibration)
     _, _, valid, problems = prepare_images(frame_of(view, None), SPEC)
-    assert problems == {"a": "bad_calibration"} and not valid.any()
+    assert reasons(problems) == {"a": "bad_calibration"} and not valid.any()
 
 
 def test_images_too_flat_for_the_model_are_named():
@@ -271,7 +247,7 @@ def test_images_too_flat_for_the_model_are_named():
 
 def test_an_image_across_a_pose_jump_is_not_used():
     view = view_of("bgr8", smooth_scene(1600, 900), ego=dataclasses.replace(EGO, epoch=1))
-    assert prepare_images(frame_of(view, None), SPEC)[3] == {"a": "pose_jump"}
+    assert reasons(prepare_images(frame_of(view, None), SPEC)[3]) == {"a": "pose_jump"}
 
 
 def test_motion_between_image_and_frame_is_in_the_projection():
@@ -289,56 +265,3 @@ def test_motion_between_image_and_frame_is_in_the_projection():
     found, depth = project(img_from_ego.astype(float), (np.linalg.inv(now.odom_from_ego) @ point_odom)[None, :3])
     np.testing.assert_allclose(found[0], expected, atol=2e-3)
     assert depth[0] == pytest.approx(seen[2], abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("model", "D"),
-    [
-        ("plumb_bob", (-0.30, 0.09, 0.001, -0.002, 0.0)),
-        ("rational_polynomial", (0.2, -0.1, 0.0, 0.0, 0.01, 0.5, -0.12, 0.02)),
-        ("equidistant", (0.05, -0.01, 0.002, 0.0)),
-        ("fisheye", (0.05, -0.01, 0.002, 0.0)),
-    ],
-)
-@pytest.mark.parametrize("compressed", [False, True])
-def test_undistortion_moves_dots_to_where_the_pinhole_camera_sees_them(model, D, compressed):
-    calibration = dataclasses.replace(CALIBRATION, distortion_model=model, D=D)
-    for point in ([0.3, 0.8, 8.0], [-4.0, 1.5, 10.0], [3.5, 2.0, 11.0]):
-        if model in ("equidistant", "fisheye"):
-            distorted, _ = cv2.fisheye.projectPoints(np.array([[point]]), np.zeros(3), np.zeros(3), K, np.array(D))
-        else:
-            distorted, _ = cv2.projectPoints(np.array([point]), np.zeros(3), np.zeros(3), K, np.array(D))
-        u, v = distorted.ravel()
-        ys, xs = np.mgrid[:900, :1600]
-        blob = (255 * np.exp(-((xs - u) ** 2 + (ys - v) ** 2) / (2 * 6.0**2))).astype(np.uint8)
-        data = cv2.cvtColor(blob, cv2.COLOR_GRAY2BGR)
-        view = view_of("bgr8", data, calibration)
-        if compressed:
-            view = view_of("png", cv2.imencode(".png", data)[1].ravel(), calibration)
-        image = prepare_images(frame_of(view, None), SPEC)[0][0, ..., 0].astype(float)
-        pixels, _ = project(img_from_cam(calibration, SPEC.image), np.array([point]))
-        centroid = [(image.sum(axis=1 - axis) * np.arange(image.shape[axis])).sum() / image.sum() for axis in (1, 0)]
-        assert np.abs(pixels[0] - centroid).max() < 0.1
-
-
-def test_undistortion_without_distortion_is_the_plain_resize():
-    image = smooth_scene(1600, 900)
-    spec = SPEC.image
-    samples = samples_per_pixel(1600, spec)
-    calibration = dataclasses.replace(CALIBRATION, distortion_model="plumb_bob", D=(0.0,) * 5)
-    sampled = undistort(image, calibration, img_from_cam(calibration, spec), (spec.width, spec.height), samples)
-    mean = sampled.reshape(spec.height, samples, spec.width, samples, 3).mean(axis=(1, 3))
-    assert np.abs(mean - resize_crop(image, spec)).max() <= 3.0  # remap rounds its positions to 1/32 pixel
-
-
-def test_where_the_camera_does_not_look_is_black():
-    """A barrel camera sees less of the pinhole image's corners than of its middle."""
-    distorted = dataclasses.replace(CALIBRATION, distortion_model="plumb_bob", D=(0.8, 0.0, 0.0, 0.0, 0.0))
-    white = np.full((900, 1600, 3), 255, np.uint8)
-    image = prepare_images(frame_of(view_of("bgr8", white, distorted), None), SPEC)[0][0]
-    assert (image[64, 176] == 255).all() and (image[-1, 0] == 0).all() and (image[-1, -1] == 0).all()
-
-
-def test_what_counts_as_distorted():
-    for D, bends in (((), False), ((0.0,) * 5, False), ((1.0,), True), ((0.0, 0.0, 0.001, 0.0, 0.0), True)):
-        assert is_distorted(dataclasses.replace(CALIBRATION, D=D)) is bends

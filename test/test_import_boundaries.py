@@ -81,7 +81,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     ("bev_perception", "conversions inference.gpu inference.interface measurements"),
     ("bev_perception", "odometry_messages radar_checks radar_messages"),
-    ("bev_perception", "pipeline inference.proof inference.builder sync"),
+    ("bev_perception", "camera_info video pipeline inference.proof inference.builder sync"),
     ("bev_perception", "inference.*_backend"),
     ("bev_perception", "inference.backend inference.build_engine"),
     ("bev_perception", "parameter_table"),

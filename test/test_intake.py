@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +218,8 @@ def test_each_change_of_calibration_counts_once(listening: Listening) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"width": 33}, {"height": 17}, {"distortion_model": "fisheye"}, {"binning_x": 2}, {"binning_y": 2},
-        {"d": np.full(5, 0.1)}, {"k": 2 * np.array([20.0, 0, 15.5, 0, 20, 7.5, 0, 0, 0.5])},
+        {"width": 33}, {"height": 17}, {"binning_x": 2}, {"binning_y": 2}, {"d": np.full(5, 0.1)},
+        {"k": 2 * np.array([20.0, 0, 15.5, 0, 20, 7.5, 0, 0, 0.5])},
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
@@ -337,6 +338,63 @@ def test_a_twist_that_is_another_motion_is_told_while_it_lasts(listening: Listen
     assert listening.told[0][2] == (
         "twist says (10.80, 0.00, 0.00) m/s, the poses say (3.00, 0.00, 0.00); used are the poses"
     )
+
+
+def test_the_model_of_a_distortion_counts_where_there_is_one(listening: Listening) -> None:
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
+
+    def bend(model: str, first: float) -> Callable[[Any], None]:
+        return lambda message: vars(message).update(distortion_model=model, d=np.array([first, 0.0, 0.0, 0.0]))
+
+    for counted, model, first in (
+        (0, "plumb_bob", 0.0),
+        (0, "fisheye", 0.0),
+        (1, "fisheye", 0.1),
+        (2, "plumb_bob", 0.1),
+    ):
+        listening.take("cam_a camera_info", info(bend(model, first)))
+        assert listening.taken.counters["cam_a/calibration_changed"] == counted
+
+
+def test_jitter_is_no_change_but_what_it_adds_up_to_is(listening: Listening) -> None:
+    """A thousandth of a pixel, this way and that, as drivers that compute K anew have it; then a slow drift."""
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
+    rng = np.random.default_rng(0)
+
+    def shake(message: Any) -> None:
+        message.k[[0, 2, 4, 5]] += rng.uniform(-1e-3, 1e-3, 4)
+        message.d = 0.1 * np.arange(5) + rng.uniform(-1e-8, 1e-8, 5)
+
+    for _ in range(50):
+        listening.take("cam_a camera_info", info(shake))
+    assert not listening.told
+
+    def drift(message: Any, by: float) -> None:
+        shake(message)
+        message.k[0] = tiny_drive.K[0, 0] + by
+
+    for step in range(16):
+        listening.take("cam_a camera_info", info(partial(drift, by=step * 1e-3)))
+    assert listening.taken.counters["cam_a/calibration_changed"] == 1
+
+
+def test_camera_info_of_another_frame_is_refused(listening: Listening) -> None:
+    def elsewhere(message: Any) -> None:
+        message.header.frame_id = "cam_b"
+
+    listening.take("cam_a camera_info", info(elsewhere))
+    assert [told[:2] for told in listening.told] == [("cam_a camera_info", "wrong_frame")]
+    assert "camera_info" in listening.intake.calibration.gap("cam_a")
+
+
+def test_a_rectified_camera_looks_where_rectification_turned_it(tmp_path: Path) -> None:
+    listening = Listening(tmp_path, {"cameras.cam_a.rectified": True})
+    rotation = cv2.Rodrigues(np.array([0.01, -0.02, 0.005]))[0]
+    listening.take("cam_a camera_info", info(lambda message: setattr(message, "r", rotation.ravel())))
+    listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS))
+    found = listening.intake.calibration.of_camera("cam_a").ego_from_cam
+    point = np.array([0.3, -0.2, 5.0])  # as the camera sees it; the rectified one sees R @ point
+    assert found @ np.append(rotation @ point, 1) == pytest.approx(tiny_drive.EGO_FROM_CAM @ np.append(point, 1))
 
 
 def test_a_region_of_interest_and_a_rectified_camera_count_too(tmp_path: Path) -> None:

@@ -198,16 +198,16 @@ def test_a_bad_sensor_is_invalid_until_it_is_good_again(running: Running) -> Non
         lambda: rig.sensor("cam_b").state == SensorState.INVALID and "image_encoding" in rig.sensor("cam_b").reason,
         "cam_b to be invalid",
         without=("cam_b",),
-        bad=lambda now: rig.images["cam_b"].publish(_mono16(now)),
+        bad=lambda now: rig.images["cam_b"].publish(_depth(now)),
     )
     found = rig.drive_until_detection(without=("cam_b",))
     assert "cam_b" in found.sensors_missing and "cam_a" in found.sensors_used
     rig.drive_until(lambda: rig.sensor("cam_b").state == SensorState.OK, "cam_b to be well")
 
 
-def _mono16(now: int) -> Image:
+def _depth(now: int) -> Image:
     message = make_image("cam_b", now)
-    message.encoding = "mono16"
+    message.encoding = "32FC1"
     return message
 
 

@@ -7,6 +7,7 @@ import pickle
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -141,6 +142,19 @@ def test_broken_radar_files_are_named(keyframes, tmp_path):
     with pytest.raises(ValueError, match=f"sample {keyframes[0].token}: .*short\\.pcd"):
         sensor_frame(broken, dataclasses.replace(SPEC, cameras=(), radars=("RADAR_FRONT",)))
     assert len(read_radar_pcd(keyframes[0].radars["RADAR_FRONT"][0].path)) > 0
+
+
+def test_png_is_taken_where_a_data_set_has_it(keyframes, tmp_path):
+    keyframe = keyframes[0]
+    expected = prepare_images(sensor_frame(keyframe, SPEC), SPEC)[0]
+    files = {}
+    for name, file in keyframe.cameras.items():
+        path = tmp_path / f"{name}.png"
+        cv2.imwrite(str(path), cv2.imread(file.path))
+        files[name] = dataclasses.replace(file, path=str(path))
+    found, _, valid, problems = prepare_images(sensor_frame(dataclasses.replace(keyframe, cameras=files), SPEC), SPEC)
+    assert valid.all() and not problems
+    assert np.abs(found.astype(int) - expected).mean() < 1.0  # a JPEG may be decoded at half its size
 
 
 def test_lidar_falls_on_the_pixels_that_the_devkit_computes(nusc, keyframes):

@@ -28,6 +28,7 @@ from bev_perception.parameter_table import (
     check_value,
 )
 from bev_perception.parameters import make_config, parse_yaml, resolve_path
+from bev_perception.preprocess.contents import CHOICES, ImageChecks
 from bev_perception.radar_checks import RadarLimits
 from bev_perception.sync_config import SyncConfig
 
@@ -88,6 +89,9 @@ def test_defaults_are_those_of_what_is_configured() -> None:
     assert {radar.fields for radar in config.radars.values()} == {radar_messages.RadarFields()}
     assert config.odometry == OdometryConfig() and config.radar_limits == RadarLimits()
     assert config.radar_limits.empty_ns == 5_000_000_000 and config.odometry.difference_ns == 100_000_000
+    assert config.image_checks == ImageChecks()
+    chosen = make_config({"bundle": "b", "images.noise": "mask", "cameras.CAM_FRONT.bits": 12}, SPEC)
+    assert chosen.image_checks == ImageChecks(noise="mask") and chosen.cameras["CAM_FRONT"].bits == 12
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -101,9 +105,12 @@ def test_a_new_row_of_a_table_is_a_new_choice(name: str, monkeypatch: pytest.Mon
 
 
 def test_no_other_choices_are_written_down() -> None:
-    """But words that no table of ours holds: precisions, where extrinsics come from, ROS's names of reliabilities."""
+    """But words that no table of ours holds: precisions, where extrinsics come from, ROS's names of reliabilities, what
+    to do about an image."""
     with_choices = {row.name: row.choices for row in PARAMETERS + CAMERA_PARAMETERS + RADAR_PARAMETERS if row.choices}
     assert with_choices.pop("tensorrt.precision") is PRECISIONS and set(PRECISIONS) == set(TOLERANCES)
+    checks = {f"images.{field.name}" for field in dataclasses.fields(ImageChecks)}
+    assert all(with_choices.pop(name) is CHOICES for name in checks)
     assert all(with_choices.pop(f"modes.{name}") is SEVERITIES for name in MODES)
     assert with_choices.pop("kind") is radar_messages.RADAR_KINDS
     assert set(with_choices) == {*TABLES, "extrinsics.source", "extrinsics.implausible", "qos.reliability"}

@@ -121,7 +121,8 @@ def test_reset_reasons_reach_detections_and_counters(backend):
     assert pipeline.step(frame_at(0)).memory_reset == ""
     told = ["calibration_changed", "time_backward", "gap", "", "time_backward"]
     assert [step(k) for k in (1, 0, 100, 101, 50)] == told
-    assert pipeline.counters == {"memory/calibration_changed": 1, "memory/time_backward": 2, "memory/gap": 1}
+    counted = {reason: n for reason, n in pipeline.counters.items() if reason.startswith("memory/")}
+    assert counted == {"memory/calibration_changed": 1, "memory/time_backward": 2, "memory/gap": 1}
 
 
 def test_thresholds_may_change_between_steps(backend):

@@ -31,6 +31,7 @@ from bev_perception.model_spec import CLASSES, load_bundle
 from bev_perception.parameters import load_config
 from bev_perception.replay import main, replay, to_json
 from bev_perception.structures import Detections
+from training.world.bag_messages import Messages
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -241,6 +242,73 @@ def test_missing_camera_is_masked_and_counted(drive, tmp_path):
     assert len(result.detections) > 0
     assert all("cam_a" in d.missing and "cam_a" not in d.sensors_used for _, d in result.detections)
     assert any(reason.startswith("cam_a/") for reason in result.counters)
+
+
+def spoiled_drive(tmp_path, monkeypatch, image=None, info=None):
+    """A drive in which cam_a's images (stamp, bgr) -> bgr and camera_info messages are changed."""
+    make_image, make_info = Messages.image, Messages.camera_info
+
+    def changed_image(self, stamp_ns, frame_id, bgr):
+        return make_image(self, stamp_ns, frame_id, image(bgr) if image and frame_id == "cam_a" else bgr)
+
+    def changed_info(self, stamp_ns, frame_id, *arguments):
+        message = make_info(self, stamp_ns, frame_id, *arguments)
+        if info and frame_id == "cam_a":
+            info(message)
+        return message
+
+    monkeypatch.setattr(Messages, "image", changed_image)
+    monkeypatch.setattr(Messages, "camera_info", changed_info)
+    return tiny_drive.write_drive(tmp_path / "bag")
+
+
+BLOCKS = np.kron(np.arange(128).reshape(8, 16) % 11 * 25, np.ones((2, 2)))[..., None].repeat(3, axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason", "frames"),
+    [(np.zeros_like, "image_black", 10), (np.ones_like, "image_black", 10)]
+    + [(lambda bgr: np.full_like(bgr, 200), "image_uniform", 10), (lambda bgr: BLOCKS, "image_frozen", 9)],
+    ids=["black", "almost black", "uniform", "frozen"],
+)
+def test_a_blind_camera_is_masked_counted_and_explained(drive, tmp_path, monkeypatch, capsys, image, reason, frames):
+    bag = spoiled_drive(tmp_path, monkeypatch, image=image)
+    result = replay(bag, drive["bundle"], load_config(drive["bundle"], drive["params"]))
+    assert result.counters[f"cam_a/{reason}"] == frames == sum("cam_a" in d.missing for _, d in result.detections)
+    assert all(d.missing.get("cam_a") in (None, reason) and "cam_b" in d.sensors_used for _, d in result.detections)
+    assert len(result.detections) == 10
+    main([str(bag), *arguments(drive, tmp_path / "out")[1:]])
+    assert f"{frames:5d} x cam_a/{reason}: {result.details[f'cam_a/{reason}']}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"d": np.full(3, 0.1)}, "camera_info_distortion"),
+        ({"d": np.full(7, 0.1), "distortion_model": "rational_polynomial"}, "camera_info_distortion"),
+        ({"d": np.full(2, 0.1), "distortion_model": "equidistant"}, "camera_info_distortion"),
+        ({"k": np.array([0.2, 0, 15.5, 0, 0.2, 7.5, 0, 0, 1])}, "camera_info_field_of_view"),
+    ],
+)
+def test_the_calibration_of_one_camera_silences_no_other(drive, tmp_path, monkeypatch, change, reason):
+    bag = spoiled_drive(tmp_path, monkeypatch, info=lambda message: vars(message).update(change))
+    result = replay(bag, drive["bundle"], load_config(drive["bundle"], drive["params"]))
+    assert result.counters[f"cam_a camera_info/{reason}"] == 1  # said once, as all say the same
+    assert [d.missing for _, d in result.detections] == [{"cam_a": "no_calibration"}] * 10
+    assert all({"cam_b", "radar_a"} <= set(d.sensors_used) for _, d in result.detections)
+
+
+def test_jitter_of_camera_info_keeps_the_memory(drive, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    shaken = spoiled_drive(tmp_path, monkeypatch, info=lambda message: message.k.__iadd__(jitter(rng)))
+    result = replay(shaken, drive["bundle"], load_config(drive["bundle"], drive["params"]))
+    assert not [reason for reason in result.counters if "calibration_changed" in reason]
+    assert result.detections[-1][1].temporal_used
+
+
+def jitter(rng):
+    """Of K, a thousandth of a pixel; nothing where K is constant."""
+    return rng.uniform(-1e-3, 1e-3, 9) * np.array([1, 0, 1, 0, 1, 1, 0, 0, 0])
 
 
 def test_clear_errors(drive, tmp_path, capsys):

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bev_perception.preprocess.contents import OFF, ImageChecks, judge, look_at, remember
+from bev_perception.structures import EgoPose
 from training.world import lidar as lidar_module
 from training.world.actors import ActorState
 from training.world.camera import camera_rays, render_camera, scaled_K
@@ -217,6 +219,8 @@ def test_lidar_points_of_an_actor_lie_in_its_box_once_corrected() -> None:
 _PRINT_HASH = """
 import hashlib, sys
 from training.world.world import make_world
+from bev_perception.preprocess.contents import OFF, ImageChecks, judge, look_at, remember
+from bev_perception.structures import EgoPose
 from training.world.camera import render_camera
 from training.world.radar import scan_radar
 from training.world.lidar import scan_lidar
@@ -256,3 +260,21 @@ def test_wrong_mounts_are_refused(world: World) -> None:
         scan_radar(world, RIG["LIDAR_TOP"], 0, scan_rng(0, "LIDAR_TOP", 0))
     with pytest.raises(ValueError, match="not a LiDAR"):
         scan_lidar(world, RIG["CAM_FRONT"], 0, scan_rng(0, "CAM_FRONT", 0))
+
+
+@pytest.mark.parametrize(
+    "conditions", [Conditions("night", 0.0, -0.3, 0.8, 0.0, 1.0), Conditions("day", 0.0, 0.5, 0.8, 0.0, 1.0)]
+)
+def test_no_image_of_night_or_fog_is_taken_for_that_of_a_blind_camera(world: World, conditions: Conditions) -> None:
+    """Rendered at the network's size nothing averages the noise away: at night in fog it is most of the image, which
+    is why noise is only told."""
+    thick = World(world.seed, world.duration_s, conditions, world.ego, world.actors, world.town)
+    checksums = set()
+    for name in ("CAM_FRONT", "CAM_BACK_LEFT"):
+        for stamp in (STAMP, STAMP + 83_333_333):
+            bgr = render_camera(thick, RIG[name], stamp, 0.22, scan_rng(3, name, stamp)).bgr
+            look = look_at(bgr[-128:])
+            ego = EgoPose(stamp, thick.ego_pose(stamp))
+            assert judge(look, remember(look, None, ego), ego, ImageChecks(noise=OFF)) is None, look
+            checksums.add(look.checksum)
+    assert len(checksums) == 4

@@ -222,7 +222,7 @@ def draw_frame(
             seen = _moved(detections, (view.frame.stamp_ns - frame.stamp_ns) * 1e-9)
             draw_boxes(panel, img_from_ego[i].astype(np.float64), seen.select(seen.scores >= settings.label_from))
         else:
-            reason = problems.get(name) or frame.missing.get(name) or "missing"
+            reason = problems[name].reason if name in problems else frame.missing.get(name, "missing")
             _label(panel, f"no image: {reason}", (settings.image_width / 2 - 60, height / 2), TEXT_COLOR)
         _label(panel, name, (3, 14), TEXT_COLOR)
         panels.append(panel)

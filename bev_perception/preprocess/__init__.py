@@ -5,22 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from bev_perception.model_spec import ModelSpec
+from bev_perception.preprocess.fault import Fault
 from bev_perception.preprocess.images import prepare_images
-from bev_perception.preprocess.radar import prepare_radar, radar_problems
+from bev_perception.preprocess.radar import prepare_radar
 from bev_perception.structures import SensorFrame
 
 
-def prepare_inputs(frame: SensorFrame, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, int]]:
-    """-> arrays named as in ModelSpec.inputs(), without prev_*; sensor -> reason where there but unusable; reason ->
+def prepare_inputs(
+    frame: SensorFrame, spec: ModelSpec
+) -> tuple[dict[str, np.ndarray], dict[str, Fault], dict[str, int]]:
+    """-> arrays named as in ModelSpec.inputs(), without prev_*; sensor -> why it is there but unusable; reason ->
     number of what the model has no room for (`radar/pillars_over_limit`, `radar/points_over_limit`)."""
     inputs: dict[str, np.ndarray] = {}
-    problems: dict[str, str] = {}
+    problems: dict[str, Fault] = {}
     lost: dict[str, int] = {}
     if spec.cameras:
         inputs["images"], inputs["img_from_ego"], inputs["camera_valid"], problems = prepare_images(frame, spec)
     if spec.radars:
-        radar, over = prepare_radar(frame, spec)
+        radar, radar_problems, over = prepare_radar(frame, spec)
         inputs |= radar
-        problems |= radar_problems(frame, spec)
+        problems |= radar_problems
         lost = {f"radar/{reason}": n for reason, n in over.items()}
     return inputs, problems, lost

@@ -9,9 +9,10 @@ import numpy as np
 
 from bev_perception.geometry import invert
 from bev_perception.model_spec import ImageSpec, ModelSpec
-from bev_perception.preprocess.encodings import POINTWISE, ImageError, decode_image, source_size
+from bev_perception.preprocess.encodings import POINTWISE, ImageError, decode_image, eight_bits, source_size
+from bev_perception.preprocess.fault import Fault
 from bev_perception.preprocess.undistort import DISTORTION_MODELS, is_distorted, undistort
-from bev_perception.structures import CameraCalibration, CameraView, SensorFrame
+from bev_perception.structures import CameraCalibration, CameraView, EgoPose, SensorFrame
 
 
 def samples_per_pixel(width: int, spec: ImageSpec) -> int:
@@ -60,7 +61,7 @@ def img_from_cam(calibration: CameraCalibration, spec: ImageSpec) -> np.ndarray:
 
 
 def resize_crop(image: np.ndarray, spec: ImageSpec, samples: int | None = None) -> np.ndarray:
-    """(h, w[, C]) uint8 -> (H, W[, C]) with the spec's kernel, the top rows cut away.
+    """(h, w[, C]) uint8 or uint16 -> (H, W[, C]) with the spec's kernel, the top rows cut away.
 
     samples: as `samples_per_pixel` says for the received image, when `image` is a reduced copy of it.
     Source rows that only feed cut rows are dropped first, where a whole number of source rows makes a whole number
@@ -88,31 +89,44 @@ def mean_over_samples(image: np.ndarray, samples: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def prepare_images(frame: SensorFrame, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, str]]:
+def prepare_images(frame: SensorFrame, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Fault]]:
     """SensorFrame -> images (N, H, W, 3) uint8, img_from_ego (N, 4, 4) float32, camera_valid (N,) float32, problems.
 
     img_from_ego starts in the ego frame at the frame's stamp; the vehicle's motion until the image was taken is in it.
-    A camera that is absent or cannot be used has zeros, identity and valid 0; problems: camera -> reason of the latter.
+    A camera that is absent or cannot be used has zeros, identity and valid 0; problems: camera -> why the latter.
+    Whatever one camera raises is that camera's fault (`image_failed` where it has no better name), never the frame's.
     """
     count = len(spec.cameras)
     images = np.zeros((count, spec.image.height, spec.image.width, 3), dtype=np.uint8)
     img_from_ego = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1))
     camera_valid = np.zeros(count, dtype=np.float32)
-    problems: dict[str, str] = {}
+    problems: dict[str, Fault] = {}
     for i, (name, view) in enumerate(zip(spec.cameras, frame.cameras)):
         if view is None:
             continue
         try:
-            if view.ego.epoch != frame.ego.epoch:
-                raise ImageError("pose_jump", "the ego pose jumped between the image and the frame")
-            _check(view)
-            images[i] = _network_image(view, spec.image)
-            then_from_now = invert(view.ego.odom_from_ego) @ frame.ego.odom_from_ego
-            img_from_ego[i] = img_from_cam(view.calibration, spec.image) @ view.calibration.cam_from_ego @ then_from_now
+            images[i], img_from_ego[i] = _prepare(view, frame.ego, spec.image)
             camera_valid[i] = 1.0
         except ImageError as error:
-            problems[name] = error.reason
+            problems[name] = Fault(error.reason, error.detail)
+        except Exception as error:  # OpenCV's own, too: what a sensor sends must not reach the other sensors
+            problems[name] = Fault("image_failed", f"{type(error).__name__}: {error}")
     return images, img_from_ego, camera_valid, problems
+
+
+def _prepare(view: CameraView, ego: EgoPose, spec: ImageSpec) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 and (4, 4) float32 of one camera. Raises ImageError."""
+    if view.ego.epoch != ego.epoch:
+        raise ImageError("pose_jump", "the ego pose jumped between the image and the frame")
+    _check(view)
+    image = _network_image(view, spec)
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of absurd numbers is looked at next
+        then_from_now = invert(view.ego.odom_from_ego) @ ego.odom_from_ego
+        projection = img_from_cam(view.calibration, spec) @ view.calibration.cam_from_ego @ then_from_now
+        projection = projection.astype(np.float32)
+    if not np.isfinite(projection).all():
+        raise ImageError("bad_calibration", f"the projection is not finite: {projection.tolist()}")
+    return image, projection
 
 
 def _network_image(view: CameraView, spec: ImageSpec) -> np.ndarray:
@@ -125,8 +139,7 @@ def _network_image(view: CameraView, spec: ImageSpec) -> np.ndarray:
         image = undistort(image, calibration, img_from_cam(calibration, spec), (spec.width, spec.height), samples)
         image = mean_over_samples(image, samples)
     elif frame.encoding in POINTWISE:
-        to_bgr = POINTWISE[frame.encoding][1]
-        image = to_bgr(resize_crop(frame.data, spec))
+        image = POINTWISE[frame.encoding].to_bgr(eight_bits(resize_crop(frame.data, spec), frame.bits))
     else:
         image = resize_crop(decode_image(frame, least_width), spec, samples)
     return image if spec.color_order == "bgr" else image[..., ::-1]
@@ -143,6 +156,10 @@ def _check(view: CameraView) -> None:
         raise ImageError("bad_calibration", f"K must be finite (3, 3) with positive focal lengths, found {K.tolist()}")
     if not np.isfinite(calibration.ego_from_cam).all() or not np.isfinite(calibration.D).all():
         raise ImageError("bad_calibration", "ego_from_cam and D must be finite")
-    if is_distorted(calibration) and calibration.distortion_model not in DISTORTION_MODELS:
-        known = ", ".join(DISTORTION_MODELS)
-        raise ImageError("bad_calibration", f"distortion model {calibration.distortion_model!r}; known are {known}")
+    if is_distorted(calibration):
+        model, length = calibration.distortion_model, len(calibration.D)
+        if model not in DISTORTION_MODELS:
+            known = ", ".join(DISTORTION_MODELS)
+            raise ImageError("bad_calibration", f"distortion model {model!r}; known are {known}")
+        if length not in DISTORTION_MODELS[model].lengths:
+            raise ImageError("bad_calibration", f"{model} with {length} coefficients")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import numpy as np
 
 from bev_perception.geometry import invert
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import PILLAR_COLUMNS, ModelSpec
+from bev_perception.preprocess.fault import Fault
 from bev_perception.structures import RADAR_COLUMNS, RadarSweep, SensorFrame
 
 # Columns of the accumulated cloud: m, dBsm, m/s over ground along ego x and y, s.
@@ -48,7 +50,7 @@ def accumulate(frame: SensorFrame, spec: ModelSpec) -> np.ndarray:
     cloud[:, 3] = points[:, 3]
     cloud[:, 4:6] = velocity_ego
     cloud[:, 6] = age
-    return cloud
+    return cloud[np.isfinite(cloud).all(axis=1)]  # what float32 cannot hold is nowhere
 
 
 def rasterise(points: np.ndarray, grid: BevGrid, channels: tuple[str, ...]) -> np.ndarray:
@@ -128,31 +130,69 @@ def radar_arrays(points: np.ndarray, spec: ModelSpec) -> tuple[dict[str, np.ndar
     return RADAR_ARRAYS[spec.radar.format](points, spec)
 
 
-def prepare_radar(frame: SensorFrame, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """SensorFrame -> (the radar inputs of ModelSpec.inputs(), reason -> number of what did not fit into them).
+def prepare_radar(
+    frame: SensorFrame, spec: ModelSpec
+) -> tuple[dict[str, np.ndarray], dict[str, Fault], dict[str, int]]:
+    """SensorFrame -> the radar inputs of ModelSpec.inputs(); radar -> why it is there but cannot be used; reason ->
+    number of what did not fit into the inputs.
 
     radar_valid: a radar that sees nothing is valid; one that is missing or whose sweeps cannot be used is not.
+    Whatever one radar raises is that radar's fault (`radar_failed`), never the frame's.
     """
-    broken = radar_problems(frame, spec)
-    valid = [bool(sweeps) and name not in broken for name, sweeps in zip(spec.radars, frame.radars)]
-    arrays, lost = radar_arrays(accumulate(frame, spec), spec)
-    return arrays | {"radar_valid": np.array(valid, dtype=np.float32)}, lost
+    problems = radar_problems(frame, spec)
+    usable = without(problems, frame, spec)
+    try:
+        points = accumulate(usable, spec)
+    except Exception:  # who is it?
+        points, failed = _one_by_one(usable, spec)
+        problems |= failed
+    valid = [bool(sweeps) and name not in problems for name, sweeps in zip(spec.radars, frame.radars)]
+    arrays, lost = radar_arrays(points, spec)
+    return arrays | {"radar_valid": np.array(valid, dtype=np.float32)}, problems, lost
 
 
-def radar_problems(frame: SensorFrame, spec: ModelSpec) -> dict[str, str]:
-    """Radars of the frame that cannot be used -> reason: `stale`, `pose_jump` or `nan` (not one finite return)."""
-    problems = {}
-    for name, sweeps in zip(spec.radars, frame.radars):
-        if not sweeps:
-            continue
-        usable = _usable(sweeps, frame, spec)
-        points = [sweep.scan.points for sweep in usable if len(sweep.scan.points)]
-        if not usable:
-            jumped = all(sweep.ego.epoch != frame.ego.epoch for sweep in sweeps)
-            problems[name] = "pose_jump" if jumped else "stale"
-        elif points and not any(np.isfinite(p).all(axis=1).any() for p in points):
-            problems[name] = "nan"
-    return problems
+def without(radars: Collection[str], frame: SensorFrame, spec: ModelSpec) -> SensorFrame:
+    """The frame as if these radars had sent nothing."""
+    if not radars:
+        return frame
+    kept = tuple(() if name in radars else sweeps for name, sweeps in zip(spec.radars, frame.radars))
+    return replace(frame, radars=kept)
+
+
+def _one_by_one(frame: SensorFrame, spec: ModelSpec) -> tuple[np.ndarray, dict[str, Fault]]:
+    """The accumulated points of all radars that raise nothing when they are alone, and what the others raise."""
+    clouds, faults = [np.zeros((0, len(POINT_COLUMNS)), dtype=np.float32)], {}
+    for name in spec.radars:
+        try:
+            clouds.append(accumulate(without([other for other in spec.radars if other != name], frame, spec), spec))
+        except Exception as error:
+            faults[name] = Fault("radar_failed", f"{type(error).__name__}: {error}")
+    return np.concatenate(clouds), faults
+
+
+def radar_problems(frame: SensorFrame, spec: ModelSpec) -> dict[str, Fault]:
+    """Radars of the frame that cannot be used: `stale`, `pose_jump`, `bad_layout`, `bad_calibration`, or `nan` (not
+    one finite return)."""
+    faults = {name: _problem(sweeps, frame, spec) for name, sweeps in zip(spec.radars, frame.radars) if sweeps}
+    return {name: fault for name, fault in faults.items() if fault is not None}
+
+
+def _problem(sweeps: tuple[RadarSweep, ...], frame: SensorFrame, spec: ModelSpec) -> Fault | None:
+    usable = _usable(sweeps, frame, spec)
+    if not usable:
+        if all(sweep.ego.epoch != frame.ego.epoch for sweep in sweeps):
+            return Fault("pose_jump", "the ego pose jumped between the scans and the frame")
+        age_s = (frame.stamp_ns - max(sweep.scan.stamp_ns for sweep in sweeps)) / 1e9
+        return Fault("stale", f"the newest scan is {age_s:.3f} s old, the model takes {spec.radar.max_age_s} s")
+    shapes = [sweep.scan.points.shape for sweep in usable]
+    if any(shape[1:] != (len(RADAR_COLUMNS),) for shape in shapes):
+        return Fault("bad_layout", f"points of shape {shapes}, expected (P, {len(RADAR_COLUMNS)})")
+    if not all(np.isfinite(sweep.ego_from_radar).all() for sweep in usable):
+        return Fault("bad_calibration", "ego_from_radar is not finite")
+    points = [sweep.scan.points for sweep in usable if len(sweep.scan.points)]
+    if points and not any(np.isfinite(p).all(axis=1).any() for p in points):
+        return Fault("nan", f"not one of {sum(map(len, points))} returns is finite")
+    return None
 
 
 def _usable(sweeps: tuple[RadarSweep, ...], frame: SensorFrame, spec: ModelSpec) -> list[RadarSweep]:

@@ -73,7 +73,9 @@ class ActiveRun:
         self._taken = Measurements(config.sync_config(spec))
         self._intake = SensorIntake(config, self._taken, self._report)
         self._thresholds = Thresholds(config.score_threshold, spec.nms_radius)
-        self._pipeline = BevPipeline(spec, model.backend, self._thresholds, config.sync["max_speed_mps"])
+        self._pipeline = BevPipeline(
+            spec, model.backend, self._thresholds, config.sync["max_speed_mps"], config.image_checks
+        )
         self._newest: Detections | None = None
         self._details: dict[str, str] = {}  # of the same frame
         self._worker = NewestWorker("bev_pipeline", self._process, telemetry.dropped)
@@ -138,7 +140,9 @@ class ActiveRun:
             self._pipeline.memory.reset("step_failed")
             return
         with self._lock:
-            self._newest, self._details = detections, dict(self._pipeline.details)
+            self._newest, self._details = detections, self._pipeline.details
+        for sensor, fault in self._pipeline.faults.items():
+            self._report(sensor, fault.reason, fault.detail)  # the pipeline has counted it
         self._telemetry.time("wait", closed.wait_ms)
         self._telemetry.time("queue", (started - closed.closed_at) / 1e6)
         for stage, ms in self._pipeline.timings_ms.items():

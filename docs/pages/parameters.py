@@ -40,6 +40,7 @@ Some values are only right or wrong beside others, and `configure` checks these 
 
 - `extrinsics.file` must be given when `extrinsics.source` is `file`; every `frame_id` when it is `tf_static`.
 - `anchor` is a camera of the bundle, and its `offset_ms` is 0.
+- `cameras.*.compressed` and `cameras.*.packets` are two kinds of message; at most one is true.
 - `sync.camera_tolerance_ms` is at most half of `sync.period_ms`, or two images of one camera fit into a frame.
 - `absent` names sensors of the bundle, not all of them, and not the `anchor`.
 - `radar_fields.vx` and `radar_fields.vy` are given both, or neither and `radar_fields.doppler` instead; so it is with
@@ -66,6 +67,11 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "How radars name their fields (one radar alone: `radars.*.fields.*`), what a return can be, and the "
         "subscriptions to sensors. Odometry has a queue of 100, and `/tf_static` is latched. One topic alone: "
         "`qos_overrides./camera/cam_front/image_raw.subscription.reliability: reliable`.",
+    ),
+    "Looking at images": (
+        ("images",),
+        "Images that show nothing. `mask` takes the camera out of the frame, `tell` counts it, `off` does not "
+        "look. A simulator without noise repeats its picture while nothing moves: `images.frozen: off`.",
     ),
     "Degraded modes": (
         ("front_cameras", "modes"),

@@ -55,8 +55,9 @@ def prepare(keyframe: Keyframe, spec: ModelSpec, config: DataConfig = PLAIN) -> 
     frame = sensor_frame(keyframe, spec, config.returns)
     images, img_from_ego, camera_valid, problems = prepare_images(frame, spec)
     if problems:
+        faults = {name: f"{fault.reason}: {fault.detail}" for name, fault in problems.items()}
         files = {name: keyframe.cameras[name].path for name in problems}
-        raise ValueError(f"sample {keyframe.token} of {keyframe.scene}: {problems}; mend these files: {files}")
+        raise ValueError(f"sample {keyframe.token} of {keyframe.scene}: {faults}; mend these files: {files}")
     radars = []
     for i in range(len(spec.radars)):
         alone = tuple(sweeps if i == j else () for j, sweeps in enumerate(frame.radars))
