@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bev_perception.fault import Fault
 from bev_perception.intake import SensorIntake
 from bev_perception.measurements import Measurements
 from bev_perception.modes import Situation
@@ -40,19 +41,20 @@ class SensorHealth:
 
 @dataclass(frozen=True)
 class FrameOutcome:
-    """What became of the newest frame: sensor -> reason where one was masked, and reason -> what was found."""
+    """What became of the newest frame: sensor -> reason where one was masked, and what the step found, also of those
+    that were used."""
 
     missing: Mapping[str, str] = field(default_factory=dict)
-    details: Mapping[str, str] = field(default_factory=dict)
+    faults: Mapping[str, Fault] = field(default_factory=dict)
 
 
-def newest_outcome(taken: Measurements, detections: Detections | None, details: Mapping[str, str]) -> FrameOutcome:
+def newest_outcome(taken: Measurements, detections: Detections | None, faults: Mapping[str, Fault]) -> FrameOutcome:
     """Of the newest frame that was processed; where a newer one could not even be made, what kept it from that.
 
-    details: BevPipeline.details.
+    faults: BevPipeline.faults.
     """
     failed = ODOMETRY in taken.missing
-    return FrameOutcome(taken.missing if failed or detections is None else detections.missing, details)
+    return FrameOutcome(taken.missing if failed or detections is None else detections.missing, faults)
 
 
 def sensor_health(intake: SensorIntake, taken: Measurements, outcome: FrameOutcome, now_ns: int) -> list[SensorHealth]:
@@ -89,10 +91,10 @@ def _state(
     gap = intake.calibration.gap(name) if name != ODOMETRY else ""
     if gap:
         return "invalid", _text("no_calibration", gap)
-    reason = outcome.missing.get(name, "")
+    reason, found = outcome.missing.get(name, ""), outcome.faults.get(name)
     if not reason:
-        return "ok", ""
-    text = _text(reason, outcome.details.get(name, ""))
+        return ("suspect", _text(found.reason, found.detail)) if found is not None else ("ok", "")
+    text = _text(reason, found.detail if found is not None else "")
     if reason in ("stale", "never_seen"):  # it has come back since
         return "late", text
     return ("late" if reason in NOT_IN_TIME else "invalid"), text

@@ -6,11 +6,11 @@ import time
 from collections import Counter
 
 from bev_perception.decode import Thresholds, decode, thresholds_of
+from bev_perception.fault import Fault
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess import prepare_inputs
 from bev_perception.preprocess.contents import ImageChecks, Seen, check_images
-from bev_perception.preprocess.fault import Fault
 from bev_perception.structures import Detections, SensorFrame
 from bev_perception.sync_config import SyncConfig
 from bev_perception.temporal import TemporalMemory
@@ -43,11 +43,6 @@ class BevPipeline:
         self.counters: Counter[str] = Counter()
         self._image_checks = image_checks or ImageChecks()
         self._seen: dict[str, Seen] = {}
-
-    @property
-    def details(self) -> dict[str, str]:
-        """sensor -> what was found, of `faults`."""
-        return {sensor: fault.detail for sensor, fault in self.faults.items()}
 
     def step(self, frame: SensorFrame) -> Detections:
         """Detect in `frame`; frames come in stamp order. Sensors that are missing or unusable are masked and named."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
+from bev_perception.fault import Fault
 from bev_perception.geometry import quaternion_from_rotation, rotation_from_quaternion
 
 MAX_DISTANCE_M = 20.0  # from base_link, on the longest of vehicles
@@ -21,14 +21,6 @@ RADAR_DOWN_DEG, RADAR_UP_DEG = 20.0, 45.0  # half a metre above the ground, 20 d
 BUMPER_FRONT_M, BUMPER_REAR_M, BUMPER_HALF_WIDTH_M, BUMPER_HEIGHT_M = 2.5, -0.3, 0.5, 1.2
 INWARD = 0.7  # cosine: within 45 degrees of straight through
 SWAPPED = "; in the order x y z w its quaternion would be possible: rotation_wxyz begins with w"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why extrinsics cannot be right. reason: short name that is counted; detail: found, expected, how to mend."""
-
-    reason: str
-    detail: str
 
 
 def camera_fault(ego_from_cam: np.ndarray) -> Fault | None:

@@ -12,6 +12,7 @@ pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
 import tiny_drive  # noqa: E402
 from test_intake import MAKE, MOUNTS, NOW, Listening, cloud, image, info, odometry  # noqa: E402
 
+from bev_perception.fault import Fault  # noqa: E402
 from bev_perception.health import FrameOutcome, SensorHealth, newest_outcome, sensor_health, situation  # noqa: E402
 from bev_perception.modes import MODES, SEVERITIES, modes_that_hold  # noqa: E402
 from bev_perception.structures import Detections  # noqa: E402
@@ -52,11 +53,16 @@ def test_sensors_that_contribute_are_ok(listening: Listening) -> None:
     "reason", ["bad_calibration", "size_mismatch", "undecodable", "nan", "no_pose", "image_failed"]
 )
 def test_what_a_step_could_not_use_is_invalid_in_every_status(listening: Listening, reason: str) -> None:
-    outcome = FrameOutcome({"cam_a": reason}, {"cam_a": "what was found"})
+    outcome = FrameOutcome({"cam_a": reason}, {"cam_a": Fault(reason, "what was found")})
     for now in (NOW, NOW + 500 * MS):
         found = health(listening, outcome, now)
         assert (found["cam_a"].state, found["cam_a"].reason) == ("invalid", f"{reason}: what was found")
         assert found["cam_b"].state == "ok"
+
+
+def test_what_is_told_of_a_sensor_that_was_used_makes_it_suspect(listening: Listening) -> None:
+    found = health(listening, FrameOutcome({}, {"cam_a": Fault("image_noise", "what was found")}))
+    assert (found["cam_a"].state, found["cam_a"].reason) == ("suspect", "image_noise: what was found")
 
 
 @pytest.mark.parametrize("reason", ["late", "out_of_tolerance", "overloaded"])

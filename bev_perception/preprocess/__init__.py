@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from bev_perception.fault import Fault
 from bev_perception.model_spec import ModelSpec
-from bev_perception.preprocess.fault import Fault
 from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import prepare_radar
 from bev_perception.structures import SensorFrame

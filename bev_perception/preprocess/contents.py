@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from bev_perception.fault import Fault
 from bev_perception.geometry import invert
-from bev_perception.preprocess.fault import Fault
 from bev_perception.structures import CameraView, EgoPose
 
 BLACK_MEAN, BLACK_DEVIATION = 10.0, 3.0  # grey levels, of 255

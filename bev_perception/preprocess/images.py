@@ -7,10 +7,10 @@ from math import gcd
 import cv2
 import numpy as np
 
+from bev_perception.fault import Fault
 from bev_perception.geometry import invert
 from bev_perception.model_spec import ImageSpec, ModelSpec
 from bev_perception.preprocess.encodings import POINTWISE, ImageError, decode_image, eight_bits, source_size
-from bev_perception.preprocess.fault import Fault
 from bev_perception.preprocess.undistort import DISTORTION_MODELS, is_distorted, undistort
 from bev_perception.structures import CameraCalibration, CameraView, EgoPose, SensorFrame
 

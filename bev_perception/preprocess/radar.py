@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from bev_perception.fault import Fault
 from bev_perception.geometry import invert
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import PILLAR_COLUMNS, ModelSpec
-from bev_perception.preprocess.fault import Fault
 from bev_perception.structures import RADAR_COLUMNS, RadarSweep, SensorFrame
 
 # Columns of the accumulated cloud: m, dBsm, m/s over ground along ego x and y, s.

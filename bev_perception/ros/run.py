@@ -16,6 +16,7 @@ from typing import Any
 from rclpy.node import Node
 
 from bev_perception.decode import Thresholds
+from bev_perception.fault import Fault
 from bev_perception.health import SensorHealth, newest_outcome, sensor_health
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.intake import SensorIntake
@@ -25,9 +26,10 @@ from bev_perception.model_spec import Bundle
 from bev_perception.parameters import NodeConfig
 from bev_perception.pipeline import BevPipeline
 from bev_perception.ros.inputs import SensorInputs
+from bev_perception.ros.silence import TOLD_AFTER_S, never_seen_warning, nothing_on
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.ros.worker import EveryWorker, NewestWorker
-from bev_perception.structures import DEADLINE, Detections, SensorFrame
+from bev_perception.structures import DEADLINE, ODOMETRY, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 from bev_perception.sync_config import ABSENT
 
@@ -77,12 +79,16 @@ class ActiveRun:
             spec, model.backend, self._thresholds, config.sync["max_speed_mps"], config.image_checks
         )
         self._newest: Detections | None = None
-        self._details: dict[str, str] = {}  # of the same frame
+        self._faults: dict[str, Fault] = {}  # of the same frame
         self._worker = NewestWorker("bev_pipeline", self._process, telemetry.dropped)
         self._publisher = EveryWorker("bev_publish", self._publish)
         self._inputs: SensorInputs | None = None
+        self._started_at = time.monotonic()
+        self._sensors = {*config.cameras, *config.radars, ODOMETRY}
+        self._told: set[str] = set()
 
     def start(self) -> None:
+        self._started_at = time.monotonic()
         self._publisher.start()
         self._worker.start()
         synchronizer = FrameSynchronizer(self._taken)
@@ -103,15 +109,32 @@ class ActiveRun:
 
     def sensor_health(self) -> list[SensorHealth]:
         """One entry for each sensor of the model and one for odometry."""
+        silent = self._silent_topics()
         with self._lock:
-            outcome = newest_outcome(self._taken, self._newest, self._details)
+            self._intake.warnings = silent | self._intake.warnings
+            outcome = newest_outcome(self._taken, self._newest, self._faults)
             return sensor_health(self._intake, self._taken, outcome, self._now())
 
     def counters(self) -> dict[str, int]:
         """What intake, synchroniser and pipeline counted since activation: `SENSOR/reason`, `frame/reason`,
         `reset/reason`, `radar/reason`, `memory/reason`."""
         with self._lock:
-            return dict(Counter(self._taken.counters) + Counter(self._pipeline.counters))
+            return dict(self._taken.counters + Counter(dict(self._pipeline.counters)))
+
+    def _silent_topics(self) -> dict[str, str]:
+        """Sensor from which nothing ever came -> its topic and who publishes there; after a while the log says so."""
+        since_s = time.monotonic() - self._started_at
+        silent = {}
+        for source in self._intake.sources:
+            if source.sensor not in self._sensors or self._intake.delay_s(source.sensor) is not None:
+                continue
+            publishers = self._node.count_publishers(source.topic)
+            silent[source.sensor] = nothing_on(source.topic, publishers)
+            if since_s > TOLD_AFTER_S and source.sensor not in self._told:
+                self._told.add(source.sensor)
+                text = never_seen_warning(source.sensor, source.topic, publishers, since_s)
+                self._node.get_logger().warning(text)
+        return silent
 
     def _report(self, sensor: str, reason: str, detail: str) -> None:
         if self._telemetry.note(f"{sensor}/{reason}", detail):
@@ -140,7 +163,7 @@ class ActiveRun:
             self._pipeline.memory.reset("step_failed")
             return
         with self._lock:
-            self._newest, self._details = detections, self._pipeline.details
+            self._newest, self._faults = detections, self._pipeline.faults
         for sensor, fault in self._pipeline.faults.items():
             self._report(sensor, fault.reason, fault.detail)  # the pipeline has counted it
         self._telemetry.time("wait", closed.wait_ms)
