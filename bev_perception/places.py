@@ -38,7 +38,11 @@ def is_own(place: Path) -> bool:
 
 
 def in_first(
-    places: Iterable[Path], what: str, say: Callable[[str], None], write: Callable[[Path], Kept], mend: str = SET_VARIABLE
+    places: Iterable[Path],
+    what: str,
+    say: Callable[[str], None],
+    write: Callable[[Path], Kept],
+    mend: str = SET_VARIABLE,
 ) -> Kept:
     """write(place) in the first place, made, in which a file can be written and write succeeds; those passed over are
     said, with the reason.

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bev_perception import messages
+from bev_perception.bags.recording import UnreadableMessage, open_bag, warn
+from bev_perception.bags.storage import BagError, Note
 from bev_perception.evaluation.objects import Objects, objects_from_message
-from bev_perception.evaluation.recording import UnreadableMessage, open_bag, warn
-from bev_perception.evaluation.storage import BagError, Note
 
 GROUND_TRUTH_TOPIC = "/ground_truth/detections"
 # As a node without a namespace publishes them.

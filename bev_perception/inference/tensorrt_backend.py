@@ -42,7 +42,7 @@ def open_tensorrt(
     log: Log = print,
     verbose: bool = False,
 ) -> TensorRtBackend:
-    """The engine for this machine from the cache ("" for the default places), or built now; proven on the golden sample.
+    """The engine for this machine from `cache` ("": the default places), or built now; proven on the golden sample.
 
     Raises ImportError (packages missing), BundleError, builder.BuildError, RuntimeError (no usable GPU).
     """

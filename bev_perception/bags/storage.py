@@ -87,10 +87,13 @@ class McapFile:
         self._reader.schemas = _KnownSchemas()
         self._indexed = True
         self._lost = 0
+        self.start_ns: int | None = None
+        self.end_ns: int | None = None
         try:
             self._reader.open()
             times = self._reader.metadata
-            self.start_ns, self.end_ns = (times.start_time, times.end_time) if times.message_count else (None, None)
+            if times.message_count:
+                self.start_ns, self.end_ns = times.start_time, times.end_time
             self._end = self._reader.data_end
         except Exception as error:
             self._indexed = False
@@ -112,9 +115,10 @@ class McapFile:
         count = 0
         for start_ns, begin, end in self._spans({c.id for c in wanted}):
             found = self._read(begin, end, wanted)
-            if found and start_ns is None:
-                start_ns = found[0][0]
-            while found and waiting and waiting[0][0] < start_ns:  # no later span has an earlier message
+            if not found:
+                continue
+            first_ns = found[0][0] if start_ns is None else start_ns
+            while waiting and waiting[0][0] < first_ns:  # no later span has an earlier message
                 record_ns, _, channel, data = heapq.heappop(waiting)
                 yield channel, record_ns, data
             for record_ns, channel, data in found:
@@ -127,7 +131,7 @@ class McapFile:
             self._note(f"{self._path}: {self._lost} damaged parts were left out")
 
     def _spans(self, wanted: Collection[int]) -> Iterator[tuple[int | None, int, int]]:
-        """(time of the first message, begin, end) of the parts to read, in the order of these times; None: as stored."""
+        """(time of the first message, begin, end) of the parts to read, in the order of times; None: as stored."""
         chunks = self._reader.chunks if self._indexed else []
         for chunk in sorted(chunks, key=lambda chunk: chunk.message_start_time):
             if not chunk.channel_count or not chunk.channel_count.keys().isdisjoint(wanted):
@@ -183,7 +187,8 @@ class McapFile:
         if not reader.connections:
             reader.close()
             raise BagError(f"{self._path} is not a readable rosbag2 file: {error or type(error).__name__}") from error
-        self.start_ns, self.end_ns = (min(times), max(times) + 1) if times else (None, None)
+        if times:
+            self.start_ns, self.end_ns = min(times), max(times) + 1
         found = "is read from front to end" if whole else f"was cut off: {read} of {size} bytes are whole records"
         self._note(f"{self._path} has no usable index ({error}); it {found}; {self._mend}")
 
@@ -230,12 +235,13 @@ class SqliteFile:
         ids = sorted(key for key, channel in self._channel_of.items() if channel.topic in topics)
         of_topics = f"topic_id IN ({','.join('?' * len(ids))})"
         select = "SELECT id, topic_id, timestamp, data FROM messages"
-        record_ns, row = -1, -1
+        last_ns, last = -1, -1
         try:
-            for row, topic, record_ns, data in self._database.execute(
+            for row, topic, time_ns, data in self._database.execute(
                 f"{select} WHERE {of_topics} ORDER BY timestamp, id", ids
             ):
-                yield self._channel_of[topic], record_ns, data
+                yield self._channel_of[topic], time_ns, data
+                last_ns, last = time_ns, row
             return
         except sqlite3.DatabaseError as error:
             found = f"{self._path} is damaged ({error})"
@@ -243,13 +249,13 @@ class SqliteFile:
         left = f"(timestamp > ? OR timestamp = ? AND id > ?) AND {of_topics}"
         try:
             for _, topic, time_ns, data in self._database.execute(
-                f"{select} NOT INDEXED WHERE {left} ORDER BY id", [record_ns, record_ns, row, *ids]
+                f"{select} NOT INDEXED WHERE {left} ORDER BY id", [last_ns, last_ns, last, *ids]
             ):
                 yield self._channel_of[topic], time_ns, data
         except sqlite3.DatabaseError:
             return  # it has been told
 
-    def _times(self) -> tuple[int, int] | tuple[None, None]:
+    def _times(self) -> tuple[int | None, int | None]:
         try:
             (row,) = self._rows("SELECT MIN(timestamp) AS first, MAX(timestamp) AS last FROM messages")
         except sqlite3.DatabaseError:

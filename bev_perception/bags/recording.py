@@ -16,7 +16,7 @@ from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from bev_perception.evaluation.storage import STORAGES, BagError, Channel, Note, Storage, open_storage
+from bev_perception.bags.storage import STORAGES, BagError, Channel, Note, Storage, open_storage
 
 METADATA = "metadata.yaml"
 CDR = "cdr"
@@ -139,8 +139,8 @@ def _files_of(path: Path, note: Note) -> tuple[list[Path], bool]:
         problem = f"names {', '.join(gone) or 'no file'}, and there is none"
     found = sorted((file for file in path.iterdir() if _is_storage(file)), key=_number)
     if not found:
-        raise BagError(f"{path} is not a readable rosbag2 recording: {METADATA} {problem}, no .mcap or .db3 file is there")
-    note(f"{path}: {METADATA} {problem}; its files are read: mend it: ros2 bag reindex {path}")
+        raise BagError(f"{path} is not a readable rosbag2 recording: {METADATA} {problem}, and no file of one is there")
+    note(f"{path}: {METADATA} {problem}; its files are read all the same; mend it: ros2 bag reindex {path}")
     return found, False
 
 
@@ -167,7 +167,8 @@ def _unpacked(file: Path, stack: ExitStack) -> Path:
             except (EOFError, zstd.ZstdError):
                 pass  # the file behind is cut off then, and told of when it is opened
     except OSError as error:
-        raise BagError(f"{file} cannot be unpacked into {folder} ({error.strerror}); set TMPDIR to where there is room")
+        mend = "set TMPDIR to where there is room"
+        raise BagError(f"{file} cannot be unpacked into {folder} ({error.strerror or error}); {mend}") from error
     return target
 
 
