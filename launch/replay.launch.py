@@ -3,8 +3,8 @@
     ros2 launch bev_perception replay.launch.py bag:=/path/to/drive record:=/path/to/result
 
 The bag starts when the node is active and hears all that it subscribes to, on simulated time (/clock), and everything
-ends with the bag. For scores that do not depend on the speed of this machine use `ros2 run bev_perception replay`, which feeds the same algorithm
-straight from the bag.
+ends with the bag. For scores that do not depend on the speed of this machine use `ros2 run bev_perception replay`,
+which feeds the same algorithm straight from the bag.
 """
 
 from __future__ import annotations

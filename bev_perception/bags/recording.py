@@ -7,12 +7,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rosbags.interfaces import MessageDefinitionFormat
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -41,7 +42,6 @@ class Recording:
     path: Path
     files: tuple[Storage, ...]
     unpack: Callable[[bytes], bytes]  # of messages that were compressed one by one
-    _types: dict[tuple[Any, ...], Typestore | str] = field(default_factory=dict)
 
     @property
     def connections(self) -> tuple[Channel, ...]:
@@ -73,12 +73,9 @@ class Recording:
         """
         if channel.encoding != CDR:
             raise UnreadableMessage(f"{channel.topic} is encoded as {channel.encoding!r}, {CDR!r} is expected")
-        key = (channel.msgtype, channel.definition)
-        if key not in self._types:
-            self._types[key] = _typestore(channel)
-        types = self._types[key]
+        types = _typestore(channel.msgtype, channel.definition)
         if isinstance(types, str):
-            raise UnreadableMessage(types)
+            raise UnreadableMessage(f"{channel.topic}: {types}")
         try:
             return types.deserialize_cdr(raw, channel.msgtype)
         except Exception as error:  # whatever a parser stumbles over in damaged bytes
@@ -190,24 +187,23 @@ def _unzip(raw: bytes) -> bytes:
         return raw
 
 
-def _typestore(channel: Channel) -> Typestore | str:
-    """The types of a channel's messages, or why there are none."""
-    definition = channel.definition
+@lru_cache(maxsize=256)  # parsing takes a tenth of a second, and a recording is opened several times
+def _typestore(msgtype: str, definition: MessageDefinition) -> Typestore | str:
+    """The types of a message, or why there are none."""
     if definition.format == MessageDefinitionFormat.NONE:
         store = get_typestore(Stores.ROS2_JAZZY)
-        known = channel.msgtype in store.types
-        return store if known else f"{channel.topic}: the recording has no definition of {channel.msgtype}"
+        return store if msgtype in store.types else f"the recording has no definition of {msgtype}"
     store = get_typestore(Stores.EMPTY)
     try:
         if definition.format == MessageDefinitionFormat.MSG:
-            store.register(get_types_from_msg(definition.data, channel.msgtype))
+            store.register(get_types_from_msg(definition.data, msgtype))
         else:
             found: dict[str, Any] = {}
             for part in definition.data.split(IDL_SEPARATOR):
                 text = part.partition("\n")[2] if part.startswith("IDL: ") else part
                 found |= get_types_from_idl(text) if text.strip() else {}
             store.register(found)
-        store.types[channel.msgtype]
+        store.types[msgtype]
     except Exception as error:  # of a parser of definitions
-        return f"{channel.topic}: the definition of {channel.msgtype} is not readable: {error or type(error).__name__}"
+        return f"the definition of {msgtype} is not readable: {error or type(error).__name__}"
     return store

@@ -46,8 +46,11 @@ class Progress:
 
 
 def reason_lines(counters: Mapping[str, int], details: Mapping[str, str]) -> list[str]:
-    """A line for each reason; the one that cost a sensor most comes last, with what is known of it."""
-    names = sorted(counters, key=lambda name: (_of_sensor(name), counters[name], name))
+    """A line for each reason; the one that refused most of a sensor's messages comes last, with what is known of it.
+
+    A reason without a detail was counted frame by frame, for what was absent: often the consequence of one that has.
+    """
+    names = sorted(counters, key=lambda name: (_of_sensor(name), name in details, counters[name], name))
     lines = [f"  {counters[name]:5d} x {name}" for name in names]
     return [*lines[:-1], f"{lines[-1]}: {details.get(names[-1], EXPLAINED)}"] if lines else []
 

@@ -143,8 +143,8 @@ def record(node: Node, out: str | Path, topics: list[str]) -> dict[str, int]:
             file = out / f"{out.name}.mcap"
             os.replace(unfinished, out)
             raise RecordError(
-                f"{out} could not be finished ({error.strerror or error}); it holds what was recorded before, and can be "
-                f"read as far as it goes; mend it: mcap recover {file} -o {out.name}_mended.mcap"
+                f"{out} could not be finished ({error.strerror or error}); it holds what was recorded before and "
+                f"can be read as far as it goes; mend it: mcap recover {file} -o {out.name}_mended.mcap"
             ) from error
         os.replace(unfinished, out)
     return recorder.counts
