@@ -26,6 +26,7 @@ import rclpy
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import Odometry
 from node_rig import (
+    NODE,
     NodeProcess,
     Rig,
     default_values,
@@ -152,7 +153,7 @@ def test_what_cannot_be_played_costs_itself_alone(tmp_path: Path) -> None:
     assert finish(tool("play_bag", [bag], environment(), tmp_path)) == 0
     log = (tmp_path / "play_bag.log").read_text()
     assert "mcap recover" in log and "/foreign/protobuf is not played: its messages are encoded as 'protobuf'" in log
-    assert "played 24 messages" in log and "Traceback" not in log
+    assert "played 32 messages" in log and "Traceback" not in log
     assert finish(tool("play_bag", [bag, "--topics", "/foreign/protobuf"], environment(), tmp_path)) == 1
     assert "Traceback" not in (tmp_path / "play_bag.log").read_text()
 
