@@ -10,6 +10,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2.storage_mcap import McapReader, Schema, write_schema
 
+NO_DEFINITION = b"this is no definition of ROS 2"
 Row = tuple[str, str, int, bytes]  # topic, type, record time, serialised message
 
 
@@ -48,6 +49,9 @@ def copy_bag(
                 writer.write(other, ns, b"\x08\x96\x01 not a message of ROS 2")
             if plugin is StoragePlugin.MCAP and number % per_chunk == per_chunk - 1:
                 writer.storage.close_chunk()
+    if foreign and plugin is StoragePlugin.MCAP:  # schemas of protobuf are binary, which rosbags does not write
+        file = the_file(target)
+        file.write_bytes(file.read_bytes().replace(NO_DEFINITION, b"\xff" * len(NO_DEFINITION)))
     return target
 
 
@@ -55,7 +59,7 @@ def add_foreign(writer: Writer, encoding: str) -> Any:
     """A topic whose schema and messages are of another language, as Foxglove's own tools record."""
     name, storage = f"foxglove.{encoding.title()}", writer.storage
     if hasattr(storage, "schemas"):
-        storage.schemas.append(Schema(len(storage.schemas) + 1, name, encoding, "\x0a\x0enot a definition"))
+        storage.schemas.append(Schema(len(storage.schemas) + 1, name, encoding, NO_DEFINITION.decode()))
         write_schema(storage.chunk.bio, storage.schemas[-1])
         writer.added_types.add(name)
     return writer.add_connection(

@@ -108,6 +108,22 @@ def test_a_topic_in_a_foreign_encoding_costs_itself_alone(drive, rows, tmp_path,
     assert {"/foreign/json", "/odometry"} <= set(bag_topics(bag))
 
 
+def test_a_file_of_another_profile_is_read(drive, rows, tmp_path) -> None:
+    """Recorders that know many languages leave the profile empty."""
+    bag = copy_bag(drive, tmp_path / "copy")
+    file = the_file(bag)
+    file.write_bytes(file.read_bytes().replace(b"\x04\x00\x00\x00ros2", b"\x04\x00\x00\x00none", 1))
+    found, notes = read(bag)
+    assert found == rows
+    (note,) = notes
+    assert "is read from front to end" in note and "mcap recover" not in note, "there is nothing to mend"
+
+
+def test_an_empty_recording_is_one(drive, tmp_path) -> None:
+    bag = copy_bag(drive, tmp_path / "copy", change=lambda row: [])
+    assert read(bag) == ([], []) and bag_topics(bag) == {}
+
+
 def test_a_definition_that_cannot_be_parsed_costs_its_topic_alone(drive, rows, tmp_path) -> None:
     bag = copy_bag(drive, tmp_path / "copy", SQLITE)
     with sqlite3.connect(the_file(bag)) as database:

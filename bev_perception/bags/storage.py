@@ -14,12 +14,13 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import FunctionType
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote
 
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 from rosbags.rosbag2.metadata import parse_qos
-from rosbags.rosbag2.storage_mcap import McapReader, Schema
+from rosbags.rosbag2.storage_mcap import McapReader, Schema, read_bytes
 
 Note = Callable[[str], None]
 MAGIC = b"\x89MCAP0\r\n"
@@ -72,11 +73,28 @@ def open_storage(path: Path, note: Note) -> Storage:
         raise BagError(f"{path} cannot be opened: {error}") from error
 
 
-class _KnownSchemas(dict[int, Schema]):
-    """Schemas of an MCAP file: one in a language that rosbags does not know has no definition."""
+def _read_text(file: BinaryIO) -> str:
+    """As rosbags reads a text; schemas of other languages than ROS 2's are binary."""
+    return read_bytes(file).decode(errors="replace")
 
-    def __setitem__(self, key: int, schema: Schema) -> None:
-        super().__setitem__(key, schema if schema.encoding in FORMATS else schema._replace(encoding="", data=""))
+
+def _definition_of(schema: Schema | None) -> MessageDefinition:
+    if schema is None or schema.encoding not in FORMATS:
+        return NO_DEFINITION
+    return MessageDefinition(FORMATS[schema.encoding], schema.data)
+
+
+def _tolerant(function: Any) -> Any:
+    """A function of rosbags' reader with helpers that let pass what is not of ROS 2."""
+    helpers = {"read_string": _read_text, "get_msgdef": _definition_of}
+    return FunctionType(function.__code__, function.__globals__ | helpers, function.__name__)
+
+
+class _Reader(McapReader):
+    """rosbags' reader for files that also hold topics of other kinds, which it would refuse as a whole."""
+
+    read_index = _tolerant(McapReader.read_index)
+    meta_scan = _tolerant(McapReader.meta_scan)
 
 
 class McapFile:
@@ -84,19 +102,22 @@ class McapFile:
 
     def __init__(self, path: Path, note: Note) -> None:
         self._path, self._note = path, note
-        self._reader = McapReader(path)
-        self._reader.schemas = _KnownSchemas()
+        self._reader = _Reader(path)
         self._indexed = True
         self._lost = 0
         self.start_ns: int | None = None
         self.end_ns: int | None = None
         try:
             self._reader.open()
+            if not self._reader.connections:
+                raise BagError("it names no topics")
             times = self._reader.metadata
             if times.message_count:
                 self.start_ns, self.end_ns = times.start_time, times.end_time
             self._end = self._reader.data_end
         except Exception as error:
+            if self._reader.bio is not None:
+                self._reader.close()
             self._indexed = False
             self._open_without_index(error)
         found = self._reader.connections
@@ -173,7 +194,7 @@ class McapFile:
         reader.bio = bio = self._path.open("rb")
         begins, size = bio.read(len(MAGIC)) == MAGIC, bio.seek(0, 2)
         bio.seek(max(0, size - len(MAGIC)))
-        whole = bio.read() == MAGIC
+        whole = size > 2 * len(MAGIC) and bio.read() == MAGIC
         self._end = size - len(MAGIC) if whole else size
         read, times = 0, []
         for begin, end in self._records() if begins else ():
@@ -185,13 +206,16 @@ class McapFile:
             read, counted = end, reader.statistics
             if counted is not None and counted.message_count:
                 times += [counted.start_time, counted.end_time]
-        if not reader.connections:
+        if not reader.connections and not (begins and whole):
             reader.close()
             raise BagError(f"{self._path} is not a readable rosbag2 file: {error or type(error).__name__}") from error
         if times:
             self.start_ns, self.end_ns = min(times), max(times) + 1
-        found = "is read from front to end" if whole else f"was cut off: {read} of {size} bytes are whole records"
-        self._note(f"{self._path} has no usable index ({error}); it {found}; {self._mend}")
+        if not whole:
+            found = f"was cut off: {read} of {size} bytes are whole records, and are read"
+            self._note(f"{self._path} {found}; {self._mend}")
+        elif reader.connections:
+            self._note(f"{self._path} has no index that can be used ({error}): it is read from front to end")
 
     @property
     def _mend(self) -> str:
