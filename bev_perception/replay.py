@@ -4,12 +4,12 @@
 
 Messages take the way they take in the node: SensorIntake, FrameSynchronizer, BevPipeline.step; what cannot be used is
 refused for the same reasons. Time is the recording's, so two runs give the same bytes. With --stamps-from only the
-frames that another run (a live one) processed are processed, and its detections can be compared with these bit for bit.
-With --score-floor the score is that of the whole score curve, as benchmarks want it; what is written stays what the
-node publishes at its thresholds.
+frames that another run (a live one) processed are processed, each made of the measurements that it was made of there,
+and compared bit for bit. With --score-floor the score is that of the whole score curve, as benchmarks want it; what is
+written stays what the node publishes at its thresholds.
 
 Results are written as they come and take their names at the end; Ctrl-C ends the run there and keeps what was found.
-The exit status is 1 where no frame came out, or none with a usable camera.
+The exit status is 1 where no frame came out, none with a usable camera, or a difference to the other run has no cause.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -33,7 +33,7 @@ from bev_perception.bags.recording import open_bag, warn
 from bev_perception.bags.storage import BagError, Note
 from bev_perception.calibration import CalibrationError
 from bev_perception.decode import Thresholds
-from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, read_detection_arrays, read_ground_truth
+from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, composition_of, read_detection_arrays, read_ground_truth
 from bev_perception.evaluation.compare import compare_runs
 from bev_perception.evaluation.frames import absent_topics, frames_of
 from bev_perception.evaluation.objects import Objects, objects_from_detections
@@ -43,11 +43,12 @@ from bev_perception.evaluation.telling import Progress, WarnOnce, main_reason, r
 from bev_perception.files import write_atomic
 from bev_perception.inference.backend import open_backend
 from bev_perception.intake import SensorIntake
+from bev_perception.measurements import Measurements
 from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
 from bev_perception.parameters import SHIPPED_PARAMETERS, NodeConfig, ParameterError, load_config
 from bev_perception.pipeline import BevPipeline
-from bev_perception.structures import Detections, SensorFrame
-from bev_perception.sync import ODOMETRY, FrameSynchronizer
+from bev_perception.structures import DEADLINE, ODOMETRY, Composition, Detections, SensorFrame
+from bev_perception.sync import FrameSynchronizer
 
 # In OUT: the folder and the file of what was found, and the scores.
 DETECTIONS, SCORES = "detections", "scores.json"
@@ -66,7 +67,8 @@ class Found:
 class Replay:
     """One run over a recording: iterate over it once. Frames are given as they come and none is kept.
 
-    only: the stamps of the frames to process; score_floor: of the candidates. note(text) is told what is wrong with the
+    only: stamps of the frames of another run, with what each was made of: these alone, made of that again. score_floor:
+    of the candidates. note(text) is told what is wrong with the
     recording, and of every reason its first detail; watch(share) how far the run is, after every message.
 
     counters, as in the node's status, and details, the last one of each reason that has one; timings_ms by stage;
@@ -79,7 +81,7 @@ class Replay:
         bag: str | Path,
         bundle_path: str | Path,
         config: NodeConfig,
-        only: Collection[int] | None = None,
+        only: Mapping[int, Composition | None] | None = None,
         score_floor: float | None = None,
         note: Note = warn,
         watch: Callable[[float], None] = lambda share: None,
@@ -97,11 +99,12 @@ class Replay:
     def __iter__(self) -> Iterator[Found]:
         """Raises BagError, CalibrationError, and what opening the engine raises."""
         config, spec = self._config, self._bundle.spec
-        synchronizer = FrameSynchronizer(config.sync_config(spec))
-        intake = SensorIntake(config, synchronizer, self._report)
+        taken = Measurements(config.sync_config(spec))
+        intake = SensorIntake(config, taken, self._report)
+        again = {stamp: made_of for stamp, made_of in (self._only or {}).items() if made_of is not None}
         with open_bag(self._bag, self._note) as recording, ExitStack() as stack:
             self.topics = {c.topic: c.msgtype for c in recording.connections}
-            frames = frames_of(recording, config, intake, self._watch)
+            frames = frames_of(recording, config, intake, FrameSynchronizer(taken, again), self._watch)
             for sensor, text in absent_topics(recording, intake.sources).items():
                 self._note(text)
                 self.details["frame/no_pose" if sensor == ODOMETRY else f"{sensor}/never_seen"] = text
@@ -116,14 +119,16 @@ class Replay:
                     elif (detections := self._step(pipeline, frame)) is not None:
                         yield self._found(record_ns, detections)
             finally:
-                self.counters.update(synchronizer.counters)
-                self.counters.update(pipeline.counters)
+                self.counters += taken.counters + pipeline.counters
                 for sensor in (*config.cameras, *config.radars):
-                    if gap := intake.calibration_gap(sensor):
+                    if gap := intake.calibration.gap(sensor):
                         self.details[f"{sensor}/no_calibration"] = gap
 
     def _step(self, pipeline: BevPipeline, frame: SensorFrame) -> Detections | None:
         """As in the node, a failure costs this frame and the memory, not the run."""
+        if frame.composition.closed_by == DEADLINE:
+            missing = ", ".join(f"{name} {reason}" for name, reason in frame.missing.items())
+            self._report("frame", "closed_by_deadline", f"without {missing}")
         try:
             detections = pipeline.step(frame)
         except Exception as error:
@@ -133,9 +138,9 @@ class Replay:
             return None
         for stage, value in pipeline.timings_ms.items():
             self.timings_ms.setdefault(stage, array("d")).append(value)
-        for sensor, reason in detections.missing.items():
-            if sensor not in frame.missing:  # the synchroniser counts its own
-                self.counters[f"{sensor}/{reason}"] += 1
+        for sensor, detail in pipeline.details.items():
+            if sensor in detections.missing:
+                self._report(sensor, detections.missing[sensor], detail)
         return detections
 
     def _found(self, record_ns: int, detections: Detections) -> Found:
@@ -166,10 +171,10 @@ def replay(
     bag: str | Path,
     bundle_path: str | Path,
     config: NodeConfig,
-    only: Collection[int] | None = None,
+    only: Mapping[int, Composition | None] | None = None,
     score_floor: float | None = None,
 ) -> ReplayResult:
-    """Every frame of a recording (or those with the stamps `only`) at once: for drives that fit into memory."""
+    """Every frame of a recording (or those of `only`, see Replay) at once: for drives that fit into memory."""
     run = Replay(bag, bundle_path, config, only, score_floor)
     frames = list(run)
     published = [(f.record_ns, f.published) for f in frames]
@@ -213,7 +218,7 @@ def _run(args: argparse.Namespace) -> int:
     config = load_config(args.bundle, args.params, args.backend)
     spec = load_bundle(args.bundle).spec
     live = read_detection_arrays(args.stamps_from) if args.stamps_from else None
-    only = None if live is None else set(live)
+    only = None if live is None else {stamp: composition_of(message) for stamp, message in live.items()}
     progress = Progress()
     run = Replay(args.bag, args.bundle, config, only, args.score_floor, WarnOnce(), progress)
     candidates, interrupted = _write(run, args.out, spec, config.base_frame)
@@ -223,8 +228,10 @@ def _run(args: argparse.Namespace) -> int:
         print(f"  {stage:<12} median {np.median(values):7.1f} ms   p95 {np.percentile(values, 95):7.1f} ms")
     if GROUND_TRUTH_TOPIC in run.topics:
         _score(args, candidates)
+    explained = True
     if live is not None:
         agreement = compare_runs(live, read_detection_arrays(args.out / DETECTIONS))
+        explained = agreement.explained
         print(f"compared with {args.stamps_from}: {agreement.sentence('there', 'here')}")
     for path in (args.out / DETECTIONS / f"{DETECTIONS}.mcap", args.out / f"{DETECTIONS}.json"):
         print(f"sha256 {_sha256(path)}  {path}")
@@ -236,7 +243,9 @@ def _run(args: argparse.Namespace) -> int:
     if fault := _fault(run, spec):
         print(f"error: {args.bag}: {fault}", file=sys.stderr)
         return 1
-    return 0
+    if not explained:
+        print("error: the runs differ without a cause; the replay must give what the node gave", file=sys.stderr)
+    return 0 if explained else 1
 
 
 def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str) -> tuple[dict[int, Objects], bool]:

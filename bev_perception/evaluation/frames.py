@@ -9,6 +9,7 @@ from typing import Any
 from bev_perception.bags.recording import Recording, UnreadableMessage, open_bag, warn
 from bev_perception.bags.storage import BagError, Channel, Note
 from bev_perception.intake import SensorIntake, Source
+from bev_perception.measurements import Measurements
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
 from bev_perception.structures import SensorFrame
@@ -26,15 +27,16 @@ def read_frames(
     bag: str | Path, spec: ModelSpec, config: NodeConfig, note: Note = warn
 ) -> Iterator[tuple[int, SensorFrame]]:
     """(record time ns, frame) of every frame the synchroniser makes of a recording; see frames_of. Raises BagError."""
-    intake = SensorIntake(config, FrameSynchronizer(config.sync_config(spec)))
+    taken = Measurements(config.sync_config(spec))
     with open_bag(bag, note) as recording:
-        yield from frames_of(recording, config, intake)
+        yield from frames_of(recording, config, SensorIntake(config, taken), FrameSynchronizer(taken))
 
 
 def frames_of(
     recording: Recording,
     config: NodeConfig,
     intake: SensorIntake,
+    synchronizer: FrameSynchronizer,
     watch: Callable[[float], None] = lambda share: None,
 ) -> Iterator[tuple[int, SensorFrame]]:
     """(record time ns, frame) of every frame of an open recording, in order.
@@ -57,7 +59,9 @@ def frames_of(
     start_ns, length_ns = recording.start_ns, recording.end_ns - recording.start_ns
     for channel, record_ns, raw in recording.messages(set(listeners)):
         for source in listeners[channel.topic]:
-            for frame in _take(intake, source, recording, channel, record_ns, raw):
+            synchronizer.taken.advance(record_ns)
+            _take(intake, source, recording, channel, record_ns, raw)
+            for frame in synchronizer.poll():
                 yield record_ns, frame
         watch((record_ns - start_ns) / length_ns if length_ns else 0.0)
 
@@ -77,20 +81,19 @@ def absent_topics(recording: Recording, sources: Sequence[Source]) -> dict[str, 
 
 def _take(
     intake: SensorIntake, source: Source, recording: Recording, channel: Channel, record_ns: int, raw: bytes
-) -> list[SensorFrame]:
-    """One message -> the frames that are due. Whatever it holds, it costs itself alone."""
+) -> None:
+    """One message to the intake. Whatever it holds, it costs itself alone."""
     if channel.msgtype != source.kind:
         hint = TYPE_HINTS.get((source.kind, channel.msgtype), "")
         found = f"{channel.topic} is {channel.msgtype} in the recording, {source.kind} is expected{hint}"
         intake.refuse(source.sensor, "wrong_type", found)
-        return intake.poll(record_ns)
+        return
     try:
         message: Any = recording.deserialize(raw, channel)
     except UnreadableMessage as error:
         intake.refuse(source.sensor, "message_damaged", str(error))
-        return intake.poll(record_ns)
+        return
     try:
-        return intake.take(source, message, record_ns)
+        intake.take(source, message, record_ns)
     except Exception as error:
         intake.refuse(source.sensor, "conversion_failed", f"{source.topic}: {type(error).__name__}: {error}")
-        return []
