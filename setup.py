@@ -65,7 +65,8 @@ setup(
         (f"share/{NAME}/launch", sorted(str(path) for path in Path("launch").glob("*.launch.py"))),
         (f"share/{NAME}/config", sorted(str(path) for path in Path(NAME, "config").glob("*") if path.is_file())),
     ],
-    install_requires=["numpy", "opencv-python-headless<5", "pyyaml", "onnxruntime", "rosbags"],
+    # rosbags: bags/mcap_file.py reads damaged files with its parts, which are of this version.
+    install_requires=["numpy", "opencv-python-headless<5", "pyyaml", "onnxruntime", "rosbags>=0.11,<0.12"],
     extras_require={
         "tensorrt": ["tensorrt", "pycuda", "onnx"],
         "evaluation": ["nuscenes-devkit==1.2.0", "matplotlib", "trimesh", "embreex"],

@@ -15,10 +15,8 @@ The exit status is 1 where no frame came out, none with a usable camera, or a di
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +36,8 @@ from bev_perception.evaluation.compare import compare_runs
 from bev_perception.evaluation.frames import absent_topics, frames_of
 from bev_perception.evaluation.objects import Objects, objects_from_detections
 from bev_perception.evaluation.result_bag import open_detection_bag
-from bev_perception.evaluation.result_json import is_detection_json, open_detection_json
+from bev_perception.evaluation.result_folder import DETECTIONS, SCORES, claim, sha256
+from bev_perception.evaluation.result_json import open_detection_json
 from bev_perception.evaluation.telling import Progress, WarnOnce, main_reason, reason_lines
 from bev_perception.files import write_atomic
 from bev_perception.inference.backend import open_backend
@@ -49,9 +48,6 @@ from bev_perception.parameters import SHIPPED_PARAMETERS, NodeConfig, ParameterE
 from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import DEADLINE, ODOMETRY, Composition, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
-
-# In OUT: the folder and the file of what was found, and the scores.
-DETECTIONS, SCORES = "detections", "scores.json"
 
 
 @dataclass(frozen=True)
@@ -234,7 +230,7 @@ def _run(args: argparse.Namespace) -> int:
         explained = agreement.explained
         print(f"compared with {args.stamps_from}: {agreement.sentence('there', 'here')}")
     for path in (args.out / DETECTIONS / f"{DETECTIONS}.mcap", args.out / f"{DETECTIONS}.json"):
-        print(f"sha256 {_sha256(path)}  {path}")
+        print(f"sha256 {sha256(path)}  {path}")
     for line in reason_lines(run.counters, run.details):
         print(line)
     if interrupted:
@@ -251,7 +247,7 @@ def _run(args: argparse.Namespace) -> int:
 def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str) -> tuple[dict[int, Objects], bool]:
     """Everything that is found into `out`, as it comes -> (all boxes by stamp where they can be scored; whether the run
     was interrupted)."""
-    _claim(out)
+    claim(out)
     candidates: dict[int, Objects] = {}
     scored = find_spec("nuscenes") is not None
     interrupted = False
@@ -269,34 +265,6 @@ def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str) -> tuple[dict
         text.finish(run.counters)
     (out / SCORES).unlink(missing_ok=True)  # of an earlier run
     return candidates, interrupted
-
-
-def _claim(out: Path) -> None:
-    """Raises BagError where results cannot be written, or would replace what is not a result of ours."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out) as probe:
-            probe.write(bytes(4096))
-    except OSError as error:
-        raise BagError(f"{out} cannot be written ({error.strerror}): name another folder with --out") from error
-    for path, is_ours in ((out / f"{DETECTIONS}.json", is_detection_json), (out / SCORES, _is_scores)):
-        if path.exists() and not is_ours(path):
-            raise BagError(f"{path} was not written by a replay and is not replaced: move it, or choose another --out")
-
-
-def _is_scores(path: Path) -> bool:
-    try:
-        return {"mean_ap", "nds"} <= set(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return False
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
-    return digest.hexdigest()
 
 
 def _fault(run: Replay, spec: ModelSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -17,8 +18,11 @@ from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from bev_perception.bags.storage import STORAGES, BagError, Channel, Note, Storage, open_storage
+from bev_perception.bags.mcap_file import McapFile
+from bev_perception.bags.sqlite_file import SqliteFile
+from bev_perception.bags.storage import BagError, Channel, Note, Storage
 
+STORAGES: dict[str, Callable[[Path, Note], Storage]] = {".mcap": McapFile, ".db3": SqliteFile}
 METADATA = "metadata.yaml"
 CDR = "cdr"
 COMPRESSED = ".zstd"
@@ -99,7 +103,7 @@ def open_bag(path: str | Path, note: Note = warn) -> Iterator[Recording]:
         problems: list[BagError] = []
         for file in files:
             try:
-                storage = open_storage(_unpacked(file, stack) if file.suffix == COMPRESSED else file, note)
+                storage = _open_storage(_unpacked(file, stack) if file.suffix == COMPRESSED else file, note)
             except BagError as error:
                 problems.append(error)
                 continue
@@ -110,6 +114,17 @@ def open_bag(path: str | Path, note: Note = warn) -> Iterator[Recording]:
         for problem in problems:
             note(f"{problem}; the recording's other files are read")
         yield Recording(path, tuple(opened), _unzip if compressed else bytes)
+
+
+def _open_storage(path: Path, note: Note) -> Storage:
+    """Raises BagError where nothing can be read."""
+    if path.suffix not in STORAGES:
+        mend = "; convert it: rosbags-convert --src FILE --dst FOLDER" if path.suffix == ".bag" else ""
+        raise BagError(f"{path} is not a readable rosbag2 file: expected {' or '.join(STORAGES)}{mend}")
+    try:
+        return STORAGES[path.suffix](path, note)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise BagError(f"{path} cannot be opened: {error}") from error
 
 
 def _files_of(path: Path, note: Note) -> tuple[list[Path], bool]:
