@@ -52,15 +52,21 @@ setup(
     python_requires=">=3.10",
     # `training` travels along so that `pip install .[training]` has it; the runtime never imports it
     # (test_import_boundaries.py) and its dependencies are an extra.
-    packages=find_packages(include=["bev_perception", "bev_perception.*", "training", "training.*"]),
-    package_data={NAME: ["bundles/**/*", "config/**/*", "evaluation/*.css", "evaluation/*.js"]},
+    # The definitions of our messages travel inside too: the replay writes bags where bev_perception_msgs is not built.
+    packages=[*find_packages(include=[NAME, f"{NAME}.*", "training", "training.*"]), f"{NAME}.definitions"],
+    package_dir={f"{NAME}.definitions": "bev_perception_msgs/msg"},
+    package_data={
+        NAME: ["bundles/**/*", "config/**/*", "evaluation/*.css", "evaluation/*.js"],
+        f"{NAME}.definitions": ["*.msg"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", sorted(str(path) for path in Path("launch").glob("*.launch.py"))),
         (f"share/{NAME}/config", sorted(str(path) for path in Path(NAME, "config").glob("*") if path.is_file())),
     ],
-    install_requires=["numpy", "opencv-python-headless<5", "pyyaml", "onnxruntime", "rosbags"],
+    # rosbags: bags/mcap_file.py reads damaged files with its parts, which are of this version.
+    install_requires=["numpy", "opencv-python-headless<5", "pyyaml", "onnxruntime", "rosbags>=0.11,<0.12"],
     extras_require={
         "tensorrt": ["tensorrt", "pycuda", "onnx"],
         "video": ["av"],

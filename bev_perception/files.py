@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_atomic(path: str | Path, data: str | bytes) -> None:
-    """Write beside the target, sync, replace: whatever happens, the file is the old one or the new one.
+@contextmanager
+def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write, which gets its name when the block ends and vanishes when the block raises.
 
+    It lies beside the target, is synced and then replaces it: whatever happens, the file is the old one or the new one.
     Folders are made. Several processes may write the same file: the last one wins, whole.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(part, "wb") as file:
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # the name must not become visible before the bytes, even if the power goes
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | Path, data: str | bytes) -> None:
+    """All of a file at once, as open_atomic writes it."""
+    with open_atomic(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())  # the name must not become visible before the bytes, even if the power goes
-    os.replace(part, path)

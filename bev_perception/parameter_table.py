@@ -112,7 +112,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     P("backend", "string", "onnxruntime", "What runs the network", choices=BACKENDS),
     P("onnxruntime.threads", "int", 0, "Threads of the onnxruntime backend; 0: at most four", (0, 256)),
     P("tensorrt.precision", "string", "fp32", "Precision of the TensorRT engine", choices=PRECISIONS),
-    P("tensorrt.cache", "string", "", "Directory of built engines; empty: the default place of build_engine"),
+    P("tensorrt.cache", "string", "", "Directory of built engines; empty: the default places of build_engine"),
     P(
         "base_frame",
         "string",

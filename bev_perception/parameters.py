@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,7 +118,7 @@ def resolve_path(text: str) -> Path:
     """`package://bev_perception/...` -> the installed package; `~` is expanded; anything else as it stands."""
     if text.startswith(PACKAGE_SCHEME):
         return PACKAGE_ROOT / text[len(PACKAGE_SCHEME) :]
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # where there is no home the `~` stays, and is named as not found
 
 
 def make_config(values: dict[str, Any], spec: ModelSpec) -> NodeConfig:

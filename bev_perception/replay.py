@@ -2,64 +2,165 @@
 
     python -m bev_perception.replay BAG --bundle DIR [--params YAML] [--stamps-from RESULT_BAG] [--out DIR]
 
-Messages take the way they take in the node: SensorIntake, FrameSynchronizer, BevPipeline.step. Time is the recording's,
-so two runs give the same bytes. With --stamps-from only the frames that another run (a live one) processed are
-processed, each made of the measurements that it was made of there, and compared bit for bit. With --score-floor the
-score is that of the whole score curve, as benchmarks want it; what is written stays what the node publishes at its
-thresholds.
+Messages take the way they take in the node: SensorIntake, FrameSynchronizer, BevPipeline.step; what cannot be used is
+refused for the same reasons. Time is the recording's, so two runs give the same bytes. With --stamps-from only the
+frames that another run (a live one) processed are processed, each made of the measurements that it was made of there,
+and compared bit for bit. With --score-floor the score is that of the whole score curve, as benchmarks want it; what is
+written stays what the node publishes at its thresholds.
+
+Results are written as they come and take their names at the end; Ctrl-C ends the run there and keeps what was found.
+The exit status is 1 where no frame came out, none with a usable camera, or a difference to the other run has no cause.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
-import time
+from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from bev_perception.bags.recording import open_bag, warn
+from bev_perception.bags.storage import BagError, Note
 from bev_perception.calibration import CalibrationError
 from bev_perception.decode import Thresholds
-from bev_perception.evaluation.bag import (
-    GROUND_TRUTH_TOPIC,
-    BagError,
-    bag_topics,
-    composition_of,
-    read_detection_arrays,
-    read_ground_truth,
-)
+from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, composition_of, read_detection_arrays, read_ground_truth
 from bev_perception.evaluation.compare import compare_runs
-from bev_perception.evaluation.frames import read_frames
-from bev_perception.evaluation.objects import objects_from_detections
-from bev_perception.evaluation.result_bag import write_detections
+from bev_perception.evaluation.frames import absent_topics, frames_of
+from bev_perception.evaluation.objects import Objects, objects_from_detections
+from bev_perception.evaluation.result_bag import open_detection_bag
+from bev_perception.evaluation.result_folder import DETECTIONS, SCORES, claim, sha256
+from bev_perception.evaluation.result_json import open_detection_json
+from bev_perception.evaluation.telling import Progress, WarnOnce, main_reason, reason_lines
 from bev_perception.files import write_atomic
 from bev_perception.inference.backend import open_backend
+from bev_perception.intake import SensorIntake
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
 from bev_perception.parameters import SHIPPED_PARAMETERS, NodeConfig, ParameterError, load_config
 from bev_perception.pipeline import BevPipeline
-from bev_perception.structures import Composition, Detections
+from bev_perception.structures import DEADLINE, ODOMETRY, Composition, Detections, SensorFrame
+from bev_perception.sync import FrameSynchronizer
+
+
+@dataclass(frozen=True)
+class Found:
+    """A frame's detections with the time of the recording at which they came: those the node publishes, and all down to
+    the score floor (without a floor the same)."""
+
+    record_ns: int
+    published: Detections
+    candidates: Detections
+
+
+class Replay:
+    """One run over a recording: iterate over it once. Frames are given as they come and none is kept.
+
+    only: stamps of the frames of another run, with what each was made of: these alone, made of that again. score_floor:
+    of the candidates. note(text) is told what is wrong with the recording, and of every reason its first detail;
+    watch(share) how far the run is, after every message.
+
+    counters, as in the node's status, and details, the last one of each reason that has one; timings_ms by stage;
+    frames; boxes, those published; skipped, frames left out because of `only`; used, how many frames used each sensor:
+    complete when the iteration is. topics: topic -> type of the recording, once it has begun.
+    """
+
+    def __init__(
+        self,
+        bag: str | Path,
+        bundle_path: str | Path,
+        config: NodeConfig,
+        only: Mapping[int, Composition | None] | None = None,
+        score_floor: float | None = None,
+        note: Note = warn,
+        watch: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        self._bag, self._bundle, self._config = Path(bag), load_bundle(bundle_path), config
+        self._only, self._floor = only, score_floor
+        self._note, self._watch = note, watch
+        self.counters: Counter[str] = Counter()
+        self.details: dict[str, str] = {}
+        self.timings_ms: dict[str, array[float]] = {}  # flat enough: 1.5 MB for an hour at 12 Hz
+        self.frames = self.boxes = self.skipped = 0
+        self.used: Counter[str] = Counter()
+        self.topics: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[Found]:
+        """Raises BagError, CalibrationError, and what opening the engine raises."""
+        config, spec = self._config, self._bundle.spec
+        taken = Measurements(config.sync_config(spec))
+        intake = SensorIntake(config, taken, self._report)
+        again = {stamp: made_of for stamp, made_of in (self._only or {}).items() if made_of is not None}
+        with open_bag(self._bag, self._note) as recording, ExitStack() as stack:
+            self.topics = {c.topic: c.msgtype for c in recording.connections}
+            frames = frames_of(recording, config, intake, FrameSynchronizer(taken, again), self._watch)
+            for sensor, text in absent_topics(recording, intake.sources).items():
+                self._note(text)
+                self.details["frame/no_pose" if sensor == ODOMETRY else f"{sensor}/never_seen"] = text
+            backend = open_backend(self._bundle, config.backend, **config.backend_options)
+            stack.callback(backend.close)
+            floor = {c: t if self._floor is None else min(self._floor, t) for c, t in config.score_threshold.items()}
+            thresholds = Thresholds(floor, spec.nms_radius)
+            pipeline = BevPipeline(spec, backend, thresholds, config.sync["max_speed_mps"], config.image_checks)
+            try:
+                for record_ns, frame in frames:
+                    if self._only is not None and frame.stamp_ns not in self._only:
+                        self.skipped += 1
+                    elif (detections := self._step(pipeline, frame)) is not None:
+                        yield self._found(record_ns, detections)
+            finally:
+                self.counters += taken.counters + pipeline.counters
+                for sensor in (*config.cameras, *config.radars):
+                    if gap := intake.calibration.gap(sensor):
+                        self.details[f"{sensor}/no_calibration"] = gap
+
+    def _step(self, pipeline: BevPipeline, frame: SensorFrame) -> Detections | None:
+        """As in the node, a failure costs this frame and the memory, not the run."""
+        if frame.composition.closed_by == DEADLINE:
+            missing = ", ".join(f"{name} {reason}" for name, reason in frame.missing.items())
+            self._report("frame", "closed_by_deadline", f"without {missing}")
+        try:
+            detections = pipeline.step(frame)
+        except Exception as error:
+            self.counters["step_failed"] += 1
+            self._report("", "step_failed", f"{type(error).__name__}: {error}")
+            pipeline.memory.reset("step_failed")
+            return None
+        for stage, value in pipeline.timings_ms.items():
+            self.timings_ms.setdefault(stage, array("d")).append(value)
+        for sensor, fault in pipeline.faults.items():
+            self._report(sensor, fault.reason, fault.detail)
+        return detections
+
+    def _found(self, record_ns: int, detections: Detections) -> Found:
+        published = strong_only(detections, self._config.score_threshold, self._bundle.spec)
+        self.frames += 1
+        self.boxes += len(published)
+        self.used.update(detections.sensors_used)
+        return Found(record_ns, published, detections)
+
+    def _report(self, sensor: str, reason: str, detail: str) -> None:
+        name = f"{sensor}/{reason}" if sensor else reason
+        if name not in self.details:
+            self._note(f"{name}: {detail} (counted from here on)")
+        self.details[name] = detail
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """Detections with the time of the recording at which they came; counters as in the node's status; details: of
-    what the pipeline counted, `SENSOR/reason` -> what was found last.
-
-    candidates: the same frames with all boxes down to the score floor; without a floor the same as `detections`.
-    """
+    """A whole run: (record time, detections) of every frame, counters as in the node's status. See Replay and Found."""
 
     detections: list[tuple[int, Detections]]
     candidates: list[tuple[int, Detections]]
     counters: Counter[str]
-    details: dict[str, str]
-    timings_ms: dict[str, list[float]]
-    skipped: int  # frames left out because of `only`
+    skipped: int
 
 
 def replay(
@@ -69,36 +170,11 @@ def replay(
     only: Mapping[int, Composition | None] | None = None,
     score_floor: float | None = None,
 ) -> ReplayResult:
-    """Every frame of a recording -> detections.
-
-    only: stamps of the frames of another run, with what each was made of: these alone, made of that again.
-    """
-    bundle = load_bundle(bundle_path)
-    spec = bundle.spec
-    taken = Measurements(config.sync_config(spec))
-    again = {stamp: made_of for stamp, made_of in (only or {}).items() if made_of is not None}
-    backend = open_backend(bundle, config.backend, **config.backend_options)
-    try:
-        floor = {c: t if score_floor is None else min(score_floor, t) for c, t in config.score_threshold.items()}
-        thresholds = Thresholds(floor, spec.nms_radius)
-        pipeline = BevPipeline(spec, backend, thresholds, config.sync["max_speed_mps"], config.image_checks)
-        found: list[tuple[int, Detections]] = []
-        details: dict[str, str] = {}
-        timings: dict[str, list[float]] = {}
-        skipped = 0
-        for now_ns, frame in read_frames(bag, spec, config, taken, again):
-            if only is not None and frame.stamp_ns not in only:
-                skipped += 1
-                continue
-            found.append((now_ns, pipeline.step(frame)))
-            details |= {f"{sensor}/{fault.reason}": fault.detail for sensor, fault in pipeline.faults.items()}
-            for stage, value in pipeline.timings_ms.items():
-                timings.setdefault(stage, []).append(value)
-    finally:
-        backend.close()
-    published = [(now_ns, strong_only(d, config.score_threshold, spec)) for now_ns, d in found]
-    counters = taken.counters + pipeline.counters
-    return ReplayResult(published, found, counters, details, timings, skipped)
+    """Every frame of a recording (or those of `only`, see Replay) at once: for drives that fit into memory."""
+    run = Replay(bag, bundle_path, config, only, score_floor)
+    frames = list(run)
+    published = [(f.record_ns, f.published) for f in frames]
+    return ReplayResult(published, [(f.record_ns, f.candidates) for f in frames], run.counters, run.skipped)
 
 
 def strong_only(detections: Detections, least: Mapping[str, float], spec: ModelSpec) -> Detections:
@@ -109,27 +185,6 @@ def strong_only(detections: Detections, least: Mapping[str, float], spec: ModelS
     keep = detections.scores >= np.array([least[name] for name in spec.classes])[detections.labels]
     arrays = {name: getattr(detections, name)[keep] for name in ("boxes", "velocity", "scores", "labels")}
     return replace(detections, **arrays)
-
-
-def to_json(result: ReplayResult, spec: ModelSpec, frame_id: str) -> str:
-    """Everything that was found, readable without ROS: one frame a line."""
-    lines = []
-    for record_ns, d in result.detections:
-        frame = {
-            "stamp_ns": d.stamp_ns,
-            "record_ns": record_ns,
-            "sensors_used": list(d.sensors_used),
-            "missing": d.missing,
-            "temporal_used": d.temporal_used,
-            "memory_reset": d.memory_reset,
-            "names": [spec.classes[i] for i in d.labels],
-            "scores": d.scores.tolist(),
-            "boxes_xyzlwh_yaw": d.boxes.tolist(),
-            "velocity": d.velocity.tolist(),
-        }
-        lines.append(json.dumps(frame))
-    head = json.dumps({"model": spec.name, "sha256": spec.onnx_sha256, "frame_id": frame_id})
-    return f'{{"header": {head},\n"frames": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -159,49 +214,88 @@ def _run(args: argparse.Namespace) -> int:
     config = load_config(args.bundle, args.params, args.backend)
     spec = load_bundle(args.bundle).spec
     live = read_detection_arrays(args.stamps_from) if args.stamps_from else None
-    started = time.perf_counter()
     only = None if live is None else {stamp: composition_of(message) for stamp, message in live.items()}
-    result = replay(args.bag, args.bundle, config, only, args.score_floor)
-    seconds = time.perf_counter() - started
-    args.out.mkdir(parents=True, exist_ok=True)
-    mcap = write_detections(args.out / "detections", result.detections, spec, config.base_frame)
-    write_atomic(args.out / "detections.json", to_json(result, spec, config.base_frame))
+    progress = Progress()
+    run = Replay(args.bag, args.bundle, config, only, args.score_floor, WarnOnce(), progress)
+    candidates, interrupted = _write(run, args.out, spec, config.base_frame)
 
-    count = sum(len(d) for _, d in result.detections)
-    print(f"{len(result.detections)} frames, {count} boxes in {seconds:.1f} s; {result.skipped} frames left out")
-    for stage, values in result.timings_ms.items():
+    print(f"{run.frames} frames, {run.boxes} boxes in {progress.seconds():.1f} s; {run.skipped} frames left out")
+    for stage, values in run.timings_ms.items():
         print(f"  {stage:<12} median {np.median(values):7.1f} ms   p95 {np.percentile(values, 95):7.1f} ms")
-    for reason, times in sorted(result.counters.items()):
-        detail = result.details.get(reason, "")
-        print(f"  {times:5d} x {reason}{detail and f': {detail}'}")
-    if GROUND_TRUTH_TOPIC in bag_topics(args.bag):
-        _score(args, result, spec)
+    if GROUND_TRUTH_TOPIC in run.topics:
+        _score(args, candidates)
     explained = True
     if live is not None:
-        agreement = compare_runs(live, read_detection_arrays(args.out / "detections"))
+        agreement = compare_runs(live, read_detection_arrays(args.out / DETECTIONS))
         explained = agreement.explained
         print(f"compared with {args.stamps_from}: {agreement.sentence('there', 'here')}")
-    for path in (mcap, args.out / "detections.json"):
-        print(f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}  {path}")
+    for path in (args.out / DETECTIONS / f"{DETECTIONS}.mcap", args.out / f"{DETECTIONS}.json"):
+        print(f"sha256 {sha256(path)}  {path}")
+    for line in reason_lines(run.counters, run.details):
+        print(line)
+    if interrupted:
+        print("interrupted: the recording was not read to its end", file=sys.stderr)
+        return 130
+    if fault := _fault(run, spec):
+        print(f"error: {args.bag}: {fault}", file=sys.stderr)
+        return 1
     if not explained:
         print("error: the runs differ without a cause; the replay must give what the node gave", file=sys.stderr)
     return 0 if explained else 1
 
 
-def _score(args: argparse.Namespace, result: ReplayResult, spec: ModelSpec) -> None:
+def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str) -> tuple[dict[int, Objects], bool]:
+    """Everything that is found into `out`, as it comes -> (all boxes by stamp where they can be scored; whether the run
+    was interrupted)."""
+    claim(out)
+    candidates: dict[int, Objects] = {}
+    scored = find_spec("nuscenes") is not None
+    interrupted = False
+    with ExitStack() as stack:
+        bag = stack.enter_context(open_detection_bag(out / DETECTIONS, spec, frame_id))
+        text = stack.enter_context(open_detection_json(out / f"{DETECTIONS}.json", spec, frame_id))
+        try:
+            for found in run:
+                bag.add(found.record_ns, found.published)
+                text.add(found.record_ns, found.published)
+                if scored and GROUND_TRUTH_TOPIC in run.topics:
+                    candidates[found.published.stamp_ns] = objects_from_detections(found.candidates, spec.classes)
+        except KeyboardInterrupt:
+            interrupted = True
+        text.finish(run.counters)
+    (out / SCORES).unlink(missing_ok=True)  # of an earlier run
+    return candidates, interrupted
+
+
+def _fault(run: Replay, spec: ModelSpec) -> str:
+    """Why a run is none, or ""."""
+    if not run.frames and run.skipped:
+        return f"none of its {run.skipped} frames is one of those asked for"
+    if not run.frames:
+        return f"no frame came out of it; most often: {main_reason(run.counters, run.details) or 'nothing was counted'}"
+    if spec.cameras and not any(run.used[camera] for camera in spec.cameras):
+        most = main_reason(run.counters, run.details, spec.cameras)
+        return f"no camera was used in any of its {run.frames} frames; most often: {most}"
+    return ""
+
+
+def _score(args: argparse.Namespace, candidates: Mapping[int, Objects]) -> None:
     # The metric needs nuscenes-devkit, which a vehicle does not have: only asked for when there is ground truth.
     try:
         from bev_perception.evaluation.metrics import in_common, score
+
+        wanted, found = in_common(read_ground_truth(args.bag, note=lambda text: None), dict(candidates))
     except ImportError as error:
         print(f"  not scored: {error}; install the `evaluation` extra")
         return
-    found = {d.stamp_ns: objects_from_detections(d, spec.classes) for _, d in result.candidates}
-    wanted, found = in_common(read_ground_truth(args.bag), found)
+    except BagError as error:
+        print(f"  not scored: {error}")
+        return
     if not wanted:
         print("  not scored: no frame has ground truth")
         return
     scores = score(wanted, found)
-    write_atomic(args.out / "scores.json", json.dumps(scores.to_dict(), indent=1) + "\n")
+    write_atomic(args.out / SCORES, json.dumps(scores.to_dict(), indent=1) + "\n")
     e = scores.errors
     print(
         f"  {scores.frames} frames scored: mAP {scores.mean_ap:.3f} NDS {scores.nds:.3f} mATE {e.ate:.3f} m "

@@ -44,6 +44,7 @@ def arguments() -> list[DeclareLaunchArgument]:
             default_value=str(config / "perception.param.yaml"),
             description="Parameters of the node: bundle, topics, frames, thresholds, tolerances.",
         ),
+        DeclareLaunchArgument("bundle", default_value="", description="The model. Empty: the one of params_file."),
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
         DeclareLaunchArgument(
             "use_sim_time", default_value="false", description="true: take the time from /clock (bag replay)."
@@ -129,7 +130,10 @@ def bring_up_handlers(node: LifecycleNode) -> list[RegisterEventHandler]:
     ]
 
 
-def generate_launch_description() -> LaunchDescription:
+def node_with_bring_up(context: LaunchContext) -> list[RegisterEventHandler | LifecycleNode]:
+    """The node and, before it because its process may start at once, what brings it up."""
+    bundle = LaunchConfiguration("bundle").perform(context)
+    use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     node = LifecycleNode(
         package="bev_perception",
         executable="perception_node",
@@ -137,12 +141,16 @@ def generate_launch_description() -> LaunchDescription:
         namespace=LaunchConfiguration("namespace"),
         parameters=[
             LaunchConfiguration("params_file"),
-            {"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)},
+            {"use_sim_time": use_sim_time, **({"bundle": bundle} if bundle else {})},
         ],
         ros_arguments=["--log-level", LaunchConfiguration("log_level")],
         respawn=LaunchConfiguration("respawn"),
         respawn_delay=RESPAWN_DELAY_S,
         output="screen",
     )
-    # The handlers come before the node: its process may start at once.
-    return LaunchDescription([*arguments(), OpaqueFunction(function=dds_profile), *bring_up_handlers(node), node])
+    return [*bring_up_handlers(node), node]
+
+
+def generate_launch_description() -> LaunchDescription:
+    at_start = (OpaqueFunction(function=function) for function in (dds_profile, node_with_bring_up))
+    return LaunchDescription([*arguments(), *at_start])

@@ -2,9 +2,9 @@
 
     ros2 launch bev_perception replay.launch.py bag:=/path/to/drive record:=/path/to/result
 
-The bag starts when the node is active, on simulated time (/clock), and everything ends with the bag. For scores that
-do not depend on the speed of this machine use `ros2 run bev_perception replay`, which feeds the same algorithm
-straight from the bag.
+The bag starts when the node is active and hears all that it subscribes to, on simulated time (/clock), and everything
+ends with the bag. For scores that do not depend on the speed of this machine use `ros2 run bev_perception replay`,
+which feeds the same algorithm straight from the bag.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
     ExecuteProcess,
     IncludeLaunchDescription,
+    OpaqueFunction,
     RegisterEventHandler,
     TimerAction,
 )
-from launch.conditions import LaunchConfigurationNotEquals
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
 from launch_ros.event_handlers import OnStateTransition
 
-CLOCK_HZ = "100"
 RECORDER_START_S = 2.0  # the recorder has to have found the topics before the first image is played
 LAST_FRAMES_S = 3.0  # what is still under way when the bag has ended
 
@@ -39,7 +39,7 @@ def arguments(share: Path) -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument("record", default_value="", description="The bag to write. Empty: record nothing."),
         DeclareLaunchArgument(
             "record_topics",
-            default_value="/perception/.*|/diagnostics|/tf|/tf_static|/ground_truth/.*",
+            default_value="(/.*)?/perception/.*|/diagnostics|/tf|/tf_static|/ground_truth/.*",
             description="Regular expression of the topics to record.",
         ),
         DeclareLaunchArgument("rate", default_value="1.0", description="Speed of the replay, 1.0 is real time."),
@@ -53,7 +53,18 @@ def arguments(share: Path) -> list[DeclareLaunchArgument]:
             default_value=str(share / "config" / "fastdds_shm.xml"),
             description="Fast DDS profile for node, player and recorder. Empty: none.",
         ),
+        DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node."),
+        DeclareLaunchArgument("log_level", default_value="info", description="Of the node: debug, info, warn ..."),
+        DeclareLaunchArgument("bundle", default_value="", description="The model. Empty: the one of params_file."),
     ]
+
+
+def record(context: LaunchContext) -> list[ExecuteProcess]:
+    """The recorder, where something is to be recorded."""
+    command = ["ros2", "bag", "record", "--use-sim-time", "--storage", "mcap"]
+    command += ["--output", LaunchConfiguration("record"), "--regex", LaunchConfiguration("record_topics")]
+    wanted = LaunchConfiguration("record").perform(context)
+    return [ExecuteProcess(cmd=command, output="screen")] if wanted else []
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -67,22 +78,19 @@ def generate_launch_description() -> LaunchDescription:
             "dds_profile": LaunchConfiguration("dds_profile"),
             "use_sim_time": "true",
             "respawn": "false",
+            "namespace": LaunchConfiguration("namespace"),
+            "log_level": LaunchConfiguration("log_level"),
+            "bundle": LaunchConfiguration("bundle"),
         }.items(),
     )
 
-    record = ExecuteProcess(
-        cmd=[
-            *("ros2", "bag", "record", "--use-sim-time", "--storage", "mcap"),
-            *("--output", LaunchConfiguration("record"), "--regex", LaunchConfiguration("record_topics")),
-        ],
-        condition=LaunchConfigurationNotEquals("record", ""),
-        output="screen",
-    )
-
-    play = ExecuteProcess(
-        cmd=[
-            *("ros2", "bag", "play", LaunchConfiguration("bag")),
-            *("--clock", CLOCK_HZ, "--rate", LaunchConfiguration("rate")),
+    # ros2 bag play starts at once, and what it plays before the node knows it is lost; this player waits.
+    play = Node(
+        package="bev_perception",
+        executable="play_bag",
+        arguments=[
+            *(LaunchConfiguration("bag"), "--clock", "--rate", LaunchConfiguration("rate")),
+            *("--wait-for-node", [LaunchConfiguration("namespace"), "/bev_perception"]),
         ],
         output="screen",
     )
@@ -91,7 +99,7 @@ def generate_launch_description() -> LaunchDescription:
         OnStateTransition(
             goal_state="active",
             handle_once=True,
-            entities=[record, TimerAction(period=RECORDER_START_S, actions=[play])],
+            entities=[OpaqueFunction(function=record), TimerAction(period=RECORDER_START_S, actions=[play])],
         ),
         OnProcessExit(
             target_action=play,

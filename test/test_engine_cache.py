@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from bev_perception import places
 from bev_perception.inference.engine_cache import (
     EngineCacheError,
     EngineKey,
-    default_cache,
+    engine_places,
     open_cached,
     read_engine,
     write_engine,
@@ -44,18 +48,20 @@ class Builder:
             raise ValueError("`boxes` differs from the golden sample by 3")
         return ("opened", engine), {"scores": 1e-6}
 
-    def open(self, cache: Path, key: EngineKey = KEY, force: bool = False):
-        opened, path = open_cached(cache, key, self.build, self.prove, force=force, log=self.lines.append)
+    def open(self, cache: Path, key: EngineKey = KEY, force: bool = False, more: tuple[Path, ...] = ()):
+        opened, path = open_cached([cache, *more], key, self.build, self.prove, force=force, log=self.lines.append)
         assert opened[0] == "opened"
         return opened[1], path
 
 
-def test_default_place(monkeypatch, tmp_path):
+def test_places(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "bev_perception" / "engines"
+    temporary = Path(tempfile.gettempdir()) / f"bev_perception-{os.getuid()}" / "engines"
+    assert engine_places() == [tmp_path / "bev_perception" / "engines", temporary]
+    assert engine_places("/wanted")[0] == Path("/wanted")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert default_cache() == Path("/home/someone/.cache/bev_perception/engines")
+    assert engine_places()[0] == Path("/home/someone/.cache/bev_perception/engines")
 
 
 def test_every_part_of_the_key_changes_the_readable_name():
@@ -148,10 +154,53 @@ def test_a_new_engine_that_fails_is_not_written_and_the_last_good_one_stays(tmp_
     assert read_engine(path, KEY) == ENGINE + b"\1"
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+def test_a_cache_that_cannot_be_written_gives_way_to_the_next(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"engine cache .*file.* cannot be written.*choose another directory"):
-        Builder().open(tmp_path / "file" / "engines")
+    builder = Builder()
+    engine, path = builder.open(tmp_path / "file" / "engines", more=(tmp_path / "next",))
+    assert path.parent == tmp_path / "next" and read_engine(path, KEY) == engine
+    assert any(
+        f"cannot write {tmp_path}/file/engines" in line and f"using {tmp_path}/next" in line for line in builder.lines
+    )
+    assert (
+        builder.open(tmp_path / "file" / "engines", more=(tmp_path / "next",)) == (engine, path) and builder.built == 1
+    )
+
+
+def test_without_any_place_the_engine_is_used_and_the_variable_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    builder = Builder()
+    assert builder.open(tmp_path / "file" / "engines") == (ENGINE + b"\1", None)
+    assert any("cannot write" in line and "set XDG_CACHE_HOME" in line for line in builder.lines)
+
+
+def test_an_engine_in_a_place_that_cannot_be_written_is_used(tmp_path, monkeypatch):
+    """A read-only system that was delivered with its engine."""
+    _, path = Builder().open(tmp_path / "delivered")
+    make = places._make
+
+    def refuse(place):
+        if place == tmp_path / "delivered":
+            raise OSError(errno.EROFS, "Read-only file system")
+        make(place)
+
+    monkeypatch.setattr(places, "_make", refuse)
+    builder = Builder()
+    assert builder.open(tmp_path / "delivered", more=(tmp_path / "other",)) == (ENGINE + b"\1", path)
+    assert builder.built == 0
+    assert builder.open(tmp_path / "delivered") == (ENGINE + b"\1", path) and builder.built == 0
+
+
+def test_a_disk_that_is_full_costs_the_file_not_the_engine(tmp_path):
+    builder = Builder()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))  # room for the probe, not for the engine
+    try:
+        assert builder.open(tmp_path) == (ENGINE + b"\1", None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert any("used but not kept" in line and "set XDG_CACHE_HOME" in line for line in builder.lines)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"], "nothing half written is left"
 
 
 def start(tmp_path: Path, script: str) -> subprocess.Popen:
@@ -173,7 +222,7 @@ def test_two_processes_build_once(tmp_path):
         "    with open(cache / 'builds', 'a') as file: file.write('x')\n"
         "    while not (cache / 'go').exists(): time.sleep(0.01)\n"
         "    return t.ENGINE\n"
-        "engine_cache.open_cached(cache, t.KEY, build, lambda e: (e, {}))\n"
+        "engine_cache.open_cached([cache], t.KEY, build, lambda e: (e, {}))\n"
     )
     first = start(tmp_path, script)
     assert first.stdout.readline().startswith("building: the cache has no engine")
@@ -211,7 +260,7 @@ def test_killed_while_writing_leaves_the_last_good_engine(tmp_path, point):
     killed(
         tmp_path,
         f"{STOP_AT[point]} = lambda *_: (print('now'), time.sleep(60))\n"
-        "engine_cache.open_cached(cache, t.KEY, lambda: b'new' * 10000, lambda e: (e, {}), force=True)\n",
+        "engine_cache.open_cached([cache], t.KEY, lambda: b'new' * 10000, lambda e: (e, {}), force=True)\n",
     )
     assert read_engine(path, KEY) == ENGINE
     assert list(tmp_path.glob(".*.part"))  # it did die in the middle
@@ -228,7 +277,7 @@ def test_killed_between_engine_and_sidecar_is_refused_and_mended(tmp_path):
         tmp_path,
         "replace = os.replace\n"
         "os.replace = lambda *a: (replace(*a), print('now'), time.sleep(60))\n"
-        "engine_cache.open_cached(cache, t.KEY, lambda: b'new' * 10000, lambda e: (e, {}), force=True)\n",
+        "engine_cache.open_cached([cache], t.KEY, lambda: b'new' * 10000, lambda e: (e, {}), force=True)\n",
     )
     with pytest.raises(EngineCacheError, match="30000 bytes, 10240 were written"):
         read_engine(path, KEY)

@@ -121,8 +121,7 @@ def run_live(node: Node, bag: Path, bundle: Bundle, config: NodeConfig, let_go_n
     try:
         finished = 0
         with open_bag(bag) as reader:
-            heard = [c for c in reader.connections if c.topic in inputs]
-            for record_ns, messages in groupby(reader.messages(heard), key=lambda row: row[1]):
+            for record_ns, messages in groupby(reader.messages(inputs), key=lambda row: row[1]):
                 node.get_clock().set_ros_time_override(Time(nanoseconds=record_ns))
                 for connection, _, raw in messages:
                     subscription = inputs[connection.topic]

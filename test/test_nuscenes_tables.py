@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +70,44 @@ def test_the_index_is_built_once_and_again_when_a_table_changes(tables_only, mon
     assert len(list((tables_only / ".bev_index").iterdir())) == 1, "the old index is of no use"
 
 
-def test_the_index_goes_to_the_cache_where_the_data_cannot_be_written(tables_only, tmp_path_factory, monkeypatch):
+def test_the_index_goes_to_the_cache_where_the_data_cannot_be_written(
+    tables_only, tmp_path_factory, monkeypatch, capsys
+):
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(stored.os, "access", lambda path, mode: False)
+    (tables_only / ".bev_index").write_text("in the way")
+    first = open_index(tables_only, "v1.0-trainval")
+    assert list(cache.rglob("facts.json"))
+    stored._open.cache_clear()
+    assert open_index(tables_only, "v1.0-trainval").digest == first.digest
+    assert "cannot write" in (said := capsys.readouterr().out) and f"using {cache}" in said
+    assert said.count("building the index") == 1
+
+
+def test_an_index_without_a_place_names_the_variable(tables_only, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tables_only / "v1.0-trainval" / "scene.json"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tables_only / "v1.0-trainval" / "scene.json"))
+    (tables_only / ".bev_index").write_text("in the way")
+    stored._open.cache_clear()
+    with pytest.raises(OSError, match=r"index of .*cannot write .*\.bev_index.*set XDG_CACHE_HOME"):
+        open_index(tables_only, "v1.0-trainval")
+
+
+def test_an_index_that_has_no_room_goes_to_the_next_place(tables_only, tmp_path_factory, monkeypatch, capsys):
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    save = np.save
+
+    def full(path, *arguments, **options):
+        if tables_only in path.parents:
+            raise OSError(28, "No space left on device")
+        save(path, *arguments, **options)
+
+    monkeypatch.setattr(stored.np, "save", full)
+    stored._open.cache_clear()
     open_index(tables_only, "v1.0-trainval")
-    assert not (tables_only / ".bev_index").exists() and list(cache.rglob("facts.json"))
+    assert list(cache.rglob("facts.json")) and "No space left on device" in capsys.readouterr().out
+    assert list((tables_only / ".bev_index").iterdir()) == [], "nothing half written is left"
 
 
 def test_a_damaged_index_says_what_to_delete(tables_only):

@@ -198,6 +198,28 @@ def test_wheel_contains_bundles_and_config(wheel: Path) -> None:
     assert not any(name.startswith(("test/", "launch/")) for name in names)
 
 
+def test_from_a_wheel_alone_the_replay_writes_bags(wheel: Path, tmp_path: Path) -> None:
+    """Where bev_perception_msgs was never built: its definitions are inside."""
+    pytest.importorskip("rosbags", reason="comes with the package")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    script = (
+        "from bev_perception.evaluation import result_bag as r; print(r.__file__);"
+        "print(r.ARRAY_TYPE in r.make_typestore().types)"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "AMENT_PREFIX_PATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**env, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    file, found = done.stdout.split()
+    assert Path(file).is_relative_to(tmp_path) and found == "True"
+
+
 def test_wheel_requires_nothing_of_training(wheel: Path) -> None:
     unconditional = [required for required in metadata(wheel).get_all("Requires-Dist", []) if "extra" not in required]
     assert {re.split(r"[^\w-]", required)[0].lower() for required in unconditional} & HEAVY == set()

@@ -22,9 +22,11 @@ pytest.importorskip("bev_perception_msgs", reason="bev_perception_msgs is not bu
 pytest.importorskip("rosbags", reason="rosbags is not installed")
 tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 
+import rclpy
 from lifecycle_msgs.msg import Transition
 from nav_msgs.msg import Odometry
 from node_rig import (
+    NODE,
     NodeProcess,
     Rig,
     default_values,
@@ -44,7 +46,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField
 
 from bev_perception.calibration import save_extrinsics
 from bev_perception.geometry import make_transform, rotation_from_quaternion, rotation_from_yaw
-from bev_perception.ros import play_bag
+from bev_perception.ros import play_bag, record_bag
 from bev_perception.ros.record_bag import register_type
 from bev_perception_msgs.msg import Detection3D, Detection3DArray, PerceptionStatus, SensorState
 
@@ -128,11 +130,65 @@ def test_faults_are_told(tmp_path: Path) -> None:
             [tmp_path / "drive", "--wait-for-subscribers", 1, "--wait-timeout", 0.2],
             "0 of 1 topics have a subscriber",
         ),
+        (
+            "play_bag",
+            [tmp_path / "drive", "--wait-for-node", "/nobody", "--wait-timeout", 0.2],
+            "there is no node /nobody (after 0 s)",
+        ),
         ("record_bag", [tmp_path / "drive", "--topics", "/odometry"], "exists already"),
     ):
         assert finish(tool(name, arguments, env, tmp_path)) == 1
         log = (tmp_path / f"{name}.log").read_text()
         assert text in log and "Traceback" not in log
+
+
+def test_what_cannot_be_played_costs_itself_alone(tmp_path: Path) -> None:
+    """A cut recording with a topic in another encoding: the rest is played, up to the cut."""
+    from bag_copies import copy_bag, cut, the_file
+
+    poses = [("/odometry", EPOCH_NS + i * 1_000_000, make_pose(EPOCH_NS + i * 1_000_000)) for i in range(40)]
+    write_bag(tmp_path / "drive", poses)
+    bag = copy_bag(tmp_path / "drive", tmp_path / "cut", foreign=("protobuf",))
+    cut(the_file(bag), the_file(bag).stat().st_size * 3 // 4)
+    assert finish(tool("play_bag", [bag], environment(), tmp_path)) == 0
+    log = (tmp_path / "play_bag.log").read_text()
+    assert "mcap recover" in log and "/foreign/protobuf is not played: its messages are encoded as 'protobuf'" in log
+    assert "played 32 messages" in log and "Traceback" not in log
+    assert finish(tool("play_bag", [bag, "--topics", "/foreign/protobuf"], environment(), tmp_path)) == 1
+    assert "Traceback" not in (tmp_path / "play_bag.log").read_text()
+
+
+def test_a_full_disk_ends_a_recording_and_keeps_what_had_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rosbags.rosbag2.storage_mcap import McapWriter
+
+    from bev_perception.evaluation.bag import read_bag
+
+    written: list[int] = []
+    write = McapWriter.write
+
+    def full(self: McapWriter, *arguments: Any) -> None:
+        write(self, *arguments)
+        self.close_chunk()
+        written.append(1)
+        if len(written) > 5:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(McapWriter, "write", full)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    rclpy.init()
+    node = rclpy.create_node("recorder")
+    publisher = node.create_publisher(Odometry, "/odometry", 10)
+    timer = node.create_timer(0.02, lambda: publisher.publish(make_pose(EPOCH_NS)))
+    try:
+        with pytest.raises(record_bag.RecordError, match=r"No space left on device.*mcap recover"):
+            record_bag.record(node, tmp_path / "out", ["/odometry"])
+    finally:
+        node.destroy_timer(timer)
+        node.destroy_node()
+        rclpy.shutdown()
+    assert len(list(read_bag(tmp_path / "out", note=lambda text: None))) >= 5
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 class Publisher:
@@ -165,7 +221,7 @@ def test_the_player_waits_until_its_subscribers_know_it(monkeypatch: pytest.Monk
     play_bag.wait_for_subscribers({"/odometry": publisher}, 0, 10.0, lambda: told.append(now[0]))
     assert now[0] == 2.5 and len(told) == 12, "nobody is waited for"
     publisher.subscribers = 0
-    with pytest.raises(play_bag.PlayError, match=r"0 of 1 topics .* after 3 s; none for \['/odometry'\]"):
+    with pytest.raises(play_bag.PlayError, match=r"0 of 1 topics .*; none for \['/odometry'\] \(after 3 s\)"):
         play_bag.wait_for_subscribers({"/odometry": publisher}, 1, 3.0)
 
 
@@ -223,7 +279,7 @@ def test_recorded_time_and_a_loop(tmp_path: Path, configured: Any) -> None:
     process, rig, env = configured()
     rig.images["cam_a"].publish(make_image("cam_a", EPOCH_NS))
     rig.wait_for(lambda: rig.counters().get("cam_a/clock_not_started"), "the missing clock to be named")
-    player = tool("play_bag", [tmp_path / "drive", "--clock", "--loop", "--wait-for-subscribers", 6], env, tmp_path)
+    player = tool("play_bag", [tmp_path / "drive", "--clock", "--loop", "--wait-for-node", NODE], env, tmp_path)
     try:
 
         def rounds() -> int:

@@ -27,9 +27,10 @@ from bev_perception.evaluation.compare import UNEXPLAINED, Difference, compare_r
 from bev_perception.evaluation.frames import read_frames
 from bev_perception.evaluation.objects import objects_from_detections, objects_from_message
 from bev_perception.evaluation.result_bag import ARRAY_TYPE, detection_message, make_typestore, write_detections
+from bev_perception.evaluation.result_json import open_detection_json
 from bev_perception.model_spec import CLASSES, load_bundle
 from bev_perception.parameters import load_config
-from bev_perception.replay import main, replay, to_json
+from bev_perception.replay import main, replay
 from bev_perception.structures import Detections
 from training.world.bag_messages import Messages
 
@@ -101,7 +102,10 @@ def test_json_and_mcap_hold_what_the_pipeline_gave(drive, tmp_path, capsys):
         np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-6)
         np.testing.assert_array_equal(found.velocity, expected.velocity)
         np.testing.assert_array_equal(np.float32(frame["boxes_xyzlwh_yaw"]), given.boxes)
-    assert json.loads(to_json(result, tiny_bundle.SPEC, "rear_axle"))["header"]["frame_id"] == "rear_axle"
+    with open_detection_json(tmp_path / "other.json", tiny_bundle.SPEC, "rear_axle") as file:
+        file.finish({"cam_a/late": 3})
+    empty = json.loads((tmp_path / "other.json").read_text())
+    assert empty["header"]["frame_id"] == "rear_axle" and empty["counters"] == {"cam_a/late": 3}
     assert "10 frames scored" in capsys.readouterr().out
 
 

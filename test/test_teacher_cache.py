@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_distill import Taught
@@ -137,6 +138,23 @@ def test_half_precision_files_without_leftovers(tmp_path: Path) -> None:
     assert cache.read("c2") == {}
     elements = sum(t.numel() for t in stored.values())
     assert cache.path("a0").stat().st_size < 2 * elements + 2000
+
+
+def test_a_folder_that_cannot_be_used_names_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write .*file.*Not a directory.*--teacher-cache"):
+        TeacherCache(tmp_path / "file", network, TOKENS, DATA, "set")
+    cache = TeacherCache(tmp_path, network, TOKENS, DATA, "set")
+
+    def full(path: Path, **arrays: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match=r"No space left on device.*make room.*--teacher-cache"):
+        ask(cache, network, 0)
+    assert list(cache.folder.iterdir()) == [], "nothing half written is left"
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

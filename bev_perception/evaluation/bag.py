@@ -1,17 +1,15 @@
-"""rosbag2 recordings (MCAP or sqlite3) read without ROS, in the order of recording."""
+"""Messages of rosbag2 recordings (MCAP or sqlite3), read without ROS, in the order of recording."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.typesys import Stores, get_typestore
-
 from bev_perception import messages
+from bev_perception.bags.recording import UnreadableMessage, open_bag, warn
+from bev_perception.bags.storage import BagError, Note
 from bev_perception.evaluation.objects import Objects, objects_from_message
 from bev_perception.structures import Composition
 
@@ -21,10 +19,6 @@ DETECTIONS_TOPIC, MARKERS_TOPIC = (f"/{messages.PUBLISHERS[name].topic}" for nam
 STATUS_TOPIC = f"/{messages.STATUS_TOPIC}"
 
 
-class BagError(ValueError):
-    """A recording that cannot be read or lacks what is asked of it."""
-
-
 @dataclass(frozen=True)
 class BagMessage:
     """One message; `record_ns` is when it was recorded, `message` has the fields of the ROS message."""
@@ -32,27 +26,6 @@ class BagMessage:
     topic: str
     record_ns: int
     message: Any
-
-
-@contextmanager
-def open_bag(path: str | Path) -> Iterator[AnyReader]:
-    """A reader, to be used in a `with`. Types come from the recording itself, so messages of any package can be read.
-
-    Only recordings older than rosbag2's embedded definitions (sqlite3 of Humble) fall back to the standard Jazzy types.
-    Raises BagError.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise BagError(f"{path} does not exist; a bag is the directory that holds metadata.yaml, or an .mcap file")
-    try:
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-        reader.open()
-    except (AnyReaderError, FileNotFoundError) as error:
-        raise BagError(f"{path} is not a readable rosbag2 recording: {error}") from error
-    try:
-        yield reader
-    finally:
-        reader.close()
 
 
 def stamp_ns(header: Any) -> int:
@@ -78,37 +51,50 @@ def composition_of(message: Any) -> Composition | None:
     )
 
 
-def bag_duration_s(path: str | Path) -> float:
+def bag_duration_s(path: str | Path, note: Note = warn) -> float:
     """From the first to the last recorded message. Raises BagError."""
-    with open_bag(path) as reader:
-        return reader.duration / 1e9
+    with open_bag(path, note) as recording:
+        return (recording.end_ns - recording.start_ns) / 1e9
 
 
-def bag_topics(path: str | Path) -> dict[str, str]:
-    """topic -> message type of everything in the recording."""
-    with open_bag(path) as reader:
-        return {c.topic: c.msgtype for c in reader.connections}
+def bag_topics(path: str | Path, note: Note = warn) -> dict[str, str]:
+    """topic -> message type of everything in the recording. Raises BagError."""
+    with open_bag(path, note) as recording:
+        return {c.topic: c.msgtype for c in recording.connections}
 
 
-def read_bag(path: str | Path, topics: set[str] | None = None) -> Iterator[BagMessage]:
-    """Messages in the order of recording, of all topics or of those named; named topics the bag lacks are skipped."""
-    with open_bag(path) as reader:
-        connections = [c for c in reader.connections if topics is None or c.topic in topics]
-        if not connections:
-            return
-        for connection, record_ns, raw in reader.messages(connections):
-            yield BagMessage(connection.topic, record_ns, reader.deserialize(raw, connection.msgtype))
+def read_bag(path: str | Path, topics: set[str] | None = None, note: Note = warn) -> Iterator[BagMessage]:
+    """Messages in the order of recording, of all topics or of those named; named topics the bag lacks are skipped.
+
+    Messages that cannot be read are left out, and note(text) is told once for each topic. Raises BagError where nothing
+    can be read.
+    """
+    told: set[str] = set()
+    with open_bag(path, note) as recording:
+        for channel, record_ns, raw in recording.messages(topics):
+            try:
+                message = recording.deserialize(raw, channel)
+            except UnreadableMessage as error:
+                if channel.topic not in told:
+                    note(f"{path}: messages are left out: {error}")
+                told.add(channel.topic)
+                continue
+            yield BagMessage(channel.topic, record_ns, message)
 
 
-def read_detection_arrays(path: str | Path, topic: str = DETECTIONS_TOPIC) -> dict[int, Any]:
-    """stamp (ns) -> bev_perception_msgs/Detection3DArray. Raises BagError where the topic is not in the recording."""
-    found = bag_topics(path)
+def read_detection_arrays(path: str | Path, topic: str = DETECTIONS_TOPIC, note: Note = warn) -> dict[int, Any]:
+    """stamp (ns) -> bev_perception_msgs/Detection3DArray. Raises BagError where the topic is not in the recording, or
+    is of another type."""
+    kind = messages.PUBLISHERS["detections"].kind
+    found = bag_topics(path, note)
     if topic not in found:
         raise BagError(f"{path} has no topic {topic}; it has {', '.join(sorted(found)) or 'no topics'}")
-    return {stamp_ns(m.message.header): m.message for m in read_bag(path, {topic})}
+    if found[topic] != kind:
+        raise BagError(f"{path}: {topic} is {found[topic]}, expected {kind}")
+    return {stamp_ns(m.message.header): m.message for m in read_bag(path, {topic}, note)}
 
 
-def read_ground_truth(path: str | Path) -> dict[int, Objects]:
+def read_ground_truth(path: str | Path, note: Note = warn) -> dict[int, Objects]:
     """stamp (ns) -> annotated objects in the ego frame at that stamp. Raises BagError where the recording has none."""
-    found = read_detection_arrays(path, GROUND_TRUTH_TOPIC)
+    found = read_detection_arrays(path, GROUND_TRUTH_TOPIC, note)
     return {stamp: objects_from_message(m, ground_truth=True) for stamp, m in found.items()}

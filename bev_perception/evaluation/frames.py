@@ -1,48 +1,100 @@
-"""A recording -> SensorFrames, through the intake and the synchroniser of the node."""
+"""A recording -> SensorFrames, through the intake and synchroniser of the node, with the node's rules for faults."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from bev_perception.evaluation.bag import BagError, bag_topics, read_bag
+from bev_perception.bags.recording import Recording, UnreadableMessage, open_bag, warn
+from bev_perception.bags.storage import BagError, Channel, Note
 from bev_perception.intake import SensorIntake, Source
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
-from bev_perception.structures import ODOMETRY, Composition, SensorFrame
+from bev_perception.structures import ODOMETRY, SensorFrame
 from bev_perception.sync import FrameSynchronizer
+
+# What to set where a topic has another type than the parameters ask for: (asked for, found) -> hint.
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+TYPE_HINTS = {
+    (IMAGE, COMPRESSED): "; set cameras.*.compressed: true",
+    (COMPRESSED, IMAGE): "; set cameras.*.compressed: false",
+}
 
 
 def read_frames(
-    bag: str | Path,
-    spec: ModelSpec,
-    config: NodeConfig,
-    taken: Measurements | None = None,
-    again: Mapping[int, Composition] | None = None,
-    tell: Callable[[str, str, str], None] = lambda sensor, reason, detail: None,
+    bag: str | Path, spec: ModelSpec, config: NodeConfig, note: Note = warn
 ) -> Iterator[tuple[int, SensorFrame]]:
-    """(record time ns, frame) of every frame the synchroniser makes of a recording, in order.
+    """(record time ns, frame) of every frame the synchroniser makes of a recording; see frames_of. Raises BagError."""
+    taken = Measurements(config.sync_config(spec))
+    with open_bag(bag, note) as recording:
+        yield from frames_of(recording, config, SensorIntake(config, taken), FrameSynchronizer(taken))
 
-    again: stamp -> composition of the frames of another run over the same drive, which are made again as they were.
-    Time ends with the last message, as it does for a node that listens to a player's /clock. Raises BagError where
-    the recording has none of the topics that the parameters name.
+
+def frames_of(
+    recording: Recording,
+    config: NodeConfig,
+    intake: SensorIntake,
+    synchronizer: FrameSynchronizer,
+    watch: Callable[[float], None] = lambda share: None,
+) -> Iterator[tuple[int, SensorFrame]]:
+    """(record time ns, frame) of every frame of an open recording, in order.
+
+    Time ends with the last message, as it does for a node that listens to a player's /clock. What cannot be used is
+    refused by the intake, counted and reported as in the node; a message of another type as `wrong_type`, a damaged one
+    as `message_damaged`. watch(share) is told after each message how much of the recording's time has been read, 0
+    where that is not known. Raises BagError where the recording has none of the topics that the parameters name.
     """
-    taken = taken or Measurements(config.sync_config(spec))
-    intake, synchronizer = SensorIntake(config, taken, tell), FrameSynchronizer(taken, again)
-    present = set(bag_topics(bag))
+    present = {c.topic for c in recording.connections}
     measured = {ODOMETRY, *config.cameras}
     needed = {source.topic for source in intake.sources if source.sensor in measured}
     if not needed & present:
         raise BagError(
-            f"{bag} has none of the topics that the parameters name ({', '.join(sorted(needed))}); "
+            f"{recording.path} has none of the topics that the parameters name ({', '.join(sorted(needed))}); "
             f"it has {', '.join(sorted(present)) or 'no topics'}"
         )
     listeners: dict[str, list[Source]] = {}
     for source in intake.sources:
         listeners.setdefault(source.topic, []).append(source)
-    for message in read_bag(bag, set(listeners)):
-        for source in listeners[message.topic]:
-            intake.take(source, message.message, message.record_ns)
+    start_ns, length_ns = recording.start_ns, recording.end_ns - recording.start_ns
+    for channel, record_ns, raw in recording.messages(set(listeners)):
+        for source in listeners[channel.topic]:
+            synchronizer.taken.advance(record_ns)
+            _take(intake, source, recording, channel, record_ns, raw)
             for frame in synchronizer.poll():
-                yield message.record_ns, frame
+                yield record_ns, frame
+        watch((record_ns - start_ns) / length_ns if length_ns else 0.0)
+
+
+def absent_topics(recording: Recording, sources: Sequence[Source]) -> dict[str, str]:
+    """Sensor -> what to look at, of the sources whose topic the recording lacks."""
+    kinds = {c.topic: c.msgtype for c in recording.connections}
+    taken = {source.topic for source in sources}
+    found = {}
+    for source in sources:
+        if source.topic not in kinds:
+            alike = sorted(topic for topic, kind in kinds.items() if kind == source.kind and topic not in taken)
+            instead = f"of its type, {source.kind}, it has {', '.join(alike) or 'no other'}"
+            found[source.sensor] = f"{source.sensor}: {source.topic} is not in the recording; {instead}"
+    return found
+
+
+def _take(
+    intake: SensorIntake, source: Source, recording: Recording, channel: Channel, record_ns: int, raw: bytes
+) -> None:
+    """One message to the intake. Whatever it holds, it costs itself alone."""
+    if channel.msgtype != source.kind:
+        hint = TYPE_HINTS.get((source.kind, channel.msgtype), "")
+        found = f"{channel.topic} is {channel.msgtype} in the recording, {source.kind} is expected{hint}"
+        intake.refuse(source.sensor, "wrong_type", found)
+        return
+    try:
+        message: Any = recording.deserialize(raw, channel)
+    except UnreadableMessage as error:
+        intake.refuse(source.sensor, "message_damaged", str(error))
+        return
+    try:
+        intake.take(source, message, record_ns)
+    except Exception as error:
+        intake.refuse(source.sensor, "conversion_failed", f"{source.topic}: {type(error).__name__}: {error}")

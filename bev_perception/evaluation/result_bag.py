@@ -1,24 +1,30 @@
-"""Detections as a rosbag2 MCAP, written without ROS: the messages that the node publishes."""
+"""Detections as a rosbag2 MCAP, written without ROS and as they come: the messages that the node publishes."""
 
 from __future__ import annotations
 
 import math
 import os
-import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from bev_perception.evaluation.bag import DETECTIONS_TOPIC, BagError
+from bev_perception.bags.recording import METADATA
+from bev_perception.bags.storage import BagError
+from bev_perception.evaluation.bag import DETECTIONS_TOPIC
 from bev_perception.messages import NOT_ESTIMATED, PUBLISHERS
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import Detections
 
 ARRAY_TYPE = PUBLISHERS["detections"].kind
+MARK = ("written_by", "bev_perception")  # in the metadata: only what has it is replaced
+DEFINITIONS = Path(__file__).resolve().parents[1] / "definitions"  # where setup.py puts our .msg files
 
 
 def make_typestore() -> Typestore:
@@ -32,8 +38,8 @@ def make_typestore() -> Typestore:
 
 
 def _message_dir() -> Path:
-    """Of the source tree, or of an installed bev_perception_msgs."""
-    tried = [Path(__file__).resolve().parents[2] / "bev_perception_msgs" / "msg"]
+    """Of the source tree, of an installed bev_perception, or of an installed bev_perception_msgs."""
+    tried = [Path(__file__).resolve().parents[2] / "bev_perception_msgs" / "msg", DEFINITIONS]
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     tried += [Path(prefix) / "share" / "bev_perception_msgs" / "msg" for prefix in prefixes]
     for folder in tried:
@@ -103,23 +109,63 @@ def detection_message(store: Typestore, detections: Detections, spec: ModelSpec,
     )
 
 
+class DetectionBag:
+    """The bag while it is written."""
+
+    def __init__(self, writer: Writer, store: Typestore, spec: ModelSpec, frame_id: str) -> None:
+        self._writer, self._store, self._spec, self._frame_id = writer, store, spec, frame_id
+        self._connection = writer.add_connection(DETECTIONS_TOPIC, ARRAY_TYPE, typestore=store)
+
+    def add(self, record_ns: int, detections: Detections) -> None:
+        message = detection_message(self._store, detections, self._spec, self._frame_id)
+        self._writer.write(self._connection, record_ns, self._store.serialize_cdr(message, ARRAY_TYPE))
+
+
+@contextmanager
+def open_detection_bag(path: Path, spec: ModelSpec, frame_id: str) -> Iterator[DetectionBag]:
+    """A rosbag2 directory with one .mcap, which takes its name, also from an earlier one, when the block ends; nothing
+    of it stays when the block raises. Equal input gives equal bytes.
+
+    Raises BagError, before anything is written, where our .msg files are nowhere to be found or where `path` is
+    something that was not written here.
+    """
+    store = make_typestore()
+    if path.exists() and not is_detection_bag(path):
+        raise BagError(f"{path} was not written by a replay and is not replaced: move it, or choose another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as part:
+        unfinished = Path(part) / path.name  # rosbag2 names the file after the last folder
+        writer = Writer(unfinished, version=9, storage_plugin=StoragePlugin.MCAP)
+        writer.set_custom_data(*MARK)
+        with writer:
+            yield DetectionBag(writer, store, spec, frame_id)
+        if path.exists():
+            os.replace(path, Path(part) / "replaced")
+        os.replace(unfinished, path)
+
+
+def is_detection_bag(path: Path) -> bool:
+    """Whether a folder is one that was written here, and holds nothing else; an empty folder is nobody's."""
+    if not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    if not names:
+        return True
+    if names != {METADATA, f"{path.name}.mcap"}:
+        return False
+    try:
+        facts = yaml.safe_load((path / METADATA).read_text())["rosbag2_bagfile_information"]
+        return bool(facts["custom_data"][MARK[0]] == MARK[1])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return False
+
+
 def write_detections(
     path: str | Path, detections: Iterable[tuple[int, Detections]], spec: ModelSpec, frame_id: str = "base_link"
 ) -> Path:
-    """(record time ns, Detections) pairs -> rosbag2 directory `path` with one .mcap, replaced atomically.
-
-    Equal input gives equal bytes. Returns the .mcap file.
-    """
+    """All (record time ns, Detections) pairs at once, as open_detection_bag writes them. Returns the .mcap file."""
     path = Path(path)
-    store = make_typestore()
-    part = path.with_name(f".{path.name}.part") / path.name  # rosbag2 names the file after the last folder
-    shutil.rmtree(part.parent, ignore_errors=True)
-    with Writer(part, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connection = writer.add_connection(DETECTIONS_TOPIC, ARRAY_TYPE, typestore=store)
+    with open_detection_bag(path, spec, frame_id) as bag:
         for record_ns, found in detections:
-            message = detection_message(store, found, spec, frame_id)
-            writer.write(connection, record_ns, store.serialize_cdr(message, ARRAY_TYPE))
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(part, path)
-    part.parent.rmdir()
-    return next(path.glob("*.mcap"))
+            bag.add(record_ns, found)
+    return path / f"{path.name}.mcap"

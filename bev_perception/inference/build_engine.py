@@ -7,20 +7,20 @@ import sys
 from pathlib import Path
 
 from bev_perception.inference.builder import BUILDERS, PRECISIONS, BuildError, Log, build_serialized, import_builder
-from bev_perception.inference.engine_cache import EngineKey, default_cache, open_cached
+from bev_perception.inference.engine_cache import EngineKey, engine_places, open_cached
 from bev_perception.inference.interface import read_onnx
-from bev_perception.inference.tensorrt_backend import open_tensorrt
+from bev_perception.inference.tensorrt_backend import NOT_KEPT, open_tensorrt
 from bev_perception.model_spec import Bundle, BundleError, load_bundle
 
 
 def build_unproven(
-    bundle: Bundle, builder: str, precision: str, cache: Path, force: bool, log: Log, verbose: bool
-) -> Path:
+    bundle: Bundle, builder: str, precision: str, cache: str, force: bool, log: Log, verbose: bool
+) -> Path | None:
     """Build without a GPU: shows that parser and builder accept the model. Nothing is run, nothing is proven."""
     trt = import_builder(builder)
     key = EngineKey(bundle.spec.name, bundle.spec.onnx_sha256, builder, trt.__version__, "any", precision)
     _, path = open_cached(
-        cache,
+        engine_places(cache),
         key,
         build=lambda: build_serialized(trt, read_onnx(bundle), bundle.spec, precision, log=log, verbose=verbose),
         prove=lambda engine: (None, {}),
@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("bundle", type=Path, help="directory of the bundle")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="directory for engines (%(default)s)")
+    places = " or ".join(map(str, engine_places()))
+    parser.add_argument("--cache", default="", help=f"directory for engines (default: {places})")
     parser.add_argument("--device", type=int, default=0, help="CUDA device (%(default)s)")
     parser.add_argument("--force", action="store_true", help="build even if the cache holds a good engine")
     parser.add_argument("--verbose", action="store_true", help="pass on everything that TensorRT says")
@@ -69,8 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
                 log=log,
                 verbose=options.verbose,
             )
-            path = Path(backend.details["engine"])
+            path = Path(kept) if (kept := backend.details["engine"]) != NOT_KEPT else None
             backend.close()
+        if path is None:
+            raise OSError("the engine was built, but no place could keep it; name one with --cache")
         log(str(path))
     except (BuildError, BundleError, ImportError, OSError, ValueError) as error:
         print(f"build_engine: {error}", file=sys.stderr)

@@ -15,12 +15,13 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from bev_perception.files import write_atomic
+from bev_perception.places import SET_VARIABLE, cache_places, in_first, is_own
 from bev_perception.plain import from_plain, to_plain
 
 Opened = TypeVar("Opened")
@@ -66,45 +67,79 @@ class Sidecar:
     golden_differences: dict[str, float]
 
 
-def default_cache() -> Path:
-    """$XDG_CACHE_HOME/bev_perception/engines, by default below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bev_perception" / "engines"
+def engine_places(wanted: str | Path = "") -> list[Path]:
+    """The folder that was asked for, if one was, and those that take its place where it cannot be used."""
+    return [*([Path(os.path.expanduser(wanted))] if str(wanted) else []), *cache_places("engines")]
 
 
 def open_cached(
-    cache: Path,
+    places: Sequence[Path],
     key: EngineKey,
     build: Callable[[], bytes],
     prove: Callable[[bytes], tuple[Opened, dict[str, float]]],
     *,
     force: bool = False,
     log: Log = print,
-) -> tuple[Opened, Path]:
-    """The engine for `key`, opened and proven, and its path.
+) -> tuple[Opened, Path | None]:
+    """The engine for `key`, opened and proven, and its path; None where no place could keep it.
 
-    prove(engine) opens the bytes and runs the golden sample; it returns what it opened and its figures, or raises. A
-    cached engine that is altered, made for something else or not provable is logged with the reason and rebuilt. A new
-    engine that is not provable raises and nothing is written. Only one process builds at a time, the others wait and
-    read. Raises OSError naming the cache directory when it cannot be written.
+    prove(engine) opens the bytes and runs the golden sample; it returns what it opened and its figures, or raises. All
+    places are looked through, since one that cannot be written may well hold an engine. A cached engine that is
+    altered, made for something else or not provable is logged with the reason and rebuilt. A new engine that is not
+    provable raises and nothing is written. It is kept in the first place that can be written; where there is none, the
+    log says what to set, and the engine is used all the same. Only one process builds at a time, the others wait and
+    read.
     """
-    path = cache / key.file_name
-    with _lock(path.with_suffix(".lock"), log):
+    keep = _place_to_keep(places, log)
+    with _lock((keep / key.file_name).with_suffix(".lock"), log) if keep else contextlib.nullcontext():
         if force:
             log("building: asked to, whatever the cache holds")
-        else:
-            try:
-                opened, _ = prove(read_engine(path, key))
-                log(f"using the cached engine {path}")
-                return opened, path
-            except FileNotFoundError:
-                log(f"building: the cache has no engine {path.name}")
-            except Exception as error:  # whatever makes a cached engine unusable, a fresh one is the mend
-                log(f"building again: cached engine {path.name}: {error}")
+        elif found := _find(places, key, prove, log):
+            return found
         engine = build()
         opened, figures = prove(engine)
+        return opened, _keep(keep, key, engine, figures, log)
+
+
+def _place_to_keep(places: Sequence[Path], log: Log) -> Path | None:
+    try:
+        return in_first(places, "engine cache", log, lambda place: place)
+    except OSError as error:
+        log(str(error))
+        return None
+
+
+def _find(
+    places: Sequence[Path], key: EngineKey, prove: Callable[[bytes], tuple[Opened, dict[str, float]]], log: Log
+) -> tuple[Opened, Path] | None:
+    """The first engine that can be used."""
+    problems = []
+    for path in (place / key.file_name for place in places if is_own(place)):
+        try:
+            opened, _ = prove(read_engine(path, key))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except Exception as error:  # whatever makes a cached engine unusable, a fresh one is the mend
+            problems.append(f"cached engine {path.name}: {error}")
+        else:
+            log(f"using the cached engine {path}")
+            return opened, path
+    log(f"building again: {'; '.join(problems)}" if problems else f"building: the cache has no engine {key.file_name}")
+    return None
+
+
+def _keep(place: Path | None, key: EngineKey, engine: bytes, figures: dict[str, float], log: Log) -> Path | None:
+    if place is None:
+        return None
+    path = place / key.file_name
+    try:
         write_engine(path, key, engine, figures)
-        log(f"wrote {path} ({len(engine) / 2**20:.1f} MiB)")
-        return opened, path
+    except OSError as error:  # the engine is proven, and the vehicle waits for it
+        why = error.strerror or error
+        log(f"the engine is used but not kept: {path} cannot be written ({why}); {SET_VARIABLE}")
+        return None
+    log(f"wrote {path} ({len(engine) / 2**20:.1f} MiB)")
+    return path
 
 
 def read_engine(path: Path, key: EngineKey) -> bytes:
@@ -147,14 +182,7 @@ def _sidecar(path: Path) -> Path:
 @contextlib.contextmanager
 def _lock(path: Path, log: Log) -> Iterator[None]:
     """Exclusive between processes and threads; the kernel frees it when its holder dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")
-    except OSError as error:
-        raise OSError(
-            f"engine cache {path.parent} cannot be written: {error.strerror}; choose another directory for the cache"
-        ) from error
-    with file:
+    with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

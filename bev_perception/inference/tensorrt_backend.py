@@ -21,13 +21,15 @@ from bev_perception.inference.builder import (
     import_builder,
     make_logger,
 )
-from bev_perception.inference.engine_cache import EngineKey, default_cache, open_cached
+from bev_perception.inference.engine_cache import EngineKey, engine_places, open_cached
 from bev_perception.inference.gpu import BufferPool, DeviceState, Gpu
 from bev_perception.inference.interface import check_interface, read_onnx, validate_inputs
 from bev_perception.inference.proof import TOLERANCES, self_test
 from bev_perception.model_spec import Bundle, ModelSpec, TensorSpec
 
 STATE_IN, STATE_OUT = "prev_bev", "bev"
+
+NOT_KEPT = "not kept"  # details["engine"] where no place could be written
 
 
 def open_tensorrt(
@@ -40,7 +42,7 @@ def open_tensorrt(
     log: Log = print,
     verbose: bool = False,
 ) -> TensorRtBackend:
-    """The engine for this machine from the cache ("" for the default place), or built now; proven on the golden sample.
+    """The engine for this machine from `cache` ("": the default places), or built now; proven on the golden sample.
 
     Raises ImportError (packages missing), BundleError, builder.BuildError, RuntimeError (no usable GPU).
     """
@@ -63,11 +65,11 @@ def open_tensorrt(
         return backend, figures
 
     try:
-        backend, path = open_cached(Path(cache) if cache else default_cache(), key, build, prove, force=force, log=log)
+        backend, path = open_cached(engine_places(cache), key, build, prove, force=force, log=log)
     except BaseException:
         gpu.release()
         raise
-    backend.details["engine"] = str(path)
+    backend.details["engine"] = str(path or NOT_KEPT)
     return backend
 
 

@@ -1,6 +1,6 @@
 """Plays a rosbag2 recording into ROS 2 in real time, where `ros2 bag play` is not installed.
 
-    python -m bev_perception.ros.play_bag BAG --clock --wait-for-subscribers 18
+    python -m bev_perception.ros.play_bag BAG --clock --wait-for-node /bev_perception
 
 The serialized messages go out as they are; nothing is decoded. Publishers are reliable, which suits every subscriber;
 /tf_static and what was recorded as transient local is latched.
@@ -12,7 +12,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,12 @@ from typing import Any
 
 import rclpy
 from rclpy.duration import Duration
-from rclpy.node import Node
+from rclpy.node import Node, NodeNameNonExistentError
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
+from bev_perception.bags.recording import CDR, open_bag
+from bev_perception.bags.storage import Channel
 from bev_perception.messages import message_class, to_time
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
 
@@ -48,36 +50,42 @@ class Played:
     late_ms: float
 
 
-def create_publishers(node: Node, reader: Any, topics: list[str] | None) -> dict[str, Any]:
-    """topic -> publisher for every connection, or those of `topics`.
+def create_publishers(node: Node, channels: Iterable[Channel], topics: list[str] | None) -> dict[str, Any]:
+    """topic -> publisher for every channel, or those of `topics`.
 
-    A type that is not installed is an error where the topic was asked for by name, and a warning otherwise.
+    What cannot be published (a type that is not installed, another encoding than ROS 2's) is an error where the topic
+    was asked for by name, and a warning otherwise.
     """
-    publishers = {}
-    known = {connection.topic for connection in reader.connections}
+    publishers: dict[str, Any] = {}
+    known = {channel.topic for channel in channels}
     if topics and set(topics) - known:
         raise PlayError(f"not in the recording: {sorted(set(topics) - known)}; it has {sorted(known)}")
-    for connection in reader.connections:
-        topic = connection.topic
+    for channel in channels:
+        topic = channel.topic
         if topic in publishers or topic == "/clock" or (topics and topic not in topics):
             continue
         try:
-            kind = message_class(connection.msgtype)
-        except ImportError as error:
+            kind = _playable(channel)
+        except (ImportError, ValueError) as error:
             if topics:
-                raise PlayError(f"{topic}: {error}; install the package or leave the topic out") from error
-            node.get_logger().warning(f"{topic} is not played: {connection.msgtype} is not installed ({error})")
+                raise PlayError(f"{topic}: {error}; leave the topic out, or mend that") from error
+            node.get_logger().warning(f"{topic} is not played: {error}")
             continue
         qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
-        if topic == LATCHED or _recorded_as_latched(connection):
+        if topic == LATCHED or channel.latched:
             qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
         publishers[topic] = node.create_publisher(kind, topic, qos)
     return publishers
 
 
-def _recorded_as_latched(connection: Any) -> bool:
-    profiles = getattr(connection.ext, "offered_qos_profiles", None) or ()
-    return any(getattr(getattr(p, "durability", None), "name", "") == "TRANSIENT_LOCAL" for p in profiles)
+def _playable(channel: Channel) -> type:
+    """The class of a channel's messages. Raises ImportError where it is not installed, ValueError where it is none."""
+    if channel.encoding != CDR:
+        raise ValueError(f"its messages are encoded as {channel.encoding!r}, not as ROS 2's {CDR!r}")
+    try:
+        return message_class(channel.msgtype)
+    except (ImportError, ValueError) as error:
+        raise ImportError(f"{channel.msgtype} is not installed ({error})") from error
 
 
 def wait_for_subscribers(
@@ -85,19 +93,56 @@ def wait_for_subscribers(
 ) -> None:
     """Return once this many of the played topics have had a subscriber for SETTLE_S. Raises PlayError naming those that
     have none. meanwhile() is called every WAIT_PERIOD_S, at least once."""
+
+    def lacking() -> str:
+        lonely = _lonely(publishers, publishers)
+        found = len(publishers) - len(lonely)
+        return f"{found} of {topics} topics have a subscriber; none for {lonely}" if found < topics else ""
+
+    if topics:
+        _wait_until_settled(lacking, timeout_s, meanwhile)
+    else:
+        meanwhile()
+
+
+def wait_for_node(
+    node: Node, name: str, publishers: dict[str, Any], timeout_s: float, meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Return once the node of this full name subscribes to played topics, and each of these has had a subscriber for
+    SETTLE_S. Raises PlayError as wait_for_subscribers does."""
+    namespace, _, base = f"/{name.strip('/')}".rpartition("/")
+
+    def lacking() -> str:
+        try:
+            heard = {topic for topic, _ in node.get_subscriber_names_and_types_by_node(base, namespace or "/")}
+        except NodeNameNonExistentError:
+            return f"there is no node {namespace}/{base}"
+        heard &= publishers.keys()
+        lonely = _lonely(publishers, heard)
+        if not heard:
+            return f"{namespace}/{base} subscribes to none of {sorted(publishers)}"
+        return f"{namespace}/{base} does not hear {lonely} yet" if lonely else ""
+
+    _wait_until_settled(lacking, timeout_s, meanwhile)
+
+
+def _lonely(publishers: dict[str, Any], topics: Collection[str]) -> list[str]:
+    return sorted(topic for topic in topics if publishers[topic].get_subscription_count() == 0)
+
+
+def _wait_until_settled(lacking: Callable[[], str], timeout_s: float, meanwhile: Callable[[], None]) -> None:
+    """Return once lacking() has been "" for SETTLE_S; its text is the error when that takes longer than timeout_s."""
     deadline = time.monotonic() + timeout_s
     complete_since = math.inf
     while True:
         meanwhile()
         now = time.monotonic()
-        lonely = sorted(topic for topic, p in publishers.items() if p.get_subscription_count() == 0)
-        complete = len(publishers) - len(lonely) >= topics
-        complete_since = min(complete_since, now) if complete else math.inf
-        if topics == 0 or now - complete_since >= SETTLE_S:
+        problem = lacking()
+        complete_since = math.inf if problem else min(complete_since, now)
+        if now - complete_since >= SETTLE_S:
             return
-        if not rclpy.ok() or (not complete and now > deadline):
-            found = len(publishers) - len(lonely)
-            raise PlayError(f"{found} of {topics} topics have a subscriber after {timeout_s:.0f} s; none for {lonely}")
+        if not rclpy.ok() or (problem and now > deadline):
+            raise PlayError(f"{problem} (after {timeout_s:.0f} s)")
         time.sleep(WAIT_PERIOD_S)
 
 
@@ -109,36 +154,33 @@ def play(
     loop: int = 1,
     topics: list[str] | None = None,
     subscribers: int = 0,
+    listener: str = "",
     wait_timeout_s: float = 60.0,
 ) -> Played:
-    """Publish the recording `loop` times (0: until shutdown) at `rate`. Blocks. Raises PlayError, or BagError's kin."""
-    from rosbags.highlevel import AnyReader
-    from rosbags.typesys import Stores, get_typestore
-
+    """Publish the recording `loop` times (0: until shutdown) at `rate`, after waiting for `subscribers` topics to have
+    one, or for the node `listener` to hear all that it subscribes to. Blocks. Raises PlayError and BagError."""
     if rate <= 0:
         raise PlayError(f"rate must be positive, found {rate}")
     clock_publisher = node.create_publisher(Clock, "/clock", 10) if clock else None
-    with AnyReader([Path(bag)], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
-        publishers = create_publishers(node, reader, topics)
-        connections = [c for c in reader.connections if c.topic in publishers]
-        if not connections:
+    with open_bag(bag, note=node.get_logger().warning) as recording:
+        publishers = create_publishers(node, recording.connections, topics)
+        if not publishers:
             raise PlayError(f"{bag} holds nothing that can be played")
-        start = Clock(clock=to_time(reader.start_time))
+        start = Clock(clock=to_time(recording.start_ns))
 
         def stand_still() -> None:
             """Subscribers that wait for the clock see it before the first message."""
             if clock_publisher is not None:
                 clock_publisher.publish(start)
 
-        wait_for_subscribers(publishers, subscribers, wait_timeout_s, stand_still)
+        if listener:
+            wait_for_node(node, listener, publishers, wait_timeout_s, stand_still)
+        else:
+            wait_for_subscribers(publishers, subscribers, wait_timeout_s, stand_still)
         started, count, late_ns = time.monotonic(), 0, 0
         rounds = 0
         while rclpy.ok() and (loop == 0 or rounds < loop):
-
-            def messages() -> Iterator[tuple[Any, int, bytes]]:
-                return reader.messages(connections)
-
-            n, late = _play_once(messages, publishers, clock_publisher, rate)
+            n, late = _play_once(recording.messages(publishers), publishers, clock_publisher, rate)
             count, late_ns, rounds = count + n, max(late_ns, late), rounds + 1
         for publisher in publishers.values():
             if rclpy.ok() and publisher.get_subscription_count():
@@ -147,7 +189,7 @@ def play(
 
 
 def _play_once(
-    messages: Callable[[], Iterator[tuple[Any, int, bytes]]],
+    messages: Iterable[tuple[Channel, int, bytes]],
     publishers: dict[str, Any],
     clock_publisher: Any,
     rate: float,
@@ -163,7 +205,7 @@ def _play_once(
             time.sleep(min(left / 1e9, WAKE_PERIOD_S))
         return max(0, time.monotonic_ns() - due)
 
-    for connection, bag_ns, data in messages():
+    for channel, bag_ns, data in messages:
         if first_ns < 0:
             first_ns = next_clock_ns = bag_ns
             start_wall = time.monotonic_ns()
@@ -174,7 +216,7 @@ def _play_once(
         late_ns = max(late_ns, wait_until(bag_ns))
         if not rclpy.ok():
             break
-        publishers[connection.topic].publish(bytes(data))
+        publishers[channel.topic].publish(bytes(data))
         count += 1
     return count, late_ns
 
@@ -186,7 +228,11 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--clock", action="store_true", help="publish /clock at 100 Hz of recorded time")
     parser.add_argument("--loop", action="store_true", help="start over at the end, until interrupted")
     parser.add_argument("--topics", nargs="+", help="only these topics")
-    parser.add_argument(
+    wait = parser.add_mutually_exclusive_group()
+    wait.add_argument(
+        "--wait-for-node", default="", metavar="NAME", help="start when this node hears all that it subscribes to"
+    )
+    wait.add_argument(
         "--wait-for-subscribers",
         type=int,
         default=0,
@@ -212,6 +258,7 @@ def main(args: list[str] | None = None) -> int:
             loop=0 if options.loop else 1,
             topics=options.topics,
             subscribers=options.wait_for_subscribers,
+            listener=options.wait_for_node,
             wait_timeout_s=options.wait_timeout,
         )
         print(f"played {played.messages} messages in {played.seconds:.1f} s, at most {played.late_ms:.1f} ms late")

@@ -3,7 +3,8 @@
     python -m bev_perception.ros.record_bag OUT --topics /perception/detections /perception/status
 
 Messages are stored as they arrive, with their definitions, so that custom types can be read back without ROS. OUT
-appears when recording ends (SIGINT or SIGTERM), complete or not at all.
+appears when recording ends (SIGINT or SIGTERM), complete; where the disk became full, with what had room, which is
+readable as far as it goes.
 """
 
 from __future__ import annotations
@@ -116,7 +117,10 @@ class Recorder:
 
 
 def record(node: Node, out: str | Path, topics: list[str]) -> dict[str, int]:
-    """Record until shutdown -> messages per topic. `out` must not exist; it appears at the end, atomically."""
+    """Record until shutdown -> messages per topic. `out` must not exist; it appears at the end, atomically.
+
+    Raises RecordError, also where there was no room for all: then `out` holds what there was room for.
+    """
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
 
@@ -127,13 +131,21 @@ def record(node: Node, out: str | Path, topics: list[str]) -> dict[str, int]:
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as part:
         # the file inside is named after its directory, so this one must have the final name
         unfinished = Path(part) / out.name
-        with Writer(unfinished, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-            recorder = Recorder(node, writer, get_typestore(Stores.ROS2_JAZZY), topics)
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
-            with suppress(ExternalShutdownException):
-                while rclpy.ok():
-                    executor.spin_once(timeout_sec=WAKE_PERIOD_S)
+        try:
+            with Writer(unfinished, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+                recorder = Recorder(node, writer, get_typestore(Stores.ROS2_JAZZY), topics)
+                executor = SingleThreadedExecutor()
+                executor.add_node(node)
+                with suppress(ExternalShutdownException):
+                    while rclpy.ok():
+                        executor.spin_once(timeout_sec=WAKE_PERIOD_S)
+        except OSError as error:
+            file = out / f"{out.name}.mcap"
+            os.replace(unfinished, out)
+            raise RecordError(
+                f"{out} could not be finished ({error.strerror or error}); it holds what was recorded before and "
+                f"can be read as far as it goes; mend it: mcap recover {file} -o {out.name}_mended.mcap"
+            ) from error
         os.replace(unfinished, out)
     return recorder.counts
 
@@ -151,7 +163,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         counts = record(node, options.out, options.topics)
         print(f"recorded {sum(counts.values())} messages to {options.out}: {counts}")
-    except RecordError as error:
+    except (RecordError, OSError) as error:
         print(f"record_bag: {error}", file=sys.stderr)
         return 1
     finally:

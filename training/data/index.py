@@ -1,13 +1,13 @@
 """An index of a nuScenes-format set, built once: plain .npy arrays, mapped into memory: epochs start at once.
 
-Stored as DATA/.bev_index/<version>-<fingerprint of the tables>/, or in the user's cache where DATA cannot be written.
+Stored as DATA/.bev_index/<version>-<fingerprint of the tables>/, or in the user's cache where DATA cannot be written
+(bev_perception.places).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bev_perception.places import cache_places, in_first, is_own
 from training.data.tables import index_arrays, read_tables, table_paths
 
 FORMAT = 1  # raise it when the arrays change: older indices are then built anew
@@ -79,34 +80,44 @@ def _fingerprint(dataroot: Path, version: str) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _places(dataroot: Path) -> tuple[Path, Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def _places(dataroot: Path) -> list[Path]:
     own = hashlib.sha256(str(dataroot).encode()).hexdigest()[:16]
-    return dataroot / ".bev_index", cache / "bev_perception" / "index" / own
+    return [dataroot / ".bev_index", *(place / own for place in cache_places("index"))]
 
 
 def find_stored(dataroot: Path, name: str) -> Path | None:
     """Where arrays of this name are stored for the set, if they are."""
-    return next((p / name for p in _places(dataroot) if (p / name / "facts.json").is_file()), None)
+    places = (place for place in _places(dataroot) if is_own(place))
+    return next((place / name for place in places if (place / name / "facts.json").is_file()), None)
 
 
 def store(dataroot: Path, name: str, arrays: Mapping[str, np.ndarray], facts: dict[str, Any]) -> Path:
-    """Write arrays and facts (JSON) as a folder; whole under another name, then moved: nobody ever sees half of it."""
+    """Write arrays and facts (JSON) as a folder; whole under another name, then moved: nobody ever sees half of it.
+
+    Beside the data, or where that cannot be written or is full in the next best place, which is said. Raises OSError
+    naming the places and the variable to set when there is none.
+    """
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for key in sorted(arrays):
         digest.update(key.encode() + np.ascontiguousarray(arrays[key]).tobytes())
-    beside, cache = _places(dataroot)
-    parent = beside if os.access(dataroot, os.W_OK) else cache
-    parent.mkdir(parents=True, exist_ok=True)
+    facts = {"arrays": sorted(arrays), "digest": digest.hexdigest(), **facts}
+    return in_first(_places(dataroot), f"index of {dataroot}", print, lambda place: _write(place, name, arrays, facts))
+
+
+def _write(parent: Path, name: str, arrays: Mapping[str, np.ndarray], facts: dict[str, Any]) -> Path:
     part = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
-    for key, array in arrays.items():
-        np.save(part / f"{key}.npy", array, allow_pickle=False)
-    (part / "facts.json").write_text(json.dumps({"arrays": sorted(arrays), "digest": digest.hexdigest(), **facts}))
-    part.chmod(0o755)
     try:
-        part.rename(parent / name)
-    except OSError:  # another process was faster, and stored the same
-        shutil.rmtree(part)
+        for key, array in arrays.items():
+            np.save(part / f"{key}.npy", array, allow_pickle=False)
+        (part / "facts.json").write_text(json.dumps(facts))
+        part.chmod(0o755)
+        try:
+            part.rename(parent / name)
+        except OSError:
+            if not (parent / name).is_dir():  # else another process was faster, and stored the same
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return parent / name
 
 

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from bev_perception.model_spec import ModelSpec
+from bev_perception.places import in_first
 from bev_perception.plain import to_plain
 from training.data.augment import NO_AUGMENTATION
 from training.data.config import DataConfig
 from training.models.detector import Detector, Prediction
 
 SUFFIX = ".npz"
+NAME_ANOTHER = "make room, or name another folder with --teacher-cache"
 
 
 def teacher_hash(detector: Detector) -> str:
@@ -85,7 +87,7 @@ class TeacherCache:
             seen["history"] = data.history
         key = teacher_hash(detector) + digest + json.dumps(seen, sort_keys=True)
         self.folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:32]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        in_first([self.folder], "teachers' outputs", print, lambda place: place, NAME_ANOTHER)
         self.tokens = tokens
         self.hits = self.misses = 0
 
@@ -132,10 +134,15 @@ class TeacherCache:
         return _unpack({name: tensor.float() for name, tensor in tensors.items()})
 
     def write(self, token: str, tensors: dict[str, Tensor]) -> None:
-        """Store one sample, all or nothing."""
+        """Store one sample, all or nothing. Raises OSError that says what to do where there is no room."""
         part = self.folder / f".{token}.{uuid.uuid4().hex}{SUFFIX}"
-        np.savez(part, **{name: tensors[name].cpu().numpy() for name in sorted(tensors)})  # type: ignore[arg-type]
-        os.replace(part, self.path(token))
+        try:
+            np.savez(part, **{name: tensors[name].cpu().numpy() for name in sorted(tensors)})  # type: ignore[arg-type]
+            os.replace(part, self.path(token))
+        except OSError as error:
+            raise OSError(f"{part.parent}: cannot be written ({error.strerror or error}); {NAME_ANOTHER}") from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def read(self, token: str, wanted: Set[str] | None = None) -> dict[str, Tensor]:
         """One sample's half precision tensors: all, or those of `wanted` that are stored; none where there is no file.
