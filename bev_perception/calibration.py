@@ -11,6 +11,7 @@ import yaml
 
 from bev_perception.files import write_atomic
 from bev_perception.geometry import invert, make_transform, quaternion_from_rotation, rotation_from_quaternion
+from bev_perception.yaml_file import YamlError, read_yaml
 
 HEADER = """\
 # Extrinsics of the sensors: p_base = R(rotation_wxyz) p_sensor + translation (metres; quaternion w x y z).
@@ -26,9 +27,11 @@ def load_extrinsics(path: str | Path, base_frame: str, sensors: Iterable[str]) -
     """{sensor name: ego_from_sensor (4, 4)} for every name in `sensors`. Raises CalibrationError."""
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise CalibrationError(f"{path}: cannot be read as YAML ({error})") from error
+        tree = read_yaml(path)
+    except OSError as error:
+        raise CalibrationError(f"{path}: cannot be read ({error})") from error
+    except YamlError as error:
+        raise CalibrationError(str(error)) from error
     if not isinstance(tree, dict) or set(tree) != {"base_frame", "sensors"} or not isinstance(tree["sensors"], dict):
         raise CalibrationError(f"{path}: expected the keys `base_frame` and `sensors` (a map from name to pose)")
     if tree["base_frame"] != base_frame:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from bev_perception.bundle import load_bundle
 from bev_perception.conversions import LAYOUTS, RadarFields
-from bev_perception.model_spec import ModelSpec, load_bundle
+from bev_perception.model_spec import ModelSpec
 from bev_perception.parameter_table import (
     FROM_FILE,
     FROM_TF,
@@ -23,6 +22,7 @@ from bev_perception.parameter_table import (
     unknown_names,
 )
 from bev_perception.sync_config import SyncConfig
+from bev_perception.yaml_file import YamlError, read_yaml
 
 NODE_NAME = "bev_perception"
 PACKAGE_ROOT = Path(__file__).resolve().parent
@@ -130,6 +130,7 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
     errors = []
     if v["extrinsics.source"] == FROM_FILE and not v["extrinsics.file"]:
         errors.append(f"extrinsics.file: is required when extrinsics.source is `{FROM_FILE}`")
+    errors += _shared_topics(v)
     if v["anchor"] and v["anchor"] not in spec.cameras:
         hint = did_you_mean(v["anchor"], spec.cameras)
         errors.append(f"anchor: {v['anchor']!r} is no camera of the bundle ({', '.join(spec.cameras)}){hint}")
@@ -153,6 +154,19 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
         found = f"{v['sync.camera_tolerance_ms']} with a period of {v['sync.period_ms']:.3f} ms"
         errors.append(f"sync.camera_tolerance_ms: must be at most half of sync.period_ms, found {found}")
     return errors
+
+
+def _shared_topics(v: dict[str, Any]) -> list[str]:
+    """One line for each topic that two inputs name: one of them would take the other's data for its own."""
+    users: dict[str, list[str]] = {}
+    for name, topic in v.items():
+        if name.endswith("topic"):
+            users.setdefault(topic.lstrip("/"), []).append(name)
+    return [
+        f"{', '.join(names)}: all name the topic {v[names[0]]!r}; every sensor has its own"
+        for names in users.values()
+        if len(names) > 1
+    ]
 
 
 def _anchor(v: dict[str, Any], spec: ModelSpec) -> str:
@@ -208,12 +222,16 @@ def parse_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ParameterError(f"{path}: cannot be read as YAML ({error})") from error
+        tree = read_yaml(path)
+    except OSError as error:
+        raise ParameterError(f"{path}: cannot be read ({error})") from error
+    except YamlError as error:
+        raise ParameterError(str(error)) from error
     if not isinstance(tree, dict):
         found = type(tree).__name__
         raise ParameterError(f"{path}: expected `/**:` or `{NODE_NAME}:` with `ros__parameters:` below, found {found}")
+    if {NODE_NAME, f"/{NODE_NAME}"} <= set(tree):
+        raise ParameterError(f"{path}: `{NODE_NAME}:` and `/{NODE_NAME}:` are the same node; make them one section")
     values: dict[str, Any] = {}
     matched = False
     for section in ("/**", NODE_NAME, f"/{NODE_NAME}"):
@@ -222,19 +240,22 @@ def parse_yaml(path: str | Path) -> dict[str, Any]:
             body = tree[section].get("ros__parameters") if isinstance(tree[section], dict) else None
             if not isinstance(body, dict):
                 raise ParameterError(f"{path}: `{section}:` has no `ros__parameters:` below it")
-            values.update(_flatten(body))
+            values.update(_flatten(body, str(path)))
     if not matched:
         raise ParameterError(f"{path}: no section `/**:` or `{NODE_NAME}:`, found {sorted(map(str, tree))}")
     return values
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: dict[str, Any], where: str, prefix: str = "") -> dict[str, Any]:
+    """`a: {b: 1}` -> {"a.b": 1}. Raises ParameterError for a name that is written in both ways."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
+        name = f"{prefix}{key}"
+        found = _flatten(value, where, f"{name}.") if isinstance(value, dict) else {name: value}
+        repeated = sorted(flat.keys() & found.keys())
+        if repeated:
+            raise ParameterError(f"{where}: {', '.join(repeated)} stands there twice; which value holds? Leave one")
+        flat.update(found)
     return flat
 
 

@@ -19,7 +19,8 @@ class BevPipeline:
 
     timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, total.
     counters, since construction: `radar/reason` -> how much of the sensors' data the model had no room for,
-    `memory/reason` -> how often the memory was emptied (Detections.memory_reset).
+    `memory/reason` -> how often the memory was emptied (Detections.memory_reset), `output/reason` -> peaks of the
+    network that no detection can be.
     """
 
     def __init__(
@@ -51,6 +52,9 @@ class BevPipeline:
 
         inferred = time.perf_counter_ns()
         decoded = decode(peaks, self.spec, self.thresholds)
+        for reason, peaks_lost in (("not_finite", decoded.not_finite), ("out_of_range", decoded.out_of_range)):
+            if peaks_lost:
+                self.counters[f"output/{reason}"] += peaks_lost
         if decoded.not_finite:
             self.memory.reset("not_finite_output")  # a state that came with NaN would spoil every frame after it
         elif self.spec.temporal.state_channels:

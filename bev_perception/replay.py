@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError
 from bev_perception.decode import Thresholds
 from bev_perception.evaluation.bag import (
@@ -38,7 +39,7 @@ from bev_perception.evaluation.result_bag import write_detections
 from bev_perception.files import write_atomic
 from bev_perception.inference.backend import open_backend
 from bev_perception.intake import SensorIntake
-from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
+from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, NodeConfig, ParameterError, load_config
 from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import Detections

@@ -17,10 +17,11 @@ onnx = pytest.importorskip("onnx", reason="needs onnx")
 
 from tiny_run import RUN, SPEC  # noqa: E402
 
+from bev_perception.bundle import load_bundle  # noqa: E402
 from bev_perception.inference.backend import open_backend  # noqa: E402
 from bev_perception.inference.builder import BuildError  # noqa: E402
 from bev_perception.inference.proof import self_test  # noqa: E402
-from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec, load_bundle  # noqa: E402
+from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec  # noqa: E402
 from training import export  # noqa: E402
 from training.bundling.export_checks import ask_tensorrt, check_parameters  # noqa: E402
 from training.bundling.golden import COLOR_STEP, pattern_inputs  # noqa: E402

@@ -11,15 +11,8 @@ import pytest
 pytest.importorskip("onnx")
 import tiny_bundle
 
-from bev_perception.model_spec import (
-    CLASSES,
-    BundleError,
-    ModelSpec,
-    RadarSpec,
-    TemporalSpec,
-    load_bundle,
-    parse_spec,
-)
+from bev_perception.bundle import load_bundle
+from bev_perception.model_spec import CLASSES, BundleError, ModelSpec, RadarSpec, TemporalSpec, parse_spec
 from bev_perception.preprocess.radar import rasterise
 
 SPEC = ModelSpec(

@@ -112,7 +112,7 @@ def test_only_the_live_frames(drive, tmp_path, capsys):
     write_detections(tmp_path / "live", live.detections, tiny_bundle.SPEC)
     assert live.skipped == 5
     # the bundle on disk states its hash, which belongs into the comparison: write with that spec
-    from bev_perception.model_spec import load_bundle
+    from bev_perception.bundle import load_bundle
 
     write_detections(tmp_path / "live", live.detections, load_bundle(drive["bundle"]).spec)
     assert main(arguments(drive, tmp_path / "out", "--stamps-from", str(tmp_path / "live"))) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.inference import build_engine
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.builder import BuildError, as_spec, build_serialized, import_builder
@@ -20,7 +21,7 @@ from bev_perception.inference.gpu import BufferPool, DeviceState, OwnerThread
 from bev_perception.inference.half import halve
 from bev_perception.inference.interface import read_onnx
 from bev_perception.inference.proof import TOLERANCES, compare_outputs
-from bev_perception.model_spec import Bundle, BundleError, TensorSpec, load_bundle
+from bev_perception.model_spec import BundleError, TensorSpec
 
 pytest.importorskip("onnx")
 import onnx

@@ -15,8 +15,9 @@ import onnx
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
+from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import CLASSES, Bundle, ImageSpec, ModelSpec, TemporalSpec, load_bundle
+from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
 
 SPEC = ModelSpec(
     name="tiny",

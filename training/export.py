@@ -21,9 +21,10 @@ import onnx
 import torch
 from torch import Tensor
 
+from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import TOLERANCES, compare_outputs
-from bev_perception.model_spec import Bundle, ModelSpec, load_bundle
+from bev_perception.model_spec import ModelSpec
 from training.bundling.export_checks import ask_tensorrt, check_parameters
 from training.bundling.golden import pattern_inputs, recorded_inputs
 from training.bundling.model_card import model_card

@@ -12,7 +12,8 @@ from bev_perception.structures import SensorFrame
 
 def prepare_inputs(frame: SensorFrame, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, int]]:
     """-> arrays named as in ModelSpec.inputs(), without prev_*; sensor -> reason where there but unusable; reason ->
-    number of what the model has no room for (`radar/pillars_over_limit`, `radar/points_over_limit`)."""
+    number of radar returns that do not reach the network (`radar/returns_out_of_range`, and for want of room
+    `radar/pillars_over_limit`, `radar/points_over_limit`)."""
     inputs: dict[str, np.ndarray] = {}
     problems: dict[str, str] = {}
     lost: dict[str, int] = {}

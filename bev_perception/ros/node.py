@@ -22,11 +22,12 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
+from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError, load_extrinsics
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
 from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
-from bev_perception.model_spec import BundleError, load_bundle
+from bev_perception.model_spec import BundleError
 from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, make_config, resolve_path
 from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message

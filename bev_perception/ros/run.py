@@ -11,11 +11,11 @@ from typing import Any
 
 from rclpy.node import Node
 
+from bev_perception.bundle import Bundle
 from bev_perception.decode import Thresholds
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.intake import SensorIntake
 from bev_perception.messages import PUBLISHERS, Context
-from bev_perception.model_spec import Bundle
 from bev_perception.parameters import NodeConfig
 from bev_perception.pipeline import BevPipeline
 from bev_perception.ros.diagnostics import INVALID, SensorReport

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bev_perception.bundle import load_bundle
 from bev_perception.grid import BevGrid
 from bev_perception.inference.proof import TOLERANCES
 from bev_perception.model_spec import (
@@ -23,7 +24,6 @@ from bev_perception.model_spec import (
     RadarSpec,
     TemporalSpec,
     TensorSpec,
-    load_bundle,
 )
 from docs.pages.markdown import code, join, table, written_by
 
