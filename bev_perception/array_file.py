@@ -49,7 +49,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"`{member.filename}` has the format {version}, known are {sorted(readers)}")
-    shape, fortran, dtype = readers[version](stream, max_header_size=HEADER_LIMIT)  # type: ignore[no-untyped-call]
+    shape, fortran, dtype = readers[version](stream, max_header_size=HEADER_LIMIT)  # type: ignore
     if dtype.hasobject or dtype.kind not in "biufU":
         raise ValueError(f"`{member.filename}` holds {dtype}, expected numbers or texts")
     if any(not isinstance(n, int) or n < 0 for n in shape):

@@ -88,7 +88,7 @@ def load_bundle(path: str | Path) -> Bundle:
     """Read and verify a bundle: all files there, spec valid, ONNX hash as the spec says, and its facts as the ONNX
     carries them. Raises BundleError naming what differs."""
     bundle, model = _open(Path(path))
-    mend = f"upgrade the bundle (python -m bev_perception.upgrade_bundle {bundle.path}) or export it again"
+    mend = f"upgrade the bundle (ros2 run bev_perception upgrade_bundle {bundle.path} NEW) or export it again"
     try:
         stated = read_metadata(model).get(FACTS_KEY)
     except ValueError as error:
@@ -125,6 +125,25 @@ def _open(path: Path) -> tuple[Bundle, bytes]:
     return Bundle(path, spec), model
 
 
+def external_files(bundle: Bundle) -> dict[str, str]:
+    """Files of the bundle in which its ONNX keeps weights -> their sha256, for an upgrade. Raises BundleError."""
+    found: dict[str, str] = {}
+
+    def note(name: str, offset: int, length: int | None) -> bytes:
+        if name not in found:
+            data = _read(bundle.path, name, lambda path: read_bytes(path, MODEL_LIMIT))
+            found[name] = hashlib.sha256(data).hexdigest()
+        return b""
+
+    try:
+        with_weights_inside(_read(bundle.path, MODEL, lambda path: read_bytes(path, MODEL_LIMIT)), note)
+    except BundleError:
+        raise
+    except ValueError as error:
+        raise BundleError(f"{bundle.onnx_path}: {error}; copy the whole bundle again") from error
+    return found
+
+
 def with_facts(model: bytes, spec: ModelSpec) -> bytes:
     """The ONNX that carries the facts of `spec`; weights and graph are the same bytes. Raises ValueError."""
     return with_metadata(model, FACTS_KEY, spec.facts())
@@ -155,7 +174,7 @@ def _short(value: Any) -> str:
 def _inside(folder: Path, name: str) -> Path:
     """The file of the bundle. Raises BundleError where a link or its name leads out of the folder."""
     file = (folder / name).resolve()
-    if file.parent != folder.resolve():
+    if file.parent != folder.resolve() or Path(name).name != name:
         raise BundleError(f"bundle {folder}: {name} leads to {file}; a bundle holds its files itself, copy it there")
     return file
 

@@ -15,7 +15,7 @@ from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import Detections, SensorFrame
 
-KEPT = 40  # of the strongest detections, published or not: a network that finds little is proved as well
+KEPT = 100  # of the strongest detections, published or not: a network that finds little is proved as well
 MATCH_M = 0.5
 
 

@@ -28,8 +28,8 @@ from bev_perception.structures import (
     SensorFrame,
 )
 
-SIZE_GOAL = 280_000  # bytes of the images; a bundle travels in repositories and over the air
-QUALITIES = (85, 70, 55, 40, 25, 10)  # of JPEG: the best that meets the goal
+SIZE_GOAL = 80_000  # bytes of the images; a bundle travels in repositories and over the air
+QUALITIES = (85, 70, 55, 40, 30, 20, 10)  # of JPEG: the best that meets the goal
 D_ROOM = 14  # coefficients of the longest distortion model
 COMPRESSED, RAW = "jpeg", "bgr8"
 FRAMES = ("earlier", "later")

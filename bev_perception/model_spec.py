@@ -41,6 +41,27 @@ class BundleError(ValueError):
     """A bundle that is missing, malformed, altered or of another format; the message says how to mend it."""
 
 
+def _within(name: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError unless low <= value <= high; NaN is not."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be within [{low:g}, {high:g}], found {value!r}")
+
+
+def _repeated(names: tuple[str, ...]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _check_names(what: str, names: tuple[str, ...], limit: int) -> None:
+    """Raise ValueError for too many, repeated and unprintable names."""
+    if len(names) > limit:
+        raise ValueError(f"{what}: at most {limit} names, found {len(names)}")
+    if _repeated(names):
+        raise ValueError(f"{what}: {_repeated(names)} stand there twice")
+    odd = [name[:100] for name in names if not NAME.fullmatch(name)]
+    if odd:
+        raise ValueError(f"{what}: a name must match {NAME.pattern}, found {odd}")
+
+
 @dataclass(frozen=True)
 class ImageSpec:
     """The network's image: the source scaled to `width` with `interpolation`, its top rows cut away to `height`."""
@@ -239,27 +260,6 @@ class ModelSpec:
         facts = to_plain(self)
         del facts["onnx_sha256"]
         return json.dumps(facts, sort_keys=True, separators=(",", ":"))
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    """Raise ValueError unless low <= value <= high; NaN is not."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be within [{low:g}, {high:g}], found {value!r}")
-
-
-def _repeated(names: tuple[str, ...]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
-
-
-def _check_names(what: str, names: tuple[str, ...], limit: int) -> None:
-    """Raise ValueError for too many, repeated and unprintable names."""
-    if len(names) > limit:
-        raise ValueError(f"{what}: at most {limit} names, found {len(names)}")
-    if _repeated(names):
-        raise ValueError(f"{what}: {_repeated(names)} stand there twice")
-    odd = [name[:100] for name in names if not NAME.fullmatch(name)]
-    if odd:
-        raise ValueError(f"{what}: a name must match {NAME.pattern}, found {odd}")
 
 
 # Older bundles lack these: their radar was a map, its returns were not bounded, their ONNX held all weights.

@@ -127,7 +127,7 @@ def _scalar(event: yaml.ScalarEvent) -> Any:
         return value
     if AMBIGUOUS.fullmatch(text):
         raise _refused(
-            event, f"`{text}` means different things to different readers; quote a text, write numbers plain"
+            event, f"`{text}` means different things to different readers; quote a text, write a number plainly"
         )
     return text
 

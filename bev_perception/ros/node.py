@@ -24,6 +24,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError, load_extrinsics
+from bev_perception.frame_proof import prove_frame
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
 from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
@@ -133,7 +134,7 @@ class PerceptionNode(LifecycleNode):
         started = time.perf_counter()
         backend = open_backend(bundle, config.backend, **config.backend_options)
         self._model = Model(bundle, backend)
-        figures = self_test(backend, bundle)
+        figures = self_test(backend, bundle) | prove_frame(backend, bundle)
         self._config = config
         self.get_logger().info(
             f"configured: model {bundle.spec.name!r} with {backend.name} in {time.perf_counter() - started:.1f} s; "
