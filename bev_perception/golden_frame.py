@@ -55,7 +55,7 @@ def read_golden_frame(bundle: Bundle) -> tuple[tuple[SensorFrame, SensorFrame], 
         frames = unpack_frames(arrays, bundle.spec)
         found = _under(arrays, "expected")
         names = [f.name for f in dataclasses.fields(Expected) if f.name != "temporal_used"]
-        count = len(found["scores"])
+        count = found["scores"].size
         shapes = {"boxes": (count, 7), "velocity": (count, 2)}
         for name in names:
             _require(found[name].shape == shapes.get(name, (count,)), f"expected.{name} is {found[name].shape}")

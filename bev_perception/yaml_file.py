@@ -17,7 +17,7 @@ from bev_perception.files import read_text
 
 SIZE_LIMIT = 256 * 1024  # bytes; a parameter file of thirty sensors has ten thousand
 DEPTH_LIMIT = 32
-INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -30,7 +30,7 @@ WORDS: dict[str, Any] = {
 AMBIGUOUS = re.compile(
     r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"  # 1:30 is 90 in YAML 1.1
     r"|[-+]?0[xob]?[0-9a-fA-F_]+|[-+]?[0-9][0-9_]*_[0-9_.]*|[-+]?0[0-9]+\.[0-9]*"  # 010, 0x10, 1_000
-    r"|[-+]?[0-9]{20,}"
+    r"|[-+]?[0-9]{19,}"
     r"|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}.*"
     r"|y|Y|n|N|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF|="
 )
@@ -121,14 +121,14 @@ def _scalar(event: yaml.ScalarEvent) -> Any:
         return WORDS[text]
     if INTEGER.fullmatch(text):
         return int(text)
-    if FLOAT.fullmatch(text):
-        if math.isinf(value := float(text)):
-            raise _refused(event, f"`{text}` is beyond what a number holds")
-        return value
     if AMBIGUOUS.fullmatch(text):
         raise _refused(
             event, f"`{text}` means different things to different readers; quote a text, write a number plainly"
         )
+    if FLOAT.fullmatch(text):
+        if math.isinf(value := float(text)):
+            raise _refused(event, f"`{text}` is beyond what a number holds")
+        return value
     return text
 
 
