@@ -49,6 +49,9 @@ def _parse_pose(entry: Any, where: str) -> np.ndarray:
         expected = "`translation: [x, y, z]` and `rotation_wxyz: [w, x, y, z]`"
         raise CalibrationError(f"{where}: expected {expected}, found {entry!r}")
     try:
+        for key, values in entry.items():
+            if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+                raise ValueError(f"{key} must be a list of numbers, found {values!r}")
         translation = np.array(entry["translation"], dtype=np.float64)
         quaternion = np.array(entry["rotation_wxyz"], dtype=np.float64)
         if translation.shape != (3,) or quaternion.shape != (4,) or not np.isfinite(translation).all():

@@ -31,6 +31,7 @@ from bev_perception.structures import (
 SIZE_GOAL = 80_000  # bytes of the images; a bundle travels in repositories and over the air
 QUALITIES = (85, 70, 55, 40, 30, 20, 10)  # of JPEG: the best that meets the goal
 D_ROOM = 14  # coefficients of the longest distortion model
+EGO_COLUMNS = 22  # of a pose: odom_from_ego row by row, linear, angular
 COMPRESSED, RAW = "jpeg", "bgr8"
 FRAMES = ("earlier", "later")
 
@@ -53,16 +54,10 @@ def read_golden_frame(bundle: Bundle) -> tuple[tuple[SensorFrame, SensorFrame], 
     arrays = bundle.arrays(GOLDEN_FRAME)
     try:
         frames = unpack_frames(arrays, bundle.spec)
-        found = _under(arrays, "expected")
-        names = [f.name for f in dataclasses.fields(Expected) if f.name != "temporal_used"]
-        count = found["scores"].size
-        shapes = {"boxes": (count, 7), "velocity": (count, 2)}
-        for name in names:
-            _require(found[name].shape == shapes.get(name, (count,)), f"expected.{name} is {found[name].shape}")
-        expected = Expected(**{name: found[name] for name in names}, temporal_used=bool(found["temporal_used"]))
-    except KeyError as error:
-        raise BundleError(f"{bundle.path / GOLDEN_FRAME}: lacks {error}; copy the whole bundle again") from error
-    except (ValueError, TypeError, IndexError, cv2.error) as error:
+        found = _checked(arrays, "expected", LAYOUT_EXPECTED)
+        expected = Expected(**{f.name: found[f.name] for f in dataclasses.fields(Expected)})
+        expected = dataclasses.replace(expected, temporal_used=bool(expected.temporal_used))
+    except (ValueError, cv2.error) as error:
         raise BundleError(f"{bundle.path / GOLDEN_FRAME}: {error}; copy the whole bundle again") from error
     return frames, expected
 
@@ -101,9 +96,9 @@ def pack_frames(frames: tuple[SensorFrame, SensorFrame], spec: ModelSpec) -> dic
 def unpack_frames(arrays: Mapping[str, np.ndarray], spec: ModelSpec) -> tuple[SensorFrame, SensorFrame]:
     """(earlier, later) as a vehicle would have received them: every other camera sends raw images, the others JPEG.
 
-    Raises KeyError, ValueError.
+    Raises ValueError.
     """
-    earlier, later = (_frame(_under(arrays, name), spec) for name in FRAMES)
+    earlier, later = (_frame(arrays, name, spec) for name in FRAMES)
     return earlier, later
 
 
@@ -156,52 +151,102 @@ def _arrays(frame: SensorFrame) -> dict[str, np.ndarray]:
     return arrays | {f"image.{view.frame.sensor}": view.frame.data for view in views}
 
 
-def _frame(arrays: Mapping[str, np.ndarray], spec: ModelSpec) -> SensorFrame:
-    """The reverse of `_arrays`. Raises KeyError, ValueError."""
-    views = {str(name): _view(arrays, i, str(name)) for i, name in enumerate(arrays["cameras"])}
-    counts, points = arrays["counts"], arrays["points"]
-    _require((counts >= 0).all() and counts.sum() == len(points), f"{len(points)} returns, {counts.sum()} are told of")
-    ends = np.cumsum(counts)
+# Array of a frame -> kinds of numpy's dtypes, shape: N cameras, S sweeps, P returns.
+LAYOUT: dict[str, tuple[str, tuple[int | str, ...]]] = {
+    "stamp_ns": ("i", ()),
+    "ego": ("f", (EGO_COLUMNS,)),
+    "cameras": ("U", ("N",)),
+    "camera_stamps": ("i", ("N",)),
+    "camera_egos": ("f", ("N", EGO_COLUMNS)),
+    "compressed": ("b", ("N",)),
+    "sizes": ("i", ("N", 2)),
+    "K": ("f", ("N", 9)),
+    "ego_from_cam": ("f", ("N", 16)),
+    "models": ("U", ("N",)),
+    "D": ("f", ("N", D_ROOM)),
+    "radars": ("U", ("S",)),
+    "sweep_stamps": ("i", ("S",)),
+    "sweep_egos": ("f", ("S", EGO_COLUMNS)),
+    "ego_from_radar": ("f", ("S", 16)),
+    "compensated": ("b", ("S",)),
+    "counts": ("i", ("S",)),
+    "points": ("f", ("P", 6)),
+}
+LAYOUT_EXPECTED: dict[str, tuple[str, tuple[int | str, ...]]] = {
+    "classes": ("U", ("M",)),
+    "scores": ("f", ("M",)),
+    "boxes": ("f", ("M", 7)),
+    "velocity": ("f", ("M", 2)),
+    "published": ("b", ("M",)),
+    "temporal_used": ("b", ()),
+}
+
+
+def _checked(
+    arrays: Mapping[str, np.ndarray], name: str, layout: Mapping[str, tuple[str, tuple[int | str, ...]]]
+) -> dict[str, np.ndarray]:
+    """The arrays called `name.KEY`, by key. Raises ValueError for what is not laid out so."""
+    found = {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
+    sizes: dict[str, int] = {}
+    for key, (kinds, shape) in layout.items():
+        if key not in found:
+            raise ValueError(f"lacks `{name}.{key}`")
+        array = found[key]
+        wanted = tuple(
+            sizes.setdefault(n, *array.shape[i : i + 1]) if isinstance(n, str) and array.ndim > i else n
+            for i, n in enumerate(shape)
+        )
+        if array.shape != wanted or array.dtype.kind not in kinds:
+            raise ValueError(f"`{name}.{key}` is {array.dtype} {list(array.shape)}, expected {list(wanted)} of {kinds}")
+    return found
+
+
+def _frame(arrays: Mapping[str, np.ndarray], name: str, spec: ModelSpec) -> SensorFrame:
+    """The reverse of `_arrays`. Raises ValueError."""
+    of = _checked(arrays, name, LAYOUT)
+    views = {str(camera): _view(of, i, str(camera)) for i, camera in enumerate(of["cameras"])}
+    counts, points, ends = of["counts"], of["points"], np.cumsum(of["counts"])
+    if (counts < 0).any() or (counts > len(points)).any() or counts.sum() != len(points):
+        raise ValueError(f"{len(points)} returns in `{name}.points`, {counts.tolist()} are told of")
     sweeps = [
         RadarSweep(
             RadarScan(
-                str(name),
-                int(arrays["sweep_stamps"][i]),
-                points[ends[i] - counts[i] : ends[i]].astype(np.float32).reshape(-1, 6),
-                bool(arrays["compensated"][i]),
+                str(radar),
+                int(of["sweep_stamps"][i]),
+                points[ends[i] - counts[i] : ends[i]].astype(np.float32),
+                bool(of["compensated"][i]),
             ),
-            arrays["ego_from_radar"][i].reshape(4, 4),
-            _ego_of(arrays["sweep_egos"][i], int(arrays["sweep_stamps"][i])),
+            of["ego_from_radar"][i].reshape(4, 4),
+            _ego_of(of["sweep_egos"][i], int(of["sweep_stamps"][i])),
         )
-        for i, name in enumerate(arrays["radars"])
+        for i, radar in enumerate(of["radars"])
     ]
-    radars = {name: tuple(s for s in sweeps if s.scan.sensor == name) for name in spec.radars}
-    absent = [name for name in spec.cameras if name not in views]
-    _require(not absent, f"no image of {', '.join(absent)}")
-    stamp_ns = int(arrays["stamp_ns"])
-    missing = {name: "not_recorded" for name, of in radars.items() if not of}
-    cameras = tuple(views[name] for name in spec.cameras)
-    return SensorFrame(stamp_ns, _ego_of(arrays["ego"], stamp_ns), cameras, tuple(radars.values()), missing)
+    radars = {radar: tuple(s for s in sweeps if s.scan.sensor == radar) for radar in spec.radars}
+    absent = [name for name in spec.cameras if name not in views] + [name for name in spec.radars if not radars[name]]
+    if absent:
+        raise ValueError(f"nothing of {', '.join(absent)}")
+    stamp_ns = int(of["stamp_ns"])
+    cameras = tuple(views[camera] for camera in spec.cameras)
+    return SensorFrame(stamp_ns, _ego_of(of["ego"], stamp_ns), cameras, tuple(radars.values()))
 
 
-def _view(arrays: Mapping[str, np.ndarray], i: int, name: str) -> CameraView:
-    stamp_ns, (width, height) = int(arrays["camera_stamps"][i]), arrays["sizes"][i]
-    D = tuple(float(d) for d in arrays["D"][i] if not np.isnan(d))
+def _view(of: Mapping[str, np.ndarray], i: int, name: str) -> CameraView:
+    stamp_ns, (width, height) = int(of["camera_stamps"][i]), of["sizes"][i]
     calibration = CameraCalibration(
         int(width),
         int(height),
-        arrays["K"][i].reshape(3, 3),
-        arrays["ego_from_cam"][i].reshape(4, 4),
-        str(arrays["models"][i]),
-        D,
+        of["K"][i].reshape(3, 3),
+        of["ego_from_cam"][i].reshape(4, 4),
+        str(of["models"][i]),
+        tuple(float(d) for d in of["D"][i] if not np.isnan(d)),
     )
-    frame = CameraFrame(name, stamp_ns, COMPRESSED, arrays[f"image.{name}"])
-    if not arrays["compressed"][i]:
+    image = of.get(f"image.{name}")
+    if image is None or image.dtype != np.uint8 or image.ndim != 1:
+        raise ValueError(f"`image.{name}` is not there, or not bytes")
+    frame = CameraFrame(name, stamp_ns, COMPRESSED, image)
+    if not of["compressed"][i]:
         frame = dataclasses.replace(frame, encoding=RAW, data=decode_image(frame, int(width)))
-    return CameraView(frame, calibration, _ego_of(arrays["camera_egos"][i], stamp_ns))
-
-
-EGO_COLUMNS = 22  # odom_from_ego row by row, linear, angular
+    return CameraView(frame, calibration, _ego_of(of["camera_egos"][i], stamp_ns))
 
 
 def _ego_row(ego: EgoPose) -> np.ndarray:
@@ -214,12 +259,3 @@ def _ego_of(row: np.ndarray, stamp_ns: int) -> EgoPose:
 
 def _rows(rows: list[Any], columns: int) -> np.ndarray:
     return np.array(rows, dtype=np.float64).reshape(-1, columns)
-
-
-def _under(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
-
-
-def _require(holds: Any, otherwise: str) -> None:
-    if not holds:
-        raise ValueError(otherwise)

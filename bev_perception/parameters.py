@@ -95,10 +95,16 @@ class NodeConfig:
 
 
 def resolve_path(text: str) -> Path:
-    """`package://bev_perception/...` -> the installed package; `~` is expanded; anything else as it stands."""
+    """`package://bev_perception/...` -> the installed package; `~` is expanded; anything else as it stands.
+
+    Raises ParameterError for the home of a user that there is not.
+    """
     if text.startswith(PACKAGE_SCHEME):
         return PACKAGE_ROOT / text[len(PACKAGE_SCHEME) :]
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ParameterError(f"{text}: {error}; write the whole path") from error
 
 
 def make_config(values: dict[str, Any], spec: ModelSpec) -> NodeConfig:

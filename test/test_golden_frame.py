@@ -207,7 +207,7 @@ def damaged(bundle: Bundle, folder: Path, change: Any) -> Bundle:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("later.points", None, "lacks 'points'"),
+        ("later.points", None, "lacks `later.points`"),
         ("later.points", np.zeros((3, 6), np.float32), "returns, .* are told of"),
         ("later.counts", np.full(7, -1), "are told of"),
         ("earlier.K", np.zeros((2, 8)), "cannot reshape"),
