@@ -76,7 +76,7 @@ setup(
             "trimesh",
             "embreex",
         ],
-        "test": ["pytest", "ruff", "mypy"],
+        "test": ["pytest", "hypothesis", "ruff", "mypy"],
     },
     zip_safe=False,
     entry_points={"console_scripts": [f"{program(name)} = {target}" for name, target in PROGRAMS.items()]},

@@ -52,14 +52,11 @@ def _repeated(names: tuple[str, ...]) -> list[str]:
 
 
 def _check_names(what: str, names: tuple[str, ...], limit: int) -> None:
-    """Raise ValueError for too many, repeated and unprintable names."""
+    """Raise ValueError for too many and for repeated names."""
     if len(names) > limit:
         raise ValueError(f"{what}: at most {limit} names, found {len(names)}")
     if _repeated(names):
         raise ValueError(f"{what}: {_repeated(names)} stand there twice")
-    odd = [name[:100] for name in names if not NAME.fullmatch(name)]
-    if odd:
-        raise ValueError(f"{what}: a name must match {NAME.pattern}, found {odd}")
 
 
 @dataclass(frozen=True)
@@ -194,13 +191,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         _check_names("cameras and radars", self.cameras + self.radars, SENSOR_LIMIT)
         _check_names("classes", self.classes, CLASS_LIMIT)
-        if not MODEL_NAME.fullmatch(self.name):
-            raise ValueError(f"name must match {MODEL_NAME.pattern}, found {self.name[:200]!r}")
         _within("top_k", self.top_k, 1, PEAK_LIMIT)
-        for name, value in self.score_threshold.items():
-            _within(f"score_threshold.{name}", value, 0.0, 1.0)
-        for name, value in self.nms_radius.items():
-            _within(f"nms_radius.{name}", value, 0.0, 100.0)
         RADAR_FORMATS[self.radar.format](self)  # or ValueError: the form does not fit the grid
         for tensor in (*self.inputs(), *self.outputs()):
             if math.prod(tensor.shape) > TENSOR_LIMIT:
@@ -296,8 +287,17 @@ def _spec_of(data: Any, where: str) -> ModelSpec:
         raise BundleError(f"{where}: format {found!r}, this version reads {FORMAT}; export the bundle again")
     try:
         spec: ModelSpec = from_plain(ModelSpec, data, f"{where}:", ADDED_LATER)
+        for key, high in (("score_threshold", 1.0), ("nms_radius", 100.0)):
+            for name, value in getattr(spec, key).items():
+                _within(f"{where}: {key}.{name}", value, 0.0, high)
     except ValueError as error:
         raise BundleError(f"{error}; export the bundle again with this version") from error
+    odd = [name[:100] for name in (*spec.cameras, *spec.radars, *spec.classes) if not NAME.fullmatch(name)]
+    if odd or not MODEL_NAME.fullmatch(spec.name):
+        raise BundleError(
+            f"{where}: names of sensors and classes must match {NAME.pattern}, found {odd}; that of the model "
+            f"{MODEL_NAME.pattern}, found {spec.name[:100]!r}"
+        )
     if not spec.cameras and not spec.radars:
         raise BundleError(f"{where}: `cameras` and `radars` are both empty; a student needs a sensor")
     for name in ("score_threshold", "nms_radius"):

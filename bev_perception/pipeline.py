@@ -52,10 +52,10 @@ class BevPipeline:
 
         inferred = time.perf_counter_ns()
         decoded = decode(peaks, self.spec, self.thresholds)
-        for reason, peaks_lost in (("not_finite", decoded.not_finite), ("out_of_range", decoded.out_of_range)):
-            if peaks_lost:
-                self.counters[f"output/{reason}"] += peaks_lost
+        if decoded.out_of_range:
+            self.counters["output/out_of_range"] += decoded.out_of_range
         if decoded.not_finite:
+            self.counters["output/not_finite"] += decoded.not_finite
             self.memory.reset("not_finite_output")  # a state that came with NaN would spoil every frame after it
         elif self.spec.temporal.state_channels:
             self.memory.store(frame, outputs["bev"])

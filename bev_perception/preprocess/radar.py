@@ -127,9 +127,9 @@ RADAR_ARRAYS: dict[str, Callable[[np.ndarray, ModelSpec], tuple[dict[str, np.nda
 def radar_arrays(points: np.ndarray, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """(P, 7) accumulated points -> the radar inputs of the spec without radar_valid, and what did not fit."""
     kept = within_limits(points, spec.radar)
-    arrays, lost = RADAR_ARRAYS[spec.radar.format](points[kept], spec)
-    outside = int(np.count_nonzero(~kept))
-    return arrays, lost | {"returns_out_of_range": outside} if outside else lost
+    arrays, over = RADAR_ARRAYS[spec.radar.format](points[kept], spec)
+    lost = {"returns_out_of_range": int(np.count_nonzero(~kept))}
+    return arrays, {reason: n for reason, n in (lost | over).items() if n}
 
 
 def within_limits(points: np.ndarray, radar: RadarSpec) -> np.ndarray:
