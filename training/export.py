@@ -81,8 +81,6 @@ def export_bundle(
         np.savez_compressed(work / GOLDEN, **arrays)  # type: ignore[arg-type]
         for name, text in (extra_files or {}).items():
             (work / name).write_text(text)
-        if limit_mib is not None:
-            _check_sizes(work, limit_mib)
         print(ask_tensorrt(onnx_bytes))
         backend = open_backend(open_bundle(work))
         try:

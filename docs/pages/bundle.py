@@ -73,10 +73,10 @@ FRAME = """\
 `golden_frame.npz` has two frames, an earlier one for the memory and the one that is looked at: images (JPEG; every
 other camera is given them decoded, so that both ways are proved), calibrations, radar scans and poses, each by the name
 of its sensor, and the strongest {kept} detections of the later frame with the names of their classes, and whether the
-bundle's thresholds publish them. So it also notices what the golden sample cannot: another order of colours, other radar planes
-or sweeps, other classes, other thresholds, and a version of this package that prepares or decodes otherwise. With
-`--golden-data` the frames are the keyframe of the golden sample and the one before; without it, a drawn scene, in which
-a trained network finds little.
+bundle's thresholds publish them. So it also notices what the golden sample cannot: another order of colours, other
+radar planes or sweeps, other classes, other thresholds, and a version of this package that prepares or decodes
+otherwise. With `--golden-data` the frames are the keyframe of the golden sample and the one before; without it, a drawn
+scene, in which a trained network finds little.
 
 Detections are compared with the nearest of the same class within {match:g} m:"""
 UPGRADE = """\
