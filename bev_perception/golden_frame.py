@@ -55,8 +55,14 @@ def read_golden_frame(bundle: Bundle) -> tuple[tuple[SensorFrame, SensorFrame], 
     try:
         frames = unpack_frames(arrays, bundle.spec)
         found = _checked(arrays, "expected", LAYOUT_EXPECTED)
-        expected = Expected(**{f.name: found[f.name] for f in dataclasses.fields(Expected)})
-        expected = dataclasses.replace(expected, temporal_used=bool(expected.temporal_used))
+        expected = Expected(
+            found["classes"],
+            found["scores"],
+            found["boxes"],
+            found["velocity"],
+            found["published"],
+            bool(found["temporal_used"]),
+        )
     except (ValueError, cv2.error) as error:
         raise BundleError(f"{bundle.path / GOLDEN_FRAME}: {error}; copy the whole bundle again") from error
     return frames, expected

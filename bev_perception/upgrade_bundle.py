@@ -30,15 +30,13 @@ from bev_perception.bundle import (
     open_bundle,
     with_facts,
 )
-from bev_perception.evaluation.bag import BagError
-from bev_perception.evaluation.frames import read_frames
 from bev_perception.files import read_bytes, write_atomic
 from bev_perception.frame_proof import prove_frame, record_golden_frame
 from bev_perception.golden_pattern import pattern_frames
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
-from bev_perception.model_spec import BundleError, ModelSpec
-from bev_perception.parameters import SHIPPED_PARAMETERS, ParameterError, make_config, parse_yaml
+from bev_perception.model_spec import ModelSpec
+from bev_perception.parameters import SHIPPED_PARAMETERS, make_config, parse_yaml
 from bev_perception.structures import SensorFrame
 
 Frames = tuple[SensorFrame, SensorFrame]
@@ -81,6 +79,8 @@ def frames_of_bag(bag: str | Path, spec: ModelSpec, params: str | Path, at_s: fl
 
     Raises ValueError where there are none; BagError, ParameterError.
     """
+    from bev_perception.evaluation.frames import read_frames  # needs rosbags, an upgrade without a bag does not
+
     config = make_config(parse_yaml(params) | {"bundle": "upgraded"}, spec)
     interval_ns = spec.temporal.interval_s * 1e9
     whole: list[SensorFrame] = []
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         spec = open_bundle(args.old).spec
         frames = frames_of_bag(args.bag, spec, args.params, args.at) if args.bag else None
         bundle = upgrade_bundle(args.old, args.new, frames)
-    except (BundleError, BagError, ParameterError, ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{bundle.path}: {bundle.spec.name}, sha256 of {MODEL} {bundle.spec.onnx_sha256}, proved")
