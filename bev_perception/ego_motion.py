@@ -67,14 +67,18 @@ class PoseBuffer:
         self._forget()
         return ""
 
-    def at(self, stamp_ns: int) -> EgoPose | None:
+    def at(self, stamp_ns: int, until_ns: int | None = None) -> EgoPose | None:
         """Pose and twist at `stamp_ns`: linear and slerp between two poses of one epoch; else extrapolated along the
-        twist of the nearest pose, within the limit; else None."""
-        if stamp_ns in self._between:
+        twist of the nearest pose, within the limit; else None.
+
+        until_ns: what was known when this was the newest pose, for a frame that is made again.
+        """
+        if stamp_ns in self._between and (until_ns is None or until_ns > stamp_ns):
             return self._between[stamp_ns]
-        i = bisect.bisect_left(self._stamps, stamp_ns)
+        known = len(self._poses) if until_ns is None else bisect.bisect_right(self._stamps, until_ns)
+        i = min(bisect.bisect_left(self._stamps, stamp_ns), known)
         before = self._poses[i - 1] if i > 0 else None
-        after = self._poses[i] if i < len(self._poses) else None
+        after = self._poses[i] if i < known else None
         if after is not None and after.stamp_ns == stamp_ns:
             return after
         if before is not None and after is not None:

@@ -1,31 +1,32 @@
-"""Messages -> the synchroniser: conversion, checks, calibration. The node and the replay both go through here.
+"""Messages -> measurements: conversion, checks, calibration. The node and the replay both go through here.
 
 No ROS, no clock, no lock: the caller brings the messages and the time, and serialises the calls.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from bev_perception import conversions
-from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics
 from bev_perception.conversions import MessageError
+from bev_perception.measurements import Measurements
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
-from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan, SensorFrame
-from bev_perception.sync import ODOMETRY, FrameSynchronizer
+from bev_perception.sensor_calibration import TF_STATIC, SensorCalibration
+from bev_perception.structures import ODOMETRY, CameraFrame, EgoPose, RadarScan
 
-TF_STATIC = "tf_static"
-# How to mend what the synchroniser refuses.
+# How to mend what the measurements refuse.
 HINTS = {
     "future_stamp": "; synchronise the clocks of sensor and computer (PTP), or mend the driver",
     "too_old": "; synchronise the clocks, or play recordings with /clock and use_sim_time: true",
+    "stepped_back": "; two publishers on the topic, or a driver whose clock was set back",
     "duplicate": "; two publishers on the topic, or a driver that repeats stamps",
 }
+HARMLESS = ("duplicate",)  # refusals that are no fault of the newest message: another one like it was used
+DELAYS = 50  # messages whose delays are remembered, to tell what the clocks do
 Measurement = CameraFrame | RadarScan | EgoPose
 
 
@@ -40,10 +41,11 @@ class Source:
 
 
 class SensorIntake:
-    """Feed it with the messages of `sources`; what is due comes back as frames. Not thread-safe.
+    """Feed it with the messages of `sources`. Not thread-safe.
 
-    Everything is counted as `SENSOR/reason` in the synchroniser's counters, and told to report(sensor, reason, detail)
-    each time. faults: {sensor: (reason, detail)} of the sensors whose newest message was refused.
+    Everything is counted as `SENSOR/reason` in the measurements' counters, and told to report(sensor, reason, detail)
+    each time. faults: {sensor: (reason, detail)} of the sensors whose newest message was refused; warnings: {sensor:
+    text} of what may keep its messages from coming.
 
     Raises CalibrationError where the parameters name a calibration file that cannot be used.
     """
@@ -51,35 +53,28 @@ class SensorIntake:
     def __init__(
         self,
         config: NodeConfig,
-        synchronizer: FrameSynchronizer,
+        taken: Measurements,
         report: Callable[[str, str, str], None] = lambda sensor, reason, detail: None,
     ) -> None:
-        self._config, self._sync = config, synchronizer
-        self._report = report
+        self._config, self._taken, self._report = config, taken, report
         self.faults: dict[str, tuple[str, str]] = {}
-        self._infos: dict[str, Any] = {}
-        self._calibrations: dict[str, CameraCalibration] = {}
-        self._extrinsics: dict[str, np.ndarray] = {}
-        self._tree = StaticTree()
-        self._no_transform: dict[str, str] = {}
+        self.warnings: dict[str, str] = {}
+        self._delays_ns: dict[str, deque[int]] = {}
+        self.calibration = SensorCalibration(config, taken, report)
         self.sources = self._make_sources()
-        if config.extrinsics_file is not None:
-            names = [*config.cameras, *config.radars]
-            self._set_extrinsics(load_extrinsics(config.extrinsics_file, config.base_frame, names))
 
-    def take(self, source: Source, message: Any, now_ns: int) -> list[SensorFrame]:
-        """One message -> the frames that are due at `now_ns`, the clock of the stamps; 0 before that clock starts."""
+    def take(self, source: Source, message: Any, now_ns: int) -> None:
+        """One message, at `now_ns` on the clock of the stamps; 0 before that clock starts."""
+        if now_ns:
+            self._taken.advance(now_ns)
         try:
             measurement = source.convert(message)
-            if measurement is not None:
+            if measurement is None:
+                self.faults.pop(source.sensor, None)
+            else:
                 self._add(source.sensor, measurement, now_ns)
         except MessageError as error:
             self.refuse(source.sensor, error.reason, error.detail)
-        return self.poll(now_ns)
-
-    def poll(self, now_ns: int) -> list[SensorFrame]:
-        """The frames that are due though no message came."""
-        return self._sync.poll(now_ns) if now_ns else []
 
     def refuse(self, sensor: str, reason: str, detail: str) -> None:
         """The sensor's newest message is lost."""
@@ -88,28 +83,24 @@ class SensorIntake:
 
     def notice(self, sensor: str, reason: str, detail: str) -> None:
         """Something to be told, though the sensor's messages are used."""
-        self._sync.counters[f"{sensor}/{reason}"] += 1
+        self._taken.counters[f"{sensor}/{reason}"] += 1
         self._report(sensor, reason, detail)
 
-    def calibration_gap(self, name: str) -> str:
-        """What the calibration of a sensor still lacks, or ""."""
-        camera = self._config.cameras.get(name)
-        gaps = []
-        if camera is not None and name not in self._infos:
-            gaps.append(f"nothing usable arrived on {camera.info_topic}")
-        if name not in self._extrinsics:
-            gaps.append(self._no_transform.get(name, "nothing arrived on /tf_static"))
-        return "; ".join(gaps)
+    def delay_s(self, sensor: str) -> float | None:
+        """The least of the newest messages' times from stamp to here. Below zero, the sensor's clock is ahead of ours
+        by at least that; a large one is a slow way or a clock that is behind. None before the first message."""
+        delays = self._delays_ns.get(sensor)
+        return min(delays) / 1e9 if delays else None
 
     def _make_sources(self) -> tuple[Source, ...]:
-        config = self._config
+        config, calibration = self._config, self.calibration
         sources = []
         if config.extrinsics_file is None:
-            sources.append(Source(f"/{TF_STATIC}", TF_STATIC, "tf2_msgs/msg/TFMessage", self._tf_static))
+            sources.append(Source(f"/{TF_STATIC}", TF_STATIC, "tf2_msgs/msg/TFMessage", calibration.tf_static))
         for camera in config.cameras.values():
             image = "sensor_msgs/msg/CompressedImage" if camera.compressed else "sensor_msgs/msg/Image"
             sources.append(Source(camera.topic, camera.name, image, partial(self._image, camera)))
-            info, name = partial(self._camera_info, camera), f"{camera.name} camera_info"
+            info, name = partial(calibration.camera_info, camera), f"{camera.name} camera_info"
             sources.append(Source(camera.info_topic, name, "sensor_msgs/msg/CameraInfo", info))
         for radar in config.radars.values():
             cloud = "sensor_msgs/msg/PointCloud2"
@@ -123,7 +114,7 @@ class SensorIntake:
         if camera.compressed:
             return conversions.to_compressed_frame(msg, camera.name)
         frame = conversions.to_camera_frame(msg, camera.name, self._config.image_reader)
-        known = self._calibrations.get(camera.name)
+        known = self.calibration.of_camera(camera.name)
         if known is not None and (known.width, known.height) != (msg.width, msg.height):
             found = f"image {msg.width}x{msg.height}, camera_info {known.width}x{known.height}"
             raise MessageError("image_size_differs", f"{found}; they must belong together")
@@ -144,70 +135,19 @@ class SensorIntake:
         if now_ns == 0:
             raise MessageError("clock_not_started", "use_sim_time is true and nothing has arrived on /clock")
         if isinstance(measurement, CameraFrame):
-            refused = self._sync.add_camera(measurement)
+            refused = self._taken.add_camera(measurement)
         elif isinstance(measurement, RadarScan):
-            refused = self._sync.add_radar(measurement)
+            refused = self._taken.add_radar(measurement)
         else:
-            refused = self._sync.add_pose(measurement)
+            refused = self._taken.add_pose(measurement)
+        delay_ns = now_ns - measurement.stamp_ns
+        if refused not in HARMLESS:
+            self._delays_ns.setdefault(sensor, deque(maxlen=DELAYS)).append(delay_ns)
         if not refused:
             self.faults.pop(sensor, None)
             return
-        behind_s = (now_ns - measurement.stamp_ns) / 1e9
-        detail = f"its stamp is {abs(behind_s):.3f} s {'behind' if behind_s > 0 else 'ahead of'} the clock"
+        detail = f"its stamp is {abs(delay_ns) / 1e9:.3f} s {'behind' if delay_ns > 0 else 'ahead of'} the clock"
         detail += HINTS.get(refused, "")
-        self.faults[sensor] = (refused, detail)
-        self._report(sensor, refused, detail)  # the synchroniser has counted it
-
-    # ---- calibration
-
-    def _camera_info(self, camera: CameraConfig, msg: Any) -> None:
-        known = self._infos.get(camera.name)
-        if known is not None and _same_calibration(known, msg):
-            return
-        conversions.to_calibration(msg, np.eye(4), camera.rectified)  # refuse before anything is replaced
-        self._infos[camera.name] = msg
-        self._set_calibration(camera, f"{camera.info_topic} changed while running")
-
-    def _tf_static(self, msg: Any) -> None:
-        try:
-            self._tree.add(msg.transforms)
-        except CalibrationError as error:
-            self.notice(TF_STATIC, "bad_transform", str(error))
-        found = {}
-        sensors: list[CameraConfig | RadarConfig] = [*self._config.cameras.values(), *self._config.radars.values()]
-        for sensor in sensors:
-            try:
-                found[sensor.name] = self._tree.lookup(self._config.base_frame, sensor.frame_id)
-            except CalibrationError as error:
-                self._no_transform[sensor.name] = str(error)
-        self._set_extrinsics(found)
-
-    def _set_extrinsics(self, found: dict[str, np.ndarray]) -> None:
-        changed = "its static transform changed while running"
-        for name, ego_from_sensor in found.items():
-            known = self._extrinsics.get(name)
-            if known is not None and np.allclose(known, ego_from_sensor, rtol=0, atol=1e-9):
-                continue
-            self._extrinsics[name] = ego_from_sensor
-            if name in self._config.cameras:
-                self._set_calibration(self._config.cameras[name], changed)
-            elif self._sync.set_radar_extrinsics(name, ego_from_sensor):
-                self._report(name, "calibration_changed", changed)
-
-    def _set_calibration(self, camera: CameraConfig, changed: str) -> None:
-        """Tell the synchroniser as soon as both halves are known; it says, and counts, whether one was replaced."""
-        info, ego_from_cam = self._infos.get(camera.name), self._extrinsics.get(camera.name)
-        if info is None or ego_from_cam is None:
-            return
-        calibration = conversions.to_calibration(info, ego_from_cam, camera.rectified)
-        self._calibrations[camera.name] = calibration
-        if self._sync.set_camera_calibration(camera.name, calibration):
-            self._report(camera.name, "calibration_changed", changed)
-
-
-def _same_calibration(a: Any, b: Any) -> bool:
-    """Whether two camera_info messages say the same."""
-    scalars = ("width", "height", "distortion_model", "binning_x", "binning_y", "roi")
-    return all(getattr(a, n) == getattr(b, n) for n in scalars) and all(
-        np.array_equal(getattr(a, n), getattr(b, n)) for n in ("k", "d", "p")
-    )
+        if refused not in HARMLESS:
+            self.faults[sensor] = (refused, detail)
+        self._report(sensor, refused, detail)  # the measurements have counted it

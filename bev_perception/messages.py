@@ -55,9 +55,9 @@ def detection_array(detections: Detections, context: Context) -> Any:
     """bev_perception_msgs/Detection3DArray; see its definition."""
     from std_msgs.msg import Header
 
-    from bev_perception_msgs.msg import Detection3D, Detection3DArray
+    from bev_perception_msgs.msg import Detection3D, Detection3DArray, SensorInput
 
-    spec = context.spec
+    spec, made_of = context.spec, detections.composition
     message = Detection3DArray(
         header=Header(stamp=to_time(detections.stamp_ns), frame_id=context.frame_id),
         model_name=spec.name,
@@ -65,6 +65,17 @@ def detection_array(detections: Detections, context: Context) -> Any:
         sensors_used=list(detections.sensors_used),
         sensors_missing=list(detections.missing),
         temporal_used=detections.temporal_used,
+        closed_by=made_of.closed_by,
+        inputs=[
+            SensorInput(
+                name=name,
+                stamps=[to_time(stamp) for stamp in made_of.stamps_ns.get(name, ())],
+                missing=detections.missing.get(name, ""),
+            )
+            for name in spec.cameras + spec.radars
+        ],
+        pose_stamp=to_time(made_of.pose_ns),
+        poses_crc32=made_of.poses_crc32,
     )
     out = []
     rows = zip(detections.boxes.tolist(), detections.velocity.tolist(), detections.scores.tolist(), detections.labels)

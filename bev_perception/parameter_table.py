@@ -24,6 +24,7 @@ from bev_perception.inference.backend import BACKENDS
 from bev_perception.inference.builder import PRECISIONS
 from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import ModelSpec
+from bev_perception.modes import MODES, SEVERITIES
 from bev_perception.sync_config import MS, SyncConfig
 
 PACKAGE_SCHEME = "package://bev_perception/"
@@ -89,6 +90,7 @@ def _radar_field(name: str, description: str, choices: Collection[str] = ()) -> 
     return P(name, "string", getattr(RadarFields, name.removeprefix("radar_fields.")), description, choices=choices)
 
 
+FRONT_CAMERAS = ("CAM_FRONT",)
 FROM_TF, FROM_FILE = "tf_static", "file"  # extrinsics.source
 PARAMETERS: tuple[Parameter, ...] = (
     P("bundle", "string", REQUIRED, f"Directory of the model bundle; may start with {PACKAGE_SCHEME}"),
@@ -119,6 +121,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         f"Calibration YAML when extrinsics.source is `file`; may start with {PACKAGE_SCHEME}",
     ),
     P("anchor", "string", "", "Camera whose stamp is the frame's stamp; empty: the last camera of the bundle"),
+    P(
+        "front_cameras",
+        "string[]",
+        FRONT_CAMERAS,
+        "Cameras that look ahead, for the mode `front_cameras_lost`; those that the bundle does not have are left out",
+    ),
     _sync_time("sync.period_ms", "Period of the anchor camera", (1.0, 10_000.0)),
     _sync_time("sync.camera_tolerance_ms", "Largest deviation from anchor stamp + offset", (0.1, 5000.0)),
     _sync_time("sync.radar_settle_ms", "Younger scans wait for the next frame, none is waited for", (0.0, 500.0)),
@@ -193,6 +201,10 @@ PARAMETERS: tuple[Parameter, ...] = (
         (1.0, 60_000.0),
         change=ANY_TIME,
     ),
+)
+PARAMETERS += tuple(
+    P(f"modes.{name}", "string", mode.severity, f"{mode.description}: how bad is that?", choices=SEVERITIES)
+    for name, mode in MODES.items()
 )
 # `{}` is the sensor's name in lower case in defaults, its name as it stands in parameter names.
 CAMERA_PARAMETERS: tuple[Parameter, ...] = (

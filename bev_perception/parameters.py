@@ -12,6 +12,7 @@ from bev_perception.model_spec import ModelSpec
 from bev_perception.parameter_table import (
     FROM_FILE,
     FROM_TF,
+    FRONT_CAMERAS,
     PACKAGE_SCHEME,
     PARAMETERS,
     REQUIRED,
@@ -67,6 +68,8 @@ class NodeConfig:
     odometry_frame: str
     extrinsics_file: Path | None
     anchor: str
+    front_cameras: tuple[str, ...]
+    modes: dict[str, str]
     sync: dict[str, Any]
     radar_fields: RadarFields
     image_reader: str
@@ -141,6 +144,12 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
         hint = did_you_mean(v["anchor"], spec.cameras)
         errors.append(f"anchor: {v['anchor']!r} is no camera of the bundle ({', '.join(spec.cameras)}){hint}")
         return errors
+    known = {*spec.cameras, *FRONT_CAMERAS}
+    errors += [
+        f"front_cameras: {name!r} is none of {', '.join(spec.cameras)}{did_you_mean(name, spec.cameras)}"
+        for name in v["front_cameras"]
+        if name not in known
+    ]
     if bool(v["radar_fields.vx"]) != bool(v["radar_fields.vy"]):
         errors.append("radar_fields.vx and .vy: give both, or neither and `radar_fields.doppler`")
     if not v["radar_fields.vx"] and not v["radar_fields.doppler"]:
@@ -196,6 +205,8 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         odometry_frame=v["odometry.frame"],
         extrinsics_file=resolve_path(v["extrinsics.file"]) if v["extrinsics.source"] == FROM_FILE else None,
         anchor=_anchor(v, spec),
+        front_cameras=tuple(v["front_cameras"]),
+        modes=group("modes"),
         sync=_in_ns(group("sync")),
         radar_fields=RadarFields(**group("radar_fields")),
         image_reader=v["image_reader"],

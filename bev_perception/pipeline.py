@@ -18,9 +18,10 @@ class BevPipeline:
     """Holds the engine, the memory and the thresholds (which may be replaced between steps).
 
     timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, total.
-    counters, since construction: `radar/reason` -> how much of the sensors' data the model had no room for,
-    `memory/reason` -> how often the memory was emptied (Detections.memory_reset), `output/reason` -> peaks of the
-    network that no detection can be.
+    details: sensor -> what was found, where the last step could not use one.
+    counters, since construction: `SENSOR/reason` -> how often a step could not use a sensor, `radar/reason` -> how much
+    of the sensors' data did not reach the network, `memory/reason` -> how often the memory was emptied
+    (Detections.memory_reset), `output/reason` -> peaks of the network that no detection can be.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class BevPipeline:
         self.thresholds = thresholds or thresholds_of(spec)
         self.memory = TemporalMemory(spec, max_speed_mps)
         self.timings_ms: dict[str, float] = {}
+        self.details: dict[str, str] = {}
         self.counters: Counter[str] = Counter()
 
     def step(self, frame: SensorFrame) -> Detections:
@@ -42,6 +44,7 @@ class BevPipeline:
         started = time.perf_counter_ns()
         inputs, problems, lost = prepare_inputs(frame, self.spec)
         self.counters.update(lost)
+        self.counters.update(f"{sensor}/{reason}" for sensor, reason in problems.items())
         previous, memory_reset = self.memory.inputs(frame)
         if memory_reset:
             self.counters[f"memory/{memory_reset}"] += 1
@@ -73,6 +76,7 @@ class BevPipeline:
             missing=frame.missing | problems,
             temporal_used=bool(previous) and bool(previous["prev_valid"][0] > 0),
             memory_reset=memory_reset,
+            composition=frame.composition,
         )
 
     def _note_timings(self, started: int, prepared: int, inferred: int, decoded: int) -> None:

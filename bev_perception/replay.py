@@ -4,8 +4,9 @@
 
 Messages take the way they take in the node: SensorIntake, FrameSynchronizer, BevPipeline.step. Time is the recording's,
 so two runs give the same bytes. With --stamps-from only the frames that another run (a live one) processed are
-processed, and its detections can be compared with these bit for bit. With --score-floor the score is that of the whole
-score curve, as benchmarks want it; what is written stays what the node publishes at its thresholds.
+processed, each made of the measurements that it was made of there, and compared bit for bit. With --score-floor the
+score is that of the whole score curve, as benchmarks want it; what is written stays what the node publishes at its
+thresholds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from bev_perception.evaluation.bag import (
     GROUND_TRUTH_TOPIC,
     BagError,
     bag_topics,
+    composition_of,
     read_detection_arrays,
     read_ground_truth,
 )
@@ -38,12 +40,11 @@ from bev_perception.evaluation.objects import objects_from_detections
 from bev_perception.evaluation.result_bag import write_detections
 from bev_perception.files import write_atomic
 from bev_perception.inference.backend import open_backend
-from bev_perception.intake import SensorIntake
+from bev_perception.measurements import Measurements
 from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, NodeConfig, ParameterError, load_config
 from bev_perception.pipeline import BevPipeline
-from bev_perception.structures import Detections
-from bev_perception.sync import FrameSynchronizer
+from bev_perception.structures import Composition, Detections
 
 
 @dataclass(frozen=True)
@@ -64,23 +65,26 @@ def replay(
     bag: str | Path,
     bundle_path: str | Path,
     config: NodeConfig,
-    only: Collection[int] | None = None,
+    only: Mapping[int, Composition | None] | None = None,
     score_floor: float | None = None,
 ) -> ReplayResult:
-    """Every frame of a recording (or those with the stamps `only`) -> detections."""
+    """Every frame of a recording -> detections.
+
+    only: stamps of the frames of another run, with what each was made of: these alone, made of that again.
+    """
     bundle = load_bundle(bundle_path)
     spec = bundle.spec
-    synchronizer = FrameSynchronizer(config.sync_config(spec))
+    taken = Measurements(config.sync_config(spec))
+    again = {stamp: made_of for stamp, made_of in (only or {}).items() if made_of is not None}
     backend = open_backend(bundle, config.backend, **config.backend_options)
     try:
         floor = {c: t if score_floor is None else min(score_floor, t) for c, t in config.score_threshold.items()}
         thresholds = Thresholds(floor, spec.nms_radius)
         pipeline = BevPipeline(spec, backend, thresholds, config.sync["max_speed_mps"])
-        intake = SensorIntake(config, synchronizer)
         found: list[tuple[int, Detections]] = []
         timings: dict[str, list[float]] = {}
         skipped = 0
-        for now_ns, frame in read_frames(bag, spec, config, intake):
+        for now_ns, frame in read_frames(bag, spec, config, taken, again):
             if only is not None and frame.stamp_ns not in only:
                 skipped += 1
                 continue
@@ -90,7 +94,7 @@ def replay(
     finally:
         backend.close()
     published = [(now_ns, strong_only(d, config.score_threshold, spec)) for now_ns, d in found]
-    counters = Counter(synchronizer.counters) + pipeline.counters
+    counters = taken.counters + pipeline.counters
     return ReplayResult(published, found, counters, timings, skipped)
 
 
@@ -153,7 +157,8 @@ def _run(args: argparse.Namespace) -> int:
     spec = load_bundle(args.bundle).spec
     live = read_detection_arrays(args.stamps_from) if args.stamps_from else None
     started = time.perf_counter()
-    result = replay(args.bag, args.bundle, config, None if live is None else set(live), args.score_floor)
+    only = None if live is None else {stamp: composition_of(message) for stamp, message in live.items()}
+    result = replay(args.bag, args.bundle, config, only, args.score_floor)
     seconds = time.perf_counter() - started
     args.out.mkdir(parents=True, exist_ok=True)
     mcap = write_detections(args.out / "detections", result.detections, spec, config.base_frame)
@@ -167,12 +172,16 @@ def _run(args: argparse.Namespace) -> int:
         print(f"  {times:5d} x {reason}")
     if GROUND_TRUTH_TOPIC in bag_topics(args.bag):
         _score(args, result, spec)
+    explained = True
     if live is not None:
         agreement = compare_runs(live, read_detection_arrays(args.out / "detections"))
+        explained = agreement.explained
         print(f"compared with {args.stamps_from}: {agreement.sentence('there', 'here')}")
     for path in (mcap, args.out / "detections.json"):
         print(f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}  {path}")
-    return 0
+    if not explained:
+        print("error: the runs differ without a cause; the replay must give what the node gave", file=sys.stderr)
+    return 0 if explained else 1
 
 
 def _score(args: argparse.Namespace, result: ReplayResult, spec: ModelSpec) -> None:

@@ -19,10 +19,14 @@ T = TypeVar("T", bound=Stamped)
 
 
 class StampedBuffer(Generic[T]):
-    """At most `limit` items sorted by stamp, the oldest go first. newest_ns: the newest stamp ever taken, or None."""
+    """At most `limit` items sorted by stamp, the oldest go first. newest_ns: the newest stamp taken, or None."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, also what was refused."""
         self.items: list[T] = []
         self.newest_ns: int | None = None
         self._floor_ns: int | None = None
@@ -41,6 +45,11 @@ class StampedBuffer(Generic[T]):
         self._recent.append(item.stamp_ns)
         self.newest_ns = item.stamp_ns if self.newest_ns is None else max(item.stamp_ns, self.newest_ns)
         return ""
+
+    def get(self, stamp_ns: int | None) -> T | None:
+        """The item of exactly this stamp, or None."""
+        found = self.between(stamp_ns, stamp_ns) if stamp_ns is not None else []
+        return found[0] if found else None
 
     def between(self, low_ns: int, high_ns: int) -> list[T]:
         """Items with low <= stamp <= high, oldest first."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from bev_perception.geometry import invert
+
+ODOMETRY = "odometry"  # the name under which the ego motion is counted, beside the sensors of the model
+COMPLETE, DEADLINE = "complete", "deadline"  # Composition.closed_by
 
 # Columns of RadarScan.points, in the radar's own frame.
 RADAR_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy")
@@ -41,6 +45,14 @@ class CameraCalibration:
     def cam_from_ego(self) -> np.ndarray:
         """(4, 4)."""
         return invert(self.ego_from_cam)
+
+
+def same_calibration(a: CameraCalibration, b: CameraCalibration) -> bool:
+    return (
+        (a.width, a.height, a.distortion_model, tuple(a.D)) == (b.width, b.height, b.distortion_model, tuple(b.D))
+        and np.array_equal(a.K, b.K)
+        and np.array_equal(a.ego_from_cam, b.ego_from_cam)
+    )
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,28 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Composition:
+    """Which measurements a frame was made of: enough to make it again from a recording.
+
+    closed_by: COMPLETE, no message to come could have changed it, or DEADLINE, it went without what came later.
+    stamps_ns: sensor -> stamps of its measurements, newest first. missing: sensor -> reason, of those that have none.
+    pose_ns: stamp of the newest ego pose that was known. poses_crc32: of the ego poses at the stamps of the frame and
+    its measurements; two runs that knew the same odometry have the same.
+    """
+
+    closed_by: str = COMPLETE
+    stamps_ns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    pose_ns: int = 0
+    poses_crc32: int = 0
+
+    def newest_ns(self, sensor: str) -> int | None:
+        """Stamp of the newest measurement of a sensor, None where it has none."""
+        stamps = self.stamps_ns.get(sensor)
+        return stamps[0] if stamps else None
+
+
+@dataclass(frozen=True)
 class SensorFrame:
     """Everything one step sees: what was measured around `stamp_ns` and where the vehicle was.
 
@@ -112,6 +146,7 @@ class SensorFrame:
     radars: for each radar of the spec its sweeps, newest first; empty when the radar is missing.
     missing: sensor name -> named reason, for exactly the sensors that are None or empty.
     epoch: the one that its measurements and calibrations were put together in.
+    composition: what it was made of.
     """
 
     stamp_ns: int
@@ -120,6 +155,7 @@ class SensorFrame:
     radars: tuple[tuple[RadarSweep, ...], ...]
     missing: dict[str, str] = field(default_factory=dict)
     epoch: Epoch = Epoch()
+    composition: Composition = Composition()
 
 
 @dataclass(frozen=True)
@@ -129,7 +165,7 @@ class Detections:
     boxes (M, 7) float32 x y z l w h yaw (gravity centre, m, rad); velocity (M, 2) float32 m/s over ground along ego
     x, y; scores (M,) float32; labels (M,) int64 into ModelSpec.classes. Sorted by falling score.
     missing: sensor name -> named reason for each sensor that did not contribute.
-    memory_reset: why the temporal memory was emptied in this step, or "".
+    memory_reset: why the temporal memory was emptied in this step, or "". composition: the frame's.
     """
 
     stamp_ns: int
@@ -141,6 +177,7 @@ class Detections:
     missing: dict[str, str] = field(default_factory=dict)
     temporal_used: bool = False
     memory_reset: str = ""
+    composition: Composition = Composition()
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -1,9 +1,8 @@
-"""What the frame synchroniser is told, and what it tells about the sensors."""
+"""What the frame synchroniser is told."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 MS = 1_000_000
 NS = 1_000_000_000
@@ -32,7 +31,7 @@ class SyncConfig:
     silence_ns: int = NS
     startup_ns: int = NS
     jump_back_ns: int = NS
-    max_future_ns: int = NS
+    max_future_ns: int = 50 * MS
     max_past_ns: int = 2 * NS
     max_speed_mps: float = 70.0
 
@@ -54,19 +53,3 @@ class SyncConfig:
 
     def offset(self, camera: str) -> int:
         return self.offsets_ns.get(camera, 0)
-
-
-HealthState = Literal["ok", "degraded", "stale", "never_seen"]
-
-
-@dataclass(frozen=True)
-class SensorHealth:
-    """state: `degraded` is alive but missing in the newest frame, `stale` is silent.
-
-    age_s: since the newest measurement, infinite if there is none. reason: why it is not ok, or "".
-    """
-
-    state: HealthState
-    age_s: float
-    rate_hz: float
-    reason: str

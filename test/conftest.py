@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,9 @@ SLOW_FILES = frozenset(
     test_adapters test_average test_backbones test_bag_writer test_bench_training test_bev_encoder
     test_commands test_ddp test_demo_parts test_distill_experiments test_distill_training
     test_experiments test_export test_extending test_fusion_students test_live_and_replay test_messages test_model_table
-    test_node_lifecycle test_node_messages test_node_tf test_packaging test_play_record
-    test_radar_students test_replay test_student test_students test_study test_temporal_fusion test_tensorrt
-    test_training test_view_export test_worker_processes test_world_sensors
+    test_node_lifecycle test_node_messages test_node_tf test_nuscenes_writer test_packaging test_play_record
+    test_radar_students test_replay test_student test_students test_study test_teachers test_temporal_fusion
+    test_tensorrt test_training test_view_export test_worker_processes test_world_sensors
     """.split()
 )
 SLOW_FIXTURES = frozenset({"tiny_dataset", "tiny_checkpoint"})
@@ -40,6 +41,18 @@ def one_thread() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def colcon_build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A colcon_build.ColconBuild that has begun, where a test of this session waits for one; else None."""
+    from colcon_build import ColconBuild
+
+    wanted = any("colcon" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    build = ColconBuild(tmp_path_factory.mktemp("workspace")) if wanted and ColconBuild.possible() else None
+    yield build
+    if build is not None:
+        build.stop()
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from bev_perception.geometry import make_transform, rotation_from_yaw
+from bev_perception.measurements import Measurements
 from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose, RadarScan
-from bev_perception.sync import FrameSynchronizer, SyncConfig
+from bev_perception.sync import FrameSynchronizer
+from bev_perception.sync_config import SyncConfig
 
 MS = 1_000_000
 PERIOD = 83_333_333
@@ -50,19 +52,33 @@ def drive(duration_s=2.0, start=START, without=(), sensors=(*OFFSETS, "near", "f
     return sorted(messages, key=lambda m: m.stamp_ns)
 
 
-def make_sync(config=CONFIG, calibrated=True):
-    sync = FrameSynchronizer(config)
+class Sync:
+    """Measurements and the synchroniser that makes frames of them."""
+
+    def __init__(self, config=CONFIG, again=None):
+        self.taken = Measurements(config)
+        self.frames = FrameSynchronizer(self.taken, again)
+        self.counters = self.taken.counters
+
+    def poll(self, now_ns, all_taken=True):
+        self.taken.advance(now_ns)
+        return self.frames.poll(all_taken)
+
+
+def make_sync(config=CONFIG, calibrated=True, again=None):
+    sync = Sync(config, again)
     for name in config.cameras if calibrated else ():
-        sync.set_camera_calibration(name, CALIBRATION)
+        sync.taken.set_camera_calibration(name, CALIBRATION)
     for name in config.radars if calibrated else ():
-        sync.set_radar_extrinsics(name, np.eye(4))
+        sync.taken.set_radar_extrinsics(name, np.eye(4))
     return sync
 
 
 def add(sync, message):
+    taken = sync.taken
     if isinstance(message, CameraFrame):
-        return sync.add_camera(message)
-    return sync.add_radar(message) if isinstance(message, RadarScan) else sync.add_pose(message)
+        return taken.add_camera(message)
+    return taken.add_radar(message) if isinstance(message, RadarScan) else taken.add_pose(message)
 
 
 def feed(sync, messages, latency_ns=5 * MS, poll_after_s=0.5):

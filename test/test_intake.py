@@ -17,8 +17,8 @@ import tiny_drive
 from bev_perception.calibration import save_extrinsics
 from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.intake import HINTS, SensorIntake
+from bev_perception.measurements import Measurements
 from bev_perception.parameters import make_config
-from bev_perception.sync import FrameSynchronizer
 from training.world.bag_messages import Messages
 
 NOW = tiny_drive.START
@@ -31,13 +31,17 @@ class Listening:
 
     def __init__(self, bundle: Path, values: dict[str, Any] | None = None) -> None:
         config = make_config({"bundle": str(bundle), **(values or {})}, tiny_bundle.SPEC)
-        self.sync = FrameSynchronizer(config.sync_config(tiny_bundle.SPEC))
+        self.taken = Measurements(config.sync_config(tiny_bundle.SPEC))
         self.told: list[tuple[str, str, str]] = []
-        self.intake = SensorIntake(config, self.sync, lambda *event: self.told.append(event))
+        self.intake = SensorIntake(config, self.taken, lambda *event: self.told.append(event))
         self.sources = {source.sensor: source for source in self.intake.sources}
 
     def take(self, sensor: str, message: Any, now_ns: int = NOW) -> None:
         self.intake.take(self.sources[sensor], message, now_ns)
+
+    def newest_ns(self, sensor: str) -> int | None:
+        taken = self.taken
+        return taken.poses.newest_ns if sensor == "odometry" else {**taken.cameras, **taken.radars}[sensor].newest_ns
 
 
 @pytest.fixture
@@ -73,7 +77,7 @@ def test_a_fault_lasts_until_a_good_message(listening: Listening) -> None:
     assert [(sensor, reason) for sensor, reason, _ in listening.told] == [
         ("cam_a", "wrong_frame"), ("cam_a", "future_stamp"),
     ]  # fmt: skip
-    assert listening.sync.counters == {"cam_a/wrong_frame": 1, "cam_a/future_stamp": 1}
+    assert listening.taken.counters == {"cam_a/wrong_frame": 1, "cam_a/future_stamp": 1}
     assert listening.intake.faults["cam_a"] == ("future_stamp", listening.told[1][2])
     assert listening.told[1][2].startswith("its stamp is 3600.000 s ahead of the clock; synchronise the clocks")
     listening.take("cam_a", image())
@@ -101,15 +105,15 @@ def test_the_topics_that_are_listened_to(listening: Listening, tmp_path: Path) -
     )  # fmt: skip
     kinds = [s.kind.rpartition("/")[2] for s in other.intake.sources]
     assert kinds == ["Image", "CameraInfo", "CompressedImage", "CameraInfo", "PointCloud2", "Odometry"]
-    assert other.intake.calibration_gap("radar_a") == ""
-    assert "/camera/cam_a/camera_info" in other.intake.calibration_gap("cam_a")
+    assert other.intake.calibration.gap("radar_a") == ""
+    assert "/camera/cam_a/camera_info" in other.intake.calibration.gap("cam_a")
 
 
 def test_each_measurement_reaches_the_synchroniser(listening: Listening) -> None:
     for sensor, message in (("cam_a", image()), ("radar_a", cloud()), ("odometry", odometry())):
-        assert listening.sync.sensor_states(NOW)[sensor].state == "never_seen"
+        assert listening.newest_ns(sensor) is None
         listening.take(sensor, message)
-        assert listening.sync.sensor_states(NOW)[sensor].state == "ok"
+        assert listening.newest_ns(sensor) is not None
     listening.take("odometry", odometry(NOW - 2_500 * tiny_drive.MS))
     assert listening.intake.faults["odometry"][0] == "too_old"
     assert listening.told[-1][2].startswith("its stamp is 2.500 s behind the clock; synchronise the clocks, or play")
@@ -139,16 +143,16 @@ def test_compressed_images_are_taken(tmp_path: Path) -> None:
     listening = Listening(tmp_path, {"cameras.cam_a.compressed": True})
     jpeg = cv2.imencode(".jpg", np.zeros((16, 32, 3), np.uint8))[1].tobytes()
     listening.take("cam_a", MAKE.compressed_image(NOW, "cam_a", jpeg))
-    assert not listening.told and listening.sync.sensor_states(NOW)["cam_a"].state == "ok"
+    assert not listening.told and listening.newest_ns("cam_a") == NOW
 
 
 def test_before_the_clock_starts_only_calibration_is_taken(listening: Listening) -> None:
     listening.take("tf_static", MAKE.transforms(NOW, "base_link", MOUNTS), now_ns=0)
     listening.take("cam_a camera_info", info(), now_ns=0)
     listening.take("cam_a", image(), now_ns=0)
-    assert listening.sync.counters == {"cam_a/clock_not_started": 1}
-    assert listening.intake.calibration_gap("cam_a") == listening.intake.calibration_gap("radar_a") == ""
-    assert "camera_info" in listening.intake.calibration_gap("cam_b")
+    assert listening.taken.counters == {"cam_a/clock_not_started": 1}
+    assert listening.intake.calibration.gap("cam_a") == listening.intake.calibration.gap("radar_a") == ""
+    assert "camera_info" in listening.intake.calibration.gap("cam_b")
 
 
 def test_images_must_be_as_large_as_camera_info_says_they_are_delivered(listening: Listening) -> None:
@@ -161,7 +165,7 @@ def test_images_must_be_as_large_as_camera_info_says_they_are_delivered(listenin
     listening.take("cam_a", image(8, 16))
     assert not listening.told
     listening.take("cam_a", image(16, 32, NOW + 1))
-    assert listening.sync.counters == {"cam_a/image_size_differs": 1}
+    assert listening.taken.counters == {"cam_a/image_size_differs": 1}
 
 
 def test_a_bad_transform_is_named_and_the_others_are_used(listening: Listening) -> None:
@@ -169,10 +173,10 @@ def test_a_bad_transform_is_named_and_the_others_are_used(listening: Listening) 
     bad = next(t for t in message.transforms if t.child_frame_id == "cam_b")
     bad.transform.translation.x = float("nan")
     listening.take("tf_static", message)
-    assert listening.sync.counters == {"tf_static/bad_transform": 1}
+    assert listening.taken.counters == {"tf_static/bad_transform": 1}
     assert "cam_b" in listening.told[0][2]
-    assert listening.intake.calibration_gap("radar_a") == ""
-    assert "no static transforms from 'cam_b'" in listening.intake.calibration_gap("cam_b")
+    assert listening.intake.calibration.gap("radar_a") == ""
+    assert "no static transforms from 'cam_b'" in listening.intake.calibration.gap("cam_b")
 
 
 def test_each_change_of_calibration_counts_once(listening: Listening) -> None:
@@ -187,14 +191,14 @@ def test_each_change_of_calibration_counts_once(listening: Listening) -> None:
     listening.take("cam_a camera_info", info(zoom))
     moved = {"radar_a": tiny_drive.EGO_FROM_RADAR + np.eye(4, k=3) * 0.1}
     listening.take("tf_static", MAKE.transforms(NOW, "base_link", moved))
-    assert listening.sync.counters == {"cam_a/calibration_changed": 1, "radar_a/calibration_changed": 1}
+    assert listening.taken.counters == {"cam_a/calibration_changed": 1, "radar_a/calibration_changed": 1}
     assert [told[:2] for told in listening.told] == [
         ("cam_a", "calibration_changed"), ("radar_a", "calibration_changed"),
     ]  # fmt: skip
     assert not listening.intake.faults
     moved = {"cam_a": tiny_drive.EGO_FROM_CAM + np.eye(4, k=3) * 0.1}
     listening.take("tf_static", MAKE.transforms(NOW, "base_link", moved))
-    assert listening.sync.counters["cam_a/calibration_changed"] == 2
+    assert listening.taken.counters["cam_a/calibration_changed"] == 2
     assert listening.told[-1] == ("cam_a", "calibration_changed", "its static transform changed while running")
     assert len(listening.told) == 3
 
@@ -202,8 +206,8 @@ def test_each_change_of_calibration_counts_once(listening: Listening) -> None:
         message.k[0] = 0.0
 
     listening.take("cam_a camera_info", info(spoil))
-    assert listening.sync.counters["cam_a camera_info/camera_info_matrix"] == 1
-    assert listening.sync.counters["cam_a/calibration_changed"] == 2
+    assert listening.taken.counters["cam_a camera_info/camera_info_matrix"] == 1
+    assert listening.taken.counters["cam_a/calibration_changed"] == 2
 
 
 @pytest.mark.parametrize(
@@ -222,7 +226,7 @@ def test_whatever_camera_info_says_anew_is_a_change(listening: Listening, change
     new = info(lambda message: setattr(message, name, value))
     for message, counted in ((new, 1), (new, 1), (info(), 2)):
         listening.take("cam_a camera_info", message)
-        assert listening.sync.counters["cam_a/calibration_changed"] == counted
+        assert listening.taken.counters["cam_a/calibration_changed"] == counted
 
 
 def test_a_region_of_interest_and_a_rectified_camera_count_too(tmp_path: Path) -> None:
@@ -238,4 +242,4 @@ def test_a_region_of_interest_and_a_rectified_camera_count_too(tmp_path: Path) -
 
     for counted, change in enumerate((cut, rectify), 1):
         listening.take("cam_a camera_info", info(change))
-        assert listening.sync.counters["cam_a/calibration_changed"] == counted
+        assert listening.taken.counters["cam_a/calibration_changed"] == counted

@@ -6,7 +6,6 @@ import ast
 import configparser
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +15,7 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
+from colcon_build import ColconBuild, source_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = ROOT / "bev_perception_msgs"
@@ -46,23 +46,6 @@ def entry_points() -> dict[str, str]:
     tree = ast.parse((ROOT / "setup.py").read_text())
     assigned = {getattr(n.targets[0], "id", ""): n.value for n in tree.body if isinstance(n, ast.Assign)}
     return ast.literal_eval(assigned["PROGRAMS"])
-
-
-def source_tree(target: Path) -> Path:
-    """A copy of what git has (and would have), so that builds leave nothing in the repository."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    if listed.returncode != 0:
-        pytest.skip("not a git checkout: what belongs to the sources is not known")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-    return target
 
 
 def test_top_level_is_the_documented_one() -> None:
@@ -148,18 +131,11 @@ def test_requirements_agree_and_the_demo_has_no_torch() -> None:
 
 
 @pytest.fixture(scope="module")
-def colcon(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install folder of a plain `colcon build`."""
-    if not os.environ.get("AMENT_PREFIX_PATH"):
-        pytest.skip("no ROS 2: `make test` provides one")
-    if not shutil.which("colcon"):
-        pytest.skip("colcon is not installed: pip install colcon-common-extensions")
-    source = source_tree(tmp_path_factory.mktemp("workspace"))
-    command = ["colcon", "build", "--cmake-args", f"-DPython3_EXECUTABLE={sys.executable}"]
-    built = subprocess.run(command, cwd=source, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
-    assert "2 packages finished" in built.stdout, built.stdout
-    return source / "install"
+def colcon(colcon_build: ColconBuild | None) -> Path:
+    """Install folder of a plain `colcon build`, which conftest started with the session."""
+    if colcon_build is None:
+        pytest.skip("no ROS 2 or no colcon: `make test` provides both")
+    return colcon_build.install_folder()
 
 
 def test_colcon_build_installs_both_packages(colcon: Path) -> None:

@@ -18,6 +18,7 @@ from bev_perception.inference.builder import PRECISIONS
 from bev_perception.inference.proof import TOLERANCES
 from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import CLASSES, ModelSpec
+from bev_perception.modes import MODES, SEVERITIES
 from bev_perception.parameter_table import (
     CAMERA_PARAMETERS,
     PARAMETERS,
@@ -99,6 +100,7 @@ def test_no_other_choices_are_written_down() -> None:
     """But words that no table of ours holds: precisions, where extrinsics come from, ROS's names of reliabilities."""
     with_choices = {row.name: row.choices for row in PARAMETERS + CAMERA_PARAMETERS + RADAR_PARAMETERS if row.choices}
     assert with_choices.pop("tensorrt.precision") is PRECISIONS and set(PRECISIONS) == set(TOLERANCES)
+    assert all(with_choices.pop(f"modes.{name}") is SEVERITIES for name in MODES)
     assert set(with_choices) == {*TABLES, "extrinsics.source", "qos.reliability"}
 
 

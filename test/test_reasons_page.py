@@ -14,12 +14,12 @@ PACKAGE = ROOT / "bev_perception"
 # Where a reason stands among the arguments of what refuses, masks, forgets or counts.
 ARGUMENT = {
     "MessageError": 0, "ImageError": 0, "reset": 0, "count": 0, "_failed": 0, "_begin_epoch": 0,
-    "_refuse": 1, "refuse": 1, "notice": 1, "_absence": 3,
+    "_text": 0, "refuse": 1, "notice": 1, "_absence": 3,
 }  # fmt: skip
 REASON_OF_SENSOR = {"missing", "problems"}  # name[sensor] = reason
 REASON_TO_NUMBER = {"counters", "_counters", "lost"}  # name["where/reason"] += 1, or {reason: 1}
 # Functions of these that return a text return "" or a reason.
-SAY_WHY = ("sync.py", "stamped_buffer.py", "ego_motion.py", "temporal.py")
+SAY_WHY = ("measurements.py", "stamp_guard.py", "sync.py", "stamped_buffer.py", "ego_motion.py", "temporal.py")
 
 
 def texts(node: ast.AST | None) -> Iterator[str]:
@@ -89,7 +89,7 @@ def test_the_page_explains_what_the_code_can_say() -> None:
         ("self._sync.counters[f'{sensor}/late'] += 1", {"late"}),
         ("self.counters['frame/no_pose'] += 1", {"no_pose"}),
         ("missing[name] = 'gone' if a else self._absence(n, t, b, 'skipped')", {"gone", "skipped"}),
-        ("self._missing = missing = {}\nself._refuse(sensor, 'too_old')", {"too_old"}),
+        ("self._missing = missing = {}\nself.refuse(sensor, 'too_old')", {"too_old"}),
         ("lost = {'over_limit': 3}", {"over_limit"}),
         ("def f() -> str:\n    return 'stale' if old else ''", {"stale"}),
         ("def f() -> int:\n    return 'no reason'", set()),

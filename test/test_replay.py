@@ -16,6 +16,7 @@ pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
 import tiny_bundle
 import tiny_drive
 
+from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.bag import (
     BagError,
     bag_topics,
@@ -23,7 +24,7 @@ from bev_perception.evaluation.bag import (
     read_detection_arrays,
     read_ground_truth,
 )
-from bev_perception.evaluation.compare import compare_runs
+from bev_perception.evaluation.compare import UNEXPLAINED, Difference, compare_runs
 from bev_perception.evaluation.frames import read_frames
 from bev_perception.evaluation.objects import objects_from_detections, objects_from_message
 from bev_perception.evaluation.result_bag import ARRAY_TYPE, detection_message, make_typestore, write_detections
@@ -107,13 +108,11 @@ def test_json_and_mcap_hold_what_the_pipeline_gave(drive, tmp_path, capsys):
 def test_only_the_live_frames(drive, tmp_path, capsys):
     """A live run that dropped every other frame: the replay of its frames agrees, a changed box is found out."""
     config = load_config(drive["bundle"], drive["params"])
-    kept = set(tiny_drive.anchor_stamps()[::2])
+    kept = dict.fromkeys(tiny_drive.anchor_stamps()[::2])
     live = replay(drive["bag"], drive["bundle"], config, only=kept)
     write_detections(tmp_path / "live", live.detections, tiny_bundle.SPEC)
     assert live.skipped == 5
     # the bundle on disk states its hash, which belongs into the comparison: write with that spec
-    from bev_perception.bundle import load_bundle
-
     write_detections(tmp_path / "live", live.detections, load_bundle(drive["bundle"]).spec)
     assert main(arguments(drive, tmp_path / "out", "--stamps-from", str(tmp_path / "live"))) == 0
     assert "identical: all 5 frames, bit for bit" in capsys.readouterr().out
@@ -126,11 +125,63 @@ def test_only_the_live_frames(drive, tmp_path, capsys):
     others[stamps[2]].sensors_used = ["cam_a"]
     del others[stamps[3]]
     agreement = compare_runs(messages, others)
-    assert not agreement.agrees
+    assert not agreement.agrees and not agreement.explained
     assert agreement.identical == 1 and set(agreement.differing) == set(stamps[:3])
-    assert agreement.largest == pytest.approx(0.25)
+    moved, lost, masked = (agreement.differing[stamp] for stamp in stamps[:3])
+    assert moved == Difference(UNEXPLAINED, pytest.approx(0.25), 0.0, 0)
+    assert (lost.metres, lost.unmatched) == (0.0, 1) and "in one run only" in masked.cause
     assert agreement.only_first == (stamps[3],)
-    assert "3 of 4 frames differ" in agreement.sentence() and "1 frames only live" in agreement.sentence()
+    assert "3 of 4 frames differ, boxes by at most 0.25 m" in agreement.sentence()
+    assert "1 frames only live" in agreement.sentence()
+
+
+def test_a_difference_that_nothing_explains_is_an_error(drive, tmp_path, capsys):
+    config = load_config(drive["bundle"], drive["params"])
+    live = replay(drive["bag"], drive["bundle"], config).detections
+    found = live[4][1]
+    higher = found.boxes + np.float32([0, 0, 0.25, 0, 0, 0, 0])
+    live[4] = (live[4][0], dataclasses.replace(found, boxes=higher))
+    write_detections(tmp_path / "live", live, load_bundle(drive["bundle"]).spec)
+    assert main(arguments(drive, tmp_path / "out", "--stamps-from", str(tmp_path / "live"))) == 1
+    said = capsys.readouterr()
+    assert "1 of 10 frames differ, boxes by at most 0.25 m" in said.out and UNEXPLAINED in said.out
+    assert "the runs differ without a cause" in said.err
+
+
+def with_composition(messages, stamp, **changes):
+    """The same, with another composition of one frame."""
+    others = copy.deepcopy(messages)
+    for name, value in changes.items():
+        setattr(others[stamp], name, value)
+    others[stamp].detections[0].score += 0.125
+    return others
+
+
+def test_each_difference_has_its_cause(drive, tmp_path):
+    config, spec = load_config(drive["bundle"], drive["params"]), load_bundle(drive["bundle"]).spec
+    write_detections(tmp_path / "live", replay(drive["bag"], drive["bundle"], config).detections, spec)
+    messages = read_detection_arrays(tmp_path / "live")
+    stamps = sorted(messages)
+
+    def cause(at, **changes):
+        agreement = compare_runs(messages, with_composition(messages, stamps[at], **changes))
+        assert agreement.differing[stamps[at]].score == pytest.approx(0.125)
+        return agreement.differing[stamps[at]].cause
+
+    assert cause(0, model_sha256="ab" * 32) == "another model"
+    assert cause(0, poses_crc32=1) == "other poses of the odometry were known"
+    assert cause(0, temporal_used=True) == "the memory was used in one run only"
+    assert cause(0) == UNEXPLAINED
+    fewer = copy.deepcopy(messages[stamps[2]].inputs)
+    fewer[0].stamps, fewer[0].missing = [], "late"
+    assert cause(2, inputs=fewer) == "cam_a was used there and is not here (late)"
+
+    both = with_composition(messages, stamps[2], inputs=fewer)
+    both[stamps[3]].detections[0].score += 0.125
+    agreement = compare_runs(messages, both)
+    expected = "the memory holds a frame that differed" if messages[stamps[3]].temporal_used else UNEXPLAINED
+    assert agreement.differing[stamps[3]].cause == expected
+    assert agreement.explained == (expected != UNEXPLAINED)
 
 
 def test_filtering_by_score_is_decoding_with_that_threshold(drive):

@@ -207,10 +207,11 @@ def test_next_start_after_a_kill_brings_the_environment_back(machine: Machine, o
     assert machine.set_up(ours, **installation).returncode == -9
     assert not kept(ours)
     machine.at(step, "")
-    machine.forget()
-    assert "the one from before is back" in machine.set_up(ours).stdout
+    done = machine.set_up(ours)
+    # Not what the machine was asked for: colcon, which the killed set-up had started beside pip, may still be asking.
+    (line,) = done.stdout.splitlines()
+    assert "the one from before is back" in line
     assert kept(ours)
-    assert not (machine.folder / "asked").exists()
 
 
 def test_kill_while_the_old_environment_is_removed_keeps_the_new(machine: Machine, ours: Path) -> None:

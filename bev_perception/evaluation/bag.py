@@ -13,6 +13,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from bev_perception import messages
 from bev_perception.evaluation.objects import Objects, objects_from_message
+from bev_perception.structures import Composition
 
 GROUND_TRUTH_TOPIC = "/ground_truth/detections"
 # As a node without a namespace publishes them.
@@ -56,7 +57,25 @@ def open_bag(path: str | Path) -> Iterator[AnyReader]:
 
 def stamp_ns(header: Any) -> int:
     """std_msgs/Header -> integer nanoseconds."""
-    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+    return time_ns(header.stamp)
+
+
+def time_ns(time: Any) -> int:
+    """builtin_interfaces/Time -> integer nanoseconds."""
+    return int(time.sec) * 1_000_000_000 + int(time.nanosec)
+
+
+def composition_of(message: Any) -> Composition | None:
+    """What the frame of a Detection3DArray was made of; None where the message is older than that statement."""
+    if not hasattr(message, "inputs"):
+        return None
+    return Composition(
+        closed_by=message.closed_by,
+        stamps_ns={i.name: tuple(time_ns(stamp) for stamp in i.stamps) for i in message.inputs if len(i.stamps)},
+        missing={i.name: i.missing for i in message.inputs if i.missing},
+        pose_ns=time_ns(message.pose_stamp),
+        poses_crc32=int(message.poses_crc32),
+    )
 
 
 def bag_duration_s(path: str | Path) -> float:

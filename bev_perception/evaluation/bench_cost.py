@@ -19,6 +19,7 @@ from bev_perception.conversions import RadarFields
 from bev_perception.decode import decode
 from bev_perception.evaluation import stock
 from bev_perception.geometry import make_transform, rotation_from_yaw
+from bev_perception.measurements import Measurements
 from bev_perception.model_spec import BOX_CHANNELS, ModelSpec
 from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import prepare_radar
@@ -121,17 +122,17 @@ def make_synchronizer(spec: ModelSpec) -> FrameSynchronizer:
     count = len(spec.cameras)
     offsets = {name: -5_000_000 * (count - 1 - i) for i, name in enumerate(spec.cameras)}
     config = SyncConfig(spec.cameras, spec.radars, period_ns=PERIOD_NS, offsets_ns=offsets)
-    sync = FrameSynchronizer(config)
+    taken = Measurements(config)
     K = np.array([[1266.0, 0, 800], [0, 1266.0, 450], [0, 0, 1]])
     optical = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
     for i, name in enumerate(spec.cameras):
         turn = rotation_from_yaw(np.deg2rad(55 - 60 * i))
         ego_from_cam = make_transform(turn @ optical, np.array([1.0, 0, 1.5]))
-        sync.set_camera_calibration(name, CameraCalibration(WIDTH, HEIGHT, K, ego_from_cam))
+        taken.set_camera_calibration(name, CameraCalibration(WIDTH, HEIGHT, K, ego_from_cam))
     for i, name in enumerate(spec.radars):
         turn = rotation_from_yaw(np.deg2rad(72 * i))
-        sync.set_radar_extrinsics(name, make_transform(turn, np.array([2.0, 0, 0.5])))
-    return sync
+        taken.set_radar_extrinsics(name, make_transform(turn, np.array([2.0, 0, 0.5])))
+    return FrameSynchronizer(taken)
 
 
 def make_outputs(spec: ModelSpec, seed: int = 1) -> dict[str, np.ndarray]:
@@ -204,16 +205,17 @@ def _our_frame(
     poses: list[EgoPose] = [conversions.to_ego_pose(m, "odom", "base_link") for m in arrival.odometry]
     converted = time.thread_time_ns()
     made: list[SensorFrame] = []
-    now = arrival.stamp_ns + 10_000_000
+    taken = sync.taken
+    taken.advance(arrival.stamp_ns + 10_000_000)
     additions: list[tuple[Callable[[Any], str], Sequence[Any]]] = [
-        (sync.add_pose, poses),
-        (sync.add_radar, scans),
-        (sync.add_camera, frames),
+        (taken.add_pose, poses),
+        (taken.add_radar, scans),
+        (taken.add_camera, frames),
     ]
     for add, items in additions:
         for item in items:
             add(item)
-            made += sync.poll(now)
+            made += sync.poll(all_taken=False)
     done = time.thread_time_ns()
     times.setdefault("convert", []).append((converted - start) / 1e6)
     times.setdefault("sync", []).append((done - converted) / 1e6)

@@ -25,7 +25,7 @@ def make_typestore() -> Typestore:
     """Jazzy's message types and Detection3DArray. Raises BagError where our .msg files are nowhere to be found."""
     store = get_typestore(Stores.ROS2_JAZZY)
     folder = _message_dir()
-    for name in ("Detection3D", "Detection3DArray"):
+    for name in ("Detection3D", "SensorInput", "Detection3DArray"):
         text = (folder / f"{name}.msg").read_text()
         store.register(get_types_from_msg(text, f"bev_perception_msgs/msg/{name}"))
     return store
@@ -72,16 +72,33 @@ def detection_message(store: Typestore, detections: Detections, spec: ModelSpec,
                 num_sensor_points=0,
             )
         )
-    seconds, nanoseconds = divmod(detections.stamp_ns, 1_000_000_000)
-    stamp = make("builtin_interfaces/Time", sec=seconds, nanosec=nanoseconds)
+
+    def time(stamp_ns: int) -> Any:
+        seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+        return make("builtin_interfaces/Time", sec=seconds, nanosec=nanoseconds)
+
+    made_of = detections.composition
+    inputs = [
+        make(
+            "bev_perception_msgs/SensorInput",
+            name=name,
+            stamps=[time(stamp) for stamp in made_of.stamps_ns.get(name, ())],
+            missing=detections.missing.get(name, ""),
+        )
+        for name in spec.cameras + spec.radars
+    ]
     return make(
         "bev_perception_msgs/Detection3DArray",
-        header=make("std_msgs/Header", stamp=stamp, frame_id=frame_id),
+        header=make("std_msgs/Header", stamp=time(detections.stamp_ns), frame_id=frame_id),
         model_name=spec.name,
         model_sha256=spec.onnx_sha256,
         sensors_used=list(detections.sensors_used),
         sensors_missing=list(detections.missing),
         temporal_used=detections.temporal_used,
+        closed_by=made_of.closed_by,
+        inputs=inputs,
+        pose_stamp=time(made_of.pose_ns),
+        poses_crc32=made_of.poses_crc32,
         detections=rows,
     )
 

@@ -1,55 +1,55 @@
-"""Telemetry and sensor states -> PerceptionStatus and /diagnostics."""
+"""Telemetry and the sensors' health -> PerceptionStatus and /diagnostics."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
+from bev_perception.health import Kind, SensorHealth, State
 from bev_perception.messages import to_time
 from bev_perception.ros.telemetry import Snapshot
 from bev_perception_msgs.msg import Counter, LatencyStat, PerceptionStatus, SensorState
 
 ACTIVE = "active"
-OK, STALE, MISSING, NEVER_SEEN, INVALID = (
-    SensorState.OK, SensorState.STALE, SensorState.MISSING, SensorState.NEVER_SEEN, SensorState.INVALID,
-)  # fmt: skip
+# bev_perception.health -> constants of SensorState, and what /diagnostics calls them.
+STATES: dict[State, int] = {
+    "ok": SensorState.OK, "suspect": SensorState.SUSPECT, "late": SensorState.STALE, "silent": SensorState.MISSING,
+    "never_seen": SensorState.NEVER_SEEN, "invalid": SensorState.INVALID, "absent": SensorState.ABSENT,
+}  # fmt: skip
+SENSOR_LEVELS: dict[State, bytes] = {
+    "ok": DiagnosticStatus.OK, "suspect": DiagnosticStatus.WARN, "late": DiagnosticStatus.WARN,
+    "silent": DiagnosticStatus.ERROR, "never_seen": DiagnosticStatus.ERROR, "invalid": DiagnosticStatus.ERROR,
+    "absent": DiagnosticStatus.OK,
+}  # fmt: skip
+KINDS: dict[Kind, int] = {
+    "camera": SensorState.CAMERA, "radar": SensorState.RADAR, "odometry": SensorState.ODOMETRY,
+}  # fmt: skip
 DIAGNOSTIC_LEVELS = {
     PerceptionStatus.OK: DiagnosticStatus.OK,
     PerceptionStatus.DEGRADED: DiagnosticStatus.WARN,
     PerceptionStatus.NO_OUTPUT: DiagnosticStatus.ERROR,
+    PerceptionStatus.ERROR: DiagnosticStatus.ERROR,
     PerceptionStatus.INACTIVE: DiagnosticStatus.STALE,
 }
-SENSOR_LEVELS = {
-    OK: DiagnosticStatus.OK, STALE: DiagnosticStatus.WARN, MISSING: DiagnosticStatus.ERROR,
-    NEVER_SEEN: DiagnosticStatus.ERROR, INVALID: DiagnosticStatus.ERROR,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class SensorReport:
-    """One sensor for the status; kind and state are constants of SensorState."""
-
-    name: str
-    kind: int
-    state: int
-    age_s: float
-    rate_hz: float
-    reason: str
+# A mode's severity -> level of the status.
+MODE_LEVELS = {"ok": PerceptionStatus.OK, "degraded": PerceptionStatus.DEGRADED, "error": PerceptionStatus.ERROR}
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """Everything a status says, gathered at one moment."""
+    """Everything a status says, gathered at one moment. modes: those that hold, worst_mode: the worst severity."""
 
     stamp_ns: int
     frame_id: str
     lifecycle_state: str
     snapshot: Snapshot
-    sensors: tuple[SensorReport, ...] = ()
+    sensors: Sequence[SensorHealth] = ()
+    modes: Sequence[str] = ()
+    worst_mode: str = "ok"
     model_name: str = ""
     model_sha256: str = ""
     backend: str = ""
@@ -65,20 +65,22 @@ def level_and_summary(report: NodeReport) -> tuple[int, str]:
         text = report.configuration_error or "not active"
         return PerceptionStatus.INACTIVE, f"{report.lifecycle_state}: {text}"
     snapshot = report.snapshot
-    troubled = [f"{s.name} {s.reason}" for s in report.sensors if s.state != OK]
-    because = "; ".join(troubled) or "waiting for sensor data"
+    troubled = "; ".join(f"{s.name} {s.reason}" for s in report.sensors if s.state not in ("ok", "absent"))
+    because = troubled or "waiting for sensor data"
     if snapshot.recent_failure:
         return PerceptionStatus.NO_OUTPUT, f"the last step failed: {snapshot.recent_failure}"
     if snapshot.frames_processed == 0:
         return PerceptionStatus.NO_OUTPUT, f"no detections since activation: {because}"
     if snapshot.seconds_since_output * 1e3 > report.output_timeout_ms:
         return PerceptionStatus.NO_OUTPUT, f"no detections for {snapshot.seconds_since_output:.1f} s: {because}"
+    level, texts = MODE_LEVELS[report.worst_mode], [", ".join(report.modes)] if report.modes else []
     if troubled:
-        return PerceptionStatus.DEGRADED, because
+        texts.append(troubled)
     if snapshot.age_at_publication_s * 1e3 > report.max_age_ms:
+        level = max(level, PerceptionStatus.DEGRADED)
         age_ms = snapshot.age_at_publication_s * 1e3
-        return PerceptionStatus.DEGRADED, f"detections are {age_ms:.0f} ms old, allowed are {report.max_age_ms:.0f}"
-    return PerceptionStatus.OK, "all sensors contribute"
+        texts.append(f"detections are {age_ms:.0f} ms old, allowed are {report.max_age_ms:.0f}")
+    return level, ": ".join(texts) or "all sensors contribute"
 
 
 def status_message(report: NodeReport) -> PerceptionStatus:
@@ -93,8 +95,17 @@ def status_message(report: NodeReport) -> PerceptionStatus:
         model_name=report.model_name,
         model_sha256=report.model_sha256,
         backend=report.backend,
+        modes=list(report.modes),
         sensors=[
-            SensorState(name=s.name, kind=s.kind, state=s.state, age=s.age_s, rate_hz=s.rate_hz, reason=s.reason)
+            SensorState(
+                name=s.name,
+                kind=KINDS[s.kind],
+                state=STATES[s.state],
+                age=_or_nan(s.age_s),
+                delay=_or_nan(s.delay_s),
+                rate_hz=float(s.rate_hz),
+                reason=s.reason,
+            )
             for s in report.sensors
         ],
         counters=[Counter(name=name, value=value) for name, value in sorted(snapshot.counters.items())],
@@ -137,11 +148,13 @@ def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
         "age_at_publication_ms": f"{snapshot.age_at_publication_s * 1e3:.1f}",
         "memory_resets": snapshot.memory_resets,
         "last_memory_reset_reason": snapshot.last_memory_reset_reason,
+        "modes": ", ".join(report.modes),
     }
     pipeline_level = DiagnosticStatus.ERROR if report.configuration_error else DIAGNOSTIC_LEVELS[level]
     statuses = [status("pipeline", pipeline_level, summary, pipeline)]
     for s in report.sensors:
-        values = {"age_s": f"{s.age_s:.3f}", "rate_hz": f"{s.rate_hz:.1f}"}
+        age_s, delay_s = _or_nan(s.age_s), _or_nan(s.delay_s)
+        values = {"age_s": f"{age_s:.3f}", "delay_s": f"{delay_s:.3f}", "rate_hz": f"{s.rate_hz:.1f}"}
         statuses.append(status(s.name, SENSOR_LEVELS[s.state], s.reason or "ok", values))
     counted = {
         name: f"{value} ({snapshot.details[name]})" if snapshot.details.get(name) else value
@@ -156,3 +169,7 @@ def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
     }
     statuses.append(status("latency", DiagnosticStatus.OK, "percentiles over the newest frames", latencies))
     return DiagnosticArray(header=Header(stamp=to_time(report.stamp_ns)), status=statuses)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

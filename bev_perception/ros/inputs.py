@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -16,26 +17,33 @@ from rclpy.qos import (
     qos_policy_name_from_kind,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.serialization import deserialize_message
 
-from bev_perception.intake import TF_STATIC, SensorIntake, Source
+from bev_perception.intake import SensorIntake, Source
+from bev_perception.measurements import Measurements
 from bev_perception.messages import message_class
 from bev_perception.parameters import NodeConfig
 from bev_perception.ros.telemetry import Telemetry
-from bev_perception.structures import SensorFrame
-from bev_perception.sync import ODOMETRY
+from bev_perception.sensor_calibration import TF_STATIC
+from bev_perception.structures import ODOMETRY, SensorFrame
+from bev_perception.sync import FrameSynchronizer
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-ODOMETRY_DEPTH = 50  # a second of poses must survive a busy moment
+ODOMETRY_DEPTH = 100  # a second of poses must survive a busy moment
 LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=100,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
+TICK_S = 0.02  # how often deadlines are looked at
+HELD_UP_S = 0.1  # a tick this late means that messages have waited as long
+# Of a serialised message: what says how the rest is encoded, and where the stamp of its header ends.
+ENCAPSULATION, STAMP_END = 4, 12
 
 
 def check_tf_message() -> None:
@@ -50,10 +58,10 @@ def check_tf_message() -> None:
 
 
 class SensorInputs:
-    """Everything between the topics and the intake.
+    """Everything between the topics and the intake. All of it runs in the executor's thread.
 
-    lock: guards the intake, which the worker thread polls too. offer(frames) takes the frames that became complete
-    and returns at once.
+    lock: guards intake and measurements, which the status thread reads too. offer(frames) takes the frames that are
+    due and returns at once.
     """
 
     def __init__(
@@ -61,18 +69,24 @@ class SensorInputs:
         node: Node,
         config: NodeConfig,
         intake: SensorIntake,
+        synchronizer: FrameSynchronizer,
         lock: threading.Lock,
         telemetry: Telemetry,
         offer: Callable[[list[SensorFrame]], None],
     ) -> None:
-        self._node, self._config, self._intake, self._lock = node, config, intake, lock
-        self._telemetry, self._offer = telemetry, offer
+        self._node, self._config, self._intake, self._sync = node, config, intake, synchronizer
+        self._lock, self._telemetry, self._offer = lock, telemetry, offer
         self._clock = node.get_clock()
-        self._subscriptions = [self._subscribe(source) for source in intake.sources]
+        self._newest_info: dict[str, bytes] = {}
+        self._tick_at = time.monotonic()
+        self._held_up_until = 0.0
+        self._subscriptions = {source: self._subscribe(source) for source in intake.sources}
+        self._timer = node.create_timer(TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def close(self) -> None:
         """Destroy the subscriptions."""
-        for subscription in self._subscriptions:
+        self._node.destroy_timer(self._timer)
+        for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
 
@@ -82,9 +96,10 @@ class SensorInputs:
         def on_incompatible(event: Any) -> None:
             policy = qos_policy_name_from_kind(event.last_policy_kind)
             mend = "set qos.reliability or qos_overrides for this topic"
-            detail = f"a publisher of {source.topic} offers another {policy}; {mend}"
+            detail = f"qos_incompatible: a publisher of {source.topic} offers another {policy}; {mend}"
             with self._lock:
                 self._intake.notice(source.sensor, "qos_incompatible", detail)
+                self._intake.warnings[source.sensor] = detail
 
         return self._node.create_subscription(
             message_class(source.kind),
@@ -93,6 +108,7 @@ class SensorInputs:
             LATCHED if static else self._sensor_qos(source),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=on_incompatible),
             qos_overriding_options=None if static else QoSOverridingOptions.with_default_policies(),
+            raw=_is_repeated(source),
         )
 
     def _sensor_qos(self, source: Source) -> QoSProfile:
@@ -101,10 +117,16 @@ class SensorInputs:
         return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability)
 
     def _take(self, source: Source, message: Any) -> None:
+        """One message, and the frames that it makes complete."""
         started = time.perf_counter_ns()
         try:
+            if _is_repeated(source):
+                if self._says_nothing_new(source, message):
+                    return
+                message = deserialize_message(message, message_class(source.kind))
             with self._lock:  # held during the conversion too: microseconds, as pixels are not copied
-                frames = self._intake.take(source, message, int(self._clock.now().nanoseconds))
+                self._intake.take(source, message, int(self._clock.now().nanoseconds))
+                frames = self._sync.poll(all_taken=False)
             self._offer(frames)
         except Exception as error:
             # Nothing that anybody publishes may stop the node.
@@ -112,3 +134,51 @@ class SensorInputs:
             with self._lock:
                 self._intake.refuse(source.sensor, "conversion_failed", detail)
         self._telemetry.time("convert", (time.perf_counter_ns() - started) / 1e6)
+
+    def _says_nothing_new(self, source: Source, serialised: bytes) -> bool:
+        content = serialised[:ENCAPSULATION] + serialised[STAMP_END:]
+        if self._newest_info.get(source.sensor) == content:
+            return True
+        self._newest_info[source.sensor] = content
+        return False
+
+    def _tick(self) -> None:
+        """Let a deadline fire, but not before everything that has arrived was taken in."""
+        now = time.monotonic()
+        if now - self._tick_at - TICK_S > HELD_UP_S:
+            self._held_up_until = now + self._config.sync["deadline_ns"] / 1e9 + HELD_UP_S
+        self._tick_at = now
+        with self._lock:
+            overdue = self._advance()
+        if not overdue:
+            return
+        for source, subscription in self._subscriptions.items():
+            for _ in range(ODOMETRY_DEPTH):  # no queue is longer; a publisher without end does not keep us here
+                if (waiting := _take_waiting(subscription)) is None:
+                    break
+                self._take(source, waiting)
+        with self._lock:
+            self._advance()
+            frames = self._sync.poll()
+        self._offer(frames)
+
+    def _advance(self) -> bool:
+        """Tell the time; whether a frame's deadline has passed."""
+        now_ns = int(self._clock.now().nanoseconds)
+        taken: Measurements = self._sync.taken
+        taken.held_up = time.monotonic() < self._held_up_until
+        if now_ns:
+            taken.advance(now_ns)
+        return self._sync.is_overdue()
+
+
+def _is_repeated(source: Source) -> bool:
+    """camera_info says the same at the rate of the images: it is compared as bytes before anything is made of it."""
+    return source.kind == "sensor_msgs/msg/CameraInfo"
+
+
+def _take_waiting(subscription: Any) -> Any | None:
+    """The oldest message that waits in a subscription's queue, without the executor."""
+    with subscription.handle:
+        taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+    return None if taken is None else taken[0]

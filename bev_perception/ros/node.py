@@ -1,8 +1,9 @@
 """The lifecycle node `bev_perception`: loads a bundle, listens to sensors, publishes detections and how well it is.
 
 Threads: the executor's one thread converts messages and hands them to the synchroniser (callbacks of rclpy share the
-interpreter lock, so more executor threads would only add overhead); one worker thread runs the pipeline; one thread
-publishes the status on the wall clock, so that it goes on when data, callbacks or the simulated clock stop.
+interpreter lock, so more executor threads would only add overhead); one runs the pipeline, one publishes what it found
+(bev_perception.ros.run); one publishes the status on the wall clock, so that it goes on when data, callbacks or the
+simulated clock stop.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError, load_extrinsics
 from bev_perception.frame_proof import prove_frame
+from bev_perception.health import situation
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
 from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
 from bev_perception.model_spec import BundleError
+from bev_perception.modes import MEMORY_OFF_S, modes_that_hold
 from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, make_config, resolve_path
 from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
@@ -225,9 +228,14 @@ class PerceptionNode(LifecycleNode):
         )
         if config is None or model is None:
             return NodeReport(**common)
+        sensors = run.sensor_health() if run is not None and label == ACTIVE else []
+        memory_off = model.bundle.spec.temporal.state_channels > 0 and snapshot.seconds_without_memory > MEMORY_OFF_S
+        modes, worst_mode = modes_that_hold(situation(sensors, config.front_cameras, memory_off), config.modes)
         return NodeReport(
             **common,
-            sensors=run.sensor_reports() if run is not None and label == ACTIVE else (),
+            sensors=sensors,
+            modes=modes,
+            worst_mode=worst_mode,
             model_name=model.bundle.spec.name,
             model_sha256=model.bundle.spec.onnx_sha256,
             backend=model.backend.name,

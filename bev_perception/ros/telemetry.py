@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STAGES = ("convert", "preprocess", "infer", "decode", "publish", "total")
+STAGES = ("convert", "wait", "queue", "preprocess", "infer", "decode", "publish", "total")
 WINDOW = 256  # frames (of `convert`: messages) over which percentiles are taken
 MAX_DETAILS = 64  # reasons whose last detail is remembered
 
@@ -29,13 +29,18 @@ class Latency:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A consistent copy of everything, for one status message. seconds_since_output is inf before the first output."""
+    """A consistent copy of everything, for one status message.
+
+    seconds_since_output is inf before the first output. seconds_without_memory: since a frame had memory of earlier
+    ones, or since the first frame.
+    """
 
     counters: dict[str, int]
     details: dict[str, str]
     latencies: tuple[Latency, ...]
     age_at_publication_s: float
     seconds_since_output: float
+    seconds_without_memory: float
     memory_resets: int
     last_memory_reset_reason: str
     frames_processed: int
@@ -58,6 +63,7 @@ class Telemetry:
             self._windows = {stage: deque[float](maxlen=WINDOW) for stage in STAGES}
             self._age_s = float("nan")
             self._output_at = -np.inf
+            self._memory_at = np.inf
             self._resets = 0
             self._reset_reason = ""
             self._processed = 0
@@ -86,11 +92,13 @@ class Telemetry:
         with self._lock:
             self._windows[stage].append(ms)
 
-    def output(self, age_s: float, memory_reset: str) -> None:
+    def output(self, age_s: float, memory_reset: str, memory_used: bool) -> None:
         """Detections were published, made from data `age_s` old."""
         with self._lock:
             self._age_s = age_s
             self._output_at = time.monotonic()
+            if memory_used or self._processed == 0:
+                self._memory_at = self._output_at
             self._processed += 1
             self._failure = ""
             if memory_reset:
@@ -117,6 +125,7 @@ class Telemetry:
                 latencies=tuple(_latency(stage, window) for stage, window in self._windows.items()),
                 age_at_publication_s=self._age_s,
                 seconds_since_output=time.monotonic() - self._output_at,
+                seconds_without_memory=max(0.0, time.monotonic() - self._memory_at),
                 memory_resets=self._resets,
                 last_memory_reset_reason=self._reset_reason,
                 frames_processed=self._processed,

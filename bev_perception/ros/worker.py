@@ -1,52 +1,45 @@
-"""The one thread that runs the pipeline: a slot for the newest frame, and a tick that lets deadlines fire. No ROS."""
+"""Threads that do one thing after the other: the newest item only, or every item in order. No ROS."""
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
-from bev_perception.structures import SensorFrame
+T = TypeVar("T")
 
 
-class Worker:
-    """Calls `process(frame)` in its own thread, always with the newest frame offered; older ones count as dropped.
+class NewestWorker(Generic[T]):
+    """Calls `process(item)` in its own thread, always with the newest item offered; older ones count as dropped.
 
-    While it is idle, `tick()` is called every `tick_s`: frames whose deadline passes when no message arrives come from
-    there. Neither may raise.
+    process may not raise.
     """
 
-    def __init__(
-        self,
-        process: Callable[[SensorFrame], None],
-        tick: Callable[[], None],
-        on_dropped: Callable[[int], None],
-        tick_s: float = 0.02,
-    ) -> None:
+    def __init__(self, name: str, process: Callable[[T], None], on_dropped: Callable[[int], None]) -> None:
         self._process = process
-        self._tick = tick
         self._on_dropped = on_dropped
-        self._tick_s = tick_s
         self._condition = threading.Condition()
-        self._frame: SensorFrame | None = None
+        self._item: T | None = None
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="bev_pipeline", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def offer(self, frames: Sequence[SensorFrame]) -> None:
-        """Put the newest of `frames` (in stamp order) into the slot. Returns at once."""
-        if not frames:
+    def offer(self, items: Sequence[T]) -> None:
+        """Put the newest of `items` (in order) into the slot. Returns at once."""
+        if not items:
             return
         with self._condition:
-            dropped = len(frames) - 1 + (self._frame is not None)
-            self._frame = frames[-1]
+            dropped = len(items) - 1 + (self._item is not None)
+            self._item = items[-1]
             self._condition.notify()
         if dropped:
             self._on_dropped(dropped)
 
     def stop(self) -> None:
-        """Finish the step that runs, drop what waits, end the thread."""
+        """Finish the item in work, drop what waits, end the thread."""
         with self._condition:
             self._stopping = True
             self._condition.notify()
@@ -56,12 +49,38 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._condition:
-                if self._frame is None and not self._stopping:
-                    self._condition.wait(self._tick_s)
+                while self._item is None and not self._stopping:
+                    self._condition.wait()
                 if self._stopping:
                     return
-                frame, self._frame = self._frame, None
-            if frame is None:
-                self._tick()
-            else:
-                self._process(frame)
+                item, self._item = self._item, None
+            assert item is not None
+            self._process(item)
+
+
+class EveryWorker(Generic[T]):
+    """Calls `process(item)` in its own thread with every item, in order; `put` waits while two are ahead.
+
+    process may not raise.
+    """
+
+    def __init__(self, name: str, process: Callable[[T], None]) -> None:
+        self._process = process
+        self._queue: queue.Queue[T | None] = queue.Queue(maxsize=1)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, item: T) -> None:
+        self._queue.put(item)
+
+    def stop(self) -> None:
+        """Finish what was put, end the thread."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            self._process(item)

@@ -5,11 +5,10 @@ The places of boxes are set by hand; numbers and names that the code decides are
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 from bev_perception.parameter_table import PARAMETERS
-from bev_perception.ros.worker import Worker
+from bev_perception.ros.inputs import TICK_S
 from docs.figures.svg import FAINT, GREY, INK, Drawing
 
 WIDTH, HEIGHT = 940.0, 696.0
@@ -21,12 +20,11 @@ LANE, BOX, LINE = "#f6f8fa", "#ffffff", "#8c959f"
 def data_flow() -> str:
     """SVG."""
     default = {row.name: row.default for row in PARAMETERS}
-    tick_ms = inspect.signature(Worker).parameters["tick_s"].default * 1e3
     d = Drawing(WIDTH, HEIGHT, "Data flow on the vehicle: threads, queues, clocks")
     _legend(d)
     _topics(d, default["qos.depth"])
-    _executor(d, default["sync.deadline_ms"])
-    _worker(d, tick_ms)
+    _executor(d, default["sync.deadline_ms"], TICK_S * 1e3)
+    _worker(d)
     _status(d, default["publish.status_rate_hz"])
     replay = (
         "The replay runs the same intake, synchroniser and step in one thread: time is the recording's, there is no",
@@ -64,16 +62,17 @@ def _topics(d: Drawing, depth: int) -> None:
     _note(d, LEFT + 590, 98, "while callbacks are late (uncounted)", LOST)
 
 
-def _executor(d: Drawing, deadline_ms: float) -> None:
+def _executor(d: Drawing, deadline_ms: float, tick_ms: float) -> None:
     _lane(d, 118, 138, ("executor", "thread"), ("one of rclpy:", "callbacks"), [STAMPS])
     d.box(LEFT - 8, 126, 812, 122, "none", LINE, "4 3")
-    _note(d, LEFT + 112, 143, "one lock: executor, worker and status thread take turns", GREY)
+    _note(d, LEFT + 112, 143, "one lock: executor and status thread take turns", GREY)
     d.arrow([(LEFT + 102, 106), (LEFT + 102, 154)], LINE)
     top = 154
     _box(d, LEFT + 4, top, 196, "conversions", ("message -> CameraFrame,", "RadarScan, EgoPose: views"))
     _box(d, LEFT + 234, top, 196, "SensorIntake", ("frame, size, calibration fit?", "measurement -> synchroniser"))
     _box(d, LEFT + 464, top, 330, "FrameSynchronizer", ("a buffer for each sensor, and the poses",))
     _note(d, LEFT + 474, top + 50, f"a frame is due when complete, or {deadline_ms:g} ms after its stamp", STAMPS)
+    _note(d, LEFT + 360, 264, f"deadlines: every {tick_ms:g} ms, once all that has arrived was taken in", WALL)
     d.arrow([(LEFT + 200, top + 31), (LEFT + 234, top + 31)], LINE)
     d.arrow([(LEFT + 430, top + 31), (LEFT + 464, top + 31)], LINE)
     _note(d, LEFT + 4, 230, "SENSOR/image_truncated,", LOST)
@@ -84,9 +83,9 @@ def _executor(d: Drawing, deadline_ms: float) -> None:
     _note(d, LEFT + 464, 243, "frame/no_pose, no_sensor", LOST)
 
 
-def _worker(d: Drawing, tick_ms: float) -> None:
-    _lane(d, 322, 178, ("worker", "thread"), ("bev_pipeline",), [STAMPS, WALL])
-    # From the synchroniser to the slot, and the worker's tick back up.
+def _worker(d: Drawing) -> None:
+    _lane(d, 322, 178, ("worker", "threads"), ("bev_pipeline,", "bev_publish"), [STAMPS, WALL])
+    # From the synchroniser to the slot.
     d.arrow([(LEFT + 620, 248), (LEFT + 620, 286), (LEFT + 182, 286)], LINE)
     _note(d, LEFT + 360, 280, "SensorFrame: offer() returns at once", GREY)
     d.box(LEFT + 4, 268, 178, 36, "#fff8e1", "#e8a10a")
@@ -94,9 +93,6 @@ def _worker(d: Drawing, tick_ms: float) -> None:
     _note(d, LEFT + 93, 298, "the newest wins", GREY, "middle")
     _note(d, LEFT + 190, 303, "frame_dropped_newer_arrived", LOST)
     d.arrow([(LEFT + 93, 304), (LEFT + 93, 366)], LINE)
-    d.arrow([(LEFT + 720, 340), (LEFT + 720, 248)], WALL, dash="4 3")
-    _note(d, LEFT + 714, 316, f"while idle, every {tick_ms:g} ms: poll(now),", WALL, "end")
-    _note(d, LEFT + 714, 331, "so that deadlines pass without messages", WALL, "end")
     d.box(LEFT - 8, 342, 610, 148, "none", "#4285f4")
     _note(d, LEFT + 102, 358, "BevPipeline.step: the algorithm, on the vehicle and in replay", INK)
     top = 366
@@ -104,7 +100,7 @@ def _worker(d: Drawing, tick_ms: float) -> None:
     _box(d, LEFT + 160, top, 132, "memory", ("state of earlier,", "ego motion since"))
     _box(d, LEFT + 316, top, 132, "backend.infer", ("ONNX Runtime", "or TensorRT"))
     _box(d, LEFT + 472, top, 116, "decode", ("thresholds,", "circle NMS"))
-    _box(d, LEFT + 640, top, 150, "messages", ("Detections -> ROS", "messages"))
+    _box(d, LEFT + 640, top, 150, "bev_publish", ("every Detections ->", "messages, in order"))
     for x, to in ((136, 160), (292, 316), (448, 472), (588, 640)):
         d.arrow([(LEFT + x, top + 31), (LEFT + to, top + 31)], LINE)
     d.arrow([(LEFT + 382, top + 62), (LEFT + 382, top + 84), (LEFT + 226, top + 84), (LEFT + 226, top + 62)], LINE)
@@ -116,13 +112,13 @@ def _worker(d: Drawing, tick_ms: float) -> None:
     _note(d, LEFT + 4, top + 115, "A frame of a new epoch (time or calibration jumped) empties the memory.", GREY)
     _note(d, LEFT + 640, top + 80, "age = now - stamp", STAMPS)
     _note(d, LEFT + 640, top + 96, "duration of each stage", WALL)
-    _note(d, LEFT + 640, top + 112, "step_failed: the frame", LOST)
+    _note(d, LEFT + 640, top + 112, "step_failed,", LOST)
 
 
 def _status(d: Drawing, rate_hz: float) -> None:
     _lane(d, 512, 110, ("status", "thread"), ("bev_status",), [WALL])
     _box(d, LEFT + 4, 534, 240, "Telemetry", ("counters by reason, percentiles,", "resets of the memory"))
-    _box(d, LEFT + 276, 534, 220, "sensor states", ("alive, late, stale, never seen,", "unusable: and why"))
+    _box(d, LEFT + 276, 534, 220, "health", ("what the newest frame did", "with each, and why"))
     _box(
         d,
         LEFT + 540,
@@ -138,7 +134,7 @@ def _status(d: Drawing, rate_hz: float) -> None:
         d,
         LEFT + 4,
         612,
-        "Each thread counts into Telemetry; the states come from the synchroniser, under the lock.",
+        "Each thread counts into Telemetry; health is asked of intake and measurements, under the lock.",
         GREY,
     )
 

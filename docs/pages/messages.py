@@ -27,7 +27,7 @@ ALWAYS = {
     DIAGNOSTICS_TOPIC: "diagnostic_msgs/DiagnosticArray: the same for the usual tools",
 }
 # In the order in which a reader wants them.
-ORDER = ("Detection3DArray", "Detection3D", "PerceptionStatus", "SensorState", "Counter", "LatencyStat")
+ORDER = ("Detection3DArray", "Detection3D", "SensorInput", "PerceptionStatus", "SensorState", "Counter", "LatencyStat")
 
 
 @dataclass

@@ -57,8 +57,13 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "Reading messages": (
         ("radar_fields", "image_reader", "cloud_reader", "qos"),
-        "How a radar names its fields, and the subscriptions to sensors. Odometry has a queue of 50, and `/tf_static` "
+        "How a radar names its fields, and the subscriptions to sensors. Odometry has a queue of 100, and `/tf_static` "
         "is latched. One topic alone: `qos_overrides./camera/cam_front/image_raw.subscription.reliability: reliable`.",
+    ),
+    "Degraded modes": (
+        ("front_cameras", "modes"),
+        "What is lost has a name, and what that means is a decision of the vehicle: `ok`, `degraded` (the level of the "
+        "status is `DEGRADED`) or `error` (`ERROR`: detections go on, but nothing may rely on them).",
     ),
     "Output": (("publish", "diagnostics"), "What is published ([messages.md](messages.md)), when the status warns."),
 }

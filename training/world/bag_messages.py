@@ -144,6 +144,10 @@ class Messages:
             sensors_used=[],
             sensors_missing=[],
             temporal_used=False,
+            closed_by="",
+            inputs=[],
+            pose_stamp=self.make("builtin_interfaces/Time", sec=0, nanosec=0),
+            poses_crc32=0,
             detections=boxes,
         )
 

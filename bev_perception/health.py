@@ -1,0 +1,108 @@
+"""How well is each sensor? From what the newest frame did with it, and the cause before the consequence. No ROS.
+
+Node and replay ask here, so that they say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bev_perception.intake import SensorIntake
+from bev_perception.measurements import Measurements
+from bev_perception.modes import Situation
+from bev_perception.structures import ODOMETRY, Detections
+
+State = Literal["ok", "suspect", "late", "silent", "never_seen", "invalid", "absent"]
+Kind = Literal["camera", "radar", "odometry"]
+# Reasons that say that nothing came in time; any other one says that what came could not be used.
+NOT_IN_TIME = ("late", "too_late", "out_of_tolerance", "no_scan", "overloaded")
+AHEAD_S = 0.02  # no message comes before it was sent: clocks that agree leave less than this
+
+
+@dataclass(frozen=True)
+class SensorHealth:
+    """One sensor. age_s: since the newest measurement taken; delay_s: SensorIntake.delay_s; None: none came yet.
+
+    reason: why the state is not ok, with what was found, or "".
+    """
+
+    name: str
+    kind: Kind
+    state: State
+    age_s: float | None
+    delay_s: float | None
+    rate_hz: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class FrameOutcome:
+    """What became of the newest frame: sensor -> reason where one was masked, and reason -> what was found."""
+
+    missing: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+def newest_outcome(taken: Measurements, detections: Detections | None, details: Mapping[str, str]) -> FrameOutcome:
+    """Of the newest frame that was processed; where a newer one could not even be made, what kept it from that.
+
+    details: BevPipeline.details.
+    """
+    failed = ODOMETRY in taken.missing
+    return FrameOutcome(taken.missing if failed or detections is None else detections.missing, details)
+
+
+def sensor_health(intake: SensorIntake, taken: Measurements, outcome: FrameOutcome, now_ns: int) -> list[SensorHealth]:
+    """Of every sensor of the model, and of odometry. now_ns: the clock of the stamps."""
+    kinds: dict[str, Kind] = {name: "camera" for name in taken.cameras}
+    kinds |= {name: "radar" for name in taken.radars}
+    found = []
+    for name, kind in (kinds | {ODOMETRY: "odometry"}).items():
+        (newest_ns, rate_hz), delay_s = taken.newest(name), intake.delay_s(name)
+        age_s = None if newest_ns is None else (now_ns - newest_ns) / 1e9
+        silent = newest_ns is not None and now_ns - newest_ns > taken.config.silence_ns
+        state, reason = _state(name, intake, outcome, newest_ns is None, silent)
+        if state == "ok" and delay_s is not None and delay_s < -AHEAD_S:
+            state, reason = "suspect", _text("clock_ahead", f"clock of {name} is {-delay_s:.3f} s ahead")
+        found.append(SensorHealth(name, kind, state, age_s, delay_s, rate_hz, reason))
+    return found
+
+
+def _state(
+    name: str, intake: SensorIntake, outcome: FrameOutcome, never_taken: bool, silent: bool
+) -> tuple[State, str]:
+    fault = intake.faults.get(name)
+    if fault is not None:
+        return ("late" if fault[0] in NOT_IN_TIME else "invalid"), _text(*fault)
+    if never_taken:
+        return "never_seen", _text("never_seen", intake.warnings.get(name, ""))
+    if silent:
+        return "silent", "stale"
+    gap = intake.calibration.gap(name) if name != ODOMETRY else ""
+    if gap:
+        return "invalid", _text("no_calibration", gap)
+    reason = outcome.missing.get(name, "")
+    if not reason:
+        return "ok", ""
+    text = _text(reason, outcome.details.get(name, ""))
+    if reason in ("stale", "never_seen"):  # it has come back since
+        return "late", text
+    return ("late" if reason in NOT_IN_TIME else "invalid"), text
+
+
+def _text(reason: str, detail: str) -> str:
+    return f"{reason}: {detail}" if detail else reason
+
+
+def situation(health: Iterable[SensorHealth], front: Collection[str], memory_off: bool) -> Situation:
+    present = [h for h in health if h.state != "absent"]
+    return Situation(
+        cameras=[h.name for h in present if h.kind == "camera"],
+        radars=[h.name for h in present if h.kind == "radar"],
+        front=front,
+        lost=[h.name for h in present if h.state not in ("ok", "suspect")],
+        suspect=[h.name for h in present if h.state == "suspect"],
+        memory_off=memory_off,
+    )

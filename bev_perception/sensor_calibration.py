@@ -1,0 +1,126 @@
+"""camera_info and static transforms -> the calibration of each sensor, and what it still lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bev_perception import conversions
+from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics
+from bev_perception.conversions import MessageError
+from bev_perception.measurements import Measurements
+from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
+from bev_perception.structures import CameraCalibration
+
+TF_STATIC = "tf_static"
+
+
+class SensorCalibration:
+    """What is known goes to the measurements at once. A newer statement replaces an older one; one that cannot be used
+    takes the older one away: the sensor is no longer what it was, and nobody knows what it is.
+
+    tell(sensor, reason, detail) is called for each change while running.
+
+    Raises CalibrationError where the parameters name a calibration file that cannot be used.
+    """
+
+    def __init__(self, config: NodeConfig, taken: Measurements, tell: Callable[[str, str, str], None]) -> None:
+        self._config, self._taken, self._tell = config, taken, tell
+        self._newest_info: dict[str, Any] = {}
+        self._infos: dict[str, Any] = {}  # those of them that can be used
+        self._extrinsics: dict[str, np.ndarray] = {}
+        self._calibrations: dict[str, CameraCalibration] = {}
+        self._tree = StaticTree()
+        # What was wrong with the newest statement about a sensor.
+        self._bad_info: dict[str, str] = {}
+        self._bad_transform: dict[str, str] = {}
+        if config.extrinsics_file is not None:
+            names = [*config.cameras, *config.radars]
+            self._set_extrinsics(load_extrinsics(config.extrinsics_file, config.base_frame, names))
+
+    def gap(self, sensor: str) -> str:
+        """What the calibration of a sensor lacks, or ""."""
+        camera = self._config.cameras.get(sensor)
+        gaps = []
+        if camera is not None and sensor not in self._infos:
+            gaps.append(self._bad_info.get(sensor, f"nothing usable arrived on {camera.info_topic}"))
+        if sensor not in self._extrinsics:
+            gaps.append(self._bad_transform.get(sensor, "nothing arrived on /tf_static"))
+        return "; ".join(gaps)
+
+    def of_camera(self, name: str) -> CameraCalibration | None:
+        """The camera's calibration, once both halves of it are known."""
+        return self._calibrations.get(name)
+
+    def camera_info(self, camera: CameraConfig, msg: Any) -> None:
+        """sensor_msgs/CameraInfo. Raises MessageError where it cannot be used, once for messages that say the same."""
+        newest = self._newest_info.get(camera.name)
+        if newest is not None and _same_info(newest, msg):
+            return
+        self._newest_info[camera.name] = msg
+        self._infos.pop(camera.name, None)
+        try:
+            conversions.to_calibration(msg, np.eye(4), camera.rectified)
+        except MessageError as error:
+            self._bad_info[camera.name] = str(error)
+            self._forget(camera.name)
+            raise
+        self._infos[camera.name] = msg
+        self._set_camera(camera, f"{camera.info_topic} changed while running")
+
+    def tf_static(self, msg: Any) -> None:
+        """tf2_msgs/TFMessage. Raises MessageError where a transform cannot be used, after the others were taken."""
+        fault = ""
+        try:
+            self._tree.add(msg.transforms)
+        except CalibrationError as error:
+            fault = str(error)
+        found = {}
+        sensors: list[CameraConfig | RadarConfig] = [*self._config.cameras.values(), *self._config.radars.values()]
+        for sensor in sensors:
+            try:
+                found[sensor.name] = self._tree.lookup(self._config.base_frame, sensor.frame_id)
+            except CalibrationError as error:
+                self._bad_transform[sensor.name] = str(error)
+                if self._extrinsics.pop(sensor.name, None) is not None:
+                    self._forget(sensor.name)
+        self._set_extrinsics(found)
+        if fault:
+            raise MessageError("bad_transform", fault)
+
+    def _forget(self, sensor: str) -> None:
+        self._calibrations.pop(sensor, None)
+        if self._taken.drop_calibration(sensor):
+            self._tell(sensor, "calibration_lost", self.gap(sensor))
+
+    def _set_extrinsics(self, found: dict[str, np.ndarray]) -> None:
+        changed = "its static transform changed while running"
+        for name, ego_from_sensor in found.items():
+            known = self._extrinsics.get(name)
+            if known is not None and np.allclose(known, ego_from_sensor, rtol=0, atol=1e-9):
+                continue
+            self._extrinsics[name] = ego_from_sensor
+            if name in self._config.cameras:
+                self._set_camera(self._config.cameras[name], changed)
+            elif self._taken.set_radar_extrinsics(name, ego_from_sensor):
+                self._tell(name, "calibration_changed", changed)
+
+    def _set_camera(self, camera: CameraConfig, changed: str) -> None:
+        """Tell the measurements as soon as both halves are known; they say, and count, whether one was replaced."""
+        info, ego_from_cam = self._infos.get(camera.name), self._extrinsics.get(camera.name)
+        if info is None or ego_from_cam is None:
+            return
+        calibration = conversions.to_calibration(info, ego_from_cam, camera.rectified)
+        self._calibrations[camera.name] = calibration
+        if self._taken.set_camera_calibration(camera.name, calibration):
+            self._tell(camera.name, "calibration_changed", changed)
+
+
+def _same_info(a: Any, b: Any) -> bool:
+    """Whether two camera_info messages say the same."""
+    scalars = ("width", "height", "distortion_model", "binning_x", "binning_y", "roi")
+    return all(getattr(a, n) == getattr(b, n) for n in scalars) and all(
+        np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True) for n in ("k", "d", "p")
+    )
