@@ -23,8 +23,8 @@ MATCH_M = 0.5
 class FrameTolerance:
     """How far a vehicle may be from a golden frame: decoders of JPEG and engines round differently.
 
-    score: absolute. box: of centre, size and velocity |a - b| <= box * max(1, |b|), of yaw in radians. unmatched:
-    share of the detections that another of almost the same score may have replaced.
+    score: absolute. box: of size and velocity |a - b| <= box * max(1, |b|), of yaw in radians; a centre is within
+    MATCH_M besides. unmatched: share of the detections that may have given way to others.
     """
 
     score: float

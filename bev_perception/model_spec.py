@@ -47,16 +47,11 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name} must be within [{low:g}, {high:g}], found {value!r}")
 
 
-def _repeated(names: tuple[str, ...]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
-
-
 def _check_names(what: str, names: tuple[str, ...], limit: int) -> None:
     """Raise ValueError for too many and for repeated names."""
-    if len(names) > limit:
-        raise ValueError(f"{what}: at most {limit} names, found {len(names)}")
-    if _repeated(names):
-        raise ValueError(f"{what}: {_repeated(names)} stand there twice")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if len(names) > limit or repeated:
+        raise ValueError(f"{what}: at most {limit} names, each once; found {len(names)}, {repeated} stand there twice")
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,11 @@ class RadarSpec:
     z_m: tuple[float, float] = (-10.0, 20.0)
 
     def __post_init__(self) -> None:
-        if not self.channels or set(self.channels) - set(RADAR_CHANNELS) or _repeated(self.channels):
+        if (
+            not self.channels
+            or set(self.channels) - set(RADAR_CHANNELS)
+            or len(set(self.channels)) < len(self.channels)
+        ):
             raise ValueError(f"radar.channels must be some of {RADAR_CHANNELS}, each once, found {self.channels}")
         if self.format not in RADAR_FORMATS:
             raise ValueError(f"radar.format must be one of {tuple(RADAR_FORMATS)}, found {self.format!r}")
@@ -265,28 +264,24 @@ ADDED_LATER: dict[type, dict[str, Any]] = {
 
 def parse_spec(text: str, where: str = "model_spec.json") -> ModelSpec:
     """JSON text -> ModelSpec; where: the file, for errors. Raises BundleError naming the key that is wrong."""
-    return _spec_of(_json_of(text, where), where)
+    return _parse(text, where, {})
 
 
 def parse_facts(text: str, where: str) -> ModelSpec:
     """What `ModelSpec.facts` gave -> ModelSpec without the hash of the ONNX. Raises BundleError."""
-    data = _json_of(text, where)
-    return _spec_of(data | {"onnx_sha256": ""} if isinstance(data, dict) else data, where)
+    return _parse(text, where, {"onnx_sha256": ""})
 
 
-def _json_of(text: str, where: str) -> Any:
+def _parse(text: str, where: str, more: dict[str, Any]) -> ModelSpec:
     try:
-        return parse_json(text)
+        data = parse_json(text)
     except ValueError as error:
         raise BundleError(f"{where}: not JSON as a bundle has it ({error})") from error
-
-
-def _spec_of(data: Any, where: str) -> ModelSpec:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise BundleError(f"{where}: format {found!r}, this version reads {FORMAT}; export the bundle again")
     try:
-        spec: ModelSpec = from_plain(ModelSpec, data, f"{where}:", ADDED_LATER)
+        spec: ModelSpec = from_plain(ModelSpec, data | more, f"{where}:", ADDED_LATER)
         for key, high in (("score_threshold", 1.0), ("nms_radius", 100.0)):
             for name, value in getattr(spec, key).items():
                 _within(f"{where}: {key}.{name}", value, 0.0, high)

@@ -12,6 +12,7 @@ import yaml
 
 from bev_perception import conversions
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics, save_extrinsics
+from bev_perception.frame_proof import FRAME_TOLERANCES
 from bev_perception.geometry import make_transform, quaternion_from_rotation, rotation_from_yaw
 from bev_perception.inference.backend import BACKENDS
 from bev_perception.inference.builder import PRECISIONS
@@ -99,7 +100,9 @@ def test_a_new_row_of_a_table_is_a_new_choice(name: str, monkeypatch: pytest.Mon
 def test_no_other_choices_are_written_down() -> None:
     """But words that no table of ours holds: precisions, where extrinsics come from, ROS's names of reliabilities."""
     with_choices = {row.name: row.choices for row in PARAMETERS + CAMERA_PARAMETERS + RADAR_PARAMETERS if row.choices}
-    assert with_choices.pop("tensorrt.precision") is PRECISIONS and set(PRECISIONS) == set(TOLERANCES)
+    assert with_choices.pop("tensorrt.precision") is PRECISIONS and set(PRECISIONS) == {*TOLERANCES} == {
+        *FRAME_TOLERANCES
+    }
     assert all(with_choices.pop(f"modes.{name}") is SEVERITIES for name in MODES)
     assert set(with_choices) == {*TABLES, "extrinsics.source", "qos.reliability"}
 
