@@ -21,7 +21,6 @@ CLASSES = (
 # Regression channels of the CenterPoint head at a peak (Yin et al., CVPR 2021), in this order.
 BOX_CHANNELS = ("dx", "dy", "z", "log_l", "log_w", "log_h", "sin_yaw", "cos_yaw", "vx", "vy")
 
-
 # Planes that radar_bev may have, columns of radar_points (preprocess.radar makes both), and how images may be scaled
 # (preprocess.images).
 RADAR_CHANNELS = ("log_count", "rcs", "vx", "vy", "age", "dx", "dy")
@@ -95,11 +94,8 @@ class RadarSpec:
     z_m: tuple[float, float] = (-10.0, 20.0)
 
     def __post_init__(self) -> None:
-        if (
-            not self.channels
-            or set(self.channels) - set(RADAR_CHANNELS)
-            or len(set(self.channels)) < len(self.channels)
-        ):
+        known = set(self.channels) & set(RADAR_CHANNELS)
+        if not known or len(known) < len(self.channels):
             raise ValueError(f"radar.channels must be some of {RADAR_CHANNELS}, each once, found {self.channels}")
         if self.format not in RADAR_FORMATS:
             raise ValueError(f"radar.format must be one of {tuple(RADAR_FORMATS)}, found {self.format!r}")

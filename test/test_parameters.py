@@ -100,9 +100,8 @@ def test_a_new_row_of_a_table_is_a_new_choice(name: str, monkeypatch: pytest.Mon
 def test_no_other_choices_are_written_down() -> None:
     """But words that no table of ours holds: precisions, where extrinsics come from, ROS's names of reliabilities."""
     with_choices = {row.name: row.choices for row in PARAMETERS + CAMERA_PARAMETERS + RADAR_PARAMETERS if row.choices}
-    assert with_choices.pop("tensorrt.precision") is PRECISIONS and set(PRECISIONS) == {*TOLERANCES} == {
-        *FRAME_TOLERANCES
-    }
+    assert with_choices.pop("tensorrt.precision") is PRECISIONS
+    assert set(PRECISIONS) == set(TOLERANCES) == set(FRAME_TOLERANCES)
     assert all(with_choices.pop(f"modes.{name}") is SEVERITIES for name in MODES)
     assert set(with_choices) == {*TABLES, "extrinsics.source", "qos.reliability"}
 
