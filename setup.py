@@ -12,6 +12,7 @@ HERE = Path(__file__).resolve().parent
 PROGRAMS = {
     "perception_node": "bev_perception.ros.node:main",
     "build_engine": "bev_perception.inference.build_engine:main",
+    "upgrade_bundle": "bev_perception.upgrade_bundle:main",
     "replay": "bev_perception.replay:main",
     "play_bag": "bev_perception.ros.play_bag:main",
     "record_bag": "bev_perception.ros.record_bag:main",
@@ -82,7 +83,7 @@ setup(
             "trimesh",
             "embreex",
         ],
-        "test": ["pytest", "ruff", "mypy"],
+        "test": ["pytest", "hypothesis", "ruff", "mypy"],
     },
     zip_safe=False,
     entry_points={"console_scripts": [f"{program(name)} = {target}" for name, target in PROGRAMS.items()]},

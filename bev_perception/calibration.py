@@ -11,6 +11,7 @@ import yaml
 
 from bev_perception.files import write_atomic
 from bev_perception.geometry import invert, make_transform, quaternion_from_rotation, rotation_from_quaternion
+from bev_perception.yaml_file import YamlError, read_yaml
 
 HEADER = """\
 # Extrinsics of the sensors: p_base = R(rotation_wxyz) p_sensor + translation (metres; quaternion w x y z).
@@ -26,9 +27,11 @@ def load_extrinsics(path: str | Path, base_frame: str, sensors: Iterable[str]) -
     """{sensor name: ego_from_sensor (4, 4)} for every name in `sensors`. Raises CalibrationError."""
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise CalibrationError(f"{path}: cannot be read as YAML ({error})") from error
+        tree = read_yaml(path)
+    except OSError as error:
+        raise CalibrationError(f"{path}: cannot be read ({error})") from error
+    except YamlError as error:
+        raise CalibrationError(str(error)) from error
     if not isinstance(tree, dict) or set(tree) != {"base_frame", "sensors"} or not isinstance(tree["sensors"], dict):
         raise CalibrationError(f"{path}: expected the keys `base_frame` and `sensors` (a map from name to pose)")
     if tree["base_frame"] != base_frame:
@@ -46,6 +49,9 @@ def _parse_pose(entry: Any, where: str) -> np.ndarray:
         expected = "`translation: [x, y, z]` and `rotation_wxyz: [w, x, y, z]`"
         raise CalibrationError(f"{where}: expected {expected}, found {entry!r}")
     try:
+        for key, values in entry.items():
+            if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+                raise ValueError(f"{key} must be a list of numbers, found {values!r}")
         translation = np.array(entry["translation"], dtype=np.float64)
         quaternion = np.array(entry["rotation_wxyz"], dtype=np.float64)
         if translation.shape != (3,) or quaternion.shape != (4,) or not np.isfinite(translation).all():

@@ -9,6 +9,12 @@ import numpy as np
 
 from bev_perception.model_spec import BOX_CHANNELS, ModelSpec
 
+# What no box of traffic has; a peak beyond is a fault of the network, whatever its score.
+EDGE_MARGIN_M = 5.0  # a centre beyond the grid: its peak is in the grid, its offset a cell or so
+HEIGHT_LIMITS_M = (-30.0, 30.0)  # of the centre above base_link: steep roads, bridges
+SIZE_LIMITS_M = (0.01, 100.0)  # a road train has 54 m
+SPEED_LIMIT_MPS = 100.0
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -27,7 +33,8 @@ class Thresholds:
 class Decoded:
     """boxes (M, 7) float32 x y z l w h yaw, velocity (M, 2) float32 m/s, scores (M,) float32, labels (M,) int64.
 
-    Sorted by falling score. not_finite: peaks dropped because the network gave NaN or infinity for them.
+    Sorted by falling score. not_finite: peaks dropped because the network gave NaN, infinity or what float32 does not
+    hold for them; out_of_range: because of a label, cell, place, size or speed that there is not.
     """
 
     boxes: np.ndarray
@@ -35,6 +42,7 @@ class Decoded:
     scores: np.ndarray
     labels: np.ndarray
     not_finite: int = 0
+    out_of_range: int = 0
 
 
 def thresholds_of(spec: ModelSpec) -> Thresholds:
@@ -49,10 +57,11 @@ def decode(outputs: Mapping[str, np.ndarray], spec: ModelSpec, thresholds: Thres
     """
     thresholds = thresholds or thresholds_of(spec)
     scores, labels, cells = (np.asarray(outputs[name]) for name in ("scores", "labels", "cells"))
-    with np.errstate(over="ignore"):  # an absurd log dimension becomes infinite and is dropped below
+    with np.errstate(over="ignore"):  # an absurd log dimension, or a number beyond float32, becomes infinite
         boxes, velocity = boxes_from_cells(cells, np.asarray(outputs["boxes"]), spec)
-    finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=1) & np.isfinite(velocity).all(axis=1)
-    valid = finite & (labels >= 0) & (labels < len(spec.classes))
+        published = np.hstack([boxes, velocity, scores[:, None]]).astype(np.float32)
+    finite = np.isfinite(published).all(axis=1)
+    valid = finite & _in_range(labels, cells, boxes, velocity, spec)
     candidates = np.flatnonzero(valid)
     least = _least_scores(boxes[candidates], labels[candidates], spec.classes, thresholds)
     candidates = candidates[scores[candidates] >= least]
@@ -60,11 +69,12 @@ def decode(outputs: Mapping[str, np.ndarray], spec: ModelSpec, thresholds: Thres
     radii = np.array([thresholds.nms_radius[name] for name in spec.classes])
     kept = order[circle_nms(boxes[order, :2], labels[order], radii)]
     return Decoded(
-        boxes[kept].astype(np.float32),
-        velocity[kept].astype(np.float32),
-        scores[kept].astype(np.float32),
+        published[kept, :7],
+        published[kept, 7:9],
+        published[kept, 9],
         labels[kept].astype(np.int64),
-        int(len(scores) - np.count_nonzero(valid)),
+        int(np.count_nonzero(~finite)),
+        int(np.count_nonzero(finite & ~valid)),
     )
 
 
@@ -74,9 +84,31 @@ def boxes_from_cells(cells: np.ndarray, channels: np.ndarray, spec: ModelSpec) -
     ix, iy = np.divmod(cells, spec.grid.shape[1])
     x = spec.grid.x_min + (ix + of["dx"]) * spec.grid.step
     y = spec.grid.y_min + (iy + of["dy"]) * spec.grid.step
-    length, width, height = (np.exp(of[name]) for name in ("log_l", "log_w", "log_h"))
     yaw = np.arctan2(of["sin_yaw"], of["cos_yaw"])
+    length, width, height = (np.exp(of[name]) for name in ("log_l", "log_w", "log_h"))
     return np.stack([x, y, of["z"], length, width, height, yaw], axis=1), np.stack([of["vx"], of["vy"]], axis=1)
+
+
+def _in_range(
+    labels: np.ndarray, cells: np.ndarray, boxes: np.ndarray, velocity: np.ndarray, spec: ModelSpec
+) -> np.ndarray:
+    """(K,) bool; comparisons with NaN are false."""
+    grid, (x, y, z), size = spec.grid, boxes[:, :3].T, boxes[:, 3:6]
+    return (
+        (labels >= 0)
+        & (labels < len(spec.classes))
+        & (cells >= 0)
+        & (cells < grid.shape[0] * grid.shape[1])
+        & (x >= grid.x_min - EDGE_MARGIN_M)
+        & (x <= grid.x_max + EDGE_MARGIN_M)
+        & (y >= grid.y_min - EDGE_MARGIN_M)
+        & (y <= grid.y_max + EDGE_MARGIN_M)
+        & (z >= HEIGHT_LIMITS_M[0])
+        & (z <= HEIGHT_LIMITS_M[1])
+        & (size >= SIZE_LIMITS_M[0]).all(axis=1)
+        & (size <= SIZE_LIMITS_M[1]).all(axis=1)
+        & (np.linalg.norm(velocity, axis=1) <= SPEED_LIMIT_MPS)
+    )
 
 
 def circle_nms(centers: np.ndarray, labels: np.ndarray, radii: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Files that are never seen half written."""
+"""Files that are never seen half written, and files of others, read within bounds."""
 
 from __future__ import annotations
 
@@ -33,3 +33,27 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
     """All of a file at once, as open_atomic writes it."""
     with open_atomic(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def read_bytes(path: str | Path, limit: int) -> bytes:
+    """A regular file of at most `limit` bytes. Raises ValueError for others, OSError where it cannot be read."""
+    path = Path(path)
+    size = path.stat().st_size
+    if not path.is_file():  # a pipe or a device would be read for ever
+        raise ValueError("is no regular file")
+    if size > limit:
+        raise ValueError(f"has {size} bytes, at most {limit} are read")
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"grew beyond {limit} bytes while it was read")
+    return data
+
+
+def read_text(path: str | Path, limit: int) -> str:
+    """The text of a file as `read_bytes` reads it. Raises ValueError where it is not UTF-8."""
+    data = read_bytes(path, limit)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 (byte {error.start}: 0x{data[error.start]:02x})") from error

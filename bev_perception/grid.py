@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+
+CELL_LIMIT = 10_000  # along an axis; pillars of 7.5 cm over 108 m are 1,440
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,13 @@ class BevGrid:
     step: float = 0.8
 
     def __post_init__(self) -> None:
-        if self.step <= 0 or self.x_max <= self.x_min or self.y_max <= self.y_min:
-            raise ValueError(f"BevGrid wants step > 0 and max > min, found {self}")
+        finite = all(math.isfinite(v) for v in (self.x_min, self.x_max, self.y_min, self.y_max, self.step))
+        if not finite or self.step <= 0 or self.x_max <= self.x_min or self.y_max <= self.y_min:
+            raise ValueError(f"BevGrid wants finite numbers, step > 0 and max > min, found {self}")
         for low, high, axis in ((self.x_min, self.x_max, "x"), (self.y_min, self.y_max, "y")):
             cells = (high - low) / self.step
+            if cells > CELL_LIMIT:
+                raise ValueError(f"BevGrid: {cells:.4g} cells along {axis}, at most {CELL_LIMIT}")
             if abs(cells - round(cells)) > 1e-6:
                 raise ValueError(
                     f"BevGrid: {axis} range {low}..{high} m is not a whole number of {self.step} m cells ({cells})"

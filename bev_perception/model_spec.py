@@ -1,22 +1,17 @@
-"""ModelSpec: every fact about a model that the vehicle must know, stated by the bundle and enforced by the runtime.
-
-A bundle is a directory: model.onnx, model_spec.json, golden.npz (an input and the output it must give), MODEL_CARD.md.
-"""
+"""ModelSpec: every fact about a model that the vehicle must know, stated by the bundle and enforced by the runtime."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bev_perception.grid import BevGrid
-from bev_perception.plain import from_plain, to_plain
+from bev_perception.plain import from_plain, parse_json, to_plain
 
 FORMAT = 1
 CLASSES = (
@@ -26,7 +21,6 @@ CLASSES = (
 # Regression channels of the CenterPoint head at a peak (Yin et al., CVPR 2021), in this order.
 BOX_CHANNELS = ("dx", "dy", "z", "log_l", "log_w", "log_h", "sin_yaw", "cos_yaw", "vx", "vy")
 
-
 # Planes that radar_bev may have, columns of radar_points (preprocess.radar makes both), and how images may be scaled
 # (preprocess.images).
 RADAR_CHANNELS = ("log_count", "rcs", "vx", "vy", "age", "dx", "dy")
@@ -34,9 +28,29 @@ PILLAR_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy")
 INTERPOLATIONS = ("area", "linear")
 COLOR_ORDERS = ("bgr", "rgb")
 
+# Names of sensors and classes are parts of parameter names, topics and counters.
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}")
+SENSOR_LIMIT, CLASS_LIMIT, PEAK_LIMIT, SIDE_LIMIT = 64, 1000, 10_000, 10_000
+TENSOR_LIMIT = 2**30  # elements; the largest that a student of a paper takes has 2**27
+SECONDS_LIMIT = 60.0
+
 
 class BundleError(ValueError):
     """A bundle that is missing, malformed, altered or of another format; the message says how to mend it."""
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError unless low <= value <= high; NaN is not."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be within [{low:g}, {high:g}], found {value!r}")
+
+
+def _check_names(what: str, names: tuple[str, ...], limit: int) -> None:
+    """Raise ValueError for too many and for repeated names."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if len(names) > limit or repeated:
+        raise ValueError(f"{what}: at most {limit} names, each once; found {len(names)}, {repeated} stand there twice")
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,8 @@ class ImageSpec:
             raise ValueError(f"image.interpolation must be one of {INTERPOLATIONS}, found {self.interpolation!r}")
         if self.color_order not in COLOR_ORDERS:
             raise ValueError(f"image.color_order must be one of {COLOR_ORDERS}, found {self.color_order!r}")
+        _within("image.height", self.height, 1, SIDE_LIMIT)
+        _within("image.width", self.width, 1, SIDE_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,8 @@ class RadarSpec:
     format `map`: rasterised over the grid; `channels` names the planes of radar_bev.
     format `pillars`: the points themselves, grouped by the cells of a finer grid of `pillar_step` m, at most
     `pillar_points` in each of at most `max_pillars`, as PillarNet takes them (Shi et al., ECCV 2022; RadarDistill).
+    Returns beyond `rcs_dbsm`, `z_m` (above base_link) or `max_speed_mps` (over ground) are no returns of such a radar
+    and do not reach the network; the ranges are those of what it learnt from.
     """
 
     sweeps: int = 6
@@ -71,14 +89,25 @@ class RadarSpec:
     pillar_step: float = 0.1
     max_pillars: int = 4000
     pillar_points: int = 10
+    rcs_dbsm: tuple[float, float] = (-64.0, 64.0)
+    max_speed_mps: float = 70.0
+    z_m: tuple[float, float] = (-10.0, 20.0)
 
     def __post_init__(self) -> None:
-        if not self.channels or set(self.channels) - set(RADAR_CHANNELS):
-            raise ValueError(f"radar.channels must be some of {RADAR_CHANNELS}, found {self.channels}")
+        known = set(self.channels) & set(RADAR_CHANNELS)
+        if not known or len(known) < len(self.channels):
+            raise ValueError(f"radar.channels must be some of {RADAR_CHANNELS}, each once, found {self.channels}")
         if self.format not in RADAR_FORMATS:
             raise ValueError(f"radar.format must be one of {tuple(RADAR_FORMATS)}, found {self.format!r}")
         if self.pillar_step <= 0 or self.max_pillars < 1 or self.pillar_points < 1:
             raise ValueError(f"radar.pillar_step, .max_pillars and .pillar_points must be positive, found {self}")
+        _within("radar.sweeps", self.sweeps, 1, 1000)
+        _within("radar.max_age_s", self.max_age_s, 1e-3, SECONDS_LIMIT)
+        _within("radar.max_speed_mps", self.max_speed_mps, 1.0, 1000.0)
+        for name in ("rcs_dbsm", "z_m"):
+            low, high = getattr(self, name)
+            if not -1000 <= low < high <= 1000:
+                raise ValueError(f"radar.{name} must be a lower and a higher number within 1000, found {low}, {high}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +125,12 @@ class TemporalSpec:
     def __post_init__(self) -> None:
         if self.state_channels < 0:
             raise ValueError(f"temporal.state_channels must be 0 (no memory) or more, found {self.state_channels}")
+        _within("temporal.interval_s", self.interval_s, 1e-3, SECONDS_LIMIT)
+        if not 0 < self.min_age_s <= self.interval_s <= self.max_age_s <= SECONDS_LIMIT:
+            raise ValueError(
+                f"temporal: 0 < min_age_s <= interval_s <= max_age_s <= {SECONDS_LIMIT:g} must hold, found "
+                f"{self.min_age_s}, {self.interval_s}, {self.max_age_s}"
+            )
 
 
 @dataclass(frozen=True)
@@ -145,10 +180,17 @@ class ModelSpec:
     temporal: TemporalSpec = TemporalSpec()
     top_k: int = 200
     onnx_sha256: str = ""
+    weights_sha256: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
+        _check_names("cameras and radars", self.cameras + self.radars, SENSOR_LIMIT)
+        _check_names("classes", self.classes, CLASS_LIMIT)
+        _within("top_k", self.top_k, 1, PEAK_LIMIT)
         RADAR_FORMATS[self.radar.format](self)  # or ValueError: the form does not fit the grid
+        for tensor in (*self.inputs(), *self.outputs()):
+            if math.prod(tensor.shape) > TENSOR_LIMIT:
+                raise ValueError(f"`{tensor.name}` would be {list(tensor.shape)}, more than {TENSOR_LIMIT} numbers")
 
     def pillar_grid(self) -> BevGrid:
         """The grid's range in cells of radar.pillar_step. Raises ValueError unless they divide the grid's cells."""
@@ -199,26 +241,54 @@ class ModelSpec:
     def to_json(self) -> str:
         return json.dumps(to_plain(self), indent=2) + "\n"
 
+    def facts(self) -> str:
+        """Every fact but the hash of the ONNX, which carries this text: JSON, the same text for the same facts."""
+        facts = to_plain(self)
+        del facts["onnx_sha256"]
+        return json.dumps(facts, sort_keys=True, separators=(",", ":"))
 
-# Older bundles lack these: their radar was a map.
+
+# Older bundles lack these: their radar was a map, its returns were not bounded, their ONNX held all weights.
 ADDED_LATER: dict[type, dict[str, Any]] = {
-    RadarSpec: {"format": "map", "pillar_step": 0.1, "max_pillars": 4000, "pillar_points": 10},
-}
+    RadarSpec: {
+        "format": "map", "pillar_step": 0.1, "max_pillars": 4000, "pillar_points": 10,
+        "rcs_dbsm": (-64.0, 64.0), "max_speed_mps": 70.0, "z_m": (-10.0, 20.0),
+    },
+    ModelSpec: {"weights_sha256": {}},
+}  # fmt: skip
 
 
 def parse_spec(text: str, where: str = "model_spec.json") -> ModelSpec:
     """JSON text -> ModelSpec; where: the file, for errors. Raises BundleError naming the key that is wrong."""
+    return _parse(text, where, {})
+
+
+def parse_facts(text: str, where: str) -> ModelSpec:
+    """What `ModelSpec.facts` gave -> ModelSpec without the hash of the ONNX. Raises BundleError."""
+    return _parse(text, where, {"onnx_sha256": ""})
+
+
+def _parse(text: str, where: str, more: dict[str, Any]) -> ModelSpec:
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BundleError(f"{where}: not JSON ({error})") from error
+        data = parse_json(text)
+    except ValueError as error:
+        raise BundleError(f"{where}: not JSON as a bundle has it ({error})") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise BundleError(f"{where}: format {found!r}, this version reads {FORMAT}; export the bundle again")
     try:
-        spec: ModelSpec = from_plain(ModelSpec, data, f"{where}:", ADDED_LATER)
+        spec: ModelSpec = from_plain(ModelSpec, data | more, f"{where}:", ADDED_LATER)
+        for key, high in (("score_threshold", 1.0), ("nms_radius", 100.0)):
+            for name, value in getattr(spec, key).items():
+                _within(f"{where}: {key}.{name}", value, 0.0, high)
     except ValueError as error:
         raise BundleError(f"{error}; export the bundle again with this version") from error
+    odd = [name[:100] for name in (*spec.cameras, *spec.radars, *spec.classes) if not NAME.fullmatch(name)]
+    if odd or not MODEL_NAME.fullmatch(spec.name):
+        raise BundleError(
+            f"{where}: names of sensors and classes must match {NAME.pattern}, found {odd}; that of the model "
+            f"{MODEL_NAME.pattern}, found {spec.name[:100]!r}"
+        )
     if not spec.cameras and not spec.radars:
         raise BundleError(f"{where}: `cameras` and `radars` are both empty; a student needs a sensor")
     for name in ("score_threshold", "nms_radius"):
@@ -227,41 +297,3 @@ def parse_spec(text: str, where: str = "model_spec.json") -> ModelSpec:
                 f"{where}: `{name}` must name exactly the classes {spec.classes}, found {sorted(getattr(spec, name))}"
             )
     return spec
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A verified bundle on disk."""
-
-    path: Path
-    spec: ModelSpec
-
-    @property
-    def onnx_path(self) -> Path:
-        return self.path / "model.onnx"
-
-    def golden(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """(inputs, outputs) of the golden sample; arrays named as in the spec."""
-        with np.load(self.path / "golden.npz", allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-        inputs = {t.name: arrays[f"in.{t.name}"] for t in self.spec.inputs()}
-        outputs = {t.name: arrays[f"out.{t.name}"] for t in self.spec.outputs() if f"out.{t.name}" in arrays}
-        return inputs, outputs
-
-
-def load_bundle(path: str | Path) -> Bundle:
-    """Read and verify a bundle: files present, spec valid, ONNX hash as the spec says. Raises BundleError."""
-    path = Path(path)
-    for name in ("model.onnx", "model_spec.json", "golden.npz"):
-        if not (path / name).is_file():
-            raise BundleError(
-                f"bundle {path}: {name} is missing; a bundle is the directory that the export of a checkpoint writes"
-            )
-    spec = parse_spec((path / "model_spec.json").read_text(), str(path / "model_spec.json"))
-    found = hashlib.sha256((path / "model.onnx").read_bytes()).hexdigest()
-    if found != spec.onnx_sha256:
-        raise BundleError(
-            f"bundle {path}: model.onnx has sha256 {found[:12]}..., the spec expects {spec.onnx_sha256[:12]}...; "
-            "the file was altered or belongs to another bundle, copy the whole bundle again"
-        )
-    return Bundle(path, spec)

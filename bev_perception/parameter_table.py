@@ -361,6 +361,8 @@ def check_value(row: Parameter, value: Any) -> Any:
         allowed = f"[{row.limits[0]:g}, {row.limits[1]:g}]"
         raise ParameterError(f"{row.name}: {value} is outside {allowed}; {row.description}")
     for item in checked if row.type == "string[]" else (checked,):
+        if row.type == "string[]" and not isinstance(item, str):
+            raise ParameterError(f"{row.name}: expected a list of texts, found {item!r} in it")
         if row.choices and item not in row.choices:
             hint = did_you_mean(str(item), row.choices)
             raise ParameterError(f"{row.name}: {item!r} is not one of {', '.join(row.choices)}{hint}")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bev_perception.model_spec import ModelSpec, load_bundle
+from bev_perception.bundle import load_bundle
+from bev_perception.model_spec import ModelSpec
 from bev_perception.odometry_messages import OdometryConfig
 from bev_perception.parameter_table import (
     FROM_FILE,
@@ -32,6 +30,7 @@ from bev_perception.preprocess.contents import ImageChecks
 from bev_perception.radar_checks import RadarLimits
 from bev_perception.radar_messages import LAYOUTS, RADAR_KINDS, RadarFields
 from bev_perception.sync_config import SyncConfig
+from bev_perception.yaml_file import YamlError, read_yaml
 
 NODE_NAME = "bev_perception"
 PACKAGE_ROOT = Path(__file__).resolve().parent
@@ -115,10 +114,16 @@ class NodeConfig:
 
 
 def resolve_path(text: str) -> Path:
-    """`package://bev_perception/...` -> the installed package; `~` is expanded; anything else as it stands."""
+    """`package://bev_perception/...` -> the installed package; `~` is expanded; anything else as it stands.
+
+    Raises ParameterError for the home of a user that there is not.
+    """
     if text.startswith(PACKAGE_SCHEME):
         return PACKAGE_ROOT / text[len(PACKAGE_SCHEME) :]
-    return Path(os.path.expanduser(text))  # where there is no home the `~` stays, and is named as not found
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ParameterError(f"{text}: {error}; write the whole path") from error
 
 
 def make_config(values: dict[str, Any], spec: ModelSpec) -> NodeConfig:
@@ -151,6 +156,7 @@ def _inconsistencies(v: dict[str, Any], spec: ModelSpec) -> list[str]:
     if v["extrinsics.source"] == FROM_FILE and not v["extrinsics.file"]:
         errors.append(f"extrinsics.file: is required when extrinsics.source is `{FROM_FILE}`")
     errors += _wrong_absences(v, spec)
+    errors += _shared_topics(v)
     if v["anchor"] and v["anchor"] not in spec.cameras:
         hint = did_you_mean(v["anchor"], spec.cameras)
         errors.append(f"anchor: {v['anchor']!r} is no camera of the bundle ({', '.join(spec.cameras)}){hint}")
@@ -216,6 +222,19 @@ def _radar_fields(radar: str, v: dict[str, Any]) -> RadarFields:
 
 def _present(sensors: Iterable[str], v: dict[str, Any]) -> list[str]:
     return [name for name in sensors if name not in v["absent"]]
+
+
+def _shared_topics(v: dict[str, Any]) -> list[str]:
+    """One line for each topic that two inputs name: one of them would take the other's data for its own."""
+    users: dict[str, list[str]] = {}
+    for name, topic in v.items():
+        if name.endswith("topic") and not set(name.split(".")) & set(v["absent"]):
+            users.setdefault(topic.lstrip("/"), []).append(name)
+    return [
+        f"{', '.join(names)}: all name the topic {v[names[0]]!r}; every sensor has its own"
+        for names in users.values()
+        if len(names) > 1
+    ]
 
 
 def _anchor(v: dict[str, Any], spec: ModelSpec) -> str:
@@ -286,12 +305,16 @@ def parse_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ParameterError(f"{path}: cannot be read as YAML ({error})") from error
+        tree = read_yaml(path)
+    except OSError as error:
+        raise ParameterError(f"{path}: cannot be read ({error})") from error
+    except YamlError as error:
+        raise ParameterError(str(error)) from error
     if not isinstance(tree, dict):
         found = type(tree).__name__
         raise ParameterError(f"{path}: expected `/**:` or `{NODE_NAME}:` with `ros__parameters:` below, found {found}")
+    if {NODE_NAME, f"/{NODE_NAME}"} <= set(tree):
+        raise ParameterError(f"{path}: `{NODE_NAME}:` and `/{NODE_NAME}:` are the same node; make them one section")
     values: dict[str, Any] = {}
     matched = False
     for section in ("/**", NODE_NAME, f"/{NODE_NAME}"):
@@ -300,19 +323,22 @@ def parse_yaml(path: str | Path) -> dict[str, Any]:
             body = tree[section].get("ros__parameters") if isinstance(tree[section], dict) else None
             if not isinstance(body, dict):
                 raise ParameterError(f"{path}: `{section}:` has no `ros__parameters:` below it")
-            values.update(_flatten(body))
+            values.update(_flatten(body, str(path)))
     if not matched:
         raise ParameterError(f"{path}: no section `/**:` or `{NODE_NAME}:`, found {sorted(map(str, tree))}")
     return values
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: dict[str, Any], where: str, prefix: str = "") -> dict[str, Any]:
+    """`a: {b: 1}` -> {"a.b": 1}. Raises ParameterError for a name that is written in both ways."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
+        name = f"{prefix}{key}"
+        found = _flatten(value, where, f"{name}.") if isinstance(value, dict) else {name: value}
+        repeated = sorted(flat.keys() & found.keys())
+        if repeated:
+            raise ParameterError(f"{where}: {', '.join(repeated)} stands there twice; which value holds? Leave one")
+        flat.update(found)
     return flat
 
 

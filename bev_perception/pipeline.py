@@ -22,8 +22,8 @@ class BevPipeline:
     timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, total.
     faults: sensor -> why the last step could not use it, or what is to be told of it though it was used.
     counters, since construction: `SENSOR/reason` -> in how many steps a sensor had that fault, `radar/reason` -> how
-    much of the sensors' data the model had no room for, `memory/reason` -> how often the memory was emptied
-    (Detections.memory_reset).
+    much of the sensors' data did not reach the network, `memory/reason` -> how often the memory was emptied
+    (Detections.memory_reset), `output/reason` -> peaks of the network that no detection can be.
     """
 
     def __init__(
@@ -67,7 +67,10 @@ class BevPipeline:
 
         inferred = time.perf_counter_ns()
         decoded = decode(peaks, self.spec, self.thresholds)
+        if decoded.out_of_range:
+            self.counters["output/out_of_range"] += decoded.out_of_range
         if decoded.not_finite:
+            self.counters["output/not_finite"] += decoded.not_finite
             self.memory.reset("not_finite_output")  # a state that came with NaN would spoil every frame after it
         elif self.spec.temporal.state_channels:
             self.memory.store(frame, outputs["bev"])

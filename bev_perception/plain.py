@@ -7,6 +7,8 @@ lack stands in a table, written once when a field is added: class -> field -> wh
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -14,6 +16,42 @@ from typing import Any
 
 # Class -> its fields that older files lack -> what those files meant, whatever the default has become since.
 AddedLater = Mapping[type, Mapping[str, Any]]
+
+
+def parse_json(text: str) -> Any:
+    """JSON whose meaning is certain. Raises ValueError for repeated keys, NaN, infinity, numbers that neither float64
+    nor int64 holds, and for what is no JSON or nested beyond measure."""
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_float=_finite,
+            parse_int=_whole,
+            parse_constant=lambda word: _refuse(f"{word} is no number"),
+        )
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    repeated = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+    if repeated:
+        _refuse(f"keys {repeated} stand twice in one object; which value holds?")
+    return dict(pairs)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(f"{text[:20]} is beyond what a float holds")
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) < 19 else _refuse(f"{text[:20]}... has {len(text)} digits")
+
+
+def _refuse(what: str) -> Any:
+    raise ValueError(what)
 
 
 def to_plain(value: Any) -> Any:

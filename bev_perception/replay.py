@@ -29,6 +29,7 @@ import numpy as np
 
 from bev_perception.bags.recording import open_bag, warn
 from bev_perception.bags.storage import BagError, Note
+from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError
 from bev_perception.decode import Thresholds
 from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, composition_of, read_detection_arrays, read_ground_truth
@@ -43,7 +44,7 @@ from bev_perception.files import write_atomic
 from bev_perception.inference.backend import open_backend
 from bev_perception.intake import SensorIntake
 from bev_perception.measurements import Measurements
-from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
+from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, NodeConfig, ParameterError, load_config
 from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import DEADLINE, ODOMETRY, Composition, Detections, SensorFrame

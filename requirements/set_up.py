@@ -41,7 +41,7 @@ OVERLAY = VENV / "overlay"  # colcon's build, install and log: apart from those 
 # What a proven environment imports.
 IMPORTS = {
     "demo": "rclpy bev_perception bev_perception_msgs.msg numpy cv2 onnxruntime rosbags nuscenes trimesh embreex",
-    "test": "torch lightning onnx onnxscript scipy tensorboard pytest mypy",
+    "test": "torch lightning onnx onnxscript scipy tensorboard pytest hypothesis mypy",
 }
 
 # Prefix of the machine that built the ROS wheels: it is written into their exported CMake files.

@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
+from bev_perception.bundle import load_bundle  # noqa: E402
 from bev_perception.inference.proof import TOLERANCES, compare_outputs  # noqa: E402
-from bev_perception.model_spec import load_bundle  # noqa: E402
 from training.experiments import demo, demo_distilled, distillation  # noqa: E402
 from training.models.exported import ExportedDetector  # noqa: E402
 from training.run import build_detector  # noqa: E402

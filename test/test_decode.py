@@ -101,13 +101,51 @@ def test_broken_values_are_dropped_and_counted():
     outputs["scores"][0] = np.nan
     outputs["boxes"][1, 3] = 1e4  # exp overflows
     outputs["boxes"][2, 8] = np.inf
-    outputs["labels"][3] = 10
+    outputs["boxes"][3, 3] = 89.0  # its exponential is finite in float64, infinite in the float32 that is published
     found = decode(outputs, SPEC)
-    assert found.not_finite == 4
+    assert (found.not_finite, found.out_of_range) == (4, 0)
     assert np.isfinite(found.boxes).all() and np.isfinite(found.velocity).all() and np.isfinite(found.scores).all()
     assert 0 < len(found.scores) <= len(clean.scores) + 4
     everything_nan = {**outputs, "scores": np.full(200, np.nan, np.float32)}
     assert len(decode(everything_nan, SPEC).scores) == 0
+
+
+CELLS = SPEC.grid.shape[0] * SPEC.grid.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "beyond", "within"),
+    [
+        ("labels", None, 10, 9),
+        ("labels", None, -1, 0),
+        ("cells", None, CELLS, CELLS - 1),
+        ("cells", None, -1, 0),
+        ("boxes", 0, 1e6, 1.5),  # cells of 0.8 m
+        ("boxes", 0, 71.0, 70.0),  # from cell 64: 5 m beyond the edge and no further
+        ("boxes", 0, -71.0, -70.0),
+        ("boxes", 1, 71.0, 70.0),
+        ("boxes", 1, -71.0, -70.0),
+        ("boxes", 2, 30.5, 29.5),
+        ("boxes", 2, -30.5, -29.5),
+        ("boxes", 3, np.log(101.0), np.log(99.0)),
+        ("boxes", 4, np.log(0.009), np.log(0.011)),
+        ("boxes", 8, 101.0, 99.0),
+        ("boxes", 9, -3e38, -99.0),
+    ],
+)
+def test_a_peak_that_no_box_can_be_is_dropped_and_counted(name, column, beyond, within):
+    peak = {
+        "scores": np.ones(1, np.float32), "labels": np.zeros(1, np.int64),
+        "cells": np.full(1, 64 * SPEC.grid.shape[1] + 64), "boxes": np.zeros((1, 10), np.float32),
+    }  # fmt: skip
+
+    def found(value):
+        changed = {key: array.copy() for key, array in peak.items()}
+        changed[name][0 if column is None else (0, column)] = value
+        decoded = decode(changed, SPEC)
+        return len(decoded.scores), decoded.not_finite, decoded.out_of_range
+
+    assert found(within) == (1, 0, 0) and found(beyond) == (0, 0, 1)
 
 
 def test_nothing_above_the_threshold_gives_empty_arrays():

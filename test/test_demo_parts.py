@@ -15,6 +15,7 @@ pytest.importorskip("trimesh", reason="the synthetic world needs trimesh")
 import tiny_bundle
 import tiny_drive
 
+from bev_perception.bundle import load_bundle
 from bev_perception.calibration import load_extrinsics
 from bev_perception.evaluation import demo
 from bev_perception.evaluation.bag import BagError, composition_of, read_detection_arrays
@@ -23,7 +24,7 @@ from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ro
 from bev_perception.evaluation.report import Latency
 from bev_perception.evaluation.result_bag import write_detections
 from bev_perception.evaluation.results import read_live_run, report_data, summarize
-from bev_perception.model_spec import CLASSES, load_bundle
+from bev_perception.model_spec import CLASSES
 from bev_perception.parameters import load_config
 from bev_perception.replay import main as replay_main
 from bev_perception.replay import replay

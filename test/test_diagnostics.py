@@ -12,8 +12,8 @@ pytest.importorskip("diagnostic_msgs", reason="ROS 2 is not sourced")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from bev_perception.bundle import load_bundle
 from bev_perception.health import SensorHealth
-from bev_perception.model_spec import load_bundle
 from bev_perception.parameters import NODE_NAME, SHIPPED_BUNDLE
 from bev_perception.ros.diagnostics import NodeReport, diagnostics_message
 from bev_perception.ros.shared_memory import Problem

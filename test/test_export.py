@@ -17,10 +17,13 @@ onnx = pytest.importorskip("onnx", reason="needs onnx")
 
 from tiny_run import RUN, SPEC  # noqa: E402
 
+from bev_perception.bundle import load_bundle  # noqa: E402
+from bev_perception.frame_proof import prove_frame  # noqa: E402
+from bev_perception.golden_frame import read_golden_frame  # noqa: E402
 from bev_perception.inference.backend import open_backend  # noqa: E402
 from bev_perception.inference.builder import BuildError  # noqa: E402
 from bev_perception.inference.proof import self_test  # noqa: E402
-from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec, load_bundle  # noqa: E402
+from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec  # noqa: E402
 from training import export  # noqa: E402
 from training.bundling.export_checks import ask_tensorrt, check_parameters  # noqa: E402
 from training.bundling.golden import COLOR_STEP, pattern_inputs  # noqa: E402
@@ -60,21 +63,27 @@ def test_a_checkpoint_becomes_a_bundle_that_the_vehicle_accepts(bundle_dir):
     out, bundle = bundle_dir, load_bundle(bundle_dir)
     thresholds = SPEC.score_threshold | {"car": 0.6}  # the score of its best F1; nothing is known of the others
     assert dataclasses.replace(bundle.spec, onnx_sha256="") == dataclasses.replace(SPEC, score_threshold=thresholds)
-    assert sorted(f.name for f in out.iterdir()) == ["MODEL_CARD.md", "golden.npz", "model.onnx", "model_spec.json"]
+    assert sorted(f.name for f in out.iterdir()) == [
+        "MODEL_CARD.md", "golden.npz", "golden_frame.npz", "model.onnx", "model_spec.json",
+    ]  # fmt: skip
     assert (out / "MODEL_CARD.md").read_text().endswith("Trained in a test.\n")
     inputs, _ = bundle.golden()
     assert inputs["prev_valid"] == 1 and inputs["camera_valid"].all() and inputs["radar_valid"].all()
     assert (inputs["prev_bev"] > 0).any() and not (inputs["images"] % COLOR_STEP).any() and inputs["images"].any()
     backend = open_backend(bundle)
     assert self_test(backend, bundle)["peaks_lost"] == 0
+    assert prove_frame(backend, bundle)["frame_detections"] > 10
+    earlier, later = read_golden_frame(bundle)[0]
+    assert later.stamp_ns - earlier.stamp_ns == 500_000_000, "two keyframes of the data set"
     backend.close()
 
 
 @pytest.mark.parametrize(("limit", "what"), [(0.001, "golden.npz has"), (1.0, "the bundle has")])
-def test_a_bundle_that_is_too_large_is_not_written(module, tmp_path, monkeypatch, limit, what):
-    monkeypatch.setattr(export, "_to_onnx", lambda *_: bytes(2**20))
+def test_a_bundle_that_is_too_large_is_not_written(module, bundle_dir, tmp_path, monkeypatch, limit, what):
+    monkeypatch.setattr(export, "_to_onnx", lambda *_: (bundle_dir / "model.onnx").read_bytes())
+    card = {"MODEL_CARD.md": "large\n" * (2**20 // 6)}
     with pytest.raises(ValueError, match=f"{what}.*allowed"):
-        export.export_bundle(module.detector, tmp_path / "bundle", limit_mib=limit)
+        export.export_bundle(module.detector, tmp_path / "bundle", card, limit_mib=limit)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -73,16 +73,14 @@ def not_for_models(imported: Import) -> bool:
 # A file belongs to the longest name that it is under; a name with a star stands for every file that it fits. Within a
 # folder that is one unit, files still form no circle.
 FLOORS: tuple[tuple[str, str], ...] = (
-    ("bev_perception", "bags colors fault files geometry grid places plain stamped_buffer sync_config"),
-    ("bev_perception", "calibration model_spec plausible stamp_guard structures"),
-    (
-        "bev_perception",
-        "decode ego_motion messages modes preprocess temporal twist inference.engine_cache inference.half",
-    ),
-    ("bev_perception", "conversions inference.gpu inference.interface measurements"),
+    ("bev_perception", "bags colors fault files geometry grid onnx_file places plain stamped_buffer sync_config"),
+    ("bev_perception", "array_file model_spec plausible stamp_guard structures yaml_file"),
+    ("bev_perception", "bundle calibration decode ego_motion golden_pattern messages modes preprocess temporal twist"),
+    ("bev_perception", "inference.engine_cache inference.half"),
+    ("bev_perception", "conversions golden_frame inference.gpu inference.interface measurements"),
     ("bev_perception", "odometry_messages radar_checks radar_messages"),
     ("bev_perception", "camera_info video pipeline inference.proof inference.builder sync"),
-    ("bev_perception", "inference.*_backend"),
+    ("bev_perception", "frame_proof inference.*_backend"),
     ("bev_perception", "inference.backend inference.build_engine"),
     ("bev_perception", "parameter_table"),
     ("bev_perception", "parameters"),
@@ -90,7 +88,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "intake"),
     ("bev_perception", "health"),
     ("bev_perception", "evaluation ros"),
-    ("bev_perception", "replay"),
+    ("bev_perception", "replay upgrade_bundle"),
     ("bev_perception", "evaluation.demo evaluation.bench_node"),
     ("bev_perception", "evaluation.faults"),
     ("bev_perception", "evaluation.bench"),

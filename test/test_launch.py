@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bev_perception.model_spec import load_bundle
+from bev_perception.bundle import load_bundle
 from bev_perception.parameters import SHIPPED_BUNDLE, make_config, parse_yaml
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -31,11 +31,11 @@ from rclpy.serialization import deserialize_message  # noqa: E402
 from rclpy.time import Time  # noqa: E402
 from tiny_drive import DELAY, MS  # noqa: E402
 
+from bev_perception.bundle import Bundle  # noqa: E402
 from bev_perception.evaluation.bag import open_bag  # noqa: E402
 from bev_perception.evaluation.frames import read_frames  # noqa: E402
 from bev_perception.inference.backend import open_backend  # noqa: E402
 from bev_perception.messages import PUBLISHERS, Output  # noqa: E402
-from bev_perception.model_spec import Bundle  # noqa: E402
 from bev_perception.parameters import NodeConfig, load_config  # noqa: E402
 from bev_perception.replay import replay  # noqa: E402
 from bev_perception.ros.run import ActiveRun, Model  # noqa: E402

@@ -136,6 +136,22 @@ def test_a_wrong_golden_sample_stops_configure(node: Rig, running: Running) -> N
     assert node.change_state(CONFIGURE)
 
 
+def test_a_wrong_golden_frame_stops_configure(node: Rig, running: Running) -> None:
+    """The engine is right, and what is made around it is not what the export recorded."""
+    import numpy as np
+
+    path = running[0].log.parent / "bundle" / "golden_frame.npz"
+    good = path.read_bytes()
+    with np.load(path) as data:
+        arrays = dict(data)
+    arrays["expected.boxes"][:, 0] += 1.0
+    np.savez(path, **arrays)
+    assert not node.change_state(CONFIGURE)
+    node.wait_for(lambda: "golden frame of 'tiny'" in node.status.summary, "the status to name the golden frame")
+    path.write_bytes(good)
+    assert node.change_state(CONFIGURE)
+
+
 def test_parameters_are_described(node: Rig) -> None:
     node.change_state(CONFIGURE)
     depth = node.describe("qos.depth")

@@ -81,7 +81,7 @@ def test_repeats_bit_for_bit_over_runs_sessions_and_processes(bundle):
     script = (
         "import sys, tiny_bundle, test_onnxruntime_backend as t\n"
         "from bev_perception.inference.backend import open_backend\n"
-        "from bev_perception.model_spec import load_bundle\n"
+        "from bev_perception.bundle import load_bundle\n"
         "print(t.digest(open_backend(load_bundle(sys.argv[1]), threads=2).infer(tiny_bundle.make_inputs())))\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'test'}"}
@@ -96,7 +96,7 @@ def test_needs_no_torch_and_no_gpu_package(bundle):
         "import sys\n"
         "from bev_perception.inference.backend import open_backend\n"
         "from bev_perception.inference.proof import self_test\n"
-        "from bev_perception.model_spec import load_bundle\n"
+        "from bev_perception.bundle import load_bundle\n"
         "bundle = load_bundle(sys.argv[1])\n"
         "self_test(open_backend(bundle), bundle)\n"
         "print(sorted({'torch', 'onnx', 'tensorrt', 'pycuda', 'rclpy'} & set(sys.modules)))\n"
@@ -158,9 +158,10 @@ def test_a_spec_that_differs_from_the_model_is_refused(tmp_path):
         open_backend(other)
 
 
-def test_garbage_with_a_matching_hash_is_a_bundle_error(tmp_path):
+@pytest.mark.parametrize(("data", "message"), [(b"garbage", "no ONNX file"), (b"", r"ONNX Runtime .* refuses it")])
+def test_garbage_with_a_matching_hash_is_a_bundle_error(tmp_path, data, message):
     loaded = tiny_bundle.write_bundle(tmp_path)
-    loaded.onnx_path.write_bytes(b"garbage")
-    spec = dataclasses.replace(loaded.spec, onnx_sha256=hashlib.sha256(b"garbage").hexdigest())
-    with pytest.raises(BundleError, match=r"ONNX Runtime .* refuses it"):
+    loaded.onnx_path.write_bytes(data)
+    spec = dataclasses.replace(loaded.spec, onnx_sha256=hashlib.sha256(data).hexdigest())
+    with pytest.raises(BundleError, match=message):
         open_backend(dataclasses.replace(loaded, spec=spec))

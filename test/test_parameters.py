@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import yaml
 
 from bev_perception import conversions, radar_messages
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics, save_extrinsics
+from bev_perception.frame_proof import FRAME_TOLERANCES
 from bev_perception.geometry import make_transform, quaternion_from_rotation, rotation_from_yaw
 from bev_perception.inference.backend import BACKENDS
 from bev_perception.inference.builder import PRECISIONS
@@ -108,7 +110,8 @@ def test_no_other_choices_are_written_down() -> None:
     """But words that no table of ours holds: precisions, where extrinsics come from, ROS's names of reliabilities, what
     to do about an image."""
     with_choices = {row.name: row.choices for row in PARAMETERS + CAMERA_PARAMETERS + RADAR_PARAMETERS if row.choices}
-    assert with_choices.pop("tensorrt.precision") is PRECISIONS and set(PRECISIONS) == set(TOLERANCES)
+    assert with_choices.pop("tensorrt.precision") is PRECISIONS
+    assert set(PRECISIONS) == set(TOLERANCES) == set(FRAME_TOLERANCES)
     checks = {f"images.{field.name}" for field in dataclasses.fields(ImageChecks)}
     assert all(with_choices.pop(name) is CHOICES for name in checks)
     assert all(with_choices.pop(f"modes.{name}") is SEVERITIES for name in MODES)
@@ -222,7 +225,7 @@ def test_yaml_sections(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
 
     def parse(tree: object) -> dict:
-        path.write_text(yaml.safe_dump(tree))
+        path.write_text(yaml.safe_dump(json.loads(json.dumps(tree))))  # without aliases, which ROS does not read)
         return parse_yaml(path)
 
     general = {"ros__parameters": {"bundle": "a", "sync": {"deadline_ms": 1.0}, "cameras.X.topic": "/x"}}

@@ -198,7 +198,8 @@ def pillars_by_loops(points, spec):
 
 
 def pillar_spec(max_pillars=300, pillar_points=40):
-    radar = RadarSpec(format="pillars", pillar_step=0.2, max_pillars=max_pillars, pillar_points=pillar_points)
+    sizes = {"pillar_step": 0.2, "max_pillars": max_pillars, "pillar_points": pillar_points}
+    radar = RadarSpec(format="pillars", **sizes, z_m=(-100.0, 100.0))
     return dataclasses.replace(SPEC, grid=BevGrid(-8.0, 8.0, -4.0, 4.0, 0.8), radar=radar)
 
 
@@ -258,3 +259,16 @@ def test_every_form_is_made_as_the_spec_says(form):
     assert found == [(t.name, t.shape, t.dtype) for t in RADAR_FORMATS[form](spec)] and set(RADAR_ARRAYS) == set(
         RADAR_FORMATS
     )
+
+
+def test_absurd_returns_do_not_reach_the_network_and_are_counted():
+    """Averaged over its cell, one return of 1e6 m/s or dBsm was a crowd to the network."""
+    good = [5.0, 1.0, 0.0, 10.0, 3.0, 0.0]
+    absurd = [[5.0, 1.0, 0.0, 1e6, 3.0, 0.0], [5.0, 1.0, 0.0, 10.0, 1e6, 0.0], [5.0, 1.0, 0.0, 10.0, 0.0, -71.0]]
+    absurd += [[5.0, 1.0, 25.0, 10.0, 3.0, 0.0], [5.0, 1.0, 0.0, -65.0, 3.0, 0.0], [3e38, 3e38, 3e38, 0.0, 3e38, 0.0]]
+    clean, _, nothing = prepare_inputs(frame_of([sweep_of("near", 0, [good])]), SPEC)
+    found, problems, lost = prepare_inputs(frame_of([sweep_of("near", 0, [good, *absurd])]), SPEC)
+    assert nothing == {} and lost == {"radar/returns_out_of_range": len(absurd)} and problems == {}
+    assert all((found[name] == array).all() for name, array in clean.items())
+    at_the_limits = [[5.0, 1.0, 0.0, 64.0, 70.0, 0.0], [5.0, 1.0, 0.0, -64.0, 0.0, 70.0]]
+    assert prepare_inputs(frame_of([sweep_of("near", 0, at_the_limits)]), SPEC)[2] == {}

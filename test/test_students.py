@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny_students import NAMES, batch, frame, run_of, student
 
+from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import TOLERANCES, compare_outputs
-from bev_perception.model_spec import Bundle, load_bundle
 from bev_perception.preprocess.radar import radar_arrays
 from training.export import export_bundle
 from training.models.exported import ExportedDetector

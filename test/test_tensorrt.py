@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.inference import build_engine
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.builder import BuildError, as_spec, build_serialized, import_builder
 from bev_perception.inference.gpu import BufferPool, DeviceState, OwnerThread
 from bev_perception.inference.half import halve
-from bev_perception.inference.interface import read_onnx
 from bev_perception.inference.proof import TOLERANCES, compare_outputs
-from bev_perception.model_spec import Bundle, BundleError, TensorSpec, load_bundle
+from bev_perception.model_spec import BundleError, TensorSpec
 
 pytest.importorskip("onnx")
 import onnx
@@ -129,7 +129,7 @@ def test_the_shipped_student_is_accepted(rtx, precision):
         pytest.skip("no bundle is shipped in bev_perception/bundles/demo")
     shipped = load_bundle(path)
     lines: list[str] = []
-    assert build_serialized(rtx, read_onnx(shipped), shipped.spec, precision, log=lines.append)
+    assert build_serialized(rtx, shipped.model(), shipped.spec, precision, log=lines.append)
     assert precision == "fp32" or int(lines[0].split()[0]) > 20  # convolutions in fp16
 
 

@@ -17,8 +17,8 @@ pytest.importorskip("lightning", reason="needs lightning")
 
 
 from bev_perception import temporal
+from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.objects import Objects
-from bev_perception.model_spec import load_bundle
 from training.bundling import evaluation
 from training.bundling.evaluation import detect_by_bundle
 from training.data import clips

@@ -238,8 +238,8 @@ def test_the_node_and_the_replay_find_the_same(
         pytest.importorskip(name, reason=f"{name} is not installed")
     from test_live_and_replay import content, live_node, run_live
 
+    from bev_perception.bundle import load_bundle
     from bev_perception.messages import PUBLISHERS, Output
-    from bev_perception.model_spec import load_bundle
 
     scan = radar_as(as_scan)
     bag = rewrite_bag(drive[1], tmp_path / "bag", lambda *row: change(*row) or scan(*row))

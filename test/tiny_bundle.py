@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,12 @@ import onnx
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
+from bev_perception.bundle import GOLDEN, GOLDEN_FRAME, MODEL, Bundle, load_bundle, with_facts
+from bev_perception.bundle import SPEC as SPEC_FILE
+from bev_perception.frame_proof import record_golden_frame
+from bev_perception.golden_pattern import pattern_frames
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import CLASSES, Bundle, ImageSpec, ModelSpec, TemporalSpec, load_bundle
+from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
 
 SPEC = ModelSpec(
     name="tiny",
@@ -184,15 +190,36 @@ def make_model(graph: str = GRAPH, spec: ModelSpec = SPEC, seed: int = 7) -> onn
     return model
 
 
-def write_bundle(path: Path, model: onnx.ModelProto | None = None, spec: ModelSpec = SPEC) -> Bundle:
-    """Write the tiny bundle to `path` and load it."""
-    path.mkdir(parents=True, exist_ok=True)
-    data = (model or make_model()).SerializeToString()
-    (path / "model.onnx").write_bytes(data)
-    spec = dataclasses.replace(spec, onnx_sha256=hashlib.sha256(data).hexdigest())
-    (path / "model_spec.json").write_text(spec.to_json())
+class Reference:
+    """`reference` as an engine: the golden frame comes from it, not from an engine either."""
+
+    name = "numpy"
+    spec = SPEC
+    details: dict[str, str] = {}  # noqa: RUF012
+
+    def infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return reference(inputs)
+
+    def fetch(self, value: np.ndarray) -> np.ndarray:
+        return value
+
+
+@cache
+def golden_files() -> dict[str, bytes]:
+    """golden.npz and golden_frame.npz of SPEC."""
     inputs = make_inputs(SPEC)
     golden = {f"in.{name}": value for name, value in inputs.items()}
     golden |= {f"out.{name}": value for name, value in reference(inputs).items()}
-    np.savez(path / "golden.npz", **golden)
+    file = io.BytesIO()
+    np.savez(file, **golden)
+    return {GOLDEN: file.getvalue(), GOLDEN_FRAME: record_golden_frame(Reference(), pattern_frames(SPEC))}
+
+
+def write_bundle(path: Path, model: onnx.ModelProto | None = None, spec: ModelSpec = SPEC) -> Bundle:
+    """Write the tiny bundle to `path` and load it. The golden files are those of SPEC and of the model by default."""
+    path.mkdir(parents=True, exist_ok=True)
+    data = with_facts((model or make_model()).SerializeToString(), spec)
+    spec = dataclasses.replace(spec, onnx_sha256=hashlib.sha256(data).hexdigest())
+    for name, content in (golden_files() | {MODEL: data, SPEC_FILE: spec.to_json().encode()}).items():
+        (path / name).write_bytes(content)
     return load_bundle(path)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
+from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.metrics import Scores
 from bev_perception.files import write_atomic
-from bev_perception.model_spec import load_bundle
 from training.bundling.evaluation import evaluate_bundle
 from training.bundling.model_card import class_table, range_table, score_table
 from training.command_line import errors_as_text

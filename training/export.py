@@ -1,7 +1,8 @@
 """Checkpoint -> bundle: `python -m training.export CHECKPOINT OUT [--golden-data DIR] [--scores JSON] [--notes MD]`.
 
-Writes model.onnx, model_spec.json, golden.npz and MODEL_CARD.md, and refuses when PyTorch, ONNX Runtime and the spec
-disagree, when a parameter is not in the graph, when TensorRT's parser refuses or when the bundle is above --limit-mib.
+Writes model.onnx, model_spec.json, golden.npz, golden_frame.npz and MODEL_CARD.md, and refuses when PyTorch, ONNX
+Runtime and the spec disagree, when a parameter is not in the graph, when TensorRT's parser refuses or when the bundle
+is above --limit-mib.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ import onnx
 import torch
 from torch import Tensor
 
+from bev_perception.bundle import GOLDEN, GOLDEN_FRAME, MODEL, SPEC, Bundle, load_bundle, open_bundle, with_facts
+from bev_perception.frame_proof import record_golden_frame
+from bev_perception.golden_pattern import pattern_frames
 from bev_perception.inference.backend import open_backend
+from bev_perception.inference.interface import InferenceBackend
 from bev_perception.inference.proof import TOLERANCES, compare_outputs
-from bev_perception.model_spec import Bundle, ModelSpec, load_bundle
+from bev_perception.model_spec import ModelSpec
+from bev_perception.structures import SensorFrame
 from training.bundling.export_checks import ask_tensorrt, check_parameters
-from training.bundling.golden import pattern_inputs, recorded_inputs
+from training.bundling.golden import pattern_inputs, recorded_frames, recorded_inputs
 from training.bundling.model_card import model_card
 from training.command_line import errors_as_text
 from training.data.config import EVERY_RETURN
@@ -45,11 +51,13 @@ def export_bundle(
     extra_files: dict[str, str] | None = None,
     inputs: dict[str, np.ndarray] | None = None,
     limit_mib: float | None = None,
+    frames: tuple[SensorFrame, SensorFrame] | None = None,
 ) -> Path:
     """Write a bundle for `student` (with its spec) to `out`, replacing what is there once everything is proven.
 
     extra_files: file name -> text, for the model card. inputs: of the golden sample (default: `pattern_inputs`).
     limit_mib: how large the bundle may be; None for any size. One that goes into a repository wants a limit.
+    frames: of the golden frame (default: `pattern_frames`).
     Raises BundleError when ONNX Runtime disagrees with PyTorch, ValueError when a parameter is not in the graph or a
     file is too large, BuildError when TensorRT's parser refuses.
     """
@@ -63,20 +71,27 @@ def export_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        onnx_bytes = _to_onnx(exported, tensors)
+        onnx_bytes = with_facts(_to_onnx(exported, tensors), student.spec)
         spec = dataclasses.replace(student.spec, onnx_sha256=hashlib.sha256(onnx_bytes).hexdigest())
-        (work / "model.onnx").write_bytes(onnx_bytes)
-        (work / "model_spec.json").write_text(spec.to_json())
+        (work / MODEL).write_bytes(onnx_bytes)
+        (work / SPEC).write_text(spec.to_json())
         # The state is as large as the model: its effect is proven by the boxes that a golden prev_bev leads to.
         arrays = {f"in.{name}": array for name, array in inputs.items()}
         arrays |= {f"out.{name}": array for name, array in expected.items() if name != "bev"}
-        np.savez_compressed(work / "golden.npz", **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(work / GOLDEN, **arrays)  # type: ignore[arg-type]
         for name, text in (extra_files or {}).items():
             (work / name).write_text(text)
+        print(ask_tensorrt(onnx_bytes))
+        backend = open_backend(open_bundle(work))
+        try:
+            _check_outputs(backend, open_bundle(work), expected)
+            golden_frame = record_golden_frame(backend, frames or pattern_frames(spec))
+        finally:
+            backend.close()
+        (work / GOLDEN_FRAME).write_bytes(golden_frame)
+        load_bundle(work)
         if limit_mib is not None:
             _check_sizes(work, limit_mib)
-        print(ask_tensorrt(onnx_bytes))
-        _check_outputs(load_bundle(work), expected)
         if out.exists():
             shutil.rmtree(out)
         os.chmod(work, 0o755)
@@ -113,10 +128,10 @@ def _to_onnx(exported: ExportedDetector, tensors: dict[str, Tensor]) -> bytes:
 
 
 def _check_sizes(folder: Path, limit_mib: float) -> None:
-    golden, total = (folder / "golden.npz").stat().st_size, sum(f.stat().st_size for f in folder.iterdir())
+    golden, total = (folder / GOLDEN).stat().st_size, sum(f.stat().st_size for f in folder.iterdir())
     if golden > limit_mib * GOLDEN_SHARE * 2**20:
         raise ValueError(
-            f"golden.npz has {golden / 2**10:.0f} KiB, allowed {limit_mib * GOLDEN_SHARE * 2**10:.0f}; take another "
+            f"{GOLDEN} has {golden / 2**10:.0f} KiB, allowed {limit_mib * GOLDEN_SHARE * 2**10:.0f}; take another "
             "keyframe, round coarser (training/bundling/golden.py), leave out --golden-data or raise --limit-mib"
         )
     if total > limit_mib * 2**20:
@@ -126,12 +141,10 @@ def _check_sizes(folder: Path, limit_mib: float) -> None:
         )
 
 
-def _check_outputs(bundle: Bundle, expected: dict[str, np.ndarray]) -> None:
+def _check_outputs(backend: InferenceBackend, bundle: Bundle, expected: dict[str, np.ndarray]) -> None:
     """ONNX Runtime on the files just written against PyTorch, the state included."""
     inputs, golden = bundle.golden()
-    backend = open_backend(bundle)
     found = {name: backend.fetch(value) for name, value in backend.infer(inputs).items()}
-    backend.close()
     figures = compare_outputs(
         found,
         golden | {n: a for n, a in expected.items() if n == "bev"},
@@ -157,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="bundle directory to write")
     parser.add_argument("--scores", type=Path, help="JSON of training.evaluate --out: card, thresholds")
     parser.add_argument("--notes", type=Path, help="Markdown appended to the card: data, command, duration, limits")
-    add_source(parser, False, "golden-data", "nuScenes-format data root: a validation keyframe is the golden sample")
+    add_source(parser, False, "golden-data", "nuScenes-format data root: golden sample and frame are of the split val")
     parser.add_argument("--limit-mib", type=float, help="refuse a larger bundle, such as 16 in a repository")
     args = parser.parse_args(argv)
     module = load_module(args.checkpoint)
@@ -174,7 +187,8 @@ def main(argv: list[str] | None = None) -> int:
         student.spec = with_thresholds(student.spec, next(iter(scores.values()))["classes"])
     card = model_card(student, scores, args.notes.read_text() if args.notes else "")
     inputs = recorded_inputs(student, source_of(args)) if args.data else None
-    export_bundle(student, args.out, {"MODEL_CARD.md": card}, inputs, args.limit_mib)
+    frames = recorded_frames(student.spec, source_of(args)) if args.data else None
+    export_bundle(student, args.out, {"MODEL_CARD.md": card}, inputs, args.limit_mib, frames)
     print(f"bundle: {args.out} ({sum(f.stat().st_size for f in args.out.iterdir()) / 2**20:.2f} MiB)")
     return 0
 

@@ -17,12 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.bench_cost import HEIGHT, RETURNS, WIDTH, measure_cost
 from bev_perception.evaluation.demo import machine
 from bev_perception.evaluation.pages import check_sections, replace_sections
 from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
 from bev_perception.files import write_atomic
-from bev_perception.model_spec import BundleError, load_bundle
+from bev_perception.model_spec import BundleError
 from bev_perception.parameters import SHIPPED_BUNDLE
 
 AIM_RATIO, AIM_MS, AIM_DELIVERED = 8.0, 10.0, 0.995

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import yaml
 
+from bev_perception.bundle import load_bundle
 from bev_perception.calibration import save_extrinsics
 from bev_perception.evaluation.bag import STATUS_TOPIC, read_bag
 from bev_perception.evaluation.process import Child, ros_environment
 from bev_perception.geometry import make_transform, rotation_from_yaw
-from bev_perception.model_spec import ModelSpec, load_bundle
+from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, parse_yaml
 
 # Threads by what they do; the others are those of DDS.

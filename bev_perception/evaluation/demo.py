@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from bev_perception.bundle import load_bundle
 from bev_perception.calibration import StaticTree, save_extrinsics
 from bev_perception.evaluation.bag import (
     DETECTIONS_TOPIC,
@@ -35,7 +36,7 @@ from bev_perception.evaluation.process import Child, StageError, ros_environment
 from bev_perception.evaluation.results import LiveRun, read_live_run, report_data, summarize
 from bev_perception.files import write_atomic
 from bev_perception.messages import DIAGNOSTICS_TOPIC
-from bev_perception.model_spec import BundleError, ModelSpec, load_bundle
+from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.parameters import (
     SHIPPED_BUNDLE,
     SHIPPED_PARAMETERS,

@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.bench_node import write_files
 from bev_perception.evaluation.pages import check_sections, replace_sections
 from bev_perception.evaluation.process import Child, StageError, ros_environment
-from bev_perception.model_spec import load_bundle
 from bev_perception.parameters import SHIPPED_BUNDLE
 
 SECTION = "faults"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bev_perception.bundle import Bundle
 from bev_perception.inference.interface import InferenceBackend
-from bev_perception.model_spec import Bundle
 
 
 def _open_onnxruntime(bundle: Bundle, **options: Any) -> InferenceBackend:

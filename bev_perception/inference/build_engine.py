@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.inference.builder import BUILDERS, PRECISIONS, BuildError, Log, build_serialized, import_builder
 from bev_perception.inference.engine_cache import EngineKey, engine_places, open_cached
-from bev_perception.inference.interface import read_onnx
 from bev_perception.inference.tensorrt_backend import NOT_KEPT, open_tensorrt
-from bev_perception.model_spec import Bundle, BundleError, load_bundle
+from bev_perception.model_spec import BundleError
 
 
 def build_unproven(
@@ -22,7 +22,7 @@ def build_unproven(
     _, path = open_cached(
         engine_places(cache),
         key,
-        build=lambda: build_serialized(trt, read_onnx(bundle), bundle.spec, precision, log=log, verbose=verbose),
+        build=lambda: build_serialized(trt, bundle.model(), bundle.spec, precision, log=log, verbose=verbose),
         prove=lambda engine: (None, {}),
         force=force,
         log=log,

@@ -6,13 +6,12 @@ caller: an array, or a handle to memory on the device, which `fetch` turns into 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from bev_perception.model_spec import Bundle, BundleError, ModelSpec, TensorSpec
+from bev_perception.model_spec import BundleError, ModelSpec, TensorSpec
 
 
 class InferenceBackend(Protocol):
@@ -31,20 +30,12 @@ class InferenceBackend(Protocol):
     def fetch(self, value: Any) -> np.ndarray:
         """The array behind what `infer` returned; arrays pass through."""
 
+    def interrupt(self) -> None:
+        """Called from another thread: let an `infer` that does not come back raise, where the engine can be stopped.
+        The backend is of no use afterwards."""
+
     def close(self) -> None:
         """Free the engine. Idempotent; the backend and its handles cannot be used afterwards."""
-
-
-def read_onnx(bundle: Bundle) -> bytes:
-    """The bundle's ONNX, verified again, so that what runs is exactly what was verified."""
-    data = bundle.onnx_path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != bundle.spec.onnx_sha256:
-        raise BundleError(
-            f"{bundle.onnx_path}: sha256 {found[:12]}..., the spec expects {bundle.spec.onnx_sha256[:12]}...; "
-            "the file changed since the bundle was loaded, load it again"
-        )
-    return data
 
 
 def check_interface(found: Sequence[TensorSpec], expected: Sequence[TensorSpec], where: str) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bev_perception.inference.interface import check_interface, read_onnx, validate_inputs
-from bev_perception.model_spec import Bundle, BundleError, TensorSpec
+from bev_perception.bundle import Bundle
+from bev_perception.inference.interface import check_interface, validate_inputs
+from bev_perception.model_spec import BundleError, TensorSpec
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DTYPES = {
@@ -61,10 +62,9 @@ class OnnxRuntimeBackend:
         providers: list[Any] = ["CPUExecutionProvider"]
         if provider == "cuda":
             providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+        model = bundle.model()
         try:
-            session = onnxruntime.InferenceSession(read_onnx(bundle), sess_options=options, providers=providers)
-        except BundleError:
-            raise
+            session = onnxruntime.InferenceSession(model, sess_options=options, providers=providers)
         except Exception as error:  # onnxruntime has a dozen exception classes and no common one
             raise BundleError(
                 f"{bundle.onnx_path}: ONNX Runtime {onnxruntime.__version__} refuses it: {error}"
@@ -76,6 +76,7 @@ class OnnxRuntimeBackend:
             )
         self.spec = bundle.spec
         self._session = session
+        self._run_options = onnxruntime.RunOptions()
         self._output_names = [t.name for t in self.spec.outputs()]
         check_interface(_tensors(session.get_inputs()), self.spec.inputs(), f"{bundle.onnx_path}: inputs")
         check_interface(_tensors(session.get_outputs()), self.spec.outputs(), f"{bundle.onnx_path}: outputs")
@@ -92,12 +93,16 @@ class OnnxRuntimeBackend:
         if self._session is None:
             raise RuntimeError("the onnxruntime backend is closed")
         validate_inputs(inputs, self.spec)
-        outputs = self._session.run(self._output_names, dict(inputs))
+        outputs = self._session.run(self._output_names, dict(inputs), self._run_options)
         return dict(zip(self._output_names, outputs))
 
     def fetch(self, value: np.ndarray) -> np.ndarray:
         """Arrays are already on the host."""
         return value
+
+    def interrupt(self) -> None:
+        """See InferenceBackend.interrupt: ONNX Runtime looks before every operator and every turn of a loop."""
+        self._run_options.terminate = True
 
     def close(self) -> None:
         """Free the session."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bev_perception.bundle import Bundle
 from bev_perception.inference.builder import (
     DTYPES,
     Log,
@@ -23,9 +24,9 @@ from bev_perception.inference.builder import (
 )
 from bev_perception.inference.engine_cache import EngineKey, engine_places, open_cached
 from bev_perception.inference.gpu import BufferPool, DeviceState, Gpu
-from bev_perception.inference.interface import check_interface, read_onnx, validate_inputs
+from bev_perception.inference.interface import check_interface, validate_inputs
 from bev_perception.inference.proof import TOLERANCES, self_test
-from bev_perception.model_spec import Bundle, ModelSpec, TensorSpec
+from bev_perception.model_spec import ModelSpec, TensorSpec
 
 STATE_IN, STATE_OUT = "prev_bev", "bev"
 
@@ -51,7 +52,7 @@ def open_tensorrt(
     key = EngineKey(bundle.spec.name, bundle.spec.onnx_sha256, "tensorrt", trt.__version__, gpu.name, precision)
 
     def build() -> bytes:
-        onnx = read_onnx(bundle)
+        onnx = bundle.model()
         return gpu.run(lambda: build_serialized(trt, onnx, bundle.spec, precision, log=log, verbose=verbose))
 
     def prove(engine: bytes) -> tuple[TensorRtBackend, dict[str, float]]:
@@ -177,6 +178,9 @@ class TensorRtBackend:
         array = np.empty(state.shape, state.dtype)
         self._cuda.memcpy_dtoh(array, state.buffer)
         return array
+
+    def interrupt(self) -> None:
+        """TensorRT stops no engine that runs."""
 
     def _require_open(self) -> None:
         if not self._open:

@@ -15,7 +15,8 @@ def prepare_inputs(
     frame: SensorFrame, spec: ModelSpec
 ) -> tuple[dict[str, np.ndarray], dict[str, Fault], dict[str, int]]:
     """-> arrays named as in ModelSpec.inputs(), without prev_*; sensor -> why it is there but unusable; reason ->
-    number of what the model has no room for (`radar/pillars_over_limit`, `radar/points_over_limit`)."""
+    number of radar returns that do not reach the network (`radar/returns_out_of_range`, and for want of room
+    `radar/pillars_over_limit`, `radar/points_over_limit`)."""
     inputs: dict[str, np.ndarray] = {}
     problems: dict[str, Fault] = {}
     lost: dict[str, int] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from bev_perception.fault import Fault
 from bev_perception.geometry import invert
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import PILLAR_COLUMNS, ModelSpec
+from bev_perception.model_spec import PILLAR_COLUMNS, ModelSpec, RadarSpec
 from bev_perception.structures import RADAR_COLUMNS, RadarSweep, SensorFrame
 
 # Columns of the accumulated cloud: m, dBsm, m/s over ground along ego x and y, s.
@@ -46,9 +46,10 @@ def accumulate(frame: SensorFrame, spec: ModelSpec) -> np.ndarray:
     velocity_ego = np.einsum("pij,pj->pi", ego_from_radar[:, :3, :3], velocity)[:, :2]
     position = np.einsum("pij,pj->pi", ego_from_radar[:, :3, :3], points[:, :3]) + ego_from_radar[:, :3, 3]
     position[:, :2] += velocity_ego * age[:, None]
-    cloud[:, :3] = position
+    with np.errstate(over="ignore"):  # beyond float32: infinite, and out of every range
+        cloud[:, :3] = position
+        cloud[:, 4:6] = velocity_ego
     cloud[:, 3] = points[:, 3]
-    cloud[:, 4:6] = velocity_ego
     cloud[:, 6] = age
     return cloud[np.isfinite(cloud).all(axis=1)]  # what float32 cannot hold is nowhere
 
@@ -127,7 +128,22 @@ RADAR_ARRAYS: dict[str, Callable[[np.ndarray, ModelSpec], tuple[dict[str, np.nda
 
 def radar_arrays(points: np.ndarray, spec: ModelSpec) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """(P, 7) accumulated points -> the radar inputs of the spec without radar_valid, and what did not fit."""
-    return RADAR_ARRAYS[spec.radar.format](points, spec)
+    kept = within_limits(points, spec.radar)
+    arrays, over = RADAR_ARRAYS[spec.radar.format](points[kept], spec)
+    lost = {"returns_out_of_range": int(np.count_nonzero(~kept))}
+    return arrays, {reason: n for reason, n in (lost | over).items() if n}
+
+
+def within_limits(points: np.ndarray, radar: RadarSpec) -> np.ndarray:
+    """(P,) bool over accumulated points: what a radar can have measured of traffic, by the limits of the spec.
+
+    One return of an absurd speed or cross section, averaged over its cell, is seen by a network as a crowd.
+    """
+    (low_rcs, high_rcs), (low_z, high_z) = radar.rcs_dbsm, radar.z_m
+    z, rcs, speed = points[:, 2], points[:, 3], np.linalg.norm(points[:, 4:6].astype(np.float64), axis=1)
+    return (
+        (rcs >= low_rcs) & (rcs <= high_rcs) & (z >= low_z) & (z <= high_z) & (speed <= radar.max_speed_mps)
+    )  # fmt: skip
 
 
 def prepare_radar(

@@ -21,15 +21,15 @@ from typing import Any
 
 import rclpy
 
+from bev_perception.bundle import Bundle
 from bev_perception.files import write_atomic
 from bev_perception.inference.backend import BACKENDS
 from bev_perception.inference.interface import InferenceBackend
-from bev_perception.model_spec import Bundle
 from bev_perception.parameters import load_config, parse_yaml
 from bev_perception.ros import node as perception_node
 from bev_perception.ros.car import Car
 
-REAL_RUNS = 8  # of the engine: the self-test and the first frames
+REAL_RUNS = 16  # of the engine: the proofs at configure, and the first frames
 
 
 class FrozenEngine:
@@ -38,7 +38,7 @@ class FrozenEngine:
     def __init__(self, bundle: Bundle, **options: Any) -> None:
         self._backend: InferenceBackend = BACKENDS["onnxruntime"](bundle, **options)
         self.name, self.spec, self.details = "frozen", self._backend.spec, self._backend.details
-        self.fetch, self.close = self._backend.fetch, self._backend.close
+        self.fetch, self.close, self.interrupt = self._backend.fetch, self._backend.close, self._backend.interrupt
         self._runs, self._answer = 0, dict[str, Any]()
 
     def infer(self, inputs: Mapping[str, Any]) -> dict[str, Any]:

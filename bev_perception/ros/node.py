@@ -24,12 +24,14 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
+from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError
+from bev_perception.frame_proof import prove_frame
 from bev_perception.health import situation
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
 from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
-from bev_perception.model_spec import BundleError, load_bundle
+from bev_perception.model_spec import BundleError
 from bev_perception.modes import MEMORY_OFF_S, modes_that_hold
 from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, make_config, resolve_path
 from bev_perception.ros.declare import NodeParameters
@@ -137,7 +139,7 @@ class PerceptionNode(LifecycleNode):
         started = time.perf_counter()
         backend = open_backend(bundle, config.backend, **config.backend_options)
         self._model = Model(bundle, backend)
-        figures = self_test(backend, bundle)
+        figures = self_test(backend, bundle) | prove_frame(backend, bundle)
         self._config = config
         self.get_logger().info(
             f"configured: model {bundle.spec.name!r} with {backend.name} in {time.perf_counter() - started:.1f} s; "

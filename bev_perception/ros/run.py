@@ -15,6 +15,7 @@ from typing import Any
 
 from rclpy.node import Node
 
+from bev_perception.bundle import Bundle
 from bev_perception.decode import Thresholds
 from bev_perception.fault import Fault
 from bev_perception.health import SensorHealth, newest_outcome, sensor_health
@@ -22,7 +23,6 @@ from bev_perception.inference.interface import InferenceBackend
 from bev_perception.intake import SensorIntake
 from bev_perception.measurements import Measurements
 from bev_perception.messages import PUBLISHERS, Context
-from bev_perception.model_spec import Bundle
 from bev_perception.parameters import NodeConfig
 from bev_perception.pipeline import BevPipeline
 from bev_perception.ros.inputs import SensorInputs

@@ -1,4 +1,4 @@
-"""docs/bundle.md from bev_perception/model_spec.py, inference/proof.py and the shipped bundle."""
+"""docs/bundle.md from bev_perception/model_spec.py, inference/proof.py, frame_proof.py and the shipped bundle."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bev_perception.bundle import FACTS_KEY, load_bundle
+from bev_perception.frame_proof import FRAME_TOLERANCES, KEPT, MATCH_M
 from bev_perception.grid import BevGrid
-from bev_perception.inference.proof import TOLERANCES
+from bev_perception.inference.proof import TIME_LIMIT_S, TOLERANCES
 from bev_perception.model_spec import (
     ADDED_LATER,
     BOX_CHANNELS,
@@ -23,7 +25,6 @@ from bev_perception.model_spec import (
     RadarSpec,
     TemporalSpec,
     TensorSpec,
-    load_bundle,
 )
 from docs.pages.markdown import code, join, table, written_by
 
@@ -37,21 +38,27 @@ has nothing else to configure about the model.
 
 | file | what it holds |
 | --- | --- |
-| `model.onnx` | the network, from resized images and radar to the strongest peaks of its head |
+| `model.onnx` | the network, from resized images and radar to the strongest peaks; carries its facts in its metadata |
 | `model_spec.json` | the facts: sensors, classes, grid, image size, radar form, memory, thresholds, hash of the ONNX |
-| `golden.npz` | an input and the output that it must give |
+| `golden.npz` | an input of the network and the output that it must give |
+| `golden_frame.npz` | what the sensors of a vehicle gave, and the detections that it must lead to |
 | `MODEL_CARD.md` | for people: size, scores, how it was trained, limits; no program reads it |"""
 ENFORCED = """\
 Each of these must hold; if one does not, `configure` fails with what was found, what was expected and how to mend it:
 
-1. The first three files are there.
-2. `model_spec.json` has `format` {format}, every key below and no other, each of its type. (Older bundles may lack
-   {later}; what they meant is known.)
-3. `score_threshold` and `nms_radius` name exactly the classes; there is at least one sensor; the grid has a whole
-   number of cells, and so has each of its cells of pillars.
-4. The sha256 of `model.onnx` is `onnx_sha256`. It is checked again when the engine reads the file.
-5. Inputs and outputs of the ONNX, or of the TensorRT engine, have the names, shapes and types that the spec implies.
-6. The engine gives the golden outputs for the golden inputs, within the tolerance of its precision.
+1. The first four files are there, none larger than it can be, and none a link that leads out of the bundle.
+2. `model_spec.json` has `format` {format}, every key below once and no other, each of its type and in its range. (Older
+   bundles may lack {later}; what they meant is known.)
+3. `score_threshold` and `nms_radius` name exactly the classes; there is at least one sensor; no name stands twice; the
+   grid has a whole number of cells, and so has each of its cells of pillars.
+4. The sha256 of `model.onnx` is `onnx_sha256`, and those of files in which it keeps weights are `weights_sha256`. They
+   are checked again when the engine reads the files. Weights anywhere else are refused.
+5. Every fact of `model_spec.json` is the one that `model.onnx` carries in its metadata (`{facts}`); what
+   differs is named. Thresholds are changed by parameters, other facts by another export.
+6. Inputs and outputs of the ONNX, or of the TensorRT engine, have the names, shapes and types that the spec implies.
+7. The engine gives the golden outputs for the golden inputs, within the tolerance of its precision and within
+   {limit:.0f} s.
+8. The golden frame, driven through preprocessing, memory, engine and decoding, gives the recorded detections.
 
 While it runs, every call checks names, shapes and types again. Detections carry the model's name and the hash of its
 ONNX, so that a recording says which model made it."""
@@ -62,6 +69,24 @@ first validation keyframe of a data set that has an earlier one, with colours an
 without it, a pattern that touches every input.
 
 An engine is compared by peaks, (label, cell), not by rows, because peaks of equal score may swap:"""
+FRAME = """\
+`golden_frame.npz` has two frames, an earlier one for the memory and the one that is looked at: images (JPEG; every
+other camera is given them decoded, so that both ways are proved), calibrations, radar scans and poses, each by the name
+of its sensor, and the strongest {kept} detections of the later frame with the names of their classes, and whether the
+bundle's thresholds publish them. So it also notices what the golden sample cannot: another order of colours, other
+radar planes or sweeps, other classes, other thresholds, and a version of this package that prepares or decodes
+otherwise. With `--golden-data` the frames are the keyframe of the golden sample and the one before; without it, a drawn
+scene, in which a trained network finds little.
+
+Detections are compared with the nearest of the same class within {match:g} m:"""
+UPGRADE = """\
+A bundle of an earlier version has no golden frame, and its ONNX does not carry its facts. It is refused until it is
+exported again, or upgraded:
+
+    ros2 run bev_perception upgrade_bundle OLD NEW --bag BAG --params my.param.yaml
+
+The network stays the same, byte by byte; the file around it and so its sha256 do not, and engines of TensorRT are built
+anew. `--bag` takes the golden frame from a recording with all sensors; without it, it is of a drawn scene."""
 CARD = """\
 `MODEL_CARD.md` has the number of parameters and the sizes of the network; when the export was given scores
 (`--scores`), the official metric for every set of sensors, per class and per range; and the notes that its author wrote
@@ -83,6 +108,7 @@ FACTS: dict[type, dict[str, str]] = {
         "temporal": "See below",
         "top_k": "Number of peaks that the graph gives, over all classes and cells",
         "onnx_sha256": "sha256 of `model.onnx`",
+        "weights_sha256": "File of the bundle in which `model.onnx` keeps weights -> its sha256; mostly none",
         "format": "Version of this file",
     },
     BevGrid: {
@@ -107,6 +133,9 @@ FACTS: dict[type, dict[str, str]] = {
         "pillar_step": "Of `pillars`: size of their cells, m; divides the grid's into whole cells",
         "max_pillars": "Of `pillars`: how many there is room for; the nearest are kept",
         "pillar_points": "Of `pillars`: points in each; the newest are kept",
+        "rcs_dbsm": "Least and largest radar cross section that reaches the network, dBsm",
+        "max_speed_mps": "Largest radial speed over ground that does, m/s",
+        "z_m": "Least and largest height above base_link that does, m",
     },
     TemporalSpec: {
         "state_channels": "Channels of the state `bev`; 0: no memory",
@@ -144,12 +173,23 @@ def page() -> str:
     other = dataclasses.replace(spec, radar=dataclasses.replace(spec.radar, format="pillars"))
     names = {tensor.name for tensor in spec.inputs()}
     extra = [tensor for tensor in other.inputs() if tensor.name not in names]
-    later = ", ".join(f"`radar.{name}`" for name in sorted(ADDED_LATER[RadarSpec]))
+    later = ", ".join(
+        code(f"{part}{name}") for kind, part in ((RadarSpec, "radar."), (ModelSpec, "")) for name in ADDED_LATER[kind]
+    )
+    enforced = ENFORCED.format(format=spec.format, later=later, facts=FACTS_KEY, limit=TIME_LIMIT_S)
     source = "bev_perception/model_spec.py, the shipped bundle and docs/pages/bundle.py"
     return join(
         *("# The model bundle", written_by(source), HEAD),
-        *("## What the node enforces", ENFORCED.format(format=spec.format, later=later)),
-        *("## The golden sample", GOLDEN, tolerances(), "## The card", CARD),
+        *("## What the node enforces", enforced),
+        *(
+            "## The golden sample",
+            GOLDEN,
+            tolerances(),
+            "## The golden frame",
+            FRAME.format(kept=KEPT, match=MATCH_M),
+            frame_tolerances(),
+        ),
+        *("## Bundles of earlier versions", UPGRADE, "## The card", CARD),
         *("## model_spec.json", facts(spec), *nested_facts(spec)),
         *("## What the network takes", TAKES, tensor_table((*spec.inputs(), *extra))),
         *("## What the network gives", tensor_table(spec.outputs())),
@@ -179,6 +219,8 @@ def shown(value: Any) -> str:
     """As JSON has it, long ones by their first element."""
     if dataclasses.is_dataclass(value):
         return ""
+    if isinstance(value, dict) and not value:
+        return "none"
     if isinstance(value, dict):
         name, first = next(iter(value.items()))
         return f"`{name}`: {json.dumps(first)}, and {len(value) - 1} more"
@@ -190,6 +232,17 @@ def shown(value: Any) -> str:
 def tensor_table(tensors: tuple[TensorSpec, ...]) -> str:
     rows = [(code(t.name), " x ".join(map(str, t.shape)), t.dtype, TENSORS[t.name]) for t in tensors]
     return table(("name", "shape", "type", "meaning"), rows)
+
+
+def frame_tolerances() -> str:
+    rows = [
+        (precision, f"{t.score:g}", f"{t.box:g}", f"{t.unmatched:.0%}") for precision, t in FRAME_TOLERANCES.items()
+    ]
+    head = (
+        *("precision", "scores, absolute", "boxes and velocities, times the value where that is above 1; yaw, rad"),
+        "detections that may have given way to others",
+    )
+    return table(head, rows)
 
 
 def tolerances() -> str:

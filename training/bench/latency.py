@@ -11,10 +11,9 @@ from pathlib import Path
 
 import torch
 
+from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.builder import build_serialized, import_builder
-from bev_perception.inference.interface import read_onnx
-from bev_perception.model_spec import Bundle, load_bundle
 from training.export import export_bundle
 from training.models.exported import parameters_exported
 from training.run import Run, build_detector
@@ -57,5 +56,5 @@ def _build_seconds(bundle: Bundle, log: Callable[[str], None]) -> float | None:
         log(f"TensorRT's builder was not asked: {error}")
         return None
     started = time.perf_counter()
-    build_serialized(trt, read_onnx(bundle), bundle.spec, log=log)
+    build_serialized(trt, bundle.model(), bundle.spec, log=log)
     return time.perf_counter() - started

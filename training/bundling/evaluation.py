@@ -10,11 +10,11 @@ import time
 from collections.abc import Sequence
 from itertools import groupby
 
+from bev_perception.bundle import Bundle
 from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.objects import Objects, objects_from_detections
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.interface import InferenceBackend
-from bev_perception.model_spec import Bundle
 from bev_perception.pipeline import BevPipeline
 from training.data.nuscenes import Keyframe
 from training.data.sensor_frame import sensor_frame

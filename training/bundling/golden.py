@@ -1,4 +1,4 @@
-"""Inputs for a bundle's golden sample: what an engine must answer correctly before a vehicle uses it."""
+"""What a bundle's golden sample and golden frame are made of: what must be answered correctly before a drive."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import numpy as np
 
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.radar import radar_arrays
+from bev_perception.structures import SensorFrame
 from training.data.clips import ClipDataset, collate
 from training.data.config import DataConfig
+from training.data.nuscenes import Keyframes
+from training.data.sensor_frame import sensor_frame
 from training.data.source import Source
 from training.models.detector import Detector
 from training.trainer.lightning_module import recall
@@ -68,17 +71,34 @@ def _pattern_radar(spec: ModelSpec, rng: np.random.Generator) -> dict[str, np.nd
     return radar_arrays(points, spec)[0]
 
 
+HISTORY = DataConfig(history=1)
+
+
+def recorded_frames(spec: ModelSpec, source: Source) -> tuple[SensorFrame, SensorFrame]:
+    """The first validation keyframe that has an earlier one, and that, as a vehicle would see them: (earlier, later).
+
+    Raises ValueError when the data set has none.
+    """
+    keyframes, index = _first_with_earlier(spec, source)
+    earlier, later = (sensor_frame(keyframes[i], spec) for i in (keyframes[index].prev, index))
+    return earlier, later
+
+
+def _first_with_earlier(spec: ModelSpec, source: Source) -> tuple[Keyframes, int]:
+    keyframes = open_keyframes(spec, HISTORY, source, "val", scenes=1)
+    index = next((i for i in range(len(keyframes)) if keyframes[i].prev >= 0), None)
+    if index is None:
+        raise ValueError(f"{source.root}: the first scene of the split `val` has no two keyframes in a row")
+    return keyframes, index
+
+
 def recorded_inputs(student: Detector, source: Source) -> dict[str, np.ndarray]:
     """The first validation keyframe that has an earlier one, with the student's own state of that earlier one.
 
     Raises ValueError when the data set has none.
     """
-    config = DataConfig(history=1)
-    keyframes = open_keyframes(student.spec, config, source, "val", scenes=1)
-    index = next((i for i in range(len(keyframes)) if keyframes[i].prev >= 0), None)
-    if index is None:
-        raise ValueError(f"{source.root}: the first scene of the split `val` has no two keyframes in a row")
-    batch = collate([ClipDataset(keyframes, student.spec, config)[index]])
+    keyframes, index = _first_with_earlier(student.spec, source)
+    batch = collate([ClipDataset(keyframes, student.spec, HISTORY)[index]])
     memory = recall(student, batch)
     inputs = {t.name: batch[t.name][0].numpy() for t in student.spec.inputs() if t.name in batch}
     if "images" in inputs:
