@@ -75,7 +75,8 @@ def not_for_models(imported: Import) -> bool:
 FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "bags colors fault files geometry grid onnx_file places plain stamped_buffer sync_config"),
     ("bev_perception", "array_file model_spec plausible stamp_guard structures yaml_file"),
-    ("bev_perception", "bundle calibration decode ego_motion golden_pattern messages modes preprocess temporal twist"),
+    ("bev_perception", "bundle calibration golden_pattern"),
+    ("bev_perception", "decode ego_motion messages modes preprocess temporal twist"),
     ("bev_perception", "inference.engine_cache inference.half"),
     ("bev_perception", "conversions golden_frame inference.gpu inference.interface measurements"),
     ("bev_perception", "odometry_messages radar_checks radar_messages"),
