@@ -27,6 +27,12 @@ def program(name: str) -> str:
     return f"{NAME}_{name.removeprefix('perception_')}" if FOR_PATH else name
 
 
+# The definitions of our messages travel inside too: the replay writes bags where bev_perception_msgs is not built. A
+# build that links to the sources (`colcon build --symlink-install`) does not see them from where it stands: there the
+# replay finds them among the sources.
+MESSAGES = "bev_perception_msgs/msg"
+DEFINITIONS = {f"{NAME}.definitions": MESSAGES} if (HERE / MESSAGES).is_dir() else {}
+
 setup(
     name=NAME,
     version="0.1.0",
@@ -53,9 +59,8 @@ setup(
     python_requires=">=3.10",
     # `training` travels along so that `pip install .[training]` has it; the runtime never imports it
     # (test_import_boundaries.py) and its dependencies are an extra.
-    # The definitions of our messages travel inside too: the replay writes bags where bev_perception_msgs is not built.
-    packages=[*find_packages(include=[NAME, f"{NAME}.*", "training", "training.*"]), f"{NAME}.definitions"],
-    package_dir={f"{NAME}.definitions": "bev_perception_msgs/msg"},
+    packages=[*find_packages(include=[NAME, f"{NAME}.*", "training", "training.*"]), *DEFINITIONS],
+    package_dir=DEFINITIONS,
     package_data={
         NAME: ["bundles/**/*", "config/**/*", "evaluation/*.css", "evaluation/*.js"],
         f"{NAME}.definitions": ["*.msg"],
