@@ -31,7 +31,7 @@ def program(name: str) -> str:
 # build that links to the sources (`colcon build --symlink-install`) does not see them from where it stands: there the
 # replay finds them among the sources.
 MESSAGES = "bev_perception_msgs/msg"
-DEFINITIONS = {f"{NAME}.definitions": MESSAGES} if (HERE / MESSAGES).is_dir() else {}
+DEFINITIONS = {f"{NAME}.definitions": MESSAGES} if Path(MESSAGES).is_dir() else {}
 
 setup(
     name=NAME,
