@@ -179,7 +179,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     _sync_time("sync.period_ms", "Period of the anchor camera", (1.0, 10_000.0)),
     _sync_time("sync.camera_tolerance_ms", "Largest deviation from anchor stamp + offset", (0.1, 5000.0)),
-    _sync_time("sync.radar_settle_ms", "Younger scans wait for the next frame, none is waited for", (0.0, 500.0)),
+    _sync_time("sync.radar_settle_ms", "Younger scans are left to the next frame, so that none is waited for; more than a radar takes from stamp to node", (0.0, 500.0)),
     _sync_time("sync.deadline_ms", "A frame goes without sensors that are later than this", (0.0, 5000.0)),
     _sync_time("sync.max_extrapolation_ms", "Poses are extrapolated at most this far", (0.0, 1000.0)),
     _sync_time("sync.silence_ms", "A sensor silent for this long is not waited for", (1.0, 60_000.0)),

@@ -5,10 +5,11 @@ The rule, for a frame with stamp t (the anchor camera's stamp):
   the tolerance, else the latest;
 - radar: its newest `radar_sweeps` scans in [t - radar_max_age_ns, t - radar_settle_ns];
 - ego poses at t and at every chosen stamp, interpolated.
-The frame is complete when no message to come can change it, given that each sensor sends in order: every live camera
-has such a first image or one beyond, every live radar a scan at or after t - radar_settle_ns, and a pose lies at or
-after all stamps. Then the frame is a function of the messages alone, whatever their order of arrival. A sensor is
-live until it has been silent for `silence_ns`. When `deadline_ns` has passed since t the frame goes as it is.
+The frame is complete when no message to come can change it, given that each camera sends in order and radars take no
+longer than `radar_settle_ns` from stamp to here: every live camera has such a first image or one beyond, and a pose
+lies at or after all stamps. Then the frame is a function of the messages alone, whatever their order of arrival. No
+radar is waited for, but for those that have never spoken while they may still be starting. A camera is live until it
+has been silent for `silence_ns`. When `deadline_ns` has passed since t the frame goes as it is.
 Where the anchor is missing, the stamps come from another camera's images (stamp - offset), or from the radars.
 
 A deadline depends on when messages came, which no recording repeats. So every frame says what it was made of, and the
@@ -132,8 +133,7 @@ class FrameSynchronizer:
             if not settled and self._awaited(buffer.newest_ns, target, target + tolerance):
                 return False
         for scans in self.taken.radars.values():
-            target = stamp_ns - config.radar_settle_ns
-            if self._awaited(scans.newest_ns, target, target - 1):
+            if scans.newest_ns is None and self._awaited(None, stamp_ns - config.radar_settle_ns, 0):
                 return False
         return not self._awaited(self.taken.poses.newest_ns, needed_ns, needed_ns - 1, always=True)
 

@@ -91,7 +91,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "evaluation ros"),
     ("bev_perception", "replay upgrade_bundle"),
     ("bev_perception", "evaluation.demo evaluation.bench_node"),
-    ("bev_perception", "evaluation.faults"),
+    ("bev_perception", "evaluation.faults evaluation.soak"),
     ("bev_perception", "evaluation.bench"),
     ("training", "changes command_line processes schedules"),
     ("training", "models data sensor_masks"),
@@ -146,6 +146,7 @@ RULES = (
             "bev_perception/evaluation/bench.py",
             "bev_perception/evaluation/bench_node.py",
             "bev_perception/evaluation/faults.py",
+            "bev_perception/evaluation/soak.py",
         ),
     ),
     Rule(

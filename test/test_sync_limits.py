@@ -63,13 +63,14 @@ def test_the_first_image_that_is_early_by_at_most_half_the_tolerance_is_used_els
         assert frame.cameras[0].frame.stamp_ns == place + used * MS
 
 
-def test_a_frame_is_complete_with_a_scan_at_the_settle_time_and_a_pose_at_its_last_stamp():
+def test_a_frame_is_complete_with_a_pose_at_its_last_stamp_and_a_word_of_every_radar():
     settled = AT - PAIR.radar_settle_ns
     known = [pose(AT - 20 * MS), pose(AT - 1), image("back", AT), image("side", AT - 30 * MS)]
-    counts, _ = frames_after_each([scan("near", settled - 1), pose(AT), scan("near", settled)], PAIR, known)
-    assert counts == [0, 0, 0, 1]
-    counts, _ = frames_after_each([scan("near", settled), pose(AT)], PAIR, known)
-    assert counts == [0, 0, 1]
+    counts, _ = frames_after_each([pose(AT), scan("near", settled - 30 * MS)], PAIR, known)
+    assert counts == [0, 0, 1], "a radar that has never spoken may still be starting"
+    counts, frame = frames_after_each([scan("near", settled - 30 * MS), pose(AT), scan("near", settled)], PAIR, known)
+    assert counts == [0, 0, 1, 1], "one that has is not waited for"
+    assert len(frame.radars[0]) == 1
     late = [*known[:3], image("side", AT + 5 * MS), scan("near", settled)]  # its own pose is waited for
     counts, _ = frames_after_each([pose(AT), pose(AT + 5 * MS - 1), pose(AT + 5 * MS)], PAIR, late)
     assert counts == [0, 0, 0, 1]
@@ -90,17 +91,20 @@ KNOWN = [*(pose(AT + k * 10 * MS) for k in range(-5, 6)), image("back", AT), ima
 
 
 @pytest.mark.parametrize(("late_ns", "state"), [(0, "late"), (1, "stale")])
-def test_a_sensor_is_waited_for_until_the_deadline_or_until_it_is_silent(late_ns, state):
-    """Both limits exactly: `near` is silent for as long as a live sensor may be, or a nanosecond longer."""
+@pytest.mark.parametrize("sensor", ["side", "near"])
+def test_a_camera_is_waited_for_until_the_deadline_or_until_it_is_silent_and_a_radar_never(sensor, late_ns, state):
+    """Both limits exactly: the sensor is silent for as long as a live one may be, or a nanosecond longer."""
     config = dataclasses.replace(PAIR, deadline_ns=150 * MS)
     sync = make_sync(config)
-    last = AT - config.radar_settle_ns - config.silence_ns - late_ns
-    for m in [scan("near", last), *KNOWN]:
+    target = {"side": AT - 30 * MS, "near": AT - config.radar_settle_ns}[sensor]
+    last = {"side": image, "near": scan}[sensor](sensor, target - config.silence_ns - late_ns)
+    others = [m for m in KNOWN if getattr(m, "sensor", "") != sensor]
+    for m in [last, *others, *([scan("near", AT - 50 * MS)] if sensor == "side" else [])]:
         assert add(sync, m) == ""
     early = sync.poll(AT + 150 * MS - 1)
     frames = early + sync.poll(AT + 150 * MS)
-    assert [f.stamp_ns for f in frames] == [AT] and len(early) == (state == "stale")
-    assert frames[0].missing == {"near": state}
+    assert frames[-1].stamp_ns == AT and bool(early) == (state == "stale" or sensor == "near")
+    assert frames[-1].missing == {sensor: state}
 
 
 @pytest.mark.parametrize(("ago_ns", "reason"), [(0, "late"), (1, "stale")])
