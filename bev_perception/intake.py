@@ -23,6 +23,8 @@ from bev_perception.structures import ODOMETRY, CameraFrame, EgoPose, RadarScan
 from bev_perception.twist import TwistCheck
 from bev_perception.video import CODECS, VideoStream, codec_of
 
+# Messages that may be so large that they hold up everybody else's while they are converted.
+LARGE = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 # How to mend what the measurements refuse.
 HINTS = {
@@ -113,6 +115,15 @@ class SensorIntake:
         except MessageError as error:
             self.refuse(source.sensor, error.reason, error.detail)
 
+    def is_too_large(self, source: Source, size: int) -> bool:
+        """Whether a message of so many bytes is refused before anything is made of it."""
+        limit = self._config.max_message_bytes
+        if source.kind not in LARGE or size <= limit:
+            return False
+        mend = "limits.message_bytes allows more, where the computer is fast enough for it"
+        self.refuse(source.sensor, "message_too_large", f"{size} bytes, allowed are {limit}; {mend}")
+        return True
+
     def refuse(self, sensor: str, reason: str, detail: str) -> None:
         """The sensor's newest message is lost."""
         self.faults[sensor] = (reason, detail)
@@ -198,6 +209,9 @@ class SensorIntake:
 
     def _radar(self, radar: RadarConfig, msg: Any) -> RadarScan:
         conversions.check_frame(msg.header.frame_id, radar.frame_id, f"header.frame_id of {radar.topic}")
+        count, limit = RADAR_KINDS[radar.kind].count(msg), self._config.max_radar_returns
+        if count > limit:
+            raise MessageError("too_many_returns", f"{count} returns, allowed are {limit} (limits.radar_returns)")
         scan, bad = read_radar(msg, radar.name, radar.fields, self._config.cloud_reader, radar.kind)
         if bad:
             detail = f"{bad} of {bad + len(scan.points)} returns hold NaN or infinity and were left out"

@@ -87,6 +87,8 @@ class NodeConfig:
     sync: dict[str, Any]
     radar_limits: RadarLimits
     image_checks: ImageChecks
+    max_message_bytes: int
+    max_radar_returns: int
     image_reader: str
     cloud_reader: str
     qos_depth: int
@@ -275,6 +277,8 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         sync=_in_ns(group("sync")),
         radar_limits=RadarLimits(**_in_ns(group("radar_limits"))),
         image_checks=ImageChecks(**group("images")),
+        max_message_bytes=v["limits.message_bytes"],
+        max_radar_returns=v["limits.radar_returns"],
         image_reader=v["image_reader"],
         cloud_reader=v["cloud_reader"],
         qos_depth=v["qos.depth"],

@@ -90,12 +90,14 @@ def _track_returns(msg: Any, reader: str) -> np.ndarray:
 class RadarKind:
     """A kind of radar message: `message` is its type, returns(message, cloud reader) -> (P,) structured array.
 
+    count: how many returns a message has, before any is read.
     fields: which column is what where the definition of the message says it, None where the driver decides.
     clutter: returns of the ground and of noise are among them, so that a radar that sees nothing for long is odd.
     """
 
     message: str
     returns: Callable[[Any, str], np.ndarray]
+    count: Callable[[Any], int]
     fields: RadarFields | None
     clutter: bool
 
@@ -105,9 +107,17 @@ _SCAN_FIELDS = RadarFields("polar", rcs="", velocity="relative", vx="", vy="", d
 _TRACK_FIELDS = RadarFields("cartesian", rcs="", velocity="relative", vx="", vy="", doppler="doppler")
 # The values of `radars.NAME.kind`.
 RADAR_KINDS = {
-    "cloud": RadarKind("sensor_msgs/msg/PointCloud2", lambda msg, reader: CLOUD_READERS[reader](msg), None, True),
-    "scan": RadarKind("radar_msgs/msg/RadarScan", _scan_returns, _SCAN_FIELDS, True),
-    "tracks": RadarKind("radar_msgs/msg/RadarTracks", _track_returns, _TRACK_FIELDS, False),
+    "cloud": RadarKind(
+        "sensor_msgs/msg/PointCloud2",
+        lambda msg, reader: CLOUD_READERS[reader](msg),
+        lambda msg: int(msg.width) * int(msg.height),
+        None,
+        True,
+    ),
+    "scan": RadarKind("radar_msgs/msg/RadarScan", _scan_returns, lambda msg: len(msg.returns), _SCAN_FIELDS, True),
+    "tracks": RadarKind(
+        "radar_msgs/msg/RadarTracks", _track_returns, lambda msg: len(msg.tracks), _TRACK_FIELDS, False
+    ),
 }
 
 

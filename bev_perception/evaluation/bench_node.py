@@ -106,7 +106,10 @@ def measure_node(bundle: Path, images: str, seconds: float) -> NodeLoad:
             node.check()
         cores: dict[str, float] = {}
         for thread, used in after.items():
-            what = THREADS.get(told["threads"].get(str(thread), ""), "DDS")
+            name_of = told["threads"].get(str(thread), "")
+            if name_of == "bench":  # it is not the node's
+                continue
+            what = THREADS.get(name_of, "DDS")
             cores[what] = cores.get(what, 0.0) + (used - before.get(thread, 0.0)) / (ended - began)
         status = [m.message for m in read_bag(folder / "result", {STATUS_TOPIC})][-1]
     counters = {c.name: int(c.value) for c in status.counters}

@@ -89,6 +89,8 @@ def _take(
         found = f"{channel.topic} is {channel.msgtype} in the recording, {source.kind} is expected{hint}"
         intake.refuse(source.sensor, "wrong_type", found)
         return
+    if intake.is_too_large(source, len(raw)):
+        return
     try:
         message: Any = recording.deserialize(raw, channel)
     except UnreadableMessage as error:

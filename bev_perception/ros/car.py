@@ -29,7 +29,7 @@ CAMERA_HZ, RADAR_HZ, ODOMETRY_HZ = 12.0, 13.0, 100.0
 SPEED_MPS = 5.0
 RETURNS = 125
 FIELDS = ("x", "y", "z", "rcs", "vx_comp", "vy_comp")
-VIEWS = 6  # different images of a camera, one after the other: a picture that never changes is a fault
+VIEWS = 23  # different images, one after the other: the same picture again soon would be a frozen one
 SENSOR_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
@@ -68,7 +68,8 @@ class Car:
             info = camera_info(width, height, camera.frame_id)
             self._add("info", camera.name, camera.info_topic, CAMERA_HZ, offset_s, [info])
             images = _images(views, camera.frame_id, camera.compressed)
-            self._add("image", camera.name, camera.topic, CAMERA_HZ, offset_s, images[i:] + images[:i])
+            first = 3 * i  # cameras share the pictures, each at another one
+            self._add("image", camera.name, camera.topic, CAMERA_HZ, offset_s, images[first:] + images[:first])
         for i, radar in enumerate(config.radars.values()):
             clouds = [cloud(seed, radar.frame_id) for seed in range(VIEWS)]
             self._add("radar", radar.name, radar.topic, RADAR_HZ, 0.1 + 0.01 * i, clouds)

@@ -19,10 +19,11 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 
-from bev_perception.intake import SensorIntake, Source, message_types
+from bev_perception.intake import LARGE, SensorIntake, Source, message_types
 from bev_perception.measurements import Measurements
 from bev_perception.messages import message_class
 from bev_perception.parameters import NodeConfig
+from bev_perception.ros.serialised import read_image
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.sensor_calibration import TF_STATIC
 from bev_perception.structures import ODOMETRY, SensorFrame
@@ -42,6 +43,18 @@ LATCHED = QoSProfile(
 )
 TICK_S = 0.02  # how often deadlines are looked at
 HELD_UP_S = 0.1  # a tick this late means that messages have waited as long
+# Taken as bytes, to be looked at before anything is made of them: what may be too large, and camera_info, which says
+# the same at the rate of the images.
+REPEATED = ("sensor_msgs/msg/CameraInfo",)
+RAW = REPEATED + LARGE
+
+
+def _by_rclpy(kind: str) -> Callable[[bytes], Any]:
+    return lambda serialised: deserialize_message(serialised, message_class(kind))
+
+
+READERS: dict[str, Callable[[bytes], Any]] = {kind: _by_rclpy(kind) for kind in RAW}
+READERS["sensor_msgs/msg/Image"] = read_image
 # Of a serialised message: what says how the rest is encoded, and where the stamp of its header ends.
 ENCAPSULATION, STAMP_END = 4, 12
 
@@ -109,7 +122,7 @@ class SensorInputs:
             LATCHED if static else self._sensor_qos(source),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=on_incompatible),
             qos_overriding_options=None if static else QoSOverridingOptions.with_default_policies(),
-            raw=_is_repeated(source),
+            raw=source.kind in RAW,
         )
 
     def _sensor_qos(self, source: Source) -> QoSProfile:
@@ -121,10 +134,13 @@ class SensorInputs:
         """One message, and the frames that it makes complete."""
         started = time.perf_counter_ns()
         try:
-            if _is_repeated(source):
-                if self._says_nothing_new(source, message):
+            if source.kind in RAW:
+                if source.kind in REPEATED and self._says_nothing_new(source, message):
                     return
-                message = deserialize_message(message, message_class(source.kind))
+                with self._lock:
+                    if self._intake.is_too_large(source, len(message)):
+                        return
+                message = READERS[source.kind](message)
             with self._lock:  # held during the conversion too: microseconds, as pixels are not copied
                 self._intake.take(source, message, int(self._clock.now().nanoseconds))
                 frames = self._sync.poll(all_taken=False)
@@ -171,11 +187,6 @@ class SensorInputs:
         if now_ns:
             taken.advance(now_ns)
         return self._sync.is_overdue()
-
-
-def _is_repeated(source: Source) -> bool:
-    """camera_info says the same at the rate of the images: it is compared as bytes before anything is made of it."""
-    return source.kind == "sensor_msgs/msg/CameraInfo"
 
 
 def _take_waiting(subscription: Any) -> Any | None:

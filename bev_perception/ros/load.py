@@ -3,7 +3,7 @@
 python -m bev_perception.ros.load node --threads threads.json --ros-args --params-file ...
 python -m bev_perception.ros.load play --params ... --seconds 20 --images 1600x900
 
-`node` is the node with an engine that does nothing after its first runs, so that what is measured is all the rest.
+`node` is the node with an engine that does nothing once the node is active, so that what is measured is all the rest.
 `play` is the car of bev_perception.ros.car.
 """
 
@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +29,37 @@ from bev_perception.inference.interface import InferenceBackend
 from bev_perception.parameters import load_config, parse_yaml
 from bev_perception.ros import node as perception_node
 from bev_perception.ros.car import Car
-
-REAL_RUNS = 16  # of the engine: the proofs at configure, and the first frames
+from bev_perception.ros.run import PIPELINE_THREAD
 
 
 class FrozenEngine:
-    """ONNX Runtime for a few runs, afterwards the last answer again at once."""
+    """ONNX Runtime until `frozen` is set, afterwards its last answer again at once."""
 
-    def __init__(self, bundle: Bundle, **options: Any) -> None:
+    def __init__(self, frozen: threading.Event, bundle: Bundle, **options: Any) -> None:
+        self._frozen = frozen
         self._backend: InferenceBackend = BACKENDS["onnxruntime"](bundle, **options)
         self.name, self.spec, self.details = "frozen", self._backend.spec, self._backend.details
         self.fetch, self.close, self.interrupt = self._backend.fetch, self._backend.close, self._backend.interrupt
-        self._runs, self._answer = 0, dict[str, Any]()
+        self._answer: dict[str, Any] = {}
 
     def infer(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        self._runs += 1
-        if self._runs <= REAL_RUNS:
+        if not self._frozen.is_set() or not self._answer:
             self._answer = self._backend.infer(inputs)
         return self._answer
 
 
 def run_node(threads: Path, ros_args: list[str]) -> int:
     """Until it is stopped; writes name and number of its threads every second."""
-    BACKENDS["frozen"] = FrozenEngine
+    frozen = threading.Event()
+    BACKENDS["frozen"] = partial(FrozenEngine, frozen)
 
     def tell() -> None:
         while True:
             known = {thread.native_id: thread.name for thread in threading.enumerate()}
+            if PIPELINE_THREAD in known.values():  # active: the engine has been proven
+                frozen.set()
             write_atomic(threads, json.dumps({"pid": os.getpid(), "threads": known}))
-            time.sleep(1.0)
+            time.sleep(0.5)
 
     threading.Thread(target=tell, name="bench", daemon=True).start()
     return perception_node.main(ros_args)

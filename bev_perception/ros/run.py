@@ -33,6 +33,7 @@ from bev_perception.structures import DEADLINE, ODOMETRY, Detections, SensorFram
 from bev_perception.sync import FrameSynchronizer
 from bev_perception.sync_config import ABSENT
 
+PIPELINE_THREAD = "bev_pipeline"
 # Stages of BevPipeline.timings_ms -> stages of the status.
 STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode"}
 
@@ -80,7 +81,7 @@ class ActiveRun:
         )
         self._newest: Detections | None = None
         self._faults: dict[str, Fault] = {}  # of the same frame
-        self._worker = NewestWorker("bev_pipeline", self._process, telemetry.dropped)
+        self._worker = NewestWorker(PIPELINE_THREAD, self._process, telemetry.dropped)
         self._publisher = EveryWorker("bev_publish", self._publish)
         self._inputs: SensorInputs | None = None
         self._started_at = time.monotonic()
