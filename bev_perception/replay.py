@@ -161,6 +161,7 @@ class ReplayResult:
     detections: list[tuple[int, Detections]]
     candidates: list[tuple[int, Detections]]
     counters: Counter[str]
+    details: dict[str, str]
     skipped: int
 
 
@@ -175,7 +176,9 @@ def replay(
     run = Replay(bag, bundle_path, config, only, score_floor)
     frames = list(run)
     published = [(f.record_ns, f.published) for f in frames]
-    return ReplayResult(published, [(f.record_ns, f.candidates) for f in frames], run.counters, run.skipped)
+    return ReplayResult(
+        published, [(f.record_ns, f.candidates) for f in frames], run.counters, run.details, run.skipped
+    )
 
 
 def strong_only(detections: Detections, least: Mapping[str, float], spec: ModelSpec) -> Detections:

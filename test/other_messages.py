@@ -68,7 +68,7 @@ def rewrite_bag(bag: Path, path: Path, change: Callable[[str, int, Any], list[Ro
     with open_bag(bag) as reader, Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections: dict[str, Any] = {}
         for connection, record_ns, raw in reader.messages():
-            message = reader.deserialize(raw, connection.msgtype)
+            message = reader.deserialize(raw, connection)
             rows = change(connection.topic, record_ns, message)
             for topic, kind, new in [(connection.topic, connection.msgtype, message)] if rows is None else rows:
                 if topic not in connections:

@@ -218,7 +218,7 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from training.world.bag_writer import BagSettings, write_bag
 
     path = tmp_path_factory.mktemp("bag") / "drive"
-    write_bag(path, BagSettings(seed=903, duration_s=1.0, scale=0.04, image_format="jpeg"), workers=1)
+    write_bag(path, BagSettings(seed=903, duration_s=1.0, scale=0.04), workers=1)
     return path
 
 

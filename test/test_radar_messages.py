@@ -126,7 +126,7 @@ def test_a_new_kind_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def returns(message: Any, reader: str) -> np.ndarray:
         return np.array(message.rows, [(name, "f4") for name in "rasv"])
 
-    kind = type(RADAR_KINDS["scan"])("my_msgs/msg/Scan", returns, fields, True)
+    kind = type(RADAR_KINDS["scan"])("my_msgs/msg/Scan", returns, lambda msg: len(msg.rows), fields, True)
     monkeypatch.setitem(RADAR_KINDS, "mine", kind)
     header = SimpleNamespace(stamp=SimpleNamespace(sec=1, nanosec=0))
     scan, _ = read(SimpleNamespace(header=header, rows=[(10.0, 0.0, 7.0, -2.0)]), "mine")

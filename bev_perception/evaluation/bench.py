@@ -135,11 +135,11 @@ def node_section(args: argparse.Namespace) -> str:
         rows.append([images, *cores, total, f"{aim:.2f}", str(load.processed), str(load.dropped)])
     head = ["images", *THREADS.values(), "DDS", "all", "aim", "frames", "dropped"]
     return (
-        f"{_context(args)}. CPU seconds per second, by thread, of the whole node with an engine that answers at once: six "
-        f"raw bgr8 cameras at 12 Hz, five radars at 13 Hz, odometry at 100 Hz for {NODE_SECONDS:g} s, from another "
+        f"{_context(args)}. CPU seconds per second, by thread, of the whole node with an engine that answers at once: "
+        f"six raw bgr8 cameras at 12 Hz, five radars at 13 Hz, odometry at 100 Hz for {NODE_SECONDS:g} s, from another "
         f"process.\n\n{table(head, rows)}\n\n"
-        "- The pipeline's share is preprocessing and decoding of every frame; the publisher's, the messages of what was "
-        "found, which is little here."
+        "- The pipeline's share is preprocessing and decoding of every frame; the publisher's, the messages of what "
+        "was found, which is little here."
     )
 
 

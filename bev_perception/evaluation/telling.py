@@ -46,13 +46,14 @@ class Progress:
 
 
 def reason_lines(counters: Mapping[str, int], details: Mapping[str, str]) -> list[str]:
-    """A line for each reason; the one that refused most of a sensor's messages comes last, with what is known of it.
+    """A line for each reason, with what is known of it; the one that refused most of a sensor's messages comes last.
 
     A reason without a detail was counted frame by frame, for what was absent: often the consequence of one that has.
     """
     names = sorted(counters, key=lambda name: (_of_sensor(name), name in details, counters[name], name))
-    lines = [f"  {counters[name]:5d} x {name}" for name in names]
-    return [*lines[:-1], f"{lines[-1]}: {details.get(names[-1], EXPLAINED)}"] if lines else []
+    told = {name: f": {details[name]}" for name in names if name in details}
+    told |= {name: f": {EXPLAINED}" for name in names[-1:] if name not in details}
+    return [f"  {counters[name]:5d} x {name}{told.get(name, '')}" for name in names]
 
 
 def main_reason(counters: Mapping[str, int], details: Mapping[str, str], sensors: Collection[str] = ()) -> str:

@@ -63,7 +63,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "it; when its deadline has passed it goes without what is late.",
     ),
     "Reading messages": (
-        ("radar_fields", "radar_limits", "image_reader", "cloud_reader", "qos"),
+        ("limits", "radar_fields", "radar_limits", "image_reader", "cloud_reader", "qos"),
         "How radars name their fields (one radar alone: `radars.*.fields.*`), what a return can be, and the "
         "subscriptions to sensors. Odometry has a queue of 100, and `/tf_static` is latched. One topic alone: "
         "`qos_overrides./camera/cam_front/image_raw.subscription.reliability: reliable`.",
