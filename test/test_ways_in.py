@@ -17,14 +17,16 @@ tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 import tiny_drive
 from other_messages import OtherMessages, Row, rewrite_bag, store_with_radars
 
+from bev_perception.bags.recording import open_bag
 from bev_perception.calibration import save_extrinsics
 from bev_perception.conversions import read_points
-from bev_perception.evaluation.frames import read_frames
+from bev_perception.evaluation import frames
 from bev_perception.intake import SensorIntake, message_types
 from bev_perception.measurements import Measurements
 from bev_perception.parameters import NodeConfig, ParameterError, load_config
 from bev_perception.replay import replay
 from bev_perception.structures import SensorFrame
+from bev_perception.sync import FrameSynchronizer
 
 MAKE = OtherMessages(store_with_radars())
 STAMPS = tiny_drive.anchor_stamps()
@@ -43,7 +45,9 @@ def config_of(drive: Drive, folder: Path, **values: Any) -> NodeConfig:
 
 def frames_of(bag: Path, config: NodeConfig) -> tuple[list[SensorFrame], dict[str, int]]:
     taken = Measurements(config.sync_config(tiny_bundle.SPEC))
-    found = [frame for _, frame in read_frames(bag, tiny_bundle.SPEC, config, taken)]
+    intake, synchronizer = SensorIntake(config, taken), FrameSynchronizer(taken)
+    with open_bag(bag) as recording:
+        found = [frame for _, frame in frames.frames_of(recording, config, intake, synchronizer)]
     return found, dict(+taken.counters)
 
 
