@@ -7,6 +7,7 @@ python -m bev_perception.ros.try_faults --params YAML --out FILE.json [--pid NOD
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from bev_perception.files import write_atomic
@@ -166,6 +167,11 @@ def stopped(pid: int, seconds: float) -> Callable[[], None]:
     return act
 
 
+def spin(executor: SingleThreadedExecutor) -> None:
+    with contextlib.suppress(ExternalShutdownException):
+        executor.spin()
+
+
 def run(args: argparse.Namespace) -> list[Outcome]:
     config = load_config(parse_yaml(args.params)["bundle"], args.params)
     rclpy.init()
@@ -173,7 +179,7 @@ def run(args: argparse.Namespace) -> list[Outcome]:
     seen, car = Observer(node), Car(node, config, *IMAGE_SIZE)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    listening = threading.Thread(target=executor.spin)
+    listening = threading.Thread(target=spin, args=(executor,))
     listening.start()
     time.sleep(1.0)
     car.drive(60.0, until=lambda: seen.is_whole(0.0))
