@@ -42,10 +42,11 @@ class SensorHealth:
 @dataclass(frozen=True)
 class FrameOutcome:
     """What became of the newest frame: sensor -> reason where one was masked, and what the step found, also of those
-    that were used."""
+    that were used. made: there is a frame."""
 
     missing: Mapping[str, str] = field(default_factory=dict)
     faults: Mapping[str, Fault] = field(default_factory=dict)
+    made: bool = True
 
 
 def newest_outcome(taken: Measurements, detections: Detections | None, faults: Mapping[str, Fault]) -> FrameOutcome:
@@ -53,8 +54,9 @@ def newest_outcome(taken: Measurements, detections: Detections | None, faults: M
 
     faults: BevPipeline.faults.
     """
-    failed = ODOMETRY in taken.missing
-    return FrameOutcome(taken.missing if failed or detections is None else detections.missing, faults)
+    if ODOMETRY in taken.missing or detections is None:
+        return FrameOutcome(taken.missing, faults, made=detections is not None)
+    return FrameOutcome(detections.missing, faults)
 
 
 def sensor_health(intake: SensorIntake, taken: Measurements, outcome: FrameOutcome, now_ns: int) -> list[SensorHealth]:
@@ -83,6 +85,9 @@ def _state(
 ) -> tuple[State, str]:
     fault = intake.faults.get(name)
     if fault is not None:
+        used = outcome.made and name not in outcome.missing and not (never_taken or silent)
+        if used:  # some of its messages are good
+            return "suspect", _text(*fault)
         return ("late" if fault[0] in NOT_IN_TIME else "invalid"), _text(*fault)
     if never_taken:
         return "never_seen", _text("never_seen", intake.warnings.get(name, ""))

@@ -194,6 +194,21 @@ def latency(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def soak(rows: Sequence[Row]) -> Figure:
+    """Resident memory, threads and file descriptors of the node over the minutes."""
+    figure = Figure(figsize=(7.2, 2.2), layout="constrained")
+    minutes = [float(row["minute"]) for row in rows]
+    panels = {"rss_mb": ("memory, MB", BLUE), "threads": ("threads", GREEN), "descriptors": ("file descriptors", RED)}
+    for axes, (name, (title, color)) in zip(figure.subplots(1, len(panels)), panels.items()):
+        values = [float(row[name]) for row in rows]
+        axes.plot(minutes, values, color=color, linewidth=1.2)
+        axes.set_ylim(0, 1.25 * max(values))
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("minutes")
+        axes.grid(color="#e5e5e5", linewidth=0.6)
+    return figure
+
+
 def learning_curves(rows: Sequence[Row]) -> Figure:
     """A panel for each quantity, a line for each run: columns run, step, quantity, value."""
     quantities = list(dict.fromkeys(row["quantity"] for row in rows))
@@ -226,4 +241,5 @@ PLOTS: dict[str, Plot] = {
     "by_range.svg": Plot(by_range, ("demo_scores.json",)),
     "velocity.svg": Plot(reliability, ("velocity.csv",)),
     "latency.svg": Plot(latency, ("latency.csv",)),
+    "soak.svg": Plot(soak, ("soak.csv",)),
 }

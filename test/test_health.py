@@ -70,6 +70,18 @@ def test_what_did_not_come_in_time_is_late(listening: Listening, reason: str) ->
     assert health(listening, FrameOutcome({"cam_a": reason}))["cam_a"].state == "late"
 
 
+def test_a_refused_message_makes_a_sensor_suspect_while_frames_use_it_and_invalid_when_they_do_not(
+    listening: Listening,
+) -> None:
+    listening.take("radar_a", cloud(spoiled=3, stamp_ns=NOW))
+    used, masked = FrameOutcome(), FrameOutcome({"radar_a": "no_scan"})
+    silent_ns = NOW + listening.taken.config.silence_ns
+    for outcome, now, state in ((used, NOW, "suspect"), (masked, NOW, "invalid"), (used, silent_ns, "invalid")):
+        found = health(listening, outcome, now)["radar_a"]
+        assert found.state == state and found.reason.startswith("cloud_not_finite: all 3 returns")
+    assert health(listening, FrameOutcome(made=False))["radar_a"].state == "invalid"
+
+
 def test_a_duplicate_does_not_spoil_a_sensor_that_is_used(listening: Listening) -> None:
     listening.take("radar_a", cloud(stamp_ns=NOW - 10 * MS))
     assert listening.taken.counters["radar_a/duplicate"] == 1
@@ -129,7 +141,7 @@ def test_a_clock_that_is_ahead_is_named_with_how_far(listening: Listening) -> No
     found = health(listening)["cam_a"]
     assert found.state == "suspect" and found.reason == f"clock_ahead: clock of cam_a is {limit / 1e9:.3f} s ahead"
     listening.take("cam_a", image(stamp_ns=NOW + 200 * MS))
-    found = health(listening)["cam_a"]
+    found = health(listening, FrameOutcome({"cam_a": "late"}))["cam_a"]
     assert found.state == "invalid" and found.reason.startswith("future_stamp: its stamp is 0.200 s ahead")
     assert found.delay_s == pytest.approx(-0.2)
 
