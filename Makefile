@@ -11,6 +11,8 @@ SEED ?= 903
 
 # Arguments passed on, for example: make test ARGS="-k grid"
 ARGS ?=
+# A process for each core, each with whole files of tests: most tests wait, for DDS or for processes, or use one core.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 
 ENV := source .venv/env.sh &&
 
@@ -40,10 +42,10 @@ demo: setup-demo
 	@$(ENV) python -m bev_perception.evaluation.demo "$(OUT)/demo/drive_$(SEED)" --out "$(OUT)/demo" $(ARGS)
 
 test: setup-test
-	@$(ENV) python -m pytest -q $(ARGS)
+	@$(ENV) python -m pytest -q $(PARALLEL) $(ARGS)
 
 test-fast: setup-test
-	@$(ENV) python -m pytest -q -m fast $(ARGS)
+	@$(ENV) python -m pytest -q -m fast $(PARALLEL) $(ARGS)
 
 mutants: setup-test
 	@$(ENV) python test/mutants.py $(ARGS)

@@ -88,7 +88,7 @@ setup(
             "trimesh",
             "embreex",
         ],
-        "test": ["pytest", "hypothesis", "ruff", "mypy"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"],
     },
     zip_safe=False,
     entry_points={"console_scripts": [f"{program(name)} = {target}" for name, target in PROGRAMS.items()]},

@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_S = 600
 
 
 def source_tree(target: Path) -> Path:
@@ -31,14 +33,22 @@ def source_tree(target: Path) -> Path:
 
 
 class ColconBuild:
-    """Builds below `folder` while the tests go on, at a lower priority than they have."""
+    """Builds below `folder` while the tests go on, at a lower priority than they have.
+
+    Several test processes may share one: the first begins it, all of them wait for the file that says how it ended.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._source = source_tree(folder)
-        self._log = folder / "build.log"
-        command = ["nice", "colcon", "build", "--cmake-args", f"-DPython3_EXECUTABLE={sys.executable}"]
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(command, cwd=self._source, stdout=log, stderr=subprocess.STDOUT)
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            return
+        source = source_tree(folder / "source")
+        build = f'nice colcon build --cmake-args "-DPython3_EXECUTABLE={sys.executable}" > "{folder}/log" 2>&1'
+        script = f'{build}; echo $? > "{folder}/code.part"; mv "{folder}/code.part" "{folder}/code"'
+        self._process = subprocess.Popen(["bash", "-c", script], cwd=source)
 
     @staticmethod
     def possible() -> bool:
@@ -46,10 +56,15 @@ class ColconBuild:
 
     def install_folder(self) -> Path:
         """Waits for the end. Fails with what colcon said."""
-        code, said = self._process.wait(), self._log.read_text()
-        assert code == 0 and "2 packages finished" in said, said
-        return self._source / "install"
+        end = time.monotonic() + PATIENCE_S
+        while not (self._folder / "code").exists():
+            assert time.monotonic() < end, f"no end of the colcon build in {PATIENCE_S} s"
+            time.sleep(0.2)
+        said = (self._folder / "log").read_text()
+        assert (self._folder / "code").read_text().strip() == "0" and "2 packages finished" in said, said
+        return self._folder / "source" / "install"
 
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait()
+    def wait(self) -> None:
+        """The process that began it stays until it has ended: others may want it."""
+        if self._process is not None:
+            self._process.wait()

@@ -50,10 +50,12 @@ def colcon_build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     from colcon_build import ColconBuild
 
     wanted = any("colcon" in getattr(item, "fixturenames", ()) for item in request.session.items)
-    build = ColconBuild(tmp_path_factory.mktemp("workspace")) if wanted and ColconBuild.possible() else None
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base  # of all processes of pytest-xdist
+    build = ColconBuild(shared / "workspace") if wanted and ColconBuild.possible() else None
     yield build
     if build is not None:
-        build.stop()
+        build.wait()
 
 
 @pytest.fixture(scope="session")
