@@ -54,13 +54,23 @@ def newest_outcome(taken: Measurements, detections: Detections | None, faults: M
 
     faults: BevPipeline.faults.
     """
-    if ODOMETRY in taken.missing or detections is None:
+    if not taken.made or detections is None:
         return FrameOutcome(taken.missing, faults, made=detections is not None)
     return FrameOutcome(detections.missing, faults)
 
 
-def sensor_health(intake: SensorIntake, taken: Measurements, outcome: FrameOutcome, now_ns: int) -> list[SensorHealth]:
-    """Of every sensor of the model, and of odometry. now_ns: the clock of the stamps."""
+def sensor_health(
+    intake: SensorIntake,
+    taken: Measurements,
+    outcome: FrameOutcome,
+    now_ns: int,
+    warnings: Mapping[str, str] | None = None,
+) -> list[SensorHealth]:
+    """Of every sensor of the model, and of odometry.
+
+    now_ns: the clock of the stamps. warnings: sensor -> what may keep its messages from coming.
+    """
+    warnings = intake.warnings if warnings is None else warnings
     kinds: dict[str, Kind] = {name: "camera" for name in taken.config.cameras}
     kinds |= {name: "radar" for name in taken.config.radars}
     found = []
@@ -71,7 +81,7 @@ def sensor_health(intake: SensorIntake, taken: Measurements, outcome: FrameOutco
         (newest_ns, rate_hz), delay_s = taken.newest(name), intake.delay_s(name)
         age_s = None if newest_ns is None else (now_ns - newest_ns) / 1e9
         silent = newest_ns is not None and now_ns - newest_ns > taken.config.silence_ns
-        state, reason = _state(name, intake, outcome, newest_ns is None, silent)
+        state, reason = _state(name, intake, outcome, newest_ns is None, silent, now_ns, warnings)
         if state == "ok" and name in intake.doubts:
             state, reason = "suspect", intake.doubts[name]
         if state == "ok" and delay_s is not None and delay_s < -AHEAD_S:
@@ -81,21 +91,28 @@ def sensor_health(intake: SensorIntake, taken: Measurements, outcome: FrameOutco
 
 
 def _state(
-    name: str, intake: SensorIntake, outcome: FrameOutcome, never_taken: bool, silent: bool
+    name: str,
+    intake: SensorIntake,
+    outcome: FrameOutcome,
+    never_taken: bool,
+    silent: bool,
+    now_ns: int,
+    warnings: Mapping[str, str],
 ) -> tuple[State, str]:
-    fault = intake.faults.get(name)
+    fault = intake.fault(name, now_ns)
     if fault is not None:
         used = outcome.made and name not in outcome.missing and not (never_taken or silent)
         if used:  # some of its messages are good
             return "suspect", _text(*fault)
         return ("late" if fault[0] in NOT_IN_TIME else "invalid"), _text(*fault)
-    if never_taken:
-        return "never_seen", _text("never_seen", intake.warnings.get(name, ""))
-    if silent:
+    if never_taken and not intake.was_heard(name):
+        return "never_seen", _text("never_seen", warnings.get(name, ""))
+    if silent or never_taken:
         return "silent", "stale"
     gap = intake.calibration.gap(name) if name != ODOMETRY else ""
     if gap:
-        return "invalid", _text("no_calibration", gap)
+        unheard = warnings.get(f"{name} camera_info", "")
+        return "invalid", _text("no_calibration", "; ".join(filter(None, [gap, unheard])))
     reason, found = outcome.missing.get(name, ""), outcome.faults.get(name)
     if not reason:
         return ("suspect", _text(found.reason, found.detail)) if found is not None else ("ok", "")

@@ -88,6 +88,7 @@ class SensorIntake:
     ) -> None:
         self._config, self._taken, self._report = config, taken, report
         self.faults: dict[str, tuple[str, str]] = {}
+        self._fault_ns: dict[str, int] = {}  # when the newest of each came
         self.warnings: dict[str, str] = {}
         self._delays_ns: dict[str, deque[int]] = {}
         self._videos: dict[str, VideoStream] = {}
@@ -102,7 +103,10 @@ class SensorIntake:
     def take(self, source: Source, message: Any, now_ns: int) -> None:
         """One message, at `now_ns` on the clock of the stamps; 0 before that clock starts."""
         if now_ns:
+            resets = self._taken.resets
             self._taken.advance(now_ns)
+            if self._taken.resets != resets:  # what was late before means nothing now
+                self._delays_ns.clear()
         try:
             found = source.convert(message)
             if found is None:
@@ -126,8 +130,23 @@ class SensorIntake:
 
     def refuse(self, sensor: str, reason: str, detail: str) -> None:
         """The sensor's newest message is lost."""
-        self.faults[sensor] = (reason, detail)
+        self._set_fault(sensor, reason, detail)
         self.notice(sensor, reason, detail)
+
+    def fault(self, sensor: str, now_ns: int) -> tuple[str, str] | None:
+        """(reason, detail) of the newest message, where it was refused, and the sensor is not silent since."""
+        at_ns = self._fault_ns.get(sensor)
+        old = at_ns is not None and now_ns - at_ns > self._taken.config.silence_ns
+        return None if old else self.faults.get(sensor)
+
+    def was_heard(self, sensor: str) -> bool:
+        """Whether any message of the sensor has come, used or refused."""
+        return sensor in self._delays_ns or sensor in self.faults
+
+    def _set_fault(self, sensor: str, reason: str, detail: str) -> None:
+        self.faults[sensor] = (reason, detail)
+        if self._taken.now_ns is not None:
+            self._fault_ns[sensor] = self._taken.now_ns
 
     def notice(self, sensor: str, reason: str, detail: str) -> None:
         """Something to be told, though the sensor's messages are used."""
@@ -137,7 +156,7 @@ class SensorIntake:
     def delay_s(self, sensor: str) -> float | None:
         """The least of the newest messages' times from stamp to here. Below zero, the sensor's clock is ahead of ours
         by at least that; a large one is a slow way or a clock that is behind. None before the first message."""
-        delays = self._delays_ns.get(sensor)
+        delays = list(self._delays_ns.get(sensor, ()))
         return min(delays) / 1e9 if delays else None
 
     def _make_sources(self) -> tuple[Source, ...]:
@@ -253,5 +272,5 @@ class SensorIntake:
         detail = f"its stamp is {abs(delay_ns) / 1e9:.3f} s {'behind' if delay_ns > 0 else 'ahead of'} the clock"
         detail += HINTS.get(refused, "")
         if refused not in HARMLESS:
-            self.faults[sensor] = (refused, detail)
+            self._set_fault(sensor, refused, detail)
         self._report(sensor, refused, detail)  # the measurements have counted it

@@ -33,9 +33,10 @@ class Measurements:
     """Feed it with add_*; `assemble` makes a frame of what is there. Bounded; not thread-safe.
 
     counters: `SENSOR/reason` for each refused message and each sensor missing from a frame, `frame/reason` for each
-    frame not made, `reset/reason`.
-    missing: sensor -> reason, of the newest frame that was tried. held_up: the caller says that messages have waited
-    for long before they were taken in; what is absent then was `overloaded` by us, not late by itself.
+    frame not made or closed by its deadline, `reset/reason`.
+    missing: sensor -> reason, of the newest frame that was tried; made: whether it could be. held_up: the caller says
+    that messages have waited for long before they were taken in; what is absent then was `overloaded` by us, not late
+    by itself.
     A change of calibration and a reset begin a new epoch, which the frames assembled from then on carry.
     """
 
@@ -44,6 +45,8 @@ class Measurements:
         self.counters: Counter[str] = Counter()
         self.now_ns: int | None = None
         self.held_up = False
+        self.made = True
+        self.resets = 0
         self.poses = PoseBuffer(MotionLimits(config.max_extrapolation_ns, max_speed_mps=config.max_speed_mps))
         self._guard = StampGuard(config)
         self._calibrations: dict[str, CameraCalibration] = {}
@@ -118,6 +121,7 @@ class Measurements:
     def reset(self, reason: str) -> None:
         """Forget all measurements (not the calibrations); counted."""
         self.counters[f"reset/{reason}"] += 1
+        self.resets += 1
         self._begin_epoch(reason)
         self.poses.reset()
         self._guard.clear()
@@ -201,6 +205,7 @@ class Measurements:
         """
         until_ns = of.pose_ns if of else None
         ego = self.poses.at(stamp_ns, until_ns)
+        self.made = False
         if ego is None:
             reason = "overloaded" if self.held_up else "no_pose"
             self.missing = {ODOMETRY: reason}
@@ -233,6 +238,7 @@ class Measurements:
         if not any(cameras) and not any(radars):
             self.counters["frame/no_sensor"] += 1
             return None
+        self.made = True
         composition = self._composition(ego, cameras, radars, missing, closed_by, until_ns or self.poses.newest_ns or 0)
         return SensorFrame(stamp_ns, ego, tuple(cameras), tuple(radars), missing, self._epoch, composition)
 

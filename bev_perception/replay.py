@@ -125,8 +125,7 @@ class Replay:
     def _step(self, pipeline: BevPipeline, frame: SensorFrame) -> Detections | None:
         """As in the node, a failure costs this frame and the memory, not the run."""
         if frame.composition.closed_by == DEADLINE:
-            missing = ", ".join(f"{name} {reason}" for name, reason in frame.missing.items())
-            self._report("frame", "closed_by_deadline", f"without {missing}")
+            self._report("frame", "closed_by_deadline", f"without {frame.lacks()}")
         try:
             detections = pipeline.step(frame)
         except Exception as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bev_perception.geometry import invert
+from bev_perception.sync_config import ABSENT
 
 ODOMETRY = "odometry"  # the name under which the ego motion is counted, beside the sensors of the model
 COMPLETE, DEADLINE = "complete", "deadline"  # Composition.closed_by
@@ -168,6 +169,11 @@ class SensorFrame:
     missing: dict[str, str] = field(default_factory=dict)
     epoch: Epoch = Epoch()
     composition: Composition = Composition()
+
+    def lacks(self) -> str:
+        """What a frame that its deadline closed went without, for a person."""
+        missing = [f"{name} {reason}" for name, reason in self.missing.items() if reason != ABSENT]
+        return ", ".join(missing) or "a newer pose or a better image"
 
 
 @dataclass(frozen=True)

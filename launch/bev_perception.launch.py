@@ -94,7 +94,10 @@ async def bring_up(context: LaunchContext, node: LifecycleNode) -> None:
         while True:
             state = await call(get_state, GetState.Request(), GET_STATE_TIMEOUT_S)
             if state is None or state.current_state.id not in next_transition:
-                if state is not None and state.current_state.id == State.PRIMARY_STATE_ACTIVE:
+                if state is not None and state.current_state.id in (
+                    State.PRIMARY_STATE_ACTIVE,
+                    State.PRIMARY_STATE_FINALIZED,
+                ):
                     return
                 await asyncio.sleep(POLL_PERIOD_S)
                 continue

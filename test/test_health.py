@@ -76,10 +76,12 @@ def test_a_refused_message_makes_a_sensor_suspect_while_frames_use_it_and_invali
     listening.take("radar_a", cloud(spoiled=3, stamp_ns=NOW))
     used, masked = FrameOutcome(), FrameOutcome({"radar_a": "no_scan"})
     silent_ns = NOW + listening.taken.config.silence_ns
-    for outcome, now, state in ((used, NOW, "suspect"), (masked, NOW, "invalid"), (used, silent_ns, "invalid")):
+    for outcome, now, state in ((used, NOW, "suspect"), (masked, NOW, "invalid"), (masked, silent_ns, "invalid")):
         found = health(listening, outcome, now)["radar_a"]
         assert found.state == state and found.reason.startswith("cloud_not_finite: all 3 returns")
     assert health(listening, FrameOutcome(made=False))["radar_a"].state == "invalid"
+    gone = health(listening, masked, silent_ns + 1)["radar_a"]
+    assert (gone.state, gone.reason) == ("silent", "stale"), "a fault is no longer the newest news of a silent sensor"
 
 
 def test_a_duplicate_does_not_spoil_a_sensor_that_is_used(listening: Listening) -> None:

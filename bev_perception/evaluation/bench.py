@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from bev_perception.evaluation.bench_cost import HEIGHT, RETURNS, WIDTH, measure
 from bev_perception.evaluation.bench_node import THREADS, measure_node
 from bev_perception.evaluation.demo import machine
 from bev_perception.evaluation.pages import check_sections, replace_sections
-from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
+from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, own_domain, ros_environment
 from bev_perception.files import write_atomic
 from bev_perception.model_spec import BundleError
 from bev_perception.parameters import SHIPPED_BUNDLE
@@ -105,7 +104,7 @@ def _ratio(stock_ms: float, ours_ms: float) -> str:
 def delivery_section(args: argparse.Namespace) -> str:
     rows: list[list[str]] = []
     for name, profile in PROFILES.items():
-        environment = ros_environment(20 + (os.getpid() + len(rows)) % 80, profile)
+        environment = ros_environment(own_domain(len(rows)), profile)
         # As on a vehicle: with LOCALHOST the middleware adds transports of its own to those of the profile.
         environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
         counted: dict[str, Any] = {}

@@ -17,7 +17,7 @@ import yaml
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import save_extrinsics
 from bev_perception.evaluation.bag import STATUS_TOPIC, read_bag
-from bev_perception.evaluation.process import Child, ros_environment
+from bev_perception.evaluation.process import Child, own_domain, ros_environment
 from bev_perception.geometry import make_transform, rotation_from_yaw
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, parse_yaml
@@ -78,7 +78,7 @@ def thread_seconds(pid: int) -> dict[int, float]:
 
 def measure_node(bundle: Path, images: str, seconds: float) -> NodeLoad:
     """Node and player as processes of their own. Raises StageError."""
-    environment = ros_environment(20 + os.getpid() % 80)
+    environment = ros_environment(own_domain())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         params = write_files(folder, bundle, load_bundle(bundle).spec)

@@ -32,7 +32,7 @@ from bev_perception.evaluation.bag import (
     bag_duration_s,
     read_bag,
 )
-from bev_perception.evaluation.process import Child, StageError, ros_environment
+from bev_perception.evaluation.process import Child, StageError, own_domain, ros_environment
 from bev_perception.evaluation.results import LiveRun, read_live_run, report_data, summarize
 from bev_perception.files import write_atomic
 from bev_perception.messages import DIAGNOSTICS_TOPIC
@@ -85,7 +85,7 @@ def drive_live(bag: Path, params: Path, config: NodeConfig, out: Path, log: Path
     """Node, recorder and player over DDS -> the recorded result bag. rate 1 is real time. Raises StageError."""
     result = out / "result"
     shutil.rmtree(result, ignore_errors=True)
-    environment = ros_environment(domain=20 + os.getpid() % 80)
+    environment = ros_environment(own_domain())
     topics = [config.odometry.topic, *(r.topic for r in config.radars.values())]
     topics += [t for c in config.cameras.values() for t in (c.topic, c.info_topic)]
     with ExitStack() as stack:

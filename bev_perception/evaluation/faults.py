@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.bench_node import write_files
 from bev_perception.evaluation.pages import check_sections, replace_sections
-from bev_perception.evaluation.process import Child, StageError, ros_environment
+from bev_perception.evaluation.process import Child, StageError, own_domain, ros_environment
 from bev_perception.parameters import SHIPPED_BUNDLE
 
 SECTION = "faults"
@@ -38,7 +37,7 @@ def table(outcomes: list[dict[str, Any]]) -> str:
             lines.append("| --- | ---: | --- | --- | ---: |")
         said = "; ".join(f"{name}: {reason or state}" for name, (state, reason) in o["says"].items())
         if not said:
-            counted = [name for name in o["counted"] if not name.startswith(("frame", "memory"))]
+            counted = [name for name in o["counted"] if not name.startswith(("frame", "memory", "output"))]
             said = ", ".join(f"`{name}` is counted" for name in counted) or "nothing"
         if len(said) > 150:
             said = said[:150].rsplit(" ", 1)[0] + " ..."
@@ -51,7 +50,7 @@ def table(outcomes: list[dict[str, Any]]) -> str:
 def try_all(out: Path, only: list[str]) -> list[dict[str, Any]]:
     """Node and car as processes -> what bev_perception.ros.try_faults wrote. Raises StageError."""
     out.mkdir(parents=True, exist_ok=True)
-    environment = ros_environment(20 + os.getpid() % 80)
+    environment = ros_environment(own_domain())
     spec = load_bundle(SHIPPED_BUNDLE).spec
     params = write_files(out, SHIPPED_BUNDLE, spec, COMPRESSED)
     threads, result = out / "threads.json", out / "faults.json"

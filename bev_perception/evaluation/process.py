@@ -21,6 +21,11 @@ class StageError(RuntimeError):
         self.log = log
 
 
+def own_domain(offset: int = 0) -> int:
+    """A ROS domain for the children of this process, which another process hardly has."""
+    return 20 + (os.getpid() + offset) % 80
+
+
 def ros_environment(domain: int, dds_profile: Path | None = DDS_PROFILE) -> dict[str, str]:
     """The environment of ROS processes that talk to each other on this machine only, in a domain of their own.
 

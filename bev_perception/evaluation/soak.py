@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -18,12 +17,13 @@ from pathlib import Path
 
 from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.bench_node import write_files
-from bev_perception.evaluation.process import Child, StageError, ros_environment
+from bev_perception.evaluation.process import Child, StageError, own_domain, ros_environment
 from bev_perception.files import write_atomic
 from bev_perception.parameters import SHIPPED_BUNDLE
 
 IMAGES = "352x198"
 EVERY_S = 30.0
+MOST_GROWTH_MB = 20.0  # what allocators keep; a leak of a kilobyte a frame would be 40 MB in an hour
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def look(pid: int, since: float) -> Sample:
 
 def soak(minutes: float, out: Path) -> list[Sample]:
     """Node and car as processes; the samples are written as they come. Raises StageError."""
-    environment = ros_environment(20 + os.getpid() % 80)
+    environment = ros_environment(own_domain())
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -73,7 +73,10 @@ def soak(minutes: float, out: Path) -> list[Sample]:
                     while car.running and time.monotonic() < end:
                         node.check()
                         time.sleep(0.5)
+                car.wait(10)  # with status 0
                 print(car.tail())
+    if not samples:
+        raise StageError("the car ended before the first look")
     return samples
 
 
@@ -92,7 +95,12 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{len(samples)} samples in {samples[-1].minute:.0f} minutes, from minute {first.minute:.0f} on:")
     print(f"  memory {first.rss_mb:.0f} -> {last.rss_mb:.0f} MB, at most {max(s.rss_mb for s in settled):.0f}")
     print(f"  threads {first.threads} -> {last.threads}, descriptors {first.descriptors} -> {last.descriptors}")
-    return 0
+    grown = last.rss_mb - first.rss_mb > MOST_GROWTH_MB or (last.threads, last.descriptors) > (
+        first.threads,
+        first.descriptors,
+    )
+    print("  they grew" if grown else "  they stayed what they were")
+    return int(grown)
 
 
 if __name__ == "__main__":

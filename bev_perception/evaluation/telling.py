@@ -10,7 +10,7 @@ from bev_perception.bags.recording import warn
 
 PROGRESS_S = 5.0
 # Names of counters that begin so count frames, points or forgetting; all others count a sensor's messages or absence.
-NOT_OF_SENSORS = ("frame", "reset", "memory", "radar")
+NOT_OF_SENSORS = ("frame", "reset", "memory", "radar", "output")
 EXPLAINED = "docs/reasons.md explains it"
 
 

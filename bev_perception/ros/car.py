@@ -1,6 +1,7 @@
 """A car for measurements and for trying faults: publishes what the sensors of the parameters would, without a world.
 
-Cameras at 12 Hz, radars at 13 Hz, odometry at 100 Hz, stamped with the wall clock, 5 m/s straight ahead.
+The kinds of messages are the usual ones: point clouds, Odometry, images raw or as JPEG. Cameras at 12 Hz, radars at
+13 Hz, odometry at 100 Hz, stamped with the wall clock, 5 m/s straight ahead.
 """
 
 from __future__ import annotations

@@ -126,5 +126,8 @@ class NodeParameters:
                 self._errors.pop(parameter.name, None)
         new = {p.name: p.value for p in parameters if p.name in self._rows and self._rows[p.name].change == ANY_TIME}
         if new:
-            self._on_change(new)
+            try:
+                self._on_change(new)
+            except ParameterError as error:
+                return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)

@@ -92,14 +92,23 @@ class SensorInputs:
         self._lock, self._telemetry, self._offer = lock, telemetry, offer
         self._clock = node.get_clock()
         self._newest_info: dict[str, bytes] = {}
-        self._tick_at = time.monotonic()
         self._held_up_until = 0.0
-        self._subscriptions = {source: self._subscribe(source) for source in intake.sources}
+        self._subscriptions: dict[Source, Any] = {}
+        try:
+            for source in intake.sources:
+                self._subscriptions[source] = self._subscribe(source)
+        except Exception:
+            self._destroy_subscriptions()
+            raise
+        self._tick_at = time.monotonic()
         self._timer = node.create_timer(TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def close(self) -> None:
-        """Destroy the subscriptions."""
+        """Destroy timer and subscriptions."""
         self._node.destroy_timer(self._timer)
+        self._destroy_subscriptions()
+
+    def _destroy_subscriptions(self) -> None:
         for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()

@@ -49,7 +49,7 @@ class FrozenEngine:
 
 
 def run_node(threads: Path, ros_args: list[str]) -> int:
-    """Until it is stopped; writes name and number of its threads every second."""
+    """Until it is stopped; writes names and numbers of its threads twice a second."""
     frozen = threading.Event()
     BACKENDS["frozen"] = partial(FrozenEngine, frozen)
 

@@ -20,9 +20,11 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import InvalidQosOverridesError
 
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError
@@ -48,7 +50,10 @@ SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR,
 )  # fmt: skip
 # What an integrator can mend: configure fails with the message and the node stays unconfigured.
-CONFIGURATION_ERRORS = (ParameterError, BundleError, CalibrationError, ImportError, ValueError, OSError, RuntimeError)
+CONFIGURATION_ERRORS = (
+    ParameterError, BundleError, CalibrationError, ImportError, ValueError, OSError, RuntimeError,
+    InvalidTopicNameException, InvalidQosOverridesError,
+)  # fmt: skip
 
 
 class PerceptionNode(LifecycleNode):

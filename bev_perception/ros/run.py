@@ -31,9 +31,10 @@ from bev_perception.ros.telemetry import Telemetry
 from bev_perception.ros.worker import EveryWorker, NewestWorker
 from bev_perception.structures import DEADLINE, ODOMETRY, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
-from bev_perception.sync_config import ABSENT
 
 PIPELINE_THREAD = "bev_pipeline"
+PATIENCE_S = 10.0  # with the step that runs when the node is deactivated
+DETECTIONS = "detections"  # of PUBLISHERS, the one that others are made beside
 # Stages of BevPipeline.timings_ms -> stages of the status.
 STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode"}
 
@@ -98,10 +99,15 @@ class ActiveRun:
         )
 
     def stop(self) -> None:
-        if self._inputs is not None:
-            self._inputs.close()
-        self._worker.stop()
-        self._publisher.stop()
+        try:
+            if self._inputs is not None:
+                self._inputs.close()
+        finally:
+            if not self._worker.stop(PATIENCE_S):
+                self._node.get_logger().error(f"a step has not ended in {PATIENCE_S:g} s: the engine is interrupted")
+                self._model.backend.interrupt()
+                self._worker.stop(PATIENCE_S)
+            self._publisher.stop()
 
     def change_config(self, config: NodeConfig) -> None:
         """Thresholds and marker lifetime apply from the next step on."""
@@ -112,9 +118,8 @@ class ActiveRun:
         """One entry for each sensor of the model and one for odometry."""
         silent = self._silent_topics()
         with self._lock:
-            self._intake.warnings = silent | self._intake.warnings
             outcome = newest_outcome(self._taken, self._newest, self._faults)
-            return sensor_health(self._intake, self._taken, outcome, self._now())
+            return sensor_health(self._intake, self._taken, outcome, self._now(), silent | self._intake.warnings)
 
     def counters(self) -> dict[str, int]:
         """What intake, synchroniser and pipeline counted since activation: `SENSOR/reason`, `frame/reason`,
@@ -123,18 +128,20 @@ class ActiveRun:
             return dict(self._taken.counters + Counter(dict(self._pipeline.counters)))
 
     def _silent_topics(self) -> dict[str, str]:
-        """Sensor from which nothing ever came -> its topic and who publishes there; after a while the log says so."""
+        """Sensor from which nothing ever came -> its topics and who publishes there; after a while the log says so."""
         since_s = time.monotonic() - self._started_at
-        silent = {}
+        with self._lock:
+            heard = {name for name in self._sensors if self._intake.was_heard(name)}
+        silent: dict[str, str] = {}
         for source in self._intake.sources:
-            if source.sensor not in self._sensors or self._intake.delay_s(source.sensor) is not None:
+            sensor = source.sensor
+            if sensor not in self._sensors - heard:
                 continue
             publishers = self._node.count_publishers(source.topic)
-            silent[source.sensor] = nothing_on(source.topic, publishers)
-            if since_s > TOLD_AFTER_S and source.sensor not in self._told:
-                self._told.add(source.sensor)
-                text = never_seen_warning(source.sensor, source.topic, publishers, since_s)
-                self._node.get_logger().warning(text)
+            silent[sensor] = "; ".join(filter(None, [silent.get(sensor, ""), nothing_on(source.topic, publishers)]))
+            if since_s > TOLD_AFTER_S and source.topic not in self._told:
+                self._told.add(source.topic)
+                self._node.get_logger().warning(never_seen_warning(sensor, source.topic, publishers, since_s))
         return silent
 
     def _report(self, sensor: str, reason: str, detail: str) -> None:
@@ -147,8 +154,7 @@ class ActiveRun:
         now_ns, closed_at = self._now(), time.perf_counter_ns()
         for frame in frames:
             if frame.composition.closed_by == DEADLINE:
-                missing = ", ".join(f"{name} {reason}" for name, reason in frame.missing.items() if reason != ABSENT)
-                self._report("frame", "closed_by_deadline", f"without {missing}")
+                self._report("frame", "closed_by_deadline", f"without {frame.lacks()}")
         self._worker.offer([_Closed(frame, (now_ns - frame.stamp_ns) / 1e6, closed_at) for frame in frames])
 
     # ---- in the pipeline's thread
@@ -179,14 +185,17 @@ class ActiveRun:
     def _publish(self, found: _Found) -> None:
         config, detections = self._config, found.detections
         context = Context(self._model.bundle.spec, config.base_frame, config.marker_lifetime_s)
-        try:
-            for name, publisher in self._outputs.items():
+        # The detections first: what somebody else's message type makes of them may fail.
+        for name in sorted(self._outputs, key=lambda name: name != DETECTIONS):
+            publisher = self._outputs[name]
+            try:
                 # Nobody listens: nothing to build. Detections always go out, a late recorder may just be joining.
-                if name == "detections" or publisher.get_subscription_count():
+                if name == DETECTIONS or publisher.get_subscription_count():
                     publisher.publish(PUBLISHERS[name].convert(detections, context))
-        except Exception:
-            self._failed("publish_failed")
-            return
+            except Exception:
+                self._failed("publish_failed")
+                if name == DETECTIONS:
+                    return
         done = time.perf_counter_ns()
         self._telemetry.time("publish", (done - found.done_at) / 1e6)
         self._telemetry.time("total", found.closed.wait_ms + (done - found.closed.closed_at) / 1e6)

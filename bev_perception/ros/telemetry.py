@@ -119,10 +119,13 @@ class Telemetry:
 
     def snapshot(self) -> Snapshot:
         with self._lock:
+            windows = {stage: list(window) for stage, window in self._windows.items()}
+        latencies = tuple(_latency(stage, window) for stage, window in windows.items())  # not under the lock
+        with self._lock:
             return Snapshot(
                 counters=dict(self._counters),
                 details=dict(self._details),
-                latencies=tuple(_latency(stage, window) for stage, window in self._windows.items()),
+                latencies=latencies,
                 age_at_publication_s=self._age_s,
                 seconds_since_output=time.monotonic() - self._output_at,
                 seconds_without_memory=max(0.0, time.monotonic() - self._memory_at),
@@ -134,7 +137,7 @@ class Telemetry:
             )
 
 
-def _latency(stage: str, window: deque[float]) -> Latency:
+def _latency(stage: str, window: list[float]) -> Latency:
     if not window:
         return Latency(stage, math.nan, math.nan, math.nan, math.nan, 0)
     p50, p95, p99, top = np.percentile(window, (50, 95, 99, 100))

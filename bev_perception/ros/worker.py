@@ -38,13 +38,14 @@ class NewestWorker(Generic[T]):
         if dropped:
             self._on_dropped(dropped)
 
-    def stop(self) -> None:
-        """Finish the item in work, drop what waits, end the thread."""
+    def stop(self, patience_s: float) -> bool:
+        """Finish the item in work, drop what waits, end the thread. False where the item has not ended by then."""
         with self._condition:
             self._stopping = True
             self._condition.notify()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(patience_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while True:
@@ -73,7 +74,13 @@ class EveryWorker(Generic[T]):
         self._thread.start()
 
     def put(self, item: T) -> None:
-        self._queue.put(item)
+        """Raises RuntimeError where the thread has ended: nobody would ever take the item."""
+        while True:
+            try:
+                return self._queue.put(item, timeout=1.0)
+            except queue.Full:
+                if not self._thread.is_alive():
+                    raise RuntimeError(f"the thread {self._thread.name} has ended") from None
 
     def stop(self) -> None:
         """Finish what was put, end the thread."""
