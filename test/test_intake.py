@@ -252,12 +252,11 @@ def test_extrinsics_that_cannot_be_are_refused_once_and_only_for_their_sensor(li
 
 def missing_in_a_frame(listening: Listening, stamp_ns: int) -> dict[str, str]:
     """What the frame at a stamp lacks, of odometry, radar_a and cam_a then."""
-    scan, frames = cloud(stamp_ns=stamp_ns - 50 * tiny_drive.MS), []
-    for sensor, message in (("odometry", odometry(stamp_ns)), ("radar_a", scan), ("cam_a", image(stamp_ns=stamp_ns))):
+    scan = cloud(stamp_ns=stamp_ns - 50 * tiny_drive.MS)
+    for sensor, message in (("odometry", odometry(stamp_ns)), ("cam_a", image(stamp_ns=stamp_ns)), ("radar_a", scan)):
         listening.take(sensor, message, stamp_ns)
-        frames += listening.frames.poll()
     listening.taken.advance(stamp_ns + 200 * tiny_drive.MS)
-    frames += listening.frames.poll()
+    frames = listening.frames.poll()
     (frame,) = (f for f in frames if f.stamp_ns == stamp_ns)
     return frame.missing
 
