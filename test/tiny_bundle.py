@@ -205,14 +205,16 @@ class Reference:
 
 
 @cache
-def golden_files() -> dict[str, bytes]:
-    """golden.npz and golden_frame.npz of SPEC."""
+def golden_files(cameras: tuple[str, ...] = SPEC.cameras, radars: tuple[str, ...] = SPEC.radars) -> dict[str, bytes]:
+    """golden.npz and golden_frame.npz of SPEC, with sensors of these names."""
     inputs = make_inputs(SPEC)
     golden = {f"in.{name}": value for name, value in inputs.items()}
     golden |= {f"out.{name}": value for name, value in reference(inputs).items()}
     file = io.BytesIO()
     np.savez(file, **golden)
-    return {GOLDEN: file.getvalue(), GOLDEN_FRAME: record_golden_frame(Reference(), pattern_frames(SPEC))}
+    engine = Reference()
+    engine.spec = dataclasses.replace(SPEC, cameras=cameras, radars=radars)
+    return {GOLDEN: file.getvalue(), GOLDEN_FRAME: record_golden_frame(engine, pattern_frames(engine.spec))}
 
 
 def write_bundle(path: Path, model: onnx.ModelProto | None = None, spec: ModelSpec = SPEC) -> Bundle:
@@ -220,6 +222,8 @@ def write_bundle(path: Path, model: onnx.ModelProto | None = None, spec: ModelSp
     path.mkdir(parents=True, exist_ok=True)
     data = with_facts((model or make_model()).SerializeToString(), spec)
     spec = dataclasses.replace(spec, onnx_sha256=hashlib.sha256(data).hexdigest())
-    for name, content in (golden_files() | {MODEL: data, SPEC_FILE: spec.to_json().encode()}).items():
+    for name, content in (
+        golden_files(spec.cameras, spec.radars) | {MODEL: data, SPEC_FILE: spec.to_json().encode()}
+    ).items():
         (path / name).write_bytes(content)
     return load_bundle(path)

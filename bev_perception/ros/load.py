@@ -26,7 +26,7 @@ from bev_perception.bundle import Bundle
 from bev_perception.files import write_atomic
 from bev_perception.inference.backend import BACKENDS
 from bev_perception.inference.interface import InferenceBackend
-from bev_perception.parameters import load_config, parse_yaml
+from bev_perception.parameters import load_config, parse_yaml, resolve_path
 from bev_perception.ros import node as perception_node
 from bev_perception.ros.car import Car
 from bev_perception.ros.run import PIPELINE_THREAD
@@ -67,7 +67,7 @@ def run_node(threads: Path, ros_args: list[str]) -> int:
 
 def play(params: Path, size: str, seconds: float) -> int:
     width, height = (int(part) for part in size.split("x"))
-    config = load_config(parse_yaml(params)["bundle"], params)
+    config = load_config(resolve_path(parse_yaml(params)["bundle"]), params)
     rclpy.init()
     node = rclpy.create_node("load_play")
     car = Car(node, config, width, height)

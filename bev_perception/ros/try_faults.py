@@ -26,7 +26,7 @@ from rclpy.node import Node
 
 from bev_perception.files import write_atomic
 from bev_perception.messages import PUBLISHERS, STATUS_TOPIC, message_class
-from bev_perception.parameters import NodeConfig, load_config, parse_yaml
+from bev_perception.parameters import NodeConfig, load_config, parse_yaml, resolve_path
 from bev_perception.ros.car import Car, as_it_is
 from bev_perception.ros.diagnostics import STATES
 from bev_perception.ros.fault_table import ALL, FAULTS, SOMETIMES, Fault
@@ -173,7 +173,7 @@ def spin(executor: SingleThreadedExecutor) -> None:
 
 
 def run(args: argparse.Namespace) -> list[Outcome]:
-    config = load_config(parse_yaml(args.params)["bundle"], args.params)
+    config = load_config(resolve_path(parse_yaml(args.params)["bundle"]), args.params)
     rclpy.init()
     node = rclpy.create_node("try_faults")
     seen, car = Observer(node), Car(node, config, *IMAGE_SIZE)
