@@ -32,6 +32,9 @@ from bev_perception.ros.car import Car
 from bev_perception.ros.run import PIPELINE_THREAD
 
 
+ROS_ARGS = "--ros-args"  # from here on a command line is for rclpy
+
+
 class FrozenEngine:
     """ONNX Runtime until `frozen` is set, afterwards its last answer again at once."""
 
@@ -87,9 +90,11 @@ def main(args: list[str] | None = None) -> int:
     drive.add_argument("--params", type=Path, required=True)
     drive.add_argument("--images", default="1600x900")
     drive.add_argument("--seconds", type=float, default=20.0)
-    options, rest = parser.parse_known_args(args)
+    given = sys.argv[1:] if args is None else args
+    of_ros = given.index(ROS_ARGS) if ROS_ARGS in given else len(given)
+    options = parser.parse_args(given[:of_ros])
     if options.what == "node":
-        return run_node(options.threads, rest)
+        return run_node(options.threads, given[of_ros:])
     return play(options.params, options.images, options.seconds)
 
 
