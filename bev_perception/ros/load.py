@@ -31,7 +31,6 @@ from bev_perception.ros import node as perception_node
 from bev_perception.ros.car import Car
 from bev_perception.ros.run import PIPELINE_THREAD
 
-
 ROS_ARGS = "--ros-args"  # from here on a command line is for rclpy
 
 
