@@ -6,7 +6,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,34 +77,61 @@ def thread_seconds(pid: int) -> dict[int, float]:
     return found
 
 
+@dataclass(frozen=True)
+class RunningNode:
+    """An active node in its own process. start(name, module, *arguments): another process beside it, in its domain.
+
+    threads: file that bev_perception.ros.load keeps, with `pid` and the names of the node's threads.
+    """
+
+    process: Child
+    start: Callable[..., Child]
+    threads: Path
+
+    def told(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.threads.read_text())
+        return found
+
+
+@contextmanager
+def running_node(folder: Path, bundle: Path, changes: Mapping[str, Any] | None = None) -> Iterator[RunningNode]:
+    """The node with an engine that answers at once, brought up; its files, and those of the car, in `folder`.
+
+    changes: of its parameters. Raises StageError.
+    """
+    environment = ros_environment(own_domain())
+    params, threads = write_files(folder, bundle, load_bundle(bundle).spec, changes), folder / "threads.json"
+    threads.unlink(missing_ok=True)
+
+    def start(name: str, *arguments: str) -> Child:
+        return Child(name, arguments, folder / f"{name}.log", environment)
+
+    arguments = ("node", "--threads", str(threads), "--ros-args", "--params-file", str(params))
+    with start("node", "bev_perception.ros.load", *arguments) as node:
+        start("bring_up", "bev_perception.ros.bring_up", "configure", "activate").wait(90, others=(node,))
+        time.sleep(1.5)  # until it has written the threads that it has now
+        yield RunningNode(node, start, threads)
+
+
 def measure_node(bundle: Path, images: str, seconds: float) -> NodeLoad:
     """Node and player as processes of their own. Raises StageError."""
-    environment = ros_environment(own_domain())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        params = write_files(folder, bundle, load_bundle(bundle).spec)
-        threads = folder / "threads.json"
-
-        def start(what: str, *arguments: str) -> Child:
-            return Child(what, arguments, folder / f"{what}.log", environment)
-
-        node_arguments = ("--threads", str(threads), "--ros-args", "--params-file", str(params))
         record_arguments = (str(folder / "result"), "--topics", STATUS_TOPIC)
         play_arguments = ("--params", str(folder / "played.yaml"), "--images", images, "--seconds", str(seconds))
         with (
-            start("node", "bev_perception.ros.load", "node", *node_arguments) as node,
-            start("recorder", "bev_perception.ros.record_bag", *record_arguments) as recorder,
+            running_node(folder, bundle) as node,
+            node.start("recorder", "bev_perception.ros.record_bag", *record_arguments) as recorder,
         ):
-            start("bring_up", "bev_perception.ros.bring_up", "configure", "activate").wait(90, others=(node,))
-            with start("player", "bev_perception.ros.load", "play", *play_arguments) as player:
+            with node.start("player", "bev_perception.ros.load", "play", *play_arguments) as player:
                 time.sleep(2.0 + SETTLE_S)
-                told = json.loads(threads.read_text())
+                told = node.told()
                 before, began = thread_seconds(told["pid"]), time.monotonic()
                 time.sleep(seconds - SETTLE_S - 1.0)
                 after, ended = thread_seconds(told["pid"]), time.monotonic()
-                player.wait(60, others=(node, recorder))
+                player.wait(60, others=(node.process, recorder))
             recorder.stop()
-            node.check()
+            node.process.check()
         cores: dict[str, float] = {}
         for thread, used in after.items():
             name_of = told["threads"].get(str(thread), "")

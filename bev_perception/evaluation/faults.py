@@ -16,10 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bev_perception.bundle import load_bundle
-from bev_perception.evaluation.bench_node import write_files
+from bev_perception.evaluation.bench_node import running_node
 from bev_perception.evaluation.pages import check_sections, replace_sections
-from bev_perception.evaluation.process import Child, StageError, own_domain, ros_environment
+from bev_perception.evaluation.process import StageError
 from bev_perception.parameters import SHIPPED_BUNDLE
 
 SECTION = "faults"
@@ -50,24 +49,16 @@ def table(outcomes: list[dict[str, Any]]) -> str:
 def try_all(out: Path, only: list[str]) -> list[dict[str, Any]]:
     """Node and car as processes -> what bev_perception.ros.try_faults wrote. Raises StageError."""
     out.mkdir(parents=True, exist_ok=True)
-    environment = ros_environment(own_domain())
-    spec = load_bundle(SHIPPED_BUNDLE).spec
-    params = write_files(out, SHIPPED_BUNDLE, spec, COMPRESSED)
-    threads, result = out / "threads.json", out / "faults.json"
+    result = out / "faults.json"
     result.unlink(missing_ok=True)
-
-    def start(what: str, *arguments: str) -> Child:
-        return Child(what, arguments, out / f"{what}.log", environment)
-
-    node_arguments = ("--threads", str(threads), "--ros-args", "--params-file", str(params))
-    with start("node", "bev_perception.ros.load", "node", *node_arguments) as node:
-        start("bring_up", "bev_perception.ros.bring_up", "configure", "activate").wait(90, others=(node,))
-        time.sleep(1.5)
-        pid = json.loads(threads.read_text())["pid"]
+    with running_node(out, SHIPPED_BUNDLE, COMPRESSED) as node:
+        pid = node.told()["pid"]
         arguments = ["--params", str(out / "played.yaml"), "--out", str(result), "--pid", str(pid)]
-        with start("car", "bev_perception.ros.try_faults", *arguments, *(("--only", *only) if only else ())) as car:
+        with node.start(
+            "car", "bev_perception.ros.try_faults", *arguments, *(("--only", *only) if only else ())
+        ) as car:
             while car.running:
-                node.check()
+                node.process.check()
                 time.sleep(0.5)
     if not result.is_file():
         raise StageError(f"no fault was tried: {car.tail()}", car.log)

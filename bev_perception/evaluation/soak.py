@@ -8,16 +8,14 @@ The engine answers at once after its first runs, so that every frame is processe
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from bev_perception.bundle import load_bundle
-from bev_perception.evaluation.bench_node import write_files
-from bev_perception.evaluation.process import Child, StageError, own_domain, ros_environment
+from bev_perception.evaluation.bench_node import running_node
+from bev_perception.evaluation.process import StageError
 from bev_perception.files import write_atomic
 from bev_perception.parameters import SHIPPED_BUNDLE
 
@@ -47,23 +45,14 @@ def look(pid: int, since: float) -> Sample:
 
 def soak(minutes: float, out: Path) -> list[Sample]:
     """Node and car as processes; the samples are written as they come. Raises StageError."""
-    environment = ros_environment(own_domain())
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        params = write_files(folder, SHIPPED_BUNDLE, load_bundle(SHIPPED_BUNDLE).spec)
-        threads = folder / "threads.json"
-
-        def start(what: str, *arguments: str) -> Child:
-            return Child(what, arguments, folder / f"{what}.log", environment)
-
-        node_arguments = ("--threads", str(threads), "--ros-args", "--params-file", str(params))
         play = ("--params", str(folder / "played.yaml"), "--images", IMAGES, "--seconds", str(60 * minutes))
-        with start("node", "bev_perception.ros.load", "node", *node_arguments) as node:
-            start("bring_up", "bev_perception.ros.bring_up", "configure", "activate").wait(90, others=(node,))
-            with start("car", "bev_perception.ros.load", "play", *play) as car:
+        with running_node(folder, SHIPPED_BUNDLE) as node:
+            with node.start("car", "bev_perception.ros.load", "play", *play) as car:
                 time.sleep(2.0)
-                pid, began = json.loads(threads.read_text())["pid"], time.monotonic()
+                pid, began = node.told()["pid"], time.monotonic()
                 while car.running:
                     samples.append(look(pid, began))
                     rows = [",".join(field.name for field in fields(Sample))]
@@ -71,7 +60,7 @@ def soak(minutes: float, out: Path) -> list[Sample]:
                     write_atomic(out, "\n".join(rows) + "\n")
                     end = time.monotonic() + EVERY_S
                     while car.running and time.monotonic() < end:
-                        node.check()
+                        node.process.check()
                         time.sleep(0.5)
                 car.wait(10)  # with status 0
                 print(car.tail())
@@ -90,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     except (StageError, OSError) as error:
         print(f"soak: {error}", file=sys.stderr)
         return 1
-    settled = [sample for sample in samples if sample.minute >= min(5.0, args.minutes / 2)]
+    settled = [sample for sample in samples if sample.minute >= min(5.0, args.minutes / 2)] or samples
     first, last = settled[0], settled[-1]
     print(f"{len(samples)} samples in {samples[-1].minute:.0f} minutes, from minute {first.minute:.0f} on:")
     print(f"  memory {first.rss_mb:.0f} -> {last.rss_mb:.0f} MB, at most {max(s.rss_mb for s in settled):.0f}")
