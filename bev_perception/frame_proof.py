@@ -1,16 +1,21 @@
-"""The proof of a whole bundle: its golden frame, driven through the vehicle's step, gives the recorded detections."""
+"""The proof of a whole bundle: its golden frame, driven through the vehicle's step, gives the recorded detections.
+
+Whoever is to detect anything with a bundle (node, replay, evaluation) opens it here, by `open_proven`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bev_perception.bundle import Bundle
 from bev_perception.decode import Thresholds
 from bev_perception.golden_frame import Expected, golden_frame_bytes, pack_frames, read_golden_frame, unpack_frames
+from bev_perception.inference.backend import open_backend
 from bev_perception.inference.interface import InferenceBackend
-from bev_perception.inference.proof import TIME_LIMIT_S, time_limit
+from bev_perception.inference.proof import TIME_LIMIT_S, self_test, time_limit
 from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import Detections, SensorFrame
@@ -33,6 +38,19 @@ class FrameTolerance:
 
 
 FRAME_TOLERANCES = {"fp32": FrameTolerance(0.02, 0.1, 0.1), "fp16": FrameTolerance(0.05, 0.25, 0.2)}
+
+
+def open_proven(bundle: Bundle, backend: str, **options: Any) -> tuple[InferenceBackend, dict[str, float]]:
+    """An engine that passed the golden input and the golden frame, and the largest differences that it showed.
+
+    Raises what `open_backend` raises, and BundleError where a proof fails; the engine is closed then.
+    """
+    engine = open_backend(bundle, backend, **options)
+    try:
+        return engine, self_test(engine, bundle) | prove_frame(engine, bundle)
+    except BaseException:
+        engine.close()
+        raise
 
 
 def prove_frame(backend: InferenceBackend, bundle: Bundle, limit_s: float = TIME_LIMIT_S) -> dict[str, float]:

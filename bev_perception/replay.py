@@ -41,7 +41,7 @@ from bev_perception.evaluation.result_folder import DETECTIONS, SCORES, claim, s
 from bev_perception.evaluation.result_json import open_detection_json
 from bev_perception.evaluation.telling import Progress, WarnOnce, main_reason, reason_lines
 from bev_perception.files import write_atomic
-from bev_perception.inference.backend import open_backend
+from bev_perception.frame_proof import open_proven
 from bev_perception.intake import SensorIntake
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import BundleError, ModelSpec
@@ -94,7 +94,7 @@ class Replay:
         self.topics: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Found]:
-        """Raises BagError, CalibrationError, and what opening the engine raises."""
+        """Raises BagError, CalibrationError, and what `open_proven` raises."""
         config, spec = self._config, self._bundle.spec
         taken = Measurements(config.sync_config(spec))
         intake = SensorIntake(config, taken, self._report)
@@ -105,7 +105,7 @@ class Replay:
             for sensor, text in absent_topics(recording, intake.sources).items():
                 self._note(text)
                 self.details["frame/no_pose" if sensor == ODOMETRY else f"{sensor}/never_seen"] = text
-            backend = open_backend(self._bundle, config.backend, **config.backend_options)
+            backend, _ = open_proven(self._bundle, config.backend, **config.backend_options)
             stack.callback(backend.close)
             floor = {c: t if self._floor is None else min(self._floor, t) for c, t in config.score_threshold.items()}
             thresholds = Thresholds(floor, spec.nms_radius)

@@ -25,7 +25,7 @@ from bev_perception.evaluation.report import Latency
 from bev_perception.evaluation.result_bag import write_detections
 from bev_perception.evaluation.results import read_live_run, report_data, summarize
 from bev_perception.model_spec import CLASSES
-from bev_perception.parameters import load_config
+from bev_perception.parameters import ParameterError, load_config
 from bev_perception.replay import main as replay_main
 from bev_perception.replay import replay
 from training.world.bag_writer import BagSettings
@@ -114,7 +114,13 @@ def test_parameters_follow_the_drive(tmp_path: Path):
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
         patch.setattr(demo, "SHIPPED_PARAMETERS", shipped)
-        path, config = demo.write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC)
+        path, config = demo.write_parameters(
+            tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC, ["onnxruntime.threads=3"]
+        )
+        for wrong, message in (("backend", "expected NAME=VALUE"), ("onnxruntime.thread=1", "no such parameter")):
+            with pytest.raises(ParameterError, match=message):
+                demo.write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC, [wrong])
+    assert config.backend_options["threads"] == 3
     found = load_extrinsics(tmp_path / "extrinsics.yaml", "base_link", ["cam_a", "radar_a"])
     assert abs(found["cam_a"] - tiny_drive.EGO_FROM_CAM).max() < 1e-6
     assert config.extrinsics_file == tmp_path / "extrinsics.yaml"

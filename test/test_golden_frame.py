@@ -236,6 +236,17 @@ def test_a_bundle_whose_frame_is_of_another_drive_is_refused(
         prove_frame(engine, damaged(bundle, tmp_path, turn))
 
 
+def test_no_data_set_is_evaluated_with_such_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from training.bundling.evaluation import detect_by_bundle
+
+    def turn(arrays: dict[str, np.ndarray]) -> None:
+        arrays["later.points"][:, 1] *= -1
+
+    with pytest.raises(BundleError, match="golden frame of 'tiny' with onnxruntime"):
+        detect_by_bundle(damaged(bundle, tmp_path, turn), [], ["all"])
+
+
 # ---- the comparison
 
 

@@ -16,6 +16,7 @@ import tiny_drive
 from bag_copies import Row, copy_bag, cut, the_file
 
 from bev_perception import replay as replay_module
+from bev_perception.bundle import GOLDEN_FRAME
 from bev_perception.evaluation import result_bag, telling
 from bev_perception.evaluation.result_bag import make_typestore, write_detections
 from bev_perception.evaluation.result_json import open_detection_json
@@ -134,11 +135,10 @@ def test_damaged_messages_cost_themselves_alone(drive, tmp_path, capsys) -> None
 
 
 def test_a_step_that_fails_costs_its_frame_as_in_the_node(drive, tmp_path, capsys, monkeypatch) -> None:
-    step, calls = BevPipeline.step, []
+    step, second = BevPipeline.step, tiny_drive.anchor_stamps()[1]
 
     def failing(self, frame):
-        calls.append(frame)
-        if len(calls) == 2:
+        if frame.stamp_ns == second:
             raise RuntimeError("the engine has a bad moment")
         return step(self, frame)
 
@@ -147,6 +147,16 @@ def test_a_step_that_fails_costs_its_frame_as_in_the_node(drive, tmp_path, capsy
     assert run.status == 0 and run.counters["step_failed"] == 1 and len(run.json["frames"]) == FRAMES - 1
     assert "step_failed: RuntimeError: the engine has a bad moment" in run.err
     assert run.json["frames"][1]["memory_reset"] == "step_failed"
+
+
+def test_a_bundle_that_does_not_prove_its_golden_frame_detects_nothing(drive, tmp_path, capsys) -> None:
+    """Files and facts are those of the export, what it makes of sensor data is not."""
+    with np.load(tiny_bundle.write_bundle(tmp_path / "bundle").path / GOLDEN_FRAME) as data:
+        arrays = dict(data)
+    arrays["later.points"][:, 1] *= -1
+    np.savez(tmp_path / "bundle" / GOLDEN_FRAME, **arrays)
+    run = Run(drive | {"bundle": tmp_path / "bundle"}, drive["bag"], tmp_path / "out", capsys)
+    assert run.status == 1 and run.last.startswith("error: golden frame of 'tiny' with onnxruntime") and not run.json
 
 
 def test_a_cut_recording_gives_the_frames_up_to_the_cut(drive, tmp_path, capsys) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
 
-from bev_perception import temporal
+from bev_perception import frame_proof, temporal
 from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.objects import Objects
 from training.bundling import evaluation
@@ -159,6 +159,7 @@ def test_a_change_to_the_step_is_noticed(
 ) -> None:
     change, word = IN_THE_STEP[what]
     change(monkeypatch)
+    monkeypatch.setattr(frame_proof, "prove_frame", lambda *_: {})  # the golden frame notices some of these, too
     changed = detect_by_bundle(BUNDLE, keyframes, [word])[word]
     assert max(disagreement(found, changed[row]) for row, found in in_torch[word].items()) > 0.1
 

@@ -114,9 +114,10 @@ def delivery_section(args: argparse.Namespace) -> str:
 
         counted |= measure("receive", "--seconds", str(args.seconds), environment=environment, others=send)
         share = counted["received"] / counted["sent"]
-        latency = [f"{counted[key]:.0f}" for key in ("latency_p50_ms", "latency_p99_ms")]
+        each = [f"{counted[key]:.0f}" for key in ("latency_p50_ms", "latency_p99_ms")]
+        each.append(f"{counted['cpu_ms_per_image']:.1f}")
         count = f"{counted['received']} of {counted['sent']}"
-        rows.append([name, f"{100 * share:.1f} %", count, *latency, f"{counted['cpu_ms_per_image']:.1f}"])
+        rows.append([name, f"{100 * share:.1f} %", count, *(each if counted["received"] else ["none came"] * 3)])
     head = ["transport", "delivered", "images", "latency p50, ms", "p99, ms", "subscriber CPU per image, ms"]
     return (
         f"{_context(args)}. Six raw {WIDTH}x{HEIGHT} bgr8 cameras at 10 Hz for {args.seconds:g} s, best effort, "

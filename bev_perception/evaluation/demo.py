@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,13 @@ def say(text: str) -> None:
     print(f"[demo {time.monotonic() - START:5.1f} s] {text}", flush=True)
 
 
-def write_parameters(out: Path, bag: Path, bundle: Path, spec: ModelSpec) -> tuple[Path, NodeConfig]:
+def write_parameters(
+    out: Path, bag: Path, bundle: Path, spec: ModelSpec, changes: Sequence[str] = ()
+) -> tuple[Path, NodeConfig]:
     """The shipped parameters with this bundle, and extrinsics from the drive in a file.
 
-    A file, because tf2_msgs is not among the ROS wheels; node and replay read the same one.
+    A file, because tf2_msgs is not among the ROS wheels; node and replay read the same one. changes: `NAME=VALUE`, the
+    value as YAML. Raises ParameterError for an unknown name or a value that it cannot have.
     """
     tree = StaticTree()
     for message in read_bag(bag, {"/tf_static"}):
@@ -69,6 +73,11 @@ def write_parameters(out: Path, bag: Path, bundle: Path, spec: ModelSpec) -> tup
     save_extrinsics(extrinsics, "base_link", {name: tree.lookup("base_link", name.lower()) for name in sensors})
     values = parse_yaml(SHIPPED_PARAMETERS)
     values |= {"bundle": str(bundle), "extrinsics.source": "file", "extrinsics.file": str(extrinsics)}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise ParameterError(f"--set {change}: expected NAME=VALUE, such as onnxruntime.threads=1")
+        values[name] = yaml.safe_load(text)
     path = out / "params.yaml"
     write_atomic(path, yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False))
     return path, load_config(bundle, path)
@@ -149,7 +158,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     bundle_path: Path = args.bundle.resolve()
     spec = load_bundle(bundle_path).spec
     bag: Path = args.drive.resolve()
-    params, config = write_parameters(out, bag, bundle_path, spec)
+    params, config = write_parameters(out, bag, bundle_path, spec, args.set)
     result = drive_live(bag, params, config, out, log, args.rate)
 
     say("replaying the same frames offline; scoring and drawing meanwhile")
@@ -169,6 +178,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "replay": "in real time" if args.rate == 1 else f"at {args.rate:g} x real time, latencies in simulated time",
         "machine": machine(),
     }
+    if args.set:
+        facts["parameters"] = " ".join(args.set)
     data = report_data(live, pictures, out / "offline", facts)
     return summarize(data, live, out)
 
@@ -183,6 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE)
     parser.add_argument("--rate", type=float, default=1.0, help="of the replay; below 1 for a machine that is too slow")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="parameters of node and replay")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)  # so that terminating the demo ends its processes too
     try:

@@ -28,10 +28,8 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError
-from bev_perception.frame_proof import prove_frame
+from bev_perception.frame_proof import open_proven
 from bev_perception.health import situation
-from bev_perception.inference.backend import open_backend
-from bev_perception.inference.proof import self_test
 from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
 from bev_perception.model_spec import BundleError
 from bev_perception.modes import MEMORY_OFF_S, modes_that_hold
@@ -142,9 +140,8 @@ class PerceptionNode(LifecycleNode):
             qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
             self._outputs[name] = self.create_lifecycle_publisher(message_type, output.topic, qos)
         started = time.perf_counter()
-        backend = open_backend(bundle, config.backend, **config.backend_options)
+        backend, figures = open_proven(bundle, config.backend, **config.backend_options)
         self._model = Model(bundle, backend)
-        figures = self_test(backend, bundle) | prove_frame(backend, bundle)
         self._config = config
         self.get_logger().info(
             f"configured: model {bundle.spec.name!r} with {backend.name} in {time.perf_counter() - started:.1f} s; "

@@ -13,7 +13,7 @@ from itertools import groupby
 from bev_perception.bundle import Bundle
 from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.objects import Objects, objects_from_detections
-from bev_perception.inference.backend import open_backend
+from bev_perception.frame_proof import open_proven
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.pipeline import BevPipeline
 from training.data.nuscenes import Keyframe
@@ -52,7 +52,7 @@ def detect_by_bundle(
     """Word -> row of the keyframe -> detections. Processes share the scenes; every process gets those of all.
 
     keyframes: those of a scene one after the other, in stamp order (as `Keyframes` are). Raises ValueError for a wrong
-    word, before anything is run.
+    word, before anything is run, and what `open_proven` raises.
     """
     for word in sensors:
         kept_by(word, bundle.spec)
@@ -60,7 +60,7 @@ def detect_by_bundle(
     found: dict[str, dict[int, Objects]] = {word: {} for word in sensors}
     own = own_share(scenes)
     started = told = time.monotonic()
-    engine = open_backend(bundle, backend)
+    engine, _ = open_proven(bundle, backend)
     try:
         for number, rows in enumerate(own):
             for word, objects in drive_scene(engine, [keyframes[row] for row in rows], sensors).items():
