@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bev_perception.fault import Fault
-from bev_perception.intake import SensorIntake
 from bev_perception.measurements import Measurements
 from bev_perception.modes import Situation
+from bev_perception.sensors.intake import SensorIntake
 from bev_perception.structures import ODOMETRY, Detections
 from bev_perception.sync_config import ABSENT
 

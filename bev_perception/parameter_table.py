@@ -18,10 +18,10 @@ from bev_perception.inference.builder import PRECISIONS
 from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import ModelSpec
 from bev_perception.modes import MODES, SEVERITIES
-from bev_perception.odometry_messages import ODOMETRY_SOURCES, OdometryConfig
 from bev_perception.preprocess.contents import CHOICES, ImageChecks
-from bev_perception.radar_checks import RadarLimits
-from bev_perception.radar_messages import ANGLE_UNITS, LAYOUTS, RADAR_KINDS, VELOCITIES, RadarFields
+from bev_perception.sensors.odometry_messages import ODOMETRY_SOURCES, OdometryConfig
+from bev_perception.sensors.radar_checks import RadarLimits
+from bev_perception.sensors.radar_messages import ANGLE_UNITS, LAYOUTS, RADAR_KINDS, VELOCITIES, RadarFields
 from bev_perception.sync_config import MS, SyncConfig
 
 PACKAGE_SCHEME = "package://bev_perception/"

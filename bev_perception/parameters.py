@@ -10,7 +10,6 @@ from typing import Any
 
 from bev_perception.bundle import load_bundle
 from bev_perception.model_spec import ModelSpec
-from bev_perception.odometry_messages import OdometryConfig
 from bev_perception.parameter_table import (
     FROM_FILE,
     FROM_TF,
@@ -27,8 +26,9 @@ from bev_perception.parameter_table import (
     unknown_names,
 )
 from bev_perception.preprocess.contents import ImageChecks
-from bev_perception.radar_checks import RadarLimits
-from bev_perception.radar_messages import LAYOUTS, RADAR_KINDS, RadarFields
+from bev_perception.sensors.odometry_messages import OdometryConfig
+from bev_perception.sensors.radar_checks import RadarLimits
+from bev_perception.sensors.radar_messages import LAYOUTS, RADAR_KINDS, RadarFields
 from bev_perception.sync_config import SyncConfig
 from bev_perception.yaml_file import YamlError, read_yaml
 

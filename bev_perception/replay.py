@@ -42,11 +42,11 @@ from bev_perception.evaluation.result_json import open_detection_json
 from bev_perception.evaluation.telling import Progress, WarnOnce, main_reason, reason_lines
 from bev_perception.files import write_atomic
 from bev_perception.frame_proof import open_proven
-from bev_perception.intake import SensorIntake
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, NodeConfig, ParameterError, load_config
 from bev_perception.pipeline import BevPipeline
+from bev_perception.sensors.intake import SensorIntake
 from bev_perception.structures import DEADLINE, ODOMETRY, Composition, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 

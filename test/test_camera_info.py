@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from bev_perception.camera_info import to_calibration
 from bev_perception.conversions import MessageError
+from bev_perception.sensors.camera_info import to_calibration
 from bev_perception.structures import CameraCalibration, same_calibration
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from bev_perception import conversions
 from bev_perception.conversions import MessageError
-from bev_perception.odometry_messages import to_ego_pose
 from bev_perception.preprocess.encodings import RAW
-from bev_perception.radar_messages import RadarFields, read_radar
+from bev_perception.sensors.odometry_messages import to_ego_pose
+from bev_perception.sensors.radar_messages import RadarFields, read_radar
 from bev_perception.structures import RadarScan
 
 # Bytes per pixel: of sensor_msgs/image_encodings.hpp by hand, of what it does not have by the table.

@@ -74,19 +74,19 @@ def not_for_models(imported: Import) -> bool:
 # folder that is one unit, files still form no circle.
 FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "bags colors fault files geometry grid onnx_file places plain stamped_buffer sync_config"),
-    ("bev_perception", "array_file model_spec plausible stamp_guard structures yaml_file"),
+    ("bev_perception", "array_file model_spec sensors.plausible stamp_guard structures yaml_file"),
     ("bev_perception", "bundle calibration golden_pattern"),
-    ("bev_perception", "decode ego_motion messages modes preprocess temporal twist"),
+    ("bev_perception", "decode ego_motion messages modes preprocess sensors.twist temporal"),
     ("bev_perception", "inference.engine_cache inference.half"),
     ("bev_perception", "conversions golden_frame inference.gpu inference.interface measurements"),
-    ("bev_perception", "odometry_messages radar_checks radar_messages"),
-    ("bev_perception", "camera_info video pipeline inference.proof inference.builder sync"),
+    ("bev_perception", "sensors.odometry_messages sensors.radar_checks sensors.radar_messages"),
+    ("bev_perception", "inference.proof inference.builder pipeline sensors.camera_info sensors.video sync"),
     ("bev_perception", "inference.*_backend"),
     ("bev_perception", "inference.backend inference.build_engine"),
     ("bev_perception", "frame_proof parameter_table"),
     ("bev_perception", "parameters"),
-    ("bev_perception", "sensor_calibration"),
-    ("bev_perception", "intake"),
+    ("bev_perception", "sensors.sensor_calibration"),
+    ("bev_perception", "sensors.intake"),
     ("bev_perception", "health"),
     ("bev_perception", "evaluation ros"),
     ("bev_perception", "replay upgrade_bundle"),
@@ -104,13 +104,14 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "train evaluate export average velocity check_data object_database model_table study_tables"),
     ("training", "study overfit bench"),
 )
-ROOTS = ("bev_perception", "training")  # packages whose own __init__ is below everything
+ROOTS = ("bev_perception", "training")
 
 
 def floor_of() -> dict[str, int]:
-    """Unit -> its floor, 0 at the bottom."""
+    """Unit -> its floor, 0 at the bottom; -1 for the __init__ of a folder that is no unit itself."""
     floors = {unit: floor for floor, (package, names) in enumerate(FLOORS) for unit in units_named(package, names)}
-    return floors | dict.fromkeys((*ROOTS, "bev_perception.inference"), -1)
+    folders = {unit.rpartition(".")[0] for unit in floors}  # whose files have floors of their own
+    return dict.fromkeys(folders, -1) | floors
 
 
 def units_named(package: str, names: str) -> list[str]:

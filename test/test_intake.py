@@ -19,9 +19,9 @@ import tiny_drive
 from bev_perception.calibration import CalibrationError, save_extrinsics
 from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.geometry import make_transform, rotation_from_yaw
-from bev_perception.intake import HINTS, SensorIntake
 from bev_perception.measurements import Measurements
 from bev_perception.parameters import make_config
+from bev_perception.sensors.intake import HINTS, SensorIntake
 from bev_perception.sync import FrameSynchronizer
 from training.world.bag_messages import Messages
 

@@ -13,7 +13,7 @@ from other_messages import OtherMessages, store_with_radars
 from bev_perception.conversions import MessageError
 from bev_perception.ego_motion import integrate_twist
 from bev_perception.geometry import make_transform, rotation_from_yaw
-from bev_perception.odometry_messages import ODOMETRY_SOURCES, OdometryConfig, OdometryInput, make_odometry
+from bev_perception.sensors.odometry_messages import ODOMETRY_SOURCES, OdometryConfig, OdometryInput, make_odometry
 from bev_perception.structures import EgoPose
 from bev_perception.sync_config import MS, NS
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bev_perception import conversions, radar_messages
+from bev_perception import conversions
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics, save_extrinsics
 from bev_perception.frame_proof import FRAME_TOLERANCES
 from bev_perception.geometry import make_transform, quaternion_from_rotation, rotation_from_yaw
@@ -20,7 +20,6 @@ from bev_perception.inference.proof import TOLERANCES
 from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.modes import MODES, SEVERITIES
-from bev_perception.odometry_messages import ODOMETRY_SOURCES, OdometryConfig
 from bev_perception.parameter_table import (
     CAMERA_PARAMETERS,
     PARAMETERS,
@@ -31,7 +30,9 @@ from bev_perception.parameter_table import (
 )
 from bev_perception.parameters import make_config, parse_yaml, resolve_path
 from bev_perception.preprocess.contents import CHOICES, ImageChecks
-from bev_perception.radar_checks import RadarLimits
+from bev_perception.sensors import radar_messages
+from bev_perception.sensors.odometry_messages import ODOMETRY_SOURCES, OdometryConfig
+from bev_perception.sensors.radar_checks import RadarLimits
 from bev_perception.sync_config import SyncConfig
 
 CONFIG = Path(__file__).resolve().parent.parent / "bev_perception" / "config"

@@ -11,7 +11,7 @@ import yaml
 
 from bev_perception.calibration import CalibrationError, load_extrinsics
 from bev_perception.geometry import make_transform, rotation_from_quaternion, rotation_from_yaw
-from bev_perception.plausible import Fault, camera_fault, order_fault, radar_fault
+from bev_perception.sensors.plausible import Fault, camera_fault, order_fault, radar_fault
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "bev_perception" / "config" / "nuscenes_like.calibration.yaml"

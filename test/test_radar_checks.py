@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bev_perception.conversions import MessageError
-from bev_perception.radar_checks import ALL_ROUND_RAD, EmptyRadars, RadarLimits, drop_impossible
+from bev_perception.sensors.radar_checks import ALL_ROUND_RAD, EmptyRadars, RadarLimits, drop_impossible
 from bev_perception.structures import RadarScan
 from bev_perception.sync_config import MS, NS
 

@@ -15,7 +15,7 @@ from test_parameters import SPEC
 
 from bev_perception.conversions import MessageError
 from bev_perception.parameters import make_config
-from bev_perception.radar_messages import RADAR_KINDS, RadarFields, read_radar
+from bev_perception.sensors.radar_messages import RADAR_KINDS, RadarFields, read_radar
 from bev_perception.structures import RadarScan
 
 STAMP = 3_000_000_005

@@ -10,9 +10,9 @@ import pytest
 
 from bev_perception.ego_motion import integrate_twist
 from bev_perception.geometry import make_transform, rotation_from_yaw
+from bev_perception.sensors.twist import ANEW, NEXT, STRAY, PoseDifferences, TwistCheck, mean_twist, succession
 from bev_perception.structures import EgoPose
 from bev_perception.sync_config import MS, NS
-from bev_perception.twist import ANEW, NEXT, STRAY, PoseDifferences, TwistCheck, mean_twist, succession
 
 START = 1_700_000_000 * NS
 TOLERANCES = 0.5, 0.1

@@ -17,7 +17,7 @@ from test_intake import MAKE, MOUNTS, NOW, Listening, info
 
 from bev_perception.conversions import MessageError
 from bev_perception.parameters import ParameterError
-from bev_perception.video import VideoStream, codec_of, is_keyframe
+from bev_perception.sensors.video import VideoStream, codec_of, is_keyframe
 
 ENCODERS = {"h264": "libx264", "hevc": "libx265"}
 PERIOD, GOP = 83_333_333, 6

@@ -21,10 +21,10 @@ from bev_perception.bags.recording import open_bag
 from bev_perception.calibration import save_extrinsics
 from bev_perception.conversions import read_points
 from bev_perception.evaluation import frames
-from bev_perception.intake import SensorIntake, message_types
 from bev_perception.measurements import Measurements
 from bev_perception.parameters import NodeConfig, ParameterError, load_config
 from bev_perception.replay import replay
+from bev_perception.sensors.intake import SensorIntake, message_types
 from bev_perception.structures import SensorFrame
 from bev_perception.sync import FrameSynchronizer
 

@@ -20,10 +20,10 @@ from bev_perception.evaluation import stock
 from bev_perception.geometry import make_transform, rotation_from_yaw
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import BOX_CHANNELS, ModelSpec
-from bev_perception.odometry_messages import to_ego_pose
 from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import prepare_radar
-from bev_perception.radar_messages import RadarFields, read_radar
+from bev_perception.sensors.odometry_messages import to_ego_pose
+from bev_perception.sensors.radar_messages import RadarFields, read_radar
 from bev_perception.structures import CameraCalibration, EgoPose, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 from bev_perception.sync_config import SyncConfig

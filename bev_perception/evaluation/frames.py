@@ -8,10 +8,10 @@ from typing import Any
 
 from bev_perception.bags.recording import Recording, UnreadableMessage, open_bag, warn
 from bev_perception.bags.storage import BagError, Channel, Note
-from bev_perception.intake import SensorIntake, Source
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
+from bev_perception.sensors.intake import SensorIntake, Source
 from bev_perception.structures import ODOMETRY, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 

@@ -19,13 +19,13 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 
-from bev_perception.intake import LARGE, SensorIntake, Source, message_types
 from bev_perception.measurements import Measurements
 from bev_perception.messages import message_class
 from bev_perception.parameters import NodeConfig
 from bev_perception.ros.serialised import read_image
 from bev_perception.ros.telemetry import Telemetry
-from bev_perception.sensor_calibration import TF_STATIC
+from bev_perception.sensors.intake import LARGE, SensorIntake, Source, message_types
+from bev_perception.sensors.sensor_calibration import TF_STATIC
 from bev_perception.structures import ODOMETRY, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 

@@ -41,7 +41,7 @@ from bev_perception.ros.middleware import MiddlewareWatch
 from bev_perception.ros.run import ActiveRun, Model
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros, make_executor
 from bev_perception.ros.telemetry import Telemetry
-from bev_perception.sensor_calibration import read_extrinsics
+from bev_perception.sensors.sensor_calibration import read_extrinsics
 from bev_perception_msgs.msg import PerceptionStatus
 
 SUCCESS, FAILURE, ERROR = (

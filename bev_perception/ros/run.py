@@ -20,7 +20,6 @@ from bev_perception.decode import Thresholds
 from bev_perception.fault import Fault
 from bev_perception.health import SensorHealth, newest_outcome, sensor_health
 from bev_perception.inference.interface import InferenceBackend
-from bev_perception.intake import SensorIntake
 from bev_perception.measurements import Measurements
 from bev_perception.messages import PUBLISHERS, Context
 from bev_perception.parameters import NodeConfig
@@ -29,6 +28,7 @@ from bev_perception.ros.inputs import SensorInputs
 from bev_perception.ros.silence import TOLD_AFTER_S, never_seen_warning, nothing_on
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.ros.worker import EveryWorker, NewestWorker
+from bev_perception.sensors.intake import SensorIntake
 from bev_perception.structures import DEADLINE, ODOMETRY, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 

@@ -20,13 +20,15 @@ BOX, STEP, GAP, LANE = 24.0, 58.0, 11.0, 6.0  # height of a box, between floors,
 LEGEND = 26.0  # height of the line that says what colours mean
 LETTER = 6.6  # pixels of a letter, wide fonts included
 LINE = "#8c959f"
-BLUE, GREEN, ORANGE, VIOLET = (
+BLUE, GREEN, ORANGE, VIOLET, PINK = (
     ("#e8f0fe", "#4285f4"), ("#e6f4ea", "#34a853"), ("#fef3e0", "#e8710a"), ("#f3e8fd", "#9334e6"),
+    ("#fde7f3", "#d01884"),
 )  # fmt: skip
 # Package -> what its colours mean: fill and line, words, the units or folders; those of no row have the first colour.
 ROLES: dict[str, tuple[tuple[tuple[str, str], str, str], ...]] = {
     "bev_perception": (
         (BLUE, "the algorithm and what it needs", ""),
+        (PINK, "sensors/: what they say", "sensors"),
         (GREEN, "inference/", "inference"),
         (ORANGE, "ros/: the node", "ros"),
         (VIOLET, "evaluation/ and the replay", "evaluation replay"),

@@ -44,7 +44,8 @@ has nothing else to configure about the model.
 | `golden_frame.npz` | what the sensors of a vehicle gave, and the detections that it must lead to |
 | `MODEL_CARD.md` | for people: size, scores, how it was trained, limits; no program reads it |"""
 ENFORCED = """\
-Each of these must hold; if one does not, `configure` of the node, the replay and `training.evaluate` fail with what was found, what was expected and how to mend it:
+Each of these must hold; if one does not, `configure` of the node, the replay and `training.evaluate` fail with
+what was found, what was expected and how to mend it:
 
 1. The first four files are there, none larger than it can be, and none a link that leads out of the bundle.
 2. `model_spec.json` has `format` {format}, every key below once and no other, each of its type and in its range. (Older

@@ -14,9 +14,9 @@ import numpy as np
 
 from bev_perception.conversions import MessageError, check_frame, stamp_ns
 from bev_perception.geometry import make_transform, rotation_from_quaternion
+from bev_perception.sensors.twist import MAX_GAP_NS, STRAY, PoseDifferences, succession, with_twist
 from bev_perception.structures import EgoPose
 from bev_perception.sync_config import MS, NS
-from bev_perception.twist import MAX_GAP_NS, STRAY, PoseDifferences, succession, with_twist
 
 TF_TOPIC = "/tf"
 TWIST_WAIT_NS = 200 * MS  # a pose that no twist has followed for this long gets none

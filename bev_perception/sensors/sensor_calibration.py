@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics
-from bev_perception.camera_info import to_calibration
 from bev_perception.conversions import MessageError, check_frame
 from bev_perception.measurements import Measurements
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
-from bev_perception.plausible import camera_fault, order_fault, radar_fault
+from bev_perception.sensors.camera_info import to_calibration
+from bev_perception.sensors.plausible import camera_fault, order_fault, radar_fault
 from bev_perception.structures import CameraCalibration, same_calibration
 
 TF_STATIC = "tf_static"

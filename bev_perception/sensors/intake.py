@@ -14,14 +14,14 @@ from typing import Any
 from bev_perception import conversions
 from bev_perception.conversions import MessageError
 from bev_perception.measurements import Measurements
-from bev_perception.odometry_messages import OdometryInput, make_odometry
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
-from bev_perception.radar_checks import EmptyRadars, drop_impossible
-from bev_perception.radar_messages import RADAR_KINDS, read_radar
-from bev_perception.sensor_calibration import TF_STATIC, SensorCalibration
+from bev_perception.sensors.odometry_messages import OdometryInput, make_odometry
+from bev_perception.sensors.radar_checks import EmptyRadars, drop_impossible
+from bev_perception.sensors.radar_messages import RADAR_KINDS, read_radar
+from bev_perception.sensors.sensor_calibration import TF_STATIC, SensorCalibration
+from bev_perception.sensors.twist import TwistCheck
+from bev_perception.sensors.video import CODECS, VideoStream, codec_of
 from bev_perception.structures import ODOMETRY, CameraFrame, EgoPose, RadarScan
-from bev_perception.twist import TwistCheck
-from bev_perception.video import CODECS, VideoStream, codec_of
 
 # Messages that may be so large that they hold up everybody else's while they are converted.
 LARGE = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
