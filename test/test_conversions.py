@@ -339,7 +339,7 @@ def test_stamps_and_frames() -> None:
             conversions.check_frame(theirs, ours, "the frame")
 
 
-@pytest.mark.parametrize("name", ["conversions", "odometry_messages", "radar_messages"])
+@pytest.mark.parametrize("name", ["conversions", "sensors.odometry_messages", "sensors.radar_messages"])
 def test_no_ros_is_imported_by_the_conversions(name: str) -> None:
     """The offline tools use them where ROS is not installed."""
     module = f"bev_perception.{name}"

@@ -75,7 +75,7 @@ def explained(page: str) -> set[str]:
 def test_the_page_explains_what_the_code_can_say() -> None:
     found = {
         reason: path.relative_to(ROOT)
-        for files in ("*.py", "preprocess/*.py", "ros/*.py", "evaluation/frames.py")
+        for files in ("*.py", "preprocess/*.py", "sensors/*.py", "ros/*.py", "evaluation/frames.py")
         for path in sorted(PACKAGE.glob(files))
         if path.name not in NOT_THE_NODE
         for reason in reasons(path.read_text(), path.name in SAY_WHY)
