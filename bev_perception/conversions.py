@@ -1,5 +1,5 @@
 """Messages of cameras and point clouds -> structures. Duck-typed: rclpy's message classes and those of `rosbags` work
-alike; no ROS import. What radars and odometry say is read by radar_messages.py and odometry_messages.py.
+alike; no ROS import. What radars and odometry say is read in sensors/.
 
 Pixels and points are views into the message's buffer wherever its layout allows. A message that cannot be used raises
 MessageError, whose `reason` is what the diagnostics count.

@@ -153,33 +153,6 @@ class Replay:
         self.details[name] = detail
 
 
-@dataclass(frozen=True)
-class ReplayResult:
-    """A whole run: (record time, detections) of every frame, counters as in the node's status. See Replay and Found."""
-
-    detections: list[tuple[int, Detections]]
-    candidates: list[tuple[int, Detections]]
-    counters: Counter[str]
-    details: dict[str, str]
-    skipped: int
-
-
-def replay(
-    bag: str | Path,
-    bundle_path: str | Path,
-    config: NodeConfig,
-    only: Mapping[int, Composition | None] | None = None,
-    score_floor: float | None = None,
-) -> ReplayResult:
-    """Every frame of a recording (or those of `only`, see Replay) at once: for drives that fit into memory."""
-    run = Replay(bag, bundle_path, config, only, score_floor)
-    frames = list(run)
-    published = [(f.record_ns, f.published) for f in frames]
-    return ReplayResult(
-        published, [(f.record_ns, f.candidates) for f in frames], run.counters, run.details, run.skipped
-    )
-
-
 def strong_only(detections: Detections, least: Mapping[str, float], spec: ModelSpec) -> Detections:
     """The detections of at least their class's score.
 

@@ -36,6 +36,7 @@ MADE_BY = {
     "blanked_scores.json": "python -m training.evaluate MODEL --data DATA --scenes 6 --sensors all blank:CAM --out IT",
     "velocity.csv": "python -m training.velocity MODEL --data DATA --out IT",
     "latency.csv": "make demo, then python -m bev_perception.evaluation.bench --only latency",
+    "soak.csv": "python -m bev_perception.evaluation.soak --out IT",
     "learning_curves.csv": "python -m docs.learning_curves NAME=RUN_FOLDER",
 }
 

@@ -66,9 +66,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def drive(folder: Path, bundle: Any, monkeypatch: pytest.MonkeyPatch, image: Any, **parameters: Any) -> list[Any]:
     """Detections of the tiny drive. image(bgr) -> (encoding, (H, W) array) of what its cameras send."""
     import tiny_drive
+    from replays import replay
 
     from bev_perception.parameters import load_config
-    from bev_perception.replay import replay
     from training.world.bag_messages import Messages
 
     def make_image(self: Messages, stamp_ns: int, frame_id: str, bgr: np.ndarray) -> Any:

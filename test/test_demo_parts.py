@@ -14,6 +14,7 @@ pytest.importorskip("nuscenes", reason="nuscenes-devkit is part of the evaluatio
 pytest.importorskip("trimesh", reason="the synthetic world needs trimesh")
 import tiny_bundle
 import tiny_drive
+from replays import replay, write_detections
 
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import load_extrinsics
@@ -22,12 +23,10 @@ from bev_perception.evaluation.bag import BagError, composition_of, read_detecti
 from bev_perception.evaluation.compare import compare_runs
 from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
 from bev_perception.evaluation.report import Latency
-from bev_perception.evaluation.result_bag import write_detections
 from bev_perception.evaluation.results import read_live_run, report_data, summarize
 from bev_perception.model_spec import CLASSES
 from bev_perception.parameters import ParameterError, load_config
 from bev_perception.replay import main as replay_main
-from bev_perception.replay import replay
 from training.world.bag_writer import BagSettings
 from training.world.kept_bag import drive_stamp, keep_bag
 

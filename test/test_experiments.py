@@ -12,9 +12,9 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
+from page_sections import section  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from bev_perception.evaluation.pages import section  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
 from training.data.config import EVERY_RETURN  # noqa: E402
 from training.data.source import Source  # noqa: E402

@@ -10,9 +10,10 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not sourced")
 pytest.importorskip("bev_perception_msgs", reason="bev_perception_msgs is not built")
 
+from page_sections import section
+
 from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.faults import main, table
-from bev_perception.evaluation.pages import section
 from bev_perception.health import State
 from bev_perception.parameters import SHIPPED_BUNDLE
 from bev_perception.ros.fault_table import ALL, FAULTS, SOMETIMES

@@ -29,6 +29,7 @@ from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from rclpy.time import Time  # noqa: E402
+from replays import replay  # noqa: E402
 from tiny_drive import DELAY, MS  # noqa: E402
 
 from bev_perception.bundle import Bundle  # noqa: E402
@@ -37,7 +38,6 @@ from bev_perception.evaluation.frames import read_frames  # noqa: E402
 from bev_perception.inference.backend import open_backend  # noqa: E402
 from bev_perception.messages import PUBLISHERS, Output  # noqa: E402
 from bev_perception.parameters import NodeConfig, load_config  # noqa: E402
-from bev_perception.replay import replay  # noqa: E402
 from bev_perception.ros.run import ActiveRun, Model  # noqa: E402
 from bev_perception.ros.telemetry import Telemetry  # noqa: E402
 from bev_perception.structures import Detections  # noqa: E402

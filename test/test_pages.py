@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from page_sections import section
 
-from bev_perception.evaluation.pages import check_sections, replace_sections, section
+from bev_perception.evaluation.pages import check_sections, replace_sections
 
 PAGE = """# Head
 

@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("matplotlib", reason="the plots are drawn by matplotlib, which comes with nuscenes-devkit")
 
 from matplotlib.colors import to_hex
+from page_sections import section
 
-from bev_perception.evaluation.pages import section
 from docs import __main__ as command
 from docs import learning_curves, measured, plots, tables
 from docs.figures import FIGURES

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
 import tiny_bundle
 import tiny_drive
+from replays import replay, write_detections
 
 from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.bag import (
@@ -27,11 +28,11 @@ from bev_perception.evaluation.bag import (
 from bev_perception.evaluation.compare import UNEXPLAINED, Difference, compare_runs
 from bev_perception.evaluation.frames import read_frames
 from bev_perception.evaluation.objects import objects_from_detections, objects_from_message
-from bev_perception.evaluation.result_bag import ARRAY_TYPE, detection_message, make_typestore, write_detections
+from bev_perception.evaluation.result_bag import ARRAY_TYPE, detection_message, make_typestore
 from bev_perception.evaluation.result_json import open_detection_json
 from bev_perception.model_spec import CLASSES
 from bev_perception.parameters import load_config
-from bev_perception.replay import main, replay
+from bev_perception.replay import main
 from bev_perception.structures import Detections
 from training.world.bag_messages import Messages
 

@@ -14,16 +14,17 @@ pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
 import tiny_bundle
 import tiny_drive
 from bag_copies import Row, copy_bag, cut, the_file
+from replays import replay, write_detections
 
 from bev_perception import replay as replay_module
 from bev_perception.bundle import GOLDEN_FRAME
 from bev_perception.evaluation import result_bag, telling
-from bev_perception.evaluation.result_bag import make_typestore, write_detections
+from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.evaluation.result_json import open_detection_json
 from bev_perception.files import open_atomic
 from bev_perception.parameters import load_config
 from bev_perception.pipeline import BevPipeline
-from bev_perception.replay import Replay, main, replay
+from bev_perception.replay import Replay, main
 from bev_perception.structures import Detections
 
 FRAMES = 5

@@ -16,6 +16,7 @@ pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
 tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 import tiny_drive
 from other_messages import OtherMessages, Row, rewrite_bag, store_with_radars
+from replays import replay
 
 from bev_perception.bags.recording import open_bag
 from bev_perception.calibration import save_extrinsics
@@ -23,7 +24,6 @@ from bev_perception.conversions import read_points
 from bev_perception.evaluation import frames
 from bev_perception.measurements import Measurements
 from bev_perception.parameters import NodeConfig, ParameterError, load_config
-from bev_perception.replay import replay
 from bev_perception.sensors.intake import SensorIntake, message_types
 from bev_perception.structures import SensorFrame
 from bev_perception.sync import FrameSynchronizer

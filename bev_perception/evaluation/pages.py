@@ -31,13 +31,5 @@ def check_sections(path: Path, names: Iterable[str]) -> None:
             raise ValueError(f"{path} has {count} sections <!-- {name} --> ... <!-- end -->, expected one")
 
 
-def section(path: Path, name: str) -> str:
-    """What lies between the marks. Raises ValueError like `replace_sections`."""
-    check_sections(path, [name])
-    found = _section(name).search(path.read_text())
-    assert found is not None
-    return found[1].strip()
-
-
 def _section(name: str) -> re.Pattern[str]:
     return re.compile(rf"<!-- {re.escape(name)} -->\n(.*?)(?=<!-- end -->)", re.DOTALL)

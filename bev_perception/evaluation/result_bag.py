@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,14 +158,3 @@ def is_detection_bag(path: Path) -> bool:
         return bool(facts["custom_data"][MARK[0]] == MARK[1])
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return False
-
-
-def write_detections(
-    path: str | Path, detections: Iterable[tuple[int, Detections]], spec: ModelSpec, frame_id: str = "base_link"
-) -> Path:
-    """All (record time ns, Detections) pairs at once, as open_detection_bag writes them. Returns the .mcap file."""
-    path = Path(path)
-    with open_detection_bag(path, spec, frame_id) as bag:
-        for record_ns, found in detections:
-            bag.add(record_ns, found)
-    return path / f"{path.name}.mcap"

@@ -1,1 +1,1 @@
-"""The ROS 2 side: conversions, the lifecycle node, playing and recording bags. Modules import ROS where they use it."""
+"""The ROS 2 side: the lifecycle node, playing and recording bags, measuring. Modules import ROS where they use it."""
