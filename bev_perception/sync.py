@@ -30,13 +30,15 @@ GIVE_UP_NS = 2_000_000_000  # what a frame to be made again lacks for so long is
 class FrameSynchronizer:
     """Decides which frame comes next and when it is due; what there is to make it of is in `taken`. Not thread-safe.
 
-    again: stamp -> composition of the frames of another run, to be made again.
+    again: stamp -> composition of the frames of another run, to be made again, in the order of that run. Where their
+    stamps step back, the time of that run was set back: what comes then is made when it is set back here, too.
     """
 
     def __init__(self, taken: Measurements, again: Mapping[int, Composition] | None = None) -> None:
         self.taken = taken
         self.config = taken.config
-        self._again = deque(sorted((again or {}).items()))
+        self._again = _between_jumps(again or {})
+        self._fresh = True  # nothing was made since the start, or since the time was set back
 
     def poll(self, all_taken: bool = True) -> list[SensorFrame]:
         """Frames that are due at the time that `taken` was told, in stamp order.
@@ -70,10 +72,14 @@ class FrameSynchronizer:
     def _next_again(self, stamp_ns: int) -> tuple[int, Composition] | None:
         """The frame to be made again, where it comes before or takes the place of the one at `stamp_ns`."""
         last_ns = self.taken.last_ns
-        while self._again and last_ns is not None and self._again[0][0] <= last_ns:
+        if last_ns is None and not self._fresh and len(self._again) > 1:
             self._again.popleft()
-        near = self._again and self._again[0][0] < stamp_ns + self.config.period_ns // 2
-        return self._again[0] if near else None
+        self._fresh = last_ns is None
+        rows = self._again[0]
+        while rows and last_ns is not None and rows[0][0] <= last_ns:
+            rows.popleft()
+        near = rows and rows[0][0] < stamp_ns + self.config.period_ns // 2
+        return rows[0] if near else None
 
     def _is_there(self, stamp_ns: int, composition: Composition) -> bool:
         """Whether everything that it was made of has come, or will not."""
@@ -159,3 +165,13 @@ class FrameSynchronizer:
             buffer.forget_before(next_ns + 1 + self.config.offset(name) - self.config.camera_tolerance_ns)
         for scans in self.taken.radars.values():
             scans.forget_before(next_ns - self.config.radar_max_age_ns)
+
+
+def _between_jumps(again: Mapping[int, Composition]) -> deque[deque[tuple[int, Composition]]]:
+    """The frames in runs of rising stamps; one run, though it be empty, at least."""
+    runs: deque[deque[tuple[int, Composition]]] = deque([deque()])
+    for row in again.items():
+        if runs[-1] and row[0] < runs[-1][-1][0]:
+            runs.append(deque())
+        runs[-1].append(row)
+    return runs

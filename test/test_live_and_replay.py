@@ -1,4 +1,5 @@
-"""A calibration that changes while a finished frame waits: the node's run and the replay find the same, bit for bit."""
+"""A calibration that changes, or a time that jumps, while a finished frame waits: node and replay find the same, bit
+for bit."""
 
 from __future__ import annotations
 
@@ -24,17 +25,20 @@ tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 
 import rclpy  # noqa: E402
 import tiny_drive  # noqa: E402
+from bag_copies import Row, copy_bag  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from rclpy.time import Time  # noqa: E402
 from replays import replay  # noqa: E402
+from rosbags.typesys.store import Typestore  # noqa: E402
 from tiny_drive import DELAY, MS  # noqa: E402
 
 from bev_perception.bundle import Bundle  # noqa: E402
 from bev_perception.evaluation.bag import open_bag  # noqa: E402
 from bev_perception.evaluation.frames import read_frames  # noqa: E402
+from bev_perception.evaluation.result_bag import make_typestore  # noqa: E402
 from bev_perception.inference.backend import open_backend  # noqa: E402
 from bev_perception.messages import PUBLISHERS, Output  # noqa: E402
 from bev_perception.parameters import NodeConfig, load_config  # noqa: E402
@@ -188,3 +192,44 @@ def test_a_calibration_changes_while_the_engine_is_busy(
     snapshot = live.telemetry.snapshot()
     assert (snapshot.memory_resets, snapshot.last_memory_reset_reason) == (1, "calibration_changed")
     assert snapshot.frames_dropped == len(dropped)
+
+
+SET_BACK_S = 1.53  # no whole number of frames: every stamp is there once
+
+
+def set_back(row: Row, store: Typestore) -> list[Row]:
+    """The message with its stamp set back, from between WAITS and AFTER on; what has no stamp of its own as it was."""
+    topic, kind, record_ns, raw = row
+    if record_ns <= WAITS + FINISHED or topic == "/tf_static":
+        return [row]
+    message = store.deserialize_cdr(raw, kind)
+    stamp = message.header.stamp
+    moved_ns = stamp.sec * 10**9 + stamp.nanosec - round(SET_BACK_S * 1e9)
+    stamp.sec, stamp.nanosec = divmod(moved_ns, 10**9)
+    return [(topic, kind, record_ns, bytes(store.serialize_cdr(message, kind)))]
+
+
+@pytest.mark.parametrize(("let_go_ns", "dropped"), [(AFTER, ()), (STAMPS[8] + FINISHED, (WAITS,))])
+def test_the_time_jumps_while_the_engine_is_busy(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, let_go_ns: int, dropped: Collection[int]
+) -> None:
+    """The frame that waits meanwhile keeps the memory of before; the first one after the jump has lost it."""
+    monkeypatch.setitem(PUBLISHERS, "keeper", Output("nowhere", "no_package/msg/Nothing", lambda found, context: found))
+    bundle = tiny_bundle.write_bundle(tmp_path / "bundle")
+    store = make_typestore()
+    bag = copy_bag(
+        tiny_drive.write_drive(tmp_path / "drive"), tmp_path / "bag", change=lambda row: set_back(row, store)
+    )
+    config = load_config(bundle.path, tiny_drive.write_params(tmp_path / "params.yaml", sync__deadline_ms=1900))
+    # (The clock goes on, so that the deadline has to wait for what is set back.)
+    live = run_live(node, bag, bundle, config, let_go_ns)
+    processed = [d.stamp_ns for d in live.detections]
+    assert (WAITS in processed) == (not dropped) and processed != sorted(processed)
+
+    offline = replay(bag, bundle.path, config, only={d.stamp_ns: d.composition for d in live.detections})
+    for there, (_, here) in zip(live.detections, offline.detections, strict=True):
+        assert content(there) == content(here)
+    assert live.counters == dict(offline.counters)
+    assert live.counters["reset/time_jump_back"] == live.counters["memory/time_jump_back"] == 1
+    told = {d.stamp_ns: d.memory_reset for d in live.detections if d.memory_reset}
+    assert list(told.values()) == ["time_jump_back"] and list(told) == [processed[processed.index(min(processed))]]
