@@ -14,7 +14,7 @@ from bev_perception.measurements import Measurements
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
 from bev_perception.sensors.camera_info import to_calibration
 from bev_perception.sensors.plausible import camera_fault, order_fault, radar_fault
-from bev_perception.structures import CameraCalibration, same_calibration
+from bev_perception.structures import CameraCalibration, same_calibration, same_extrinsics
 
 TF_STATIC = "tf_static"
 
@@ -128,7 +128,7 @@ class SensorCalibration:
         changed = "its static transform changed while running"
         for name, ego_from_sensor in found.items():
             known = self._newest_extrinsics.get(name)
-            if known is not None and np.allclose(known, ego_from_sensor, rtol=0, atol=1e-9):
+            if known is not None and same_extrinsics(known, ego_from_sensor):
                 continue
             self._newest_extrinsics[name] = ego_from_sensor
             if self._refused(name, ego_from_sensor):
