@@ -16,8 +16,8 @@ MATCH_M = 2.0  # boxes of one class further apart are two objects
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one frame. cause: why, or UNEXPLAINED and what was seen. metres, score: the largest difference of matched boxes
-    (of the same class, each with its nearest); unmatched: boxes that only one of the runs has."""
+    """Of one frame. cause: why, or UNEXPLAINED and what was seen. metres, score: the largest difference of matched
+    boxes (of the same class, each with its nearest); unmatched: boxes that only one of the runs has."""
 
     cause: str
     metres: float
