@@ -80,10 +80,11 @@ def to_camera_frame(msg: Any, sensor: str, reader: str = "numpy", bits: int = 16
     last = raw.planes[-1][1]  # of the last plane's last row the padding may be missing
     whole, found = int(msg.step * height * raw.rows), len(msg.data)
     needed = whole - int((msg.step - row) * last)
-    if not needed <= found <= whole:
-        reason = "image_truncated" if found < needed else "image_bytes"
-        claim = f"a {width}x{height} {msg.encoding} image with step {msg.step} has"
-        raise MessageError(reason, f"{found} bytes, {claim} {needed if found < needed else whole}; mend the driver")
+    claim = f"{found} bytes, a {width}x{height} {msg.encoding} image with step {msg.step} has"
+    if found < needed:
+        raise MessageError("image_truncated", f"{claim} {needed}")
+    if found > whole:
+        raise MessageError("image_bytes", f"{claim} {whole}; mend the driver")
     stamp = stamp_ns(msg.header.stamp)
     read = IMAGE_READERS[reader] if len(raw.planes) == 1 else _planes
     return CameraFrame(sensor, stamp, encoding, read(msg, raw), bits)
@@ -209,8 +210,8 @@ def point_dtype(msg: Any) -> np.dtype:
 def read_points(msg: Any) -> np.ndarray:
     """sensor_msgs/PointCloud2 -> (P,) structured view.
 
-    Raises MessageError: cloud_fields, cloud_truncated, cloud_bytes (more than the header says). `is_dense` is not asked:
-    drivers leave it as it was, and returns are looked at one by one.
+    Raises MessageError: cloud_fields, cloud_truncated, cloud_bytes (more than the header says). `is_dense` is not
+    asked: drivers leave it as it was, and returns are looked at one by one.
     """
     dtype = point_dtype(msg)
     width, height = int(msg.width), int(msg.height)

@@ -13,7 +13,7 @@ from bev_perception.conversions import MessageError, check_frame
 from bev_perception.measurements import Measurements
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
 from bev_perception.sensors.camera_info import to_calibration
-from bev_perception.sensors.plausible import camera_fault, order_fault, radar_fault
+from bev_perception.sensors.plausible import FORWARD, OPTICAL, camera_fault, order_fault, radar_fault, side_fault
 from bev_perception.structures import CameraCalibration, same_calibration, same_extrinsics
 
 TF_STATIC = "tf_static"
@@ -141,7 +141,10 @@ class SensorCalibration:
 
     def _refused(self, name: str, ego_from_sensor: np.ndarray) -> bool:
         """Tell where no sensor can sit like that; True where the sensor is not to be used then."""
-        fault = (camera_fault if name in self._config.cameras else radar_fault)(ego_from_sensor)
+        if name in self._config.cameras:
+            fault = camera_fault(ego_from_sensor) or side_fault(name, ego_from_sensor, OPTICAL)
+        else:
+            fault = radar_fault(ego_from_sensor) or side_fault(name, ego_from_sensor, FORWARD)
         if fault is None:
             return False
         self._notice(name, fault.reason, fault.detail)
