@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-
 from test_parameters import SPEC
 
 from bev_perception.calibration import CalibrationError, load_extrinsics, save_extrinsics
