@@ -24,7 +24,7 @@ from bev_perception.messages import message_class
 from bev_perception.parameters import NodeConfig
 from bev_perception.ros.serialised import read_image
 from bev_perception.ros.telemetry import Telemetry
-from bev_perception.sensors.intake import LARGE, SensorIntake, Source, message_types
+from bev_perception.sensors.intake import LARGE, SensorIntake, Source, message_types, other_type
 from bev_perception.sensors.sensor_calibration import TF_STATIC
 from bev_perception.structures import ODOMETRY, SensorFrame
 from bev_perception.sync import FrameSynchronizer
@@ -92,6 +92,7 @@ class SensorInputs:
         self._lock, self._telemetry, self._offer = lock, telemetry, offer
         self._clock = node.get_clock()
         self._newest_info: dict[str, bytes] = {}
+        self._heard: set[str] = set()  # topics
         self._held_up_until = 0.0
         self._subscriptions: dict[Source, Any] = {}
         try:
@@ -107,6 +108,22 @@ class SensorInputs:
         """Destroy timer and subscriptions."""
         self._node.destroy_timer(self._timer)
         self._destroy_subscriptions()
+
+    def name_wrong_types(self) -> None:
+        """Of topics from which nothing has come: where others publish another type there, that is why.
+
+        The middleware matches no such publisher and does not say so, but the graph shows it.
+        """
+        for source in list(self._subscriptions):
+            if source.topic in self._heard:
+                continue
+            found = {publisher.topic_type for publisher in self._node.get_publishers_info_by_topic(source.topic)}
+            if found and source.kind not in found:
+                detail = other_type(source, sorted(found)[0])
+                with self._lock:
+                    if self._intake.warnings.get(source.sensor) != f"wrong_type: {detail}":
+                        self._intake.notice(source.sensor, "wrong_type", detail)
+                    self._intake.warnings[source.sensor] = f"wrong_type: {detail}"
 
     def _destroy_subscriptions(self) -> None:
         for subscription in self._subscriptions.values():
@@ -141,6 +158,7 @@ class SensorInputs:
 
     def _take(self, source: Source, message: Any) -> None:
         """One message, and the frames that it makes complete."""
+        self._heard.add(source.topic)
         started = time.perf_counter_ns()
         try:
             if source.kind in RAW:

@@ -26,6 +26,18 @@ from bev_perception.structures import ODOMETRY, CameraFrame, EgoPose, RadarScan
 # Messages that may be so large that they hold up everybody else's while they are converted.
 LARGE = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
+# What to set where a topic has another type than the parameters ask for: (asked for, found) -> hint.
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+TYPE_HINTS = {
+    (IMAGE, COMPRESSED): "; set cameras.*.compressed: true",
+    (COMPRESSED, IMAGE): "; set cameras.*.compressed: false",
+    (IMAGE, PACKET): "; set cameras.*.packets: true",
+    (COMPRESSED, PACKET): "; set cameras.*.packets: true",
+} | {
+    (asked.message, found.message): f"; set radars.*.kind: {name}"
+    for name, found in RADAR_KINDS.items()
+    for asked in RADAR_KINDS.values()
+}
 # How to mend what the measurements refuse.
 HINTS = {
     "future_stamp": "; synchronise the clocks of sensor and computer (PTP), or mend the driver",
@@ -50,6 +62,12 @@ class Source:
     kind: str
     convert: Callable[[Any], Measurement | Sequence[EgoPose] | None]  # None where a message only tells about
     # calibration, or completes no picture yet
+
+
+def other_type(source: Source, found: str) -> str:
+    """The detail of `wrong_type`. found: the type, and perhaps where."""
+    hint = TYPE_HINTS.get((source.kind, found.partition(" ")[0]), "")
+    return f"{source.topic} is {found}, {source.kind} is expected{hint}"
 
 
 def message_types(config: NodeConfig) -> dict[str, str]:
@@ -91,6 +109,7 @@ class SensorIntake:
         self._fault_ns: dict[str, int] = {}  # when the newest of each came
         self.warnings: dict[str, str] = {}
         self._delays_ns: dict[str, deque[int]] = {}
+        self._resets = 0  # of the measurements, when the delays began
         self._videos: dict[str, VideoStream] = {}
         self.doubts: dict[str, str] = {}
         self._odometry = make_odometry(config.odometry, config.base_frame)
@@ -103,10 +122,7 @@ class SensorIntake:
     def take(self, source: Source, message: Any, now_ns: int) -> None:
         """One message, at `now_ns` on the clock of the stamps; 0 before that clock starts."""
         if now_ns:
-            resets = self._taken.resets
             self._taken.advance(now_ns)
-            if self._taken.resets != resets:  # what was late before means nothing now
-                self._delays_ns.clear()
         try:
             found = source.convert(message)
             if found is None:
@@ -153,10 +169,10 @@ class SensorIntake:
         self._taken.counters[f"{sensor}/{reason}"] += 1
         self._report(sensor, reason, detail)
 
-    def delay_s(self, sensor: str) -> float | None:
+    def delay_s(self, sensor: str, newest: int = DELAYS) -> float | None:
         """The least of the newest messages' times from stamp to here. Below zero, the sensor's clock is ahead of ours
         by at least that; a large one is a slow way or a clock that is behind. None before the first message."""
-        delays = list(self._delays_ns.get(sensor, ()))
+        delays = list(self._delays_ns.get(sensor, ()))[-newest:]
         return min(delays) / 1e9 if delays else None
 
     def _make_sources(self) -> tuple[Source, ...]:
@@ -264,6 +280,9 @@ class SensorIntake:
         else:
             refused = self._taken.add_pose(measurement)
         delay_ns = now_ns - measurement.stamp_ns
+        if self._taken.resets != self._resets:  # what was late before means nothing now
+            self._delays_ns.clear()
+            self._resets = self._taken.resets
         if refused not in HARMLESS:
             self._delays_ns.setdefault(sensor, deque(maxlen=DELAYS)).append(delay_ns)
         if not refused:
