@@ -76,7 +76,9 @@ def to_camera_frame(msg: Any, sensor: str, reader: str = "numpy", bits: int = 16
         raise MessageError("image_size", f"{width}x{height} pixels of {msg.encoding}: {fault}; mend the driver")
     row = raw.row_bytes(width)
     if fault := _step_fault(msg.step, row, raw):
-        raise MessageError("image_step", f"step {msg.step} {fault}; a row of {width} {msg.encoding} pixels has {row}")
+        raise MessageError(
+            "image_step", f"step {msg.step} {fault}; a row of {width} {msg.encoding} pixels has {row} bytes"
+        )
     last = raw.planes[-1][1]  # of the last plane's last row the padding may be missing
     whole, found = int(msg.step * height * raw.rows), len(msg.data)
     needed = whole - int((msg.step - row) * last)
@@ -96,7 +98,7 @@ def _step_fault(step: int, row: int, raw: RawEncoding) -> str:
     Rows may be padded by any number of bytes that is less than a row, or than PADDING where rows are shorter.
     """
     if step < row:
-        return "is shorter"
+        return f"< {row}"
     if any((step * length).denominator > 1 for _, length in raw.planes):
         return "cannot be halved for the second plane"
     return "has room for more than one row" if step - row >= max(row, PADDING) else ""

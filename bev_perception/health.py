@@ -103,8 +103,8 @@ def sensor_health(
 
 
 def _clock_fault(names: Iterable[str], intake: SensorIntake, config: SyncConfig) -> str:
-    """ "", or that the newest messages of all that are heard are stamped at times that cannot be now: one clock is wrong,
-    not each of the sensors."""
+    """ "", or that all newest messages are stamped at times that cannot be now: then one clock is wrong, not each
+    sensor's."""
     delays = [delay for name in names if (delay := intake.delay_s(name, FEW)) is not None]
     if len(delays) < 2:
         return ""

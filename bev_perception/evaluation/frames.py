@@ -80,7 +80,7 @@ def _take(
     if channel.msgtype != source.kind:
         intake.refuse(source.sensor, "wrong_type", other_type(source, f"{channel.msgtype} in the recording"))
         return
-    if intake.is_too_large(source, len(raw)):
+    if intake.is_too_large(source, raw):
         return
     try:
         message: Any = recording.deserialize(raw, channel)

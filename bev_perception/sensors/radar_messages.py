@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bev_perception.conversions import CLOUD_READERS, MessageError, stamp_ns
+from bev_perception.sensors.serialised import SCAN_COLUMNS, TRACK_COLUMNS
 from bev_perception.structures import RadarScan
 
 RADIAL_EPSILON_M = 1e-6
@@ -79,12 +80,13 @@ class RadarFields:
     doppler: str = ""
 
 
-SCAN_COLUMNS = ("range", "azimuth", "elevation", "doppler_velocity", "amplitude")
-TRACK_COLUMNS = ("x", "y", "z", "doppler")
+COLUMNS_OF_TRACKS = ("x", "y", "z", "doppler")
 
 
 def _scan_returns(msg: Any, reader: str) -> np.ndarray:
     """radar_msgs/RadarScan -> (P,) structured, the fields of RadarReturn: m, rad, m/s, dB."""
+    if isinstance(msg.returns, np.ndarray):  # read from the bytes
+        return msg.returns
     rows = [(r.range, r.azimuth, r.elevation, r.doppler_velocity, r.amplitude) for r in msg.returns]
     return np.array(rows, dtype=[(name, "f4") for name in SCAN_COLUMNS])
 
@@ -94,12 +96,21 @@ def _track_returns(msg: Any, reader: str) -> np.ndarray:
 
     Networks know the radial speed that a radar measures, not the whole vector that its tracker has guessed.
     """
-    rows = []
-    for track in msg.tracks:
-        p, v = track.position, track.velocity
-        distance = max((p.x * p.x + p.y * p.y + p.z * p.z) ** 0.5, RADIAL_EPSILON_M)
-        rows.append((p.x, p.y, p.z, (p.x * v.x + p.y * v.y + p.z * v.z) / distance))
-    return np.array(rows, dtype=[(name, "f4") for name in TRACK_COLUMNS])
+    tracks = msg.tracks
+    if not isinstance(tracks, np.ndarray):  # a list of objects, not read from the bytes
+        rows = [(*_xyz(track.position), *_xyz(track.velocity)) for track in tracks]
+        tracks = np.array(rows, dtype=[(name, "f8") for name in TRACK_COLUMNS])
+    x, y, z, vx, vy, vz = (tracks[name] for name in TRACK_COLUMNS)
+    returns = np.empty(len(tracks), dtype=[(name, "f4") for name in COLUMNS_OF_TRACKS])
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out later
+        returns["x"], returns["y"], returns["z"] = x, y, z
+        distance = np.maximum(np.sqrt(x * x + y * y + z * z), RADIAL_EPSILON_M)
+        returns["doppler"] = (x * vx + y * vy + z * vz) / distance
+    return returns
+
+
+def _xyz(vector: Any) -> tuple[float, float, float]:
+    return vector.x, vector.y, vector.z
 
 
 @dataclass(frozen=True)
@@ -164,7 +175,8 @@ def read_radar(
     parts = {name: column(getattr(fields, name)) for name in layout.needed}
     parts[layout.third] = column(getattr(fields, layout.third), optional=True)
     with np.errstate(invalid="ignore"):  # what is not finite is left out below
-        x, y, z = layout.position(*parts.values(), ANGLE_UNITS[fields.angle_unit])
+        first, second, third = parts.values()
+        x, y, z = layout.position(first, second, third, ANGLE_UNITS[fields.angle_unit])
     if fields.vx:
         vx, vy = column(fields.vx), column(fields.vy)
     else:
