@@ -7,6 +7,7 @@ MessageError, whose `reason` is what the diagnostics count.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ ENCODING_ALIASES = {
 }  # fmt: skip
 # sensor_msgs/PointField datatype -> numpy type code and size.
 POINT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+PADDING = 512  # bytes; the most that graphics memory aligns rows to
 
 
 class MessageError(ValueError):
@@ -61,7 +63,7 @@ def to_camera_frame(msg: Any, sensor: str, reader: str = "numpy", bits: int = 16
     It is copied where the samples' byte order is not the machine's, and where planes have padding. Of an image in
     planes `height` counts the rows of the picture, `step` the bytes of a row of its first plane.
     reader: a key of IMAGE_READERS. bits: as in CameraFrame. Raises MessageError: image_encoding, image_size,
-    image_step, image_truncated, stamp_not_set.
+    image_step, image_truncated, image_bytes (more than the header says), stamp_not_set.
     """
     encoding = ENCODING_ALIASES.get(msg.encoding, msg.encoding)
     if encoding not in RAW:
@@ -73,20 +75,33 @@ def to_camera_frame(msg: Any, sensor: str, reader: str = "numpy", bits: int = 16
     if fault := raw.size_fault(width, height):
         raise MessageError("image_size", f"{width}x{height} pixels of {msg.encoding}: {fault}; mend the driver")
     row = raw.row_bytes(width)
-    if msg.step < row:
-        raise MessageError("image_step", f"step {msg.step} < {row} bytes of a row of {width} {msg.encoding} pixels")
-    if any((msg.step * length).denominator > 1 for _, length in raw.planes):
-        raise MessageError("image_step", f"step {msg.step} cannot be halved for the second plane of {msg.encoding}")
-    last = raw.planes[-1][1]  # of the last plane's last row the padding may be missing
-    needed, found = int(msg.step * height * raw.rows - (msg.step - row) * last), len(msg.data)
-    if found < needed:
+    if fault := _step_fault(msg.step, row, raw):
         raise MessageError(
-            "image_truncated",
-            f"{found} bytes, a {width}x{height} {msg.encoding} image with step {msg.step} has {needed}",
+            "image_step", f"step {msg.step} {fault}; a row of {width} {msg.encoding} pixels has {row} bytes"
         )
+    last = raw.planes[-1][1]  # of the last plane's last row the padding may be missing
+    whole, found = int(msg.step * height * raw.rows), len(msg.data)
+    needed = whole - int((msg.step - row) * last)
+    claim = f"{found} bytes, a {width}x{height} {msg.encoding} image with step {msg.step} has"
+    if found < needed:
+        raise MessageError("image_truncated", f"{claim} {needed}")
+    if found > whole:
+        raise MessageError("image_bytes", f"{claim} {whole}; mend the driver")
     stamp = stamp_ns(msg.header.stamp)
     read = IMAGE_READERS[reader] if len(raw.planes) == 1 else _planes
     return CameraFrame(sensor, stamp, encoding, read(msg, raw), bits)
+
+
+def _step_fault(step: int, row: int, raw: RawEncoding) -> str:
+    """What is wrong with `step` bytes from row to row of an image whose rows need `row`, or "".
+
+    Rows may be padded by any number of bytes that is less than a row, or than PADDING where rows are shorter.
+    """
+    if step < row:
+        return f"< {row}"
+    if any((step * length).denominator > 1 for _, length in raw.planes):
+        return "cannot be halved for the second plane"
+    return "has room for more than one row" if step - row >= max(row, PADDING) else ""
 
 
 def _image_view(msg: Any, raw: RawEncoding) -> np.ndarray:
@@ -171,7 +186,7 @@ def _mosaic(said: str, header: ImageHeader) -> str:
 def point_dtype(msg: Any) -> np.dtype:
     """Structured dtype of one point of a PointCloud2: names, offsets, byte order and point_step as declared.
 
-    Raises MessageError cloud_fields.
+    Raises MessageError cloud_fields, also where two fields share bytes.
     """
     order = ">" if msg.is_bigendian else "<"
     names, formats, offsets = [], [], []
@@ -187,14 +202,24 @@ def point_dtype(msg: Any) -> np.dtype:
         offsets.append(f.offset)
     if len(set(names)) != len(names):
         raise MessageError("cloud_fields", f"field names repeat: {names}")
+    ends = [(at, at + np.dtype(form).itemsize, name) for at, form, name in zip(offsets, formats, names)]
+    for (_, end, one), (start, _, other) in pairwise(sorted(ends)):
+        if start < end:
+            raise MessageError("cloud_fields", f"fields {one!r} and {other!r} share bytes; mend the driver")
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": msg.point_step})
 
 
 def read_points(msg: Any) -> np.ndarray:
-    """sensor_msgs/PointCloud2 -> (P,) structured view. Raises MessageError: cloud_fields, cloud_truncated."""
+    """sensor_msgs/PointCloud2 -> (P,) structured view.
+
+    Raises MessageError: cloud_fields, cloud_truncated, cloud_bytes (more than the header says). `is_dense` is not
+    asked: drivers leave it as it was, and returns are looked at one by one.
+    """
     dtype = point_dtype(msg)
     width, height = int(msg.width), int(msg.height)
     if width == 0 or height == 0:
+        if len(msg.data):
+            raise MessageError("cloud_bytes", f"{len(msg.data)} bytes for {width}x{height} points; mend the driver")
         return np.empty(0, dtype)
     row = width * msg.point_step
     step = msg.row_step if height > 1 else row
@@ -205,6 +230,11 @@ def read_points(msg: Any) -> np.ndarray:
             f"{found} bytes, row_step {msg.row_step}; {width}x{height} points of {msg.point_step} bytes need {needed}"
             f" and a row_step of {row} or more",
         )
+    if found > msg.row_step * height:
+        claim = f"{width}x{height} points with row_step {msg.row_step} have {msg.row_step * height}"
+        raise MessageError("cloud_bytes", f"{found} bytes, {claim}; mend the driver")
+    if height == 1 and found < msg.row_step:
+        raise MessageError("cloud_truncated", f"{found} bytes, the only row has {msg.row_step} (row_step)")
     rows = np.lib.stride_tricks.as_strided(_bytes(msg.data), (height, row), (step, 1), writeable=False)
     return np.ascontiguousarray(rows).view(dtype).reshape(-1)  # a copy only where padding lies between the rows
 

@@ -14,12 +14,20 @@ from bev_perception.measurements import Measurements
 from bev_perception.modes import Situation
 from bev_perception.sensors.intake import SensorIntake
 from bev_perception.structures import ODOMETRY, Detections
-from bev_perception.sync_config import ABSENT
+from bev_perception.sync_config import ABSENT, NS, SyncConfig
 
 State = Literal["ok", "suspect", "late", "silent", "never_seen", "invalid", "absent"]
 Kind = Literal["camera", "radar", "odometry"]
 # Reasons that say that nothing came in time; any other one says that what came could not be used.
 NOT_IN_TIME = ("late", "too_late", "out_of_tolerance", "no_scan", "overloaded")
+# Reasons for which a sensor's measurement has no place in a frame, though nothing is wrong with it: odometry's fault.
+OF_ODOMETRY = {
+    "no_pose": "odometry has no pose at its stamp",
+    "pose_jump": "odometry jumped between its stamp and the frame's",
+}
+# Stamps that do not fit this computer's clock; where those of every sensor do not, it is the clock that is wrong.
+OF_CLOCK = ("stale", "future_stamp", "too_old", "too_late", "late")
+FEW = 5  # messages of each sensor
 AHEAD_S = 0.02  # no message comes before it was sent: clocks that agree leave less than this
 
 
@@ -73,8 +81,10 @@ def sensor_health(
     warnings = intake.warnings if warnings is None else warnings
     kinds: dict[str, Kind] = {name: "camera" for name in taken.config.cameras}
     kinds |= {name: "radar" for name in taken.config.radars}
+    kinds[ODOMETRY] = "odometry"
+    clock = "" if taken.held_up else _clock_fault(kinds, intake, taken.config)
     found = []
-    for name, kind in (kinds | {ODOMETRY: "odometry"}).items():
+    for name, kind in kinds.items():
         if name in taken.config.absent:
             found.append(SensorHealth(name, kind, "absent", None, None, 0.0, ABSENT))
             continue
@@ -82,12 +92,29 @@ def sensor_health(
         age_s = None if newest_ns is None else (now_ns - newest_ns) / 1e9
         silent = newest_ns is not None and now_ns - newest_ns > taken.config.silence_ns
         state, reason = _state(name, intake, outcome, newest_ns is None, silent, now_ns, warnings)
+        if clock and reason.partition(":")[0] in OF_CLOCK:
+            state, reason = "late", _text(reason.partition(":")[0], clock)
         if state == "ok" and name in intake.doubts:
             state, reason = "suspect", intake.doubts[name]
         if state == "ok" and delay_s is not None and delay_s < -AHEAD_S:
             state, reason = "suspect", _text("clock_ahead", f"clock of {name} is {-delay_s:.3f} s ahead")
         found.append(SensorHealth(name, kind, state, age_s, delay_s, rate_hz, reason))
     return found
+
+
+def _clock_fault(names: Iterable[str], intake: SensorIntake, config: SyncConfig) -> str:
+    """ "", or that all newest messages are stamped at times that cannot be now: then one clock is wrong, not each
+    sensor's."""
+    delays = [delay for name in names if (delay := intake.delay_s(name, FEW)) is not None]
+    if len(delays) < 2:
+        return ""
+    if min(delays) * NS > config.silence_ns:
+        off = f"at least {min(delays):.3f} s behind"
+    elif max(delays) * NS < -config.max_future_ns:
+        off = f"at least {-max(delays):.3f} s ahead of"
+    else:
+        return ""
+    return f"the stamps of all sensors are {off} this computer's clock: synchronise it (PTP), or play with /clock"
 
 
 def _state(
@@ -114,12 +141,25 @@ def _state(
         unheard = warnings.get(f"{name} camera_info", "")
         return "invalid", _text("no_calibration", "; ".join(filter(None, [gap, unheard])))
     reason, found = outcome.missing.get(name, ""), outcome.faults.get(name)
+    if name == ODOMETRY and not reason:
+        return _unplaced(outcome)
     if not reason:
         return ("suspect", _text(found.reason, found.detail)) if found is not None else ("ok", "")
+    if reason in OF_ODOMETRY and name != ODOMETRY:
+        return "late", _text(reason, OF_ODOMETRY[reason])
     text = _text(reason, found.detail if found is not None else "")
     if reason in ("stale", "never_seen"):  # it has come back since
         return "late", text
     return ("late" if reason in NOT_IN_TIME else "invalid"), text
+
+
+def _unplaced(outcome: FrameOutcome) -> tuple[State, str]:
+    """Of odometry, by the sensors whose measurements it gave no place."""
+    lost = {name: reason for name, reason in outcome.missing.items() if reason in OF_ODOMETRY}
+    if not lost:
+        return "ok", ""
+    worst = max(lost.values(), key=list(OF_ODOMETRY).index)
+    return ("suspect" if outcome.made else "invalid"), _text(worst, f"no place for {', '.join(lost)}")
 
 
 def _text(reason: str, detail: str) -> str:

@@ -25,6 +25,7 @@ from bev_perception.structures import (
     RadarSweep,
     SensorFrame,
     same_calibration,
+    same_extrinsics,
 )
 from bev_perception.sync_config import ABSENT, SyncConfig
 
@@ -72,14 +73,16 @@ class Measurements:
         return known is not None
 
     def set_radar_extrinsics(self, name: str, ego_from_radar: np.ndarray) -> bool:
-        """(4, 4) float64; holds for the frames to come; True when it replaces a different one (counted)."""
+        """(4, 4) float64; holds for the frames to come; True when it replaces a different one (counted), which one that
+        is the same up to jitter does not."""
         known = self._ego_from_radar.get(name)
-        self._ego_from_radar[name] = ego_from_radar
         self._uncalibrated.discard(name)
-        changed = known is not None and not np.array_equal(known, ego_from_radar)
-        if changed:
+        if known is not None and same_extrinsics(known, ego_from_radar):
+            return False
+        self._ego_from_radar[name] = ego_from_radar
+        if known is not None:
             self._calibration_changed(name)
-        return changed
+        return known is not None
 
     def drop_calibration(self, name: str) -> bool:
         """Of a camera or a radar: it is masked until there is a new one. True where there was one (counted)."""

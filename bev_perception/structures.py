@@ -64,8 +64,13 @@ def same_calibration(a: CameraCalibration, b: CameraCalibration) -> bool:
         (a.width, a.height, a.distortion_model, len(a.D)) == (b.width, b.height, b.distortion_model, len(b.D))
         and np.allclose(a.K, b.K, rtol=0, atol=PIXEL_TOLERANCE)
         and np.allclose(a.D, b.D, rtol=0, atol=DISTORTION_TOLERANCE)
-        and np.allclose(a.ego_from_cam, b.ego_from_cam, rtol=0, atol=POSE_TOLERANCE)
+        and same_extrinsics(a.ego_from_cam, b.ego_from_cam)
     )
+
+
+def same_extrinsics(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two poses (4, 4) of a sensor say the same, up to what neither image nor scan shows."""
+    return np.allclose(a, b, rtol=0, atol=POSE_TOLERANCE)
 
 
 @dataclass(frozen=True)

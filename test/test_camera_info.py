@@ -13,11 +13,15 @@ from bev_perception.sensors.camera_info import to_calibration
 from bev_perception.structures import CameraCalibration, same_calibration
 
 
+def region(x: int, y: int, width: int, height: int) -> SimpleNamespace:
+    return SimpleNamespace(x_offset=x, y_offset=y, width=width, height=height)
+
+
 def camera_info(**change: object) -> SimpleNamespace:
     K = [1000.0, 0, 799.5, 0, 1100.0, 449.5, 0, 0, 1]
     P = [900.0, 0, 790.0, 0, 0, 950.0, 440.0, 0, 0, 0, 1, 0]
     R = [1.0, 0, 0, 0, 1, 0, 0, 0, 1]
-    roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
+    roi = region(0, 0, 0, 0)
     values = dict(width=1600, height=900, k=K, p=P, r=R, d=[0.1, -0.05, 0, 0, 0], distortion_model="plumb_bob")
     return SimpleNamespace(**{**values, "binning_x": 0, "binning_y": 0, "roi": roi, **change})
 
@@ -33,7 +37,7 @@ def test_camera_info() -> None:
 
 def test_binning_and_region_of_interest_move_pixels_as_the_sensor_does() -> None:
     """A 3-D point lands in the binned, cut image where averaging blocks of the full image puts it."""
-    roi = SimpleNamespace(x_offset=100, y_offset=50, width=800, height=400)
+    roi = region(100, 50, 800, 400)
     cut = to_calibration(camera_info(roi=roi, binning_x=2, binning_y=2), np.eye(4))
     assert (cut.width, cut.height) == (400, 200)
     full = to_calibration(camera_info(), np.eye(4))
@@ -53,6 +57,13 @@ def test_binning_and_region_of_interest_move_pixels_as_the_sensor_does() -> None
 @pytest.mark.parametrize(
     "change, reason",
     [
+        ({"binning_x": 5000}, "camera_info_size"),
+        ({"binning_y": 901}, "camera_info_size"),
+        ({"roi": region(1500, 0, 101, 900)}, "camera_info_roi"),
+        ({"roi": region(0, 1, 1600, 900)}, "camera_info_roi"),
+        ({"roi": region(0, 0, 800, 0)}, "camera_info_roi"),
+        ({"roi": region(0, 0, 0, 450)}, "camera_info_roi"),
+        ({"roi": region(100, 0, 0, 0)}, "camera_info_roi"),
         ({"k": [0.0] * 9}, "camera_info_matrix"),
         ({"k": [float("nan")] * 9}, "camera_info_matrix"),
         ({"k": [1000.0, float("nan"), 799.5, 0, 1100.0, 449.5, 0, 0, 1]}, "camera_info_matrix"),
@@ -122,8 +133,8 @@ def test_a_fisheye_lens_may_see_half_the_world() -> None:
 
 def test_the_limits_are_those_of_the_whole_image_not_of_what_is_cut_from_it() -> None:
     """A region of interest may lie far from the principal point."""
-    roi = SimpleNamespace(x_offset=0, y_offset=0, width=100, height=100)
-    assert to_calibration(camera_info(roi=roi), np.eye(4)).K[0, 2] == 799.5
+    assert to_calibration(camera_info(roi=region(0, 0, 100, 100)), np.eye(4)).K[0, 2] == 799.5
+    assert to_calibration(camera_info(roi=region(1500, 800, 100, 100)), np.eye(4)).width == 100
 
 
 def test_rectification_turns_the_camera() -> None:

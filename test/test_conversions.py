@@ -126,12 +126,23 @@ def test_pixels_are_a_view(types) -> None:
         ({"data": bytes(71)}, "image_truncated"),
         ({"data": b""}, "image_truncated"),
         ({"height": 2**31}, "image_truncated"),
+        ({"data": bytes(73)}, "image_bytes"),
+        ({"data": bytes(144)}, "image_bytes"),
+        ({"encoding": "nv12", "step": 6, "data": bytes(37)}, "image_bytes"),
+        ({"encoding": "mono8", "width": 600, "step": 1800, "data": bytes(7200)}, "image_step"),
+        ({"step": 18 + 512, "data": bytes(530 * 4)}, "image_step"),
     ],
 )
 def test_bad_images(types, change: dict, reason: str) -> None:
     with pytest.raises(MessageError) as error:
         conversions.to_camera_frame(types.image(**{**image_values(), **change}), "CAM")
     assert error.value.reason == reason and error.value.detail
+
+
+@pytest.mark.parametrize(("encoding", "width", "step"), [("bgr8", 33, 100), ("mono8", 6, 517), ("mono8", 600, 1199)])
+def test_rows_may_be_padded_to_what_memory_is_aligned_to(types, encoding: str, width: int, step: int) -> None:
+    values = image_values(encoding, width, padding=step - width * BYTES[encoding])
+    assert conversions.to_camera_frame(types.image(**values), "CAM").data.shape[:2] == (4, width)
 
 
 def test_the_last_row_needs_no_padding(types) -> None:
@@ -246,6 +257,36 @@ def test_polar_returns_with_doppler(types, unit: str) -> None:
         assert point[4:] == pytest.approx(doppler * ray[:2], rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize(("unit", "circle"), [("rad", 2 * np.pi), ("deg", 360.0)])
+@pytest.mark.parametrize("angle", ["azimuth", "elevation"])
+def test_angles_beyond_every_circle_are_of_another_unit(types, unit: str, circle: float, angle: str) -> None:
+    """One among many is enough; what is not finite says nothing, and is left out."""
+    limit = circle if angle == "azimuth" else circle / 4
+    map_ = RadarFields("polar", angle_unit=unit, velocity="relative", vx="", vy="", doppler="doppler", rcs="")
+    names = ["range", "azimuth", "elevation", "doppler"]
+
+    def read(*values: float) -> RadarScan:
+        rows = [[10.0, *((v, 0.0) if angle == "azimuth" else (0.0, v)), 1.0] for v in (0.0, *values)]
+        layout, parts = cloud_values(rows, [(name, 7, 1) for name in names])
+        return scan_of(types.cloud(layout, **parts), map_)
+
+    assert len(read(limit, -limit, float("nan"), float("inf")).points) == 3
+    for beyond in (limit * 1.01, -limit * 1.01, 1e6):
+        with pytest.raises(MessageError, match=f"1 of 3 returns have an {angle} beyond") as error:
+            read(0.1, beyond)
+        assert error.value.reason == "return_angle" and "radars.RADAR.fields.angle_unit" in error.value.detail
+
+
+def test_a_scan_in_degrees_that_is_read_as_radians_is_refused(types) -> None:
+    """As a corner radar sends it: every return within 60 degrees of its axis."""
+    rng = np.random.default_rng(4)
+    rows = [[rng.uniform(1, 80), a, rng.uniform(-10, 10), 0.0] for a in np.linspace(-60, 60, 50)]
+    layout, values = cloud_values(rows, [(n, 7, 1) for n in ("range", "azimuth", "elevation", "doppler")])
+    map_ = RadarFields("polar", velocity="relative", vx="", vy="", doppler="doppler", rcs="")
+    with pytest.raises(MessageError, match="return_angle: 44 of 50 returns"):
+        scan_of(types.cloud(layout, **values), map_)
+
+
 def test_radial_speed_of_returns_close_to_the_radar(types) -> None:
     """From a millimetre on it lies along the ray; at the radar itself there is no ray."""
     layout, values = cloud_values([[0.0, 0.0, 8.0], [0.0006, 0.0008, 5.0]], [(n, 7, 1) for n in ("x", "y", "doppler")])
@@ -287,6 +328,14 @@ def test_bad_clouds(types) -> None:
         (layout, {**values, "width": 5}, "cloud_truncated"),
         (layout, {**values, "row_step": 3}, "cloud_truncated"),
         (layout, {**values, "height": 2**31}, "cloud_truncated"),
+        (layout, {**values, "row_step": values["row_step"] + 1}, "cloud_truncated"),
+        (layout, {**values, "data": values["data"] + bytes(1)}, "cloud_bytes"),
+        (layout, {**values, "data": 2 * values["data"]}, "cloud_bytes"),
+        (layout, {**values, "width": 0}, "cloud_bytes"),
+        (layout, {**values, "height": 0}, "cloud_bytes"),
+        ([("y", layout[0][1], 7, 1) if f[0] == "y" else f for f in layout], values, "cloud_fields"),
+        ([("y", layout[0][1] + 3, 7, 1) if f[0] == "y" else f for f in layout], values, "cloud_fields"),
+        ([("x", layout[0][1], 7, 3) if f[0] == "x" else f for f in layout], values, "cloud_fields"),
     ]
     for fields, parts, reason in cases:
         with pytest.raises(MessageError) as error:

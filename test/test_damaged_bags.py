@@ -192,12 +192,21 @@ def test_a_sqlite3_file_with_a_damaged_page_is_read_as_far_as_it_goes(drive, row
     assert len(notes) == 1 and "is damaged (database disk image is malformed)" in notes[0] and ".recover" in notes[0]
 
 
+MULTIPLIED = "a: &a {x: 1}\nb: &b {<<: [*a, *a]}\n"  # each such line has twice what the last one has
+METADATA = {
+    "no": None, "empty": "", "cut": "a: [", "bare": "rosbag2_bagfile_information: {}", "gone": "gone",
+    "nested": "[" * 20_000, "text": "rosbag2_bagfile_information: text", "aliases": MULTIPLIED,
+}  # fmt: skip
+
+
 @PLUGINS
-@pytest.mark.parametrize("metadata", [None, "", "a: [", "rosbag2_bagfile_information: {}", "gone"])
+@pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA)
 def test_without_metadata_the_files_are_read(drive, rows, tmp_path, plugin, metadata) -> None:
     bag = copy_bag(drive, tmp_path / "copy", plugin)
     path = bag / "metadata.yaml"
     text = path.read_text().replace("copy.", "other.") if metadata == "gone" else metadata
+    if metadata is MULTIPLIED:  # before what would be read
+        text = MULTIPLIED + path.read_text()
     path.unlink() if text is None else path.write_text(text)
     found, notes = read(bag)
     assert found == rows and len(notes) == 1 and f"ros2 bag reindex {bag}" in notes[0]

@@ -116,7 +116,12 @@ def test_parameters_follow_the_drive(tmp_path: Path):
         path, config = demo.write_parameters(
             tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC, ["onnxruntime.threads=3"]
         )
-        for wrong, message in (("backend", "expected NAME=VALUE"), ("onnxruntime.thread=1", "no such parameter")):
+        for wrong, message in (
+            ("backend", "expected NAME=VALUE"),
+            ("onnxruntime.thread=1", "no such parameter"),
+            ("onnxruntime.threads=010", "means different things"),
+            ("backend=" + "[" * 20_000, "levels below each other"),
+        ):
             with pytest.raises(ParameterError, match=message):
                 demo.write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC, [wrong])
     assert config.backend_options["threads"] == 3

@@ -107,6 +107,7 @@ DAMAGES = {
     "empty": (lambda path: path.write_bytes(b""), "has 0 bytes"),
     "no sidecar": (lambda path: path.with_suffix(".json").unlink(), "sidecar is missing"),
     "sidecar cut": (lambda path: path.with_suffix(".json").write_text('{"key": {'), "sidecar is not readable"),
+    "sidecar nested": (lambda path: path.with_suffix(".json").write_text("[" * 100_000), "sidecar is not readable"),
     "sidecar list": (lambda path: path.with_suffix(".json").write_text("[]"), "sidecar is not readable"),
     "other gpu": (other_gpu, "made for gpu 'NVIDIA H200 sm90', needed is 'NVIDIA Orin sm87'"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -38,12 +39,12 @@ EGO = EgoPose(10**9, make_transform(np.eye(3), np.array([5.0, 2.0, 0.0])), np.ar
 LOOK_AWAY = ImageChecks(OFF, OFF, OFF, OFF)
 
 
-def spec_of(form: str) -> ModelSpec:
+def spec_of(form: str, state_channels: int = 0) -> ModelSpec:
     return ModelSpec(
         "fence", ("good", "drawn"), ("near", "odd"), dict.fromkeys(CLASSES, 0.1), dict.fromkeys(CLASSES, 1.0),
         grid=BevGrid(-4.0, 4.0, -4.0, 4.0, 1.0), image=ImageSpec(8, 16),
         radar=RadarSpec(format=form, pillar_step=0.5, max_pillars=20, pillar_points=3),
-        temporal=TemporalSpec(state_channels=0), top_k=4,
+        temporal=TemporalSpec(state_channels=state_channels), top_k=4,
     )  # fmt: skip
 
 
@@ -167,6 +168,40 @@ def test_no_step_fails_while_another_sensor_is_good(form: str) -> None:
         if "drawn" in found.missing:
             assert not both["images"][1].any() and np.array_equal(both["img_from_ego"][1], np.eye(4))
     assert min(used.values()) > DRAWS // 20  # the draws are not all absurd
+
+
+@pytest.mark.parametrize("form", ["map", "pillars"])
+def test_no_sensors_fault_costs_the_memory(form: str) -> None:
+    """One pipeline through all draws: a state of 0.2 s ago is there for each frame, whatever stood beside it."""
+    spec = spec_of(form, state_channels=2)
+    backend = Nothing(spec)
+    pipeline = BevPipeline(spec, backend, image_checks=LOOK_AWAY)
+    rng = np.random.default_rng(11)
+    masked = 0
+    for number in range(DRAWS // 2):
+        camera, sweeps = good_sensors(rng)
+        view = CameraView(draw_image(rng), draw_calibration(rng), draw_pose(rng))
+        by_ns = number * 10**8
+        ego = replace(EGO, stamp_ns=EGO.stamp_ns + by_ns)
+        frame = SensorFrame(ego.stamp_ns, ego, (camera, view), (later(sweeps, by_ns), later(draw_sweeps(rng), by_ns)))
+        with np.errstate(all="ignore"):
+            found = pipeline.step(frame)
+        assert found.memory_reset == "", f"draw {number}: {found.missing}"
+        assert found.temporal_used == (number > 1) and len(pipeline.memory) > 0
+        masked += bool(found.missing)
+    assert masked > DRAWS // 20 and not any(name.startswith("memory/") for name in pipeline.counters)
+
+
+def later(sweeps: tuple[RadarSweep, ...], by_ns: int) -> tuple[RadarSweep, ...]:
+    """The same, measured at another time."""
+    return tuple(
+        replace(
+            s,
+            scan=replace(s.scan, stamp_ns=s.scan.stamp_ns + by_ns),
+            ego=replace(s.ego, stamp_ns=s.ego.stamp_ns + by_ns),
+        )
+        for s in sweeps
+    )
 
 
 def test_what_has_no_better_name_is_the_sensors_failure(monkeypatch: pytest.MonkeyPatch) -> None:

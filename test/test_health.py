@@ -50,7 +50,7 @@ def test_sensors_that_contribute_are_ok(listening: Listening) -> None:
 
 
 @pytest.mark.parametrize(
-    "reason", ["bad_calibration", "size_mismatch", "undecodable", "nan", "no_pose", "image_failed"]
+    "reason", ["bad_calibration", "size_mismatch", "undecodable", "nan", "no_calibration", "image_failed"]
 )
 def test_what_a_step_could_not_use_is_invalid_in_every_status(listening: Listening, reason: str) -> None:
     outcome = FrameOutcome({"cam_a": reason}, {"cam_a": Fault(reason, "what was found")})
@@ -58,6 +58,52 @@ def test_what_a_step_could_not_use_is_invalid_in_every_status(listening: Listeni
         found = health(listening, outcome, now)
         assert (found["cam_a"].state, found["cam_a"].reason) == ("invalid", f"{reason}: what was found")
         assert found["cam_b"].state == "ok"
+
+
+@pytest.mark.parametrize("reason", ["no_pose", "pose_jump"])
+def test_what_odometry_gave_no_place_is_odometrys_fault(listening: Listening, reason: str) -> None:
+    """One cause, one culprit: the sensors are alive and well, and their reasons name odometry."""
+    for made, state in ((True, "suspect"), (False, "invalid")):
+        faults = {"cam_b": Fault("pose_jump", "the ego pose jumped between the image and the frame")}
+        found = health(listening, FrameOutcome({"cam_a": reason, "radar_a": reason}, faults, made))
+        for name in ("cam_a", "radar_a"):
+            assert found[name].state == "late" and found[name].reason.startswith(f"{reason}: odometry ")
+        assert (found["odometry"].state, found["odometry"].reason) == (state, f"{reason}: no place for cam_a, radar_a")
+    assert health(listening, FrameOutcome({"odometry": "no_pose"}, made=False))["odometry"].state == "invalid"
+    late = health(listening, FrameOutcome({"cam_a": "late"}))
+    assert late["odometry"].state == "ok"
+
+
+@pytest.mark.parametrize("by_s", [-5.0, -1.5, 0.2, 3600.0])
+def test_a_wrong_clock_of_this_computer_is_not_the_fault_of_each_sensor(listening: Listening, by_s: float) -> None:
+    """The stamps of all sensors change at once, by so much, and go on."""
+    now = NOW
+    for step in range(40):
+        now = NOW + step * 100 * MS
+        stamp = now + round(by_s * 1e9) - 10 * MS
+        for camera in tiny_drive.CAMERAS:
+            picture = image(stamp_ns=stamp)
+            picture.header.frame_id = camera
+            listening.take(camera, picture, now)
+        listening.take("radar_a", cloud(stamp_ns=stamp), now)
+        listening.take("odometry", odometry(stamp), now)
+        listening.frames.poll()
+    way = "behind" if by_s < 0 else "ahead of"
+    expected = f"the stamps of all sensors are at least {abs(by_s - 0.01):.3f} s {way} this computer's clock"
+    for found in health(listening, FrameOutcome(listening.taken.missing), now).values():
+        assert found.state == "late" and expected in found.reason, found
+    listening.taken.held_up = True
+    for found in health(listening, FrameOutcome(listening.taken.missing), now).values():
+        assert expected not in found.reason, "after a pause of the node old messages are its own fault"
+
+
+def test_one_sensors_clock_is_that_sensors_fault(listening: Listening) -> None:
+    for step in range(20):
+        now = NOW + step * 100 * MS
+        listening.take("radar_a", cloud(stamp_ns=now + 200 * MS), now)
+        listening.take("odometry", odometry(now), now)
+    found = health(listening, FrameOutcome({"radar_a": "no_scan"}), now)
+    assert found["radar_a"].state == "invalid" and "this computer" not in found["radar_a"].reason
 
 
 def test_what_is_told_of_a_sensor_that_was_used_makes_it_suspect(listening: Listening) -> None:

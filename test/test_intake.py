@@ -377,6 +377,25 @@ def test_jitter_is_no_change_but_what_it_adds_up_to_is(listening: Listening) -> 
     assert listening.taken.counters["cam_a/calibration_changed"] == 1
 
 
+def test_jitter_of_a_transform_is_no_change_but_what_it_adds_up_to_is(listening: Listening) -> None:
+    """Of a camera and of a radar alike: 10 nanometres, this way and that; then a drift of a third of a micrometre."""
+    rng = np.random.default_rng(0)
+
+    def say(by_m: float) -> None:
+        moved = {name: pose + by_m * np.eye(4, k=3) for name, pose in MOUNTS.items()}
+        listening.take("tf_static", MAKE.transforms(NOW, "base_link", moved))
+
+    say(0.0)
+    for camera in tiny_drive.CAMERAS:
+        listening.take(f"{camera} camera_info", info(lambda m, name=camera: setattr(m.header, "frame_id", name)))
+    for by in rng.uniform(-1e-8, 1e-8, 50):
+        say(by)
+    assert not listening.told and listening.taken.counters == {}
+    for step in range(5):
+        say(step * 0.3e-6)
+    assert listening.taken.counters == {f"{name}/calibration_changed": 1 for name in MOUNTS}
+
+
 def test_camera_info_of_another_frame_is_refused(listening: Listening) -> None:
     def elsewhere(message: Any) -> None:
         message.header.frame_id = "cam_b"

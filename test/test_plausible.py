@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from test_parameters import SPEC
 
-from bev_perception.calibration import CalibrationError, load_extrinsics
+from bev_perception.calibration import CalibrationError, load_extrinsics, save_extrinsics
 from bev_perception.geometry import make_transform, rotation_from_quaternion, rotation_from_yaw
-from bev_perception.sensors.plausible import Fault, camera_fault, order_fault, radar_fault
+from bev_perception.measurements import Measurements
+from bev_perception.parameters import make_config
+from bev_perception.sensors.plausible import FORWARD, OPTICAL, Fault, camera_fault, order_fault, radar_fault, side_fault
+from bev_perception.sensors.sensor_calibration import SensorCalibration
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "bev_perception" / "config" / "nuscenes_like.calibration.yaml"
 REAL = ROOT.parent / "shared" / "data" / "nuscenes"
-OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # a camera that looks along x
+AHEAD = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # a camera that looks along x
 
 
 def about(axis: str, degrees: float) -> np.ndarray:
@@ -34,7 +39,9 @@ def radar(rotation: np.ndarray, xyz: tuple[float, float, float] = (3.4, 0.0, 0.5
 
 
 def fault(name: str, pose: np.ndarray) -> Fault | None:
-    return (camera_fault if name.startswith("CAM") else radar_fault)(pose)
+    if name.startswith("CAM"):
+        return camera_fault(pose) or side_fault(name, pose, OPTICAL)
+    return radar_fault(pose) or side_fault(name, pose, FORWARD)
 
 
 def shipped(order: tuple[int, ...] = (0, 1, 2, 3), scale: float = 1.0) -> dict[str, np.ndarray]:
@@ -81,7 +88,7 @@ def test_real_rigs_are_possible() -> None:
 @pytest.mark.parametrize("yaw", range(-180, 180, 15))
 @pytest.mark.parametrize("tilt", [-55.0, -20.0, 0.0, 20.0, 55.0])
 def test_a_camera_may_look_anywhere_but_straight_up_or_down(yaw: float, tilt: float) -> None:
-    turned = rotation_from_yaw(np.deg2rad(yaw)) @ OPTICAL @ about("x", tilt)
+    turned = rotation_from_yaw(np.deg2rad(yaw)) @ AHEAD @ about("x", tilt)
     for roll in (-40.0, 0.0, 40.0):
         assert camera(turned @ about("z", roll)) is None
     assert camera(turned @ about("z", 50.0)).reason == "mount_roll"
@@ -92,7 +99,7 @@ def test_a_camera_may_look_anywhere_but_straight_up_or_down(yaw: float, tilt: fl
 
 @pytest.mark.parametrize(("tilt", "way"), [(60.7, "up"), (90.0, "up"), (-60.7, "down"), (-90.0, "down")])
 def test_a_camera_that_sees_sky_or_ground_alone(tilt: float, way: str) -> None:
-    found = camera(OPTICAL @ about("x", tilt))
+    found = camera(AHEAD @ about("x", tilt))
     assert found.reason == "mount_pitch" and f"{abs(tilt):.0f} degrees {way}" in found.detail
 
 
@@ -112,7 +119,7 @@ def test_a_radar_may_be_tilted_and_upside_down(pitch: float, roll: float) -> Non
     [
         (about("y", 20.7), "mount_pitch", "21 degrees down, into the ground"),
         (about("y", -45.7), "mount_pitch", "46 degrees up"),
-        (OPTICAL @ about("z", 90.0), "mount_pitch", "radar frames: x forward, y left, z up"),
+        (AHEAD @ about("z", 90.0), "mount_pitch", "radar frames: x forward, y left, z up"),
         (about("x", 90.0), "mount_roll", "rolled by 90 degrees"),
         (about("z", 180.0), "mount_inward", "front bumper looks backward, through the vehicle"),
     ],
@@ -136,8 +143,78 @@ def test_millimetres_and_mirrors() -> None:
     for name, pose in shipped(scale=1000.0).items():
         found = fault(name, pose)
         assert found.reason == "mount_too_far" and "write metres, not millimetres" in found.detail
-    mirrored = OPTICAL @ np.diag([-1.0, 1.0, 1.0])
+    mirrored = AHEAD @ np.diag([-1.0, 1.0, 1.0])
     assert camera(mirrored).reason == "mount_mirrored"
+
+
+def mirrored_rotation(name: str, rotation: np.ndarray) -> np.ndarray:
+    """What looks to the left looks to the right then, upright as before: a rotation, as quaternions can say it."""
+    flipped = np.diag([-1.0, 1.0, 1.0]) if name.startswith("CAM") else np.diag([1.0, -1.0, 1.0])
+    return np.diag([1.0, -1.0, 1.0]) @ rotation @ flipped
+
+
+SIDED = [
+    "CAM_FRONT_LEFT",
+    "CAM_FRONT_RIGHT",
+    "CAM_BACK_LEFT",
+    "CAM_BACK_RIGHT",
+    "RADAR_FRONT_LEFT",
+    "RADAR_FRONT_RIGHT",
+]
+
+
+def test_a_rig_whose_left_is_its_right() -> None:
+    """As axes with y to the right have it: each pose is possible, but the names are others'."""
+    found = {}
+    for name, pose in shipped().items():
+        x, y, z = pose[:3, 3]
+        mirrored = make_transform(mirrored_rotation(name, pose[:3, :3]), np.array([x, -y, z]))
+        assert np.linalg.det(mirrored[:3, :3]) == pytest.approx(1.0)
+        found[name] = fault(name, mirrored)
+    told = [name for name, one in found.items() if one is not None]
+    assert set(told) == {name for name in shipped() if "LEFT" in name or "RIGHT" in name}
+    assert {one.reason for one in found.values() if one} == {"mount_side"}
+    assert "m to the right and looks 55 degrees there; expected the left" in found["CAM_FRONT_LEFT"].detail
+
+
+def test_a_mirrored_calibration_file_is_told_where_it_is_read(tmp_path: Path) -> None:
+    spec = dataclasses.replace(SPEC, cameras=("CAM_FRONT_LEFT",), radars=("RADAR_FRONT_LEFT",))
+    path = tmp_path / "calibration.yaml"
+    mirror = np.diag([1.0, -1.0, 1.0])
+    poses = {
+        name: make_transform(mirrored_rotation(name, pose[:3, :3]), mirror @ pose[:3, 3])
+        for name, pose in shipped().items()
+    }
+    save_extrinsics(path, "base_link", poses)
+    config = make_config({"bundle": "b", "extrinsics.source": "file", "extrinsics.file": str(path)}, spec)
+    told: list[tuple[str, str]] = []
+    taken = Measurements(config.sync_config(spec))
+    made = SensorCalibration(config, taken, lambda name, reason, detail: told.append((name, reason)), lambda *_: None)
+    assert told == [("CAM_FRONT_LEFT", "mount_side"), ("RADAR_FRONT_LEFT", "mount_side")]
+    assert "mount_side: RADAR_FRONT_LEFT is" in made.gap("RADAR_FRONT_LEFT")
+
+
+@pytest.mark.parametrize("name", SIDED)
+def test_a_sensor_beside_the_vehicle_does_not_look_across_it(name: str) -> None:
+    """Rotations that are mirrored while the positions stay."""
+    pose = shipped()[name]
+    found = fault(name, make_transform(mirrored_rotation(name, pose[:3, :3]), pose[:3, 3]))
+    assert found is not None and found.reason == "mount_inward" and "across the vehicle" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("y", "yaw", "wrong"),
+    [(0.1, 0, False), (-0.1, 0, False), (-0.1, 90, False), (0.8, 30, False), (-0.2, -10, False), (-0.5, 0, True),
+     (-0.1, -45, True), (0.0, -170, False), (0.0, -90, True)],
+)  # fmt: skip
+def test_sides_are_told_by_names(y: float, yaw: float, wrong: bool) -> None:
+    """A stereo pair, a camera over the middle that looks aside: only what is clearly on the other side is named."""
+    pose = make_transform(rotation_from_yaw(np.deg2rad(yaw)) @ AHEAD, np.array([1.0, y, 1.5]))
+    other = np.diag([1.0, -1.0, 1.0, 1.0]) @ pose
+    for name, one in (("CAM_FRONT_LEFT", pose), ("front-left2", pose), ("right_camera", other)):
+        assert (side_fault(name, one, OPTICAL) is not None) == wrong
+    for name in ("CAM_FRONT", "leftover", "left_right", "cam_a"):
+        assert side_fault(name, pose, OPTICAL) is None
 
 
 def test_quaternions_that_were_written_x_y_z_w() -> None:

@@ -135,7 +135,8 @@ def test_only_the_live_frames(drive, tmp_path, capsys):
     assert agreement.identical == 1 and set(agreement.differing) == set(stamps[:3])
     moved, lost, masked = (agreement.differing[stamp] for stamp in stamps[:3])
     assert moved == Difference(UNEXPLAINED, pytest.approx(0.25), 0.0, 0)
-    assert (lost.metres, lost.unmatched) == (0.0, 1) and "in one run only" in masked.cause
+    assert (lost.metres, lost.unmatched) == (0.0, 1)
+    assert masked.cause == f"{UNEXPLAINED}: cam_b, radar_a used in one run only", "whatever the memory held"
     assert agreement.only_first == (stamps[3],)
     assert "3 of 4 frames differ, boxes by at most 0.25 m" in agreement.sentence()
     assert "1 frames only live" in agreement.sentence()
@@ -176,8 +177,15 @@ def test_each_difference_has_its_cause(drive, tmp_path):
 
     assert cause(0, model_sha256="ab" * 32) == "another model"
     assert cause(0, poses_crc32=1) == "other poses of the odometry were known"
-    assert cause(0, temporal_used=True) == "the memory was used in one run only"
+    assert cause(0, temporal_used=True) == "the memory holds a frame here that was not recorded"
     assert cause(0) == UNEXPLAINED
+    for at, changes, symptom in (
+        (2, {"temporal_used": not messages[stamps[2]].temporal_used}, "the memory used in one run only"),
+        (0, {"sensors_used": ["cam_b"]}, "cam_a, radar_a used in one run only"),
+    ):
+        agreement = compare_runs(messages, with_composition(messages, stamps[at], **changes))
+        assert agreement.differing[stamps[at]].cause == f"{UNEXPLAINED}: {symptom}"
+        assert not agreement.explained, "the same measurements in both runs: what came of them is no cause"
     fewer = copy.deepcopy(messages[stamps[2]].inputs)
     fewer[0].stamps, fewer[0].missing = [], "late"
     assert cause(2, inputs=fewer) == "cam_a was used there and is not here (late)"

@@ -196,6 +196,7 @@ FOREIGN = {
     "a file detections": lambda out: (out / "detections").write_text("x"),
     "a foreign json": lambda out: (out / "detections.json").write_text('{"boxes": []}'),
     "foreign scores": lambda out: (out / "scores.json").write_text("[1, 2]"),
+    "nested scores": lambda out: (out / "scores.json").write_text("[" * 100_000),
 }
 
 

@@ -13,17 +13,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from bev_perception.bags.mcap_file import McapFile
+from bev_perception.bags.metadata import METADATA, read_metadata
 from bev_perception.bags.sqlite_file import SqliteFile
 from bev_perception.bags.storage import BagError, Channel, Note, Storage
 
 STORAGES: dict[str, Callable[[Path, Note], Storage]] = {".mcap": McapFile, ".db3": SqliteFile}
-METADATA = "metadata.yaml"
 CDR = "cdr"
 COMPRESSED = ".zstd"
 IDL_SEPARATOR = "=" * 80 + "\n"
@@ -134,13 +133,13 @@ def _files_of(path: Path, note: Note) -> tuple[list[Path], bool]:
     if not path.exists():
         raise BagError(f"{path} does not exist; a bag is the directory that holds {METADATA}, or an .mcap file")
     try:
-        facts = yaml.safe_load((path / METADATA).read_text())["rosbag2_bagfile_information"]
+        facts = read_metadata(path)
         listed = [path / Path(name).name for name in facts["relative_file_paths"]]
         compressed = str(facts.get("compression_mode", "")).lower() == "message"
     except FileNotFoundError:
         problem = "is missing, as after a recorder that was killed"
-    except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError) as error:
-        problem = f"is not readable ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        problem = f"is not readable ({type(error).__name__}: {error})"
     else:
         gone = [file.name for file in listed if not file.is_file()]
         there = [file for file in listed if file.is_file()]

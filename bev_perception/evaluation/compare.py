@@ -16,8 +16,8 @@ MATCH_M = 2.0  # boxes of one class further apart are two objects
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one frame. cause: why, or UNEXPLAINED. metres, score: the largest difference of matched boxes (of the same
-    class, each with its nearest); unmatched: boxes that only one of the runs has."""
+    """Of one frame. cause: why, or UNEXPLAINED and what was seen. metres, score: the largest difference of matched
+    boxes (of the same class, each with its nearest); unmatched: boxes that only one of the runs has."""
 
     cause: str
     metres: float
@@ -41,8 +41,8 @@ class Agreement:
     @property
     def explained(self) -> bool:
         """Both runs have the same frames, and each difference has a cause."""
-        causes = {d.cause for d in self.differing.values()}
-        return not (self.only_first or self.only_second or UNEXPLAINED in causes)
+        unexplained = any(d.cause.startswith(UNEXPLAINED) for d in self.differing.values())
+        return not (self.only_first or self.only_second or unexplained)
 
     def sentence(self, first: str = "live", second: str = "offline") -> str:
         """One line for a person; `there` and `here` in causes are the first and the second run."""
@@ -69,24 +69,27 @@ def compare_runs(first: Mapping[int, Any], second: Mapping[int, Any]) -> Agreeme
     """stamp -> Detection3DArray of two runs -> Agreement."""
     differing: dict[int, Difference] = {}
     common = sorted(set(first) & set(second))
+    start = min((*first, *second), default=0)
     spoiled = False  # the memory holds a frame that differed
     for stamp in common:
         a, b = first[stamp], second[stamp]
-        spoiled = spoiled and bool(a.temporal_used and b.temporal_used)
+        spoiled = spoiled and bool(a.temporal_used or b.temporal_used)
         if _content(a) != _content(b):
-            differing[stamp] = _difference(a, b, spoiled)
+            differing[stamp] = _difference(a, b, spoiled, first_of_all=stamp == start)
             spoiled = True
     only_first = tuple(sorted(set(first) - set(second)))
     only_second = tuple(sorted(set(second) - set(first)))
     return Agreement(len(common) - len(differing), differing, only_first, only_second)
 
 
-def _difference(a: Any, b: Any, spoiled: bool) -> Difference:
+def _difference(a: Any, b: Any, spoiled: bool, first_of_all: bool) -> Difference:
     metres, score, unmatched = _match(a.detections, b.detections)
-    return Difference(_cause(a, b, spoiled), metres, score, unmatched)
+    return Difference(_cause(a, b, spoiled, first_of_all), metres, score, unmatched)
 
 
-def _cause(a: Any, b: Any, spoiled: bool) -> str:
+def _cause(a: Any, b: Any, spoiled: bool, first_of_all: bool) -> str:
+    """What the runs were given differently, or what an earlier difference has left behind. What they made differently
+    of the same is a symptom, and explains nothing."""
     if a.model_sha256 != b.model_sha256:
         return "another model"
     there, here = composition_of(a), composition_of(b)
@@ -99,12 +102,13 @@ def _cause(a: Any, b: Any, spoiled: bool) -> str:
                 return f"{name} is used here and was not there ({there.missing.get(name) or 'another measurement'})"
         if there.poses_crc32 != here.poses_crc32:
             return "other poses of the odometry were known"
-    if list(a.sensors_used) != list(b.sensors_used):
-        names = sorted(set(a.sensors_used) ^ set(b.sensors_used))
-        return f"{', '.join(names)} could be used in one run only"
-    if a.temporal_used != b.temporal_used:
-        return "the memory was used in one run only"
-    return "the memory holds a frame that differed" if spoiled else UNEXPLAINED
+    if names := sorted(set(a.sensors_used) ^ set(b.sensors_used)):  # the memory has no part in that
+        return f"{UNEXPLAINED}: {', '.join(names)} used in one run only"
+    if spoiled:
+        return "the memory holds a frame that differed"
+    if a.temporal_used != b.temporal_used and first_of_all:  # so that run had one before those that are compared
+        return f"the memory holds a frame {'there' if a.temporal_used else 'here'} that was not recorded"
+    return f"{UNEXPLAINED}: the memory used in one run only" if a.temporal_used != b.temporal_used else UNEXPLAINED
 
 
 def _content(m: Any) -> tuple[Any, ...]:

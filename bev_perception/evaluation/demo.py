@@ -46,6 +46,7 @@ from bev_perception.parameters import (
     load_config,
     parse_yaml,
 )
+from bev_perception.yaml_file import YamlError, parse_yaml_text
 
 SCORE_FLOOR = 0.03  # AP wants the whole curve; the node publishes from the bundle's thresholds up
 RECORDED = (DETECTIONS_TOPIC, MARKERS_TOPIC, STATUS_TOPIC, DIAGNOSTICS_TOPIC)
@@ -77,7 +78,10 @@ def write_parameters(
         name, equals, text = change.partition("=")
         if not equals:
             raise ParameterError(f"--set {change}: expected NAME=VALUE, such as onnxruntime.threads=1")
-        values[name] = yaml.safe_load(text)
+        try:
+            values[name] = parse_yaml_text(text)
+        except YamlError as error:
+            raise ParameterError(f"--set {change[:80]}: {error}") from error
     path = out / "params.yaml"
     write_atomic(path, yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False))
     return path, load_config(bundle, path)

@@ -11,16 +11,9 @@ from bev_perception.bags.storage import BagError, Channel, Note
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
-from bev_perception.sensors.intake import SensorIntake, Source
+from bev_perception.sensors.intake import SensorIntake, Source, other_type
 from bev_perception.structures import ODOMETRY, SensorFrame
 from bev_perception.sync import FrameSynchronizer
-
-# What to set where a topic has another type than the parameters ask for: (asked for, found) -> hint.
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-TYPE_HINTS = {
-    (IMAGE, COMPRESSED): "; set cameras.*.compressed: true",
-    (COMPRESSED, IMAGE): "; set cameras.*.compressed: false",
-}
 
 
 def read_frames(
@@ -85,11 +78,9 @@ def _take(
 ) -> None:
     """One message to the intake. Whatever it holds, it costs itself alone."""
     if channel.msgtype != source.kind:
-        hint = TYPE_HINTS.get((source.kind, channel.msgtype), "")
-        found = f"{channel.topic} is {channel.msgtype} in the recording, {source.kind} is expected{hint}"
-        intake.refuse(source.sensor, "wrong_type", found)
+        intake.refuse(source.sensor, "wrong_type", other_type(source, f"{channel.msgtype} in the recording"))
         return
-    if intake.is_too_large(source, len(raw)):
+    if intake.is_too_large(source, raw):
         return
     try:
         message: Any = recording.deserialize(raw, channel)

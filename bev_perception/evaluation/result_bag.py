@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from bev_perception.bags.recording import METADATA
+from bev_perception.bags.metadata import METADATA, read_metadata
 from bev_perception.bags.storage import BagError
 from bev_perception.evaluation.bag import DETECTIONS_TOPIC
 from bev_perception.messages import NOT_ESTIMATED, PUBLISHERS
@@ -154,7 +153,6 @@ def is_detection_bag(path: Path) -> bool:
     if names != {METADATA, f"{path.name}.mcap"}:
         return False
     try:
-        facts = yaml.safe_load((path / METADATA).read_text())["rosbag2_bagfile_information"]
-        return bool(facts["custom_data"][MARK[0]] == MARK[1])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return bool(read_metadata(path)["custom_data"][MARK[0]] == MARK[1])
+    except (OSError, ValueError, TypeError, KeyError):
         return False

@@ -30,7 +30,7 @@ def claim(out: Path) -> None:
 def _is_scores(path: Path) -> bool:
     try:
         return {"mean_ap", "nds"} <= set(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 

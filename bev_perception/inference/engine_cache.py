@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from bev_perception.files import write_atomic
 from bev_perception.places import SET_VARIABLE, cache_places, in_first, is_own
-from bev_perception.plain import from_plain, to_plain
+from bev_perception.plain import from_plain, parse_json, to_plain
 
 Opened = TypeVar("Opened")
 Log = Callable[[str], None]
@@ -149,7 +149,7 @@ def read_engine(path: Path, key: EngineKey) -> bytes:
     """
     engine = path.read_bytes()
     try:
-        sidecar: Sidecar = from_plain(Sidecar, json.loads(_sidecar(path).read_text()), "sidecar")
+        sidecar: Sidecar = from_plain(Sidecar, parse_json(_sidecar(path).read_text()), "sidecar")
     except FileNotFoundError as error:
         raise EngineCacheError("its sidecar is missing") from error
     except ValueError as error:

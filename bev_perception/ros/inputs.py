@@ -22,10 +22,10 @@ from rclpy.serialization import deserialize_message
 from bev_perception.measurements import Measurements
 from bev_perception.messages import message_class
 from bev_perception.parameters import NodeConfig
-from bev_perception.ros.serialised import read_image
 from bev_perception.ros.telemetry import Telemetry
-from bev_perception.sensors.intake import LARGE, SensorIntake, Source, message_types
+from bev_perception.sensors.intake import SensorIntake, Source, message_types, other_type
 from bev_perception.sensors.sensor_calibration import TF_STATIC
+from bev_perception.sensors.serialised import READERS
 from bev_perception.structures import ODOMETRY, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 
@@ -43,18 +43,8 @@ LATCHED = QoSProfile(
 )
 TICK_S = 0.02  # how often deadlines are looked at
 HELD_UP_S = 0.1  # a tick this late means that messages have waited as long
-# Taken as bytes, to be looked at before anything is made of them: what may be too large, and camera_info, which says
-# the same at the rate of the images.
-REPEATED = ("sensor_msgs/msg/CameraInfo",)
-RAW = REPEATED + LARGE
-
-
-def _by_rclpy(kind: str) -> Callable[[bytes], Any]:
-    return lambda serialised: deserialize_message(serialised, message_class(kind))
-
-
-READERS: dict[str, Callable[[bytes], Any]] = {kind: _by_rclpy(kind) for kind in RAW}
-READERS["sensor_msgs/msg/Image"] = read_image
+REPEATED = ("sensor_msgs/msg/CameraInfo",)  # says the same at the rate of the images: its bytes are compared
+CLOUD = "sensor_msgs/msg/PointCloud2"
 # Of a serialised message: what says how the rest is encoded, and where the stamp of its header ends.
 ENCAPSULATION, STAMP_END = 4, 12
 
@@ -92,6 +82,7 @@ class SensorInputs:
         self._lock, self._telemetry, self._offer = lock, telemetry, offer
         self._clock = node.get_clock()
         self._newest_info: dict[str, bytes] = {}
+        self._heard: set[str] = set()  # topics
         self._held_up_until = 0.0
         self._subscriptions: dict[Source, Any] = {}
         try:
@@ -107,6 +98,22 @@ class SensorInputs:
         """Destroy timer and subscriptions."""
         self._node.destroy_timer(self._timer)
         self._destroy_subscriptions()
+
+    def name_wrong_types(self) -> None:
+        """Of topics from which nothing has come: where others publish another type there, that is why.
+
+        The middleware matches no such publisher and does not say so, but the graph shows it.
+        """
+        for source in list(self._subscriptions):
+            if source.topic in self._heard:
+                continue
+            found = {publisher.topic_type for publisher in self._node.get_publishers_info_by_topic(source.topic)}
+            if found and source.kind not in found:
+                detail = other_type(source, sorted(found)[0])
+                with self._lock:
+                    if self._intake.warnings.get(source.sensor) != f"wrong_type: {detail}":
+                        self._intake.notice(source.sensor, "wrong_type", detail)
+                    self._intake.warnings[source.sensor] = f"wrong_type: {detail}"
 
     def _destroy_subscriptions(self) -> None:
         for subscription in self._subscriptions.values():
@@ -131,7 +138,7 @@ class SensorInputs:
             LATCHED if static else self._sensor_qos(source),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=on_incompatible),
             qos_overriding_options=None if static else QoSOverridingOptions.with_default_policies(),
-            raw=source.kind in RAW,
+            raw=source.max_bytes is not None,  # to be looked at before anything is made of it
         )
 
     def _sensor_qos(self, source: Source) -> QoSProfile:
@@ -141,15 +148,16 @@ class SensorInputs:
 
     def _take(self, source: Source, message: Any) -> None:
         """One message, and the frames that it makes complete."""
+        self._heard.add(source.topic)
         started = time.perf_counter_ns()
         try:
-            if source.kind in RAW:
+            if source.max_bytes is not None:
                 if source.kind in REPEATED and self._says_nothing_new(source, message):
                     return
                 with self._lock:
-                    if self._intake.is_too_large(source, len(message)):
+                    if self._intake.is_too_large(source, message):
                         return
-                message = READERS[source.kind](message)
+                message = self._read(source.kind, message)
             with self._lock:  # held during the conversion too: microseconds, as pixels are not copied
                 self._intake.take(source, message, int(self._clock.now().nanoseconds))
                 frames = self._sync.poll(all_taken=False)
@@ -160,6 +168,12 @@ class SensorInputs:
             with self._lock:
                 self._intake.refuse(source.sensor, "conversion_failed", detail)
         self._telemetry.time("convert", (time.perf_counter_ns() - started) / 1e6)
+
+    def _read(self, kind: str, serialised: bytes) -> Any:
+        own = READERS.get(kind)
+        if own is None or (kind == CLOUD and self._config.cloud_reader != "numpy"):  # which wants rclpy's own class
+            return deserialize_message(serialised, message_class(kind))
+        return own(serialised)
 
     def _says_nothing_new(self, source: Source, serialised: bytes) -> bool:
         content = serialised[:ENCAPSULATION] + serialised[STAMP_END:]

@@ -117,6 +117,8 @@ class ActiveRun:
     def sensor_health(self) -> list[SensorHealth]:
         """One entry for each sensor of the model and one for odometry."""
         silent = self._silent_topics()
+        if self._inputs is not None:
+            self._inputs.name_wrong_types()
         with self._lock:
             outcome = newest_outcome(self._taken, self._newest, self._faults)
             return sensor_health(self._intake, self._taken, outcome, self._now(), silent | self._intake.warnings)

@@ -22,8 +22,8 @@ def to_calibration(msg: Any, ego_from_cam: np.ndarray, rectified: bool = False) 
 
     ego_from_cam: (4, 4) of the frame in the header, before rectification.
     rectified: the image went through image_proc: P holds its K, R turned the camera, and there is no distortion.
-    Raises MessageError: camera_info_size, camera_info_matrix, camera_info_principal_point, camera_info_field_of_view,
-    camera_info_distortion, camera_info_rectification, camera_info_baseline.
+    Raises MessageError: camera_info_size, camera_info_roi, camera_info_matrix, camera_info_principal_point,
+    camera_info_field_of_view, camera_info_distortion, camera_info_rectification, camera_info_baseline.
     """
     width, height = int(msg.width), int(msg.height)
     if width <= 0 or height <= 0:
@@ -37,15 +37,29 @@ def to_calibration(msg: Any, ego_from_cam: np.ndarray, rectified: bool = False) 
         _check_baseline(np.array(msg.p, dtype=np.float64).reshape(3, 4))
         ego_from_cam = ego_from_cam @ _cam_from_rectified(msg.r)
     roi = msg.roi
-    if roi.width and roi.height:
+    if _has_region(roi, width, height):
         K = K - np.array([[0, 0, roi.x_offset], [0, 0, roi.y_offset], [0, 0, 0]])
         width, height = int(roi.width), int(roi.height)
     bx, by = max(msg.binning_x, 1), max(msg.binning_y, 1)
     if (bx, by) != (1, 1):
         # pixel centres at integers: u' = (u + 0.5) / b - 0.5
         K = np.array([[1 / bx, 0, 0.5 / bx - 0.5], [0, 1 / by, 0.5 / by - 0.5], [0, 0, 1]]) @ K
+        if bx > width or by > height:
+            raise MessageError("camera_info_size", f"binning {bx}x{by} leaves nothing of {width}x{height} pixels")
         width, height = width // bx, height // by
     return CameraCalibration(width, height, K, ego_from_cam, model, D)
+
+
+def _has_region(roi: Any, width: int, height: int) -> bool:
+    """Whether a region of interest is delivered; all zeros mean the whole sensor. Raises camera_info_roi."""
+    x, y, w, h = int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)
+    if not (x or y or w or h):
+        return False
+    if not w or not h or x + w > width or y + h > height:
+        found = f"a region of {w}x{h} pixels at ({x}, {y})"
+        expected = f"one within the {width}x{height} of the sensor, or zeros for all of it"
+        raise MessageError("camera_info_roi", f"{found}; expected {expected}: mend the driver")
+    return True
 
 
 def _distortion(msg: Any) -> tuple[str, tuple[float, ...]]:

@@ -19,13 +19,25 @@ from bev_perception.sensors.odometry_messages import OdometryInput, make_odometr
 from bev_perception.sensors.radar_checks import EmptyRadars, drop_impossible
 from bev_perception.sensors.radar_messages import RADAR_KINDS, read_radar
 from bev_perception.sensors.sensor_calibration import TF_STATIC, SensorCalibration
+from bev_perception.sensors.serialised import count_returns
 from bev_perception.sensors.twist import TwistCheck
 from bev_perception.sensors.video import CODECS, VideoStream, codec_of
 from bev_perception.structures import ODOMETRY, CameraFrame, EgoPose, RadarScan
 
-# Messages that may be so large that they hold up everybody else's while they are converted.
-LARGE = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+INFO_BYTES = 64 * 1024  # a camera_info of the longest distortion model has 600
 PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
+# What to set where a topic has another type than the parameters ask for: (asked for, found) -> hint.
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+TYPE_HINTS = {
+    (IMAGE, COMPRESSED): "; set cameras.*.compressed: true",
+    (COMPRESSED, IMAGE): "; set cameras.*.compressed: false",
+    (IMAGE, PACKET): "; set cameras.*.packets: true",
+    (COMPRESSED, PACKET): "; set cameras.*.packets: true",
+} | {
+    (asked.message, found.message): f"; set radars.*.kind: {name}"
+    for name, found in RADAR_KINDS.items()
+    for asked in RADAR_KINDS.values()
+}
 # How to mend what the measurements refuse.
 HINTS = {
     "future_stamp": "; synchronise the clocks of sensor and computer (PTP), or mend the driver",
@@ -43,6 +55,8 @@ class Source:
     """One topic to listen to. sensor: the name its messages are counted under; kind: their type, `package/msg/Kind`.
 
     convert(message) -> its measurement; the poses that are complete with it; None where it tells about calibration.
+    max_bytes: of a message that may be large, so that converting it would hold up everybody else's: one of more is
+    refused before anything is made of it. None where that is not asked.
     """
 
     topic: str
@@ -50,6 +64,13 @@ class Source:
     kind: str
     convert: Callable[[Any], Measurement | Sequence[EgoPose] | None]  # None where a message only tells about
     # calibration, or completes no picture yet
+    max_bytes: int | None = None
+
+
+def other_type(source: Source, found: str) -> str:
+    """The detail of `wrong_type`. found: the type, and perhaps where."""
+    hint = TYPE_HINTS.get((source.kind, found.partition(" ")[0]), "")
+    return f"{source.topic} is {found}, {source.kind} is expected{hint}"
 
 
 def message_types(config: NodeConfig) -> dict[str, str]:
@@ -91,6 +112,7 @@ class SensorIntake:
         self._fault_ns: dict[str, int] = {}  # when the newest of each came
         self.warnings: dict[str, str] = {}
         self._delays_ns: dict[str, deque[int]] = {}
+        self._resets = 0  # of the measurements, when the delays began
         self._videos: dict[str, VideoStream] = {}
         self.doubts: dict[str, str] = {}
         self._odometry = make_odometry(config.odometry, config.base_frame)
@@ -103,10 +125,7 @@ class SensorIntake:
     def take(self, source: Source, message: Any, now_ns: int) -> None:
         """One message, at `now_ns` on the clock of the stamps; 0 before that clock starts."""
         if now_ns:
-            resets = self._taken.resets
             self._taken.advance(now_ns)
-            if self._taken.resets != resets:  # what was late before means nothing now
-                self._delays_ns.clear()
         try:
             found = source.convert(message)
             if found is None:
@@ -119,14 +138,24 @@ class SensorIntake:
         except MessageError as error:
             self.refuse(source.sensor, error.reason, error.detail)
 
-    def is_too_large(self, source: Source, size: int) -> bool:
-        """Whether a message of so many bytes is refused before anything is made of it."""
-        limit = self._config.max_message_bytes
-        if source.kind not in LARGE or size <= limit:
+    def is_too_large(self, source: Source, serialised: bytes) -> bool:
+        """Whether a message is refused before anything is made of it: too many bytes, or too many returns."""
+        if source.max_bytes is None:
             return False
-        mend = "limits.message_bytes allows more, where the computer is fast enough for it"
-        self.refuse(source.sensor, "message_too_large", f"{size} bytes, allowed are {limit}; {mend}")
-        return True
+        try:
+            if len(serialised) > source.max_bytes:
+                expected = f"allowed are {source.max_bytes} (limits.message_bytes; of a camera_info {INFO_BYTES})"
+                raise MessageError("message_too_large", f"{len(serialised)} bytes, {expected}")
+            self._check_count(count_returns(source.kind, serialised))
+        except MessageError as error:
+            self.refuse(source.sensor, error.reason, error.detail)
+            return True
+        return False
+
+    def _check_count(self, returns: int) -> None:
+        limit = self._config.max_radar_returns
+        if returns > limit:
+            raise MessageError("too_many_returns", f"{returns} returns, allowed are {limit} (limits.radar_returns)")
 
     def refuse(self, sensor: str, reason: str, detail: str) -> None:
         """The sensor's newest message is lost."""
@@ -153,25 +182,25 @@ class SensorIntake:
         self._taken.counters[f"{sensor}/{reason}"] += 1
         self._report(sensor, reason, detail)
 
-    def delay_s(self, sensor: str) -> float | None:
+    def delay_s(self, sensor: str, newest: int = DELAYS) -> float | None:
         """The least of the newest messages' times from stamp to here. Below zero, the sensor's clock is ahead of ours
         by at least that; a large one is a slow way or a clock that is behind. None before the first message."""
-        delays = list(self._delays_ns.get(sensor, ()))
+        delays = list(self._delays_ns.get(sensor, ()))[-newest:]
         return min(delays) / 1e9 if delays else None
 
     def _make_sources(self) -> tuple[Source, ...]:
-        config, calibration = self._config, self.calibration
+        config, calibration, limit = self._config, self.calibration, self._config.max_message_bytes
         sources = []
         if config.extrinsics_file is None:
             sources.append(Source(f"/{TF_STATIC}", TF_STATIC, "tf2_msgs/msg/TFMessage", calibration.tf_static))
         for camera in config.cameras.values():
             kind, convert = self._image_message(camera)
-            sources.append(Source(camera.topic, camera.name, kind, partial(convert, camera)))
+            sources.append(Source(camera.topic, camera.name, kind, partial(convert, camera), limit))
             info, name = partial(calibration.camera_info, camera), f"{camera.name} camera_info"
-            sources.append(Source(camera.info_topic, name, "sensor_msgs/msg/CameraInfo", info))
+            sources.append(Source(camera.info_topic, name, "sensor_msgs/msg/CameraInfo", info, INFO_BYTES))
         for radar in config.radars.values():
             kind = RADAR_KINDS[radar.kind].message
-            sources.append(Source(radar.topic, radar.name, kind, partial(self._radar, radar)))
+            sources.append(Source(radar.topic, radar.name, kind, partial(self._radar, radar), limit))
         for topic in self._odometry.inputs:
             sources.append(Source(topic.topic, ODOMETRY, topic.kind, partial(self._poses, topic)))
         return tuple(sources)
@@ -228,9 +257,7 @@ class SensorIntake:
 
     def _radar(self, radar: RadarConfig, msg: Any) -> RadarScan:
         conversions.check_frame(msg.header.frame_id, radar.frame_id, f"header.frame_id of {radar.topic}")
-        count, limit = RADAR_KINDS[radar.kind].count(msg), self._config.max_radar_returns
-        if count > limit:
-            raise MessageError("too_many_returns", f"{count} returns, allowed are {limit} (limits.radar_returns)")
+        self._check_count(RADAR_KINDS[radar.kind].count(msg))
         scan, bad = read_radar(msg, radar.name, radar.fields, self._config.cloud_reader, radar.kind)
         if bad:
             detail = f"{bad} of {bad + len(scan.points)} returns hold NaN or infinity and were left out"
@@ -264,6 +291,9 @@ class SensorIntake:
         else:
             refused = self._taken.add_pose(measurement)
         delay_ns = now_ns - measurement.stamp_ns
+        if self._taken.resets != self._resets:  # what was late before means nothing now
+            self._delays_ns.clear()
+            self._resets = self._taken.resets
         if refused not in HARMLESS:
             self._delays_ns.setdefault(sensor, deque(maxlen=DELAYS)).append(delay_ns)
         if not refused:

@@ -6,6 +6,7 @@ Cheap, and asked once for each change. A pose that passes may still be wrong by 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -20,6 +21,12 @@ RADAR_DOWN_DEG, RADAR_UP_DEG = 20.0, 45.0  # half a metre above the ground, 20 d
 # A radar at the bumper looks away from the vehicle. x of base_link, below the rear axle.
 BUMPER_FRONT_M, BUMPER_REAR_M, BUMPER_HALF_WIDTH_M, BUMPER_HEIGHT_M = 2.5, -0.3, 0.5, 1.2
 INWARD = 0.7  # cosine: within 45 degrees of straight through
+# A sensor on one side looks to that side, ahead or back, not across the vehicle; cosine: within 41 degrees.
+SIDE_M, ACROSS = 0.4, 0.75
+# Of a sensor whose name says LEFT or RIGHT: it sits or looks there, and not clearly on the other side.
+SIDES = {"LEFT": 1.0, "RIGHT": -1.0}
+BESIDE_M, ASIDE = 0.3, 0.3  # m; cosine: 17 degrees from straight ahead or back
+OPTICAL, FORWARD = 2, 0  # the axis along which cameras and radars look
 SWAPPED = "; in the order x y z w its quaternion would be possible: rotation_wxyz begins with w"
 
 
@@ -31,6 +38,22 @@ def camera_fault(ego_from_cam: np.ndarray) -> Fault | None:
 def radar_fault(ego_from_radar: np.ndarray) -> Fault | None:
     """What is impossible about a radar's pose (4, 4); axes: x forward, y left, z up."""
     return _fault(ego_from_radar, _radar_axes)
+
+
+def side_fault(name: str, ego_from_sensor: np.ndarray, looks_along: int) -> Fault | None:
+    """Whether a sensor is on the other side than its name says (`CAM_FRONT_LEFT`): a rig whose left and right are
+    exchanged is possible in itself, and only names tell. looks_along: the number of its axis, OPTICAL or FORWARD."""
+    sides = SIDES.keys() & re.split(r"[^A-Z]+", name.upper())
+    if len(sides) != 1:
+        return None
+    side = SIDES[(said := sides.pop())]
+    sits, looks = float(side * ego_from_sensor[1, 3]), float(side * ego_from_sensor[1, looks_along])
+    if max(sits, looks) > 0 or (sits > -BESIDE_M and looks > -ASIDE):
+        return None
+    other = {"LEFT": "right", "RIGHT": "left"}[said]
+    where = f"is {-sits:.2f} m to the {other} and looks {math.degrees(math.asin(min(1.0, -looks))):.0f} degrees there"
+    expected = f"the {said.lower()}, as it is called; y of base_link points to the left"
+    return Fault("mount_side", f"{name} {where}; expected {expected}: mirrored poses, or two names exchanged")
 
 
 def order_fault(cameras: Iterable[np.ndarray], radars: Iterable[np.ndarray]) -> str:
@@ -70,7 +93,7 @@ def _camera_axes(rotation: np.ndarray, position: np.ndarray) -> Fault | None:
         found = "is upside down" if abs(roll) > 180 - MAX_ROLL_DEG else f"is rolled by {abs(roll):.0f} degrees"
         mend = "mend the rotation, or turn the image in the driver"
         return Fault("mount_roll", f"the image {found}; expected at most {MAX_ROLL_DEG:g} degrees: {mend}")
-    return None
+    return _across(position, rotation[1, 2], "camera")
 
 
 def _radar_axes(rotation: np.ndarray, position: np.ndarray) -> Fault | None:
@@ -90,7 +113,19 @@ def _radar_axes(rotation: np.ndarray, position: np.ndarray) -> Fault | None:
     if abs(y) < BUMPER_HALF_WIDTH_M and z < BUMPER_HEIGHT_M and (in_front or behind):
         found = f"the radar at the {'front' if in_front else 'rear'} bumper looks {'back' if in_front else 'for'}ward"
         return Fault("mount_inward", f"{found}, through the vehicle; expected away from it: mend the rotation")
-    return None
+    beside = BUMPER_REAR_M < x < BUMPER_FRONT_M and z < BUMPER_HEIGHT_M
+    return _across(position, rotation[1, 0], "radar") if beside else None
+
+
+def _across(position: np.ndarray, aside: float, kind: str) -> Fault | None:
+    """aside: cosine between the sensor's axis and the left of the vehicle."""
+    y = float(position[1])
+    if abs(y) <= SIDE_M or -math.copysign(1.0, y) * aside <= ACROSS:
+        return None
+    found = (
+        f"the {kind} {abs(y):.2f} m to the {'left' if y > 0 else 'right'} looks across the vehicle to the other side"
+    )
+    return Fault("mount_inward", f"{found}; expected away from it: mend the rotation")
 
 
 def _elevation_deg(sine: float) -> float:

@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 
 from bev_perception.conversions import CLOUD_READERS, MessageError, stamp_ns
+from bev_perception.sensors.serialised import SCAN_COLUMNS, TRACK_COLUMNS
 from bev_perception.structures import RadarScan
 
 RADIAL_EPSILON_M = 1e-6
+# How large angles can be, in rad: azimuths may be counted from 0 or from -pi.
+ANGLES = {"azimuth": 2 * np.pi, "elevation": np.pi / 2}
+ANGLE_SLACK = 1.001  # float32 rounds upwards, too
 Positions = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -22,6 +26,19 @@ def _from_polar(distance: np.ndarray, azimuth: np.ndarray, elevation: np.ndarray
     azimuth, elevation = azimuth * to_rad, elevation * to_rad
     flat = distance * np.cos(elevation)
     return flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)
+
+
+def _check_angles(angles: dict[str, np.ndarray], fields: RadarFields, sensor: str) -> None:
+    """Raises MessageError return_angle where an angle is beyond every circle: one is enough to say what all are in."""
+    to_rad = ANGLE_UNITS[fields.angle_unit]
+    for name, values in angles.items():
+        beyond = np.isfinite(values) & (np.abs(values) * to_rad > ANGLES[name] * ANGLE_SLACK)
+        if beyond.any():
+            found = f"{int(beyond.sum())} of {len(values)} returns have an {name} beyond {ANGLES[name] / to_rad:.5g}"
+            mend = f"set radars.{sensor}.fields.angle_unit, or mend the driver"
+            raise MessageError(
+                "return_angle", f"{found} {fields.angle_unit}, as {values[beyond][0]:.5g} is: another unit? {mend}"
+            )
 
 
 @dataclass(frozen=True)
@@ -63,12 +80,13 @@ class RadarFields:
     doppler: str = ""
 
 
-SCAN_COLUMNS = ("range", "azimuth", "elevation", "doppler_velocity", "amplitude")
-TRACK_COLUMNS = ("x", "y", "z", "doppler")
+COLUMNS_OF_TRACKS = ("x", "y", "z", "doppler")
 
 
 def _scan_returns(msg: Any, reader: str) -> np.ndarray:
     """radar_msgs/RadarScan -> (P,) structured, the fields of RadarReturn: m, rad, m/s, dB."""
+    if isinstance(msg.returns, np.ndarray):  # read from the bytes
+        return msg.returns
     rows = [(r.range, r.azimuth, r.elevation, r.doppler_velocity, r.amplitude) for r in msg.returns]
     return np.array(rows, dtype=[(name, "f4") for name in SCAN_COLUMNS])
 
@@ -78,12 +96,21 @@ def _track_returns(msg: Any, reader: str) -> np.ndarray:
 
     Networks know the radial speed that a radar measures, not the whole vector that its tracker has guessed.
     """
-    rows = []
-    for track in msg.tracks:
-        p, v = track.position, track.velocity
-        distance = max((p.x * p.x + p.y * p.y + p.z * p.z) ** 0.5, RADIAL_EPSILON_M)
-        rows.append((p.x, p.y, p.z, (p.x * v.x + p.y * v.y + p.z * v.z) / distance))
-    return np.array(rows, dtype=[(name, "f4") for name in TRACK_COLUMNS])
+    tracks = msg.tracks
+    if not isinstance(tracks, np.ndarray):  # a list of objects, not read from the bytes
+        rows = [(*_xyz(track.position), *_xyz(track.velocity)) for track in tracks]
+        tracks = np.array(rows, dtype=[(name, "f8") for name in TRACK_COLUMNS])
+    x, y, z, vx, vy, vz = (tracks[name] for name in TRACK_COLUMNS)
+    returns = np.empty(len(tracks), dtype=[(name, "f4") for name in COLUMNS_OF_TRACKS])
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out later
+        returns["x"], returns["y"], returns["z"] = x, y, z
+        distance = np.maximum(np.sqrt(x * x + y * y + z * z), RADIAL_EPSILON_M)
+        returns["doppler"] = (x * vx + y * vy + z * vz) / distance
+    return returns
+
+
+def _xyz(vector: Any) -> tuple[float, float, float]:
+    return vector.x, vector.y, vector.z
 
 
 @dataclass(frozen=True)
@@ -127,8 +154,8 @@ def read_radar(
     """A radar's message -> (RadarScan in the radar's frame, number of returns left out because they are not finite).
 
     reader, kind: keys of CLOUD_READERS and of RADAR_KINDS. A missing z (or elevation) is 0. A message without returns
-    is a good scan: nothing was seen. Raises MessageError: cloud_fields, cloud_truncated, cloud_not_finite (no return is
-    finite), stamp_not_set.
+    is a good scan: nothing was seen. Raises MessageError: cloud_fields, cloud_truncated, cloud_bytes, return_angle,
+    cloud_not_finite (no return is finite), stamp_not_set.
     """
     returns = RADAR_KINDS[kind].returns(msg, reader)
     stamp = stamp_ns(msg.header.stamp)
@@ -145,9 +172,11 @@ def read_radar(
         raise MessageError("cloud_fields", f"no field {name!r}; the {kind} has {has}: {mend}")
 
     layout = LAYOUTS[fields.layout]
-    first, second = (column(getattr(fields, name)) for name in layout.needed)
-    third = column(getattr(fields, layout.third), optional=True)
-    x, y, z = layout.position(first, second, third, ANGLE_UNITS[fields.angle_unit])
+    parts = {name: column(getattr(fields, name)) for name in layout.needed}
+    parts[layout.third] = column(getattr(fields, layout.third), optional=True)
+    with np.errstate(invalid="ignore"):  # what is not finite is left out below
+        first, second, third = parts.values()
+        x, y, z = layout.position(first, second, third, ANGLE_UNITS[fields.angle_unit])
     if fields.vx:
         vx, vy = column(fields.vx), column(fields.vy)
     else:
@@ -155,6 +184,7 @@ def read_radar(
         per_metre = column(fields.doppler) / np.maximum(np.sqrt(x * x + y * y + z * z), RADIAL_EPSILON_M)
         vx, vy = per_metre * x, per_metre * y
     rcs = column(fields.rcs) if fields.rcs else np.zeros(len(returns), dtype=np.float32)
+    _check_angles({name: values for name, values in parts.items() if name in ANGLES}, fields, sensor)
     points = np.stack([x, y, z, rcs, vx, vy], axis=1).astype(np.float32, copy=False)
     finite = np.isfinite(points).all(axis=1)
     bad = int(len(points) - finite.sum())

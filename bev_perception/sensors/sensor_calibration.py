@@ -13,8 +13,8 @@ from bev_perception.conversions import MessageError, check_frame
 from bev_perception.measurements import Measurements
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
 from bev_perception.sensors.camera_info import to_calibration
-from bev_perception.sensors.plausible import camera_fault, order_fault, radar_fault
-from bev_perception.structures import CameraCalibration, same_calibration
+from bev_perception.sensors.plausible import FORWARD, OPTICAL, camera_fault, order_fault, radar_fault, side_fault
+from bev_perception.structures import CameraCalibration, same_calibration, same_extrinsics
 
 TF_STATIC = "tf_static"
 
@@ -128,7 +128,7 @@ class SensorCalibration:
         changed = "its static transform changed while running"
         for name, ego_from_sensor in found.items():
             known = self._newest_extrinsics.get(name)
-            if known is not None and np.allclose(known, ego_from_sensor, rtol=0, atol=1e-9):
+            if known is not None and same_extrinsics(known, ego_from_sensor):
                 continue
             self._newest_extrinsics[name] = ego_from_sensor
             if self._refused(name, ego_from_sensor):
@@ -141,7 +141,10 @@ class SensorCalibration:
 
     def _refused(self, name: str, ego_from_sensor: np.ndarray) -> bool:
         """Tell where no sensor can sit like that; True where the sensor is not to be used then."""
-        fault = (camera_fault if name in self._config.cameras else radar_fault)(ego_from_sensor)
+        if name in self._config.cameras:
+            fault = camera_fault(ego_from_sensor) or side_fault(name, ego_from_sensor, OPTICAL)
+        else:
+            fault = radar_fault(ego_from_sensor) or side_fault(name, ego_from_sensor, FORWARD)
         if fault is None:
             return False
         self._notice(name, fault.reason, fault.detail)
