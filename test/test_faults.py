@@ -70,7 +70,7 @@ def judged(name: str, config: NodeConfig, **found: Any) -> str:
     (fault,) = (fault for fault in EVERY if fault.name == name)
     fine: dict[str, Any] = {
         "level": "OK", "summary": "", "says": {}, "used": 11, "sensors": 11, "detections": 9, "counted": {},
-        "whole_s": 0.4, "lasting": False,
+        "whole_s": 0.4, "lasting": False, "car_late_ms": 1.0,
     }  # fmt: skip
     return wrong(fault, Outcome("", name, wrong="", **{**fine, **found}), config)
 
@@ -91,6 +91,7 @@ FRONT_LOST: dict[str, Any] = {
         ("black images", {}, "CAM_FRONT is ok (), expected invalid (image_black)"),
         ("black images", {**FRONT_LOST, "whole_s": None}, "not whole again"),
         ("black images", {**FRONT_LOST, "counted": {"CAM_FRONT/late": 9}}, ""),
+        ("black images", {**FRONT_LOST, "counted": {"CAM_BACK/late": 3}}, ""),
         ("black images", {**FRONT_LOST, "counted": {"CAM_BACK/late": 9}}, "CAM_BACK/late was counted (9)"),
         (
             "100,000 returns",

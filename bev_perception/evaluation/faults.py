@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     except (StageError, ValueError, OSError) as error:
         print(f"faults: {error}", file=sys.stderr)
         return 1
-    wrong = [f"{o['name']}: {o['wrong']}" for o in outcomes if o["wrong"]]
+    wrong = [f"{o['name']}: {o['wrong']} (the car was {o['car_late_ms']:.0f} ms late)" for o in outcomes if o["wrong"]]
     again = sum(o["tries"] > 1 for o in outcomes)
     print(f"{len(outcomes)} faults, {len(wrong)} not as expected; {again} tried twice")
     print("\n".join(wrong))

@@ -79,6 +79,7 @@ class Car:
     ) -> None:
         self._node = node
         self.change: Change = as_it_is
+        self.late_s = 0.0  # the most that a message went out after its time; whoever asks sets it back
         self._publishers: dict[tuple[str, str], Any] = {}
         self._started: float | None = None
         # (time of the next one, period, order, what makes the message)
@@ -112,6 +113,7 @@ class Car:
         while (at := start + self._events[0][0]) < end and rclpy.ok(context=self._node.context) and not until():
             _, period, index, make = heapq.heappop(self._events)
             late = time.time() - at
+            self.late_s = max(self.late_s, late)
             if late < -1e-4:
                 time.sleep(-late)
             sending = make(round(at * 1e9))
