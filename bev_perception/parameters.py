@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -302,8 +303,9 @@ def _in_ns(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def parse_yaml(path: str | Path) -> dict[str, Any]:
-    """ROS parameter YAML -> flat {parameter name: value} of the sections that apply to the node (`/**`, its name).
+def parse_yaml(path: str | Path, node: str = f"/{NODE_NAME}") -> dict[str, Any]:
+    """ROS parameter YAML -> flat {parameter name: value} of the sections that apply to the node: `/**` and others with
+    wildcards, then that of its name. node: its name with its namespace.
 
     Raises ParameterError when the file is not such a YAML. `make_config` checks names and values.
     """
@@ -314,23 +316,29 @@ def parse_yaml(path: str | Path) -> dict[str, Any]:
         raise ParameterError(f"{path}: cannot be read ({error})") from error
     except YamlError as error:
         raise ParameterError(str(error)) from error
+    name = node.lstrip("/")
     if not isinstance(tree, dict):
         found = type(tree).__name__
-        raise ParameterError(f"{path}: expected `/**:` or `{NODE_NAME}:` with `ros__parameters:` below, found {found}")
-    if {NODE_NAME, f"/{NODE_NAME}"} <= set(tree):
-        raise ParameterError(f"{path}: `{NODE_NAME}:` and `/{NODE_NAME}:` are the same node; make them one section")
+        raise ParameterError(f"{path}: expected `/**:` or `{name}:` with `ros__parameters:` below, found {found}")
+    if {name, f"/{name}"} <= set(tree):
+        raise ParameterError(f"{path}: `{name}:` and `/{name}:` are the same node; make them one section")
+    sections = [section for section in tree if _applies(section, node)]
+    if not sections:
+        raise ParameterError(f"{path}: no section `/**:` or `{name}:`, found {sorted(map(str, tree))}")
     values: dict[str, Any] = {}
-    matched = False
-    for section in ("/**", NODE_NAME, f"/{NODE_NAME}"):
-        if section in tree:
-            matched = True
-            body = tree[section].get("ros__parameters") if isinstance(tree[section], dict) else None
-            if not isinstance(body, dict):
-                raise ParameterError(f"{path}: `{section}:` has no `ros__parameters:` below it")
-            values.update(_flatten(body, str(path)))
-    if not matched:
-        raise ParameterError(f"{path}: no section `/**:` or `{NODE_NAME}:`, found {sorted(map(str, tree))}")
+    for section in sorted(sections, key=lambda section: section.lstrip("/") == name):
+        body = tree[section].get("ros__parameters") if isinstance(tree[section], dict) else None
+        if not isinstance(body, dict):
+            raise ParameterError(f"{path}: `{section}:` has no `ros__parameters:` below it")
+        values.update(_flatten(body, str(path)))
     return values
+
+
+def _applies(section: str, node: str) -> bool:
+    """Whether a section means the node: `*` stands for one part of a name, `**` for any number of them."""
+    parts = section.lstrip("/").split("/")
+    forms = {"*": "/[^/]+", "**": "(/[^/]+)*"}
+    return re.fullmatch("".join(forms.get(part, "/" + re.escape(part)) for part in parts), node) is not None
 
 
 def _flatten(tree: dict[str, Any], where: str, prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ pytest.importorskip("nuscenes", reason="nuscenes-devkit is part of the evaluatio
 from bev_perception.conversions import read_points
 from bev_perception.decode import decode
 from bev_perception.evaluation import bench, stock
+from bev_perception.evaluation.bench_checks import Checks
 from bev_perception.evaluation.bench_cost import (
     _our_frame,
     make_arrivals,
@@ -24,6 +25,7 @@ from bev_perception.evaluation.bench_cost import (
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.preprocess.images import prepare_images
 from bev_perception.preprocess.radar import prepare_radar
+from bev_perception.structures import ODOMETRY
 
 SPEC = ModelSpec(
     "bench",
@@ -84,9 +86,19 @@ def test_cost_has_every_stage_and_restores_the_cores():
     before = os.sched_getaffinity(0)
     cost = measure_cost(SPEC, frames=2)
     assert os.sched_getaffinity(0) == before
-    assert set(cost.ours) == {"convert", "sync", "images", "radar", "decode"}
+    assert set(cost.ours) == {"convert", "sync", "images", "radar", "decode", "checks"}
     assert set(cost.stock) == {"convert", "images", "radar", "decode"}
     assert cost.frames >= 2 and min(*cost.ours.values(), *cost.stock.values(), cost.copy_ms) > 0
+
+
+def test_the_checks_look_at_every_sensor(measured):
+    arrivals, frame = measured
+    checks = Checks(SPEC)
+    for arrival in arrivals:
+        checks.of_frame(arrival, frame)()
+    assert set(checks._seen) == set(SPEC.cameras)
+    delays = [checks._intake.delay_s(name) for name in (*SPEC.cameras, *SPEC.radars, ODOMETRY)]
+    assert None not in delays and max(delays) < 0.1
 
 
 def test_what_a_demo_run_measured_is_in_the_page_and_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -15,10 +15,11 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from bev_perception.bundle import load_bundle
 from bev_perception.health import SensorHealth
 from bev_perception.parameters import NODE_NAME, SHIPPED_BUNDLE
-from bev_perception.ros.diagnostics import NodeReport, diagnostics_message
+from bev_perception.ros.diagnostics import NodeReport, diagnostics_message, status_message
 from bev_perception.ros.shared_memory import Problem
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.structures import ODOMETRY
+from bev_perception_msgs.msg import PerceptionStatus
 
 CONFIG = Path(__file__).resolve().parent.parent / "bev_perception" / "config" / "diagnostics_aggregator.yaml"
 
@@ -73,3 +74,27 @@ def test_the_machine_is_named_and_what_is_wrong_below_the_node() -> None:
     status = wrong["/a/b: middleware"]
     assert (status.level, status.message) == (DiagnosticStatus.WARN, "shm_full; node_name_taken")
     assert {v.key: v.value for v in status.values} == {"shm_full": "no room; make some", "node_name_taken": "two"}
+
+
+@pytest.mark.parametrize(
+    ("worst", "level", "diagnostic"),
+    [
+        ("ok", PerceptionStatus.OK, DiagnosticStatus.OK),
+        ("degraded", PerceptionStatus.DEGRADED, DiagnosticStatus.WARN),
+        ("error", PerceptionStatus.ERROR, DiagnosticStatus.ERROR),
+    ],
+)
+def test_the_level_is_that_of_the_worst_mode(worst: str, level: int, diagnostic: bytes) -> None:
+    """While detections go on; an old one is no excuse for calling an error less."""
+    telemetry = Telemetry()
+    telemetry.output(0.1, "", False)
+    for oldest_ms, least in ((1000.0, PerceptionStatus.OK), (50.0, PerceptionStatus.DEGRADED)):
+        report = NodeReport(
+            1, "base_link", "active", telemetry.snapshot(), modes=("front_cameras_lost",), worst_mode=worst,
+            max_age_ms=oldest_ms,
+        )  # fmt: skip
+        status = status_message(report)
+        assert status.level == max(level, least) and list(status.modes) == ["front_cameras_lost"]
+        assert status.summary.startswith("front_cameras_lost")
+    (pipeline,) = (s for s in diagnostics_message(report, "/n").status if s.name == "/n: pipeline")
+    assert pipeline.level == max(diagnostic, DiagnosticStatus.WARN)

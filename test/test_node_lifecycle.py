@@ -255,6 +255,10 @@ def test_incompatible_qos_is_named(tmp_path: Path) -> None:
             lambda: rig.counters().get("cam_a/qos_incompatible") and "qos_overrides" in rig.diagnostic_text(),
             "the QoS to be named",
         )
+        begins = "never_seen: qos_incompatible: a publisher of /camera/cam_a/image_raw offers another "
+        rig.wait_for(lambda: rig.sensor("cam_a").reason.startswith(begins), "the QoS to be the reason of never_seen")
+        other = "never_seen: nothing on /camera/cam_b/image_raw (1 publisher)"
+        rig.wait_for(lambda: rig.sensor("cam_b").reason == other, "the topic to be the reason where there is no other")
 
 
 def test_missing_camera_info_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:

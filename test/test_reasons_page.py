@@ -18,7 +18,7 @@ ARGUMENT = {
 }  # fmt: skip
 REASON_OF_SENSOR = {"missing", "problems"}  # name[sensor] = reason
 REASON_TO_NUMBER = {"counters", "_counters", "lost"}  # name["where/reason"] += 1, or {reason: 1}
-NOT_THE_NODE = ("car.py", "fault_table.py", "load.py", "measure.py", "try_faults.py")  # they play the car
+NOT_THE_NODE = ("car.py", "load.py", "measure.py", "try_faults.py")  # they play the car
 # Functions of these that return a text return "" or a reason.
 SAY_WHY = ("measurements.py", "stamp_guard.py", "sync.py", "stamped_buffer.py", "ego_motion.py", "temporal.py")
 

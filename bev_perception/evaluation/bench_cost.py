@@ -17,6 +17,7 @@ import numpy as np
 from bev_perception import conversions
 from bev_perception.decode import decode
 from bev_perception.evaluation import stock
+from bev_perception.evaluation.bench_checks import Checks
 from bev_perception.geometry import make_transform, rotation_from_yaw
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import BOX_CHANNELS, ModelSpec
@@ -163,9 +164,9 @@ class Cost:
 
 
 def measure_cost(spec: ModelSpec, frames: int = 40) -> Cost:
-    """The stages convert, sync, preprocess and decode of both ways, taking turns frame by frame."""
+    """The stages convert, sync, preprocess, decode and checks of both ways, taking turns frame by frame."""
     arrivals = make_arrivals(spec, frames + 10)
-    sync, outputs = make_synchronizer(spec), make_outputs(spec)
+    sync, outputs, checks = make_synchronizer(spec), make_outputs(spec), Checks(spec)
     ours: dict[str, list[float]] = {}
     theirs: dict[str, list[float]] = {}
     scaled: list[float] = []
@@ -180,6 +181,7 @@ def measure_cost(spec: ModelSpec, frames: int = 40) -> Cost:
             _timed(ours, "images", lambda f=frame: prepare_images(f, spec))  # type: ignore[misc]
             _timed(ours, "radar", lambda f=frame: prepare_radar(f, spec))  # type: ignore[misc]
             _timed(ours, "decode", lambda: decode(outputs, spec))
+            _timed(ours, "checks", checks.of_frame(arrival, frame))
             _timed(theirs, "images", lambda a=arrival: stock.images_normalised_first(a.images, spec))  # type: ignore[misc]
             scaled.append(_time(lambda a=arrival: stock.images_scaled_first(a.images, spec)))  # type: ignore[misc]
             _timed(theirs, "convert", lambda a=arrival: [stock.read_points(c) for c in a.clouds])  # type: ignore[misc]

@@ -22,6 +22,7 @@ from bev_perception.parameter_table import (
     sensor_parameters,
     unknown_names,
 )
+from bev_perception.ros.parameter_files import CommandLine
 
 ROS_TYPES = {
     "bool": RosParameter.Type.BOOL,
@@ -36,17 +37,24 @@ class NodeParameters:
     """Declares the table on a node and keeps the errors of what was given at start until configure reports them.
 
     A wrong parameter file must not kill the process: a lifecycle node says so when it is configured.
-    on_change({name: value}) is called for parameters that take effect while the node runs.
+    on_change({name: value}) is called for parameters that take effect while the node runs. given: what the node was
+    started with; the values of it that rcl has no form for.
     """
 
     def __init__(
-        self, node: Node, is_unconfigured: Callable[[], bool], on_change: Callable[[dict[str, Any]], None]
+        self,
+        node: Node,
+        is_unconfigured: Callable[[], bool],
+        on_change: Callable[[dict[str, Any]], None],
+        given: CommandLine,
     ) -> None:
         self._node = node
         self._is_unconfigured = is_unconfigured
         self._on_change = on_change
+        self._file_errors = given.errors
         # rclpy has no public way to see overrides of parameters that nobody declared.
-        self._given: dict[str, RosParameter] = dict(getattr(node, "_parameter_overrides", {}))
+        overrides: dict[str, RosParameter] = getattr(node, "_parameter_overrides", {})
+        self._given = given.beside | {name: parameter.value for name, parameter in overrides.items()}
         self._rows: dict[str, Parameter] = {}
         self._errors: dict[str, str] = {}
         for row in PARAMETERS:
@@ -67,6 +75,8 @@ class NodeParameters:
 
     def first(self, name: str) -> Any:
         """One value before the bundle is known. Raises ParameterError, with whatever else is wrong already."""
+        if self._file_errors:  # whatever else is missing may stand in that file
+            raise ParameterError("\n".join(self._file_errors))
         value = self._node.get_parameter_or(name).value
         if name not in self._errors and value not in (None, ""):
             return value
@@ -88,7 +98,7 @@ class NodeParameters:
         value = row.default
         if row.name in self._given:
             try:
-                value = check_value(row, self._given[row.name].value)
+                value = check_value(row, self._given[row.name])
             except ParameterError as error:
                 self._errors[row.name] = str(error)
         descriptor = ParameterDescriptor(

@@ -38,6 +38,7 @@ from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
 from bev_perception.ros.inputs import check_message_types
 from bev_perception.ros.middleware import MiddlewareWatch
+from bev_perception.ros.parameter_files import CommandLine, read_command_line
 from bev_perception.ros.run import ActiveRun, Model
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros, make_executor
 from bev_perception.ros.telemetry import Telemetry
@@ -57,12 +58,12 @@ CONFIGURATION_ERRORS = (
 class PerceptionNode(LifecycleNode):
     """configure: bundle, engine, self-test, publishers. activate: subscriptions, worker. Undone in reverse."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, given: CommandLine, **options: Any) -> None:
         super().__init__(NODE_NAME, **options)
         self.telemetry = Telemetry()
         self._config: NodeConfig | None = None
         self._model: Model | None = None
-        self._params = NodeParameters(self, lambda: self._label() == "unconfigured", self._on_parameters_changed)
+        self._params = NodeParameters(self, lambda: self._label() == "unconfigured", self._on_parameters_changed, given)
         self._outputs: dict[str, Any] = {}
         self._run: ActiveRun | None = None
         self._configuration_error = ""
@@ -272,9 +273,10 @@ def main(args: list[str] | None = None) -> int:
     """Entry point `perception_node`."""
     # A thread that wants the interpreter waits this long for one that computes; by default 5 ms, too long here.
     sys.setswitchinterval(0.0005)
-    init_ros(args)
+    given = read_command_line(sys.argv if args is None else args)
     try:
-        node = PerceptionNode()
+        init_ros(given.arguments)
+        node = PerceptionNode(given)
     except Exception as error:
         print(f"bev_perception cannot start: {error}", file=sys.stderr)
         rclpy.try_shutdown()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import rclpy
 from rclpy.executors import Executor, SingleThreadedExecutor
 
+from bev_perception.places import cache_places, in_first
+
 # How long a loop may wait at once: rclpy can miss a signal while it waits without limit, as it wakes the wait before it
 # shuts the context down.
 WAKE_PERIOD_S = 0.5
+LOG_VARIABLE = "ROS_LOG_DIR"
 
 
 def make_executor() -> Executor:
@@ -29,6 +35,25 @@ def init_ros(args: Sequence[str] | None = None) -> None:
     rclpy's handlers end the context and wake the executor. Before that, Python's own handler of SIGINT would raise
     KeyboardInterrupt wherever the program stands: with a lock just taken, or a message half written. So it is switched
     off, for the whole process; call this in the main thread. Loops watch `rclpy.ok()`.
+
+    Raises OSError where there is no place for log files, rclpy's own errors for arguments that are none.
     """
+    place_logs()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     rclpy.init(args=None if args is None else list(args))
+
+
+def place_logs() -> None:
+    """ROS ends a program whose log files have no place, such as a service without a home: they get the next best one.
+
+    Raises OSError where there is none.
+    """
+    home = os.environ.get("HOME", "")
+    base = os.environ.get("ROS_HOME") or (os.path.join(home, ".ros") if home else "")
+    own = os.environ.get(LOG_VARIABLE) or (os.path.join(base, "log") if base else "")
+    places = [Path(own).expanduser()] if own else []
+    places += cache_places("ros_log")
+    mend = f"set {LOG_VARIABLE} to a folder that can be written"
+    place = in_first(places, "log files of ROS", lambda text: print(text, file=sys.stderr), lambda path: path, mend)
+    if not own or place != places[0]:
+        os.environ[LOG_VARIABLE] = str(place)

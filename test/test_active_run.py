@@ -1,0 +1,96 @@
+"""One activation without DDS: what is said of silent topics, and that the stages of a frame add up."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not sourced")
+pytest.importorskip("bev_perception_msgs", reason="bev_perception_msgs is not built")
+pytest.importorskip("onnx", reason="onnx is not installed")
+
+import tiny_bundle
+from node_rig import default_values
+
+from bev_perception.parameters import make_config
+from bev_perception.ros import run
+from bev_perception.ros.run import ActiveRun, Model
+from bev_perception.ros.silence import TOLD_AFTER_S
+from bev_perception.ros.telemetry import STAGES, Telemetry
+from bev_perception.structures import Detections, SensorFrame
+
+SPEC = tiny_bundle.SPEC
+ELSEWHERE, FOUND = SPEC.cameras[0], SPEC.radars[0]
+NOW = 1_700_000_000_000_000_000
+
+
+class Activation:
+    """An ActiveRun on a node that is none; `logged`: its warnings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.logged: list[str] = []
+        self.telemetry = Telemetry()
+        logger = SimpleNamespace(warning=self.logged.append, error=self.logged.append)
+        self.publishers = {f"/radar/{FOUND}/points": 1}
+        node: Any = SimpleNamespace(
+            get_clock=lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=NOW)),
+            get_logger=lambda: logger,
+            count_publishers=lambda topic: self.publishers.get(topic, 0),
+            context=SimpleNamespace(ok=lambda: True),
+        )
+        config = make_config(default_values(folder, SPEC, folder), SPEC)
+        model = Model(SimpleNamespace(spec=SPEC), SimpleNamespace(name="none"))  # type: ignore[arg-type]
+        self.run: Any = ActiveRun(node, config, model, {}, self.telemetry)
+
+    def reason(self, sensor: str) -> str:
+        return next(h.reason for h in self.run.sensor_health() if h.name == sensor)
+
+
+def test_a_silent_sensor_is_named_with_its_topic_and_after_a_while_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active = Activation(tmp_path)
+    topic = f"/camera/{ELSEWHERE}/image_raw"
+    assert active.reason(ELSEWHERE) == f"never_seen: nothing on {topic} (0 publishers)"
+    assert active.reason(FOUND) == f"never_seen: nothing on /radar/{FOUND}/points (1 publisher)"
+    assert active.logged == [], "drivers may start later"
+    began = time.monotonic()
+    monkeypatch.setattr(run.time, "monotonic", lambda: began + TOLD_AFTER_S + 1.0)
+    for _ in range(3):
+        active.run.sensor_health()
+    told = [line for line in active.logged if line.startswith(f"{ELSEWHERE}: never_seen: nothing on {topic} (0 pub")]
+    assert len(told) == 1 and len(active.logged) == len(set(active.logged)) == len(SPEC.cameras + SPEC.radars) + 1
+
+
+def test_what_keeps_messages_away_goes_before_who_publishes(tmp_path: Path) -> None:
+    active = Activation(tmp_path)
+    active.run._intake.warnings[FOUND] = "qos_incompatible: a publisher offers another RELIABILITY"
+    assert active.reason(FOUND) == "never_seen: qos_incompatible: a publisher offers another RELIABILITY"
+
+
+def test_the_stages_of_a_frame_add_up_to_the_total(tmp_path: Path) -> None:
+    """The waits are made long, so that none of them can be forgotten."""
+    active = Activation(tmp_path)
+    empty = np.zeros((0, 7)), np.zeros((0, 2)), np.zeros(0), np.zeros(0, np.int64)
+    detections = Detections(NOW, *empty, missing={})
+
+    def step(frame: SensorFrame) -> Detections:
+        time.sleep(0.06)
+        return detections
+
+    timings = {"preprocess": 20.0, "inference": 30.0, "decode": 10.0, "total": 60.0}
+    active.run._pipeline = SimpleNamespace(step=step, timings_ms=timings, faults={})
+    found: list[Any] = []
+    active.run._publisher = SimpleNamespace(put=found.append)
+    frame: Any = SimpleNamespace(stamp_ns=NOW)
+    active.run._process(run._Closed(frame, wait_ms=1000.0, closed_at=time.perf_counter_ns() - 500_000_000))
+    active.run._publish(found[0])
+    times = {row.stage: row.max_ms for row in active.telemetry.snapshot().latencies}
+    assert times["wait"] == 1000.0 and times["queue"] == pytest.approx(500.0, abs=100.0)
+    parts = sum(times[stage] for stage in STAGES if stage not in ("convert", "total"))
+    assert times["total"] == pytest.approx(parts, abs=100.0)
