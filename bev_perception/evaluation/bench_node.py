@@ -26,6 +26,7 @@ from bev_perception.parameters import SHIPPED_PARAMETERS, parse_yaml
 # Threads by what they do; the others are those of DDS.
 THREADS = {"MainThread": "executor", "bev_pipeline": "pipeline", "bev_publish": "publisher", "bev_status": "status"}
 SETTLE_S = 4.0  # after the first message, until the engine has answered its first frames
+RADAR_YAWS_DEG = (0, 70, -70, 140, -140)  # front, front left and right, back left and right
 OPTICAL = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 
 
@@ -46,8 +47,8 @@ def write_files(folder: Path, bundle: Path, spec: ModelSpec, changes: Mapping[st
         for i, name in enumerate(spec.cameras)
     }
     poses |= {
-        name: make_transform(rotation_from_yaw(np.deg2rad(72 * i)), np.array([2.0, 0, 0.5]))
-        for i, name in enumerate(spec.radars)
+        name: make_transform(rotation_from_yaw(np.deg2rad(yaw)), np.array([2.0, np.sign(yaw), 0.5]))
+        for name, yaw in zip(spec.radars, RADAR_YAWS_DEG)
     }
     save_extrinsics(folder / "calibration.yaml", "base_link", poses)
     values = parse_yaml(SHIPPED_PARAMETERS) | {
