@@ -95,6 +95,7 @@ class PoseBuffer:
         return replace(nearest, stamp_ns=stamp_ns, odom_from_ego=nearest.odom_from_ego @ moved)
 
     def rate_hz(self) -> float:
+        """Poses per second, the mean of the newest 20; 0 while there are fewer than two."""
         return mean_rate_hz(self._stamps[-20:])
 
     def reset(self) -> None:

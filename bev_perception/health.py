@@ -167,6 +167,8 @@ def _text(reason: str, detail: str) -> str:
 
 
 def situation(health: Iterable[SensorHealth], front: Collection[str], memory_off: bool) -> Situation:
+    """What the modes ask about. Lost is what is neither `ok` nor `suspect`; what the vehicle does not have counts as
+    neither present nor lost. front: names of the front cameras."""
     present = [h for h in health if h.state != "absent"]
     return Situation(
         cameras=[h.name for h in present if h.kind == "camera"],

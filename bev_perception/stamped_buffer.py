@@ -62,6 +62,7 @@ class StampedBuffer(Generic[T]):
         del self.items[: bisect.bisect_left(self.items, stamp_ns, key=_stamp)]
 
     def rate_hz(self) -> float:
+        """Measurements per second over the newest stamps, 0 while there are fewer than two."""
         return mean_rate_hz(self._recent)
 
 

@@ -46,7 +46,8 @@ def upgrade_bundle(old: str | Path, new: str | Path, frames: Frames | None = Non
     """Write the bundle `new`, proved; `old` is only read.
 
     frames: of the golden frame, see `record_golden_frame`; None for those of `pattern_frames`. Raises BundleError,
-    ValueError for frames that do not fit, OSError where `new` is there already or cannot be written.
+    ValueError for frames that do not fit, FileExistsError where `new` is there already, OSError where it cannot be
+    written.
     """
     before, new = open_bundle(old), Path(new)
     if new.exists():

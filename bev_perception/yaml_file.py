@@ -55,7 +55,7 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def parse_yaml_text(text: str) -> Any:
-    """As `read_yaml`, of a text."""
+    """As `read_yaml`, of a text. Raises YamlError."""
     try:
         return _Reader(text).document()
     except yaml.YAMLError as error:

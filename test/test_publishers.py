@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from typing import Any
@@ -29,7 +30,7 @@ from bev_perception.messages import (  # noqa: E402
     Output,
 )
 from bev_perception.model_spec import CLASSES, ModelSpec  # noqa: E402
-from bev_perception.structures import Detections  # noqa: E402
+from bev_perception.structures import Composition, Detections  # noqa: E402
 
 NAMES = ("car", "pedestrian", "cow", "construction_vehicle")  # no table knows a cow
 SPEC = ModelSpec("shown", (), (), dict.fromkeys(NAMES, 0.1), dict.fromkeys(NAMES, 1.0), NAMES, onnx_sha256="c0" * 32)
@@ -110,6 +111,20 @@ def test_detection_array(detections: Detections) -> None:
         check_not_estimated(found.pose.covariance)
         check_not_estimated(found.twist.covariance)
         assert (found.id, found.attribute, found.num_sensor_points) == ("", "", 0)
+
+
+def test_what_a_frame_was_made_of(detections: Detections) -> None:
+    stamps = {"cam_a": (STAMP_NS - 7,), "radar_a": (STAMP_NS - 9, 1_700_000_002 * 10**9 + 3)}
+    made_of = Composition("deadline", stamps, {"cam_b": "late"}, STAMP_NS + 11, 0xFEDCBA98)
+    message = received("detections", dataclasses.replace(detections, composition=made_of))
+    assert (message.closed_by, message.poses_crc32) == ("deadline", 0xFEDCBA98)
+    assert (message.pose_stamp.sec, message.pose_stamp.nanosec) == (1_700_000_003, 261)
+    found = [(i.name, [(t.sec, t.nanosec) for t in i.stamps], i.missing) for i in message.inputs]
+    assert found == [
+        ("cam_a", [(1_700_000_003, 243)], ""),
+        ("cam_b", [], "stale"),  # why it did not contribute in the end
+        ("radar_a", [(1_700_000_003, 241), (1_700_000_002, 3)], ""),
+    ]
 
 
 def test_a_frame_without_memory_says_so(detections: Detections) -> None:

@@ -115,6 +115,7 @@ class BufferPool:
         self._all: list[Any] = []
 
     def lend(self) -> Any:
+        """A free buffer, or a new one; on the GPU's thread. Its borrower hands it to `give_back`."""
         try:
             return self._free.pop()
         except IndexError:

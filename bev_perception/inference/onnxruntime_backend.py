@@ -89,7 +89,7 @@ class OnnxRuntimeBackend:
         }
 
     def infer(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """See InferenceBackend.infer; all outputs are fresh arrays."""
+        """See InferenceBackend.infer; all outputs are fresh arrays. Raises RuntimeError after `close`."""
         if self._session is None:
             raise RuntimeError("the onnxruntime backend is closed")
         validate_inputs(inputs, self.spec)

@@ -131,7 +131,11 @@ class TensorRtBackend:
             self._cuda.memset_d8(self._zero_state, 0, _size(self._tensors[STATE_IN]))
 
     def infer(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """See InferenceBackend.infer. Blocks until the outputs are there."""
+        """See InferenceBackend.infer. Blocks until the outputs are there.
+
+        Raises ValueError for inputs that are not the spec's or a state of another engine, RuntimeError after `close`
+        and where CUDA fails.
+        """
         validate_inputs(inputs, self.spec)
         for name, value in inputs.items():
             if isinstance(value, DeviceState) and (name != STATE_IN or value.owner() is not self):
@@ -166,7 +170,7 @@ class TensorRtBackend:
         return {t.name: self._host[t.name].astype(t.dtype) for t in arrays} | states
 
     def fetch(self, value: Any) -> np.ndarray:
-        """DeviceState -> array on the host; arrays pass through."""
+        """DeviceState -> array on the host; arrays pass through. Raises ValueError for another engine's state."""
         if not isinstance(value, DeviceState):
             return value
         if value.owner() is not self:

@@ -90,6 +90,7 @@ class ActiveRun:
         self._told: set[str] = set()
 
     def start(self) -> None:
+        """Subscribe, and begin to process and publish: the threads first, so that no message waits for them."""
         self._started_at = time.monotonic()
         self._publisher.start()
         self._worker.start()
@@ -99,6 +100,8 @@ class ActiveRun:
         )
 
     def stop(self) -> None:
+        """Unsubscribe, end the step that runs and publish it; an engine that does not end within PATIENCE_S is
+        interrupted."""
         try:
             if self._inputs is not None:
                 self._inputs.close()
