@@ -33,7 +33,9 @@ from bev_perception.model_spec import CLASSES, ModelSpec  # noqa: E402
 from bev_perception.structures import Composition, Detections  # noqa: E402
 
 NAMES = ("car", "pedestrian", "cow", "construction_vehicle")  # no table knows a cow
-SPEC = ModelSpec("shown", (), (), dict.fromkeys(NAMES, 0.1), dict.fromkeys(NAMES, 1.0), NAMES, onnx_sha256="c0" * 32)
+SENSORS = ("cam_a", "cam_b"), ("radar_a",)
+LIMITS = dict.fromkeys(NAMES, 0.1), dict.fromkeys(NAMES, 1.0)
+SPEC = ModelSpec("shown", *SENSORS, *LIMITS, NAMES, onnx_sha256="c0" * 32)
 CONTEXT = Context(SPEC, "base_link", marker_lifetime_s=2.25)
 STAMP_NS = 1_700_000_003_000_000_250
 ROOT3 = math.sqrt(3)
