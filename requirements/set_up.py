@@ -274,6 +274,7 @@ def prove(profile: str) -> None:
     say("importing what was installed")
     names = dict.fromkeys(f"{IMPORTS['demo']} {IMPORTS[profile]}".split())
     check = f"import {', '.join(names)}"
+    check += "; assert bev_perception_msgs.__file__, 'the messages that colcon built are not found'"
     if not sourced_ros():
         check += f"; assert rclpy.__file__.startswith('{VENV}/'), f'rclpy comes from {{rclpy.__file__}}'"
     what = "the environment does not import what it should; `make clean` and then again makes it from nothing"

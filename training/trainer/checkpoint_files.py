@@ -50,6 +50,8 @@ def keep_before(last: Path) -> None:
     except OSError:
         link = last
     os.replace(link, last.with_name(PREVIOUS))
+    if link != last:
+        link.unlink(missing_ok=True)  # after a kill both may be names of one file: then replace does nothing
 
 
 def remove_parts(out: Path) -> None:

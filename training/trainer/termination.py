@@ -55,14 +55,22 @@ class Termination(Callback):
 
 
 def outlive_sigterm(worker: int) -> None:
-    """In a loader process: a SIGTERM to the whole group of processes is the main process's business, which saves and
-    then ends its loaders. One that the main process itself sends, or that comes when it is gone, ends this one."""
-    parent = os.getppid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    """In a loader process: a SIGTERM to all processes of a job is the main process's business while that waits for one;
+    it saves, and ends its loaders. Otherwise it ends this process, as it does without this."""
+    main = os.getppid()
 
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent == os.getppid():
-            pass
-        os._exit(0)
+    def note(number: int, frame: Any) -> None:
+        if not catches_sigterm(main):
+            os._exit(0)
 
-    threading.Thread(target=wait, daemon=True).start()
+    signal.signal(signal.SIGTERM, note)
+
+
+def catches_sigterm(process: int) -> bool:
+    """Whether a process has a handler for it (Linux); False where it is gone."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
