@@ -26,6 +26,7 @@ def env_text(venv: Path, overlay: Path, wheels: bool) -> str:
     overlay: holds colcon's `install/`, whose scripts call Python by a path without quotes: the one that `venv` was made
     by, which has no space in it where `venv` may.
     """
+    python = (venv / "bin" / "python").resolve()
     lines = [f'export VIRTUAL_ENV="{venv}"', f'export PATH="{venv}/bin:$PATH"']
     if wheels:
         # The wheels restart every Python once to set the library path; setting it here saves that.
@@ -41,7 +42,7 @@ def env_text(venv: Path, overlay: Path, wheels: bool) -> str:
         "# Stay on this machine, so that two of them on one network do not hear each other.",
         "export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST",
         f'if [ -f "{overlay}/install/local_setup.bash" ]; then',
-        f'  COLCON_PYTHON_EXECUTABLE="{(venv / "bin" / "python").resolve()}" source "{overlay}/install/local_setup.bash"',
+        f'  COLCON_PYTHON_EXECUTABLE="{python}" source "{overlay}/install/local_setup.bash"',
         "fi",
     ]
     return f"{HEADER}\n{LEAVE}" + "\n".join(lines) + "\n"

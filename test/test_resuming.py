@@ -203,6 +203,14 @@ def test_what_no_reader_asks_for_is_harmless(begun: Path, module: DetectorModule
         assert resumable_step(copy.deepcopy(checkpoint), module, path) == 4
 
 
+def test_a_state_that_lightning_stumbles_over_is_named(begun: Path, tiny_dataset: Path) -> None:
+    path = begun / "last.ckpt"
+    change = at(f"{FIT}/epoch_loop.automatic_optimization.optim_progress", 3)
+    torch.save(change(torch.load(begun / "previous.ckpt", weights_only=True)), path)
+    with pytest.raises(ValueError, match=r"last\.ckpt: cannot be gone on from \(.*move it away"):
+        train(RUN, Source(tiny_dataset), begun)
+
+
 def test_averages_of_a_run_are_looked_at_where_it_has_some(begun: Path) -> None:
     averaged = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, ema=0.9))
     checkpoint = torch.load(begun / "last.ckpt", weights_only=True)

@@ -31,7 +31,7 @@ if [ -f "$MACHINE/$step" ]; then source "$MACHINE/$step"; fi
 case "$step" in
   venv) mkdir -p "${!#}/bin"; ln -s "$0" "${!#}/bin/python"; touch "${!#}/pyvenv.cfg" ;;
   pip)
-    if [[ "$*" == *ros.txt ]]; then
+    if [[ "$*" == *ros.lock ]]; then
       mkdir -p "$here/share/ament_index/resource_index/packages" "$here/share/rcl/cmake"
       touch "$here/share/ament_index/resource_index/packages/rclpy"
       echo 'INCLUDE "/opt/python/cp311/include;/opt/python/numpy/include"' > "$here/share/rcl/cmake/rclExport.cmake"
@@ -150,7 +150,7 @@ def test_first_set_up_beside_a_sourced_environment_installs_wheels(machine: Mach
     assert done.returncode == 0, done.stderr
     (venv,) = machine.asked("venv")
     assert "--system-site-packages" not in venv
-    assert any("ros.txt" in line for line in machine.asked("pip"))
+    assert any("ros.lock" in line for line in machine.asked("pip"))
     assert f'AMENT_PREFIX_PATH="{other}/.venv"' in (other / ".venv" / "env.sh").read_text()
 
 
@@ -167,7 +167,7 @@ def test_installation_is_used_when_it_is_sourced(machine: Machine) -> None:
     assert done.returncode == 0, done.stderr
     assert "ROS 2 jazzy in " in done.stdout
     assert "--system-site-packages" in machine.asked("venv")[0]
-    assert not any("ros.txt" in line for line in machine.asked("pip"))
+    assert not any("ros.lock" in line for line in machine.asked("pip"))
     machine.forget()
     overlaid = machine.installation()
     overlaid["AMENT_PREFIX_PATH"] = f"{clone}/install:{overlaid['AMENT_PREFIX_PATH']}"
@@ -231,7 +231,7 @@ def test_first_set_up_goes_on_where_it_was_killed(machine: Machine) -> None:
     machine.forget()
     assert machine.set_up(clone).returncode == 0
     assert machine.asked("venv") == []
-    assert not any("ros.txt" in line for line in machine.asked("pip"))
+    assert not any("ros.lock" in line for line in machine.asked("pip"))
     assert machine.asked("colcon")
 
 

@@ -177,7 +177,9 @@ def test_a_chain_that_comes_back_ends(folder: Path) -> None:
         ends = [row for row in rows if not row["next"]]
         ends[0]["next"] = ends[0]["prev"]
 
-    assert re.search(r"chain of `next` of scene 'scene-\d+', at '\w+', comes back to a sample", edit(folder, "sample", cycle))
+    assert re.search(
+        r"chain of `next` of scene 'scene-\d+', at '\w+', comes back to a sample", edit(folder, "sample", cycle)
+    )
 
 
 def test_a_chain_that_leads_elsewhere_or_back_in_time(folder: Path) -> None:
@@ -210,7 +212,9 @@ def test_a_vehicle_that_is_elsewhere_at_once(folder: Path) -> None:
     def other(rows: list[dict[str, Any]]) -> None:
         rows[len(rows) // 2]["translation"][0] += 50.0
 
-    assert re.search(r"ego_pose\.json: at \S+ \(sample_data\.json\) the vehicle is 5\d m from", edit(folder, "ego_pose", other))
+    assert re.search(
+        r"ego_pose\.json: at \S+ \(sample_data\.json\) the vehicle is 5\d m from", edit(folder, "ego_pose", other)
+    )
 
 
 def test_neighbours_of_an_annotation_are_before_and_after_it(folder: Path) -> None:
@@ -221,7 +225,9 @@ def test_neighbours_of_an_annotation_are_before_and_after_it(folder: Path) -> No
     assert "which are not before and after it" in edit(folder, "sample_annotation", itself)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "3", '{"train": "scene-0000"}', '{"train": [3]}', '{"train": ["a", "a"]}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "3", '{"train": "scene-0000"}', '{"train": [3]}', '{"train": ["a", "a"]}']
+)
 def test_splits_that_are_none(folder: Path, content: str) -> None:
     (folder / "splits.json").write_text(content)
     with pytest.raises(ValueError, match=r"splits\.json: "):

@@ -146,7 +146,8 @@ def test_a_folder_that_cannot_be_locked_is_said(
 
 
 @pytest.mark.parametrize(
-    ("after", "words"), [(7, "The kernel killed 2 processes meanwhile because memory ran out"), (5, "Most often memory")]
+    ("after", "words"),
+    [(7, "The kernel killed 2 processes meanwhile because memory ran out"), (5, "Most often memory")],
 )
 def test_a_loader_that_was_killed_for_memory_is_named(
     after: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,8 +1,9 @@
 """Train an experiment: `python -m training.train training.experiments.demo:full --data DIR --out runs/demo`.
 
 Running the same command again resumes from the run directory's last checkpoint, or from the one before where that is
-damaged. After a SIGTERM the run saves and ends with exit status 75: the same command goes on. On several GPUs or machines:
-`torchrun --nproc-per-node 8 -m training.train ...`; batch_size is shared by all processes, so the run stays the same.
+damaged. After a SIGTERM the run saves and ends with exit status 75: the same command goes on. On several GPUs or
+machines: `torchrun --nproc-per-node 8 -m training.train ...`; batch_size is shared by all processes, so the run stays
+the same.
 With TRACEBACK=1 in the environment an error shows where it comes from.
 """
 
@@ -66,8 +67,8 @@ def changes_of(texts: list[str]) -> dict[str, str]:
 def train(
     run: Run, source: Source, out: Path, start: Start = FRESH, teaching: Teaching = ALONE, workers: int = 0
 ) -> Path:
-    """Fit `run` on the training split of `source`, going on from `out`/last.ckpt if there is one, or from the one before
-    where that cannot be used; returns the path of the last.
+    """Fit `run` on the training split of `source`, going on from `out`/last.ckpt if there is one, or from the one
+    before where that cannot be used; returns the path of the last.
 
     On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle). Only a
     new run has a start. workers: loader processes.
@@ -108,10 +109,11 @@ def _train(
     if found is None:
         begin_with(module.detector, run, taught, start)
     last = out / LAST
-    callbacks = [Resumption(done), Stopwatch(), *_validation(run, source, out, workers), Termination(last)]
+    resumption = Resumption(done)
+    callbacks = [resumption, Stopwatch(), *_validation(run, source, out, workers), Termination(last)]
     trainer = _trainer(run, out, steps, samples, callbacks, CheckpointFiles(bool(found and found.remark)))
     with explained(run, out):
-        with restoring(trainer, found.path if found else None):
+        with restoring(found.path if found else None, resumption):
             trainer.fit(module, loader, ckpt_path=found.path if found else None, weights_only=True)
         trainer.save_checkpoint(last, weights_only=False)  # steps need not be a multiple of checkpoint_every
     return last
@@ -152,7 +154,9 @@ def _trainer(
         log_every_n_steps=every,
         logger=[CSVLogger(out, "csv"), TensorBoardLogger(out, "tensorboard", version=0)],  # a CSV per resume
         callbacks=[
-            ModelCheckpoint(out, Path(LAST).stem, every_n_train_steps=run.checkpoint_every, enable_version_counter=False),
+            ModelCheckpoint(
+                out, Path(LAST).stem, every_n_train_steps=run.checkpoint_every, enable_version_counter=False
+            ),
             LearningRateMonitor("step"),
             ProgressLine(every, samples),
             *callbacks,

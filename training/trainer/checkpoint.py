@@ -52,4 +52,6 @@ def training_minutes(path: str | Path) -> float:
     try:
         return float(checkpoint["callbacks"]["Stopwatch"]["seconds"]) / 60
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: does not say how long it was trained; take a checkpoint of training.train") from error
+        raise ValueError(
+            f"{path}: does not say how long it was trained; take a checkpoint of training.train"
+        ) from error

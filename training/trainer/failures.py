@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from training.command_line import TrainingStopped
 from training.run import Run
+from training.trainer.callbacks import Resumption
 from training.trainer.resuming import newest_whole
 
 KERNEL_COUNTS = Path("/proc/vmstat")
@@ -23,7 +23,8 @@ def explained(run: Run, out: Path) -> Iterator[None]:
     """Within: running out of memory, loader processes that die, losses that are not finite, full disks, files that
     cannot be read and whatever a loader process reports become TrainingStopped. Everything else passes.
 
-    out: the run's folder, for what is kept. Errors of the data set read alike whether the loader has processes of its own or not: what they say comes first.
+    out: the run's folder, for what is kept. Errors of the data set read alike whether the loader has processes of its
+    own or not: what they say comes first.
     """
     before = killed_for_memory()
     try:
@@ -36,12 +37,12 @@ def explained(run: Run, out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def restoring(trainer: Any, path: Path | None) -> Iterator[None]:
+def restoring(path: Path | None, resumption: Resumption) -> Iterator[None]:
     """Within: what goes wrong before the first step of a run that goes on from `path` is a ValueError that names it."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:
-        if path is None or trainer.fit_loop.epoch_loop.total_batch_idx >= 0 and trainer.training:
+        if path is None or resumption.begun:
             raise
         raise ValueError(f"{path}: cannot be gone on from ({error!r}); move it away to begin anew") from error
 
