@@ -60,7 +60,8 @@ class Stopwatch(Callback):
 class Resumption(Callback):
     """All processes go on from the same step, and with the batch that follows it.
 
-    step: where this process goes on, 0 at the start of a run; begun: whether everything was restored. Raises ValueError, in all of them, when they differ.
+    step: where this process goes on, 0 at the start of a run; begun: whether everything was restored. Raises
+    ValueError, in all of them, when they differ.
     """
 
     def __init__(self, step: int) -> None:

@@ -80,7 +80,7 @@ def resumable_step(checkpoint: dict[str, Any], module: DetectorModule, path: Pat
         value: Any = checkpoint
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
             name = ".".join(keys)
             raise ValueError(f"{path}: {name} must be a {kind.__name__}, found {value!r:.60}; it was altered")
     fitting_weights(checkpoint["state_dict"], module.state_dict(), f"{path}: state_dict")
