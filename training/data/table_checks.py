@@ -38,9 +38,11 @@ class TableChecks:
                 raise ValueError(f"{self.path}: holds a {type(rows).__name__}, expected a list of rows; {COPY_AGAIN}")
             wrong = next(i for i, row in enumerate(rows) if not isinstance(row, dict))
             raise self._fault(wrong, {}, f"is {rows[wrong]!r:.60}, expected an object")
-        for name, kind in FIELDS[self.path.stem].items():
+        fields = FIELDS.get(self.path.stem, {})
+        for name, kind in fields.items():
             self._column(rows, name, kind)
-        self.tokens.append(np.array([hash(row["token"]) for row in rows], dtype=np.int64))
+        if "token" in fields:
+            self.tokens.append(np.array([hash(row["token"]) for row in rows], dtype=np.int64))
         self.count += len(rows)
         return rows
 
@@ -144,14 +146,12 @@ def check_motion(data: Mapping[str, np.ndarray]) -> None:
         )
 
 
-def check_neighbours(row: Row, first: Row, last: Row, apart_s: float) -> None:
-    """Of an annotation with its neighbours, which velocity is of. Raises ValueError unless they are in order of time
-    and of one instance."""
-    if apart_s <= 0 or any(other["instance_token"] != row["instance_token"] for other in (first, last)):
-        raise ValueError(
-            f"sample_annotation.json: {row['token']!r} has prev {row['prev']!r} and next {row['next']!r}, which are "
-            f"not before and after it or of another instance; {COPY_AGAIN}"
-        )
+def not_between(token: str, before: str, after: str) -> ValueError:
+    """Of an annotation whose neighbours are not earlier and later than it: its velocity would be of no time."""
+    return ValueError(
+        f"sample_annotation.json: {token!r} has prev {before!r} and next {after!r}, which are not before and after it "
+        f"in time; {COPY_AGAIN}"
+    )
 
 
 def check_splits(splits: Any, path: Path) -> dict[str, list[str]]:

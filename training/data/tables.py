@@ -17,7 +17,7 @@ from training.data.table_checks import (
     check_key_frames,
     check_motion,
     check_names,
-    check_neighbours,
+    not_between,
     samples_of,
 )
 
@@ -289,7 +289,8 @@ def _velocity(row: Row, annotations: dict[str, Row], samples: dict[str, Row]) ->
     )
     begin, end = (_get(samples, of["sample_token"], "sample", of["token"])["timestamp"] for of in (first, last))
     apart = 1e-6 * (end - begin)
-    check_neighbours(row, first, last, apart)
+    if apart <= 0:
+        raise not_between(row["token"], row["prev"], row["next"])
     if apart > (3.0 if row["prev"] and row["next"] else 1.5):
         return np.full(3, np.nan)
     return (np.array(last["translation"]) - np.array(first["translation"])) / apart
