@@ -246,14 +246,6 @@ def _boxes(
     boxes[:, :3] = poses[:, :3, 3]
     boxes[:, 3:6] = np.array([row["size"] for row in rows], dtype=np.float64).reshape(-1, 3)[:, [1, 0, 2]]  # w, l, h
     boxes[:, 6] = np.arctan2(poses[:, 1, 0], poses[:, 0, 0])
-    wrong = np.flatnonzero(~(np.isfinite(boxes).all(axis=1) & (boxes[:, 3:6] > 0).all(axis=1)))
-    if len(wrong):
-        row = rows[wrong[0]]
-        raise ValueError(
-            f"sample_annotation.json: {row['token']} of sample {row['sample_token']} has translation "
-            f"{row['translation']}, rotation {row['rotation']} and size {row['size']}; boxes must be finite with sizes "
-            "above 0: correct or remove this row"
-        )
     velocity = np.array([_velocity(row, annotations, samples) for row in rows], dtype=np.float64).reshape(-1, 3)
     ends = np.searchsorted(frame, np.arange(len(global_from_ego)), side="right")
     for i, (start, end) in enumerate(zip([0, *ends], ends)):
