@@ -12,6 +12,14 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 
 from bev_perception.geometry import interpolate_pose, invert, quaternion_from_rotation, transform_boxes
 from bev_perception.model_spec import CLASSES
+from training.data.table_checks import (
+    TableChecks,
+    check_key_frames,
+    check_motion,
+    check_names,
+    not_between,
+    samples_of,
+)
 
 TABLES = (
     "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "sample", "sample_annotation",
@@ -41,13 +49,16 @@ def table_paths(dataroot: Path, version: str) -> dict[str, Path]:
 
 
 def read_tables(dataroot: Path, version: str) -> dict[str, list[Row]]:
-    """Name -> rows. Raises ValueError naming a table that is not JSON."""
+    """Name -> rows. Raises ValueError naming a table that is not JSON, and a row that is not what it must be."""
     tables = {}
     for name, path in table_paths(dataroot, version).items():
         try:
-            tables[name] = json.loads(path.read_bytes())
-        except ValueError as error:
+            rows = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not JSON ({error}); copy or unpack the table again") from error
+        checks = TableChecks(path)
+        tables[name] = checks.rows(rows)
+        checks.end()
     return tables
 
 
@@ -74,19 +85,19 @@ def index_arrays(tables: dict[str, list[Row]]) -> tuple[dict[str, np.ndarray], d
     scenes = sorted(tables["scene"], key=lambda row: row["name"])
     channels = sorted(row["channel"] for row in tables["sensor"])
     samples = _by_token(tables["sample"])
-    order: list[Row] = []
-    for scene in scenes:
-        token = scene["first_sample_token"]
-        while token:
-            order.append(_get(samples, token, "sample", scene["token"]))
-            token = order[-1]["next"]
+    check_names(tables)
+    order = [row for scene in scenes for row in samples_of(scene, samples, _get)]
     frame_of = {row["token"]: i for i, row in enumerate(order)}
     scene_of = {row["token"]: i for i, row in enumerate(scenes)}
     data, data_rows = _files(tables, channels, samples, scene_of)
+    check_motion(data)
     frame_data = np.full((len(order), len(channels)), -1, dtype=np.int64)
-    for i, row in enumerate(data_rows):
-        if row["is_key_frame"]:
-            frame_data[_frame(frame_of, row), data["data_channel"][i]] = i
+    keys = np.array([i for i, row in enumerate(data_rows) if row["is_key_frame"]], dtype=np.int64)
+    frame = np.array([_frame(frame_of, data_rows[i]) for i in keys], dtype=np.int64)
+    frame_stamp = np.array([row["timestamp"] for row in order], dtype=np.int64)
+    channel, stamp = data["data_channel"][keys], data["data_stamp"][keys] // 1000
+    check_key_frames(frame, channel, stamp, frame_stamp, lambda k: data_rows[keys[k]]["filename"])
+    frame_data[frame, channel] = keys
     _require_sensors(order, frame_data)
     vehicles = {row["token"]: row["vehicle"] for row in tables["log"]}
     corrected = all(vehicles.get(scene["log_token"]) != "synthetic" for scene in scenes)
@@ -235,14 +246,6 @@ def _boxes(
     boxes[:, :3] = poses[:, :3, 3]
     boxes[:, 3:6] = np.array([row["size"] for row in rows], dtype=np.float64).reshape(-1, 3)[:, [1, 0, 2]]  # w, l, h
     boxes[:, 6] = np.arctan2(poses[:, 1, 0], poses[:, 0, 0])
-    wrong = np.flatnonzero(~(np.isfinite(boxes).all(axis=1) & (boxes[:, 3:6] > 0).all(axis=1)))
-    if len(wrong):
-        row = rows[wrong[0]]
-        raise ValueError(
-            f"sample_annotation.json: {row['token']} of sample {row['sample_token']} has translation "
-            f"{row['translation']}, rotation {row['rotation']} and size {row['size']}; boxes must be finite with sizes "
-            "above 0: correct or remove this row"
-        )
     velocity = np.array([_velocity(row, annotations, samples) for row in rows], dtype=np.float64).reshape(-1, 3)
     ends = np.searchsorted(frame, np.arange(len(global_from_ego)), side="right")
     for i, (start, end) in enumerate(zip([0, *ends], ends)):
@@ -278,6 +281,8 @@ def _velocity(row: Row, annotations: dict[str, Row], samples: dict[str, Row]) ->
     )
     begin, end = (_get(samples, of["sample_token"], "sample", of["token"])["timestamp"] for of in (first, last))
     apart = 1e-6 * (end - begin)
+    if apart <= 0:
+        raise not_between(row["token"], row["prev"], row["next"])
     if apart > (3.0 if row["prev"] and row["next"] else 1.5):
         return np.full(3, np.nan)
     return (np.array(last["translation"]) - np.array(first["translation"])) / apart

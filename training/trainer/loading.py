@@ -14,6 +14,7 @@ from training.data.nuscenes import Keyframe, Keyframes, open_nuscenes, read_spli
 from training.data.source import Source
 from training.processes import RankShard
 from training.run import Run
+from training.trainer.termination import outlive_sigterm
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def training_loader(dataset: ClipDataset, run: Run, steps_done: int, world: int,
         sampler=RankShard(order),
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=outlive_sigterm,
     )
 
 
@@ -85,4 +87,7 @@ def evaluation_loader(
 ) -> DataLoader:
     """The `rows` of the keyframes, each once and unchanged; `index` of a batch: their rows."""
     dataset = ClipDataset(keyframes, spec, for_evaluation(config))
-    return DataLoader(Subset(dataset, rows), batches.size, num_workers=batches.workers, collate_fn=collate)
+    return DataLoader(
+        Subset(dataset, rows), batches.size, num_workers=batches.workers, collate_fn=collate,
+        worker_init_fn=outlive_sigterm,
+    )  # fmt: skip
