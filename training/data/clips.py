@@ -16,9 +16,10 @@ from bev_perception.preprocess.radar import radar_arrays
 from training.data.augment import NO_AUGMENTATION, augment_boxes, augment_image, draw_bev, drop_sensors
 from training.data.balance import balanced_items
 from training.data.config import PLAIN, SCORED_RANGE_M, DataConfig
+from training.data.database import open_database
 from training.data.lidar import within
 from training.data.nuscenes import Keyframe, Keyframes
-from training.data.paste import Objects, open_database, without_points_in
+from training.data.paste import Objects, without_points_in
 from training.data.prepared import Clouds, Prepared, prepare, prepare_clouds
 from training.data.targets import bev_targets, depth_target, semantic_target
 
