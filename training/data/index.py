@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from training.data.stored import load_stored, stored_or_made
-from training.data.tables import index_arrays, read_tables, table_paths
+from training.data.tables import index_arrays, table_paths
 
 FORMAT = 1  # raise it when the arrays change: older indices are then built anew
 
@@ -67,7 +67,7 @@ def _open(dataroot: Path, version: str, fingerprint: str) -> Index:
 def _build(dataroot: Path, version: str, folder: Path) -> dict[str, Any]:
     """Arrays of the tables into `folder`; their facts."""
     print(f"{dataroot}: building the index of {version} (once)", flush=True)
-    arrays, facts = index_arrays(read_tables(dataroot, version))
+    arrays, facts = index_arrays(table_paths(dataroot, version))
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for key in sorted(arrays):
         array = np.ascontiguousarray(arrays[key])

@@ -14,8 +14,8 @@ from nuscenes.utils.splits import create_splits_scenes
 from bev_perception.model_spec import CLASSES, ModelSpec
 from training.data.config import PLAIN, DataConfig
 from training.data.index import Index, open_index
+from training.data.poses import poses_from_rows
 from training.data.source import Source
-from training.data.tables import poses_from_rows
 
 LIDAR = "LIDAR_TOP"
 # Frames between keyframes: a file this old is not part of one, and one this young is the frame itself.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class ObjectDatabase:
         labels = np.asarray(self.arrays["label"])
         order = np.argsort(labels, kind="stable")
         ends = np.searchsorted(labels[order], np.arange(len(CLASSES) + 1))
-        return [order[start:end] for start, end in zip(ends, ends[1:])]
+        return [order[start:end] for start, end in pairwise(ends)]
 
     def points(self, kind: str, i: int) -> np.ndarray:
         """kind: lidar or radar."""
