@@ -8,13 +8,12 @@ A run without one builds it at its start. What was built when the command ended 
 from __future__ import annotations
 
 import argparse
-import os
 
 import numpy as np
 
 from bev_perception.model_spec import CLASSES
 from training.command_line import errors_as_text
-from training.data.database import open_database
+from training.data.database import default_workers, open_database
 from training.data.source import add_source, source_of
 from training.experiments import load_run
 from training.trainer.loading import open_keyframes
@@ -25,8 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.object_database", description=__doc__)
     parser.add_argument("experiment", help="package.module:function of a run with data.paste")
     add_source(parser)
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--workers", type=int, default=cores, help=f"processes that read keyframes (here {cores})")
+    parser.add_argument(
+        "--workers", type=int, default=default_workers(), help="processes that read keyframes (default: one for a core)"
+    )
     args = parser.parse_args(argv)
     run = load_run(args.experiment)
     if run.data.paste is None:

@@ -52,8 +52,8 @@ def open_database(
 ) -> ObjectDatabase:
     """The database of these keyframes, built first if there is none.
 
-    workers: processes that build it, 0 for this one alone; None: as many as there are cores, also of other ranks, which
-    wait meanwhile. Raises ValueError when nothing qualifies, and what reading a keyframe raises.
+    workers: processes that build it, 0 for this one alone; None: `default_workers`.
+    Raises ValueError when nothing qualifies, and what reading a keyframe raises.
     """
     assert config.paste is not None
     index = keyframes.data_index
@@ -65,7 +65,7 @@ def open_database(
         "returns": dataclasses.asdict(config.returns), "least": [config.paste.min_lidar, config.paste.min_radar],
     }  # fmt: skip
     name = "objects-" + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    processes = len(os.sched_getaffinity(0)) if workers is None else workers
+    processes = default_workers() if workers is None else workers
 
     def make(folder: Path) -> dict[str, Any]:
         build(keyframes, spec, config, folder, processes)
@@ -79,6 +79,12 @@ def open_database(
             "radar points; lower data.paste.min_lidar or min_radar, or set data.paste to none"
         )
     return database
+
+
+def default_workers() -> int:
+    """A process for every core, those of other ranks too, which wait meanwhile; at most 16, each of which takes
+    40 MB, so that all together stay below 1 GB."""
+    return min(16, len(os.sched_getaffinity(0)))
 
 
 def build(keyframes: Sequence[Keyframe], spec: ModelSpec, config: DataConfig, folder: Path, workers: int) -> None:

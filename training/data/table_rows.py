@@ -49,8 +49,8 @@ def _parse(text: bytes, path: Path) -> list[Row]:
         rows = json.loads(text.decode())
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); copy or unpack the table again") from error
-    wrong = next((row for row in rows if not isinstance(row, dict)), None)
-    if wrong is not None:
+    if set(map(type, rows)) - {dict}:
+        wrong = next(row for row in rows if not isinstance(row, dict))
         raise ValueError(f"{path}: a row is {wrong!r}, expected an object; copy or unpack the table again")
     return rows  # type: ignore[no-any-return]
 
