@@ -25,13 +25,14 @@ from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
 from training.data.source import Source, add_source, source_of
 from training.experiments import load_run
-from training.processes import own_threads, rank_and_world
-from training.run import Run, run_to_plain
+from training.processes import own_threads, own_workers, rank_and_world
+from training.run import Run, image_targets, run_to_plain
 from training.schedules import total_steps
 from training.trainer.allocation import keep_freed_memory
 from training.trainer.callbacks import ProgressLine, Resumption, Stopwatch
 from training.trainer.checkpoint import read_checkpoint
 from training.trainer.ema import Ema
+from training.trainer.epochs import EpochCheckpoints
 from training.trainer.failures import explained
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, scored_split, training_loader
@@ -70,13 +71,14 @@ def train(
     keep_freed_memory()
     lightning.seed_everything(run.seed, workers=True)
     rank, world = rank_and_world()
-    keyframes = open_keyframes(run.spec, run.data, source, "train")
+    targets = image_targets(run)
+    keyframes = open_keyframes(run.spec, run.data, source, "train", image_targets=targets)
     if rank == 0:
         begin(out, run, source, keyframes.data_index.digest, world)
     last = out / "last.ckpt"
     resume = str(last) if last.is_file() else None
     done = read_checkpoint(last)["global_step"] if resume else 0
-    dataset = ClipDataset(keyframes, run.spec, seen_in_training(run, teaching.cache is not None), run.seed)
+    dataset = ClipDataset(keyframes, run.spec, seen_in_training(run, teaching.cache is not None), run.seed, targets)
     samples = run.batch_size * run.optim.accumulate
     steps = total_steps(run.optim, len(dataset), run.batch_size)
     loader = training_loader(dataset, run, done, world, workers)
@@ -91,6 +93,8 @@ def train(
     if resume is None:
         begin_with(module.detector, run, taught, start)
     callbacks = [Resumption(done), Stopwatch(), *_validation(run, source, out, workers)]
+    if run.optim.epochs:
+        callbacks.append(EpochCheckpoints(out, samples, len(dataset)))
     trainer = _trainer(run, out, steps, samples, callbacks)
     with explained(run, last):
         trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
@@ -153,7 +157,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--teacher-cache", type=Path, help="folder that keeps what teachers say of each sample")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as optim.steps=100 seed=1")
     parser.add_argument("--print-config", action="store_true", help="print the run as JSON and stop")
-    parser.add_argument("--workers", type=int, default=1, help="loader processes of each training process")
+    parser.add_argument(
+        "--workers", type=int, help="loader processes of each training process (default: from the cores it may use)"
+    )
     args = parser.parse_args(argv)
     try:
         run = override(load_run(args.experiment), changes_of(args.set))
@@ -168,7 +174,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--data and --out are needed to train")
     torch.set_num_threads(own_threads())
     cv2.setNumThreads(1)  # the loader shares the cores with the network
-    last = train(run, source_of(args), args.out, start, teaching, args.workers)
+    last = train(
+        run, source_of(args), args.out, start, teaching, own_workers() if args.workers is None else args.workers
+    )
     print(f"checkpoint: {last}")
     return 0
 

@@ -11,7 +11,11 @@ from pathlib import Path
 import torch
 
 from training.command_line import TrainingStopped
+from training.processes import rank_and_world
 from training.run import Run
+
+# What gloo and NCCL say where a process that they wait for is gone.
+LOST = "Connection (closed|reset) by peer|Broken pipe|[Cc]onnection was likely closed|remote process exited|NCCL.*abort"
 
 
 @contextmanager
@@ -47,6 +51,8 @@ def _reason(error: Exception, run: Run) -> str | None:
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full: {text}"
+    if rank_and_world()[1] > 1 and isinstance(error, RuntimeError) and re.search(LOST, text):
+        return "the connection to another process of this run is lost: that has ended, and what it said is the reason"
     if isinstance(error, ValueError | OSError) or text != str(error):
         return text
     return None
