@@ -23,8 +23,10 @@ unset -f without_environment; unset name
 def env_text(venv: Path, overlay: Path, wheels: bool) -> str:
     """wheels: ROS 2 comes from wheels, which make `venv` its prefix; otherwise its own set-up file was sourced before.
 
-    overlay: holds colcon's `install/`.
+    overlay: holds colcon's `install/`, whose scripts call Python by a path without quotes: the one that `venv` was made
+    by, which has no space in it where `venv` may.
     """
+    python = (venv / "bin" / "python").resolve()
     lines = [f'export VIRTUAL_ENV="{venv}"', f'export PATH="{venv}/bin:$PATH"']
     if wheels:
         # The wheels restart every Python once to set the library path; setting it here saves that.
@@ -39,6 +41,8 @@ def env_text(venv: Path, overlay: Path, wheels: bool) -> str:
     lines += [
         "# Stay on this machine, so that two of them on one network do not hear each other.",
         "export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST",
-        f'if [ -f "{overlay}/install/local_setup.bash" ]; then source "{overlay}/install/local_setup.bash"; fi',
+        f'if [ -f "{overlay}/install/local_setup.bash" ]; then',
+        f'  COLCON_PYTHON_EXECUTABLE="{python}" source "{overlay}/install/local_setup.bash"',
+        "fi",
     ]
     return f"{HEADER}\n{LEAVE}" + "\n".join(lines) + "\n"

@@ -176,7 +176,12 @@ def pip_install(*arguments: str | Path) -> None:
         "--no-input",
         "--disable-pip-version-check",
     ]
-    run([*pip, "-c", REQUIREMENTS / "constraints.txt", *arguments], "pip could not install the packages")
+    run([*pip, *arguments], "pip could not install the packages")
+
+
+def install_locked(name: str) -> None:
+    """What a lock lists, whole as it is: pip takes no file of another hash, and nothing besides."""
+    pip_install("--require-hashes", "--no-deps", "-r", REQUIREMENTS / f"{name}.lock")
 
 
 def mend_ros_wheels() -> None:
@@ -216,15 +221,15 @@ def colcon_inputs() -> list[Path]:
 def install(profile: str, environment: str) -> None:
     """Every step from the virtual environment on; each whose inputs changed."""
     constraints = REQUIREMENTS / "constraints.txt"
-    ros_key = digest(environment, constraints, REQUIREMENTS / "ros.txt", Path(__file__).resolve())
+    ros_key = digest(environment, constraints, REQUIREMENTS / "ros.lock", Path(__file__).resolve())
     if not is_done("ros", ros_key):
         if not sourced_ros():
             say("installing ROS 2 Jazzy and colcon")
-            pip_install("-r", REQUIREMENTS / "ros.txt")
+            install_locked("ros")
             mend_ros_wheels()
         elif subprocess.run([VENV_PYTHON, "-c", "import colcon_core"], capture_output=True).returncode != 0:
             say("installing colcon")
-            pip_install("colcon-common-extensions")
+            pip_install("-c", constraints, "colcon-common-extensions")
         write(VENV / "env.sh", env_text(VENV, OVERLAY, wheels=not sourced_ros()))
         write(stamp("ros"), ros_key)
 
@@ -235,20 +240,20 @@ def install(profile: str, environment: str) -> None:
             say("building the messages and the package with colcon")
             building = beside.submit(colcon_build)
 
-        demo_key = digest(environment, constraints, REQUIREMENTS / "demo.txt")
+        demo_key = digest(environment, constraints, REQUIREMENTS / "demo.lock")
         if not is_done("demo", demo_key):
             say("installing OpenCV, ONNX Runtime, rosbags, nuscenes-devkit, the ray caster")
-            pip_install("-r", REQUIREMENTS / "demo.txt")
+            install_locked("demo")
             write(stamp("demo"), demo_key)
 
-        test_key = digest(environment, constraints, REQUIREMENTS / "test.txt")
+        test_list = REQUIREMENTS / "test.txt"
+        test_key = digest(environment, constraints, test_list, REQUIREMENTS / "test.lock")
         if profile == "test" and not is_done("test", test_key):
-            lines = (REQUIREMENTS / "test.txt").read_text().splitlines()
-            (torch,) = (line for line in lines if line.startswith("torch=="))
-            say(f"installing {torch}")
-            pip_install(torch)
+            (torch,) = (line for line in test_list.read_text().splitlines() if line.startswith("torch=="))
             say("installing Lightning, ONNX, pytest, the TensorRT for RTX builder")
-            pip_install("-r", REQUIREMENTS / "test.txt")
+            install_locked("test")
+            say(f"installing {torch}")
+            pip_install("-c", constraints, torch)
             write(stamp("test"), test_key)
 
         if building is not None:
@@ -274,6 +279,7 @@ def prove(profile: str) -> None:
     say("importing what was installed")
     names = dict.fromkeys(f"{IMPORTS['demo']} {IMPORTS[profile]}".split())
     check = f"import {', '.join(names)}"
+    check += "; assert bev_perception_msgs.__file__, 'the messages that colcon built are not found'"
     if not sourced_ros():
         check += f"; assert rclpy.__file__.startswith('{VENV}/'), f'rclpy comes from {{rclpy.__file__}}'"
     what = "the environment does not import what it should; `make clean` and then again makes it from nothing"

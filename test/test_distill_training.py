@@ -214,6 +214,25 @@ def test_behind_a_cache_neither_the_teacher_nor_its_points_are_touched(
     assert seen_in_training(masked, cached=True).lidar == LIDAR  # its mask is made of points
 
 
+@pytest.mark.parametrize("lost", ["gone", "cut"])
+def test_an_entry_of_the_cache_that_is_lost_in_training_is_named(
+    lost: str, lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = DetectorModule.training_step
+
+    def lose(self: DetectorModule, batch: dict, number: int) -> torch.Tensor:
+        if self.global_step == 1:
+            for path in (tmp_path / "cache").rglob("*.npz"):
+                path.unlink() if lost == "gone" else path.write_bytes(path.read_bytes()[:100])
+        return step(self, batch, number)
+
+    monkeypatch.setattr(DetectorModule, "training_step", lose)
+    said = r"nothing is stored for \['\w{32}'.*start the run again" if lost == "gone" else r"\w{32}\.npz.*delete it"
+    with pytest.raises(TrainingStopped, match=said):
+        teaching = Teaching({"centerpoint": lidar_teacher}, tmp_path / "cache")
+        train(STUDENT, Source(tiny_dataset), tmp_path / "out", teaching=teaching)
+
+
 def test_processes_fill_the_cache_however_far_apart_they_are(
     lidar_teacher: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

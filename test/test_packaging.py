@@ -130,6 +130,28 @@ def test_requirements_agree_and_the_demo_has_no_torch() -> None:
             assert constraints.get(package, version) == version, f"{name} and constraints.txt differ in {package}"
 
 
+def locked(name: str) -> dict[str, str]:
+    """Package -> version of a lock, each with hashes."""
+    blocks = re.split(r"(?m)^(?=[^\s#])", (ROOT / "requirements" / name).read_text())[1:]
+    found = {}
+    for block in blocks:
+        pin = re.match(r"([\w.-]+)==(\S+)", block)
+        assert pin and re.search(r"--hash=sha256:[0-9a-f]{64}", block), block.splitlines()[0]
+        found[re.sub(r"[-_.]+", "-", pin[1]).lower()] = pin[2]
+    return found
+
+
+@pytest.mark.parametrize("name", ["ros", "demo", "test"])
+def test_a_lock_is_of_its_list_and_of_the_versions_that_were_tested(name: str) -> None:
+    """`python requirements/lock.py` writes it; torch, whose build depends on the machine, is in none."""
+    wanted, constraints, found = pinned(f"{name}.txt"), pinned("constraints.txt"), locked(f"{name}.lock")
+    assert {package: found.get(package) for package in wanted if package != "torch"} == {
+        package: version for package, version in wanted.items() if package != "torch"
+    }
+    assert {package for package in found if found[package] != (wanted | constraints).get(package)} == set()
+    assert not {package for package in found if package in ("torch", "triton") or package.startswith("nvidia-")}
+
+
 @pytest.fixture(scope="module")
 def colcon(colcon_build: ColconBuild | None) -> Path:
     """Install folder of a plain `colcon build`, which conftest started with the session."""

@@ -29,9 +29,9 @@ esac
 echo "$step $here $*" >> "$MACHINE/asked"
 if [ -f "$MACHINE/$step" ]; then source "$MACHINE/$step"; fi
 case "$step" in
-  venv) mkdir -p "${!#}/bin"; cp "$0" "${!#}/bin/python"; touch "${!#}/pyvenv.cfg" ;;
+  venv) mkdir -p "${!#}/bin"; ln -s "$0" "${!#}/bin/python"; touch "${!#}/pyvenv.cfg" ;;
   pip)
-    if [[ "$*" == *ros.txt ]]; then
+    if [[ "$*" == *ros.lock ]]; then
       mkdir -p "$here/share/ament_index/resource_index/packages" "$here/share/rcl/cmake"
       touch "$here/share/ament_index/resource_index/packages/rclpy"
       echo 'INCLUDE "/opt/python/cp311/include;/opt/python/numpy/include"' > "$here/share/rcl/cmake/rclExport.cmake"
@@ -150,7 +150,7 @@ def test_first_set_up_beside_a_sourced_environment_installs_wheels(machine: Mach
     assert done.returncode == 0, done.stderr
     (venv,) = machine.asked("venv")
     assert "--system-site-packages" not in venv
-    assert any("ros.txt" in line for line in machine.asked("pip"))
+    assert any("ros.lock" in line for line in machine.asked("pip"))
     assert f'AMENT_PREFIX_PATH="{other}/.venv"' in (other / ".venv" / "env.sh").read_text()
 
 
@@ -167,7 +167,7 @@ def test_installation_is_used_when_it_is_sourced(machine: Machine) -> None:
     assert done.returncode == 0, done.stderr
     assert "ROS 2 jazzy in " in done.stdout
     assert "--system-site-packages" in machine.asked("venv")[0]
-    assert not any("ros.txt" in line for line in machine.asked("pip"))
+    assert not any("ros.lock" in line for line in machine.asked("pip"))
     machine.forget()
     overlaid = machine.installation()
     overlaid["AMENT_PREFIX_PATH"] = f"{clone}/install:{overlaid['AMENT_PREFIX_PATH']}"
@@ -231,7 +231,7 @@ def test_first_set_up_goes_on_where_it_was_killed(machine: Machine) -> None:
     machine.forget()
     assert machine.set_up(clone).returncode == 0
     assert machine.asked("venv") == []
-    assert not any("ros.txt" in line for line in machine.asked("pip"))
+    assert not any("ros.lock" in line for line in machine.asked("pip"))
     assert machine.asked("colcon")
 
 
@@ -297,6 +297,20 @@ def test_sourcing_an_environment_leaves_the_one_before(machine: Machine, ours: P
     twice = variables_after(f'source "{ours}/.venv/env.sh"; source "{ours}/.venv/env.sh"')
     for found in (both, twice):
         assert {name: value.rstrip(":") for name, value in found.items() if value} == alone
+
+
+def test_a_folder_with_a_space(machine: Machine) -> None:
+    """colcon's scripts call the Python that is named for them without quotes."""
+    clone = machine.clone("of mine")
+    done = machine.set_up(clone)
+    assert done.returncode == 0, done.stderr
+    overlay = clone / ".venv" / "overlay" / "install" / "local_setup.bash"
+    overlay.parent.mkdir(parents=True)
+    overlay.write_text('test -f "$COLCON_PYTHON_EXECUTABLE"\nexport CALLED="$(echo $COLCON_PYTHON_EXECUTABLE -c 1)"\n')
+    found = variables_after(f'source "{clone}/.venv/env.sh"')
+    assert found["CALLED"] == f"{machine.folder}/python -c 1" and "COLCON_PYTHON_EXECUTABLE" not in found
+    assert found["AMENT_PREFIX_PATH"] == f"{clone}/.venv"
+    assert machine.set_up(clone).stdout == "", "nothing is left to do"
 
 
 def test_python_of_another_clone_gives_way_to_that_of_the_machine(machine: Machine, ours: Path) -> None:

@@ -172,10 +172,10 @@ def test_what_stops_a_run_is_explained_and_the_last_checkpoint_kept(
     last = tmp_path / "last.ckpt"
     last.write_bytes(tiny_checkpoint.read_bytes())
     with pytest.raises(TrainingStopped, match=rf"(?s){words}.*Kept: .*last\.ckpt of step 4") as stopped:
-        with explained(RUN, last):
+        with explained(RUN, tmp_path):
             raise error
     assert stopped.value.__cause__ is error
-    with pytest.raises(TrainingStopped, match="no checkpoint yet"), explained(RUN, tmp_path / "none.ckpt"):
+    with pytest.raises(TrainingStopped, match="no checkpoint yet"), explained(RUN, tmp_path / "none"):
         raise error
     with pytest.raises(KeyError), explained(RUN, last):
         raise KeyError("a mistake in the program")

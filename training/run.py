@@ -160,5 +160,6 @@ def run_from_plain(data: Mapping[str, Any], where: str) -> Run:
         run: Run = from_plain(Run, data, f"{where}:", ADDED_LATER)
         config = from_plain(family_of(run.model).config, run.config, f"{where}: config", ADDED_LATER)
     except ValueError as error:
-        raise ValueError(f"{error}; a run of another version cannot be read: train it with this one") from error
+        named = str(error) if str(error).startswith(where) else f"{where}: {error}"
+        raise ValueError(f"{named}; a run of another version cannot be read: train it with this one") from error
     return dataclasses.replace(run, config=config)

@@ -1,7 +1,9 @@
 """Train an experiment: `python -m training.train training.experiments.demo:full --data DIR --out runs/demo`.
 
-Running the same command again resumes from the run directory's last checkpoint. On several GPUs or machines:
-`torchrun --nproc-per-node 8 -m training.train ...`; batch_size is shared by all processes, so the run stays the same.
+Running the same command again resumes from the run directory's last checkpoint, or from the one before where that is
+damaged. After a SIGTERM the run saves and ends with exit status 75: the same command goes on. On several GPUs or
+machines: `torchrun --nproc-per-node 8 -m training.train ...`; batch_size is shared by all processes, so the run stays
+the same.
 With TRACEBACK=1 in the environment an error shows where it comes from.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from training.changes import override
@@ -30,13 +34,15 @@ from training.run import Run, image_targets, run_to_plain
 from training.schedules import total_steps
 from training.trainer.allocation import keep_freed_memory
 from training.trainer.callbacks import ProgressLine, Resumption, Stopwatch
-from training.trainer.checkpoint import read_checkpoint
+from training.trainer.checkpoint_files import LAST, CheckpointFiles, remove_parts
 from training.trainer.ema import Ema
 from training.trainer.epochs import EpochCheckpoints
-from training.trainer.failures import explained
+from training.trainer.failures import explained, restoring
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, scored_split, training_loader
+from training.trainer.resuming import find_resumable
 from training.trainer.run_directory import begin
+from training.trainer.run_lock import only_run_in
 from training.trainer.starting import FRESH, Start, begin_with
 from training.trainer.teaching import (
     ALONE,
@@ -47,6 +53,7 @@ from training.trainer.teaching import (
     paths_of,
     seen_in_training,
 )
+from training.trainer.termination import Termination
 from training.trainer.validation import Validation
 
 
@@ -61,43 +68,58 @@ def changes_of(texts: list[str]) -> dict[str, str]:
 def train(
     run: Run, source: Source, out: Path, start: Start = FRESH, teaching: Teaching = ALONE, workers: int = 0
 ) -> Path:
-    """Fit `run` on the training split of `source`, going on from `out`/last.ckpt if there is one; returns that path.
+    """Fit `run` on the training split of `source`, going on from `out`/last.ckpt if there is one, or from the one
+    before where that cannot be used; returns the path of the last.
 
     On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle). Only a
     new run has a start. workers: loader processes.
-    Raises ValueError when the split has no keyframes or `out` belongs to another run, TrainingStopped when memory runs
-    out, a loader process dies or the loss is not finite.
+    Raises ValueError when the split has no keyframes, another run is at work in `out`, or `out` belongs to one;
+    TrainingStopped when memory runs out, a loader process dies or the loss is not finite; Preempted after a SIGTERM.
     """
     keep_freed_memory()
-    lightning.seed_everything(run.seed, workers=True)
     rank, world = rank_and_world()
+    with only_run_in(out) if rank == 0 else nullcontext():
+        if rank == 0:
+            remove_parts(out)
+        return _train(run, source, out, start, teaching, workers, rank, world)
+
+
+def _train(
+    run: Run, source: Source, out: Path, start: Start, teaching: Teaching, workers: int, rank: int, world: int
+) -> Path:
+    lightning.seed_everything(run.seed, workers=True)
     targets = image_targets(run)
     keyframes = open_keyframes(run.spec, run.data, source, "train", image_targets=targets)
     if rank == 0:
         begin(out, run, source, keyframes.data_index.digest, world)
-    last = out / "last.ckpt"
-    resume = str(last) if last.is_file() else None
-    done = read_checkpoint(last)["global_step"] if resume else 0
     dataset = ClipDataset(keyframes, run.spec, seen_in_training(run, teaching.cache is not None), run.seed, targets)
     samples = run.batch_size * run.optim.accumulate
     steps = total_steps(run.optim, len(dataset), run.batch_size)
-    loader = training_loader(dataset, run, done, world, workers)
     if rank == 0:
         epochs = steps * samples / len(dataset)
         print(f"{len(dataset)} samples, {steps} steps of {samples}: {epochs:.1f} epochs", flush=True)
     taught = open_teachers(run, teaching.checkpoints)
     caches = open_caches(run, taught, keyframes, teaching.cache) if teaching.cache else {}
     module = DetectorModule(run, steps, taught, caches)
+    found = find_resumable(out, module)
+    if found is not None and found.remark and rank == 0:
+        print(found.remark, flush=True)
+    done = found.step if found else 0
+    loader = training_loader(dataset, run, done, world, workers)
     if module.distiller is not None:
         fill_caches(module.distiller, run, keyframes, workers)
-    if resume is None:
+    if found is None:
         begin_with(module.detector, run, taught, start)
-    callbacks = [Resumption(done), Stopwatch(), *_validation(run, source, out, workers)]
+    last = out / LAST
+    resumption = Resumption(done)
+    callbacks = [resumption, Stopwatch(), *_validation(run, source, out, workers)]
     if run.optim.epochs:
         callbacks.append(EpochCheckpoints(out, samples, len(dataset)))
-    trainer = _trainer(run, out, steps, samples, callbacks)
-    with explained(run, last):
-        trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
+    callbacks.append(Termination(last))
+    trainer = _trainer(run, out, steps, samples, callbacks, CheckpointFiles(bool(found and found.remark)))
+    with explained(run, out):
+        with restoring(found.path if found else None, resumption):
+            trainer.fit(module, loader, ckpt_path=found.path if found else None, weights_only=True)
         trainer.save_checkpoint(last, weights_only=False)  # steps need not be a multiple of checkpoint_every
     return last
 
@@ -111,12 +133,18 @@ def _validation(run: Run, source: Source, out: Path, workers: int) -> list[Callb
     return callbacks
 
 
-def _trainer(run: Run, out: Path, steps: int, samples: int, callbacks: list[Callback]) -> lightning.Trainer:
+def _trainer(
+    run: Run, out: Path, steps: int, samples: int, callbacks: list[Callback], files: CheckpointFiles
+) -> lightning.Trainer:
     every = min(20, steps)
     world, local = rank_and_world()[1], int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    several: dict[str, Any] = {}
+    several: dict[str, Any] = {"plugins": [files, LightningEnvironment()]}  # not SLURM's, which requeues by itself
     if world > 1:  # parameters may rest in a step: branches of losses that a batch has no targets for
-        several = {"strategy": DDPStrategy(find_unused_parameters=True), "sync_batchnorm": torch.cuda.is_available()}
+        several = {
+            "strategy": DDPStrategy(find_unused_parameters=True),
+            "sync_batchnorm": torch.cuda.is_available(),
+            "plugins": [files],
+        }
     return lightning.Trainer(
         accelerator="auto",
         devices=local,
@@ -131,7 +159,9 @@ def _trainer(run: Run, out: Path, steps: int, samples: int, callbacks: list[Call
         log_every_n_steps=every,
         logger=[CSVLogger(out, "csv"), TensorBoardLogger(out, "tensorboard", version=0)],  # a CSV per resume
         callbacks=[
-            ModelCheckpoint(out, "last", every_n_train_steps=run.checkpoint_every, enable_version_counter=False),
+            ModelCheckpoint(
+                out, Path(LAST).stem, every_n_train_steps=run.checkpoint_every, enable_version_counter=False
+            ),
             LearningRateMonitor("step"),
             ProgressLine(every, samples),
             *callbacks,

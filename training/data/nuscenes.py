@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -16,6 +17,7 @@ from training.data.config import PLAIN, DataConfig
 from training.data.index import Index, open_index
 from training.data.poses import poses_from_rows
 from training.data.source import Source
+from training.data.table_checks import check_splits
 
 LIDAR = "LIDAR_TOP"
 # Frames between keyframes: a file this old is not part of one, and one this young is the frame itself.
@@ -72,7 +74,7 @@ def read_split(source: Source, split: str) -> list[str]:
     """
     path = source.root / "splits.json"
     if path.is_file():
-        splits = json.loads(path.read_text())
+        splits = _read_splits(path)
     else:
         splits = create_splits_scenes()
         if source.version == "v1.0-mini":
@@ -80,6 +82,13 @@ def read_split(source: Source, split: str) -> list[str]:
     if split not in splits:
         raise ValueError(f"{source.root} ({source.version}) has no split {split!r}; it has {sorted(splits)}")
     return splits[split]
+
+
+def _read_splits(path: Path) -> dict[str, list[str]]:
+    try:
+        return check_splits(json.loads(path.read_bytes()), path)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error}); write it again: split -> names of scenes") from error
 
 
 class Keyframes(Sequence[Keyframe]):

@@ -11,6 +11,7 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from bev_perception.geometry import invert, transform_boxes
 from bev_perception.model_spec import CLASSES
 from training.data.poses import pose_rows, poses_from_rows
+from training.data.table_checks import not_between
 from training.data.table_rows import Row, find, look_up
 
 BIKE_RACK = "static_object.bicycle_rack"
@@ -160,7 +161,10 @@ def _velocity(columns: _Columns) -> np.ndarray:
     first, last = np.where(before == NONE, own, before), np.where(after == NONE, own, after)
     steps = (before != NONE).astype(int) + (after != NONE)
     apart = 1e-6 * (stamp[last] - stamp[first])
-    known = (apart > 0) & (apart <= LONGEST_STEP_S * steps)
+    for k in np.flatnonzero((steps > 0) & (apart <= 0))[:1]:
+        token = next(token for token, row in columns.number.items() if row == own[k])
+        raise not_between(token, columns.before[k], columns.after[k])
+    known = (steps > 0) & (apart <= LONGEST_STEP_S * steps)
     velocity = np.full((len(own), 3), np.nan)
     velocity[known] = (place[last] - place[first])[known] / apart[known, None]
     return velocity

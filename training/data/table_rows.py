@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from training.data.table_checks import TableChecks
+
 BLOCK_BYTES = 1 << 23
 BETWEEN_ROWS = re.compile(rb"\}\s*,\s*\{")
 TRIES = 8  # ends of rows that are tried in a block: text can look like one
@@ -17,7 +19,8 @@ Found = TypeVar("Found")
 
 def row_blocks(path: Path) -> Iterator[list[Row]]:
     """The rows of a table in its order, a block at a time. Raises ValueError naming a table that is not JSON, or no
-    list of objects."""
+    list of objects, and a row that is not what it must be (table_checks)."""
+    checks = TableChecks(path)
     with open(path, "rb") as file:
         text = file.read(BLOCK_BYTES).lstrip()
         if not text.startswith(b"["):
@@ -25,9 +28,10 @@ def row_blocks(path: Path) -> Iterator[list[Row]]:
         text = text[1:]
         while more := file.read(BLOCK_BYTES):
             rows, text = _split(text, path)
-            yield rows
+            yield checks.rows(rows)
             text += more
-        yield _parse(b"[" + text, path)
+        yield checks.rows(_parse(b"[" + text, path))
+    checks.end()
 
 
 def _split(text: bytes, path: Path) -> tuple[list[Row], bytes]:
@@ -47,7 +51,7 @@ def _split(text: bytes, path: Path) -> tuple[list[Row], bytes]:
 def _parse(text: bytes, path: Path) -> list[Row]:
     try:
         rows = json.loads(text.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}); copy or unpack the table again") from error
     if set(map(type, rows)) - {dict}:
         wrong = next(row for row in rows if not isinstance(row, dict))

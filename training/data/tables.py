@@ -13,6 +13,7 @@ import numpy as np
 from bev_perception.geometry import interpolate_pose, quaternion_from_rotation
 from training.data.poses import pose_rows, poses_from_rows
 from training.data.table_boxes import box_arrays, frame_number
+from training.data.table_checks import check_key_frames, check_motion, check_names, samples_of
 from training.data.table_rows import Row, find, look_up, row_blocks
 
 TABLES = (
@@ -57,15 +58,12 @@ def _index_arrays(paths: Mapping[str, Path]) -> tuple[dict[str, np.ndarray], dic
     scenes = sorted(tables["scene"], key=lambda row: row["name"])
     channels = sorted(row["channel"] for row in tables["sensor"])
     samples = {row["token"]: row for row in tables["sample"]}
-    order: list[Row] = []
-    for scene in scenes:
-        token = scene["first_sample_token"]
-        while token:
-            order.append(find(samples, token, "sample", scene["token"]))
-            token = order[-1]["next"]
+    check_names(tables)
+    order = [row for scene in scenes for row in samples_of(scene, samples, find)]
     frame_of = {row["token"]: i for i, row in enumerate(order)}
     scene_of = {row["token"]: i for i, row in enumerate(scenes)}
     data, frame_data = _files(paths, tables, channels, samples, scene_of, frame_of)
+    check_motion(data)
     _require_sensors(order, frame_data)
     vehicles = {row["token"]: row["vehicle"] for row in tables["log"]}
     corrected = all(vehicles.get(scene["log_token"]) != "synthetic" for scene in scenes)
@@ -154,7 +152,11 @@ def _files(
     names = [names[i] for i in order]
     frame_data = np.full((len(frame_of), len(channels)), -1, dtype=np.int64)
     (keys,) = np.nonzero(frame[order] >= 0)
-    frame_data[frame[order][keys], channel[order][keys]] = keys
+    frame_stamp = np.array([samples[token]["timestamp"] for token in frame_of], dtype=np.int64)
+    of_key, channel_of_key = frame[order][keys], channel[order][keys]
+    name_of = lambda k: names[keys[k]].decode()  # noqa: E731
+    check_key_frames(of_key, channel_of_key, stamp[order][keys] // 1000, frame_stamp, name_of)
+    frame_data[of_key, channel_of_key] = keys
     K = np.full((len(calibrations), 3, 3), np.nan)
     for i, row in enumerate(calibrations):
         if row["camera_intrinsic"]:

@@ -60,11 +60,16 @@ class Stopwatch(Callback):
 class Resumption(Callback):
     """All processes go on from the same step, and with the batch that follows it.
 
-    step: where this process goes on, 0 at the start of a run. Raises ValueError, in all of them, when they differ.
+    step: where this process goes on, 0 at the start of a run; begun: whether everything was restored. Raises
+    ValueError, in all of them, when they differ.
     """
 
     def __init__(self, step: int) -> None:
         self.step = step
+        self.begun = False
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.begun = True
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         check_same_step(self.step)

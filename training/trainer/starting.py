@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from training.distill.adapters import copy_weights
 from training.distill.module import take_over
 from training.models.backbones import FAN, ImageBackbone
 from training.models.detector import Detector
+from training.models.weights_file import read_weights_file
 from training.run import Run
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.checkpoint import load_module
@@ -79,7 +78,7 @@ def start_backbone(detector: Detector, path: Path) -> None:
     no published ones, and when the parameters differ.
     """
     backbone = _image_backbone(detector, type(detector).__name__)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_weights_file(path)
     with _fitting(f"--backbone {path}"):
         if isinstance(content, dict) and "run" in content:
             backbone.load_state_dict(_image_backbone(load_module(path).detector, str(path)).state_dict())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from training.models.weights_file import read_weights_file
+
 
 def load_torchvision(backbone: nn.Module, path: str, first_conv: str, classifier: str) -> None:
     """Load a torchvision state dict from `path`; what starts with `classifier` is left out.
@@ -14,7 +16,7 @@ def load_torchvision(backbone: nn.Module, path: str, first_conv: str, classifier
     Raises FileNotFoundError, ValueError when the file holds no state dict, RuntimeError naming the parameters whose
     presence or shape differs from the backbone's.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_weights_file(path)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(
             f"{path}: expected a torchvision state dict (parameter name -> tensor), found {type(state).__name__} "
