@@ -115,11 +115,6 @@ def _read(
     columns.frame.append(np.array([frame_number(frame_of, row) for row in chosen], dtype=np.int64))
     columns.pose.append(pose_rows(chosen))
     columns.size.append(np.array([row["size"] for row in chosen], dtype=np.float64).reshape(-1, 3))
-    finite = np.isfinite(columns.pose[-1]).all(axis=1) & np.isfinite(columns.size[-1]).all(axis=1)
-    turned = np.abs(columns.pose[-1][:, 3:]).max(axis=1, initial=0) > 0
-    wrong = np.flatnonzero(~(finite & turned & (columns.size[-1] > 0).all(axis=1)))
-    if len(wrong):
-        raise _no_box(chosen[wrong[0]])
     columns.points.append(
         np.array([(row["num_lidar_pts"], row["num_radar_pts"]) for row in chosen], dtype=np.int64).reshape(-1, 2)
     )
@@ -136,14 +131,6 @@ def frame_number(frame_of: Mapping[str, int], row: Row) -> int:
             "to; unpack the metadata again"
         )
     return frame_of[row["sample_token"]]
-
-
-def _no_box(row: Row) -> ValueError:
-    return ValueError(
-        f"sample_annotation.json: {row['token']} of sample {row['sample_token']} has translation "
-        f"{row['translation']}, rotation {row['rotation']} and size {row['size']}; boxes must be finite with sizes "
-        "above 0: correct or remove this row"
-    )
 
 
 def _attribute(attribute_of: Mapping[str, int], row: Row) -> int:
