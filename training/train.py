@@ -117,9 +117,8 @@ def _train(
         callbacks.append(EpochCheckpoints(out, samples, len(dataset)))
     callbacks.append(Termination(last))
     trainer = _trainer(run, out, steps, samples, callbacks, CheckpointFiles(bool(found and found.remark)))
-    with explained(run, out):
-        with restoring(found.path if found else None, resumption):
-            trainer.fit(module, loader, ckpt_path=found.path if found else None, weights_only=True)
+    with restoring(found.path if found else None, resumption), explained(run, out):
+        trainer.fit(module, loader, ckpt_path=found.path if found else None, weights_only=True)
         trainer.save_checkpoint(last, weights_only=False)  # steps need not be a multiple of checkpoint_every
     return last
 

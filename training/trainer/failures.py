@@ -45,6 +45,8 @@ def restoring(path: Path | None, resumption: Resumption) -> Iterator[None]:
     """Within: what goes wrong before the first step of a run that goes on from `path` is a ValueError that names it."""
     try:
         yield
+    except TrainingStopped:
+        raise
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:
         if path is None or resumption.begun:
             raise
