@@ -16,8 +16,7 @@ from tiny_run import LIDAR, RUN
 from training.data.augment import NO_AUGMENTATION
 from training.data.source import Source
 from training.models import STUDENTS
-from training.models.camera_radar import CameraRadarStudent, StudentConfig
-from training.models.detector import Family
+from training.models.camera_radar import CameraRadarStudent
 from training.processes import join_processes, rank_and_world
 from training.recipes.distillation import distillbev
 from training.run import OptimConfig
@@ -51,7 +50,7 @@ def without_batch_statistics(spec, config):
 
 
 def run(data: Path, out: Path, teacher: Path) -> None:
-    STUDENTS["camera_radar"] = Family(without_batch_statistics, StudentConfig)
+    STUDENTS["camera_radar"] = dataclasses.replace(STUDENTS["camera_radar"], module=without_batch_statistics)
     checkpoint = train(DDP_RUN, Source(data), out)
     join_processes()
     module = load_module(checkpoint)

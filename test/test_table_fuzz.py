@@ -20,7 +20,7 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 from training.data.nuscenes import read_split
 from training.data.source import Source
 from training.data.table_fields import FIELDS
-from training.data.tables import TABLES, index_arrays, read_tables
+from training.data.tables import TABLES, index_arrays, table_paths
 
 VERSION = "v1.0-trainval"
 DRAWS = 240
@@ -81,7 +81,7 @@ def within(seconds: int) -> Iterator[None]:
 
 def arrays_of(root: Path) -> dict[str, Any]:
     """What an index holds, by name."""
-    arrays, facts = index_arrays(read_tables(root, VERSION))
+    arrays, facts = index_arrays(table_paths(root, VERSION))
     return {name: array.tobytes() for name, array in arrays.items()} | facts
 
 

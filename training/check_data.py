@@ -26,12 +26,13 @@ from bev_perception.geometry import transform_points
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.preprocess.radar import SPEED_SCALE
 from training.command_line import errors_as_text
-from training.data.clips import ClipDataset
+from training.data.clips import IMAGE_TARGETS, ClipDataset
 from training.data.config import DataConfig, for_evaluation
 from training.data.masks import mask_path
 from training.data.nuscenes import Keyframe, Keyframes
 from training.data.source import add_source, source_of
 from training.experiments import load_run
+from training.run import image_targets
 from training.trainer.loading import open_keyframes
 
 Item = dict[str, np.ndarray]
@@ -174,12 +175,12 @@ def draw_item(item: Item, spec: ModelSpec) -> np.ndarray:
     return np.concatenate([np.pad(row, ((0, 2), (0, width - row.shape[1]), (0, 0))) for row in rows])
 
 
-def missing_files(keyframes: Keyframes) -> list[str]:
-    """A line for each file that a keyframe needs and that is not there."""
+def missing_files(keyframes: Keyframes, lidar: bool = True) -> list[str]:
+    """A line for each file that a keyframe needs and that is not there. lidar: whether anything reads LiDAR."""
     lines = []
     for keyframe in keyframes:
         sweeps = [file for files in keyframe.radars.values() for file in files]
-        files = [Path(file.path) for file in (*keyframe.cameras.values(), *sweeps, *keyframe.lidar)]
+        files = [Path(file.path) for file in (*keyframe.cameras.values(), *sweeps, *(keyframe.lidar if lidar else ()))]
         for path in (*files, *_masks(keyframe, keyframes)):
             if not path.is_file():
                 lines.append(f"sample {keyframe.token} of {keyframe.scene}: {path} is missing")
@@ -195,9 +196,17 @@ def _masks(keyframe: Keyframe, keyframes: Keyframes) -> list[Path]:
     return [mask_path(folder, keyframe.cameras[c].path) for c in virtual.cameras if c in keyframe.cameras]
 
 
-def check(keyframes: Keyframes, spec: ModelSpec, config: DataConfig, seed: int, count: int, out: Path) -> list[Path]:
+def check(
+    keyframes: Keyframes,
+    spec: ModelSpec,
+    config: DataConfig,
+    seed: int,
+    count: int,
+    out: Path,
+    image_targets: tuple[str, ...] = IMAGE_TARGETS,
+) -> list[Path]:
     """Write pictures of `count` items spread over the set; returns their paths."""
-    dataset = ClipDataset(keyframes, spec, config, seed)
+    dataset = ClipDataset(keyframes, spec, config, seed, image_targets)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, count).astype(int)).tolist():
@@ -232,12 +241,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     run = load_run(args.experiment)
     config = for_evaluation(run.data) if args.plain else run.data
-    keyframes = open_keyframes(run.spec, config, source_of(args), args.split)
+    targets = image_targets(run)
+    keyframes = open_keyframes(run.spec, config, source_of(args), args.split, image_targets=targets)
     if args.files:
-        lines = missing_files(keyframes)
+        lines = missing_files(keyframes, config.lidar is not None or "depth" in targets)
         print("\n".join(lines[:20]) or f"every file of {len(keyframes)} keyframes is there")
         return 1 if lines else 0
-    check(keyframes, run.spec, config, run.seed, args.samples, args.out)
+    check(keyframes, run.spec, config, run.seed, args.samples, args.out, targets)
     return 0
 
 

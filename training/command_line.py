@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import ParamSpec
 
@@ -28,7 +29,8 @@ USER_ERRORS = (ValueError, OSError, ImportError, BuildError, TrainingStopped)
 def errors_as_text(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
     """Decorates a command's main: USER_ERRORS are written to stderr and give the exit status 1, Preempted PREEMPTED.
 
-    All others are mistakes in the program and pass, as do these with TRACEBACK=1 in the environment.
+    All others are mistakes in the program and pass, as do these with TRACEBACK=1 in the environment. A process of
+    several (torchrun) ends at once when its message is out, whatever it still waits for: torchrun then ends the others.
     """
 
     @functools.wraps(main)
@@ -38,10 +40,18 @@ def errors_as_text(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
         except Preempted as stop:
             print(f"stopped: {stop}", file=sys.stderr)
             return PREEMPTED
-        except USER_ERRORS as error:
-            if os.environ.get("TRACEBACK"):
-                raise
-            print(f"error: {error or type(error).__name__}", file=sys.stderr)
+        except Exception as error:
+            world, who = int(os.environ.get("WORLD_SIZE", 1)), ""
+            if world > 1:
+                who = f" in process {os.environ.get('RANK', 0)} of {world}"
+            if not isinstance(error, USER_ERRORS) or os.environ.get("TRACEBACK"):
+                if world == 1:
+                    raise
+                traceback.print_exc()
+            print(f"error{who}: {error or type(error).__name__}", file=sys.stderr, flush=True)
+            if world > 1:
+                sys.stdout.flush()
+                os._exit(1)
             return 1
 
     return told

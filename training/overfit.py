@@ -31,7 +31,7 @@ from training.data.clips import ClipDataset, collate
 from training.data.config import for_evaluation
 from training.data.source import Source, add_source, source_of
 from training.experiments.family import tiny
-from training.run import Run
+from training.run import Run, image_targets
 from training.scoring import SCORE_FLOOR, score_found
 from training.trainer.callbacks import ProgressLine
 from training.trainer.lightning_module import DetectorModule
@@ -44,9 +44,9 @@ def overfit(run: Run, source: Source, keyframes: int = KEYFRAMES) -> tuple[Score
     """Train on `keyframes` of the training split, spread over it, without augmentation; scores on the same ones."""
     assert run.optim.steps is not None
     lightning.seed_everything(run.seed)
-    opened = open_keyframes(run.spec, run.data, source, "train")
+    opened = open_keyframes(run.spec, run.data, source, "train", image_targets=image_targets(run))
     rows = np.linspace(0, len(opened) - 1, keyframes).round().astype(int).tolist()
-    dataset = ClipDataset(opened, run.spec, for_evaluation(run.data), run.seed)
+    dataset = ClipDataset(opened, run.spec, for_evaluation(run.data), run.seed, image_targets(run))
     items = [dataset[row] for row in rows]
     repeats = -(-run.optim.steps * run.batch_size // len(items))
     samples: Any = items * repeats

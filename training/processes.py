@@ -33,6 +33,13 @@ def own_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
+def own_workers() -> int:
+    """Loader processes for this process: its cores but the one that feeds its GPU, at most 16; without a GPU a quarter
+    of them, since the network needs the rest. At least one."""
+    cores = own_threads()
+    return min(16, max(1, cores - 1)) if torch.cuda.is_available() else max(1, cores // 4)
+
+
 def join_processes() -> None:
     """Connect the processes of torchrun, for commands that Lightning does not run. Objects are exchanged, so gloo."""
     if rank_and_world()[1] > 1 and not dist.is_initialized():

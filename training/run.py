@@ -15,6 +15,7 @@ from bev_perception.plain import from_plain, to_plain
 from training.data.augment import Augmentation
 from training.data.config import EVERY_RETURN, DataConfig, PasteConfig
 from training.distill.config import DistillConfig
+from training.distill.losses import DISTILL_LOSSES
 from training.losses.detection import LossConfig
 from training.models import STUDENTS
 from training.models.bev_encoder import BevEncoderConfig
@@ -76,6 +77,24 @@ def build_detector(run: Run) -> Detector:
     if not isinstance(run.config, family.config):
         raise ValueError(f"{run.model} takes a {family.config.__name__}, found {type(run.config).__name__}")
     return family.module(run.spec, run.config)
+
+
+def image_targets(run: Run) -> tuple[str, ...]:
+    """The targets in the images that a loss of this run looks at: some of "depth" (made from LiDAR) and "semantic"."""
+    if not run.spec.cameras or not run.data.depth_stride:
+        return ()
+    of_network = family_of(run.model).image_targets(run.config)
+    of_teachers = [name for term in (run.distill.terms if run.distill else ()) for name in _read_by(term.loss)]
+    return tuple(sorted({*of_network, *of_teachers}))
+
+
+def _read_by(loss: str) -> tuple[str, ...]:
+    return DISTILL_LOSSES[loss].image_targets if loss in DISTILL_LOSSES else ()  # unknown ones are named later
+
+
+def seen_by_network(run: Run) -> DataConfig:
+    """The run's data without the points that only its teachers read."""
+    return dataclasses.replace(run.data, lidar=None, virtual=None) if run.model in STUDENTS else run.data
 
 
 def parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:

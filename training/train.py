@@ -29,13 +29,14 @@ from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
 from training.data.source import Source, add_source, source_of
 from training.experiments import load_run
-from training.processes import own_threads, rank_and_world
-from training.run import Run, run_to_plain
+from training.processes import own_threads, own_workers, rank_and_world
+from training.run import Run, image_targets, run_to_plain
 from training.schedules import total_steps
 from training.trainer.allocation import keep_freed_memory
 from training.trainer.callbacks import ProgressLine, Resumption, Stopwatch
 from training.trainer.checkpoint_files import LAST, CheckpointFiles, remove_parts
 from training.trainer.ema import Ema
+from training.trainer.epochs import EpochCheckpoints
 from training.trainer.failures import explained, restoring
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, scored_split, training_loader
@@ -87,10 +88,11 @@ def _train(
     run: Run, source: Source, out: Path, start: Start, teaching: Teaching, workers: int, rank: int, world: int
 ) -> Path:
     lightning.seed_everything(run.seed, workers=True)
-    keyframes = open_keyframes(run.spec, run.data, source, "train")
+    targets = image_targets(run)
+    keyframes = open_keyframes(run.spec, run.data, source, "train", image_targets=targets)
     if rank == 0:
         begin(out, run, source, keyframes.data_index.digest, world)
-    dataset = ClipDataset(keyframes, run.spec, seen_in_training(run, teaching.cache is not None), run.seed)
+    dataset = ClipDataset(keyframes, run.spec, seen_in_training(run, teaching.cache is not None), run.seed, targets)
     samples = run.batch_size * run.optim.accumulate
     steps = total_steps(run.optim, len(dataset), run.batch_size)
     if rank == 0:
@@ -110,7 +112,10 @@ def _train(
         begin_with(module.detector, run, taught, start)
     last = out / LAST
     resumption = Resumption(done)
-    callbacks = [resumption, Stopwatch(), *_validation(run, source, out, workers), Termination(last)]
+    callbacks = [resumption, Stopwatch(), *_validation(run, source, out, workers)]
+    if run.optim.epochs:
+        callbacks.append(EpochCheckpoints(out, samples, len(dataset)))
+    callbacks.append(Termination(last))
     trainer = _trainer(run, out, steps, samples, callbacks, CheckpointFiles(bool(found and found.remark)))
     with restoring(found.path if found else None, resumption), explained(run, out):
         trainer.fit(module, loader, ckpt_path=found.path if found else None, weights_only=True)
@@ -181,7 +186,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--teacher-cache", type=Path, help="folder that keeps what teachers say of each sample")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as optim.steps=100 seed=1")
     parser.add_argument("--print-config", action="store_true", help="print the run as JSON and stop")
-    parser.add_argument("--workers", type=int, default=1, help="loader processes of each training process")
+    parser.add_argument(
+        "--workers", type=int, help="loader processes of each training process (default: from the cores it may use)"
+    )
     args = parser.parse_args(argv)
     try:
         run = override(load_run(args.experiment), changes_of(args.set))
@@ -196,7 +203,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--data and --out are needed to train")
     torch.set_num_threads(own_threads())
     cv2.setNumThreads(1)  # the loader shares the cores with the network
-    last = train(run, source_of(args), args.out, start, teaching, args.workers)
+    last = train(
+        run, source_of(args), args.out, start, teaching, own_workers() if args.workers is None else args.workers
+    )
     print(f"checkpoint: {last}")
     return 0
 

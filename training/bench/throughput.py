@@ -13,7 +13,7 @@ from torch import Tensor
 from training.data.clips import ClipDataset
 from training.data.source import Source
 from training.processes import own_device
-from training.run import Run, build_detector
+from training.run import Run, build_detector, image_targets
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, training_loader
@@ -87,7 +87,9 @@ def training(
 
 
 def open_dataset(run: Run, source: Source) -> ClipDataset:
-    return ClipDataset(open_keyframes(run.spec, run.data, source, "train"), run.spec, run.data, run.seed)
+    targets = image_targets(run)
+    keyframes = open_keyframes(run.spec, run.data, source, "train", image_targets=targets)
+    return ClipDataset(keyframes, run.spec, run.data, run.seed, targets)
 
 
 def measure(run: Run, source: Source, workers: int, steps: int) -> Throughput:

@@ -16,13 +16,15 @@ from bev_perception.preprocess.radar import radar_arrays
 from training.data.augment import NO_AUGMENTATION, augment_boxes, augment_image, draw_bev, drop_sensors
 from training.data.balance import balanced_items
 from training.data.config import PLAIN, SCORED_RANGE_M, DataConfig
+from training.data.database import open_database
 from training.data.lidar import within
 from training.data.nuscenes import Keyframe, Keyframes
-from training.data.paste import Objects, open_database, without_points_in
+from training.data.paste import Objects, without_points_in
 from training.data.prepared import Clouds, Prepared, prepare, prepare_clouds
 from training.data.targets import bev_targets, depth_target, semantic_target
 
 POINT_INPUTS = ("lidar", "virtual")  # of different length in every item
+IMAGE_TARGETS = ("depth", "semantic")
 
 
 class ClipDataset(Dataset[dict[str, torch.Tensor]]):
@@ -31,7 +33,8 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     Earlier frames, oldest first: `prev.<input>` (T, ...), prev_from_curr (T, 4, 4; row t maps points of the frame after
     frame t into frame t), prev_valid (T,), prev_dt (T,) seconds to the frame after it. An invalid frame has no valid
     one before it; it repeats the frame after it. With T = 0 there are none of these names.
-    Targets: those of `bev_targets`, index; with cameras and data.depth_stride depth and semantic (N, h, w).
+    Targets: those of `bev_targets`, index; with cameras and data.depth_stride the `image_targets`, some of depth, for
+    which LiDAR is read, and semantic, both (N, h, w).
     Inputs of teachers, of the current frame alone: lidar (P, 5) and lidar_counts, virtual (Q, 15) and virtual_counts.
 
     Indices beyond the length are later epochs of the same keyframes: the augmentation of an item is drawn from
@@ -40,10 +43,16 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     """
 
     def __init__(
-        self, keyframes: Sequence[Keyframe], spec: ModelSpec, config: DataConfig = PLAIN, seed: int = 0
+        self,
+        keyframes: Sequence[Keyframe],
+        spec: ModelSpec,
+        config: DataConfig = PLAIN,
+        seed: int = 0,
+        image_targets: tuple[str, ...] = IMAGE_TARGETS,
     ) -> None:
         """Raises ValueError for a configuration that the spec's sensors do not allow."""
         self.keyframes, self.spec, self.config, self.seed = keyframes, spec, config, seed
+        self.image_targets = image_targets if spec.cameras and config.depth_stride else ()
         oldest, max_age_s = (config.interval or (0.0, 0.0))[1], spec.temporal.max_age_s
         if config.history and spec.temporal.state_channels and oldest > max_age_s:
             raise ValueError(
@@ -62,7 +71,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
                     "set data.paste to none (and open the keyframes with open_nuscenes)"
                 )
             self.database = open_database(keyframes, spec, config)
-        self._cache = Cache(config.cache_mb)
+        self._cache = Cache(config.cache_mb, len(keyframes))
         drawn = config.interval is not None and config.history > 0 and spec.temporal.state_channels > 0
         self._alike = config.augmentation == NO_AUGMENTATION and not drawn and config.paste is None
 
@@ -180,19 +189,18 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     ) -> dict[str, np.ndarray]:
         """LiDAR and virtual points as inputs, LiDAR and boxes as targets in the images."""
         lidar_config = self.config.lidar
-        supervised = self.spec.cameras and self.config.depth_stride
-        if lidar_config is None and not supervised:
-            return {}
-        clouds = self._points(keyframe)
+        size, stride = (self.spec.image.height, self.spec.image.width), self.config.depth_stride
         arrays: dict[str, np.ndarray] = {}
-        if supervised:
-            size, stride = (self.spec.image.height, self.spec.image.width), self.config.depth_stride
-            points = _newest_sweep(clouds, aug_from_ego)
+        if "semantic" in self.image_targets:
             boxes = augment_boxes(aug_from_ego, keyframe.boxes)
+            drawn = [semantic_target(boxes, keyframe.labels, p, size, stride) for p in img_from_ego]
+            arrays["semantic"] = np.stack(drawn)
+        if lidar_config is None and "depth" not in self.image_targets:
+            return arrays
+        clouds = self._points(keyframe)
+        if "depth" in self.image_targets:
+            points = _newest_sweep(clouds, aug_from_ego)
             arrays["depth"] = np.stack([depth_target(points, p, size, stride) for p in img_from_ego])
-            arrays["semantic"] = np.stack(
-                [semantic_target(boxes, keyframe.labels, p, size, stride) for p in img_from_ego]
-            )
         if lidar_config is not None:
             inputs = {"lidar": clouds.lidar}
             if pasted is not None:
@@ -250,10 +258,14 @@ class Item:
 
 
 class Cache:
-    """Files are read and decoded once per process and keyframe, as far as the room goes."""
+    """Files are read and decoded once per process and keyframe, as far as the room goes.
 
-    def __init__(self, megabytes: int) -> None:
-        self.room = megabytes * 1e6
+    count: keyframes of the set. Where not even a quarter of them would fit nothing is kept: at the size of nuScenes all
+    processes would fill their memory with what they hardly ever see again.
+    """
+
+    def __init__(self, megabytes: int, count: int) -> None:
+        self.room, self.largest = megabytes * 1e6, 4 * megabytes * 1e6 / max(count, 1)
         self.kept: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -261,7 +273,7 @@ class Cache:
         if key in self.kept:
             return self.kept[key]
         value = make()
-        if value.nbytes <= self.room:
+        if value.nbytes <= min(self.room, self.largest):
             self.room -= value.nbytes
             self.kept[key] = value
         return value

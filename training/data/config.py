@@ -86,8 +86,9 @@ class DataConfig:
     only. lidar, virtual: give these points as network inputs. returns: filter of radar returns. paste: objects of other
     keyframes, for runs without cameras. cbgs: class-balanced resampling (Zhu et al., 2019). scored_ranges: leave out
     objects farther away than the benchmark scores their class. depth_stride: of the image features that depth and class
-    supervision look at; 0: a network without such supervision, whose items lack both targets. cache_mb: decoded
-    keyframes, and whole items where none is drawn, that each loader process keeps in memory.
+    supervision look at; 0: without such supervision. Networks that predict neither have no such targets either way.
+    cache_mb: decoded keyframes, and whole items where none is drawn, that each loader process keeps in memory; nothing
+    where less than a quarter of the set would fit.
     holdout: so many scenes at the end of the training split are not trained on; they are the split "holdout", on which
     settings are searched. train_scenes: train on so many of the others, spread evenly; 0: on all.
     """

@@ -15,9 +15,9 @@ from nuscenes.utils.splits import create_splits_scenes
 from bev_perception.model_spec import CLASSES, ModelSpec
 from training.data.config import PLAIN, DataConfig
 from training.data.index import Index, open_index
+from training.data.poses import poses_from_rows
 from training.data.source import Source
 from training.data.table_checks import check_splits
-from training.data.tables import poses_from_rows
 
 LIDAR = "LIDAR_TOP"
 # Frames between keyframes: a file this old is not part of one, and one this young is the frame itself.
@@ -105,6 +105,8 @@ class Keyframes(Sequence[Keyframe]):
             )
         _require_channels(index, spec, config)
         self.data_index, self.spec, self.config = index, spec, config
+        classes = [spec.classes.index(name) if name in spec.classes else -1 for name in CLASSES]
+        self._label_of = np.array(classes, dtype=np.int64)
         of_scene = index.arrays["frame_scene"]
         spans = [np.searchsorted(of_scene, [known[name], known[name] + 1]) for name in scenes]
         self.rows = np.concatenate([np.arange(*span) for span in spans] or [np.zeros(0, dtype=np.int64)])
@@ -183,7 +185,8 @@ class Keyframes(Sequence[Keyframe]):
 
     def labels(self, i: int) -> np.ndarray:
         """`self[i].labels` alone, at once."""
-        return self._objects(int(self.rows[i]))["labels"]
+        _, used, labels = self._seen(int(self.rows[i]))
+        return labels[used]
 
     def _sensors(self, rows: dict[str, int]) -> dict[str, Any]:
         """Files of the spec's sensors; rows: channel -> data row of its newest file."""
@@ -234,22 +237,27 @@ class Keyframes(Sequence[Keyframe]):
             )
         return files
 
-    def _objects(self, row: int) -> dict[str, Any]:
-        """Boxes that the benchmark scores: one of its classes, and seen by at least one LiDAR or radar point."""
+    def _seen(self, row: int) -> tuple[slice, np.ndarray, np.ndarray]:
+        """The boxes of a keyframe; of them those that the benchmark scores, of one of the spec's classes and seen by at
+        least one LiDAR or radar point, (n,) bool; and their classes (n,) int64."""
         arrays = self.data_index.arrays
-        span, racks = (
-            slice(int(arrays[name][row - 1]) if row else 0, int(arrays[name][row])) for name in ("box_end", "rack_end")
-        )
-        label_of = np.array([self.spec.classes.index(c) if c in self.spec.classes else -1 for c in CLASSES])
-        labels, points = label_of[arrays["box_class"][span]], arrays["box_points"][span]
-        used = (labels >= 0) & (points.sum(axis=1) > 0)
+        ends = arrays["box_end"]
+        span = slice(int(ends[row - 1]) if row else 0, int(ends[row]))
+        labels = self._label_of[arrays["box_class"][span]]
+        return span, (labels >= 0) & (arrays["box_points"][span].sum(axis=1) > 0), labels
+
+    def _objects(self, row: int) -> dict[str, Any]:
+        arrays = self.data_index.arrays
+        span, used, labels = self._seen(row)
+        ends = arrays["rack_end"]
+        racks = slice(int(ends[row - 1]) if row else 0, int(ends[row]))
         names = (*self.data_index.attributes, "")  # -1: none
         return {
             "boxes": np.array(arrays["box"][span][used]),
             "velocity": np.array(arrays["box_velocity"][span][used]),
-            "labels": labels[used].astype(np.int64),
+            "labels": labels[used],
             "attributes": tuple(names[k] for k in arrays["box_attribute"][span][used]),
-            "num_points": points[used].sum(axis=1),
+            "num_points": arrays["box_points"][span][used].sum(axis=1),
             "racks": np.array(arrays["rack"][racks]),
         }
 

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from nuscenes.eval.detection.utils import category_to_detection_name
 
-from bev_perception.geometry import interpolate_pose, invert, quaternion_from_rotation, transform_boxes
-from bev_perception.model_spec import CLASSES
-from training.data.table_checks import (
-    TableChecks,
-    check_key_frames,
-    check_motion,
-    check_names,
-    not_between,
-    samples_of,
-)
+from bev_perception.geometry import interpolate_pose, quaternion_from_rotation
+from training.data.poses import pose_rows, poses_from_rows
+from training.data.table_boxes import box_arrays, frame_number
+from training.data.table_checks import check_key_frames, check_motion, check_names, samples_of
+from training.data.table_rows import Row, find, look_up, row_blocks
 
 TABLES = (
     "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "sample", "sample_annotation",
     "sample_data", "scene", "sensor",
 )  # fmt: skip
-BIKE_RACK = "static_object.bicycle_rack"
+SMALL_TABLES = ("attribute", "calibrated_sensor", "category", "instance", "log", "sample", "scene", "sensor")
 SWEEP_NS = 50_000_000  # one turn of the synthetic LiDAR, whose sweeps are not motion corrected
-Row = dict[str, Any]
-Found = TypeVar("Found")
 
 
 def table_paths(dataroot: Path, version: str) -> dict[str, Path]:
@@ -48,56 +41,29 @@ def table_paths(dataroot: Path, version: str) -> dict[str, Path]:
     return paths
 
 
-def read_tables(dataroot: Path, version: str) -> dict[str, list[Row]]:
-    """Name -> rows. Raises ValueError naming a table that is not JSON, and a row that is not what it must be."""
-    tables = {}
-    for name, path in table_paths(dataroot, version).items():
-        try:
-            rows = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not JSON ({error}); copy or unpack the table again") from error
-        checks = TableChecks(path)
-        tables[name] = checks.rows(rows)
-        checks.end()
-    return tables
-
-
-def poses_from_rows(rows: np.ndarray) -> np.ndarray:
-    """(n, 7) x y z and quaternion w x y z -> (n, 4, 4)."""
-    q = rows[:, 3:] / np.linalg.norm(rows[:, 3:], axis=1, keepdims=True)
-    w, x, y, z = q.T
-    poses = np.zeros((len(rows), 4, 4))
-    poses[:, 0, :3] = np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)], axis=1)
-    poses[:, 1, :3] = np.stack([2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)], axis=1)
-    poses[:, 2, :3] = np.stack([2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)], axis=1)
-    poses[:, :3, 3] = rows[:, :3]
-    poses[:, 3, 3] = 1
-    return poses
-
-
-def index_arrays(tables: dict[str, list[Row]]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def index_arrays(paths: Mapping[str, Path]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tables -> arrays and facts (channels, scenes, attributes, motion_corrected).
 
     data_*: one row per file, by scene, channel and stamp; frame_*: one row per keyframe, by scene and time; box_*: one
     row per annotation of a benchmark class, in the ego frame of its keyframe; rack_*: bicycle racks alike.
-    Raises ValueError naming the row when the tables do not fit together.
+    The large tables are read a block at a time and kept as numbers.
+    Raises ValueError for a table that is not JSON, and naming the row when the tables do not fit together.
     """
+    with _without_collector():
+        return _index_arrays(paths)
+
+
+def _index_arrays(paths: Mapping[str, Path]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    tables = {name: [row for rows in row_blocks(paths[name]) for row in rows] for name in SMALL_TABLES}
     scenes = sorted(tables["scene"], key=lambda row: row["name"])
     channels = sorted(row["channel"] for row in tables["sensor"])
-    samples = _by_token(tables["sample"])
+    samples = {row["token"]: row for row in tables["sample"]}
     check_names(tables)
-    order = [row for scene in scenes for row in samples_of(scene, samples, _get)]
+    order = [row for scene in scenes for row in samples_of(scene, samples, find)]
     frame_of = {row["token"]: i for i, row in enumerate(order)}
     scene_of = {row["token"]: i for i, row in enumerate(scenes)}
-    data, data_rows = _files(tables, channels, samples, scene_of)
+    data, frame_data = _files(paths, tables, channels, samples, scene_of, frame_of)
     check_motion(data)
-    frame_data = np.full((len(order), len(channels)), -1, dtype=np.int64)
-    keys = np.array([i for i, row in enumerate(data_rows) if row["is_key_frame"]], dtype=np.int64)
-    frame = np.array([_frame(frame_of, data_rows[i]) for i in keys], dtype=np.int64)
-    frame_stamp = np.array([row["timestamp"] for row in order], dtype=np.int64)
-    channel, stamp = data["data_channel"][keys], data["data_stamp"][keys] // 1000
-    check_key_frames(frame, channel, stamp, frame_stamp, lambda k: data_rows[keys[k]]["filename"])
-    frame_data[frame, channel] = keys
     _require_sensors(order, frame_data)
     vehicles = {row["token"]: row["vehicle"] for row in tables["log"]}
     corrected = all(vehicles.get(scene["log_token"]) != "synthetic" for scene in scenes)
@@ -106,9 +72,7 @@ def index_arrays(tables: dict[str, list[Row]]) -> tuple[dict[str, np.ndarray], d
     frames = {
         "frame_token": np.array([row["token"] for row in order], dtype=bytes),
         "frame_stamp": np.array([row["timestamp"] for row in order], dtype=np.int64) * 1000,
-        "frame_scene": np.array(
-            [_get(scene_of, row["scene_token"], "scene", row["token"]) for row in order], dtype=np.int64
-        ),
+        "frame_scene": np.array(look_up(scene_of, order, "scene_token", "scene"), dtype=np.int64),
         "frame_data": frame_data,
     }
     # The ego pose of the LiDAR keyframe is the pose at sample.timestamp, by nuScenes' definition.
@@ -116,7 +80,9 @@ def index_arrays(tables: dict[str, list[Row]]) -> tuple[dict[str, np.ndarray], d
     reference = np.where(lidar >= 0, lidar, frame_data.max(axis=1))
     frames["frame_pose"] = data["data_pose"][reference]
     attributes = sorted(row["name"] for row in tables["attribute"])
-    boxes = _boxes(tables, samples, frame_of, poses_from_rows(frames["frame_pose"]), attributes)
+    boxes = box_arrays(
+        row_blocks(paths["sample_annotation"]), tables, frame_of, poses_from_rows(frames["frame_pose"]), attributes
+    )
     facts = {
         "channels": channels,
         "scenes": [row["name"] for row in scenes],
@@ -126,68 +92,87 @@ def index_arrays(tables: dict[str, list[Row]]) -> tuple[dict[str, np.ndarray], d
     return data | frames | boxes, facts
 
 
-def _by_token(rows: Sequence[Row]) -> dict[str, Row]:
-    return {row["token"]: row for row in rows}
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Within: no search for cycles, which rows of tables have none of. With millions of them it takes a third of the
+    time."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
 
 
-def _get(rows: Mapping[str, Found], token: str, table: str, asked_by: str) -> Found:
-    if token not in rows:
-        raise ValueError(f"{table}.json has no row {token!r}, which {asked_by!r} refers to; unpack the metadata again")
-    return rows[token]
-
-
-def _frame(frame_of: Mapping[str, int], row: Row) -> int:
-    """The keyframe of a row, which `sample` may have and no scene lead to."""
-    if row["sample_token"] not in frame_of:
-        raise ValueError(
-            f"sample.json: no scene's chain of `next` leads to {row['sample_token']!r}, which {row['token']!r} refers "
-            "to; unpack the metadata again"
-        )
-    return frame_of[row["sample_token"]]
-
-
-def _pose_row(row: Row) -> list[float]:
-    return [*row["translation"], *row["rotation"]]
+def _poses(blocks: Iterator[list[Row]]) -> tuple[dict[str, int], np.ndarray]:
+    """Token -> row, and the rows (n, 7) as `poses_from_rows` takes them."""
+    number: dict[str, int] = {}
+    parts = [np.zeros((0, 7))]
+    count = 0
+    for rows in blocks:
+        number.update(zip((row["token"] for row in rows), range(count, count + len(rows)), strict=True))
+        parts.append(pose_rows(rows))
+        count += len(rows)
+    return number, np.concatenate(parts)
 
 
 def _files(
-    tables: dict[str, list[Row]], channels: list[str], samples: dict[str, Row], scene_of: dict[str, int]
-) -> tuple[dict[str, np.ndarray], list[Row]]:
-    sensors, poses = _by_token(tables["sensor"]), _by_token(tables["ego_pose"])
-    calibrations = {row["token"]: i for i, row in enumerate(tables["calibrated_sensor"])}
-    number = {name: i for i, name in enumerate(channels)}
-    channel_of = [
-        number[_get(sensors, row["sensor_token"], "sensor", row["token"])["channel"]]
-        for row in tables["calibrated_sensor"]
-    ]
+    paths: Mapping[str, Path],
+    tables: Mapping[str, list[Row]],
+    channels: list[str],
+    samples: Mapping[str, Row],
+    scene_of: Mapping[str, int],
+    frame_of: Mapping[str, int],
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """data_* and calibration_* arrays; (frames, channels) the data row of each keyframe's file, -1 for none."""
+    pose_of, poses = _poses(row_blocks(paths["ego_pose"]))
+    calibrations = tables["calibrated_sensor"]
+    calibration_of = {row["token"]: i for i, row in enumerate(calibrations)}
+    sensors = {row["token"]: row["channel"] for row in tables["sensor"]}
+    channel_of = np.array([channels.index(c) for c in look_up(sensors, calibrations, "sensor_token", "sensor")])
+    scene_numbers = look_up(scene_of, tables["sample"], "scene_token", "scene")
+    scene_of_sample = dict(zip((row["token"] for row in tables["sample"]), scene_numbers, strict=True))
     sizes = np.zeros((len(calibrations), 2), dtype=np.int64)
-    keyed = []
-    for row in tables["sample_data"]:
-        calibration = _get(calibrations, row["calibrated_sensor_token"], "calibrated_sensor", row["token"])
-        sample = _get(samples, row["sample_token"], "sample", row["token"])
-        scene = _get(scene_of, sample["scene_token"], "scene", sample["token"])
-        keyed.append((scene, channel_of[calibration], row["timestamp"], calibration, row))
-        sizes[calibration] = row["width"] or 0, row["height"] or 0
-    keyed.sort(key=lambda entry: entry[:3])
-    rows = [entry[4] for entry in keyed]
-    names = [row["filename"].encode() for row in rows]
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("scene", "stamp", "calibration", "pose", "frame")}
+    names: list[bytes] = []
+    for rows in row_blocks(paths["sample_data"]):
+        calibration = look_up(calibration_of, rows, "calibrated_sensor_token", "calibrated_sensor")
+        columns["calibration"].append(np.array(calibration, dtype=np.int32))
+        columns["scene"].append(np.array(look_up(scene_of_sample, rows, "sample_token", "sample"), dtype=np.int32))
+        columns["stamp"].append(np.array([row["timestamp"] for row in rows], dtype=np.int64) * 1000)
+        columns["pose"].append(np.array(look_up(pose_of, rows, "ego_pose_token", "ego_pose"), dtype=np.int32))
+        columns["frame"].append(np.array([frame_number(frame_of, row) if row["is_key_frame"] else -1 for row in rows]))
+        sizes[calibration] = [(row["width"] or 0, row["height"] or 0) for row in rows] or np.zeros((0, 2))
+        names += [row["filename"].encode() for row in rows]
+    del pose_of
+    scene, stamp, calibration_row, pose, frame = (np.concatenate(columns[name]) for name in columns)
+    channel = channel_of[calibration_row].astype(np.int16)
+    order = np.lexsort((stamp, channel, scene))
+    names = [names[i] for i in order]
+    frame_data = np.full((len(frame_of), len(channels)), -1, dtype=np.int64)
+    (keys,) = np.nonzero(frame[order] >= 0)
+    frame_stamp = np.array([samples[token]["timestamp"] for token in frame_of], dtype=np.int64)
+    of_key, channel_of_key = frame[order][keys], channel[order][keys]
+    name_of = lambda k: names[keys[k]].decode()  # noqa: E731
+    check_key_frames(of_key, channel_of_key, stamp[order][keys] // 1000, frame_stamp, name_of)
+    frame_data[of_key, channel_of_key] = keys
     K = np.full((len(calibrations), 3, 3), np.nan)
-    for i, row in enumerate(tables["calibrated_sensor"]):
+    for i, row in enumerate(calibrations):
         if row["camera_intrinsic"]:
             K[i] = row["camera_intrinsic"]
-    pose_rows = [_pose_row(_get(poses, row["ego_pose_token"], "ego_pose", row["token"])) for row in rows]
     return {
-        "data_scene": np.array([entry[0] for entry in keyed], dtype=np.int32),
-        "data_channel": np.array([entry[1] for entry in keyed], dtype=np.int16),
-        "data_stamp": np.array([entry[2] for entry in keyed], dtype=np.int64) * 1000,
-        "data_calibration": np.array([entry[3] for entry in keyed], dtype=np.int32),
-        "data_pose": np.array(pose_rows, dtype=np.float64).reshape(-1, 7),
+        "data_scene": scene[order],
+        "data_channel": channel[order],
+        "data_stamp": stamp[order],
+        "data_calibration": calibration_row[order],
+        "data_pose": poses[pose[order]],
         "data_name_end": np.cumsum([len(name) for name in names], dtype=np.int64),
         "data_names": np.frombuffer(b"".join(names), dtype=np.uint8),
-        "calibration_pose": np.array([_pose_row(row) for row in tables["calibrated_sensor"]], dtype=np.float64),
+        "calibration_pose": pose_rows(calibrations),
         "calibration_K": K,
         "calibration_size": sizes,
-    }, rows
+    }, frame_data
 
 
 def _require_sensors(order: list[Row], frame_data: np.ndarray) -> None:
@@ -201,11 +186,11 @@ def _begin_poses(data: dict[str, np.ndarray], channels: list[str]) -> np.ndarray
     other channels."""
     begin = np.full_like(data["data_pose"], np.nan)
     lidar = channels.index("LIDAR_TOP") if "LIDAR_TOP" in channels else -1
-    for scene in np.unique(data["data_scene"]):
-        rows = np.flatnonzero(data["data_scene"] == scene)
-        rows = rows[np.unique(data["data_stamp"][rows], return_index=True)[1]]
+    scenes = data["data_scene"]
+    for start, end in zip(*(np.searchsorted(scenes, np.unique(scenes), side=side) for side in ("left", "right"))):
+        rows = start + np.unique(data["data_stamp"][start:end], return_index=True)[1]
         stamps, poses = data["data_stamp"][rows], poses_from_rows(data["data_pose"][rows])
-        for i in np.flatnonzero((data["data_scene"] == scene) & (data["data_channel"] == lidar)):
+        for i in start + np.flatnonzero(data["data_channel"][start:end] == lidar):
             if len(rows) < 2:
                 begin[i] = data["data_pose"][i]
                 continue
@@ -215,74 +200,3 @@ def _begin_poses(data: dict[str, np.ndarray], channels: list[str]) -> np.ndarray
             pose = interpolate_pose(poses[k - 1], poses[k], float(fraction))
             begin[i] = [*pose[:3, 3], *quaternion_from_rotation(pose[:3, :3])]
     return begin
-
-
-def _boxes(
-    tables: dict[str, list[Row]],
-    samples: dict[str, Row],
-    frame_of: dict[str, int],
-    global_from_ego: np.ndarray,
-    attributes: list[str],
-) -> dict[str, np.ndarray]:
-    annotations = _by_token(tables["sample_annotation"])
-    categories = {row["token"]: row["name"] for row in tables["category"]}
-    names = {
-        row["token"]: _get(categories, row["category_token"], "category", row["token"]) for row in tables["instance"]
-    }
-    attribute_of = {row["token"]: attributes.index(row["name"]) for row in tables["attribute"]}
-    kept: list[tuple[int, int, Row]] = []  # frame, class or -1 for a rack, row; in the order of the table
-    for row in tables["sample_annotation"]:
-        category = _get(names, row["instance_token"], "instance", row["token"])
-        name = category_to_detection_name(category)
-        if name in CLASSES or category == BIKE_RACK:
-            _get(samples, row["sample_token"], "sample", row["token"])
-            kept.append((_frame(frame_of, row), CLASSES.index(name) if name in CLASSES else -1, row))
-    kept.sort(key=lambda entry: entry[0])
-    rows = [row for _, _, row in kept]
-    frame = np.array([entry[0] for entry in kept], dtype=np.int64)
-    label = np.array([entry[1] for entry in kept], dtype=np.int64)
-    poses = poses_from_rows(np.array([_pose_row(row) for row in rows], dtype=np.float64).reshape(-1, 7))
-    boxes = np.zeros((len(rows), 7))
-    boxes[:, :3] = poses[:, :3, 3]
-    boxes[:, 3:6] = np.array([row["size"] for row in rows], dtype=np.float64).reshape(-1, 3)[:, [1, 0, 2]]  # w, l, h
-    boxes[:, 6] = np.arctan2(poses[:, 1, 0], poses[:, 0, 0])
-    velocity = np.array([_velocity(row, annotations, samples) for row in rows], dtype=np.float64).reshape(-1, 3)
-    ends = np.searchsorted(frame, np.arange(len(global_from_ego)), side="right")
-    for i, (start, end) in enumerate(zip([0, *ends], ends)):
-        of_frame, ego_from_global = slice(start, end), invert(global_from_ego[i])
-        boxes[of_frame] = transform_boxes(ego_from_global, boxes[of_frame])
-        velocity[of_frame] = velocity[of_frame] @ ego_from_global[:3, :3].T
-    attribute = [
-        _get(attribute_of, row["attribute_tokens"][0], "attribute", row["token"]) if row["attribute_tokens"] else -1
-        for row in rows
-    ]
-    points = np.array([(row["num_lidar_pts"], row["num_radar_pts"]) for row in rows], dtype=np.int64).reshape(-1, 2)
-    scored, rack, count = label >= 0, label < 0, len(global_from_ego)
-    return {
-        "box_end": np.searchsorted(frame[scored], np.arange(count), side="right"),
-        "box": boxes[scored],
-        "box_velocity": velocity[scored, :2],
-        "box_class": label[scored],
-        "box_attribute": np.array(attribute, dtype=np.int64)[scored],
-        "box_points": points[scored],
-        "rack_end": np.searchsorted(frame[rack], np.arange(count), side="right"),
-        "rack": boxes[rack],
-    }
-
-
-def _velocity(row: Row, annotations: dict[str, Row], samples: dict[str, Row]) -> np.ndarray:
-    """(3,) m/s in the global frame from the neighbouring keyframes; NaN where they are missing or more than 1.5 s apart
-    each (nuscenes-devkit, NuScenes.box_velocity)."""
-    if not row["prev"] and not row["next"]:
-        return np.full(3, np.nan)
-    first, last = (
-        _get(annotations, row[name], "sample_annotation", row["token"]) if row[name] else row
-        for name in ("prev", "next")
-    )
-    begin, end = (_get(samples, of["sample_token"], "sample", of["token"])["timestamp"] for of in (first, last))
-    apart = 1e-6 * (end - begin)
-    if apart <= 0:
-        raise not_between(row["token"], row["prev"], row["next"])
-    if apart > (3.0 if row["prev"] and row["next"] else 1.5):
-        return np.full(3, np.nan)
-    return (np.array(last["translation"]) - np.array(first["translation"])) / apart

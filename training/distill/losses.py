@@ -43,6 +43,7 @@ class Loss(NamedTuple):
 
     part: builds what the loss itself learns, from the config, given to it as pair.part. needs: what it reads of the
     teacher besides the pair, the heatmap and the regression. lidar: whether it reads the batch's LiDAR points.
+    image_targets: what it reads of the targets in the images.
     """
 
     function: Callable[..., dict[str, Tensor]]
@@ -50,6 +51,7 @@ class Loss(NamedTuple):
     part: Callable[[Any], nn.Module | None] = lambda config: None
     needs: tuple[str, ...] = ()
     lidar: bool = False
+    image_targets: tuple[str, ...] = ()
 
     def __call__(self, pair: Pair, scene: Scene, config: Any = None) -> dict[str, Tensor]:
         return self.function(pair, scene, self.config() if config is None else config)
@@ -65,7 +67,7 @@ DISTILL_LOSSES: dict[str, Loss] = {
     "logits": Loss(logits, LogitConfig),
     "distillbev": Loss(distillbev, DistillBevConfig, spatial_projection),
     "lgkd_feature": Loss(lgkd_feature, LgkdFeatureConfig, needs=("aux.depth",), lidar=True),
-    "lgkd_depth": Loss(lgkd_depth, LgkdDepthConfig),
+    "lgkd_depth": Loss(lgkd_depth, LgkdDepthConfig, image_targets=("depth",)),
     "lgkd_response": Loss(lgkd_response, LgkdResponseConfig),
     "radardistill_afd": Loss(radardistill_afd, AfdConfig),
     "radardistill_pfd": Loss(radardistill_pfd, PfdConfig),

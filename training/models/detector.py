@@ -114,10 +114,19 @@ class SetDetector(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """An entry of STUDENTS or TEACHERS: `module(spec, config)`; `config` is a frozen dataclass, at paper size."""
+    """An entry of STUDENTS or TEACHERS: `module(spec, config)`; `config` is a frozen dataclass, at paper size.
+
+    image_targets: config -> what it predicts in the images for a loss to supervise, some of "depth" and "semantic".
+    """
 
     module: Callable[[ModelSpec, Any], Detector]
     config: type
+    image_targets: Callable[[Any], tuple[str, ...]] = lambda config: ()
+
+
+def camera_targets(config: Any) -> tuple[str, ...]:
+    """Family.image_targets of a network whose `camera` is a CameraBevConfig."""
+    return tuple(config.camera.aux)
 
 
 def empty_memory(spec: ModelSpec, like: Tensor, batch: int) -> Memory | None:

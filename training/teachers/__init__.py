@@ -1,7 +1,7 @@
 """Networks of teachers: what students learn from. Trained and evaluated as students are, then frozen."""
 
 from training.models.bevdet import BevDet
-from training.models.detector import Family
+from training.models.detector import Family, camera_targets
 from training.teachers.bevdepth_large import BevDepthLargeConfig
 from training.teachers.centerpoint import CenterPoint, CenterPointConfig
 from training.teachers.lidar_transformer import LidarTransformer, LidarTransformerConfig
@@ -15,5 +15,5 @@ TEACHERS: dict[str, Family] = {
     "pillarnet": Family(PillarNet, PillarNetConfig),
     "mvp": Family(MVP, MVPConfig),
     "lidar_transformer": Family(LidarTransformer, LidarTransformerConfig),
-    "bevdepth_large": Family(BevDet, BevDepthLargeConfig),
+    "bevdepth_large": Family(BevDet, BevDepthLargeConfig, camera_targets),
 }

@@ -11,11 +11,15 @@ from pathlib import Path
 import torch
 
 from training.command_line import TrainingStopped
+from training.processes import rank_and_world
 from training.run import Run
 from training.trainer.callbacks import Resumption
 from training.trainer.resuming import newest_whole
 
 KERNEL_COUNTS = Path("/proc/vmstat")
+
+# What gloo and NCCL say where a process that they wait for is gone.
+LOST = "Connection (closed|reset) by peer|Broken pipe|[Cc]onnection was likely closed|remote process exited|NCCL.*abort"
 
 
 @contextmanager
@@ -77,6 +81,8 @@ def _reason(error: Exception, run: Run, killed: int) -> str | None:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {text}"
+    if rank_and_world()[1] > 1 and isinstance(error, RuntimeError) and re.search(LOST, text):
+        return "the connection to another process of this run is lost: that has ended, and what it said is the reason"
     if isinstance(error, ValueError | OSError) or text != str(error):
         return text
     return None

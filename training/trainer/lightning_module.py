@@ -21,7 +21,7 @@ from training.losses.detection import detection_losses
 from training.models.detector import Detector, Memory, Prediction, SetDetector, empty_memory
 from training.models.exported import MEMORY_INPUTS, peaks_of
 from training.processes import any_of_all
-from training.run import Run, build_detector, parameter_groups, run_to_plain
+from training.run import Run, build_detector, parameter_groups, run_to_plain, seen_by_network
 from training.schedules import rates
 from training.teachers.frozen import FrozenTeacher
 
@@ -93,7 +93,7 @@ class DetectorModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.run = run
-        self.spec, self.data = run.spec, run.data
+        self.spec, self.data = run.spec, seen_by_network(run)
         self.steps = steps or run.optim.steps or 1
         self.detector = build_detector(run)
         self.distiller: Distiller | None = None

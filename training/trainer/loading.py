@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch.utils.data import DataLoader, Subset
 
 from bev_perception.model_spec import ModelSpec
-from training.data.clips import ClipDataset, EndlessShuffle, collate
+from training.data.clips import IMAGE_TARGETS, ClipDataset, EndlessShuffle, collate
 from training.data.config import DataConfig, for_evaluation
 from training.data.nuscenes import Keyframe, Keyframes, open_nuscenes, read_split, require_lidar
 from training.data.source import Source
@@ -26,18 +27,23 @@ class Batches:
 
 
 def open_keyframes(
-    spec: ModelSpec, config: DataConfig, source: Source, split: str, scenes: int | None = None
+    spec: ModelSpec,
+    config: DataConfig,
+    source: Source,
+    split: str,
+    scenes: int | None = None,
+    image_targets: tuple[str, ...] = IMAGE_TARGETS,
 ) -> Keyframes:
     """Keyframes of a split, or of its first `scenes` scenes.
 
     Raises ValueError when there are none, and as Keyframes does; for training also without the LiDAR that the images'
-    depth targets come from.
+    depth targets come from, where these are among the `image_targets`.
     """
     names = scenes_of(config, source, split)[:scenes]
     keyframes = open_nuscenes(source, names, spec, config)
     if not len(keyframes):
         raise ValueError(f"{source.root}: the split {split!r} has no keyframes; see splits.json there")
-    if split == "train" and spec.cameras and config.depth_stride:
+    if split == "train" and spec.cameras and config.depth_stride and "depth" in image_targets:
         instead = "set data.depth_stride=0 for a network that is not supervised in the image, such as BEVDet's"
         require_lidar(keyframes.data_index, f"the depth targets of {spec.name} come from it", instead)
     return keyframes
@@ -78,16 +84,27 @@ def training_loader(dataset: ClipDataset, run: Run, steps_done: int, world: int,
         sampler=RankShard(order),
         num_workers=workers,
         persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),  # copies to the GPU then go on beside the network
         worker_init_fn=outlive_sigterm,
     )
 
 
 def evaluation_loader(
-    keyframes: Sequence[Keyframe], rows: Sequence[int], spec: ModelSpec, config: DataConfig, batches: Batches
+    keyframes: Sequence[Keyframe],
+    rows: Sequence[int],
+    spec: ModelSpec,
+    config: DataConfig,
+    batches: Batches,
+    image_targets: tuple[str, ...] = (),
 ) -> DataLoader:
-    """The `rows` of the keyframes, each once and unchanged; `index` of a batch: their rows."""
-    dataset = ClipDataset(keyframes, spec, for_evaluation(config))
+    """The `rows` of the keyframes, each once and unchanged; `index` of a batch: their rows. Targets in the images are
+    drawn where a loss is to look at them."""
+    dataset = ClipDataset(keyframes, spec, for_evaluation(config), image_targets=image_targets)
     return DataLoader(
-        Subset(dataset, rows), batches.size, num_workers=batches.workers, collate_fn=collate,
+        Subset(dataset, rows),
+        batches.size,
+        num_workers=batches.workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
         worker_init_fn=outlive_sigterm,
-    )  # fmt: skip
+    )

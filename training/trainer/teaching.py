@@ -15,7 +15,7 @@ from training.distill.cache import TeacherCache
 from training.distill.losses import DISTILL_LOSSES
 from training.distill.module import Distiller
 from training.processes import own_device, own_share
-from training.run import Run
+from training.run import Run, image_targets
 from training.teachers.frozen import FrozenTeacher
 from training.trainer.checkpoint import load_module, read_checkpoint
 from training.trainer.lightning_module import predict_clip
@@ -115,7 +115,8 @@ def held_out_agreement(
     distiller.load_state_dict(own)
     distiller.eval()
     totals: dict[str, float] = {}
-    for batch in evaluation_loader(keyframes, rows, run.spec, run.data, Batches(run.batch_size, workers)):
+    targets = image_targets(run)
+    for batch in evaluation_loader(keyframes, rows, run.spec, run.data, Batches(run.batch_size, workers), targets):
         found = distiller(module.predict(batch), batch).diagnostics
         share = len(batch["index"]) / len(rows)
         totals = {name: totals.get(name, 0.0) + share * float(value) for name, value in found.items()}
