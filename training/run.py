@@ -23,12 +23,15 @@ from training.models.bevformer import BevFormerConfig
 from training.models.bevfusion import BevFusionConfig
 from training.models.camera_radar import StudentConfig
 from training.models.detector import Detector, Family
+from training.models.frame import EGO
 from training.models.image_branch import ImageConfig
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.radar_pillarnet import RadarPillarNetConfig
 from training.models.temporal_fusion import TemporalConfig
 from training.schedules import OptimConfig
 from training.teachers import TEACHERS
+from training.teachers.centerpoint import CenterPointConfig
+from training.teachers.pillarnet import PillarNetConfig
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -130,7 +133,9 @@ ADDED_LATER: dict[type, dict[str, Any]] = model_spec.ADDED_LATER | {
     BevDepthConfig: {"before_blocks": 0},
     BevFormerConfig: {"temporal": TemporalConfig("none")},
     BevFusionConfig: {"pillarnet": None},
-    RadarPillarNetConfig: {"cma": True, "conv5_from": "conv4"},
+    RadarPillarNetConfig: {"cma": True, "conv5_from": "conv4", "frame": EGO},
+    CenterPointConfig: {"room": 0, "frame": EGO},
+    PillarNetConfig: {"frame": EGO},
 }  # fmt: skip
 
 
