@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -44,9 +45,27 @@ def drawn(row: dict) -> np.ndarray:
 
 @cache
 def published_state(network: str) -> dict[str, torch.Tensor]:
-    """Names and tensors as the authors' file has them; constants (BEVDet's geometry) left out."""
+    """Names and tensors as the authors' file has them."""
     rows = json.loads((GOLDEN / f"{network}_state.json").read_text())["keys"]
-    return {row["key"]: torch.from_numpy(drawn(row)) for row in rows if row["kind"] != "constant"}
+    state = {row["key"]: torch.from_numpy(drawn(row)) for row in rows if row["kind"] != "constant"}
+    return state | {row["key"]: geometry(row["key"]) for row in rows if row["kind"] == "constant"}
+
+
+def geometry(key: str) -> torch.Tensor:
+    """What BEVDet saves of its view transform, from the published configuration."""
+    config = json.loads((GOLDEN / "bevdet_r50_config.json").read_text())
+    axes = [config["grid"][axis] for axis in "xyz"]
+    height, width = config["image_size_h_w"]
+    depths = np.arange(*config["grid"]["depth"])
+    points = np.empty((len(depths), height // 16, width // 16, 3), dtype=np.float32)
+    points[..., 0] = np.arange(width // 16) * ((width - 1) / (width // 16 - 1))
+    points[..., 1] = (np.arange(height // 16) * ((height - 1) / (height // 16 - 1)))[:, None]
+    points[..., 2] = depths[:, None, None]
+    found: dict[str, np.ndarray] = {
+        "dx": np.float32([step for _, _, step in axes]), "bx": np.float32([low + step / 2 for low, _, step in axes]),
+        "nx": np.int64([(high - low) / step for low, high, step in axes]), "frustum": points,
+    }  # fmt: skip
+    return torch.from_numpy(found[key.rpartition(".")[2]])
 
 
 class Golden:
@@ -66,12 +85,14 @@ class Golden:
         difference = np.abs(found[place].astype(np.float64) - self.arrays[f"{stage}|val"])
         return float(difference.max() / self.arrays[f"{stage}|max"])
 
-    def input(self, stage: str, signed: bool = False) -> torch.Tensor:
-        """An input of a small recording: standard normal, negative values set to 0 unless `signed`."""
+    def input(self, stage: str, name: str, signed: bool = False, scale: float = 1.0) -> torch.Tensor:
+        """An input of a small recording, drawn under its name: negative values set to 0 unless `signed`."""
         shape = tuple(self.arrays[f"{stage}|shape"])
-        rng = np.random.Generator(np.random.PCG64(zlib.crc32(f"small/{stage.removesuffix('.input')}".encode())))
-        value = rng.standard_normal(shape).astype(np.float32)
-        return torch.from_numpy(value if signed else np.maximum(value, 0))
+        rng = np.random.Generator(np.random.PCG64(zlib.crc32(f"small/{name}".encode())))
+        value = torch.from_numpy(rng.standard_normal(shape).astype(np.float32)) * scale
+        value = value if signed else value.clamp(min=0)
+        assert self.off(stage, value) == 0, f"{stage} is drawn otherwise"
+        return value
 
 
 def to_ego(xyz: np.ndarray, frame: Frame = NOMINAL) -> np.ndarray:
@@ -111,6 +132,19 @@ def branch(name: str, task: int, heatmap: torch.Tensor, regression: torch.Tensor
     return torch.stack(theirs[name], dim=1)
 
 
+def heads(
+    golden: Golden, head: str, names: tuple[str, ...], found: tuple[torch.Tensor, ...], pcdet: bool
+) -> Iterator[tuple[str, float]]:
+    heatmap, regression, aux = found
+    for task in range(len(TASKS)):
+        for name in names:
+            stage = f"{head}.{task}.{name}"
+            if name == "iou":
+                yield stage, golden.off(stage, aux["iou"][:, task : task + 1])
+            else:
+                yield stage, golden.off(stage, branch(name, task, heatmap, regression, pcdet))
+
+
 def candidates(prediction: Prediction, grid: BevGrid, task: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every cell and class of a task: boxes (M, 9) x y z l w h yaw vx vy in the ego frame, raw heatmap probability
     (M,), class index (M,); M = classes x cells."""
@@ -138,10 +172,13 @@ def kept_by_circle(boxes: np.ndarray, scores: np.ndarray, squared_radius: float,
 
 def matched(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Boxes (M, 9), each with the nearest of the others -> the largest difference of any number, angles round the
-    circle. Not in their order: two scores may be equal but for rounding."""
+    circle. Not in their order: two scores may be equal but for rounding. Further columns (labels) must be equal."""
     assert ours.shape == theirs.shape, f"{len(ours)} boxes, recorded {len(theirs)}"
-    nearest = np.linalg.norm(ours[:, None, :6] - theirs[None, :, :6], axis=-1).argmin(axis=1)
+    if not len(ours):
+        return 0.0
+    same = [*range(6), *range(9, ours.shape[1])]
+    nearest = np.linalg.norm(ours[:, None, same] - theirs[None, :, same], axis=-1).argmin(axis=1)
     assert len(set(nearest.tolist())) == len(ours), "two boxes for one"
     difference = ours - theirs[nearest]
     difference[:, 6] = (difference[:, 6] + np.pi) % (2 * np.pi) - np.pi
-    return float(np.abs(difference).max(initial=0.0))
+    return float(np.abs(difference).max())

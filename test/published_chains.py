@@ -20,16 +20,17 @@ from published import (
     TASKS,
     Golden,
     boxes_to_ego,
-    branch,
     candidates,
+    heads,
     kept_by_circle,
     matched,
     published_state,
     to_ego,
 )
+from published_images import bevdet_full, bevdet_small, mmdet3d_boxes
 
 from bev_perception.model_spec import CLASSES
-from training.convert import centerpoint
+from training.convert import bevdet, centerpoint
 from training.convert.conversion import convert
 from training.convert.layers import BOXES_MMDET3D, Change
 from training.models.center_head import BRANCHES
@@ -43,17 +44,6 @@ SQUARED_RADII = (4, 12, 10, 1, 0.85, 0.175)
 def converted(name: str, state: str, published_grid: bool = True) -> DetectorModule:
     """A network with the weights of a recording, in the recording's frame."""
     return convert(published_state(state), name, published_grid, NOMINAL)[0]
-
-
-def heads(golden: Golden, head: str, names: tuple[str, ...], found: tuple[torch.Tensor, ...], pcdet: bool) -> Stages:
-    heatmap, regression, aux = found
-    for task in range(len(TASKS)):
-        for name in names:
-            stage = f"{head}.{task}.{name}"
-            if name == "iou":
-                yield stage, golden.off(stage, aux["iou"][:, task : task + 1])
-            else:
-                yield stage, golden.off(stage, branch(name, task, heatmap, regression, pcdet))
 
 
 # ---- CenterPoint ----------------------------------------------------------------------------------------------------
@@ -94,7 +84,9 @@ def centerpoint_rest(
 def centerpoint_small(network: torch.nn.Module) -> Stages:
     golden = Golden("centerpoint_pillar_small")
     yield from centerpoint_reader(network)
-    yield from centerpoint_rest(network, golden, golden.input("neck.input"), golden.input("bbox_head.input"))
+    yield from centerpoint_rest(
+        network, golden, golden.input("neck.input", "neck"), golden.input("bbox_head.input", "bbox_head")
+    )
     by_rule = decoded_by_rule(network, centerpoint.HEAD, BOXES_MMDET3D, (1.9, 4.5, 1.7))
     yield from det3d_boxes(network, Golden("centerpoint_pillar"), by_rule, "decode/rule_circle")
 
@@ -156,9 +148,16 @@ def decoded_by_rule(
     return network.turn.prediction(Prediction(heatmap, torch.stack(regression)[None], aux=aux))
 
 
+def bevdet_small_decoded(network: torch.nn.Module) -> Stages:
+    yield from bevdet_small(network)
+    by_rule = decoded_by_rule(network, bevdet.HEAD, BOXES_MMDET3D, (1.9, 4.5, 1.7))
+    yield from mmdet3d_boxes(network, Golden("bevdet_r50"), by_rule, "decode/rule")
+
+
 # Name -> state file, chain of the small recordings, of the full ones.
 CHAINS: dict[str, tuple[str, Callable[[torch.nn.Module], Stages], Callable[[torch.nn.Module], Stages]]] = {
     "centerpoint_pillar": ("centerpoint_pillar", centerpoint_small, centerpoint_full),
+    "bevdet_r50": ("bevdet_r50", bevdet_small_decoded, bevdet_full),
 }
 
 

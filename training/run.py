@@ -18,9 +18,10 @@ from training.distill.config import DistillConfig
 from training.losses.detection import LossConfig
 from training.models import STUDENTS
 from training.models.bev_encoder import BevEncoderConfig
-from training.models.bevdet import BevDepthConfig, BevDetConfig
+from training.models.bevdet import BevDepthConfig, BevDet4DConfig, BevDetConfig
 from training.models.bevformer import BevFormerConfig
 from training.models.bevfusion import BevFusionConfig
+from training.models.camera_bev import CameraBevConfig
 from training.models.camera_radar import StudentConfig
 from training.models.detector import Detector, Family
 from training.models.frame import EGO
@@ -126,11 +127,13 @@ ADDED_LATER: dict[type, dict[str, Any]] = model_spec.ADDED_LATER | {
     PasteConfig: {"epochs": 0},
     DistillConfig: {"start_from": "", "start_into": "", "pull": 0.0},
     ImageConfig: {"levels": 1},
-    BevEncoderConfig: {"steps": (2, 2, 2), "neck_norm": False},
+    BevEncoderConfig: {"steps": (2, 2, 2), "neck_norm": False, "plain_shortcuts": False},
+    CameraBevConfig: {"frustum": "centres"},
     PillarBackboneConfig: {"strides": (2, 2, 2)},
     StudentConfig: {"channels": 64, "temporal": TemporalConfig("gated")},
-    BevDetConfig: {"before_blocks": 0},
-    BevDepthConfig: {"before_blocks": 0},
+    BevDetConfig: {"before_blocks": 0, "frame": EGO},
+    BevDet4DConfig: {"frame": EGO},
+    BevDepthConfig: {"before_blocks": 0, "frame": EGO},
     BevFormerConfig: {"temporal": TemporalConfig("none")},
     BevFusionConfig: {"pillarnet": None},
     RadarPillarNetConfig: {"cma": True, "conv5_from": "conv4", "frame": EGO},

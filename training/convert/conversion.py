@@ -15,7 +15,7 @@ import torch
 
 from bev_perception.files import write_atomic
 from bev_perception.grid import BevGrid
-from training.convert import centerpoint
+from training.convert import bevdet, centerpoint
 from training.convert.reading import State, read_published
 from training.convert.table import Report, Table, apply
 from training.models.frame import EGO, LIDAR_TOP, Frame, grid_in
@@ -40,6 +40,9 @@ FAMILIES: dict[str, Family] = {
     "centerpoint_pillar": Family(
         centerpoint.run, centerpoint.table, centerpoint.prepared,
         "tianweiy/CenterPoint, PointPillars with two PFN layers and ten sweeps: 50.3 mAP, 60.2 NDS",
+    ),
+    "bevdet_r50": Family(
+        bevdet.run, bevdet.table, bevdet.prepared, "HuangJunJie2017/BEVDet 1.0, BEVDet-R50: 29.9 mAP, 37.7 NDS"
     ),
 }  # fmt: skip
 

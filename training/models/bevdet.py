@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from bev_perception.model_spec import ModelSpec
-from training.models.backbones.resnet import make_layer
+from training.models.backbones.resnet import make_layer, make_plain_layer
 from training.models.bev_encoder import BevDepthEncoderConfig, BevEncoderConfig
 from training.models.bev_tail import BevTail
 from training.models.camera_bev import CameraBev, CameraBevConfig
 from training.models.center_head import HeadConfig
 from training.models.depth_net import DepthNetConfig
 from training.models.detector import Memory, Prediction
+from training.models.frame import EGO, Frame, Turn, spec_in
 from training.models.image_branch import ImageConfig
 from training.models.temporal_fusion import TemporalConfig
 from training.models.view.depth_bins import DepthBins
@@ -31,7 +32,8 @@ from training.models.view.depth_bins import DepthBins
 class BevDetConfig:
     """BEVDet-R50 by default: 59 bins of 1 m, 64 channels lifted, encoder 128, 256, 512, neck 256.
 
-    before_blocks: residual blocks between the lift and the alignment of the earlier map.
+    before_blocks: residual blocks between the lift and the alignment of the earlier map. frame: what it computes in;
+    with the encoder's plain_shortcuts and the camera's frustum "lss" the network is the one of the released weights.
     """
 
     camera: CameraBevConfig = field(default_factory=CameraBevConfig)
@@ -39,6 +41,7 @@ class BevDetConfig:
     encoder: BevEncoderConfig = field(default_factory=BevEncoderConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     before_blocks: int = 0
+    frame: Frame = EGO
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class BevDet4DConfig:
     temporal: TemporalConfig = field(default_factory=lambda: TemporalConfig("concat"))
     encoder: BevEncoderConfig = field(default_factory=BevEncoderConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    frame: Frame = EGO
 
 
 def bevdepth_camera() -> CameraBevConfig:
@@ -71,6 +75,7 @@ class BevDepthConfig:
     encoder: BevDepthEncoderConfig = field(default_factory=BevDepthEncoderConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     before_blocks: int = 0
+    frame: Frame = EGO
 
 
 class BevDet(nn.Module):
@@ -84,17 +89,20 @@ class BevDet(nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.config, self.bins = spec, config, config.camera.bins
-        self.camera = CameraBev(spec, config.camera)
+        self.turn, own = Turn(config.frame, spec), spec_in(config.frame, spec)
+        self.camera = CameraBev(own, config.camera)
         channels = self.camera.channels
+        plain = isinstance(config.encoder, BevEncoderConfig) and config.encoder.plain_shortcuts
+        make = make_plain_layer if plain else make_layer
         self.before: nn.Module = (
-            make_layer(channels, channels, config.before_blocks, 1) if config.before_blocks else nn.Identity()
+            make(channels, channels, config.before_blocks, 1) if config.before_blocks else nn.Identity()
         )
-        self.tail = BevTail(channels, spec, config.temporal, config.encoder, config.head)
+        self.tail = BevTail(channels, own, config.temporal, config.encoder, config.head)
         self.tasks = self.tail.tasks
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
-        lifted = self.camera(inputs)
-        return self.tail(self.before(lifted.bev), memory, lifted.aux)
+        lifted = self.camera(self.turn.inputs(inputs))
+        return self.turn.prediction(self.tail(self.before(lifted.bev), self.turn.memory(memory), lifted.aux))
 
     def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
-        return self.tail.state(self.before(self.camera(inputs).bev), memory)
+        return self.tail.state(self.before(self.camera(self.turn.inputs(inputs)).bev), self.turn.memory(memory))
