@@ -85,11 +85,18 @@ class Golden:
         difference = np.abs(found[place].astype(np.float64) - self.arrays[f"{stage}|val"])
         return float(difference.max() / self.arrays[f"{stage}|max"])
 
-    def input(self, stage: str, name: str, signed: bool = False, scale: float = 1.0) -> torch.Tensor:
-        """An input of a small recording, drawn under its name: negative values set to 0 unless `signed`."""
-        shape = tuple(self.arrays[f"{stage}|shape"])
+    @property
+    def stages(self) -> list[str]:
+        return [str(name) for name in self.arrays["stages"]]
+
+    def drawn(self, stage: str, name: str) -> torch.Tensor:
+        """Standard normal numbers of a stage's shape, drawn under `name`."""
         rng = np.random.Generator(np.random.PCG64(zlib.crc32(f"small/{name}".encode())))
-        value = torch.from_numpy(rng.standard_normal(shape).astype(np.float32)) * scale
+        return torch.from_numpy(rng.standard_normal(tuple(self.arrays[f"{stage}|shape"])).astype(np.float32))
+
+    def input(self, stage: str, name: str, signed: bool = False, scale: float = 1.0) -> torch.Tensor:
+        """An input of a small recording: negative values set to 0 unless `signed`."""
+        value = self.drawn(stage, name) * scale
         value = value if signed else value.clamp(min=0)
         assert self.off(stage, value) == 0, f"{stage} is drawn otherwise"
         return value
@@ -99,6 +106,13 @@ def to_ego(xyz: np.ndarray, frame: Frame = NOMINAL) -> np.ndarray:
     """(P, 3) in LIDAR_TOP, x to the right -> the ego frame, float64."""
     matrix = frame.ego_from_network()
     return xyz[:, [1, 0, 2]].astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def lidar_inputs(points: np.ndarray) -> dict[str, torch.Tensor]:
+    """(P, 5) in LIDAR_TOP: x y z, intensity 0..255, age -> a detector's inputs."""
+    columns = (np.zeros((len(points), 1)), to_ego(points[:, :3]), points[:, 3:4] / 255, points[:, 4:5])
+    lidar = torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
+    return {"lidar": lidar, "lidar_counts": torch.tensor([len(lidar)])}
 
 
 def boxes_to_ego(boxes: np.ndarray, frame: Frame = NOMINAL) -> np.ndarray:

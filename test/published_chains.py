@@ -23,16 +23,17 @@ from published import (
     candidates,
     heads,
     kept_by_circle,
+    lidar_inputs,
     matched,
     published_state,
-    to_ego,
 )
 from published_images import bevdet_full, bevdet_small, mmdet3d_boxes
+from published_pillarnet import openpcdet_boxes, pillarnet_full, pillarnet_small
 
 from bev_perception.model_spec import CLASSES
-from training.convert import bevdet, centerpoint
+from training.convert import bevdet, centerpoint, pillarnet
 from training.convert.conversion import convert
-from training.convert.layers import BOXES_MMDET3D, Change
+from training.convert.layers import BOXES_MMDET3D, BOXES_OPENPCDET, Change
 from training.models.center_head import BRANCHES
 from training.models.detector import Prediction
 from training.trainer.lightning_module import DetectorModule
@@ -49,13 +50,6 @@ def converted(name: str, state: str, published_grid: bool = True) -> DetectorMod
 # ---- CenterPoint ----------------------------------------------------------------------------------------------------
 
 DET3D = ("reg", "height", "dim", "rot", "vel", "hm")
-
-
-def lidar_inputs(points: np.ndarray) -> dict[str, torch.Tensor]:
-    """(P, 5) in LIDAR_TOP: x y z, intensity 0..255, age -> a detector's inputs."""
-    columns = (np.zeros((len(points), 1)), to_ego(points[:, :3]), points[:, 3:4] / 255, points[:, 4:5])
-    lidar = torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
-    return {"lidar": lidar, "lidar_counts": torch.tensor([len(lidar)])}
 
 
 def centerpoint_reader(network: torch.nn.Module) -> Stages:
@@ -154,9 +148,28 @@ def bevdet_small_decoded(network: torch.nn.Module) -> Stages:
     yield from mmdet3d_boxes(network, Golden("bevdet_r50"), by_rule, "decode/rule")
 
 
+RADAR = ("radar_", "radardistill_radar")
+
+
+def pillarnet_small_decoded(network: torch.nn.Module, prefix: str = "", name: str = "pillarnet18_lidar") -> Stages:
+    yield from pillarnet_small(network, prefix, name)
+    by_rule = decoded_by_rule(network, pillarnet.HEAD, BOXES_OPENPCDET, (4.5, 1.9, 1.7))
+    yield from openpcdet_boxes(network, Golden(name), by_rule, "decode/rule")
+
+
+def radardistill_small_decoded(network: torch.nn.Module) -> Stages:
+    yield from pillarnet_small_decoded(network, *RADAR)
+
+
+def radardistill_full(network: torch.nn.Module) -> Stages:
+    yield from pillarnet_full(network, *RADAR)
+
+
 # Name -> state file, chain of the small recordings, of the full ones.
 CHAINS: dict[str, tuple[str, Callable[[torch.nn.Module], Stages], Callable[[torch.nn.Module], Stages]]] = {
     "centerpoint_pillar": ("centerpoint_pillar", centerpoint_small, centerpoint_full),
+    "pillarnet18": ("pillarnet18_lidar", pillarnet_small_decoded, pillarnet_full),
+    "radardistill": ("radardistill", radardistill_small_decoded, radardistill_full),
     "bevdet_r50": ("bevdet_r50", bevdet_small_decoded, bevdet_full),
 }
 
