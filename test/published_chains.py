@@ -27,7 +27,7 @@ from published import (
     matched,
     published_state,
 )
-from published_images import bevdet_full, bevdet_small, mmdet3d_boxes
+from published_images import bevdet4d_full, bevdet4d_small, bevdet_full, bevdet_small, mmdet3d_boxes
 from published_pillarnet import openpcdet_boxes, pillarnet_full, pillarnet_small
 
 from bev_perception.model_spec import CLASSES
@@ -171,6 +171,7 @@ CHAINS: dict[str, tuple[str, Callable[[torch.nn.Module], Stages], Callable[[torc
     "pillarnet18": ("pillarnet18_lidar", pillarnet_small_decoded, pillarnet_full),
     "radardistill": ("radardistill", radardistill_small_decoded, radardistill_full),
     "bevdet_r50": ("bevdet_r50", bevdet_small_decoded, bevdet_full),
+    "bevdet4d_r50": ("bevdet4d_r50", bevdet4d_small, bevdet4d_full),
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from published import NOMINAL, TASKS, Golden, boxes_to_ego, candidates, heads, matched
 
-from training.models.detector import Prediction
+from training.models.detector import Memory, Prediction
 from training.models.frame import EGO, Frame
 
 Stages = Iterator[tuple[str, float]]
@@ -95,6 +95,59 @@ def lift_small(network: torch.nn.Module) -> Stages:
 
 
 ALL = torch.ones(1, 6)
+
+
+def warped(network: torch.nn.Module, golden: Golden, adjacent: torch.Tensor) -> torch.Tensor:
+    """The earlier map as the current frame sees it: the motion is said in the ego frame and turned."""
+    lidar_motion = golden["rig/adjacent_to_current_lidar"].astype(np.float64)
+    ego_from_lidar = NOMINAL.ego_from_network() @ np.eye(4)[[1, 0, 2, 3]]
+    prev_from_curr = ego_from_lidar @ np.linalg.inv(lidar_motion) @ np.linalg.inv(ego_from_lidar)
+    one = torch.ones(1, 1)
+    memory = network.turn.memory(Memory(adjacent, torch.from_numpy(prev_from_curr)[None].float(), one, 1.5 * one))
+    return network.tail.temporal.align(memory)[0]
+
+
+def bevdet4d_small(network: torch.nn.Module) -> Stages:
+    golden = Golden("bevdet4d_r50_small")
+    stage = "pre_process_net.output"
+    yield stage, golden.off(stage, network.before(golden.input("pre_process_net.input", "pre_process")))
+    shifted = warped(network, golden, golden.input("shift.input", "shift", signed=True))
+    yield "shift.output", golden.off("shift.output", shifted)
+    bev = golden.input("img_bev_encoder.input", "bev")
+    yield from encoder(golden, network, with_age(bev), golden.input("pts_bbox_head.input", "head"))
+
+
+def with_age(both: torch.Tensor) -> torch.Tensor:
+    """The two channels that ours has besides: where the earlier map was seen, and its age."""
+    age = torch.full_like(both[:, :1], 1.5)
+    return torch.cat([both, torch.ones_like(age), age], dim=1)
+
+
+def bevdet4d_full(network: torch.nn.Module) -> Stages:
+    golden = Golden("bevdet4d_r50")
+    rng = np.random.Generator(np.random.PCG64(5))
+    drawn = rng.standard_normal((12, 3, 256, 704)).astype(np.float32)
+    maps = []
+    for which, images in (("current", drawn[0::2]), ("adjacent", drawn[1::2])):
+        # Both with the current extrinsics, as published.
+        bev = network.camera(rig_inputs(golden, frame=EXACT) | {"images": as_images(images)}).bev
+        stage = f"img_view_transformer.bev.{which} (C,y,x)"
+        yield stage, golden.off(stage, bev)
+        maps.append(network.before(bev))
+        yield f"pre_process_net.{which}", golden.off(f"pre_process_net.{which}", maps[-1])
+    shifted = warped(network, golden, maps[1])
+    yield "shifted adjacent map", golden.off("shifted adjacent map", shifted)
+    both = torch.cat([maps[0], shifted], dim=1)
+    yield "concatenated (current, adjacent)", golden.off("concatenated (current, adjacent)", both)
+    yield from encoder(golden, network, with_age(both), None)
+    neck = network.tail.encoder(with_age(both))["neck"]
+    heatmap, regression, _ = network.tail.head(neck)
+    # The recorded boxes hold metres between the frames; ours are m/s of the interval that is given.
+    dt = torch.full((1, 1), 1.5)
+    memory = Memory(maps[1], torch.eye(4)[None], dt, dt)
+    prediction = network.turn.prediction(Prediction(heatmap, network._per_second(regression, memory)))
+    prediction.regression[:, :, 8:] *= 1.5
+    yield from mmdet3d_boxes(network, golden, prediction, "decode/network")
 
 
 def golden_off(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("lightning", reason="needs lightning")
 import torch
-from published import BOXES, HEAD, STAGE, needs_golden
+from published import BOXES, HEAD, SHIFT, STAGE, needs_golden
 from published_chains import CHAINS, converted
 
 pytestmark = needs_golden
@@ -17,6 +17,7 @@ pytestmark = needs_golden
 def test_every_stage_is_the_published_one(name):
     state, small, _ = CHAINS[name]
     off = dict(small(converted(name, state).detector))
-    limits = {stage: BOXES if "boxes" in stage else HEAD if "head" in stage else STAGE for stage in off}
+    kinds = {"boxes": BOXES, "head": HEAD, "shift": SHIFT}
+    limits = {stage: next((kinds[word] for word in kinds if word in stage), STAGE) for stage in off}
     assert {stage: value for stage, value in off.items() if not value < limits[stage]} == {}
     assert len(off) >= 40

@@ -15,7 +15,7 @@ import torch
 
 from bev_perception.files import write_atomic
 from bev_perception.grid import BevGrid
-from training.convert import bevdet, centerpoint, pillarnet, radardistill
+from training.convert import bevdet, bevdet4d, centerpoint, pillarnet, radardistill
 from training.convert.reading import State, read_published
 from training.convert.table import Report, Table, apply
 from training.models.frame import EGO, LIDAR_TOP, Frame, grid_in
@@ -51,6 +51,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "bevdet_r50": Family(
         bevdet.run, bevdet.table, bevdet.prepared, "HuangJunJie2017/BEVDet 1.0, BEVDet-R50: 29.9 mAP, 37.7 NDS on val"
+    ),
+    "bevdet4d_r50": Family(
+        bevdet4d.run, bevdet4d.table, bevdet.prepared,
+        "HuangJunJie2017/BEVDet 1.0, BEVDet4D-R50: 32.2 mAP, 45.7 NDS on val",
     ),
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from bev_perception.model_spec import ModelSpec
@@ -48,8 +49,8 @@ class BevDetConfig:
 class BevDet4DConfig:
     """BEVDet4D-R50 by default: BEVDet with an earlier frame.
 
-    Velocity is regressed in m/s; the original regresses the displacement between its two frames, whose interval here is
-    an input instead.
+    Velocity is regressed in m/s, for which the interval between the two frames is an input. displacement: the last
+    layer gives metres between the two frames instead, as the original's does, which are divided by the interval.
     """
 
     camera: CameraBevConfig = field(default_factory=CameraBevConfig)
@@ -58,6 +59,7 @@ class BevDet4DConfig:
     encoder: BevEncoderConfig = field(default_factory=BevEncoderConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     frame: Frame = EGO
+    displacement: bool = False
 
 
 def bevdepth_camera() -> CameraBevConfig:
@@ -102,7 +104,18 @@ class BevDet(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
         lifted = self.camera(self.turn.inputs(inputs))
-        return self.turn.prediction(self.tail(self.before(lifted.bev), self.turn.memory(memory), lifted.aux))
+        prediction = self.tail(self.before(lifted.bev), self.turn.memory(memory), lifted.aux)
+        if isinstance(self.config, BevDet4DConfig) and self.config.displacement:
+            prediction.regression = self._per_second(prediction.regression, memory)
+        return self.turn.prediction(prediction)
+
+    def _per_second(self, regression: Tensor, memory: Memory | None) -> Tensor:
+        """Boxes whose last two channels are metres between two frames -> m/s; without an earlier frame the spec's
+        interval is meant, as the vehicle says it."""
+        boxes, displacement = regression[:, :, :-2], regression[:, :, -2:]
+        if memory is None:
+            return torch.cat([boxes, displacement / self.spec.temporal.interval_s], dim=2)
+        return torch.cat([boxes, displacement / memory.dt.reshape(-1, 1, 1, 1, 1)], dim=2)
 
     def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
         return self.tail.state(self.before(self.camera(self.turn.inputs(inputs)).bev), self.turn.memory(memory))
