@@ -17,7 +17,10 @@ from training.convert.conversion import FAMILIES, convert, convert_file
 from training.convert.layers import point_layer, same
 from training.convert.reading import read_published
 from training.convert.table import Table, apply
+from training.distill.module import take_over
+from training.experiments import radardistill
 from training.experiments.distillbev import bevdet_r50_from_centerpoint as distilled
+from training.run import build_detector
 from training.trainer.checkpoint import load_module, read_checkpoint
 from training.trainer.starting import start_network
 from training.trainer.teaching import open_teachers
@@ -149,6 +152,26 @@ def test_the_command_writes_what_evaluation_teaching_and_starting_take(tmp_path,
     source.write_bytes(b"cut")
     assert main([str(source), "--as", "centerpoint_pillar", "--out", str(out)]) == 1
     assert "download it again" in capsys.readouterr().err
+
+
+@needs_golden
+def test_a_published_pillarnet_teaches_a_radar_student_that_starts_from_it(tmp_path, capsys):
+    source = saved({"model_state": dict(published_state("radardistill"))}, tmp_path)
+    out = tmp_path / "teacher"
+    assert main([str(source), "--as", "pillarnet18", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert (
+        "748 left in the file: global_step, radar_backbone_2d, radar_backbone_3d, radar_dense_head, radar_vfe" in told
+    )
+    run = radardistill.radar18_from_published()
+    teachers = open_teachers(run, {"pillarnet": out / "last.ckpt"})
+    copied, _ = take_over(build_detector(run), run.distill, teachers)["weights"]
+    assert len(copied) > 500
+    with pytest.raises(ValueError, match=r"set the same"):
+        open_teachers(radardistill.radar18(), {"pillarnet": out / "last.ckpt"})
+    other = radardistill.radar18()
+    with pytest.raises(ValueError, match=r"weights of one frame mean nothing in the other"):
+        take_over(build_detector(other), other.distill, teachers)
 
 
 @needs_golden

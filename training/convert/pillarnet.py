@@ -12,13 +12,11 @@ from training.convert.layers import BOXES_OPENPCDET, LIDAR_COLUMNS, Change, Colu
 from training.convert.reading import State
 from training.convert.spconv import dense_kernels
 from training.convert.table import Table
-from training.experiments import pillarnet
+from training.experiments.pillarnet import EVERY_HEIGHT, lidar18, of_every_height
 from training.models.detector import SIX_TASKS
 from training.models.frame import Frame
 from training.run import Run
 
-# Nothing is dropped for its height. The middle, from which heights are measured, is 0.
-Z_RANGE = (-100.0, 100.0)
 # What their points' first layer reads; x to the right is our y. They measure from their pillar's centre (4.9 m below
 # the LiDAR), from the origin, from the pillar's mean and from the range's corner.
 CENTRE = (*same("y-centre", "x-centre"), ("z", 1.0, 4.9))
@@ -32,13 +30,12 @@ WHOLE = ("vfe.", "backbone_3d.", "backbone_2d.", "dense_head.")
 
 def run(frame: Frame) -> Run:
     """The network, and what it is shown: the experiment `lidar18` in `frame`, with points of every height."""
-    published = pillarnet.lidar18()
-    config = dataclasses.replace(published.config, z_range=Z_RANGE, frame=frame)
-    lidar = published.data.lidar
-    assert lidar is not None
-    x_min, y_min, _, x_max, y_max, _ = lidar.bounds
-    lidar = dataclasses.replace(lidar, bounds=(x_min, y_min, Z_RANGE[0], x_max, y_max, Z_RANGE[1]))
-    return dataclasses.replace(published, config=config, data=dataclasses.replace(published.data, lidar=lidar))
+    published = lidar18()
+    assert published.data.lidar is not None
+    # The middle of these heights, from which ours are measured, is 0.
+    config = dataclasses.replace(published.config, z_range=EVERY_HEIGHT, frame=frame)
+    data = dataclasses.replace(published.data, lidar=of_every_height(published.data.lidar))
+    return dataclasses.replace(published, config=config, data=data)
 
 
 def prepared(theirs: State) -> State:

@@ -11,10 +11,11 @@ import dataclasses
 from torch import Tensor
 
 from training.convert.layers import RADAR_COLUMNS, same
-from training.convert.pillarnet import CENTRE, MEAN_AND_CORNER, Z_RANGE, branch_table, prepared_branch
+from training.convert.pillarnet import CENTRE, MEAN_AND_CORNER, branch_table, prepared_branch
 from training.convert.reading import State
 from training.convert.table import Table
 from training.experiments import radar_pillarnet
+from training.experiments.pillarnet import EVERY_HEIGHT
 from training.models.frame import Frame
 from training.run import Run
 
@@ -26,7 +27,9 @@ BODY = {"dwconv": "depthwise", "norm": "norm", "pwconv1": "expand", "grn": "resp
 def run(frame: Frame) -> Run:
     """The network, and what it is shown: the experiment `radar18` of the radar student in `frame`."""
     published = radar_pillarnet.radar18()
-    return dataclasses.replace(published, config=dataclasses.replace(published.config, z_range=Z_RANGE, frame=frame))
+    return dataclasses.replace(
+        published, config=dataclasses.replace(published.config, z_range=EVERY_HEIGHT, frame=frame)
+    )
 
 
 def prepared(theirs: State) -> State:
