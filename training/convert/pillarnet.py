@@ -81,8 +81,7 @@ def branch_table(prefix: str, whole: tuple[str, ...]) -> Table:
                 folded[f"{block_of_theirs}.conv{i}.bias"] = f"{block_of_theirs}.bn{i}.running_mean"
     for block in range(2):
         for i in range(6):  # theirs begin with a padding, which here is the convolution's own
-            for part in range(2):
-                modules[f"backbone_2d.blocks.{block}.{1 + 3 * i + part}"] = f"neck.block{block}.{i}.{part}"
+            modules |= {f"backbone_2d.blocks.{block}.{1 + 3 * i + j}": f"neck.block{block}.{i}.{j}" for j in range(2)}
     modules |= {f"backbone_2d.deblocks.0.{i}": f"neck.deblock.{i}" for i in range(2)}
     modules |= {f"dense_head.shared_conv.{i}": f"head.shared.{i}" for i in range(2)}
     folded["dense_head.shared_conv.0.bias"] = "dense_head.shared_conv.1.running_mean"
