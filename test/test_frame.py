@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -67,18 +65,19 @@ def test_points_go_in_and_cells_with_them(frame):
     turned = turn.inputs({"lidar": lidar})["lidar"]
     assert np.abs(turned[:, 1:4].numpy() - expected).max() < 1e-5
     assert torch.equal(turned[:, [0, 4, 5]], lidar[:, [0, 4, 5]])
-    ego[:, 2] = frame.origin[2]  # in the plane of a level frame
-    level = dataclasses.replace(frame, pitch_deg=0.0)
     cells, _ = SPEC.pillar_grid().cells(ego[:, :2])
     flat = cells[:, 0] * SPEC.pillar_grid().shape[1] + cells[:, 1]
     points = np.column_stack([ego, rng.random((200, 3))]).astype(np.float32)[None, :, None]
     inputs = {"radar_points": torch.from_numpy(points), "radar_cells": torch.from_numpy(flat)[None]}
-    turned = Turn(level, SPEC).inputs(inputs)
+    turned = turn.inputs(inputs)
+    assert np.abs(turned["radar_points"][0, :, 0, 2].numpy() - expected[:, 2]).max() < 1e-5, "the height has the pitch"
     there = np.stack(np.divmod(turned["radar_cells"][0].numpy(), own.pillar_grid().shape[1]), axis=1)
     place = own.pillar_grid().fractional_cells(turned["radar_points"][0, :, 0, :2].double().numpy())
-    assert (np.abs(place - there - 0.5) < 0.5 + 1e-4).all()
+    assert (np.abs(place - there - 0.5) < 0.5 + 1e-4).all(), "a return lies in its cell, whatever the pitch"
+    moved = turned["radar_points"][0, :, 0, 4:6].numpy()
+    assert np.allclose(moved, points[0, :, 0, 4:6] * ([1, -1] if frame.mirrored else [1, 1]))
     behind = torch.tensor([[64 * 64, 64 * 64 + 3]])
-    assert torch.equal(Turn(level, SPEC).inputs(inputs | {"radar_cells": behind})["radar_cells"], behind)
+    assert torch.equal(turn.inputs(inputs | {"radar_cells": behind})["radar_cells"], behind)
 
 
 def test_projections_and_motion_are_those_of_the_turned_points():

@@ -67,11 +67,12 @@ class Turn(nn.Module):
     """Between the ego frame and the network's: inputs and memory in, the prediction out. Nothing for the ego frame.
 
     Images' depth and classes, and the state, which only the network itself reads, stay as they are. A radar's return
-    stays in its cell, mirrored: the pitch moves it by a twentieth of its height, which radar hardly measures.
+    stays at its place in its cell, mirrored: of the pitch it has the height alone, as the cells are the vehicle's.
     """
 
     ego_from_network: Tensor
     network_from_ego: Tensor
+    sides: Tensor
     places: Tensor
 
     def __init__(self, frame: Frame, spec: ModelSpec) -> None:
@@ -81,6 +82,8 @@ class Turn(nn.Module):
         matrix = frame.ego_from_network()
         self.register_buffer("ego_from_network", torch.from_numpy(matrix).float(), persistent=False)
         self.register_buffer("network_from_ego", torch.from_numpy(np.linalg.inv(matrix)).float(), persistent=False)
+        sides = torch.tensor([1.0, -1.0 if frame.mirrored else 1.0])
+        self.register_buffer("sides", sides, persistent=False)
         self.register_buffer("places", torch.from_numpy(_places(frame, spec.grid)).float(), persistent=False)
 
     def inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,9 +99,10 @@ class Turn(nn.Module):
                 turned["lidar"] = torch.cat([points[:, :1], (points[:, 1:4] - origin) @ rotation, points[:, 4:]], dim=1)
             if "radar_points" in inputs:
                 points = inputs["radar_points"]
-                velocity = points[..., 4:6] @ rotation[:2, :2]
-                place = (points[..., :3] - origin) @ rotation
-                turned["radar_points"] = torch.cat([place, points[..., 3:4], velocity], dim=-1)
+                place = points[..., :3] - origin
+                height = (place @ rotation)[..., 2:]
+                level = torch.cat([place[..., :2] * self.sides, height, points[..., 3:4]], dim=-1)
+                turned["radar_points"] = torch.cat([level, points[..., 4:6] * self.sides], dim=-1)
                 turned["radar_cells"] = self._cells(inputs["radar_cells"])
             if "img_from_ego" in inputs:
                 turned["img_from_ego"] = inputs["img_from_ego"].float() @ self.ego_from_network
