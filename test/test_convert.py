@@ -10,16 +10,17 @@ import pytest
 
 pytest.importorskip("lightning", reason="needs lightning")
 import torch
-from published import needs_golden, published_state
+from published import GOLDEN, NOMINAL, needs_golden, published_state
 
 from training.convert.__main__ import main
-from training.convert.conversion import FAMILIES, convert, convert_file
+from training.convert.conversion import FAMILIES, around_lidar, convert, convert_file
 from training.convert.layers import point_layer, same
 from training.convert.reading import read_published
 from training.convert.table import Table, apply
 from training.distill.module import take_over
 from training.experiments import radardistill
 from training.experiments.distillbev import bevdet_r50_from_centerpoint as distilled
+from training.models.frame import grid_in
 from training.run import build_detector
 from training.trainer.checkpoint import load_module, read_checkpoint
 from training.trainer.starting import start_network
@@ -172,6 +173,21 @@ def test_a_published_pillarnet_teaches_a_radar_student_that_starts_from_it(tmp_p
     other = radardistill.radar18()
     with pytest.raises(ValueError, match=r"weights of one frame mean nothing in the other"):
         take_over(build_detector(other), other.distill, teachers)
+
+
+@needs_golden
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_published_grid_is_the_one_of_the_recording_in_its_frame(name):
+    run = around_lidar(FAMILIES[name].run(NOMINAL))
+    recorded = {"radardistill": "radardistill_radar", "pillarnet18": "pillarnet18_lidar", "bevdet4d_r50": "bevdet_r50"}
+    config = json.loads((GOLDEN / f"{recorded.get(name, name)}_config.json").read_text())
+    low, high = (config["point_cloud_range"][i] if "point_cloud_range" in config else config["grid"]["x"][i // 3]
+                 for i in (0, 3))  # fmt: skip
+    own = grid_in(NOMINAL, run.spec.grid)
+    assert (own.x_min, own.x_max, own.y_min, own.y_max) == (low, high, low, high)
+    if run.data.lidar is not None:
+        x_min, y_min, _, x_max, y_max, _ = run.data.lidar.bounds
+        assert (x_min, x_max, y_min, y_max) == pytest.approx((low + 0.94, high + 0.94, low, high))
 
 
 @needs_golden

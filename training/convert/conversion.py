@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from bev_perception.files import write_atomic
-from bev_perception.grid import BevGrid
 from training.convert import bevdet, bevdet4d, centerpoint, pillarnet, radardistill
 from training.convert.reading import State, read_published
 from training.convert.table import Report, Table, apply
+from training.experiments.pillarnet import of_every_height
 from training.models.frame import EGO, LIDAR_TOP, Frame, grid_in
 from training.run import Run, run_to_plain
 from training.trainer.lightning_module import DetectorModule
@@ -71,17 +71,24 @@ def convert(
     family = FAMILIES[name]
     run = family.run(frame)
     if published_grid:
-        run = dataclasses.replace(run, spec=dataclasses.replace(run.spec, grid=around(run.config.frame, run.spec.grid)))
+        run = around_lidar(run)
     module = DetectorModule(run)
     ours, report = apply(family.table(), family.prepared(theirs), module.detector.state_dict())
     module.detector.load_state_dict(ours)
     return module.eval(), report
 
 
-def around(frame: Frame, grid: BevGrid) -> BevGrid:
-    """The grid in the ego frame that in the network's frame has these edges."""
-    x, y, z = frame.origin
-    return grid_in(dataclasses.replace(EGO, origin=(-x, -y, -z)), grid)
+def around_lidar(run: Run) -> Run:
+    """The run with a grid whose edges are the same numbers in the network's frame, and with all points on it."""
+    x, y, z = run.config.frame.origin
+    grid = grid_in(dataclasses.replace(EGO, origin=(-x, -y, -z)), run.spec.grid)
+    data = run.data
+    if data.lidar is not None:
+        lidar = of_every_height(data.lidar)
+        (_, _, low, _, _, high) = lidar.bounds
+        bounds = (grid.x_min, grid.y_min, low, grid.x_max, grid.y_max, high)
+        data = dataclasses.replace(data, lidar=dataclasses.replace(lidar, bounds=bounds))
+    return dataclasses.replace(run, spec=dataclasses.replace(run.spec, grid=grid), data=data)
 
 
 def write_checkpoint(module: DetectorModule, report: Report, source: Path, name: str, out: Path) -> Path:
