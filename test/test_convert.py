@@ -72,7 +72,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
         (tmp_path / "cut.pth").write_bytes(whole[:cut])
         with pytest.raises(ValueError, match=r"cut\.pth: not a file of torch.save"):
             read_published(tmp_path / "cut.pth")
-    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"state_dict": 1}))
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"state_dict": 1}, protocol=2))
     with pytest.raises(ValueError, match=r"pickle.pth"):
         read_published(tmp_path / "pickle.pth")
     with pytest.raises(FileNotFoundError, match=r"docs/checkpoints.md"):
