@@ -55,12 +55,14 @@ def _check_names(what: str, names: tuple[str, ...], limit: int) -> None:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """The network's image: the source scaled to `width` with `interpolation`, its top rows cut away to `height`."""
+    """The network's image: the source scaled to `zoom` times `width` with `interpolation`, of which the middle columns
+    and the bottom rows are kept."""
 
     height: int = 128
     width: int = 352
     color_order: str = "bgr"
     interpolation: str = "area"
+    zoom: float = 1.0
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -69,6 +71,12 @@ class ImageSpec:
             raise ValueError(f"image.color_order must be one of {COLOR_ORDERS}, found {self.color_order!r}")
         _within("image.height", self.height, 1, SIDE_LIMIT)
         _within("image.width", self.width, 1, SIDE_LIMIT)
+        _within("image.zoom", self.zoom, 1.0, 10.0)
+
+    @property
+    def scaled_width(self) -> int:
+        """Columns of the scaled source, before its sides are cut away."""
+        return round(self.width * self.zoom)
 
 
 @dataclass(frozen=True)
@@ -248,12 +256,14 @@ class ModelSpec:
         return json.dumps(facts, sort_keys=True, separators=(",", ":"))
 
 
-# Older bundles lack these: their radar was a map, its returns were not bounded, their ONNX held all weights.
+# Older bundles lack these: their radar was a map, its returns were not bounded, their ONNX held all weights, no image
+# lost its sides.
 ADDED_LATER: dict[type, dict[str, Any]] = {
     RadarSpec: {
         "format": "map", "pillar_step": 0.1, "max_pillars": 4000, "pillar_points": 10,
         "rcs_dbsm": (-64.0, 64.0), "max_speed_mps": 70.0, "z_m": (-10.0, 20.0),
     },
+    ImageSpec: {"zoom": 1.0},
     ModelSpec: {"weights_sha256": {}},
 }  # fmt: skip
 

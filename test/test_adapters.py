@@ -9,8 +9,14 @@ import torch
 from tiny_distill import both, centerpoint, student
 from torch import nn
 
+from bev_perception.grid import BevGrid
+from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec
 from training.distill.adapters import Adapter, copy_weights, inherit_head
 from training.distill.channels import feature_channels
+from training.distill.turned_head import head_in_ego
+from training.models.center_head import CenterHead, HeadConfig
+from training.models.detector import ONE_TASK, Prediction
+from training.models.frame import Frame, Turn
 
 
 def test_head_inheritance_copies_what_fits() -> None:
@@ -25,6 +31,21 @@ def test_head_inheritance_copies_what_fits() -> None:
         inherit_head(nn.Sequential(nn.Conv2d(1, 1, 1)), teacher)
     with pytest.raises(ValueError, match="fits"):
         inherit_head(nn.ModuleDict({"head": nn.Linear(3, 3)}), teacher)
+
+
+@torch.no_grad()
+def test_a_head_of_another_frame_is_turned_into_the_ego_frame() -> None:
+    """The student's head on the map as the student sees it says what the teacher's does, turned."""
+    torch.manual_seed(0)
+    frame = Frame((0.5, 0.0, 1.8), mirrored=True)
+    spec = ModelSpec("one", (), (), {}, {}, grid=BevGrid(-4, 4, -4, 4, 0.8), temporal=TemporalSpec(state_channels=0))
+    teacher, student = (CenterHead(6, CLASSES, HeadConfig(ONE_TASK, 5, 4)).eval() for _ in range(2))
+    student.load_state_dict(head_in_ego(teacher.state_dict(), frame))
+    neck = torch.randn(1, 6, 10, 10)
+    expected = Turn(frame, spec).prediction(Prediction(*teacher(neck)[:2]))
+    heatmap, regression, _ = student(neck.flip(-1))
+    assert torch.allclose(heatmap, expected.heatmap, atol=1e-5)
+    assert torch.allclose(regression, expected.regression, atol=1e-5)
 
 
 def test_copy_weights_under_another_prefix() -> None:

@@ -54,7 +54,7 @@ def reasons(problems):
 def test_resize_equals_opencv_on_the_whole_image(size, kernel):
     spec = ImageSpec(interpolation=kernel)
     image = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    _, _, crop_top = image_from_source(*size, spec)
+    _, _, crop_top, _ = image_from_source(*size, spec)
     samples = samples_per_pixel(size[0], spec)
     rows = crop_top + spec.height
     sampled = cv2.resize(image, (samples * spec.width, samples * rows), interpolation=cv2.INTER_LINEAR)

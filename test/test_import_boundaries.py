@@ -103,7 +103,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "distill"),
     ("training", "run recipes"),
     ("training", "trainer experiments"),
-    ("training", "bundling"),
+    ("training", "bundling convert"),
     ("training", "train evaluate export average velocity check_data object_database model_table study_tables"),
     ("training", "study overfit bench"),
 )

@@ -19,17 +19,21 @@ from training.distill.losses import DISTILL_LOSSES
 from training.losses.detection import LossConfig
 from training.models import STUDENTS
 from training.models.bev_encoder import BevEncoderConfig
-from training.models.bevdet import BevDepthConfig, BevDetConfig
+from training.models.bevdet import BevDepthConfig, BevDet4DConfig, BevDetConfig
 from training.models.bevformer import BevFormerConfig
 from training.models.bevfusion import BevFusionConfig
+from training.models.camera_bev import CameraBevConfig
 from training.models.camera_radar import StudentConfig
 from training.models.detector import Detector, Family
+from training.models.frame import EGO
 from training.models.image_branch import ImageConfig
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.radar_pillarnet import RadarPillarNetConfig
 from training.models.temporal_fusion import TemporalConfig
 from training.schedules import OptimConfig
 from training.teachers import TEACHERS
+from training.teachers.centerpoint import CenterPointConfig
+from training.teachers.pillarnet import PillarNetConfig
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -142,14 +146,19 @@ ADDED_LATER: dict[type, dict[str, Any]] = model_spec.ADDED_LATER | {
     PasteConfig: {"epochs": 0},
     DistillConfig: {"start_from": "", "start_into": "", "pull": 0.0},
     ImageConfig: {"levels": 1},
-    BevEncoderConfig: {"steps": (2, 2, 2), "neck_norm": False},
+    BevEncoderConfig: {"steps": (2, 2, 2), "neck_norm": False, "plain_shortcuts": False},
+    CameraBevConfig: {"frustum": "centres"},
     PillarBackboneConfig: {"strides": (2, 2, 2)},
     StudentConfig: {"channels": 64, "temporal": TemporalConfig("gated")},
-    BevDetConfig: {"before_blocks": 0},
-    BevDepthConfig: {"before_blocks": 0},
+    BevDetConfig: {"before_blocks": 0, "frame": EGO},
+    BevDet4DConfig: {"frame": EGO, "displacement": False},
+    TemporalConfig: {"alignment": "centres"},
+    BevDepthConfig: {"before_blocks": 0, "frame": EGO},
     BevFormerConfig: {"temporal": TemporalConfig("none")},
     BevFusionConfig: {"pillarnet": None},
-    RadarPillarNetConfig: {"cma": True, "conv5_from": "conv4"},
+    RadarPillarNetConfig: {"cma": True, "conv5_from": "conv4", "frame": EGO},
+    CenterPointConfig: {"room": 0, "frame": EGO},
+    PillarNetConfig: {"frame": EGO},
 }  # fmt: skip
 
 

@@ -24,33 +24,35 @@ def samples_per_pixel(width: int, spec: ImageSpec) -> int:
     if spec.interpolation == "linear":
         return 1
     samples = 1
-    while width > 2.5 * samples * spec.width:
+    while width > 2.5 * samples * spec.scaled_width:
         samples *= 2
     return samples
 
 
-def image_from_source(width: int, height: int, spec: ImageSpec) -> tuple[float, float, int]:
-    """(scale_x, scale_y, crop_top): u' = (u + 0.5) * scale_x - 0.5 and v' = (v + 0.5) * scale_y - 0.5 - crop_top.
+def image_from_source(width: int, height: int, spec: ImageSpec) -> tuple[float, float, int, int]:
+    """(scale_x, scale_y, crop_top, crop_left): u' = (u + 0.5) * scale_x - 0.5 - crop_left and
+    v' = (v + 0.5) * scale_y - 0.5 - crop_top.
 
     The scales are equal up to the rounding of the resized height to whole rows. Raises ImageError when the source
     is too flat to fill the network's image.
     """
-    resized_height = round(height * spec.width / width)
+    resized_height = round(height * spec.scaled_width / width)
     crop_top = resized_height - spec.height
     if crop_top < 0:
         raise ImageError(
             "too_flat",
-            f"{width}x{height} scaled to width {spec.width} has {resized_height} rows, the model needs {spec.height}",
+            f"{width}x{height} scaled to width {spec.scaled_width} has {resized_height} rows, the model needs "
+            f"{spec.height}",
         )
-    return spec.width / width, resized_height / height, crop_top
+    return spec.scaled_width / width, resized_height / height, crop_top, (spec.scaled_width - spec.width) // 2
 
 
 def img_from_cam(calibration: CameraCalibration, spec: ImageSpec) -> np.ndarray:
     """(4, 4) float64: camera frame (m) -> (u * depth, v * depth, depth, 1) in the network's image."""
-    scale_x, scale_y, crop_top = image_from_source(calibration.width, calibration.height, spec)
+    scale_x, scale_y, crop_top, crop_left = image_from_source(calibration.width, calibration.height, spec)
     resized_from_source = np.array(
         [
-            [scale_x, 0.0, 0.5 * scale_x - 0.5],
+            [scale_x, 0.0, 0.5 * scale_x - 0.5 - crop_left],
             [0.0, scale_y, 0.5 * scale_y - 0.5 - crop_top],
             [0.0, 0.0, 1.0],
         ]
@@ -61,14 +63,14 @@ def img_from_cam(calibration: CameraCalibration, spec: ImageSpec) -> np.ndarray:
 
 
 def resize_crop(image: np.ndarray, spec: ImageSpec, samples: int | None = None) -> np.ndarray:
-    """(h, w[, C]) uint8 or uint16 -> (H, W[, C]) with the spec's kernel, the top rows cut away.
+    """(h, w[, C]) uint8 or uint16 -> (H, W[, C]) with the spec's kernel, top rows and sides cut away.
 
     samples: as `samples_per_pixel` says for the received image, when `image` is a reduced copy of it.
     Source rows that only feed cut rows are dropped first, where a whole number of source rows makes a whole number
     of resized ones: the same pixels for less work.
     """
     height, width = image.shape[:2]
-    _, _, crop_top = image_from_source(width, height, spec)
+    _, _, crop_top, crop_left = image_from_source(width, height, spec)
     samples = samples or samples_per_pixel(width, spec)
     rows = crop_top + spec.height
     skipped = 0
@@ -77,8 +79,9 @@ def resize_crop(image: np.ndarray, spec: ImageSpec, samples: int | None = None) 
         block_rows = rows // blocks
         skipped = crop_top // block_rows * block_rows
         image = image[skipped // block_rows * (height // blocks) :]
-    image = cv2.resize(image, (samples * spec.width, samples * (rows - skipped)), interpolation=cv2.INTER_LINEAR)
-    return mean_over_samples(image, samples)[crop_top - skipped :]
+    size = (samples * spec.scaled_width, samples * (rows - skipped))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    return mean_over_samples(image, samples)[crop_top - skipped :, crop_left : crop_left + spec.width]
 
 
 def mean_over_samples(image: np.ndarray, samples: int) -> np.ndarray:
@@ -133,7 +136,7 @@ def _network_image(view: CameraView, spec: ImageSpec) -> np.ndarray:
     """One image, (H, W, 3); resized first and converted afterwards where that gives the same."""
     frame, calibration = view.frame, view.calibration
     samples = samples_per_pixel(calibration.width, spec)
-    least_width = calibration.width if spec.interpolation == "linear" else samples * spec.width
+    least_width = calibration.width if spec.interpolation == "linear" else samples * spec.scaled_width
     if is_distorted(calibration):
         image = decode_image(frame, least_width)
         image = undistort(image, calibration, img_from_cam(calibration, spec), (spec.width, spec.height), samples)

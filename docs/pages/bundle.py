@@ -121,10 +121,11 @@ FACTS: dict[type, dict[str, str]] = {
     },
     ImageSpec: {
         "height": "Rows of the network's image; what the scaled image has more is cut from the top",
-        "width": "Columns that the received image is scaled to",
+        "width": "Columns of the network's image",
         "color_order": f"Order of the channels: {', '.join(map(code, COLOR_ORDERS))}",
         "interpolation": f"How images are scaled: {', '.join(map(code, INTERPOLATIONS))}. `linear` takes one bilinear "
         "sample for each pixel, `area` the mean of as many as the scale needs",
+        "zoom": "The received image is scaled to so many times `width` columns, and its sides are cut away",
     },
     RadarSpec: {
         "sweeps": "Newest scans of each radar that are used",

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.distill.turned_head import frame_of, head_in_ego
 from training.models.detector import Detector
+from training.models.frame import EGO
 
 ADAPTERS = ("identity", "conv1x1", "upsample_conv1x1", "upsample_3layer")
 
@@ -96,11 +98,20 @@ def head_prefix(detector: Detector) -> str:
 def inherit_head(student: Detector, teacher: Detector) -> Inherited:
     """Start the student's head from the teacher's (DistillBEV's head inheritance); the student goes on training it.
 
-    A shared first convolution of other width is left alone, as in the released code. Raises ValueError when anything
-    behind it differs: half a head is worth nothing.
+    A shared first convolution of other width is left alone, as in the released code. A teacher with a frame of its own
+    has its head turned into the ego frame. Raises ValueError when anything behind the first convolution differs: half a
+    head is worth nothing.
     """
-    own = head_prefix(student)
-    inherited = copy_weights(student, teacher.state_dict(), own, head_prefix(teacher))
+    own, theirs = head_prefix(student), head_prefix(teacher)
+    head = {n.removeprefix(theirs): t for n, t in teacher.state_dict().items() if n.startswith(theirs)}
+    if frame_of(teacher) != frame_of(student):
+        if frame_of(student) != EGO:
+            raise ValueError(
+                f"the student computes in {frame_of(student)}, the teacher in {frame_of(teacher)}: give the student "
+                "the teacher's frame, or the ego frame"
+            )
+        head = head_in_ego(head, frame_of(teacher))
+    inherited = copy_weights(student, head, own)
     lacking = [name for name in inherited.kept if not name.startswith(f"{own}shared.")]
     if lacking:
         raise ValueError(

@@ -17,6 +17,7 @@ from training.distill.channels import feature_channels
 from training.distill.config import DistillConfig
 from training.distill.losses import DISTILL_LOSSES
 from training.distill.scene import Pair, Scene
+from training.distill.turned_head import frame_of
 from training.models.detector import Detector, Prediction, task_index
 from training.teachers.frozen import FrozenTeacher
 
@@ -32,6 +33,12 @@ def take_over(student: Detector, config: DistillConfig, teachers: Mapping[str, F
         known = [name for name, _ in student.named_children()]
         if config.start_into and config.start_into not in known:
             raise ValueError(f"start_into: the student has no part {config.start_into!r}; it has {known}")
+        frames = [frame_of(detector) for detector in (student, teachers[config.start_from].detector)]
+        if frames[0] != frames[1]:
+            raise ValueError(
+                f"start_from: the student computes in {frames[0]}, its teacher in {frames[1]}; weights of one frame "
+                "mean nothing in the other: set config.frame of the student to the teacher's"
+            )
         prefix = f"{config.start_into}." if config.start_into else ""
         found["weights"] = copy_weights(student, teachers[config.start_from].detector.state_dict(), prefix)
     if config.inherit_head:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from training.data.config import DataConfig, PasteConfig
+from training.data.config import DataConfig, LidarConfig, PasteConfig
 from training.experiments.centerpoint import PAPER_AUGMENTATION as CENTERPOINT_AUGMENTATION
 from training.experiments.centerpoint import PAPER_OPTIM, SMALL_DATA, TINY_DATA
 from training.losses.detection import LossConfig
@@ -30,6 +30,16 @@ PAPER_DATA = DataConfig(PAPER_AUGMENTATION, history=0, lidar=lidar_over(GRID_54)
 # The released code's vector of weights has CenterPoint's order, its branches another one: what is meant for velocity
 # acts on rotation. The published numbers came that way; LossConfig() is what the paper's text says.
 PAPER_LOSSES = LossConfig(velocity=1.0, rotation=0.2)
+
+
+# The released code drops no point for its height (docs/checkpoints.md).
+EVERY_HEIGHT = (-100.0, 100.0)
+
+
+def of_every_height(lidar: LidarConfig) -> LidarConfig:
+    """The same sweeps with points of every height."""
+    x_min, y_min, _, x_max, y_max, _ = lidar.bounds
+    return dataclasses.replace(lidar, bounds=(x_min, y_min, EVERY_HEIGHT[0], x_max, y_max, EVERY_HEIGHT[1]))
 
 
 def lidar18() -> Run:

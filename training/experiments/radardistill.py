@@ -13,6 +13,8 @@ import dataclasses
 from training.data.config import PasteConfig
 from training.experiments import bevfusion, centerpoint, radar_pillarnet
 from training.experiments.distillbev import taught
+from training.experiments.pillarnet import EVERY_HEIGHT, of_every_height
+from training.models.frame import LIDAR_TOP
 from training.recipes.distillation import distillbev, radardistill, together
 from training.recipes.specs import GRID_54, lidar_over
 from training.run import Run
@@ -29,6 +31,21 @@ def radar18() -> Run:
     data = dataclasses.replace(run.data, paste=PasteConfig(epochs=30))
     run = dataclasses.replace(run, data=data, optim=dataclasses.replace(run.optim, epochs=40))
     return taught(run, radardistill(source="pillarnet", start=True))
+
+
+def radar18_from_published() -> Run:
+    r"""`radar18` with the LiDAR teacher that the authors released (docs/checkpoints.md), in its frame, points of
+    every height with it:
+
+    python -m training.train training.experiments.radardistill:radar18_from_published --data NUSCENES \
+        --out runs/radardistill --teacher pillarnet=runs/pillarnet_published/last.ckpt
+    Expected: as `radar18`. Not run here.
+    """
+    run = radar18()
+    assert run.data.lidar is not None
+    config = dataclasses.replace(run.config, frame=LIDAR_TOP, z_range=EVERY_HEIGHT)
+    data = dataclasses.replace(run.data, lidar=of_every_height(run.data.lidar))
+    return dataclasses.replace(run, config=config, data=data)
 
 
 def radar18_with_mask() -> Run:

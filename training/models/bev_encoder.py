@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from training.models.backbones.resnet import make_layer
+from training.models.backbones.resnet import make_layer, make_plain_layer
 from training.models.center_head import conv_bn_relu
 from training.models.necks import FpnLss, SecondFPN, upsample_to
 
@@ -20,27 +20,30 @@ from training.models.necks import FpnLss, SecondFPN, upsample_to
 class BevEncoderConfig:
     """BEVDet's sizes: `channels` and `steps` (strides) of the stages, each of `blocks` basic blocks; `neck` channels
     out. BEVFusion's last stage has step 1. neck_norm: batch norm and ReLU after the neck's last convolution, as the
-    students of DistillBEV have it (`extra_norm_act`): a teacher's map is >= 0 there, too."""
+    students of DistillBEV have it (`extra_norm_act`): a teacher's map is >= 0 there, too. plain_shortcuts: the first
+    block of each stage has the released code's 3x3 shortcut without norm."""
 
     channels: tuple[int, int, int] = (128, 256, 512)
     blocks: int = 2
     neck: int = 256
     steps: tuple[int, int, int] = (2, 2, 2)
     neck_norm: bool = False
+    plain_shortcuts: bool = False
 
 
 class BevEncoder(nn.Module):
     """BEVDet's (Huang et al., 2021): three ResNet stages, each of stride 2, then FPN-LSS at the input's resolution.
 
     FPN-LSS joins the first and the last stage (Philion and Fidler, ECCV 2020). The shortcuts of the stages are 1x1
-    convolutions with batch norm as in ResNet; the original's are plain 3x3 ones.
+    convolutions with batch norm as in ResNet, or the original's plain 3x3 ones.
     """
 
     def __init__(self, in_channels: int, config: BevEncoderConfig = BevEncoderConfig()) -> None:
         super().__init__()
         widths = (in_channels, *config.channels)
+        make = make_plain_layer if config.plain_shortcuts else make_layer
         self.stages = nn.ModuleList(
-            [make_layer(a, b, config.blocks, step) for a, b, step in zip(widths, config.channels, config.steps)]
+            [make(a, b, config.blocks, step) for a, b, step in zip(widths, config.channels, config.steps)]
         )
         self.join = FpnLss(config.channels[0], config.channels[-1], 2 * config.neck)
         last: list[nn.Module] = [conv_bn_relu(2 * config.neck, config.neck), nn.Conv2d(config.neck, config.neck, 1)]

@@ -12,7 +12,7 @@ from training.models.depth_net import CameraAwareDepth, DepthNetConfig, PlainDep
 from training.models.image_branch import ImageBranch, ImageConfig
 from training.models.view.column_lift import ColumnLift, depth_plane
 from training.models.view.depth_bins import DepthBins
-from training.models.view.lift_splat import LiftSplat
+from training.models.view.lift_splat import FRUSTUMS, LiftSplat
 
 AUX = ("depth", "semantic")
 
@@ -22,7 +22,8 @@ class CameraBevConfig:
     """bins, context: depth bins and BEV channels. depth_net: BEVDepth's network; None for one 1x1 convolution.
 
     refine: BEVDepth's convolutions over each camera's (depth, column) plane. aux: what training supervises in the
-    image, "depth" from LiDAR, "semantic" the class of the object at a pixel (a training-only convolution).
+    image, "depth" from LiDAR, "semantic" the class of the object at a pixel (a training-only convolution). frustum: a
+    key of FRUSTUMS, where LiftSplat puts the points of a ray.
     """
 
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -31,8 +32,11 @@ class CameraBevConfig:
     depth_net: DepthNetConfig | None = None
     refine: bool = False
     aux: tuple[str, ...] = ()
+    frustum: str = "centres"
 
     def __post_init__(self) -> None:
+        if self.frustum not in FRUSTUMS or (self.refine and self.frustum != "centres"):
+            raise ValueError(f'frustum must be one of {FRUSTUMS}, "centres" with refine, found {self.frustum!r}')
         if set(self.aux) - set(AUX):
             raise ValueError(f"aux must be some of {AUX}, found {self.aux}")
 
@@ -68,7 +72,11 @@ class CameraBev(nn.Module):
         )
         self.semantic = nn.Conv2d(features, len(spec.classes) + 1, 1) if "semantic" in config.aux else None
         self.refine = PlaneRefinement(config.context) if config.refine else nn.Identity()
-        self.lift = ColumnLift(spec.grid, bins) if config.refine else LiftSplat(spec.grid, bins, config.image.stride)
+        self.lift = (
+            ColumnLift(spec.grid, bins)
+            if config.refine
+            else LiftSplat(spec.grid, bins, config.image.stride, frustum=config.frustum)
+        )
 
     def forward(self, inputs: dict[str, Tensor]) -> Lifted:
         img_from_ego, valid = inputs["img_from_ego"], inputs["camera_valid"]

@@ -140,6 +140,9 @@ class PillarEncoder(nn.Module):
     point_channels counts x, y, z and what follows them (the batch index is not one of them). A point is decorated with
     its offset from its pillar's mean (3) and from its pillar's centre (3; z from the middle of `z_range`, ego frame).
     channels: width of each PointNet layer, e.g. (64,), (64, 64) for CenterPoint's official two, (32,) for PillarNet.
+    room: for weights that were trained with det3d's hard pillars: the first `room` points of a pillar are taken, and
+    where there are fewer the empty places are rows of zeros that take part in every maximum (a zero through linear and
+    norm is no zero); 0: all points, no empty places. det3d/models/readers/pillar_encoder.py of CenterPoint.
     Sources: CenterPoint (Yin et al., CVPR 2021), PillarNet's DynamicPillarVFE (Shi et al., ECCV 2022).
     """
 
@@ -149,11 +152,15 @@ class PillarEncoder(nn.Module):
         grid: BevGrid,
         channels: tuple[int, ...] = (64,),
         z_range: tuple[float, float] = Z_RANGE,
+        room: int = 0,
     ) -> None:
         super().__init__()
         if point_channels < 3 or not channels:
             raise ValueError(f"PillarEncoder wants x, y, z and >= 1 layer, found {point_channels} and {channels}")
+        if room < 0:
+            raise ValueError(f"PillarEncoder: room must be 0 (any number of points) or more, found {room}")
         self.grid, self.z_range, self.point_channels, self.out_channels = grid, z_range, point_channels, channels[-1]
+        self.room = room
         widths = (point_channels + 6, *channels)
         self.layers = nn.ModuleList(
             PointNetLayer(a, b, last=i == len(channels) - 1) for i, (a, b) in enumerate(zip(widths, channels))
@@ -171,8 +178,11 @@ class PillarEncoder(nn.Module):
                 f"found {tuple(points.shape)}"
             )
         rows, cell = self.inside(points, batch_size)
-        cell, order = torch.sort(cell)
+        cell, order = torch.sort(cell, stable=self.room > 0)  # the first points are those that come first
         rows = rows[order]
+        if self.room:
+            fits = torch.arange(len(cell), device=cell.device) - torch.searchsorted(cell, cell) < self.room
+            rows, cell = rows[fits], cell[fits]
         occupied, pillar, counts = torch.unique_consecutive(cell, return_inverse=True, return_counts=True)
         starts = counts.cumsum(0) - counts
         x, y = self.grid.shape
@@ -183,6 +193,12 @@ class PillarEncoder(nn.Module):
         xyz = rows[:, 1:4]
         mean = group_mean(xyz, pillar, len(occupied))
         features = torch.cat([rows[:, 1:], xyz - mean[pillar], xyz - middle[pillar]], dim=1)
+        if self.room:
+            lacking = (counts < self.room).nonzero().flatten()
+            features = torch.cat([features, features.new_zeros(len(lacking), features.shape[1])])
+            pillar, order = torch.sort(torch.cat([pillar, lacking]), stable=True)
+            features, counts = features[order], counts + (counts < self.room)
+            starts = counts.cumsum(0) - counts
         highest = features
         # A coordinate of 50 m in bfloat16 is a quarter of a metre off.
         with full_precision(points):

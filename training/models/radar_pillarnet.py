@@ -18,6 +18,7 @@ from bev_perception.model_spec import ModelSpec
 from training.models.center_head import CenterHead, HeadConfig
 from training.models.cma import CrossModalityAlignment
 from training.models.detector import Memory, Prediction
+from training.models.frame import EGO, Frame, Turn, spec_in
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
 from training.models.pillar_encoder import Z_RANGE
 from training.models.radar_branch import RadarPillars, deafness
@@ -30,7 +31,7 @@ CONV5_FROM = ("conv4", "low2")
 class RadarPillarNetConfig:
     """The paper's by default: grid cells of 0.6 m over 54 m, spec.radar.pillar_step 0.075 m, an IoU branch. cma:
     without it, as in the paper's baseline, F^l1 and F^l2 are conv4 itself. conv5_from: "conv4" (the released code) or
-    "low2", the densified F^l2 (the paper's text)."""
+    "low2", the densified F^l2 (the paper's text). frame: what it computes in, z_range too."""
 
     backbone: PillarBackboneConfig = field(default_factory=PillarBackboneConfig)
     z_range: tuple[float, float] = Z_RANGE
@@ -38,6 +39,7 @@ class RadarPillarNetConfig:
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     cma: bool = True
     conv5_from: str = "conv4"
+    frame: Frame = EGO
 
     def __post_init__(self) -> None:
         if self.conv5_from not in CONV5_FROM:
@@ -101,17 +103,18 @@ class RadarPillarNet(RadarPillarTrunk):
     training_only: tuple[str, ...] = ()
 
     def __init__(self, spec: ModelSpec, config: RadarPillarNetConfig = RadarPillarNetConfig()) -> None:
-        super().__init__(spec, config.backbone, config.z_range, config.cma, config.conv5_from)
-        self.spec, self.config = spec, config
-        self.temporal = fusion_over(self.neck.out_channels, config.temporal, spec)
+        own = spec_in(config.frame, spec)
+        super().__init__(own, config.backbone, config.z_range, config.cma, config.conv5_from)
+        self.spec, self.config, self.turn = spec, config, Turn(config.frame, spec)
+        self.temporal = fusion_over(self.neck.out_channels, config.temporal, own)
         self.head = CenterHead(self.temporal.out_channels, spec.classes, config.head)
         self.tasks = self.head.tasks
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Prediction:
-        maps = self.maps(inputs)
-        fused, state = self.temporal(maps["neck"], memory)
+        maps = self.maps(self.turn.inputs(inputs))
+        fused, state = self.temporal(maps["neck"], self.turn.memory(memory))
         heatmap, regression, aux = self.head(fused)
-        return Prediction(heatmap, regression, state, aux, maps)
+        return self.turn.prediction(Prediction(heatmap, regression, state, aux, maps))
 
     def encode(self, inputs: dict[str, Tensor], memory: Memory | None) -> Tensor | None:
-        return self.temporal(self.maps(inputs)["neck"], memory)[1]
+        return self.temporal(self.maps(self.turn.inputs(inputs))["neck"], self.turn.memory(memory))[1]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ModelSpec
 from training.models.center_head import conv_bn_relu
-from training.models.view.warp import warp_bev
+from training.models.view.warp import warp_bev, warp_corners
 
 if TYPE_CHECKING:
     from training.models.detector import Memory
@@ -28,11 +28,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TemporalConfig:
-    """kind: a key of TEMPORAL. frames: earlier maps that "history" keeps. out_channels: of "history"."""
+    """kind: a key of TEMPORAL. frames: earlier maps that "history" keeps. out_channels: of "history". alignment: a key
+    of ALIGNMENTS, how an earlier map is read: "centres", or "corners" for the released weights of BEVDet4D."""
 
     kind: str = "none"
     frames: int = 8
     out_channels: int = 160
+    alignment: str = "centres"
+
+    def __post_init__(self) -> None:
+        if self.alignment not in ALIGNMENTS:
+            raise ValueError(f"alignment must be one of {sorted(ALIGNMENTS)}, found {self.alignment!r}")
+
+
+ALIGNMENTS = {"centres": warp_bev, "corners": warp_corners}
 
 
 def state_channels(config: TemporalConfig, channels: int) -> int:
@@ -70,14 +79,14 @@ class Alignment(nn.Module):
 
     cell_centers: Tensor
 
-    def __init__(self, grid: BevGrid) -> None:
+    def __init__(self, grid: BevGrid, alignment: str = "centres") -> None:
         super().__init__()
-        self.grid = grid
+        self.grid, self.warp = grid, ALIGNMENTS[alignment]
         centers = torch.from_numpy(grid.centers().reshape(-1, 2)).float()
         self.register_buffer("cell_centers", centers, persistent=False)
 
     def forward(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
-        warped, seen = warp_bev(memory.bev.float(), memory.from_curr, memory.valid, self.grid, self.cell_centers)
+        warped, seen = self.warp(memory.bev.float(), memory.from_curr, memory.valid, self.grid, self.cell_centers)
         return warped, seen, seen * memory.dt.reshape(-1, 1, 1, 1)
 
 
@@ -119,7 +128,7 @@ class ConcatFusion(nn.Module):
         super().__init__()
         self.state_channels = channels
         self.out_channels = 2 * channels + 2
-        self.align = Alignment(spec.grid)
+        self.align = Alignment(spec.grid, config.alignment)
 
     def forward(self, bev: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor | None]:
         return torch.cat([bev, *_aligned(self.align, memory, bev, self.state_channels)], dim=1), bev
@@ -134,7 +143,7 @@ class GatedFusion(nn.Module):
     def __init__(self, channels: int, config: TemporalConfig, spec: ModelSpec) -> None:
         super().__init__()
         self.state_channels = self.out_channels = channels
-        self.align = Alignment(spec.grid)
+        self.align = Alignment(spec.grid, config.alignment)
         self.candidate = conv_bn_relu(2 * channels + 2, channels)
         self.gate = nn.Conv2d(2 * channels + 2, channels, 1)
 
@@ -157,7 +166,7 @@ class HistoryFusion(nn.Module):
         self.channels, self.frames = channels, config.frames
         self.state_channels = config.frames * (channels + 2)
         self.out_channels = config.out_channels
-        self.align = Alignment(spec.grid)
+        self.align = Alignment(spec.grid, config.alignment)
         self.with_time = _conv1x1(channels + 1, channels)
         self.join = _conv1x1((config.frames + 1) * channels, config.out_channels)
 
@@ -186,7 +195,7 @@ class RecurrentFusion(nn.Module):
     def __init__(self, channels: int, config: TemporalConfig, spec: ModelSpec) -> None:
         super().__init__()
         self.state_channels = self.out_channels = channels
-        self.align = Alignment(spec.grid)
+        self.align = Alignment(spec.grid, config.alignment)
         self.gates = nn.Conv2d(2 * channels + 2, 2 * channels, 3, padding=1)
         self.candidate = nn.Sequential(
             nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()

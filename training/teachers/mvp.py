@@ -12,6 +12,7 @@ from training.data.virtual_points import VIRTUAL_CHANNELS
 from training.models.bev_encoder import SecondEncoder
 from training.models.center_head import CenterHead
 from training.models.detector import Memory, Prediction
+from training.models.frame import EGO
 from training.models.pillar_encoder import PillarEncoder
 from training.teachers.centerpoint import POINT_CHANNELS, CenterPointConfig
 from training.teachers.clouds import LidarDetector, batch_size, pillar_grid
@@ -36,9 +37,11 @@ class MVP(LidarDetector):
         super().__init__(spec)
         self.config = config
         base = config.base
+        if base.frame != EGO:
+            raise ValueError(f"MVP computes in the ego frame, found {base.frame}: no published weights of it are read")
         self.encoder = SecondEncoder(base.point_layers[-1] + config.virtual_layers[-1], base.second)
         grid = pillar_grid(spec.grid, round(self.encoder.strides["neck"]))
-        self.pillars = PillarEncoder(POINT_CHANNELS, grid, base.point_layers, base.z_range)
+        self.pillars = PillarEncoder(POINT_CHANNELS, grid, base.point_layers, base.z_range, base.room)
         self.virtual_pillars = PillarEncoder(VIRTUAL_CHANNELS, grid, config.virtual_layers, base.z_range)
         self.head = CenterHead(self.encoder.channels["neck"], spec.classes, base.head)
         self.tasks = self.head.tasks

@@ -9,6 +9,7 @@ from torch import Tensor
 from bev_perception.model_spec import ModelSpec
 from training.models.center_head import CenterHead, HeadConfig
 from training.models.detector import Memory, Prediction
+from training.models.frame import EGO, Frame, Turn, grid_in
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
 from training.models.pillar_encoder import Z_RANGE, PillarEncoder
 from training.teachers.centerpoint import POINT_CHANNELS
@@ -17,11 +18,13 @@ from training.teachers.clouds import LidarDetector, batch_size, pillar_grid
 
 @dataclass(frozen=True)
 class PillarNetConfig:
-    """Pillars are 1 / backbone.stride of the spec's cell: 0.075 m under 0.6 m."""
+    """Pillars are 1 / backbone.stride of the spec's cell: 0.075 m under 0.6 m. frame: what it computes in, z_range
+    too."""
 
     backbone: PillarBackboneConfig = field(default_factory=PillarBackboneConfig)
     z_range: tuple[float, float] = Z_RANGE
     head: HeadConfig = field(default_factory=lambda: HeadConfig(iou=True))
+    frame: Frame = EGO
 
 
 class PillarNet(LidarDetector):
@@ -35,8 +38,8 @@ class PillarNet(LidarDetector):
         super().__init__(spec)
         if any(side % 2 for side in spec.grid.shape):
             raise ValueError(f"PillarNet halves the spec's grid once: its sides must be even, found {spec.grid.shape}")
-        self.config = config
-        grid = pillar_grid(spec.grid, config.backbone.stride)
+        self.config, self.turn = config, Turn(config.frame, spec)
+        grid = pillar_grid(grid_in(config.frame, spec.grid), config.backbone.stride)
         self.pillars = PillarEncoder(POINT_CHANNELS, grid, config.backbone.channels[:1], config.z_range)
         self.backbone = PillarBackbone(config.backbone)
         self.neck = PillarNeck(config.backbone)
@@ -44,8 +47,8 @@ class PillarNet(LidarDetector):
         self.tasks = self.head.tasks
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None = None) -> Prediction:
-        maps = self.backbone(*self.pillars(inputs["lidar"], batch_size(inputs)))
+        maps = self.backbone(*self.pillars(self.turn.inputs(inputs)["lidar"], batch_size(inputs)))
         maps["high"] = self.neck.up(maps["conv5"])
         maps["neck"] = self.neck.join(maps["conv4"], maps["high"])
         heatmap, regression, aux = self.head(maps["neck"])
-        return Prediction(heatmap, regression, aux=aux, features=maps)
+        return self.turn.prediction(Prediction(heatmap, regression, aux=aux, features=maps))

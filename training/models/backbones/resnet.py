@@ -19,7 +19,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = shortcut_convolution(in_channels, channels, stride)
+        self.downsample: nn.Module | None = shortcut_convolution(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -66,6 +66,14 @@ def make_layer(
     """`blocks` blocks, the first with `stride`; the result has channels * block.expansion channels."""
     out = channels * block.expansion
     return nn.Sequential(block(in_channels, channels, stride), *(block(out, channels) for _ in range(blocks - 1)))
+
+
+def make_plain_layer(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    """As `make_layer` of basic blocks, but the first one's shortcut is a 3x3 convolution with bias and without norm,
+    even where nothing changes its size: BEVDet's released code (mmdet3d/models/backbones/resnet.py)."""
+    first = BasicBlock(in_channels, channels, stride)
+    first.downsample = nn.Conv2d(in_channels, channels, 3, stride, 1)
+    return nn.Sequential(first, *(BasicBlock(channels, channels) for _ in range(blocks - 1)))
 
 
 class ResNet(nn.Module):

@@ -22,12 +22,19 @@ def inverse_3x3(matrix: Tensor) -> Tensor:
     return adjugate / (a * adjugate[..., 0]).sum(dim=-1)[..., None, None]
 
 
+# Where the points of a ray stand, and which cell they fall into; see LiftSplat.
+FRUSTUMS = ("centres", "lss")
+
+
 class LiftSplat(nn.Module):
     """(B, N, C, h, w) context and (B, N, D, h, w) depth probability -> (B, C, X, Y).
 
-    stride: image pixels per feature. A feature stands for the centre of its stride x stride pixels and a bin for its
-    middle: where LiDAR depth supervises them; LSS's code takes the near edge of a bin.
-    z_range: metres, half open; points above or below it are dropped.
+    stride: image pixels per feature. z_range: metres, half open; points above or below it are dropped.
+    frustum: "centres": a feature stands for the centre of its stride x stride pixels and a bin for its middle, where
+    LiDAR depth supervises them. "lss", for weights that were trained with the code of LSS and BEVDet v1.0
+    (mmdet3d/models/necks/view_transformer.py): a bin stands at its near edge; features are spread from the first pixel
+    to the last; cells are cut off toward zero, so that what lies up to one cell below the grid counts into its first
+    one, in z, whose one cell is z_range, as well: -30 to 10 m instead of -10 to 10.
     """
 
     def __init__(
@@ -36,8 +43,10 @@ class LiftSplat(nn.Module):
         bins: DepthBins,
         stride: int,
         z_range: tuple[float, float] = (-10.0, 10.0),
+        frustum: str = "centres",
     ) -> None:
         super().__init__()
+        self.lss = frustum == "lss"
         self.grid, self.bins, self.stride, self.z_range = grid, bins, stride, z_range
 
     def forward(
@@ -97,13 +106,20 @@ class LiftSplat(nn.Module):
         origin = (-torch.matmul(ego_from_pixel, img_from_ego[..., :3, 3:]) - lowest) / unit  # (B, N, 3, 1)
         u = (torch.arange(w, device=device, dtype=dtype) + 0.5) * self.stride - 0.5
         v = (torch.arange(h, device=device, dtype=dtype) + 0.5) * self.stride - 0.5
+        if self.lss:
+            u, v = (torch.linspace(0, n * self.stride - 1, n, device=device, dtype=dtype) for n in (w, h))
         pixels = torch.stack([u.repeat(h), v.repeat_interleave(w), torch.ones(h * w, device=device, dtype=dtype)])
         direction = torch.matmul(ego_from_pixel, pixels) / unit  # (B, N, 3, h * w)
-        bins = torch.arange(self.bins.count, device=device, dtype=dtype) + 0.5
+        bins = torch.arange(self.bins.count, device=device, dtype=dtype) + (0.0 if self.lss else 0.5)
         points = origin[..., None] + direction[..., None] * (self.bins.start + self.bins.step * bins)
         px, py, pz = points.unbind(dim=2)
         # Floor, not truncation: what lies just below the range must not enter cell 0.
         ix, iy = px.floor(), py.floor()
-        inside = (ix >= 0) & (ix < x) & (iy >= 0) & (iy < y) & (pz >= 0) & (pz < self.z_range[1] - self.z_range[0])
+        height = self.z_range[1] - self.z_range[0]
+        if self.lss:
+            inside = (px > -1) & (ix < x) & (py > -1) & (iy < y) & (pz > -height) & (pz < height)
+            ix, iy = ix.clamp(min=0), iy.clamp(min=0)
+        else:
+            inside = (ix >= 0) & (ix < x) & (iy >= 0) & (iy < y) & (pz >= 0) & (pz < height)
         inside = inside & (camera_valid[..., None, None] > 0)
         return torch.where(inside, ix * y + iy, x * y).long()  # NaN of a broken camera is outside, too

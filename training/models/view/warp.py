@@ -33,3 +33,25 @@ def warp_bev(
     where = torch.where(seen[..., None], torch.stack([y, x], dim=-1), OUTSIDE).reshape(b, *grid.shape, 2)
     warped = F.grid_sample(prev_bev, where, mode="bilinear", padding_mode="zeros", align_corners=False)
     return warped, seen.reshape(b, 1, *grid.shape).to(prev_bev.dtype)
+
+
+def warp_corners(
+    prev_bev: Tensor, prev_from_curr: Tensor, prev_valid: Tensor, grid: BevGrid, cell_centers: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `warp_bev`, by the rule of BEVDet4D's released code (mmdet3d/models/detectors/bevdet.py, shift_feature).
+
+    A cell stands for its lower corner, so that a turn goes about a point half a cell away; what lies up to a cell
+    outside the earlier map fades out. For weights that were trained with it.
+    """
+    b, (rows, columns) = prev_bev.shape[0], grid.shape
+    rotation, translation = prev_from_curr[:, :2, :2], prev_from_curr[:, :2, 3]
+    low = cell_centers.new_tensor([grid.x_min, grid.y_min])
+    with full_precision(prev_bev):
+        points = torch.matmul(cell_centers - grid.step / 2, rotation.transpose(1, 2)) + translation[:, None]
+        cells = (points - low) / grid.step
+    x, y = cells[..., 0] / (rows - 1) * 2 - 1, cells[..., 1] / (columns - 1) * 2 - 1
+    reached = (cells > -1).all(dim=-1) & (cells[..., 0] < rows) & (cells[..., 1] < columns)
+    seen = reached & (prev_valid.reshape(b, 1) > 0)
+    where = torch.where(seen[..., None], torch.stack([y, x], dim=-1), OUTSIDE).reshape(b, rows, columns, 2)
+    warped = F.grid_sample(prev_bev, where, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return warped, seen.reshape(b, 1, rows, columns).to(prev_bev.dtype)
