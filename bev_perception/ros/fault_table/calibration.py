@@ -84,6 +84,11 @@ CALIBRATION: tuple[Fault, ...] = (
         camera(INVALID, "no_calibration: camera_info_distortion"),
     ),
     Fault(
+        "a region of interest beyond the sensor",
+        edited(INFO, setting(roi__x_offset=300, roi__width=352, roi__height=198)),
+        camera(INVALID, "no_calibration: camera_info_roi"),
+    ),
+    Fault(
         "camera_info of another size",
         edited(INFO, setting(width=640, height=480)),
         camera(INVALID, "image_size_differs"),

@@ -142,6 +142,10 @@ def shorter(message: Any) -> None:
     message.data = message.data[: len(message.data) // 2]
 
 
+def doubled(message: Any) -> None:
+    message.data = message.data + message.data
+
+
 IMAGE, INFO = of(CAMERA, "image"), of(CAMERA, "info")
 JPEG, CLOUD, POSE = of(COMPRESSED, "image"), of(RADAR, "radar"), of(ALL, ODOMETRY)
 EVERY_IMAGE, EVERY_CLOUD = of(ALL, "image"), of(ALL, "radar")

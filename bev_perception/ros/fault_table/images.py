@@ -18,6 +18,7 @@ from bev_perception.ros.fault_table.fault import (
     SUSPECT,
     Fault,
     camera,
+    doubled,
     edited,
     jpeg,
     of,
@@ -47,6 +48,10 @@ def text_of(format_: str, data: bytes | None = None) -> Callable[[Any], None]:
 
 def padded(message: Any) -> None:
     message.data = message.data + array.array("B", bytes(2048))
+
+
+def cropped(message: Any) -> None:
+    message.height, message.data = 100, message.data[: 100 * message.step]
 
 
 HUGE = array.array("B", bytes(4000 * 2500 * 3))
@@ -106,9 +111,10 @@ IMAGES: tuple[Fault, ...] = (
     Fault("images without data", edited(IMAGE, setting(data=array.array("B"))), camera(INVALID, "image_truncated")),
     Fault(
         "images of another size than camera_info",
-        edited(IMAGE, setting(height=100)),
+        edited(IMAGE, cropped),
         camera(INVALID, "image_size_differs"),
     ),
+    Fault("images of more bytes than their size has", edited(IMAGE, doubled), camera(INVALID, "image_bytes")),
     Fault("yuv422 of odd width", edited(IMAGE, setting(encoding="yuv422", width=351)), camera(INVALID, "image_")),
     Fault(
         "images of 30 MB, three a second",

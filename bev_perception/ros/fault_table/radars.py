@@ -14,6 +14,7 @@ from bev_perception.ros.fault_table.fault import (
     INVALID,
     RADAR,
     Fault,
+    doubled,
     edited,
     radar,
     setting,
@@ -46,10 +47,16 @@ def renamed(message: Any) -> None:
     ]
 
 
+def in_one_place(message: Any) -> None:
+    message.fields[1].offset = message.fields[0].offset
+
+
 RADARS: tuple[Fault, ...] = (
     Fault("scans of another frame", edited(CLOUD, setting(header__frame_id="roof")), radar(INVALID, "wrong_frame")),
     Fault("fields of other names", edited(CLOUD, renamed), radar(INVALID, "cloud_fields")),
     Fault("half a cloud", edited(CLOUD, shorter), radar(INVALID, "cloud_truncated")),
+    Fault("a cloud of more bytes than its points have", edited(CLOUD, doubled), radar(INVALID, "cloud_bytes")),
+    Fault("x and y in the same bytes", edited(CLOUD, in_one_place), radar(INVALID, "cloud_fields")),
     Fault("a point_step of 0", edited(CLOUD, setting(point_step=0)), radar(INVALID, "cloud_")),
     Fault(
         "a header of four billion points",

@@ -130,7 +130,7 @@ STAMPS: tuple[Fault, ...] = (
     Fault(
         "all clocks are 0.2 s ahead",
         shifted(EVERYTHING, 200),
-        {ALL: (INVALID, "future_stamp")},
+        {ALL: (LATE, "future_stamp: the stamps of all sensors")},
         seconds=3.5,
         level=NO_OUTPUT,
         used=0,
