@@ -32,7 +32,7 @@ from training.experiments import load_run
 from training.run import Run
 
 RECIPE = "training.experiments.centerpoint:pillar"  # ten sweeps, pasted objects, class-balanced
-WANTED = 12  # objects of each class in a sample: about twenty are pasted
+WANTED = 8  # objects of each class in a sample: about twenty are pasted
 Given = TypeVar("Given")
 
 
