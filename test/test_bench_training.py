@@ -16,7 +16,7 @@ from tiny_run import RUN
 from tiny_students import NAMES
 
 from training.bench import __main__ as bench
-from training.bench import latency, recipes, taught, throughput
+from training.bench import large_set, latency, recipes, scale, taught, throughput
 from training.data.source import Source
 from training.experiments import camera_radar, distillation, family
 from training.models.exported import parameters_exported
@@ -95,3 +95,19 @@ def test_a_taught_step_costs_what_it_adds(tiny_dataset: Path, tmp_path: Path) ->
     assert alone.kept_mb > 1 and both.kept_mb > alone.kept_mb
     folders = list(tmp_path.iterdir())
     assert len(folders) == 1 and len(list(folders[0].glob("*.npz"))) > 1, "a filled cache"
+
+
+def test_what_comes_before_the_first_step_is_measured_and_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "write_tables", lambda root: large_set.write_tables(root, scenes=2))
+    monkeypatch.setattr(large_set, "POINTS", 2000)
+    monkeypatch.setattr(scale, "alone", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(scale, "KEYFRAMES_PASTED_INTO", 5)
+    docs = tmp_path / "b.md"
+    docs.write_text("<!-- scale -->\n<!-- end -->\n")
+    args = ["--only", "scale", "--out", str(tmp_path / "out"), "--docs", str(docs), "--scenes", "1", "--workers", "0"]
+    assert bench.main([*args, "--device", "cpu"]) == 0
+    rows = docs.read_text()
+    assert "objects of 40 keyframes, 0 loader process(es)" in rows and "Pasting" in rows
+    assert list((tmp_path / "out").iterdir()) == []

@@ -157,7 +157,7 @@ def scale_section(args: argparse.Namespace) -> str:
         print(opened, flush=True)
         database = scale.alone(scale.database_built, source, args.scenes, args.workers)
         print(database, flush=True)
-        pasted = scale.alone(scale.pasting, source, args.scenes, 100)
+        pasted = scale.alone(scale.pasting, source, args.scenes)
         print(pasted, flush=True)
     each, nuscenes = database.cost.processor_s / database.keyframes, recipes.KEYFRAMES
     named = {

@@ -53,6 +53,8 @@ def write_tables(root: Path, scenes: int = 850, seed: int = 0) -> Source:
     source = Source(root)
     folder = root / source.version
     folder.mkdir(parents=True, exist_ok=True)
+    present = {split: [name for name in splits[split] if name in names] for split in ("train", "val")}
+    (root / "splits.json").write_text(json.dumps(present))
     tokens = _Tokens(np.random.default_rng(seed))
     sensors = dict(zip(RATES_HZ, tokens.take(len(RATES_HZ)), strict=True))
     categories = tokens.take(len(CATEGORIES))

@@ -32,7 +32,8 @@ from training.experiments import load_run
 from training.run import Run
 
 RECIPE = "training.experiments.centerpoint:pillar"  # ten sweeps, pasted objects, class-balanced
-WANTED = 12  # objects of each class in a sample: about twenty are pasted
+KEYFRAMES_PASTED_INTO = 40
+WANTED = 8  # objects of each class in a sample: about twenty are pasted
 Given = TypeVar("Given")
 
 
@@ -98,14 +99,14 @@ def database_built(source: Source, scenes: int, workers: int) -> Database:
     return Database(cost, len(keyframes), len(database), size)
 
 
-def pasting(source: Source, scenes: int, samples: int) -> Pasting:
+def pasting(source: Source, scenes: int) -> Pasting:
     """What pasting adds to a sample, its own cloud read already; as many are wanted of every class as fit somewhere."""
     run = load_run(RECIPE)
     wanted = [(name, WANTED) for name in CLASSES]
     keyframes = _keyframes(source, run, scenes)
     database = open_database(keyframes, run.spec, run.data)
     rows = []
-    for index in range(samples):
+    for index in range(KEYFRAMES_PASTED_INTO):
         keyframe, rng = keyframes[index], np.random.default_rng(index)
         cloud = prepare_clouds(keyframe, run.data).lidar
         started = time.process_time()

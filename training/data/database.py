@@ -171,16 +171,20 @@ def _found(
 
 
 def _joined(items: Sequence[Found | Exception]) -> Found | Exception:
+    found: list[Found] = []
     for item in items:
         if isinstance(item, Exception):
             return item
-    return {name: np.concatenate([item[name] for item in items]) for name in items[0]}
+        found.append(item)
+    return {name: np.concatenate([item[name] for item in found]) for name in found[0]}
 
 
 def _begin(folder: Path) -> tuple[int, Mapping[str, GrowingArray]]:
     """Keyframes that are done, and the arrays with their objects."""
     path = folder / PROGRESS
-    saved = json.loads(path.read_text()) if path.is_file() else {"keyframes": 0, "rows": dict.fromkeys(COLUMNS, 0)}
+    saved: dict[str, Any] = (
+        json.loads(path.read_text()) if path.is_file() else {"keyframes": 0, "rows": dict.fromkeys(COLUMNS, 0)}
+    )
     arrays = {name: GrowingArray(folder / f"{name}.npy", *COLUMNS[name], saved["rows"][name]) for name in COLUMNS}
     if saved["keyframes"]:
         print(f"object database: {saved['keyframes']} keyframes were done before", flush=True)

@@ -8,7 +8,8 @@ from bev_perception.geometry import points_in_box
 
 CELL_M = 1.0
 CELLS = 1024  # at most, along each axis: a box that is far away must not make the map of cells large
-ROUNDING_M = 0.01  # float32 coordinates and float64 boxes may fall on either side of a border
+EDGE = 1e-3  # of a cell: what float32 may shift a point by
+ROUNDING_M = 0.01
 
 
 def rows_inside(points: np.ndarray, boxes: np.ndarray, margin: float = 0.0) -> list[np.ndarray]:
@@ -34,14 +35,17 @@ def _near(points: np.ndarray, centers: np.ndarray, radius: np.ndarray) -> np.nda
     """Rows of the points in cells that the square around any of the circles touches: all within a circle, few more."""
     low, high = (centers - radius[:, None]).min(axis=0), (centers + radius[:, None]).max(axis=0)
     cell = np.maximum(CELL_M, (high - low) / (CELLS - 1))
+    low = low - cell / 100
     count = np.floor((high - low) / cell).astype(int) + 1
     touched = np.zeros(count + 2, dtype=bool)  # with a border, which no box touches, for the points outside
-    first = np.floor((centers - radius[:, None] - low) / cell).astype(int) + 1
-    last = np.floor((centers + radius[:, None] - low) / cell).astype(int) + 2
+    first = np.floor((centers - radius[:, None] - low) / cell - EDGE).astype(int) + 1
+    last = np.floor((centers + radius[:, None] - low) / cell + EDGE).astype(int) + 2
     for (x0, y0), (x1, y1) in zip(first, last, strict=True):
         touched[x0:x1, y0:y1] = True
     rows = np.zeros(len(points), dtype=np.int32)
-    for axis in (0, 1):
-        place = (points[:, axis] - low[axis].astype(points.dtype)) * (1 / cell[axis]).astype(points.dtype) + 1
-        rows = rows * touched.shape[axis] + np.clip(place, 0, touched.shape[axis] - 1).astype(np.int32)
+    for axis, length in enumerate(touched.shape):
+        place = points[:, axis] * points.dtype.type(1 / cell[axis])
+        place += points.dtype.type(1 - low[axis] / cell[axis])
+        rows *= length
+        rows += np.clip(place, 0, length - 1, out=place).astype(np.int32)
     return np.flatnonzero(touched.ravel()[rows])

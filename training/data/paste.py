@@ -84,6 +84,8 @@ def overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     them separates them; those whose circles are apart need no such axis."""
     apart = np.hypot(*(boxes[:, :2] - box[:2]).T) > (np.hypot(*boxes[:, 3:5].T) + np.hypot(*box[3:5])) / 2
     close = np.flatnonzero(~apart)
+    if not len(close):
+        return ~apart
     a, b = _footprint(box[None]), _footprint(boxes[close])  # (1, 4, 2), (M, 4, 2)
     for corners in (np.broadcast_to(a, b.shape), b):
         for k in (0, 1):

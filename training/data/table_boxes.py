@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 
 from bev_perception.geometry import invert, transform_boxes
 from bev_perception.model_spec import CLASSES
-from training.data.poses import pose_rows, poses_from_rows
+from training.data.poses import numbers, pose_rows, poses_from_rows
 from training.data.table_checks import not_between
 from training.data.table_rows import Row, find, look_up
 
@@ -106,37 +106,43 @@ def _read(
     """A block of the table into the columns."""
     label = np.array(look_up(label_of, rows, "instance_token", "instance"), dtype=np.int64)
     columns.stamp.append(np.array(look_up(stamps, rows, "sample_token", "sample"), dtype=np.int64))
-    columns.place.append(np.array([row["translation"] for row in rows], dtype=np.float64).reshape(-1, 3))
+    columns.place.append(numbers([row["translation"] for row in rows], 3))
     kept = np.flatnonzero(label != OF_NO_CLASS)
     columns.kept.append(kept + len(columns.number))
     columns.number.update(zip((row["token"] for row in rows), range(len(columns.number), 1 << 62)))
     chosen = [rows[i] for i in kept]
     columns.label.append(label[kept])
-    columns.frame.append(np.array([frame_number(frame_of, row) for row in chosen], dtype=np.int64))
+    columns.frame.append(np.array(frame_numbers(frame_of, chosen), dtype=np.int64))
     columns.pose.append(pose_rows(chosen))
-    columns.size.append(np.array([row["size"] for row in chosen], dtype=np.float64).reshape(-1, 3))
+    columns.size.append(numbers([row["size"] for row in chosen], 3))
     columns.points.append(
         np.array([(row["num_lidar_pts"], row["num_radar_pts"]) for row in chosen], dtype=np.int64).reshape(-1, 2)
     )
-    columns.attribute.append(np.array([_attribute(attribute_of, row) for row in chosen], dtype=np.int64))
+    columns.attribute.append(np.array(_attributes(attribute_of, chosen), dtype=np.int64))
     columns.before += [row["prev"] for row in chosen]
     columns.after += [row["next"] for row in chosen]
 
 
-def frame_number(frame_of: Mapping[str, int], row: Row) -> int:
-    """The keyframe of a row, which `sample` may have and no scene lead to."""
-    if row["sample_token"] not in frame_of:
+def frame_numbers(frame_of: Mapping[str, int], rows: Sequence[Row]) -> list[int]:
+    """The keyframe of each row. Raises ValueError for one that `sample` has and no scene leads to."""
+    try:
+        return [frame_of[row["sample_token"]] for row in rows]
+    except KeyError:
+        row = next(row for row in rows if row["sample_token"] not in frame_of)
         raise ValueError(
             f"sample.json: no scene's chain of `next` leads to {row['sample_token']!r}, which {row['token']!r} refers "
             "to; unpack the metadata again"
-        )
-    return frame_of[row["sample_token"]]
+        ) from None
 
 
-def _attribute(attribute_of: Mapping[str, int], row: Row) -> int:
-    if not row["attribute_tokens"]:
-        return NONE
-    return find(attribute_of, row["attribute_tokens"][0], "attribute", row["token"])
+def _attributes(attribute_of: Mapping[str, int], rows: Sequence[Row]) -> list[int]:
+    """The first attribute of each row, NONE for a row without."""
+    first = [(row["attribute_tokens"] or [""])[0] for row in rows]
+    try:
+        known = {**attribute_of, "": NONE}
+        return [known[token] for token in first]
+    except KeyError:
+        return [find(attribute_of, token, "attribute", row["token"]) for token, row in zip(first, rows) if token]
 
 
 def _velocity(columns: _Columns) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from bev_perception.geometry import interpolate_pose, quaternion_from_rotation
 from training.data.poses import pose_rows, poses_from_rows
-from training.data.table_boxes import box_arrays, frame_number
+from training.data.table_boxes import box_arrays, frame_numbers
 from training.data.table_checks import check_key_frames, check_motion, check_names, samples_of
 from training.data.table_rows import Row, find, look_up, row_blocks
 
@@ -142,7 +142,10 @@ def _files(
         columns["scene"].append(np.array(look_up(scene_of_sample, rows, "sample_token", "sample"), dtype=np.int32))
         columns["stamp"].append(np.array([row["timestamp"] for row in rows], dtype=np.int64) * 1000)
         columns["pose"].append(np.array(look_up(pose_of, rows, "ego_pose_token", "ego_pose"), dtype=np.int32))
-        columns["frame"].append(np.array([frame_number(frame_of, row) if row["is_key_frame"] else -1 for row in rows]))
+        frame = np.full(len(rows), -1, dtype=np.int64)
+        (keys,) = np.nonzero([row["is_key_frame"] for row in rows])
+        frame[keys] = frame_numbers(frame_of, [rows[i] for i in keys])
+        columns["frame"].append(frame)
         sizes[calibration] = [(row["width"] or 0, row["height"] or 0) for row in rows] or np.zeros((0, 2))
         names += [row["filename"].encode() for row in rows]
     del pose_of
