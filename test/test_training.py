@@ -24,7 +24,7 @@ from training.command_line import TrainingStopped  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
 from training.data.config import DataConfig  # noqa: E402
 from training.data.source import Source  # noqa: E402
-from training.experiments import load_experiment  # noqa: E402
+from training.experiments import load_experiment, load_run  # noqa: E402
 from training.run import OptimConfig  # noqa: E402
 from training.train import main, train  # noqa: E402
 from training.trainer import run_directory  # noqa: E402
@@ -329,6 +329,11 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
 
 def test_experiments_are_found_by_name():
     assert load_experiment("training.experiments.demo:tiny").optim.steps == 4
+    assert load_run("training.experiments.near:study:camera_radar").model == "camera_radar"
+    with pytest.raises(ValueError, match=r"the study has no run 'camera'; it has \['bev"):
+        load_run("training.experiments.near:study:camera")
+    with pytest.raises(ValueError, match="gives a dict, not a Run"):
+        load_run("training.experiments.near:study")
     with pytest.raises(ValueError, match=r"demo:nothing: no such experiment.*full"):
         load_experiment("training.experiments.demo:nothing")
 

@@ -23,8 +23,15 @@ def load_experiment(name: str) -> object:
 
 
 def load_run(name: str) -> Run:
-    """What `package.module:function` returns, when that is a Run. Raises ValueError otherwise."""
-    run = load_experiment(name)
+    """What `package.module:function` returns, when that is a Run, or of a study the run that
+    `package.module:function:run` names. Raises ValueError otherwise.
+    """
+    module, function, one = (*name.split(":", 2), "", "")[:3]
+    run = load_experiment(f"{module}:{function}")
+    if one and isinstance(run, dict):
+        if one not in run:
+            raise ValueError(f"{name}: the study has no run {one!r}; it has {sorted(run)}")
+        run = run[one]
     if not isinstance(run, Run):
         raise ValueError(f"{name} gives a {type(run).__name__}, not a Run")
     return run
