@@ -171,7 +171,9 @@ class _Finder:
 
     def _condition(self, test: ast.expr) -> Iterator[Edit]:
         """`if x` becomes `if not x`; other operators have their own mistakes."""
-        if not isinstance(test, ast.Compare | ast.BoolOp | ast.UnaryOp):
+        if isinstance(test, ast.NamedExpr):
+            yield self.start(test), self.end(test), f"not ({self.text(test)})"
+        elif not isinstance(test, ast.Compare | ast.BoolOp | ast.UnaryOp):
             yield self.start(test), self.start(test), "not "
 
     # ---- statements

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
         ("y = -a // b", {"y = a // b", "y = -a * b"}),
         ("y = x[i, 1:]", {"y = x[1:, i]", "y = x[i, 2:]"}),
         ("y = 0.5 if a else True", {"y = 1.5 if a else True", "y = 0.5 if not a else True", "y = 0.5 if a else False"}),
+        ("y = 0 if (x := a) else b", {"y = 1 if (x := a) else b", "y = 0 if (not (x := a)) else b"}),
         ("y = np.sin(a)", {"y = np.cos(a)"}),
         ("y = min(a, b)", {"y = max(a, b)"}),
         ("y = arctan2(a, b)", {"y = arctan2(b, a)"}),
