@@ -19,6 +19,7 @@ from tiny_networks import CONFIGS
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import RadarSpec
 from bev_perception.plain import to_plain
+from training.convert.pillarnet import run as published_pillarnet
 from training.distill.adapters import copy_weights, inherit_head
 from training.distill.module import _check_teacher, take_over
 from training.experiments import (
@@ -40,6 +41,7 @@ from training.experiments import (
 )
 from training.models import STUDENTS, bevdet
 from training.models.bev_encoder import BevEncoder, BevEncoderConfig
+from training.models.frame import LIDAR_TOP
 from training.recipes.distillation import distillbev, radardistill, together
 from training.run import Run, build_detector, run_from_plain, run_to_plain
 from training.teachers import TEACHERS
@@ -71,7 +73,8 @@ def test_published_runs_fit_their_teachers(name: str) -> None:
     run = DISTILLED[name]
     small = {"centerpoint": centerpoint.small(), "pillarnet": pillarnet.small()} if run.model == "camera_radar" else {}
     wide = {"centerpoint": radar_runs.centerpoint_54()} if run.model == "bevfusion" else {}
-    fit(run, PAPER_TEACHERS | small | wide)
+    released = {"pillarnet": published_pillarnet(LIDAR_TOP)} if name.endswith("_from_published") else {}
+    fit(run, PAPER_TEACHERS | small | wide | released)
 
 
 def test_the_shipped_student_goes_on_as_it_would_alone() -> None:

@@ -37,12 +37,12 @@ def test_rows_are_those_of_the_whole_whatever_the_block(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("change", [lambda t: t[:-40], lambda t: t[:2000] + "}" + t[2000:], lambda t: "{" + t[1:]])
 def test_what_is_no_table_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, change) -> None:
     monkeypatch.setattr(table_rows, "BLOCK_BYTES", size)
-    path = tmp_path / "sample.json"
+    path = tmp_path / "rows.json"
     path.write_text(change(json.dumps(ROWS)))
-    with pytest.raises(ValueError, match=r"sample\.json: not JSON"):
+    with pytest.raises(ValueError, match=r"rows\.json: not JSON"):
         list(row_blocks(path))
     path.write_text("[1, 2]")
-    with pytest.raises(ValueError, match=r"sample\.json: a row is 1, expected an object"):
+    with pytest.raises(ValueError, match=r"rows\.json: a row is 1, expected an object"):
         list(row_blocks(path))
 
 

@@ -24,11 +24,13 @@ CAMERAS = ("CAM_FRONT", "CAM_FRONT_LEFT", "CAM_FRONT_RIGHT", "CAM_BACK", "CAM_BA
 RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
 RATES_HZ = dict.fromkeys(CAMERAS, 12) | {LIDAR: 20} | dict.fromkeys(RADARS, 13)
 KEYFRAMES, SECONDS = 40, 20.0  # of a scene
+# Of each instance: cars and pedestrians are the most frequent.
 CATEGORIES = (
-    "vehicle.car", "vehicle.car", "vehicle.car", "human.pedestrian.adult", "human.pedestrian.adult", "vehicle.truck",
-    "movable_object.barrier", "movable_object.trafficcone", "vehicle.bus.rigid", "vehicle.trailer",
-    "vehicle.motorcycle", "vehicle.bicycle", "vehicle.construction", "movable_object.debris",
+    "vehicle.car", "human.pedestrian.adult", "vehicle.truck", "movable_object.barrier", "movable_object.trafficcone",
+    "vehicle.bus.rigid", "vehicle.trailer", "vehicle.motorcycle", "vehicle.bicycle", "vehicle.construction",
+    "movable_object.debris",
 )  # fmt: skip
+SHARES = np.array([3, 2, *[1] * 9]) / 14
 BOXES = (34, 35)  # of a keyframe, in even and odd scenes
 POINTS = 34_700  # of a LiDAR file
 CLOUDS = 20  # different LiDAR files
@@ -151,7 +153,7 @@ class _Scene:
         for _ in range(BOXES[self.number % 2]):
             (instance,) = self.tokens.take(1)
             tokens = self.tokens.take(len(samples))
-            category = int(rng.integers(len(CATEGORIES)))
+            category = int(rng.choice(len(CATEGORIES), p=SHARES))
             x, y = np.array([421.3, 1180.9]) + rng.uniform(-25, 25, 2)
             yaw = rng.uniform(-np.pi, np.pi)
             for sample, token, (before, after) in zip(samples, tokens, _neighbours(tokens), strict=True):
