@@ -44,6 +44,23 @@ def test_each_impossible_return_is_left_out_by_name(reason: str) -> None:
     assert (kept.sensor, kept.stamp_ns, kept.compensated) == ("RADAR", START, False)
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.95, 1.05])
+def test_without_a_field_of_view_the_limits_are_those_of_every_return(scale: float) -> None:
+    """Whatever the largest of each column say together, as far, fast and loud need not be one return."""
+    rng = np.random.default_rng(4)
+    limits = np.array([LIMITS.range_m, LIMITS.speed_mps, LIMITS.rcs_dbsm])
+    for _ in range(100):
+        places, speeds = (rng.normal(0, 1, (6, n)) for n in (3, 2))
+        places *= LIMITS.range_m * rng.uniform(0, scale, (6, 1)) / np.linalg.norm(places, axis=1, keepdims=True)
+        speeds *= LIMITS.speed_mps * rng.uniform(0, scale, (6, 1)) / np.linalg.norm(speeds, axis=1, keepdims=True)
+        given = scan(*np.hstack([places, LIMITS.rcs_dbsm * rng.uniform(-scale, scale, (6, 1)), speeds]).tolist())
+        p = given.points.astype(float)
+        sizes = np.stack([np.linalg.norm(p[:, :3], axis=1), np.linalg.norm(p[:, 4:], axis=1), np.abs(p[:, 3])], axis=1)
+        possible = (sizes <= limits).all(axis=1)
+        if (sizes > limits).sum(axis=0).max() < 4:
+            assert drop_impossible(given, LIMITS, ALL_ROUND_RAD)[0].points.tolist() == given.points[possible].tolist()
+
+
 @pytest.mark.parametrize("reason", BAD)
 def test_a_scan_of_impossible_returns_is_a_wrong_unit(reason: str) -> None:
     few, half = scan(*[BAD[reason]] * 3), scan(*[GOOD] * 4, *[BAD[reason]] * 4)

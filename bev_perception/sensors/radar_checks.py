@@ -35,6 +35,8 @@ def drop_impossible(scan: RadarScan, limits: RadarLimits, view_rad: float) -> tu
     stray returns, but the wrong unit or field.
     """
     points = scan.points
+    if view_rad >= ALL_ROUND_RAD and _all_within(points, limits):
+        return scan, []
     possible = np.ones(len(points), dtype=bool)
     left_out = []
     for reason, bad, found in _impossible(points, limits, view_rad):
@@ -50,6 +52,16 @@ def drop_impossible(scan: RadarScan, limits: RadarLimits, view_rad: float) -> tu
     if not left_out:
         return scan, left_out
     return RadarScan(scan.sensor, scan.stamp_ns, points[possible], scan.compensated), left_out
+
+
+def _all_within(points: np.ndarray, limits: RadarLimits) -> bool:
+    """Whether a return with the largest of every column is possible: then all are, which a third of the time tells."""
+    x, y, z, rcs, vx, vy = np.abs(points).max(axis=0, initial=0.0).tolist()
+    return (
+        math.hypot(x, y, z) <= limits.range_m
+        and math.hypot(vx, vy) <= limits.speed_mps
+        and bool(rcs <= limits.rcs_dbsm)
+    )
 
 
 def _impossible(points: np.ndarray, limits: RadarLimits, view_rad: float) -> Iterator[tuple[str, np.ndarray, str]]:
