@@ -112,13 +112,16 @@ def _in_range(
 
 
 def circle_nms(centers: np.ndarray, labels: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """(M, 2) centres by falling score -> indices kept: each removes later ones of its class within radii[label]."""
-    distance = np.linalg.norm(centers[:, None] - centers[None], axis=-1)
-    removes = (distance < radii[labels][:, None]) & (labels[:, None] == labels[None])
-    keep = np.ones(len(centers), dtype=bool)
-    for i in range(len(centers)):
-        if keep[i]:
-            keep[i + 1 :] &= ~removes[i, i + 1 :]
+    """(M, 2) centres by falling score -> indices kept: each removes later ones of its class within radii[label].
+
+    Whom nobody kept removes, stays: repeated until nothing changes, which is as often as removals hang on each other.
+    """
+    x, y = centers.T.astype(np.float32)
+    near = np.square(x[:, None] - x) + np.square(y[:, None] - y) < np.square(radii[labels], dtype=np.float32)
+    removed_by = np.tril(near & (labels[:, None] == labels), -1).astype(np.float32)
+    keep, before = np.ones(len(centers), dtype=np.float32), None
+    while before is None or (keep != before).any():
+        keep, before = (removed_by @ keep == 0).astype(np.float32), keep
     return np.flatnonzero(keep)
 
 

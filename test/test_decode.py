@@ -186,3 +186,23 @@ def test_reference_peaks():
     np.testing.assert_allclose(scores, [0.95, 0.9, 0.7])
     assert labels.tolist() == [1, 0, 0]
     assert cells.tolist() == [2 * 6 + 2, 1 * 6 + 1, 4 * 6 + 5]
+
+
+def nms_by_loops(centers: np.ndarray, labels: np.ndarray, radii: np.ndarray) -> list[int]:
+    kept: list[int] = []
+    for i, (center, label) in enumerate(zip(centers, labels, strict=True)):
+        if all(labels[k] != label or np.linalg.norm(centers[k] - center) >= radii[label] for k in kept):
+            kept.append(i)
+    return kept
+
+
+@pytest.mark.parametrize("spread", [1.0, 5.0, 30.0])
+def test_circle_nms_is_the_loop(spread):
+    """Chains of removals, too: at 1 m nearly everybody is near somebody who is removed."""
+    rng = np.random.default_rng(int(spread))
+    for _ in range(20):
+        centers, labels = rng.normal(0, spread, (150, 2)), rng.integers(0, 3, 150)
+        radii = np.array([0.4, 1.0, 3.0])
+        assert circle_nms(centers, labels, radii).tolist() == nms_by_loops(centers, labels, radii)
+    line = np.stack([np.arange(0, 30, 0.6), np.zeros(50)], axis=1)  # each is near the next one only
+    assert circle_nms(line, np.zeros(50, int), np.array([1.0])).tolist() == list(range(0, 50, 2))
