@@ -192,3 +192,11 @@ def test_a_camera_without_an_image_is_remembered():
     view = CameraView(CameraFrame("a", 83_000_000, "bgr8", picture), CALIBRATION, at(83))
     for views in ((None,), (view,)):
         assert check_images(inputs, views, ("a",), ImageChecks(), seen) == ({}, {}, seen)
+
+
+def test_what_is_just_not_blind_is_used():
+    """The limits are small steps above what blind cameras send."""
+    dark = noise(10.6, 1.0)
+    assert 10.0 < look_at(dark).mean < 11.0 and found(dark, ImageChecks(uniform=OFF)) == ""
+    flat = noise(128, 2.0)
+    assert 1.5 < look_at(flat).deviation < 2.5 and found(flat, ImageChecks(noise=OFF)) == ""

@@ -137,3 +137,12 @@ def test_time_that_restarts_is_no_blindness() -> None:
     radars = EmptyRadars(5000 * MS)
     feed(radars, 3.0, {"A": True, "B": False}, start_s=100.0)
     assert feed(radars, 4.0, {"A": True, "B": False}) == []
+
+
+def test_four_of_seven_are_more_than_half_and_enough() -> None:
+    with pytest.raises(MessageError, match="return_too_far"):
+        drop_impossible(scan(*[GOOD] * 3, *[BAD["return_too_far"]] * 4), LIMITS, VIEW)
+
+
+def test_a_radar_may_see_nothing_for_five_seconds() -> None:
+    assert RadarLimits().empty_ns == 5 * NS

@@ -137,7 +137,7 @@ def as_16_bit(encoding: str, bits: int) -> np.ndarray:
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("big", [0, 1])
 @pytest.mark.parametrize("padding", [0, 3, 4])
-@pytest.mark.parametrize("encoding", ["mono16", "bgr16", "rgb16", "bgra16", "bayer_rggb16", "bayer_gbrg16"])
+@pytest.mark.parametrize("encoding", ["mono16", "bgr16", "rgb16", "bgra16", "rgba16", "bayer_rggb16", "bayer_gbrg16"])
 def test_samples_of_16_bits_give_the_image_of_8(encoding: str, padding: int, big: int, bits: int) -> None:
     pixels = as_16_bit(encoding, bits)
     rows = [row.astype(">u2" if big else "<u2").tobytes() + b"\xff" * padding for row in pixels]

@@ -100,3 +100,13 @@ def test_a_reset_takes_its_start_from_what_comes_after_it():
     assert sync.counters["reset/time_jump_back"] == 1
     after = [f.stamp_ns for f in frames if f.epoch.number == 1]
     assert set(after) <= set(anchors(2.0)) and len(after) > 10
+
+
+def test_three_messages_in_a_row_over_half_a_second_restart_a_slow_sensor():
+    sync = make_sync()
+    add(sync, scan("near", START))
+    add(sync, scan("left", START))
+    steps = [add(sync, scan("near", START - 2 * BACK + k * 300 * MS)) for k in range(3)]
+    assert steps == ["stepped_back", "stepped_back", ""] and sync.counters["near/restarted"] == 1
+    assert add(sync, scan("near", START - 2 * BACK + 1_000 * MS)) == ""
+    assert add(sync, scan("near", START - 3 * BACK)) == "stepped_back"  # what it did before is forgotten
