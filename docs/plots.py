@@ -242,4 +242,5 @@ PLOTS: dict[str, Plot] = {
     "velocity.svg": Plot(reliability, ("velocity.csv",)),
     "latency.svg": Plot(latency, ("latency.csv",)),
     "soak.svg": Plot(soak, ("soak.csv",)),
+    "learning_curves.svg": Plot(learning_curves, ("learning_curves.csv",)),
 }
