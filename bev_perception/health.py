@@ -166,7 +166,7 @@ def _text(reason: str, detail: str) -> str:
     return f"{reason}: {detail}" if detail else reason
 
 
-def situation(health: Iterable[SensorHealth], front: Collection[str], memory_off: bool) -> Situation:
+def situation(health: Iterable[SensorHealth], front: Collection[str], without_memory_s: float) -> Situation:
     """What the modes ask about. Lost is what is neither `ok` nor `suspect`; what the vehicle does not have counts as
     neither present nor lost. front: names of the front cameras."""
     present = [h for h in health if h.state != "absent"]
@@ -176,5 +176,5 @@ def situation(health: Iterable[SensorHealth], front: Collection[str], memory_off
         front=front,
         lost=[h.name for h in present if h.state not in ("ok", "suspect")],
         suspect=[h.name for h in present if h.state == "suspect"],
-        memory_off=memory_off,
+        without_memory_s=without_memory_s,
     )

@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from bev_perception.structures import ODOMETRY
 
 SEVERITIES = ("ok", "degraded", "error")  # from harmless to bad
+MEMORY_OFF_S = 2.0  # the first frames never have a memory
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What modes are judged by. lost: sensors that do not contribute. front: the cameras that look ahead."""
+    """What modes are judged by. lost: sensors that do not contribute. front: the cameras that look ahead.
+    without_memory_s: for how long a model with memory has had none."""
 
     cameras: Collection[str]
     radars: Collection[str]
     front: Collection[str]
     lost: Collection[str]
     suspect: Collection[str]
-    memory_off: bool
+    without_memory_s: float
 
     def all_lost(self, sensors: Iterable[str]) -> bool:
         names = set(sensors)
@@ -49,10 +51,11 @@ MODES: dict[str, Mode] = {
     ),
     "all_radars_lost": Mode("No radar contributes", "degraded", lambda s: s.all_lost(s.radars)),
     "some_radars_lost": Mode("A radar does not contribute", "degraded", lambda s: not set(s.radars).isdisjoint(s.lost)),
-    "memory_off": Mode("Frames are processed without memory of earlier ones", "degraded", lambda s: s.memory_off),
+    "memory_off": Mode(
+        "Frames are processed without memory of earlier ones", "degraded", lambda s: s.without_memory_s > MEMORY_OFF_S
+    ),
     "sensor_suspect": Mode("A sensor is used, but doubtful", "degraded", lambda s: bool(s.suspect)),
 }
-MEMORY_OFF_S = 2.0  # a model with memory that has had none for this long; the first frames never have it
 
 
 def modes_that_hold(of: Situation, severities: Mapping[str, str]) -> tuple[list[str], str]:

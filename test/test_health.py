@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from test_intake import MAKE, MOUNTS, NOW, Listening, cloud, image, info, odomet
 
 from bev_perception.fault import Fault  # noqa: E402
 from bev_perception.health import FrameOutcome, SensorHealth, newest_outcome, sensor_health, situation  # noqa: E402
+from bev_perception.measurements import Measurements  # noqa: E402
 from bev_perception.modes import MODES, SEVERITIES, modes_that_hold  # noqa: E402
 from bev_perception.structures import Detections  # noqa: E402
+from bev_perception.sync_config import ABSENT  # noqa: E402
 
 MS = tiny_drive.MS
 
@@ -201,6 +204,12 @@ def test_the_newest_frame_that_could_not_be_made_counts(listening: Listening) ->
     assert newest_outcome(listening.taken, detections, {}).missing == {"odometry": "no_pose"}
 
 
+def test_a_sensor_that_the_vehicle_does_not_have_has_no_age(listening: Listening) -> None:
+    config = dataclasses.replace(listening.taken.config, absent=("radar_a",))
+    absent = {h.name: h for h in sensor_health(listening.intake, Measurements(config), FrameOutcome(), NOW)}["radar_a"]
+    assert absent == SensorHealth("radar_a", "radar", "absent", None, None, 0.0, ABSENT)
+
+
 def of(name: str, state: str = "ok", kind: str = "camera") -> SensorHealth:
     return SensorHealth(name, kind, state, 0.0, 0.0, 1.0, "")
 
@@ -229,12 +238,13 @@ DEFAULTS = {name: mode.severity for name, mode in MODES.items()}
 def test_modes(states: dict[str, str], modes: list[str], worst: str) -> None:
     kinds = {"front": "camera", "back": "camera", "near": "radar", "far": "radar", "odometry": "odometry"}
     sensors = [of(name, states.get(name, "ok"), kind) for name, kind in kinds.items()]
-    found = situation(sensors, ("front",), memory_off=False)
+    found = situation(sensors, ("front",), without_memory_s=0.0)
     assert modes_that_hold(found, DEFAULTS) == (modes, worst)
     assert modes_that_hold(found, dict.fromkeys(DEFAULTS, "ok"))[1] == "ok"
 
 
 def test_memory_off_is_a_mode_and_severities_are_ordered() -> None:
-    found = situation([of("front")], ("front",), memory_off=True)
+    found = situation([of("front")], ("front",), without_memory_s=2.1)
     assert modes_that_hold(found, DEFAULTS) == (["memory_off"], "degraded")
+    assert modes_that_hold(situation([of("front")], ("front",), without_memory_s=2.0), DEFAULTS) == ([], "ok")
     assert SEVERITIES == ("ok", "degraded", "error") and set(DEFAULTS.values()) <= set(SEVERITIES)

@@ -226,6 +226,15 @@ def test_quaternions_that_were_written_x_y_z_w() -> None:
     assert order_fault(*split(swapped)).endswith("expected the order w x y z")
 
 
+def test_an_order_in_which_a_radar_would_look_through_the_vehicle_is_not_the_right_one() -> None:
+    poses = shipped(order=(1, 2, 3, 0))
+    backward = np.array([0.0, 0.0, 0.0, 1.0])[[1, 2, 3, 0]]  # half a turn about z, as it is read
+    poses["RADAR_FRONT"] = make_transform(rotation_from_quaternion(backward), np.array([3.4, 0.0, 0.5]))
+    assert order_fault(*split(poses)) == ""
+    poses["RADAR_FRONT"][:3, 3] = 0.0, 0.0, 0.5  # where a radar may look anywhere
+    assert order_fault(*split(poses)) != ""
+
+
 def test_a_file_of_two_wrong_sensors_is_not_called_swapped() -> None:
     poses = shipped()
     for name in ("CAM_FRONT", "CAM_BACK"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import operator
 import subprocess
 import sys
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_only_the_live_frames(drive, tmp_path, capsys):
     others = copy.deepcopy(messages)
     stamps = sorted(others)
     others[stamps[0]].detections[0].pose.pose.position.x += 0.25
-    others[stamps[1]].detections.pop()
+    others[stamps[1]].detections.clear()
     others[stamps[2]].sensors_used = ["cam_a"]
     del others[stamps[3]]
     agreement = compare_runs(messages, others)
@@ -135,11 +136,30 @@ def test_only_the_live_frames(drive, tmp_path, capsys):
     assert agreement.identical == 1 and set(agreement.differing) == set(stamps[:3])
     moved, lost, masked = (agreement.differing[stamp] for stamp in stamps[:3])
     assert moved == Difference(UNEXPLAINED, pytest.approx(0.25), 0.0, 0)
-    assert (lost.metres, lost.unmatched) == (0.0, 1)
+    assert (lost.metres, lost.score, lost.unmatched) == (0.0, 0.0, len(messages[stamps[1]].detections))
     assert masked.cause == f"{UNEXPLAINED}: cam_b, radar_a used in one run only", "whatever the memory held"
     assert agreement.only_first == (stamps[3],)
     assert "3 of 4 frames differ, boxes by at most 0.25 m" in agreement.sentence()
     assert "1 frames only live" in agreement.sentence()
+
+
+BOX_NUMBERS = [
+    *(f"{part}.{axis}" for part in ("pose.pose.position", "dimensions") for axis in "xyz"),
+    "pose.pose.orientation.z", "pose.pose.orientation.w", "twist.twist.linear.x", "twist.twist.linear.y",
+]  # fmt: skip
+
+
+def test_each_number_of_a_box_is_compared(drive, tmp_path):
+    config, spec = load_config(drive["bundle"], drive["params"]), load_bundle(drive["bundle"]).spec
+    write_detections(tmp_path / "live", replay(drive["bag"], drive["bundle"], config).detections, spec)
+    messages = read_detection_arrays(tmp_path / "live")
+    stamp = max(messages)  # no later frame has a memory of it
+    for name in BOX_NUMBERS:
+        others = copy.deepcopy(messages)
+        part, _, axis = name.rpartition(".")
+        changed = operator.attrgetter(part)(others[stamp].detections[-1])
+        setattr(changed, axis, getattr(changed, axis) + 0.125)
+        assert set(compare_runs(messages, others).differing) == {stamp}, name
 
 
 def test_a_difference_that_nothing_explains_is_an_error(drive, tmp_path, capsys):
@@ -189,6 +209,8 @@ def test_each_difference_has_its_cause(drive, tmp_path):
     fewer = copy.deepcopy(messages[stamps[2]].inputs)
     fewer[0].stamps, fewer[0].missing = [], "late"
     assert cause(2, inputs=fewer) == "cam_a was used there and is not here (late)"
+    back = compare_runs(with_composition(messages, stamps[2], inputs=fewer), messages).differing[stamps[2]]
+    assert back.cause == "cam_a is used here and was not there (late)"
 
     both = with_composition(messages, stamps[2], inputs=fewer)
     both[stamps[3]].detections[0].score += 0.125

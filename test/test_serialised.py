@@ -46,6 +46,16 @@ def test_every_field_of_every_alignment() -> None:
         assert ours.data.tobytes() == theirs.data.tobytes()
 
 
+def test_a_writer_with_the_high_bytes_first_is_read() -> None:
+    typesys = pytest.importorskip("rosbags.typesys", reason="rosbags is part of the evaluation extra")
+    typestore = typesys.get_typestore(typesys.Stores.ROS2_JAZZY)
+    message = deserialize_message(serialize_message(some_image(np.random.default_rng(5))), Image)
+    native = typestore.deserialize_cdr(serialize_message(message), "sensor_msgs/msg/Image")
+    ours = read_image(bytes(typestore.serialize_cdr(native, "sensor_msgs/msg/Image", little_endian=False)))
+    assert {name: getattr(ours, name) for name in FIELDS} == {name: getattr(message, name) for name in FIELDS}
+    assert ours.header.stamp.sec == message.header.stamp.sec and ours.data.tobytes() == message.data.tobytes()
+
+
 def test_pixels_are_not_copied() -> None:
     serialised = serialize_message(Image(data=bytes(1000)))
     assert np.shares_memory(read_image(serialised).data, np.frombuffer(serialised, np.uint8))

@@ -94,6 +94,23 @@ def test_a_stream_that_starts_over_begins_with_a_keyframe(codec: str) -> None:
     assert set(what_came(stream, data[:8], stamped=True).values()) == {""}
 
 
+@pytest.mark.parametrize("cut", range(4))
+@pytest.mark.parametrize("codec", ENCODERS)
+def test_a_packet_that_ends_before_its_unit_begins_is_no_keyframe(codec: str, cut: int) -> None:
+    assert not is_keyframe(codec, b"\0\0\0\1"[: 4 - cut])
+
+
+def test_another_rate_is_the_usual_one_when_most_steps_are_of_it() -> None:
+    """Nine steps are remembered: the fifth of another rate turns their middle."""
+    stream, position, found = VideoStream("a", "h264"), 0, []
+    for step in [1] * 12 + [5] * 7:
+        position += step
+        with pytest.raises(MessageError) as refused:
+            stream.decode(b"no keyframe", NOW, position)
+        found.append(refused.value.reason)
+    assert found == ["video_no_keyframe"] * 12 + ["video_packet_lost"] * 5 + ["video_no_keyframe"] * 2
+
+
 def test_a_damaged_packet_is_named_and_the_next_keyframe_mends_it() -> None:
     data = packets("h264")
     data[6] = data[6][: len(data[6]) // 2]

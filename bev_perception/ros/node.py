@@ -32,7 +32,7 @@ from bev_perception.frame_proof import open_proven
 from bev_perception.health import situation
 from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
 from bev_perception.model_spec import BundleError
-from bev_perception.modes import MEMORY_OFF_S, modes_that_hold
+from bev_perception.modes import modes_that_hold
 from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, make_config, resolve_path
 from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
@@ -236,8 +236,8 @@ class PerceptionNode(LifecycleNode):
         if config is None or model is None:
             return NodeReport(**common)
         sensors = run.sensor_health() if run is not None and label == ACTIVE else []
-        memory_off = model.bundle.spec.temporal.state_channels > 0 and snapshot.seconds_without_memory > MEMORY_OFF_S
-        modes, worst_mode = modes_that_hold(situation(sensors, config.front_cameras, memory_off), config.modes)
+        without_memory_s = snapshot.seconds_without_memory if model.bundle.spec.temporal.state_channels > 0 else 0.0
+        modes, worst_mode = modes_that_hold(situation(sensors, config.front_cameras, without_memory_s), config.modes)
         return NodeReport(
             **common,
             sensors=sensors,
