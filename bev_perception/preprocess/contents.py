@@ -63,8 +63,9 @@ def look_at(image: np.ndarray) -> Look:
     """(H, W, 3) uint8 -> its green in some rows. The outermost eighths, which a lens may leave black, do not count."""
     height, width = image.shape[:2]
     top, left, step, far = height // 8, width // 8, max(1, height // 16), max(1, width // 32)
-    rows = np.ascontiguousarray(image[top : height - top : step, left : width - left, 1])
-    mean, deviation = (float(x[0, 0]) for x in cv2.meanStdDev(rows))
+    rows = cv2.extractChannel(image[top : height - top : step, left : width - left], 1)
+    mean = cv2.sumElems(rows)[0] / rows.size
+    deviation = max(0.0, cv2.norm(rows, cv2.NORM_L2SQR) / rows.size - mean**2) ** 0.5
     roughness = _half_mean_square(rows[:, 1:], rows[:, :-1]) / deviation**2 if deviation else 0.0
     along_rows = _half_mean_square(rows[:, far:], rows[:, :-far]) ** 0.5
     along_columns = _half_mean_square(rows[1:], rows[:-1]) ** 0.5

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from bev_perception import conversions
@@ -185,8 +186,8 @@ class SensorIntake:
     def delay_s(self, sensor: str, newest: int = DELAYS) -> float | None:
         """The least of the newest messages' times from stamp to here. Below zero, the sensor's clock is ahead of ours
         by at least that; a large one is a slow way or a clock that is behind. None before the first message."""
-        delays = list(self._delays_ns.get(sensor, ()))[-newest:]
-        return min(delays) / 1e9 if delays else None
+        delays = self._delays_ns.get(sensor)
+        return min(islice(reversed(delays), newest)) / 1e9 if delays else None
 
     def _make_sources(self) -> tuple[Source, ...]:
         config, calibration, limit = self._config, self.calibration, self._config.max_message_bytes

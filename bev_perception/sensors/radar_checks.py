@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from bev_perception.conversions import MessageError
@@ -55,12 +56,12 @@ def drop_impossible(scan: RadarScan, limits: RadarLimits, view_rad: float) -> tu
 
 
 def _all_within(points: np.ndarray, limits: RadarLimits) -> bool:
-    """Whether a return with the largest of every column is possible: then all are, which a third of the time tells."""
-    x, y, z, rcs, vx, vy = np.abs(points).max(axis=0, initial=0.0).tolist()
-    return (
-        math.hypot(x, y, z) <= limits.range_m
-        and math.hypot(vx, vy) <= limits.speed_mps
-        and bool(rcs <= limits.rcs_dbsm)
+    """Whether a return with the largest coordinate on each axis is possible: then all are, which a tenth of the time
+    tells."""
+    return not len(points) or bool(
+        math.sqrt(3) * cv2.norm(points[:, :3], cv2.NORM_INF) <= limits.range_m
+        and math.sqrt(2) * cv2.norm(points[:, 4:], cv2.NORM_INF) <= limits.speed_mps
+        and cv2.norm(points[:, 3:4], cv2.NORM_INF) <= limits.rcs_dbsm
     )
 
 
