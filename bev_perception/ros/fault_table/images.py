@@ -54,11 +54,13 @@ def cropped(message: Any) -> None:
     message.height, message.data = 100, message.data[: 100 * message.step]
 
 
-HUGE = array.array("B", bytes(4000 * 2500 * 3))
+def of_size(width: int, height: int) -> Callable[[Any], None]:
+    data = array.array("B", bytes(width * height * 3))
 
+    def enlarge(message: Any) -> None:
+        message.width, message.height, message.step, message.data = width, height, 3 * width, data
 
-def huge(message: Any) -> None:
-    message.width, message.height, message.step, message.data = 4000, 2500, 12000, HUGE
+    return enlarge
 
 
 def frozen(which: Callable[[Sending], bool]) -> Change:
@@ -118,9 +120,15 @@ IMAGES: tuple[Fault, ...] = (
     Fault("yuv422 of odd width", edited(IMAGE, setting(encoding="yuv422", width=351)), camera(INVALID, "image_")),
     Fault(
         "images of 30 MB, three a second",
-        lambda: now_and_then(huge, 4),
+        lambda: now_and_then(of_size(4000, 2500), 4),
         camera(INVALID, "message_too_large"),
         seconds=3.0,
+    ),
+    Fault(
+        "images of 99 MB, one in two seconds",
+        lambda: now_and_then(of_size(6600, 5000), 24),
+        camera(INVALID, "message_too_large"),
+        seconds=5.0,
     ),
     Fault("black images", edited(IMAGE, pixels(lambda rng, shape: np.zeros(shape))), camera(INVALID, "image_black")),
     Fault(

@@ -47,6 +47,11 @@ def mounted(sensor: str, edit: Callable[[Any], None]) -> Callable[[Any], None]:
     return edit_transforms
 
 
+def from_the_other_side(message: Any) -> None:
+    placed = {transform.child_frame_id: transform for transform in message.transforms}
+    placed["cam_front_left"].transform = placed["cam_front_right"].transform
+
+
 def of_every_transform(edit: Callable[[Any], None]) -> Callable[[Any], None]:
     def edit_transforms(message: Any) -> None:
         for transform in message.transforms:
@@ -97,6 +102,11 @@ STREAMS: tuple[Fault, ...] = (
         edited(CLOUD, returned("range", float("nan"))),
         radar(INVALID, "cloud_not_finite"),
     ),
+    Fault(
+        "a RadarScan whose angles are in degrees",
+        edited(CLOUD, returned("azimuth", 57.0)),
+        radar(INVALID, "return_angle"),
+    ),
     Fault("a RadarScan of returns 10 km away", edited(CLOUD, returned("range", 1e4)), radar(INVALID, "return_too_far")),
     without_motion("TwistStamped stops, PoseStamped goes on", lost(TWISTS), INVALID, "no_twist"),
     without_motion("PoseStamped stops, TwistStamped goes on", lost(POSES), SILENT, "stale"),
@@ -109,6 +119,13 @@ FRAMES: tuple[Fault, ...] = (
         edited(STATIC, mounted(CAMERA, setting(**UPWARDS))),
         camera(INVALID, "no_calibration: mount_pitch"),
         counter=f"{CAMERA}/calibration_lost",
+        seconds=3.0,
+    ),
+    Fault(
+        "the camera at the front left has the transform of the one at the right",
+        edited(STATIC, from_the_other_side),
+        {"CAM_FRONT_LEFT": (INVALID, "no_calibration: mount_side")},
+        counter="CAM_FRONT_LEFT/calibration_lost",
         seconds=3.0,
     ),
     Fault(
