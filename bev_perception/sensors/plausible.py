@@ -51,7 +51,8 @@ def side_fault(name: str, ego_from_sensor: np.ndarray, looks_along: int) -> Faul
     if max(sits, looks) > 0 or (sits > -BESIDE_M and looks > -ASIDE):
         return None
     other = {"LEFT": "right", "RIGHT": "left"}[said]
-    where = f"is {round(-sits, 2) + 0.0:.2f} m to the {other} and looks {math.degrees(math.asin(min(1.0, -looks))):.0f} degrees there"
+    turned = math.degrees(math.asin(min(1.0, -looks)))
+    where = f"is {round(-sits, 2) + 0.0:.2f} m to the {other} and looks {turned:.0f} degrees there"
     expected = f"the {said.lower()}, as it is called; y of base_link points to the left"
     return Fault("mount_side", f"{name} {where}; expected {expected}: mirrored poses, or two names exchanged")
 
