@@ -162,6 +162,38 @@ def test_the_entropy_taken_off_does_not_change_the_gradient() -> None:
     assert torch.allclose(s.grad, other.grad, atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["logits", "released"])
+@pytest.mark.parametrize("lead", [0.0, 14.0, 40.0])
+def test_depths_are_taught_however_sure_of_another_the_student_is(lead: float, form: str) -> None:
+    """Against double precision, in which 40 logits leave something of one."""
+    t = torch.zeros(1, 1, 6, 1, 1)
+    t[0, 0, 4] = 3.0
+    s = torch.zeros_like(t)
+    s[0, 0, 1] = lead
+    s.requires_grad_()
+    known, config = torch.ones(1, 1, 1, 1, dtype=torch.bool), LgkdDepthConfig(form=form)
+    (gradient,) = torch.autograd.grad(depth_imitation(s, t, known, config), s)
+    exact = s.detach().double().flatten().requires_grad_()
+    p, q = t.double().flatten(), exact
+    if form == "logits":
+        p, q = (p / 1.25).softmax(0), (q / 1.25).softmax(0)
+        total = (exact / 1.25).logsumexp(0)
+        rest = torch.stack([(exact[torch.arange(6) != i] / 1.25).logsumexp(0) for i in range(6)])
+        loss = -(p * ((exact / 1.25) - total) + (1 - p) * (rest - total)).sum()
+    else:
+        p, q = p.softmax(0) / 1.25, q.log_softmax(0)
+        loss = -(p * (q - math.log(1.25)) + (1 - p) * torch.log1p(-q.exp() / 1.25)).sum()
+    (wanted,) = torch.autograd.grad(1.25**2 * loss, exact)
+    torch.testing.assert_close(gradient.flatten().double(), wanted, rtol=1e-4, atol=1e-6)
+    assert lead == 0 or wanted[4] < -0.3
+
+
+def test_released_depths_refuse_a_temperature_below_one() -> None:
+    known, depth = torch.ones(1, 1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, 6, 1, 1)
+    with pytest.raises(ValueError, match=r"1 or more, found 0\.5"):
+        depth_imitation(depth, depth, known, LgkdDepthConfig(temperature=0.5, form="released"))
+
+
 def test_response_equals_a_loop_over_tasks() -> None:
     student, teacher = prediction(5, tasks=2), prediction(6, tasks=2)
     t, total = 1.25, 0.0

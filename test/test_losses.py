@@ -24,6 +24,7 @@ from training.losses.detection import (
     iou_losses,
     semantic_loss,
 )
+from training.losses.probabilities import log_probabilities
 from training.models.detector import ONE_TASK, SIX_TASKS, Prediction, task_index
 from training.models.view.depth_bins import DepthBins
 
@@ -45,13 +46,15 @@ def test_heatmap_loss_without_objects_is_finite_and_vanishes_for_a_sure_network(
     assert torch.isfinite(heatmap_loss(torch.full_like(empty, 80.0, dtype=torch.bfloat16), empty))
 
 
-def test_a_network_that_is_surely_wrong_pays_as_for_a_probability_of_one_in_ten_thousand() -> None:
+def test_a_cell_that_is_surely_wrong_pays_for_its_lead_and_learns() -> None:
+    """Far on the wrong side both focal terms fall by 1 per logit; limits on probabilities would make that 0."""
     target = torch.zeros(1, 1, 1, 2)
     target[..., 0] = 1.0
-    price = (1 - 1e-4) ** 2 * -math.log(1e-4)
-    missed, imagined = torch.tensor([[[[-20.0, -20.0]]]]), torch.tensor([[[[20.0, 20.0]]]])
-    assert float(heatmap_loss(missed, target)) == pytest.approx(price, rel=1e-4)
-    assert float(heatmap_loss(imagined, target)) == pytest.approx(price, rel=1e-4)
+    for sign, wrong in ((-1, 0), (1, 1)):
+        logits = torch.full((1, 1, 1, 2), 20.0 * sign, requires_grad=True)
+        loss = heatmap_loss(logits, target)
+        assert float(loss.detach()) == pytest.approx(20, rel=1e-4)
+        assert torch.autograd.grad(loss, logits)[0].flatten()[wrong] == pytest.approx(sign, rel=1e-4)
 
 
 def test_box_loss_reads_its_cells_and_masks() -> None:
@@ -151,6 +154,52 @@ def test_depth_losses_equal_their_formulas() -> None:
     assert float(depth_bce(logits, depth, valid, bins)) == pytest.approx(binary / known, rel=1e-4)
     for loss in (depth_cross_entropy, depth_bce):
         assert float(loss(logits, torch.zeros_like(depth), valid, bins)) == 0
+
+
+def depth_bce_gradient(logits: np.ndarray, right: int) -> np.ndarray:
+    """Of -log p_r - sum over i != r of log(1 - p_i) by each logit, float64: of a bin's own term it is p_i, of another's
+    -p_i p_k / (1 - p_i). What p leaves to one is summed from the others: it cancels in double precision, too."""
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    bins = np.arange(len(p))
+    rest = np.array([p[bins != i].sum() for i in bins])
+    gradient = np.where(bins == right, -rest, 2 * p)
+    for i in bins[bins != right]:
+        gradient[bins != i] -= p[i] * p[bins != i] / rest[i]
+    return gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("lead", [0.0, 14.0, 40.0])
+def test_gradient_of_the_depth_loss_in_closed_form(lead: float, dtype: torch.dtype) -> None:
+    """However far a wrong bin leads, the right one is pulled up by 1 and its share of what the wrong one leaves."""
+    bins = DepthBins(1.0, 1.0, 112)
+    logits = np.zeros(112)
+    logits[5] = lead
+    for right in (5, 7):
+        given = torch.from_numpy(logits).to(dtype).reshape(1, 1, -1, 1, 1).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
+            loss = depth_bce(given, torch.full((1, 1, 1, 1), 1.5 + right), torch.ones(1, 1), bins)
+        (gradient,) = torch.autograd.grad(loss, given)
+        tolerance = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+        np.testing.assert_allclose(
+            gradient.flatten().float().numpy(), depth_bce_gradient(logits, right), rtol=tolerance, atol=tolerance / 10
+        )
+        assert right == 5 or lead == 0 or float(gradient.flatten()[7]) == pytest.approx(-1.009, abs=2e-2)
+
+
+@pytest.mark.parametrize("lead", [0.0, 3.0, 14.0, 40.0, 200.0])
+def test_log_probabilities_are_those_of_double_precision(lead: float) -> None:
+    torch.manual_seed(11)
+    logits = torch.randn(4, 7)
+    logits[:, 2] += lead
+    p = logits.double().exp() / logits.double().exp().sum(dim=1, keepdim=True)
+    others = torch.stack([logits.double()[:, torch.arange(7) != i].exp().sum(dim=1) for i in range(7)], dim=1)
+    log_p, log_not_p = log_probabilities(logits, dim=1)
+    torch.testing.assert_close(log_p.double(), p.log(), rtol=1e-5, atol=1e-5)
+    wanted = (others / logits.double().exp().sum(dim=1, keepdim=True)).log()
+    torch.testing.assert_close(log_not_p.double(), wanted, rtol=1e-5, atol=1e-9)
+    assert [float(t) for t in log_probabilities(torch.ones(1), dim=0)] == [0.0, pytest.approx(-3.4e38, rel=1e-2)]
 
 
 def half_of_a_foreground(rank: int, folder: str) -> None:

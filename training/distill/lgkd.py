@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from bev_perception.model_spec import BOX_CHANNELS
 from training.distill.masks import depth_known, point_cells, points_in_boxes, view_cells
 from training.distill.responses import classes_by_task, masked_mean, regroup, soft_kl
 from training.distill.scene import Pair, Scene, same_shape
+from training.losses.probabilities import log_probabilities
 
 OFFSET = [BOX_CHANNELS.index("dx"), BOX_CHANNELS.index("dy")]
 ROTATION = [BOX_CHANNELS.index("sin_yaw"), BOX_CHANNELS.index("cos_yaw")]
@@ -70,19 +72,31 @@ def depth_imitation(student: Tensor, teacher: Tensor, known: Tensor, config: Lgk
 
     student, teacher (B, N, D, h, w) logits; known (B, N, h, w) bool. In the "logits" form the teacher's entropy is
     taken off: same gradient, and 0 where both agree. The "released" form is the bare cross entropy of probability / T.
+    Raises ValueError for another form, and for a temperature below 1 in the "released" one.
     """
     t = config.temperature
     if config.form == "logits":
-        p, q = (teacher.float() / t).softmax(dim=2), (student.float() / t).softmax(dim=2)
+        log_p, log_not_p = log_probabilities(teacher.float() / t, dim=2)
+        log_q, log_not_q = log_probabilities(student.float() / t, dim=2)
     elif config.form == "released":
-        p, q = teacher.float().softmax(dim=2) / t, student.float().softmax(dim=2) / t
+        log_p, log_not_p = _over_temperature(*log_probabilities(teacher, dim=2), t)
+        log_q, log_not_q = _over_temperature(*log_probabilities(student, dim=2), t)
     else:
         raise ValueError(f"form must be 'logits' or 'released', found {config.form!r}")
-    p, q = p.clamp(1e-7, 1 - 1e-7), q.clamp(1e-7, 1 - 1e-7)
-    entropy = -(p * q.log() + (1 - p) * (1 - q).log())
+    entropy = -(log_p.exp() * log_q + log_not_p.exp() * log_not_q)
     if config.form == "logits":
-        entropy = entropy + p * p.log() + (1 - p) * (1 - p).log()
+        entropy = entropy + log_p.exp() * log_p + log_not_p.exp() * log_not_p
     return t**2 * masked_mean(entropy.sum(dim=2), known)
+
+
+def _over_temperature(log_p: Tensor, log_not_p: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """log p and log(1 - p) -> those of p / t."""
+    if t < 1:
+        raise ValueError(f"form 'released' divides probabilities: its temperature must be 1 or more, found {t}")
+    if t == 1:
+        return log_p, log_not_p
+    # 1 - p / t = (1 - p) + p (1 - 1 / t)
+    return log_p - math.log(t), torch.logaddexp(log_not_p, log_p + math.log1p(-1 / t))
 
 
 def response_imitation(

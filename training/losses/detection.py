@@ -12,6 +12,7 @@ from torch import Tensor
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import BOX_CHANNELS
 from training.losses.box_iou import paired_diou, paired_iou
+from training.losses.probabilities import log_probabilities
 from training.models.detector import Detector, Prediction, task_index
 from training.models.footprints import footprints
 from training.models.view.depth_bins import DepthBins
@@ -44,10 +45,14 @@ class LossConfig:
 
 
 def heatmap_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Penalty-reduced focal loss over (B, classes, X, Y), per positive cell; float32."""
-    p = logits.float().sigmoid().clamp(1e-4, 1 - 1e-4)
+    """Penalty-reduced focal loss over (B, classes, X, Y), per positive cell; float32.
+
+    Without CenterPoint's limits of 1e-4 on probabilities: beyond them a cell that is surely wrong would not learn.
+    """
+    logits = logits.float()
+    p, log_p, log_not_p = logits.sigmoid(), F.logsigmoid(logits), F.logsigmoid(-logits)
     positive = (target == 1).float()
-    loss = positive * (1 - p) ** 2 * p.log() + (1 - positive) * (1 - target) ** 4 * p**2 * (1 - p).log()
+    loss = positive * (1 - p) ** 2 * log_p + (1 - positive) * (1 - target) ** 4 * p**2 * log_not_p
     return -loss.sum() / count_of_all(positive.sum())
 
 
@@ -78,10 +83,9 @@ def depth_cross_entropy(logits: Tensor, depth: Tensor, camera_valid: Tensor, bin
 def depth_bce(logits: Tensor, depth: Tensor, camera_valid: Tensor, bins: DepthBins) -> Tensor:
     """BEVDepth's form: binary cross entropy of every bin's softmax probability, summed over bins; float32."""
     target, known = _depth_bins(depth, camera_valid, bins)
-    probability = logits.float().softmax(dim=2).clamp(1e-6, 1 - 1e-6)
+    log_p, log_not_p = log_probabilities(logits, dim=2)
     hot = F.one_hot(target, bins.count).movedim(-1, 2)
-    # Written out: autocast on a GPU refuses F.binary_cross_entropy.
-    loss = -torch.where(hot > 0, probability, 1 - probability).log().sum(dim=2)
+    loss = -torch.where(hot > 0, log_p, log_not_p).sum(dim=2)
     return (loss * known).sum() / count_of_all(known.sum())
 
 
