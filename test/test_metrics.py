@@ -197,8 +197,13 @@ def test_lengths_must_agree():
         make_objects(np.zeros((2, 7)), np.zeros((2, 2)), np.zeros(2), ("car",))
 
 
-def write_dataset(root: Path, truth: dict[str, dict[int, Objects]], poses: dict[int, np.ndarray]) -> None:
-    """A nuScenes-format data set of tables alone: scenes of samples with annotations at the given ego poses."""
+def write_dataset(
+    root: Path, truth: dict[str, dict[int, Objects]], poses: dict[int, np.ndarray], in_world: bool = False
+) -> None:
+    """A nuScenes-format data set of tables alone: scenes of samples with annotations at the given ego poses.
+
+    in_world: truth is in the world already, its objects are the same in all frames, and so move.
+    """
     tables: dict[str, list[dict]] = {name: [] for name in ("instance", "sample_annotation", "sample_data")}
     cv2.imwrite(str(root / "map.png"), np.zeros((2, 2), np.uint8))
     tables["map"] = [{"token": "m", "log_tokens": ["l"], "category": "semantic_prior", "filename": "map.png"}]
@@ -247,8 +252,9 @@ def write_dataset(root: Path, truth: dict[str, dict[int, Objects]], poses: dict[
                 "next": "",
             }
             tables["sample_data"].append(data)
-            for k, row in enumerate(result_rows(token, objects, pose)):
+            for k, row in enumerate(result_rows(token, objects, np.eye(4) if in_world else pose)):
                 annotation = f"{token}-{k}"
+                neighbours = {way: other and f"{other}-{k}" if in_world else "" for way, other in links.items()}
                 instance = {"token": annotation, "category_token": f"c-{objects.names[k]}", "nbr_annotations": 1}
                 tables["instance"].append(
                     instance | {"first_annotation_token": annotation, "last_annotation_token": annotation}
@@ -260,9 +266,8 @@ def write_dataset(root: Path, truth: dict[str, dict[int, Objects]], poses: dict[
                         "token": annotation,
                         "instance_token": annotation,
                         "visibility_token": "4",
-                        "prev": "",
-                        "next": "",
                     }
+                    | neighbours
                     | {"attribute_tokens": [attribute] if attribute else [], "num_radar_pts": 0}
                     | {"num_lidar_pts": int(objects.num_points[k])}
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from bev_perception.decode import Thresholds
 from bev_perception.evaluation.metrics import Scores, score
 from bev_perception.evaluation.objects import Objects, make_objects
+from bev_perception.geometry import transform_boxes
 from bev_perception.model_spec import ModelSpec
 from training.data.nuscenes import Keyframe
 
@@ -35,8 +37,29 @@ def ground_truth(keyframe: Keyframe, spec: ModelSpec) -> Objects:
     return objects.select(spec.grid.cells(keyframe.boxes[:, :2])[1])
 
 
+def level_boxes(boxes: np.ndarray, world_from_ego: np.ndarray) -> np.ndarray:
+    """(M, 7) boxes of the ego frame -> in the world, level there, as the annotations of nuScenes are: the inverse of
+    `transform_boxes` of level ones, which keeps their heading as the ego frame's plane shows it."""
+    level = transform_boxes(world_from_ego, boxes)
+    yaw = np.asarray(boxes, dtype=np.float64).reshape(-1, 7)[:, 6]
+    across = np.stack([-np.sin(yaw), np.cos(yaw), np.zeros(len(yaw))], axis=1) @ world_from_ego[:3, :3].T
+    level[:, 6] = np.arctan2(-across[:, 0], across[:, 1])  # square to what is across in both planes
+    return level
+
+
+def level_objects(objects: Objects, world_from_ego: np.ndarray) -> Objects:
+    """Annotations of the ego frame -> in the world, where they stand level and move level.
+
+    Of an object that climbs, its climb times the sine of the vehicle's tilt is lost: two components are all that there
+    is of its velocity.
+    """
+    velocity = objects.velocity @ np.linalg.inv(world_from_ego[:2, :2])
+    return dataclasses.replace(objects, boxes=level_boxes(objects.boxes, world_from_ego), velocity=velocity)
+
+
 def outside_racks(objects: Objects, racks: np.ndarray) -> Objects:
-    """Without the cycles whose centre is in a bicycle rack, (R, 7) boxes: the benchmark scores none there."""
+    """Without the cycles whose centre is in a bicycle rack, (R, 7) boxes of the objects' frame: the benchmark scores
+    none there."""
     cycle = np.array([name in CYCLES for name in objects.names], dtype=bool)
     if not len(racks) or not cycle.any():
         return objects
@@ -51,7 +74,14 @@ def outside_racks(objects: Objects, racks: np.ndarray) -> Objects:
 def score_found(
     keyframes: Sequence[Keyframe], spec: ModelSpec, found: Mapping[int, Objects], rows: Sequence[int]
 ) -> Scores:
-    """Official scores of the detections in `rows` of the keyframes."""
-    frames = {i: keyframes[i] for i in rows}
-    wanted = {i: outside_racks(ground_truth(k, spec), k.racks) for i, k in frames.items()}
-    return score(wanted, {i: outside_racks(found[i], k.racks) for i, k in frames.items()}, RANGES)
+    """Official scores of the detections in `rows` of the keyframes, both of the ego frame and compared in the global
+    one, as nuscenes-devkit compares a results file with the annotations."""
+    wanted, detected, vehicle = {}, {}, {}
+    for i in rows:
+        keyframe = keyframes[i]
+        pose = keyframe.global_from_ego
+        racks = level_boxes(keyframe.racks, pose)
+        wanted[i] = outside_racks(level_objects(ground_truth(keyframe, spec), pose), racks)
+        detected[i] = outside_racks(found[i].in_world(pose), racks)
+        vehicle[i] = pose[:3, 3]
+    return score(wanted, detected, RANGES, vehicle)

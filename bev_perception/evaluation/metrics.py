@@ -136,12 +136,15 @@ def score(
     ground_truth: Mapping[int, Objects],
     detections: Mapping[int, Objects],
     ranges: tuple[tuple[float, float], ...] = RANGES,
+    vehicle: Mapping[int, np.ndarray] | None = None,
 ) -> Scores:
-    """Score detections against ground truth, both keyed by stamp (ns) and in the ego frame at that stamp.
+    """Score detections against ground truth, both keyed by stamp (ns) and of a stamp in one frame of reference.
 
-    Ego coordinates give the same numbers as global ones: every term of the metric is a distance or an angle difference
-    within one frame. ranges: (low, high) metres of the rows by range. Raises ValueError unless both have the same
-    stamps.
+    vehicle: where the vehicle is in that frame, (3,) m by stamp; None: in its origin, the boxes are in the ego frame.
+    The benchmark compares in the global frame (`Objects.in_world`), seen from above, where a level vehicle's errors are
+    those of its ego frame. Of one that leans they are not: by the cosine of its pitch along it, and by the sine a
+    wrong height becomes a wrong place. ranges: (low, high) metres of the rows by range. Raises ValueError unless both
+    have the same stamps.
     """
     if set(ground_truth) != set(detections):
         raise ValueError(
@@ -151,8 +154,11 @@ def score(
         )
     config = official_config()
     limit = config.max_boxes_per_sample
-    wanted = {stamp: _eval_boxes(stamp, objects) for stamp, objects in ground_truth.items()}
-    found = {stamp: _eval_boxes(stamp, _strongest(objects, limit)) for stamp, objects in detections.items()}
+    vehicle = dict.fromkeys(ground_truth, np.zeros(3)) if vehicle is None else vehicle
+    wanted = {stamp: _eval_boxes(stamp, objects, vehicle[stamp]) for stamp, objects in ground_truth.items()}
+    found = {
+        stamp: _eval_boxes(stamp, _strongest(objects, limit), vehicle[stamp]) for stamp, objects in detections.items()
+    }
     return score_eval_boxes(_filtered(wanted, config), _filtered(found, config), config, ranges)
 
 
@@ -172,7 +178,7 @@ def _strongest(objects: Objects, limit: int) -> Objects:
     return objects.select(mask)
 
 
-def _eval_boxes(stamp: int, objects: Objects) -> list[DetectionBox]:
+def _eval_boxes(stamp: int, objects: Objects, vehicle: np.ndarray) -> list[DetectionBox]:
     return [
         DetectionBox(
             sample_token=str(stamp),
@@ -180,7 +186,7 @@ def _eval_boxes(stamp: int, objects: Objects) -> list[DetectionBox]:
             size=(float(box[4]), float(box[3]), float(box[5])),  # the devkit's order is w l h
             rotation=(math.cos(box[6] / 2), 0.0, 0.0, math.sin(box[6] / 2)),
             velocity=tuple(objects.velocity[k].tolist()),
-            ego_translation=tuple(box[:3].tolist()),
+            ego_translation=tuple((box[:3] - vehicle).tolist()),
             num_pts=int(objects.num_points[k]),
             detection_name=objects.names[k],
             detection_score=float(objects.scores[k]),

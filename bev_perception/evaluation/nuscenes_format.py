@@ -21,22 +21,21 @@ from nuscenes.eval.detection.data_classes import DetectionBox
 from bev_perception.evaluation.metrics import Scores, official_config, score_eval_boxes
 from bev_perception.evaluation.objects import Objects
 from bev_perception.files import write_atomic
-from bev_perception.geometry import quaternion_from_rotation, rotation_from_yaw, transform_points
+from bev_perception.geometry import quaternion_from_rotation, rotation_from_yaw
 
 META = {"use_camera": True, "use_lidar": False, "use_radar": True, "use_map": False, "use_external": False}
 
 
 def result_rows(sample_token: str, objects: Objects, world_from_ego: np.ndarray) -> list[dict[str, Any]]:
     """Objects in the ego frame of a sample -> rows of a results file, in the world frame (the data set's `global`)."""
-    centers = transform_points(world_from_ego, objects.boxes[:, :3])
-    velocity = np.column_stack([objects.velocity, np.zeros(len(objects))]) @ world_from_ego[:3, :3].T
+    world = objects.in_world(world_from_ego)
     return [
         {
             "sample_token": sample_token,
-            "translation": centers[k].tolist(),
+            "translation": world.boxes[k, :3].tolist(),
             "size": box[[4, 3, 5]].tolist(),
             "rotation": quaternion_from_rotation(world_from_ego[:3, :3] @ rotation_from_yaw(box[6])).tolist(),
-            "velocity": velocity[k, :2].tolist(),
+            "velocity": world.velocity[k].tolist(),
             "detection_name": objects.names[k],
             "detection_score": float(objects.scores[k]),
             "attribute_name": objects.attributes[k],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from bev_perception.geometry import transform_boxes
 from bev_perception.structures import Detections
 
 MOVING_SPEED = 0.7  # m/s; above it the attribute heuristic says moving (0.7 to 1.0 is best on training drives)
@@ -55,6 +57,12 @@ class Objects:
             self.num_points[kept],
             tuple(self.ids[i] for i in kept),
         )
+
+    def in_world(self, world_from_ego: np.ndarray) -> Objects:
+        """The objects of an ego frame as a results file has them: centres, headings and velocities follow the rotation
+        of (4, 4) world_from_ego, in which a velocity lies in the ego frame's plane."""
+        moved = np.column_stack([self.velocity, np.zeros(len(self))]) @ world_from_ego[:3, :3].T
+        return dataclasses.replace(self, boxes=transform_boxes(world_from_ego, self.boxes), velocity=moved[:, :2])
 
 
 def make_objects(
