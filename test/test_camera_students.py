@@ -172,6 +172,29 @@ def test_proposals_decide_where_the_backward_projection_counts() -> None:
     assert float((everywhere - lifted.bev).abs().mean()) > 0.1
 
 
+@pytest.mark.parametrize(("beside", "valid"), [("first", 1.0), ("own", 1.0), ("first", 0.0)])
+def test_bevformer_reads_the_first_queries_in_all_layers(beside: str, valid: float) -> None:
+    """Beside the earlier map; without one, or where the config says so, each layer's own."""
+    spec, config = spec_for("bevformer"), dataclasses.replace(CONFIGS["bevformer"], beside=beside)
+    module = STUDENTS["bevformer"].module(spec, config).eval()
+    read: list[torch.Tensor] = []
+    for layer in module.layers:
+        layer.temporal.value.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    memory = empty_memory(spec, torch.zeros(1), 1)
+    assert memory is not None and len(module.layers) == 2
+    with torch.no_grad():
+        found = module.maps(frames("bevformer", 1)[0], memory._replace(valid=torch.full((1, 1), valid)))
+    (_, first, earlier, second) = read
+    assert torch.equal(second, first if (beside, valid) == ("first", 1.0) else found["encoder1"])
+    assert not torch.equal(first, found["encoder1"])
+    assert torch.equal(earlier, second if not valid else torch.zeros_like(earlier))
+
+
+def test_bevformer_names_what_it_can_read() -> None:
+    with pytest.raises(ValueError, match="'first', 'own'"):
+        dataclasses.replace(CONFIGS["bevformer"], beside="last")
+
+
 def test_static_bevformer_has_no_state() -> None:
     spec = dataclasses.replace(spec_for("bevformer"), temporal=TemporalSpec(state_channels=0))
     module = STUDENTS["bevformer"].module(spec, CONFIGS["bevformer"]).eval()

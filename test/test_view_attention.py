@@ -181,16 +181,19 @@ def test_only_queries_that_hit_a_camera_cost_and_count() -> None:
 
 
 @pytest.mark.parametrize("valid", [1.0, 0.0])
-def test_temporal_self_attention_equals_loops(valid: float) -> None:
+@pytest.mark.parametrize("other", [False, True])
+def test_temporal_self_attention_equals_loops(valid: float, other: bool) -> None:
     points = 3
     module = TemporalSelfAttention(GRID, C, HEADS, points)
     randomise(module)
     query, previous = torch.randn(1, X * Y, C, dtype=torch.float64), torch.randn(1, C, X, Y, dtype=torch.float64)
     position = torch.randn(X * Y, C, dtype=torch.float64)
-    found = module(query, previous, torch.tensor([[valid]]), position)[0].detach().numpy()
+    beside = torch.randn_like(query) if other else None
+    found = module(query, previous, torch.tensor([[valid]]), position, beside)[0].detach().numpy()
     current = query[0].t().reshape(C, X, Y).numpy()
     earlier = previous[0].numpy() if valid else current
-    maps = [affine(module.value, earlier), affine(module.value, current)]
+    read = current if beside is None or not valid else beside[0].t().reshape(C, X, Y).numpy()
+    maps = [affine(module.value, earlier), affine(module.value, read)]
     for ix, iy in np.ndindex(X, Y):
         inputs = np.concatenate([earlier[:, ix, iy], current[:, ix, iy] + position[ix * Y + iy].numpy()])
         offsets, logits = head_weights(module, inputs)

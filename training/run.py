@@ -154,7 +154,7 @@ ADDED_LATER: dict[type, dict[str, Any]] = model_spec.ADDED_LATER | {
     BevDet4DConfig: {"frame": EGO, "displacement": False},
     TemporalConfig: {"alignment": "centres"},
     BevDepthConfig: {"before_blocks": 0, "frame": EGO},
-    BevFormerConfig: {"temporal": TemporalConfig("none")},
+    BevFormerConfig: {"temporal": TemporalConfig("none"), "beside": "own"},
     BevFusionConfig: {"pillarnet": None},
     RadarPillarNetConfig: {"cma": True, "conv5_from": "conv4", "frame": EGO},
     CenterPointConfig: {"room": 0, "frame": EGO},

@@ -69,8 +69,8 @@ def r50() -> Run:
 
 
 def small() -> Run:
-    """For the synthetic set on two cores: two layers of 64 channels."""
-    config = BevFormerConfig(camera.small_image(), 2, 4, 4, 4, 128, 0.0, SMALL_HEIGHTS, camera.SMALL_HEAD)
+    """For the synthetic set on two cores: two layers of 64 channels, which read their own queries."""
+    config = BevFormerConfig(camera.small_image(), 2, 4, 4, 4, 128, 0.0, SMALL_HEIGHTS, camera.SMALL_HEAD, beside="own")
     facts = spec("bevformer_small", cameras=CAMERAS, state=64, image=SMALL_IMAGE)
     return Run("bevformer", config, facts, small_optim(), camera.SMALL_LOSSES, camera.small_data(history=1))
 

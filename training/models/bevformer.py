@@ -19,6 +19,7 @@ from training.models.view.projection import Projected, anchor_points, project
 
 # The paper's four anchors, -4.5 to 2.5 m in nuScenes' LiDAR frame, which is 1.84 m above the ego frame.
 HEIGHTS = (-2.66, -0.33, 2.01, 4.34)
+BESIDE = ("first", "own")
 MOTION = 6  # x, y (10 m), sin and cos of the turn, age (s), whether there is an earlier map
 
 
@@ -27,6 +28,10 @@ class BevFormerConfig:
     """BEVFormer-base by default, but with ResNet-101 without deformable convolutions and three feature levels.
 
     temporal: a longer memory over the last layer's map, before the head (not in the paper); "none": BEVFormer's own.
+    beside: a name of BESIDE, which queries temporal self-attention reads beside the earlier map. "first": in all layers
+    those that the first layer was given, as the released encoder stacks them with the earlier map once, before its
+    layers: what the released weights were trained with. "own": each layer's, as equation 5 can be read. Without an
+    earlier map both read each layer's own, as the released code.
     """
 
     image: ImageConfig = field(default_factory=lambda: ImageConfig("resnet101", stride=8, channels=256, levels=3))
@@ -39,6 +44,11 @@ class BevFormerConfig:
     heights: tuple[float, ...] = HEIGHTS
     head: HeadConfig = field(default_factory=HeadConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    beside: str = "first"
+
+    def __post_init__(self) -> None:
+        if self.beside not in BESIDE:
+            raise ValueError(f"config.beside must be one of {BESIDE}, found {self.beside!r}")
 
 
 class BevFormerLayer(nn.Module):
@@ -63,9 +73,11 @@ class BevFormerLayer(nn.Module):
         projected: Projected,
         previous: Tensor,
         valid: Tensor,
+        beside: Tensor | None,
     ) -> Tensor:
-        """query (B, X * Y, C), position (X * Y, C), previous (B, C, X, Y) aligned, valid (B, 1) -> like query."""
-        query = self.norms[0](query + self.dropout(self.temporal(query, previous, valid, position)))
+        """query (B, X * Y, C), position (X * Y, C), previous (B, C, X, Y) aligned, valid (B, 1), beside as query, or
+        None -> like query."""
+        query = self.norms[0](query + self.dropout(self.temporal(query, previous, valid, position, beside)))
         query = self.norms[1](query + self.dropout(self.spatial(query + position, features, projected)))
         rows: Tensor = self.norms[2](self.feed_forward(query))
         return rows
@@ -140,8 +152,9 @@ class BevFormer(nn.Module):
         else:
             previous, valid = self.align(memory)[0][:, : rows.shape[2]].to(rows.dtype), memory.valid
         position, found = self.queries.position(), {}
+        beside = rows if self.config.beside == "first" else None
         for i, layer in enumerate(self.layers):
-            rows = layer(rows, position, features, projected, previous, valid)
+            rows = layer(rows, position, features, projected, previous, valid, beside)
             found[f"encoder{i + 1}"] = as_map(rows, self.spec.grid)
         return found
 

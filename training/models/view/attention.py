@@ -181,16 +181,27 @@ class TemporalSelfAttention(nn.Module):
 
     centers: Tensor
 
-    def forward(self, query: Tensor, previous: Tensor, valid: Tensor, position: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        previous: Tensor,
+        valid: Tensor,
+        position: Tensor | None = None,
+        beside: Tensor | None = None,
+    ) -> Tensor:
         """query (B, X * Y, C), previous (B, C, X, Y), valid (B, 1): 0 where no earlier map exists, which makes B' = Q;
-        position (X * Y, C) is added to the query where offsets and weights are predicted -> (B, X * Y, C)."""
+        position (X * Y, C) is added to the query where offsets and weights are predicted; beside (B, X * Y, C): what is
+        read for Q beside an earlier map, None for the query itself -> (B, X * Y, C)."""
         b, q, c = query.shape
         current = query.transpose(1, 2).reshape(b, c, *self.shape)
-        previous = torch.where(valid.reshape(b, 1, 1, 1) > 0, previous.to(query.dtype), current)
+        known = valid.reshape(b, 1, 1, 1) > 0
+        previous = torch.where(known, previous.to(query.dtype), current)
         asked = query if position is None else query + position
         offsets, logits = self.where(torch.cat([previous.flatten(2).transpose(1, 2), asked], dim=-1))
         weights = logits.reshape(b, q, self.heads, 2, self.points).softmax(dim=-1)
         size = _size(current, offsets)
+        if beside is not None:
+            current = torch.where(known, beside.transpose(1, 2).reshape(b, c, *self.shape), current)
         total = torch.zeros_like(query)
         for i, values in enumerate((previous, current)):
             location = self.centers + offsets[..., i, :, :] / size
