@@ -70,7 +70,13 @@ def bevdepth_camera() -> CameraBevConfig:
 
 @dataclass(frozen=True)
 class BevDepthConfig:
-    """BEVDepth-R50 with two keyframes by default."""
+    """BEVDepth-R50 with two keyframes by default.
+
+    The earlier frame is the keyframe before, half a second back, no sweep (key_idxes = [-1] of the released
+    bev_depth_lss_r50_256x704_128x128_24e_2key.py). The released code lifts its images straight into the current frame
+    and takes the current frame once more where a scene begins; here the map that was kept is warped, as the vehicle
+    must, and where there is none the network is told so.
+    """
 
     camera: CameraBevConfig = field(default_factory=bevdepth_camera)
     temporal: TemporalConfig = field(default_factory=lambda: TemporalConfig("concat"))

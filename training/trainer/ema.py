@@ -17,7 +17,12 @@ WARMUP = 2000  # steps over which the decay rises
 
 
 def decay_at(decay: float, step: int) -> float:
-    """Decay of the average after `step` steps, near 0 at first: BEVDepth's (utils of YOLOX, Ge et al., 2021)."""
+    """Decay of the average after `step` steps, near 0 at first: the ramp of YOLOX's ModelEMA (Ge et al., 2021).
+
+    BEVDepth's bevdepth/callbacks/ema.py has the same formula and decay 0.999, but its exps/base_cli.py lets the counter
+    begin at samples x epochs, far behind the ramp: the average there moves by 0.001 a step from the first step on.
+    With its 10,000 steps that makes no difference at the end; a run of a few hundred would keep its random start.
+    """
     return decay * (1 - math.exp(-step / WARMUP))
 
 
