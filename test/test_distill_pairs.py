@@ -19,7 +19,15 @@ from training.distill import DistillConfig
 from training.distill.channels import feature_channels
 from training.models import STUDENTS
 from training.models.exported import ExportedDetector
-from training.recipes.distillation import LAYERS, distillbev, distillbev_bevformer, lgkd, radardistill, together
+from training.recipes.distillation import (
+    LAYERS,
+    bevdistill,
+    distillbev,
+    distillbev_bevformer,
+    lgkd,
+    radardistill,
+    together,
+)
 from training.teachers import TEACHERS
 from training.teachers.frozen import FrozenTeacher
 
@@ -88,6 +96,14 @@ def test_distillbev_pairs(student: str, teacher: str) -> None:
 def test_distillbev_of_bevformer(teacher: str) -> None:
     _, losses = step(network("bevformer"), {"teacher": network(teacher)}, distillbev_bevformer())
     assert {n.split("/")[1] for n in losses} == {"foreground", "background", "attention"}
+
+
+@pytest.mark.parametrize("teacher", ["lidar_transformer", "centerpoint"])
+def test_bevdistill_of_bevformer(teacher: str) -> None:
+    student, lidar = network("bevformer"), network(teacher)
+    channels = [feature_channels(detector)["neck"] for detector in (student, lidar)]
+    _, losses = step(student, {"teacher": lidar}, bevdistill(*channels))
+    assert {n.split("/")[1] for n in losses} == {"feature", "box", "contrast"}
 
 
 def test_radardistill_pair_starts_from_its_teacher() -> None:

@@ -23,9 +23,10 @@ from training.distill.lgkd import (
     masked_imitation,
     response_imitation,
 )
+from training.distill.places import gaussians
 from training.distill.responses import regroup, sigmoid_kl, soft_kl
 from training.distill.scene import Pair, Scene
-from training.distill.unidistill import KEY_POINTS, relation, sample_key_points
+from training.distill.unidistill import KEY_POINTS, UniResponseConfig, relation, sample_key_points, unidistill_response
 from training.models.detector import Prediction
 from training.models.view.depth_bins import DepthBins
 
@@ -76,18 +77,22 @@ def scene_of(student: Prediction, teacher: Prediction, batch: dict[str, Tensor])
     return Scene(GRID, batch, student, teacher, (0, 0, 0), (0, 0, 0), BINS, H * STRIDE)
 
 
-NAMES = {"lgkd_depth": "depth", "lgkd_response": "heatmap", "logits": "heatmap", "unidistill_response": "heatmap"}
+NAMES = {
+    "lgkd_depth": "depth", "lgkd_response": "heatmap", "logits": "heatmap", "unidistill_response": "heatmap",
+    "bevdistill_instances": "regression",
+}  # fmt: skip
 
 
 def pair_for(loss: str, student: Prediction, teacher: Prediction) -> Pair:
     found = []
     for p in (student, teacher):
         name = NAMES.get(loss, "neck")
-        found.append(p.aux["depth"] if name == "depth" else p.heatmap if name == "heatmap" else p.features["neck"])
+        found.append({"depth": p.aux["depth"], "neck": p.features["neck"]}.get(name, getattr(p, name, p.heatmap)))
     return Pair(*found)
 
 
-HERE = [name for name in DISTILL_LOSSES if not name.startswith(("distillbev", "radardistill"))]
+OTHERS = ("distillbev", "radardistill", "bevdistill_contrast")
+HERE = [name for name in DISTILL_LOSSES if not name.startswith(OTHERS)]
 
 
 def test_masked_imitation_is_a_mean_per_view() -> None:
@@ -257,6 +262,23 @@ def test_relation_ignores_the_size_of_features() -> None:
     assert float(function(Pair(f, teacher.features["neck"]), scene)["relation"]) > 1
 
 
+def test_unidistill_asks_the_centres_for_the_teachers_halved_logits() -> None:
+    """A least IoU of 0.7 leaves boxes of this size their centre's cell; the heads' logits there are 3 and 5."""
+    student, teacher, batch = prediction(1), prediction(2), batch_of()
+    teacher.regression.copy_(student.regression)
+    student.heatmap.fill_(-9.0)
+    teacher.heatmap.fill_(-9.0)
+    teacher.heatmap[:, :, 0] = 9.0  # beside
+    for p, logit in ((student, 3.0), (teacher, 5.0)):
+        p.heatmap[:, 2, 6, 3] = p.heatmap[:, 0, 2, 2] = logit
+    found = unidistill_response(Pair(student.heatmap, teacher.heatmap), scene_of(student, teacher, batch))
+    wanted = 1 / (1 + math.exp(-3.0)) - 1 / (1 + math.exp(-2.5))
+    assert float(found["response"]) == pytest.approx(10 * wanted, rel=1e-4)
+    teacher.regression[:, :, 0, 6, 3] += 0.4  # one of ten channels, of one of two objects
+    found = unidistill_response(Pair(student.heatmap, teacher.heatmap), scene_of(student, teacher, batch))
+    assert float(found["response"]) == pytest.approx(10 * (wanted + 0.04 / 2), rel=1e-4)
+
+
 def test_foreground_and_gaussian_losses_look_only_there() -> None:
     student, teacher, batch = prediction(1), prediction(2), batch_of()
     scene = scene_of(student, teacher, batch)
@@ -270,7 +292,7 @@ def test_foreground_and_gaussian_losses_look_only_there() -> None:
     t[:, :, 0, :2] += 100.0  # neither in a box nor under a Gaussian
     for name, value in before.items():
         assert float(next(iter(DISTILL_LOSSES[name](Pair(s, t), scene).values()))) == value > 0
-    gaussian = batch["heatmap"].amax(dim=1)
+    gaussian = gaussians(batch["gt_boxes"], batch["gt_valid"], GRID, SHAPE, 0.1, 1)
     dense = ((s - t) ** 2 * gaussian[:, None]).sum() / gaussian.sum()
     assert before["bevdistill_dense"] == pytest.approx(1e-2 * float(dense), rel=1e-5)
 
@@ -278,7 +300,8 @@ def test_foreground_and_gaussian_losses_look_only_there() -> None:
 @pytest.mark.parametrize("loss", HERE)
 def test_equal_networks_give_zero(loss: str) -> None:
     p = prediction(3)
-    for name, value in DISTILL_LOSSES[loss](pair_for(loss, p, p), scene_of(p, p, batch_of())).items():
+    config = UniResponseConfig(soften=1.0) if loss == "unidistill_response" else None
+    for name, value in DISTILL_LOSSES[loss](pair_for(loss, p, p), scene_of(p, p, batch_of()), config).items():
         assert float(value) == pytest.approx(0, abs=1e-4), name
 
 
@@ -357,6 +380,7 @@ def test_clear_words_for_what_does_not_fit() -> None:
             student.aux["depth"], teacher.aux["depth"], torch.ones(2, 2, H, W) > 0, LgkdDepthConfig(form="x")
         )
     for name in HERE:
-        if name != "unidistill_relation":  # compares relations: channels may differ
+        # Relations and objects are compared: channels may differ.
+        if name not in ("unidistill_relation", "bevdistill_instances"):
             with pytest.raises(ValueError, match="adapter"):
                 DISTILL_LOSSES[name](Pair(student.features["neck"][:, :2], teacher.features["neck"]), scene)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import cv2
 import numpy as np
+from torch import Tensor
 
 from bev_perception.geometry import box_corners, project
 from bev_perception.grid import BevGrid
 
 MAX_OBJECTS = 500
+Size = TypeVar("Size", float, Tensor)
 
 
-def gaussian_radius(height: float, width: float, min_overlap: float = 0.1) -> float:
+def gaussian_radius(height: Size, width: Size, min_overlap: float = 0.1) -> Size:
     """CornerNet's radius in cells for a box of height x width cells; keeps its historical division by 2 instead of 2a,
     which all reference numbers use (CenterPoint, det3d/core/utils/center_utils.py).
 
@@ -20,7 +24,7 @@ def gaussian_radius(height: float, width: float, min_overlap: float = 0.1) -> fl
     """
     o = min_overlap
     b, c = -2 * o * (height + width), (o - 1) * width * height
-    return float(b + np.sqrt(b * b - 16 * o * c)) / 2
+    return (b + (b * b - 16 * o * c) ** 0.5) / 2
 
 
 def draw_gaussian(heatmap: np.ndarray, cell: tuple[int, int], radius: int) -> None:

@@ -16,7 +16,15 @@ from training.distill.baselines import (
     logits,
     plain_feature,
 )
-from training.distill.bevdistill import BevDistillConfig, bevdistill_dense
+from training.distill.bevdistill import (
+    BevDistillConfig,
+    BevDistillContrastConfig,
+    BevDistillInstanceConfig,
+    ContrastHead,
+    bevdistill_contrast,
+    bevdistill_dense,
+    bevdistill_instances,
+)
 from training.distill.distillbev import DistillBevConfig, distillbev, spatial_projection
 from training.distill.lgkd import (
     LgkdDepthConfig,
@@ -75,4 +83,6 @@ DISTILL_LOSSES: dict[str, Loss] = {
     "unidistill_relation": Loss(unidistill_relation, UniRelationConfig),
     "unidistill_response": Loss(unidistill_response, UniResponseConfig),
     "bevdistill_dense": Loss(bevdistill_dense, BevDistillConfig),
+    "bevdistill_instances": Loss(bevdistill_instances, BevDistillInstanceConfig),
+    "bevdistill_contrast": Loss(bevdistill_contrast, BevDistillContrastConfig, ContrastHead),
 }

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bev_perception.grid import BevGrid
+from training.distill.places import gaussians, read_at
 from training.distill.responses import masked_mean, regroup
 from training.distill.scene import Pair, Scene, same_shape
 
@@ -34,9 +35,17 @@ class UniRelationConfig:
 @dataclass(frozen=True)
 class UniResponseConfig:
     """Responses in the ground truth's Gaussians; published weights 10 (all but camera to LiDAR) and 1 (camera to
-    LiDAR)."""
+    LiDAR).
+
+    overlap, least_radius: of the Gaussians, which are not those of the detection's targets: with a least IoU of 0.7
+    most reach no cell beside the centre's. soften: what the teacher's logits are divided by, and not the student's; 2
+    in the released code of all four directions, 1 takes both as they are.
+    """
 
     weight: float = 10.0
+    overlap: float = 0.7
+    least_radius: int = 0
+    soften: float = 2.0
 
 
 def sample_key_points(feature: Tensor, boxes: Tensor, grid: BevGrid) -> Tensor:
@@ -47,11 +56,7 @@ def sample_key_points(feature: Tensor, boxes: Tensor, grid: BevGrid) -> Tensor:
     cos, sin = boxes[..., 6, None].float().cos(), boxes[..., 6, None].float().sin()
     x = boxes[..., 0, None] + along * cos - across * sin
     y = boxes[..., 1, None] + along * sin + across * cos
-    u = (x - grid.x_min) / (grid.x_max - grid.x_min) * 2 - 1
-    v = (y - grid.y_min) / (grid.y_max - grid.y_min) * 2 - 1
-    where = torch.stack([v, u], dim=-1).float()  # grid_sample's first coordinate runs along the last axis, Y
-    sampled = F.grid_sample(feature.float(), where, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return sampled.permute(0, 2, 3, 1)
+    return read_at(feature, torch.stack([x, y], dim=-1), grid)
 
 
 def relation(points: Tensor) -> Tensor:
@@ -87,12 +92,14 @@ def unidistill_relation(pair: Pair, scene: Scene, config: UniRelationConfig = Un
 
 
 def unidistill_response(pair: Pair, scene: Scene, config: UniResponseConfig = UniResponseConfig()) -> dict[str, Tensor]:
-    """L1 of the highest class score and of the regression, weighted by the ground truth's Gaussians and divided by
-    their sum; the pair are the `heatmap`s (B, classes, X, Y)."""
+    """L1 of the highest class score and of the regression, weighted by the boxes' Gaussians and divided by their sum;
+    the pair are the `heatmap`s (B, classes, X, Y)."""
     same_shape(pair, "unidistill_response")
-    gaussian = scene.target("heatmap").amax(dim=1)
-    mass = gaussian.sum().clamp(min=1)
-    score = (pair.student.float().sigmoid().amax(dim=1) - pair.teacher.float().sigmoid().amax(dim=1)).abs()
+    shape = (pair.student.shape[2], pair.student.shape[3])
+    boxes, valid = scene.target("gt_boxes"), scene.target("gt_valid")
+    gaussian = gaussians(boxes, valid, scene.grid, shape, config.overlap, config.least_radius)
+    wanted = (pair.teacher.float() / config.soften).sigmoid().amax(dim=1)
+    score = (pair.student.float().sigmoid().amax(dim=1) - wanted).abs()
     teacher = regroup(scene.teacher.regression, pair.teacher, scene.teacher_of_class, scene.student_of_class)
-    boxes = (scene.student.regression.float() - teacher.float()).abs().mean(dim=(1, 2))
-    return {"response": config.weight * ((score + boxes) * gaussian).sum() / mass}
+    box = (scene.student.regression.float() - teacher.float()).abs().mean(dim=(1, 2))
+    return {"response": config.weight * ((score + box) * gaussian).sum() / gaussian.sum().clamp(min=1)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from training.distill.bevdistill import BevDistillContrastConfig
 from training.distill.config import DistillConfig, Term
 from training.distill.distillbev import BEVFORMER, DistillBevConfig
 from training.distill.radardistill import AfdConfig
@@ -64,6 +65,19 @@ def lgkd(source: str = "teacher") -> DistillConfig:
             Term("lgkd_feature", "lift", "lift", source=source),
             Term("lgkd_depth", "aux.depth", "aux.depth", source=source),
             Term("lgkd_response", "heatmap", "heatmap", source=source),
+        )
+    )
+
+
+def bevdistill(student_channels: int, teacher_channels: int, source: str = "teacher") -> DistillConfig:
+    """BEVDistill (Chen et al., ICLR 2023) on the maps before the heads, of so many channels: the map in the boxes'
+    Gaussians, the boxes of the assigned instances, and the contrast of what the maps hold there."""
+    embedding = BevDistillContrastConfig(student_channels=student_channels, teacher_channels=teacher_channels)
+    return DistillConfig(
+        (
+            Term("bevdistill_dense", "neck", "neck", adapter="upsample_conv1x1", source=source),
+            Term("bevdistill_instances", "regression", "regression", source=source),
+            Term("bevdistill_contrast", "neck", "neck", config=embedding, source=source),
         )
     )
 
