@@ -157,8 +157,11 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         """One frame's camera and radar inputs in the augmented ego frame, and img_from_ego (N, 4, 4) float64."""
         prepared, augmentation = self._prepared(keyframe), self.config.augmentation
         images, img_from_ego = prepared.images.copy(), prepared.img_from_ego @ np.linalg.inv(aug_from_ego)
-        for i in range(len(images)):
-            images[i], img_from_ego[i] = augment_image(images[i], img_from_ego[i], rng, augmentation)
+        for i, name in enumerate(self.spec.cameras):
+            source = prepared.sources.get(name)
+            images[i], img_from_ego[i] = augment_image(
+                images[i], source, img_from_ego[i], self.spec.image, rng, augmentation
+            )
         camera_valid, radar_valid = drop_sensors(prepared.camera_valid, prepared.radar_valid, rng, augmentation)
         images[camera_valid == 0] = 0
         sensors: dict[str, np.ndarray] = {}
