@@ -15,10 +15,12 @@ from bev_perception.model_spec import ImageSpec
 from bev_perception.preprocess.images import image_from_source, network_image, received_image, samples_per_pixel
 from bev_perception.structures import CameraCalibration, CameraFrame, CameraView, EgoPose
 from training.data.augment import (
+    COVER_BGR,
     NO_AUGMENTATION,
     Augmentation,
     augment_boxes,
     augment_image,
+    cover,
     draw_bev,
     draw_image,
     drop_sensors,
@@ -234,3 +236,36 @@ def test_dropout_has_its_rates_and_leaves_a_kind_alive() -> None:
     assert all(c.any() or r.any() for c, r in masks)
     alive = [c for c, _ in masks if c.any()]
     assert np.mean(alive) == pytest.approx(0.9, abs=0.02)
+
+
+def covered_by(seed: int) -> np.ndarray:
+    """(H, W) bool, of two white cameras."""
+    images = np.full((2, 64, 128, 3), 255, np.uint8)
+    found = cover(images, SPEC, np.random.default_rng(seed), dataclasses.replace(NO_AUGMENTATION, grid_mask=1.0))
+    assert images.min() == 255 and (found[0] == found[1]).all()
+    dark = (found[0] != 255).all(axis=-1)
+    assert (found[0][dark] == COVER_BGR).all()
+    return dark
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_grid_mask_covers_squares_of_half_a_period_at_equal_distances(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rng.random()
+    period = int(rng.integers(2, 64))
+    dark = covered_by(seed)
+    rows, columns = dark.any(axis=1), dark.any(axis=0)
+    np.testing.assert_array_equal(dark, rows[:, None] & columns, "squares")
+    for line in (rows, columns):
+        np.testing.assert_array_equal(line[period:], line[:-period], f"period {period}")
+        if len(line) >= period:
+            assert int(line[:period].sum()) == period - min(max(int(period * 0.5 + 0.5), 1), period - 1)
+
+
+def test_grid_mask_has_its_rate_its_colour_and_the_colour_order_of_the_spec() -> None:
+    mostly = dataclasses.replace(NO_AUGMENTATION, grid_mask=0.7)
+    image = np.full((1, 64, 128, 3), 255, np.uint8)
+    rng = np.random.default_rng(0)
+    assert np.mean([cover(image, SPEC, rng, mostly).min() < 255 for _ in range(1000)]) == pytest.approx(0.7, abs=0.05)
+    rgb = cover(image, dataclasses.replace(SPEC, color_order="rgb"), np.random.default_rng(1), mostly)
+    assert {tuple(pixel) for pixel in rgb.reshape(-1, 3)} == {(255, 255, 255), COVER_BGR[::-1]}

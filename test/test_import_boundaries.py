@@ -104,7 +104,10 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "run recipes"),
     ("training", "trainer experiments"),
     ("training", "bundling convert"),
-    ("training", "train evaluate export average velocity check_data object_database model_table study_tables"),
+    (
+        "training",
+        "train evaluate export average velocity check_data compare_recipes object_database model_table study_tables",
+    ),
     ("training", "study overfit bench"),
 )
 ROOTS = ("bev_perception", "training")

@@ -21,7 +21,7 @@ from training.models.backbones.resnet import ResNet  # noqa: E402
 from training.run import build_detector  # noqa: E402
 from training.train import train  # noqa: E402
 from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
-from training.trainer.starting import Start, start_backbone  # noqa: E402
+from training.trainer.starting import FRESH, Start, begin_with, start_backbone  # noqa: E402
 
 SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=1))
 
@@ -86,3 +86,17 @@ def test_what_does_not_fit_is_an_error(trained: Path) -> None:
         start_backbone(build_detector(wide), trained)
     with pytest.raises(ValueError, match="Linear has 0 image backbones"):
         start_backbone(torch.nn.Linear(2, 2), trained)
+
+
+def test_a_network_of_which_a_part_never_learns_wants_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    run = bevdet.tiny()
+    image = dataclasses.replace(run.config.camera.image, frozen_stages=0)
+    config = dataclasses.replace(run.config, camera=dataclasses.replace(run.config.camera, image=image))
+    frozen = dataclasses.replace(run, config=config, backbone_from="ImageNet")
+    with pytest.raises(ValueError, match=r"3 tensors of bevdet_tiny, camera\.image\.backbone\.conv1\.weight the first"):
+        begin_with(build_detector(frozen), frozen, {}, FRESH)
+    learning = dataclasses.replace(run, backbone_from="ImageNet")
+    begin_with(build_detector(learning), learning, {}, FRESH)
+    assert "published with an image backbone from ImageNet; without --backbone it starts" in capsys.readouterr().out
+    begin_with(build_detector(run), run, {}, FRESH)
+    assert not capsys.readouterr().out

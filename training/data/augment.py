@@ -12,14 +12,17 @@ from bev_perception.model_spec import ImageSpec
 from training.data.photometric import distort
 from training.data.resample import Source, resample
 
+COVER_BGR = (104, 116, 124)  # ImageNet's mean, which is zero to a network
+
 
 @dataclass(frozen=True)
 class Augmentation:
     """Ranges of the random choices. BEV values are BEVDet's; probabilities of dropout are per frame.
 
     image_scale: of the network's image, 1 for the size that the vehicle sees (ImageSpec.zoom is in it).
-    bev_shift_m: standard deviation of the scene's shift along each axis (CenterPoint: 0.5). photometric: SSD's colour
-    distortion, too (BEVFormer).
+    bev_shift_m: standard deviation of the scene's shift along each axis (CenterPoint's voxels: 0.5). photometric: SSD's
+    colour distortion, too (BEVFormer). grid_mask: how often squares of the current frame's images are covered
+    (BEVFormer: 0.7).
     """
 
     image_scale: tuple[float, float] = (0.94, 1.15)
@@ -38,6 +41,7 @@ class Augmentation:
     drop_prev: float = 0.15
     bev_shift_m: float = 0.0
     photometric: bool = False
+    grid_mask: float = 0.0
 
 
 NO_AUGMENTATION = Augmentation((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -121,6 +125,23 @@ def change_colours(image: np.ndarray, rng: np.random.Generator, augmentation: Au
         if shift < 0:  # convertScaleAbs would mirror what falls below zero
             image = cv2.subtract(image, np.array([-shift, -shift, -shift, 0.0]))
     return distort(image, rng) if augmentation.photometric else image
+
+
+def cover(images: np.ndarray, spec: ImageSpec, rng: np.random.Generator, augmentation: Augmentation) -> np.ndarray:
+    """(N, H, W, 3) uint8 images of a frame -> the same, as often as augmentation.grid_mask says with squares painted
+    over.
+
+    GridMask (Chen et al., 2020) as BEVFormer calls it: a period of 2 pixels up to the height, squares of half a period
+    that begin anywhere and are not turned, the same in all cameras.
+    """
+    if rng.random() >= augmentation.grid_mask:
+        return images
+    period = int(rng.integers(2, spec.height))
+    seen = min(max(int(0.5 * period + 0.5), 1), period - 1)
+    rows, columns = ((np.arange(n) + rng.integers(period)) % period >= seen for n in (spec.height, spec.width))
+    covered = images.copy()
+    covered[:, rows[:, None] & columns] = COVER_BGR if spec.color_order == "bgr" else COVER_BGR[::-1]
+    return covered
 
 
 def drop_sensors(

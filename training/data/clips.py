@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from bev_perception.geometry import invert, transform_points
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.preprocess.radar import radar_arrays
-from training.data.augment import NO_AUGMENTATION, augment_boxes, augment_image, draw_bev, drop_sensors
+from training.data.augment import NO_AUGMENTATION, augment_boxes, augment_image, cover, draw_bev, drop_sensors
 from training.data.balance import balanced_items
 from training.data.config import PLAIN, SCORED_RANGE_M, DataConfig
 from training.data.database import open_database
@@ -90,6 +90,8 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         current = self.keyframes[row]
         aug_from_ego = draw_bev(rng, self.config.augmentation)
         item, img_from_ego = self._sensors(current, aug_from_ego, rng)
+        if self.spec.cameras and self.config.augmentation.grid_mask:
+            item["images"] = cover(item["images"], self.spec.image, rng, self.config.augmentation)
         if self.config.history and self.spec.temporal.state_channels:
             item |= self._history(current, item, aug_from_ego, rng)
         pasted = self._pasted(current, index // len(self.items), rng)

@@ -106,6 +106,11 @@ class ResNet(nn.Module):
         stride16 = self.layer3(stride8)
         return stride4, stride8, stride16, self.layer4(stride16)
 
+    def first_stages(self, count: int) -> list[nn.Module]:
+        """The stem and the first `count` stages; none for a count of -1."""
+        parts = [(self.conv1, self.bn1), (self.layer1,), (self.layer2,), (self.layer3,), (self.layer4,)]
+        return [module for part in parts[: count + 1] for module in part]
+
     def load_imagenet(self, path: str) -> None:
         """Load a torchvision ResNet state dict (without `fc.*`); errors as `load_torchvision`."""
         load_torchvision(self, path, "conv1.weight", "fc.")
