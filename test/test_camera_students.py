@@ -17,6 +17,7 @@ from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpe
 from bev_perception.plain import from_plain, to_plain
 from training.bundling.golden import pattern_inputs
 from training.models import STUDENTS
+from training.models.crn import CrnConfig
 from training.models.deform_conv import DeformConv
 from training.models.depth_net import DepthNetConfig, camera_vector, depth_network
 from training.models.detector import Memory, empty_memory
@@ -324,3 +325,9 @@ def test_crns_depth_network_sees_the_image_alone() -> None:
         assert depth.shape == (1, 2, 7, 4, 6) and context.shape == (1, 2, 5, 4, 6)
         assert torch.equal(depth, again) == alike
     assert not any(isinstance(m, DeformConv) for m in blind.modules())
+
+
+def test_crns_depth_network_is_as_large_as_the_published_one() -> None:
+    config = CrnConfig()
+    network = depth_network(config.image.channels, config.bins.count, config.context, config.depth_net)
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(5.4e6, abs=0.05e6)  # its experiment's summary
