@@ -50,9 +50,7 @@ def r101() -> Run:
     Published on nuScenes val: 41.6 mAP, 51.7 NDS, with deformable convolutions in the backbone and a query decoder.
     Stem, first stage and all norms of the backbone never learn, as there. The published run starts from FCOS3D
     (r101_dcn_fcos3d_pretrain.pth), a detector whose backbone has deformable convolutions and strides in other places:
-    its weights do not fit this one, which starts from ImageNet's: expect less. A backbone that a run here has trained
-    to detect, of `bevdepth` with `--set config.camera.image.backbone=resnet101`, is given in the same way:
-    --backbone runs/bevdepth_r101/last.ckpt.
+    its weights do not fit this one, which starts from ImageNet's: expect less. `r101_fcos3d` has that backbone.
     """
     config = BevFormerConfig()
     config = dataclasses.replace(config, image=camera.frozen(config.image, stages=1, norms=True))
@@ -60,6 +58,20 @@ def r101() -> Run:
     return Run(
         "bevformer", config, facts, PAPER_OPTIM, PAPER_LOSSES, PAPER_DATA, batch_size=8, backbone_from=camera.IMAGENET
     )
+
+
+def r101_fcos3d() -> Run:
+    r"""`r101` with the published backbone, deformable convolutions in its last two stages, and its published start.
+
+    python -m training.convert r101_dcn_fcos3d_pretrain.pth --as fcos3d_r101 --out runs/fcos3d
+    python -m training.train training.experiments.bevformer:r101_fcos3d --data NUSCENES --out runs/bevformer \
+        --backbone runs/fcos3d/last.ckpt
+    docs/checkpoints.md says where the file is. Published on nuScenes val: 41.6 mAP, 51.7 NDS, with a query decoder.
+    """
+    run = r101()
+    image = dataclasses.replace(run.config.image, backbone="resnet101_fcos3d")
+    config, facts = dataclasses.replace(run.config, image=image), dataclasses.replace(run.spec, name="bevformer_fcos3d")
+    return dataclasses.replace(run, config=config, spec=facts, backbone_from="FCOS3D")
 
 
 def r101_static() -> Run:

@@ -152,7 +152,10 @@ PUBLISHED: dict[str, Published] = {
         "fundamentalvision/BEVFormer projects/configs/bevformer/bevformer_base.py, projects/mmdet3d_plugin/bevformer/"
         "detectors/bevformer.py (GridMask), datasets/nuscenes_dataset.py (frames)",
         BEVFORMER, BEVFORMER_REASONS
-        | {"backbone starts from": "FCOS3D's backbone has deformable convolutions, so that its weights do not fit"},
+        | {"backbone starts from": "its backbone has deformable convolutions, which r101_fcos3d has, too"},
+    ),
+    "bevformer:r101_fcos3d": Published(
+        "fundamentalvision/BEVFormer projects/configs/bevformer/bevformer_base.py", BEVFORMER, BEVFORMER_REASONS
     ),
     "bevformer:r50": Published(
         "fundamentalvision/BEVFormer projects/configs/bevformer/bevformer_tiny.py",
