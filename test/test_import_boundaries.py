@@ -103,10 +103,10 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "distill"),
     ("training", "run recipes"),
     ("training", "trainer experiments"),
-    ("training", "bundling convert"),
+    ("training", "bundling compare_recipes convert"),
     (
         "training",
-        "train evaluate export average velocity check_data compare_recipes object_database model_table study_tables",
+        "train evaluate export average velocity check_data object_database model_table study_tables",
     ),
     ("training", "study overfit bench"),
 )
