@@ -90,10 +90,10 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         current = self.keyframes[row]
         aug_from_ego = draw_bev(rng, self.config.augmentation)
         item, img_from_ego = self._sensors(current, aug_from_ego, rng)
-        if self.spec.cameras and self.config.augmentation.grid_mask:
-            item["images"] = cover(item["images"], self.spec.image, rng, self.config.augmentation)
         if self.config.history and self.spec.temporal.state_channels:
             item |= self._history(current, item, aug_from_ego, rng)
+        if self.spec.cameras and self.config.augmentation.grid_mask:
+            item["images"] = cover(item["images"], self.spec.image, rng, self.config.augmentation)
         pasted = self._pasted(current, index // len(self.items), rng)
         if pasted is not None and self.spec.radars:
             item |= self._radar(current, item["radar_valid"], aug_from_ego, pasted.radar)
