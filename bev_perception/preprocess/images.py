@@ -48,18 +48,22 @@ def image_from_source(width: int, height: int, spec: ImageSpec) -> tuple[float, 
     return spec.scaled_width / width, resized_height / height, crop_top, (spec.scaled_width - spec.width) // 2
 
 
-def img_from_cam(calibration: CameraCalibration, spec: ImageSpec) -> np.ndarray:
-    """(4, 4) float64: camera frame (m) -> (u * depth, v * depth, depth, 1) in the network's image."""
-    scale_x, scale_y, crop_top, crop_left = image_from_source(calibration.width, calibration.height, spec)
-    resized_from_source = np.array(
+def pixels_from_source(width: int, height: int, spec: ImageSpec) -> np.ndarray:
+    """(3, 3) float64: pixels (u, v, 1) of the source -> of the network's image. Raises as `image_from_source`."""
+    scale_x, scale_y, crop_top, crop_left = image_from_source(width, height, spec)
+    return np.array(
         [
             [scale_x, 0.0, 0.5 * scale_x - 0.5 - crop_left],
             [0.0, scale_y, 0.5 * scale_y - 0.5 - crop_top],
             [0.0, 0.0, 1.0],
         ]
     )
+
+
+def img_from_cam(calibration: CameraCalibration, spec: ImageSpec) -> np.ndarray:
+    """(4, 4) float64: camera frame (m) -> (u * depth, v * depth, depth, 1) in the network's image."""
     matrix = np.eye(4)
-    matrix[:3, :3] = resized_from_source @ calibration.K
+    matrix[:3, :3] = pixels_from_source(calibration.width, calibration.height, spec) @ calibration.K
     return matrix
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from bev_perception.model_spec import ImageSpec
-from bev_perception.preprocess.images import image_from_source, in_color_order, mean_over_samples
+from bev_perception.preprocess.images import in_color_order, mean_over_samples, pixels_from_source
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,9 @@ def resample(source: Source, spec: ImageSpec, aug_from_img: np.ndarray) -> np.nd
     is drawn, and leaves black what it had cut away.
     """
     height, width = source.image.shape[:2]
-    scale_x, scale_y, top, left = image_from_source(width, height, spec)
-    img_from_source = np.array(
-        [[scale_x, 0, 0.5 * scale_x - 0.5 - left], [0, scale_y, 0.5 * scale_y - 0.5 - top], [0, 0, 1]]
-    )
     f, shift = source.samples, 0.5 * source.samples - 0.5
     sample_from_aug = np.array([[f, 0, shift], [0, f, shift], [0, 0, 1]])
-    sample_from_source = sample_from_aug @ aug_from_img @ img_from_source
+    sample_from_source = sample_from_aug @ aug_from_img @ pixels_from_source(width, height, spec)
     size = (f * spec.width, f * spec.height)
     sampled = cv2.warpAffine(source.image, sample_from_source[:2], size, flags=cv2.INTER_LINEAR)
     return in_color_order(mean_over_samples(sampled, f), spec)
