@@ -282,6 +282,7 @@ def test_image_branch_reads_both_colour_orders_alike() -> None:
         ImageConfig("resnet9")
 
 
+@pytest.mark.parametrize("fresh", [True, False], ids=["new", "trained on"])
 @pytest.mark.parametrize(
     ("stages", "norms", "still"),
     [
@@ -292,13 +293,14 @@ def test_image_branch_reads_both_colour_orders_alike() -> None:
     ],
 )
 def test_what_is_frozen_keeps_weights_and_statistics_and_all_else_learns(
-    stages: int, norms: bool, still: tuple[str, ...]
+    stages: int, norms: bool, still: tuple[str, ...], fresh: bool
 ) -> None:
     torch.manual_seed(0)
     config = ImageConfig("resnet18", width=8, stride=16, channels=16, frozen_stages=stages, fixed_norms=norms)
     branch = ImageBranch(ImageSpec(32, 64), config)
     before = {name: value.clone() for name, value in branch.backbone.state_dict().items()}
-    branch.eval().train()
+    if not fresh:
+        branch.eval().train()
     optimiser = torch.optim.SGD([p for p in branch.parameters() if p.requires_grad], 1.0)
     branch(torch.rand(2, 1, 32, 64, 3) * 255).square().sum().backward()
     optimiser.step()

@@ -94,6 +94,8 @@ def test_groups_hold_every_parameter_once_with_its_rate_and_decay():
     assert every == {1e-7}, "as published code has it"
     net.image["backbone"].weight.requires_grad_(False)  # what is frozen is not optimised
     assert len({id(p) for g in parameter_groups(net, optim) for p in g["params"]}) == 5
+    net.image["backbone"].requires_grad_(False)  # BEVFormer: all norms of the backbone, and so all that is not decayed
+    assert len({id(p) for g in parameter_groups(net, optim) for p in g["params"]}) == 4
     with pytest.raises(ValueError, match="no module called `backbone`"):
         parameter_groups(net.head, optim)
 

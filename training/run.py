@@ -119,7 +119,7 @@ def parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, An
             (optim.weight_decay * optim.decay_norms, [p for p in chosen if p.ndim <= 1]),
         ):
             groups.append({"params": parameters, "weight_decay": decay, "lr": optim.lr * factor})
-    if optim.backbone_lr != 1 and not groups[-1]["params"]:
+    if optim.backbone_lr != 1 and not any("backbone" in name.split(".") for name, _ in module.named_parameters()):
         raise ValueError(f"optim.backbone_lr is {optim.backbone_lr}, but the network has no module called `backbone`")
     return [group for group in groups if group["params"]]
 

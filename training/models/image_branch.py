@@ -84,6 +84,7 @@ class ImageBranch(nn.Module):
 
         for module in self._fixed():
             module.requires_grad_(False)
+        self.train()  # a new module is in training mode, with all that is in it
 
     def _fixed(self) -> list[nn.Module]:
         """What of the backbone never learns."""
