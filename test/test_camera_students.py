@@ -17,8 +17,9 @@ from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpe
 from bev_perception.plain import from_plain, to_plain
 from training.bundling.golden import pattern_inputs
 from training.models import STUDENTS
+from training.models.crn import CrnConfig
 from training.models.deform_conv import DeformConv
-from training.models.depth_net import camera_vector
+from training.models.depth_net import DepthNetConfig, camera_vector, depth_network
 from training.models.detector import Memory, empty_memory
 from training.models.image_branch import ImageBranch, ImageConfig
 
@@ -279,3 +280,56 @@ def test_image_branch_reads_both_colour_orders_alike() -> None:
         ImageBranch(ImageSpec(100, 64), config)
     with pytest.raises(ValueError, match="backbone must be one of"):
         ImageConfig("resnet9")
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["new", "trained on"])
+@pytest.mark.parametrize(
+    ("stages", "norms", "still"),
+    [
+        (-1, False, ()),
+        (0, False, ("conv1.", "bn1.")),
+        (1, False, ("conv1.", "bn1.", "layer1.")),
+        (-1, True, ("bn1.", ".bn1.", ".bn2.", "downsample.1.")),
+    ],
+)
+def test_what_is_frozen_keeps_weights_and_statistics_and_all_else_learns(
+    stages: int, norms: bool, still: tuple[str, ...], fresh: bool
+) -> None:
+    torch.manual_seed(0)
+    config = ImageConfig("resnet18", width=8, stride=16, channels=16, frozen_stages=stages, fixed_norms=norms)
+    branch = ImageBranch(ImageSpec(32, 64), config)
+    before = {name: value.clone() for name, value in branch.backbone.state_dict().items()}
+    if not fresh:
+        branch.eval().train()
+    optimiser = torch.optim.SGD([p for p in branch.parameters() if p.requires_grad], 1.0)
+    branch(torch.rand(2, 1, 32, 64, 3) * 255).square().sum().backward()
+    optimiser.step()
+    for name, value in branch.backbone.state_dict().items():
+        frozen = any(part in name for part in still) if norms else name.startswith(still)
+        assert torch.equal(value, before[name]) == frozen, name
+
+
+def test_freezing_what_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="for a ResNet, found 'convnext_tiny'"):
+        ImageConfig("convnext_tiny", fixed_norms=True)
+    with pytest.raises(ValueError, match=r"-1 \(none\), 0 \(the stem\) to 4, found 5"):
+        ImageConfig("resnet18", frozen_stages=5)
+
+
+def test_crns_depth_network_sees_the_image_alone() -> None:
+    torch.manual_seed(0)
+    features, valid = torch.rand(1, 2, 12, 4, 6), torch.ones(1, 2)
+    cameras = torch.rand(2, 1, 2, 4, 4)
+    blind = depth_network(12, 7, 5, DepthNetConfig(8, blocks=1, camera_aware=False)).eval()
+    knowing = depth_network(12, 7, 5, DepthNetConfig(8, aspp=4, blocks=1, deform_groups=2)).eval()
+    for network, alike in ((blind, True), (knowing, False)):
+        (depth, context), (again, _) = (network(features, camera, valid, (64, 96)) for camera in cameras)
+        assert depth.shape == (1, 2, 7, 4, 6) and context.shape == (1, 2, 5, 4, 6)
+        assert torch.equal(depth, again) == alike
+    assert not any(isinstance(m, DeformConv) for m in blind.modules())
+
+
+def test_crns_depth_network_is_as_large_as_the_published_one() -> None:
+    config = CrnConfig()
+    network = depth_network(config.image.channels, config.bins.count, config.context, config.depth_net)
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(5.4e6, abs=0.05e6)  # its experiment's summary

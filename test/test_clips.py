@@ -15,7 +15,7 @@ from tiny_set import LIDAR_SPEC, RADAR_SPEC, SPEC, item_of, open_set  # noqa: E4
 from bev_perception.geometry import invert, points_in_box, transform_points  # noqa: E402
 from bev_perception.model_spec import CLASSES, TemporalSpec  # noqa: E402
 from training.data import clips  # noqa: E402
-from training.data.augment import NO_AUGMENTATION, Augmentation, draw_bev  # noqa: E402
+from training.data.augment import COVER_BGR, NO_AUGMENTATION, Augmentation, draw_bev  # noqa: E402
 from training.data.balance import balanced_items  # noqa: E402
 from training.data.clips import ClipDataset, collate  # noqa: E402
 from training.data.config import SCORED_RANGE_M, DataConfig, LidarConfig, for_evaluation  # noqa: E402
@@ -261,3 +261,16 @@ def test_a_batch_shares_no_memory_with_the_kept_items(tiny_dataset):
         tensor.zero_()
     for name, array in item_of(dataset, 0).items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def test_grid_mask_covers_the_current_frame_alone(tiny_dataset):
+    """BEVFormer runs its earlier frames as in a test."""
+    covered = dataclasses.replace(NO_AUGMENTATION, grid_mask=1.0)
+    keyframes = open_set(tiny_dataset, SPEC)
+    plain, item = (
+        item_of(ClipDataset(keyframes, SPEC, DataConfig(a, history=1)), 2) for a in (NO_AUGMENTATION, covered)
+    )
+    np.testing.assert_array_equal(item["prev.images"], plain["prev.images"])
+    painted = (item["images"] == COVER_BGR).all(axis=-1)
+    assert 0.05 < painted.mean() < 0.9
+    np.testing.assert_array_equal(item["images"][~painted], plain["images"][~painted])

@@ -103,8 +103,11 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "distill"),
     ("training", "run recipes"),
     ("training", "trainer experiments"),
-    ("training", "bundling convert"),
-    ("training", "train evaluate export average velocity check_data object_database model_table study_tables"),
+    ("training", "bundling compare_recipes convert"),
+    (
+        "training",
+        "train evaluate export average velocity check_data object_database model_table study_tables",
+    ),
     ("training", "study overfit bench"),
 )
 ROOTS = ("bev_perception", "training")

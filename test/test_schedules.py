@@ -28,6 +28,11 @@ def test_cosine_rises_linearly_then_falls_to_its_end():
     assert found[4:] == sorted(found[4:], reverse=True)
 
 
+def test_a_warm_up_may_begin_at_a_part_of_the_rate():
+    found = factors(OptimConfig(warmup_steps=4, warmup_start=0.2), 24)
+    assert found[:5] == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.0])
+
+
 def test_steps_fall_at_their_milestones():
     found = factors(OptimConfig(schedule="step", warmup_steps=0), 240)
     assert found[159] == 1 and found[160] == pytest.approx(0.1)
@@ -48,6 +53,8 @@ def test_settings_that_make_no_sense_are_refused():
         ({"schedule": "exponential"}, r"one of \['cosine', 'one_cycle', 'step'\], found 'exponential'"),
         ({"schedule": "one_cycle"}, "warmup_steps=0, found 100"),
         ({"ema": 1.0}, "ema must be a decay"),
+        ({"beta2": 1.0}, r"beta2 must lie in \[0, 1\)"),
+        ({"clip_norm": -1.0}, "clip_norm must be above 0, or 0 for no clip"),
         ({"accumulate": 0}, "accumulate must be 1 or more"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -83,8 +90,12 @@ def test_groups_hold_every_parameter_once_with_its_rate_and_decay():
     assert rows[id(net.norm.weight)] == (2e-4, 0.0)
     assert rows[id(net.image["backbone"].weight)] == pytest.approx((2e-5, 1e-7))
     assert {g["lr"] for g in parameter_groups(net, dataclasses.replace(optim, backbone_lr=1.0))} == {2e-4}
+    every = {g["weight_decay"] for g in parameter_groups(net, dataclasses.replace(optim, decay_norms=True))}
+    assert every == {1e-7}, "as published code has it"
     net.image["backbone"].weight.requires_grad_(False)  # what is frozen is not optimised
     assert len({id(p) for g in parameter_groups(net, optim) for p in g["params"]}) == 5
+    net.image["backbone"].requires_grad_(False)  # BEVFormer: all norms of the backbone, and so all that is not decayed
+    assert len({id(p) for g in parameter_groups(net, optim) for p in g["params"]}) == 4
     with pytest.raises(ValueError, match="no module called `backbone`"):
         parameter_groups(net.head, optim)
 

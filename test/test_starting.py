@@ -14,14 +14,14 @@ pytest.importorskip("lightning", reason="needs lightning")
 from tiny_run import RUN  # noqa: E402
 
 from training.data.source import Source  # noqa: E402
-from training.experiments import bevdet  # noqa: E402
+from training.experiments import bevdet, bevformer  # noqa: E402
 from training.export import export_bundle  # noqa: E402
 from training.models.backbones import BACKBONES, FAN, ConvNeXt  # noqa: E402
 from training.models.backbones.resnet import ResNet  # noqa: E402
 from training.run import build_detector  # noqa: E402
 from training.train import train  # noqa: E402
 from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
-from training.trainer.starting import Start, start_backbone  # noqa: E402
+from training.trainer.starting import FRESH, Start, begin_with, start_backbone  # noqa: E402
 
 SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=1))
 
@@ -86,3 +86,34 @@ def test_what_does_not_fit_is_an_error(trained: Path) -> None:
         start_backbone(build_detector(wide), trained)
     with pytest.raises(ValueError, match="Linear has 0 image backbones"):
         start_backbone(torch.nn.Linear(2, 2), trained)
+
+
+def test_what_is_frozen_is_as_it_was_after_training(tiny_dataset: Path, tmp_path: Path) -> None:
+    """BEVFormer's optimiser, whose backbone has a rate of its own and, its norms fixed, nothing that is not decayed."""
+    run = bevformer.tiny()
+    optim = dataclasses.replace(bevformer.PAPER_OPTIM, epochs=None, steps=2, warmup_steps=1)
+    image = dataclasses.replace(run.config.image, frozen_stages=1, fixed_norms=True)
+    config = dataclasses.replace(run.config, image=image)
+    run = dataclasses.replace(run, config=config, optim=optim, batch_size=1, precision="32-true")
+    backbone = build_detector(run).image.backbone
+    torch.save(backbone.state_dict(), tmp_path / "backbone.pth")
+    last = train(run, Source(tiny_dataset), tmp_path / "run", Start(backbone=tmp_path / "backbone.pth"))
+    backbone.load_imagenet(str(tmp_path / "backbone.pth"))
+    before, after = backbone.state_dict(), load_module(last).detector.image.backbone.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    convolutions = {name for name, tensor in before.items() if tensor.ndim == 4}
+    assert changed == {name for name in convolutions if name.startswith(("layer2.", "layer3.", "layer4."))}
+
+
+def test_a_network_of_which_a_part_never_learns_wants_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    run = bevdet.tiny()
+    image = dataclasses.replace(run.config.camera.image, frozen_stages=0)
+    config = dataclasses.replace(run.config, camera=dataclasses.replace(run.config.camera, image=image))
+    frozen = dataclasses.replace(run, config=config, backbone_from="ImageNet")
+    with pytest.raises(ValueError, match=r"3 tensors of bevdet_tiny, camera\.image\.backbone\.conv1\.weight the first"):
+        begin_with(build_detector(frozen), frozen, {}, FRESH)
+    learning = dataclasses.replace(run, backbone_from="ImageNet")
+    begin_with(build_detector(learning), learning, {}, FRESH)
+    assert "published with an image backbone from ImageNet; without --backbone it starts" in capsys.readouterr().out
+    begin_with(build_detector(run), run, {}, FRESH)
+    assert not capsys.readouterr().out

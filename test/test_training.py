@@ -359,3 +359,16 @@ def test_two_samples_are_learned_by_heart(batch):
         schedule["lr_scheduler"]["scheduler"].step()
         losses.append(float(loss))
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize(("clip_norm", "left"), [(0.0, 20.0), (5.0, 5.0)])
+def test_the_optimiser_has_its_betas_and_gradients_are_clipped_or_not(monkeypatch, clip_norm, left):
+    run = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, beta2=0.99, clip_norm=clip_norm))
+    module = DetectorModule(run)
+    monkeypatch.setattr(module, "log", lambda *_: None)
+    optimizer = module.configure_optimizers()["optimizer"]
+    assert {group["betas"][1] for group in optimizer.param_groups} == {0.99}
+    next(module.parameters()).grad = torch.zeros_like(next(module.parameters()))
+    next(module.parameters()).grad.flatten()[0] = 20.0
+    module.configure_gradient_clipping(optimizer)
+    assert float(next(module.parameters()).grad.abs().max()) == pytest.approx(left)

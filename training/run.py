@@ -24,6 +24,7 @@ from training.models.bevformer import BevFormerConfig
 from training.models.bevfusion import BevFusionConfig
 from training.models.camera_bev import CameraBevConfig
 from training.models.camera_radar import StudentConfig
+from training.models.depth_net import DepthNetConfig
 from training.models.detector import Detector, Family
 from training.models.frame import EGO
 from training.models.image_branch import ImageConfig
@@ -45,7 +46,8 @@ class Run:
     batch_size: samples of a batch over all processes together, so that a run is the same on any number of them.
     checkpoint_every: steps between two checkpoints; what a killed run loses at most. validate_every: steps between
     two validations on `validate_frames` keyframes of the validation split, 0 for none; the best is kept as best.ckpt.
-    distill: what is learnt from teachers; their checkpoints are given when training starts.
+    distill: what is learnt from teachers; their checkpoints are given when training starts. backbone_from: the weights
+    that the image backbone is to start from ("ImageNet"), for --backbone; a run that starts without is told so.
     """
 
     model: str
@@ -61,6 +63,7 @@ class Run:
     validate_every: int = 0
     validate_frames: int = 40
     distill: DistillConfig | None = None
+    backbone_from: str = ""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -102,7 +105,8 @@ def seen_by_network(run: Run) -> DataConfig:
 
 
 def parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
-    """AdamW's groups: weights and the rest (no decay), each outside and inside of a module called `backbone`.
+    """AdamW's groups: weights and the rest (no decay, unless optim.decay_norms), each outside and inside of a module
+    called `backbone`.
 
     Raises ValueError when optim.backbone_lr is set for a network without one.
     """
@@ -112,10 +116,10 @@ def parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, An
         chosen = [p for n, p in named if p.requires_grad and _in_backbone(n.split("."), optim) == inside]
         for decay, parameters in (
             (optim.weight_decay, [p for p in chosen if p.ndim > 1]),
-            (0.0, [p for p in chosen if p.ndim <= 1]),
+            (optim.weight_decay * optim.decay_norms, [p for p in chosen if p.ndim <= 1]),
         ):
             groups.append({"params": parameters, "weight_decay": decay, "lr": optim.lr * factor})
-    if optim.backbone_lr != 1 and not groups[-1]["params"]:
+    if optim.backbone_lr != 1 and not any("backbone" in name.split(".") for name, _ in module.named_parameters()):
         raise ValueError(f"optim.backbone_lr is {optim.backbone_lr}, but the network has no module called `backbone`")
     return [group for group in groups if group["params"]]
 
@@ -132,20 +136,21 @@ def run_to_plain(run: Run) -> dict[str, Any]:
 
 # Fields that runs stored since 2026-11-21 may lack -> what was done before there was a choice.
 ADDED_LATER: dict[type, dict[str, Any]] = model_spec.ADDED_LATER | {
-    Run: {"validate_every": 0, "validate_frames": 40, "distill": None},
+    Run: {"validate_every": 0, "validate_frames": 40, "distill": None, "backbone_from": ""},
     OptimConfig: {
         "epochs": None, "schedule": "cosine", "milestones": (16 / 24, 22 / 24), "gamma": 0.1, "lr_end": 0.0,
-        "accumulate": 1, "backbone_lr": 1.0, "ema": 0.0,
+        "accumulate": 1, "backbone_lr": 1.0, "ema": 0.0, "beta2": 0.999, "decay_norms": False, "warmup_start": 0.0,
     },
     LossConfig: {"diou": 0.0, "rotation": 1.0},
     DataConfig: {
         "virtual": None, "returns": EVERY_RETURN, "paste": None, "cbgs": False, "scored_ranges": False, "holdout": 0,
         "train_scenes": 0,
     },
-    Augmentation: {"bev_scale": (1.0, 1.0), "bev_shift_m": 0.0, "photometric": False},
+    Augmentation: {"bev_scale": (1.0, 1.0), "bev_shift_m": 0.0, "photometric": False, "grid_mask": 0.0},
     PasteConfig: {"epochs": 0},
     DistillConfig: {"start_from": "", "start_into": "", "pull": 0.0},
-    ImageConfig: {"levels": 1},
+    ImageConfig: {"levels": 1, "frozen_stages": -1, "fixed_norms": False},
+    DepthNetConfig: {"camera_aware": True},
     BevEncoderConfig: {"steps": (2, 2, 2), "neck_norm": False, "plain_shortcuts": False},
     CameraBevConfig: {"frustum": "centres"},
     PillarBackboneConfig: {"strides": (2, 2, 2)},

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW (Loshchilov & Hutter, ICLR 2019) with a schedule. Weight decay spares biases and norms.
+    """AdamW (Loshchilov & Hutter, ICLR 2019) with a schedule. Weight decay spares biases and norms, unless decay_norms.
 
     Length: `steps` of the optimiser, or `epochs` of the training split with steps=None.
-    schedule: a key of SCHEDULES. warmup_steps: linear rise at the start; one_cycle rises by itself and wants 0.
+    schedule: a key of SCHEDULES. warmup_steps: linear rise at the start, from warmup_start, a fraction of lr; one_cycle
+    rises by itself and wants 0 steps. beta2: of AdamW; beta1 is the schedule's momentum.
     milestones: where `step` multiplies lr by gamma, as fractions of the run. lr_end: what `cosine` ends at, as a
-    fraction of lr. accumulate: batches per step of the optimiser. clip_norm: of all gradients together.
+    fraction of lr. accumulate: batches per step of the optimiser. clip_norm: of all gradients together, 0 for no clip.
     backbone_lr: factor on lr for parameters under a module called `backbone` (BEVFormer: 0.1).
     ema: decay of the averaged weights that are evaluated and exported, 0 for none (BEVDepth: 0.999).
     """
@@ -32,6 +33,9 @@ class OptimConfig:
     clip_norm: float = 35.0
     backbone_lr: float = 1.0
     ema: float = 0.0
+    beta2: float = 0.999
+    decay_norms: bool = False
+    warmup_start: float = 0.0
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -40,6 +44,10 @@ class OptimConfig:
             raise ValueError(f"optim.ema must be a decay in [0, 1), found {self.ema}")
         if self.schedule == "one_cycle" and self.warmup_steps:
             raise ValueError(f"one_cycle rises by itself: set optim.warmup_steps=0, found {self.warmup_steps}")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"optim.beta2 must lie in [0, 1), found {self.beta2}")
+        if self.clip_norm < 0:
+            raise ValueError(f"optim.clip_norm must be above 0, or 0 for no clip, found {self.clip_norm}")
         if self.accumulate < 1:
             raise ValueError(f"optim.accumulate must be 1 or more batches, found {self.accumulate}")
 
@@ -91,7 +99,8 @@ SCHEDULES: dict[str, Callable[[OptimConfig, int, int], tuple[float, float]]] = {
 def rates(optim: OptimConfig, step: int, steps: int) -> tuple[float, float]:
     """Factor on lr and beta1 at a step (from 0), warm-up included."""
     if step < optim.warmup_steps:
-        return (step + 1) / optim.warmup_steps, SCHEDULES[optim.schedule](optim, 0, steps)[1]
+        risen = optim.warmup_start + (1 - optim.warmup_start) * (step + 1) / optim.warmup_steps
+        return risen, SCHEDULES[optim.schedule](optim, 0, steps)[1]
     return SCHEDULES[optim.schedule](optim, step, steps)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import gcd
 
 import cv2
@@ -47,18 +48,22 @@ def image_from_source(width: int, height: int, spec: ImageSpec) -> tuple[float, 
     return spec.scaled_width / width, resized_height / height, crop_top, (spec.scaled_width - spec.width) // 2
 
 
-def img_from_cam(calibration: CameraCalibration, spec: ImageSpec) -> np.ndarray:
-    """(4, 4) float64: camera frame (m) -> (u * depth, v * depth, depth, 1) in the network's image."""
-    scale_x, scale_y, crop_top, crop_left = image_from_source(calibration.width, calibration.height, spec)
-    resized_from_source = np.array(
+def pixels_from_source(width: int, height: int, spec: ImageSpec) -> np.ndarray:
+    """(3, 3) float64: pixels (u, v, 1) of the source -> of the network's image. Raises as `image_from_source`."""
+    scale_x, scale_y, crop_top, crop_left = image_from_source(width, height, spec)
+    return np.array(
         [
             [scale_x, 0.0, 0.5 * scale_x - 0.5 - crop_left],
             [0.0, scale_y, 0.5 * scale_y - 0.5 - crop_top],
             [0.0, 0.0, 1.0],
         ]
     )
+
+
+def img_from_cam(calibration: CameraCalibration, spec: ImageSpec) -> np.ndarray:
+    """(4, 4) float64: camera frame (m) -> (u * depth, v * depth, depth, 1) in the network's image."""
     matrix = np.eye(4)
-    matrix[:3, :3] = resized_from_source @ calibration.K
+    matrix[:3, :3] = pixels_from_source(calibration.width, calibration.height, spec) @ calibration.K
     return matrix
 
 
@@ -92,8 +97,43 @@ def mean_over_samples(image: np.ndarray, samples: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def prepare_images(frame: SensorFrame, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Fault]]:
+def received_image(view: CameraView, spec: ImageSpec) -> np.ndarray:
+    """(h, w, 3) uint8 BGR as it is decoded for this spec: whole, or a JPEG's reduced copy. Raises ImageError."""
+    width = view.calibration.width
+    least_width = width if spec.interpolation == "linear" else samples_per_pixel(width, spec) * spec.scaled_width
+    return decode_image(view.frame, least_width)
+
+
+def resample_received(image: np.ndarray, calibration: CameraCalibration, spec: ImageSpec) -> np.ndarray:
+    """What `received_image` gives -> the network's image (H, W, 3), BGR, without the lens's distortion."""
+    samples = samples_per_pixel(calibration.width, spec)
+    if is_distorted(calibration):
+        size = spec.width, spec.height
+        return mean_over_samples(undistort(image, calibration, img_from_cam(calibration, spec), size, samples), samples)
+    return resize_crop(image, spec, samples)
+
+
+def in_color_order(image: np.ndarray, spec: ImageSpec) -> np.ndarray:
+    """(H, W, 3) BGR -> the spec's order."""
+    return image if spec.color_order == "bgr" else image[..., ::-1]
+
+
+def network_image(view: CameraView, spec: ImageSpec) -> np.ndarray:
+    """One image, (H, W, 3); resized first and converted afterwards where that gives the same. Raises ImageError."""
+    frame = view.frame
+    if frame.encoding in POINTWISE and not is_distorted(view.calibration):
+        image = POINTWISE[frame.encoding].to_bgr(eight_bits(resize_crop(frame.data, spec), frame.bits))
+    else:
+        image = resample_received(received_image(view, spec), view.calibration, spec)
+    return in_color_order(image, spec)
+
+
+def prepare_images(
+    frame: SensorFrame, spec: ModelSpec, make: Callable[[CameraView, ImageSpec], np.ndarray] = network_image
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Fault]]:
     """SensorFrame -> images (N, H, W, 3) uint8, img_from_ego (N, 4, 4) float32, camera_valid (N,) float32, problems.
+
+    make: for who wants more of a view than its network image (training keeps what it was decoded to).
 
     img_from_ego starts in the ego frame at the frame's stamp; the vehicle's motion until the image was taken is in it.
     A camera that is absent or cannot be used has zeros, identity and valid 0; problems: camera -> why the latter.
@@ -108,7 +148,7 @@ def prepare_images(frame: SensorFrame, spec: ModelSpec) -> tuple[np.ndarray, np.
         if view is None:
             continue
         try:
-            images[i], img_from_ego[i] = _prepare(view, frame.ego, spec.image)
+            images[i], img_from_ego[i] = _prepare(view, frame.ego, spec.image, make)
             camera_valid[i] = 1.0
         except ImageError as error:
             problems[name] = Fault(error.reason, error.detail)
@@ -117,12 +157,14 @@ def prepare_images(frame: SensorFrame, spec: ModelSpec) -> tuple[np.ndarray, np.
     return images, img_from_ego, camera_valid, problems
 
 
-def _prepare(view: CameraView, ego: EgoPose, spec: ImageSpec) -> tuple[np.ndarray, np.ndarray]:
+def _prepare(
+    view: CameraView, ego: EgoPose, spec: ImageSpec, make: Callable[[CameraView, ImageSpec], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) uint8 and (4, 4) float32 of one camera. Raises ImageError."""
     if view.ego.epoch != ego.epoch:
         raise ImageError("pose_jump", "the ego pose jumped between the image and the frame")
     _check(view)
-    image = _network_image(view, spec)
+    image = make(view, spec)
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of absurd numbers is looked at next
         then_from_now = invert(view.ego.odom_from_ego) @ ego.odom_from_ego
         projection = img_from_cam(view.calibration, spec) @ view.calibration.cam_from_ego @ then_from_now
@@ -130,22 +172,6 @@ def _prepare(view: CameraView, ego: EgoPose, spec: ImageSpec) -> tuple[np.ndarra
     if not np.isfinite(projection).all():
         raise ImageError("bad_calibration", f"the projection is not finite: {projection.tolist()}")
     return image, projection
-
-
-def _network_image(view: CameraView, spec: ImageSpec) -> np.ndarray:
-    """One image, (H, W, 3); resized first and converted afterwards where that gives the same."""
-    frame, calibration = view.frame, view.calibration
-    samples = samples_per_pixel(calibration.width, spec)
-    least_width = calibration.width if spec.interpolation == "linear" else samples * spec.scaled_width
-    if is_distorted(calibration):
-        image = decode_image(frame, least_width)
-        image = undistort(image, calibration, img_from_cam(calibration, spec), (spec.width, spec.height), samples)
-        image = mean_over_samples(image, samples)
-    elif frame.encoding in POINTWISE:
-        image = POINTWISE[frame.encoding].to_bgr(eight_bits(resize_crop(frame.data, spec), frame.bits))
-    else:
-        image = resize_crop(decode_image(frame, least_width), spec, samples)
-    return image if spec.color_order == "bgr" else image[..., ::-1]
 
 
 def _check(view: CameraView) -> None:

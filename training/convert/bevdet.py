@@ -10,18 +10,16 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from bev_perception.model_spec import ImageSpec
 from training.convert.layers import BOXES_MMDET3D, Change, box_changes
 from training.convert.reading import State
 from training.convert.table import Table
 from training.experiments import bevdet
 from training.models.detector import SIX_TASKS
 from training.models.frame import Frame
+from training.recipes.camera import BEVDET_IMAGE
 from training.run import Run
 
 HEAD = {"heatmap": "heatmap", "reg": "reg", "height": "height", "dim": "dim", "rot": "rot", "vel": "vel"}
-# In tests the published code scales 1600 x 900 by 704 / 1600 + 0.04 to 768 x 432 and keeps the middle of the last rows.
-IMAGE = ImageSpec(256, 704, zoom=768 / 704)
 # The geometry that the file holds as parameters, and the network here has built in: sizes, centre of the first and
 # number of the cells along x, y, z; depths of the bins; stride of the features.
 CELL_SIZES, FIRST_CELL, CELLS = (0.8, 0.8, 20.0), (-50.8, -50.8, 0.0), (128, 128, 1)
@@ -37,7 +35,7 @@ def released(run: Run, frame: Frame) -> Run:
         encoder=dataclasses.replace(config.encoder, plain_shortcuts=True),
         frame=frame,
     )
-    return dataclasses.replace(run, config=config, spec=dataclasses.replace(run.spec, image=IMAGE))
+    return dataclasses.replace(run, config=config)
 
 
 def run(frame: Frame) -> Run:
@@ -53,7 +51,7 @@ def prepared(theirs: State) -> State:
 def frustum() -> Tensor:
     """(D, h, w, 3): column and row in the image, depth in m, of every point."""
     depths = torch.arange(*DEPTHS)
-    rows, columns = (torch.linspace(0, side - 1, side // STRIDE) for side in (IMAGE.height, IMAGE.width))
+    rows, columns = (torch.linspace(0, n - 1, n // STRIDE) for n in (BEVDET_IMAGE.height, BEVDET_IMAGE.width))
     depth, row, column = torch.meshgrid(depths, rows, columns, indexing="ij")
     return torch.stack([column, row, depth], dim=-1)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bev_perception.files import write_atomic
-from training.convert import bevdet, bevdet4d, centerpoint, pillarnet, radardistill
+from training.convert import bevdet, bevdet4d, centerpoint, fcos3d, pillarnet, radardistill
 from training.convert.reading import State, read_published
 from training.convert.table import Report, Table, apply
 from training.experiments.pillarnet import of_every_height
@@ -56,6 +56,10 @@ FAMILIES: dict[str, Family] = {
         bevdet4d.run, bevdet4d.table, bevdet.prepared,
         "HuangJunJie2017/BEVDet 1.0, BEVDet4D-R50: 32.2 mAP, 45.7 NDS on val",
     ),
+    "fcos3d_r101": Family(
+        fcos3d.run, fcos3d.table, fcos3d.prepared,
+        "fundamentalvision/BEVFormer, r101_dcn_fcos3d_pretrain.pth: the backbone that BEVFormer starts from, no score",
+    ),
 }  # fmt: skip
 
 
@@ -79,7 +83,10 @@ def convert(
 
 
 def around_lidar(run: Run) -> Run:
-    """The run with a grid whose edges are the same numbers in the network's frame, and with all points on it."""
+    """The run with a grid whose edges are the same numbers in the network's frame, and with all points on it. Raises
+    ValueError for a network that computes in no frame but the vehicle's."""
+    if not hasattr(run.config, "frame"):
+        raise ValueError(f"{run.spec.name} has no LiDAR's frame to lay a grid in; leave --published-grid out")
     x, y, z = run.config.frame.origin
     grid = grid_in(dataclasses.replace(EGO, origin=(-x, -y, -z)), run.spec.grid)
     data = run.data

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from bev_perception.geometry import invert, transform_points
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.preprocess.radar import radar_arrays
-from training.data.augment import NO_AUGMENTATION, augment_boxes, augment_image, draw_bev, drop_sensors
+from training.data.augment import NO_AUGMENTATION, augment_boxes, augment_image, cover, draw_bev, drop_sensors
 from training.data.balance import balanced_items
 from training.data.config import PLAIN, SCORED_RANGE_M, DataConfig
 from training.data.database import open_database
@@ -92,6 +92,8 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         item, img_from_ego = self._sensors(current, aug_from_ego, rng)
         if self.config.history and self.spec.temporal.state_channels:
             item |= self._history(current, item, aug_from_ego, rng)
+        if self.spec.cameras and self.config.augmentation.grid_mask:
+            item["images"] = cover(item["images"], self.spec.image, rng, self.config.augmentation)
         pasted = self._pasted(current, index // len(self.items), rng)
         if pasted is not None and self.spec.radars:
             item |= self._radar(current, item["radar_valid"], aug_from_ego, pasted.radar)
@@ -157,8 +159,11 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         """One frame's camera and radar inputs in the augmented ego frame, and img_from_ego (N, 4, 4) float64."""
         prepared, augmentation = self._prepared(keyframe), self.config.augmentation
         images, img_from_ego = prepared.images.copy(), prepared.img_from_ego @ np.linalg.inv(aug_from_ego)
-        for i in range(len(images)):
-            images[i], img_from_ego[i] = augment_image(images[i], img_from_ego[i], rng, augmentation)
+        for i, name in enumerate(self.spec.cameras):
+            source = prepared.sources.get(name)
+            images[i], img_from_ego[i] = augment_image(
+                images[i], source, img_from_ego[i], self.spec.image, rng, augmentation
+            )
         camera_valid, radar_valid = drop_sensors(prepared.camera_valid, prepared.radar_valid, rng, augmentation)
         images[camera_valid == 0] = 0
         sensors: dict[str, np.ndarray] = {}

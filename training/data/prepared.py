@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bev_perception.geometry import invert
-from bev_perception.model_spec import ModelSpec
-from bev_perception.preprocess.images import prepare_images
+from bev_perception.model_spec import ImageSpec, ModelSpec
+from bev_perception.preprocess.images import (
+    in_color_order,
+    network_image,
+    prepare_images,
+    received_image,
+    resample_received,
+    samples_per_pixel,
+)
 from bev_perception.preprocess.radar import accumulate
+from bev_perception.structures import CameraView
+from training.data.augment import moves_pixels
 from training.data.config import PLAIN, DataConfig, LidarConfig
 from training.data.lidar import sweep_clouds
 from training.data.masks import read_masks
 from training.data.nuscenes import Keyframe
+from training.data.resample import Source
 from training.data.sensor_frame import sensor_frame
 from training.data.virtual_points import VIRTUAL_CHANNELS, virtual_points
 
@@ -23,17 +34,20 @@ from training.data.virtual_points import VIRTUAL_CHANNELS, virtual_points
 @dataclass(frozen=True)
 class Prepared:
     """images (N, H, W, 3) uint8, img_from_ego (N, 4, 4) float64, camera_valid (N,) and radar_valid (R,) float32; per
-    radar the accumulated points (P, 7) float32."""
+    radar the accumulated points (P, 7) float32. sources: camera -> what its image was made of, where augmentation is to
+    make another one of that."""
 
     images: np.ndarray
     img_from_ego: np.ndarray
     camera_valid: np.ndarray
     radars: tuple[np.ndarray, ...]
     radar_valid: np.ndarray
+    sources: Mapping[str, Source]
 
     @property
     def nbytes(self) -> int:
-        return self.images.nbytes + sum(points.nbytes for points in self.radars)
+        kept = (*self.radars, *(source.image for source in self.sources.values()))
+        return self.images.nbytes + sum(array.nbytes for array in kept)
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,15 @@ class Clouds:
 def prepare(keyframe: Keyframe, spec: ModelSpec, config: DataConfig = PLAIN) -> Prepared:
     """Read and preprocess a keyframe. Raises ValueError naming the sample and the sensor whose file is broken."""
     frame = sensor_frame(keyframe, spec, config.returns)
-    images, img_from_ego, camera_valid, problems = prepare_images(frame, spec)
+    sources: dict[str, Source] = {}
+
+    def make_and_keep(view: CameraView, image: ImageSpec) -> np.ndarray:
+        received = received_image(view, image)
+        sources[view.frame.sensor] = Source(received, samples_per_pixel(view.calibration.width, image))
+        return in_color_order(resample_received(received, view.calibration, image), image)
+
+    make = make_and_keep if moves_pixels(config.augmentation) else network_image
+    images, img_from_ego, camera_valid, problems = prepare_images(frame, spec, make)
     if problems:
         faults = {name: f"{fault.reason}: {fault.detail}" for name, fault in problems.items()}
         files = {name: keyframe.cameras[name].path for name in problems}
@@ -63,7 +85,7 @@ def prepare(keyframe: Keyframe, spec: ModelSpec, config: DataConfig = PLAIN) -> 
         alone = tuple(sweeps if i == j else () for j, sweeps in enumerate(frame.radars))
         radars.append(accumulate(dataclasses.replace(frame, radars=alone), spec))
     radar_valid = np.array([bool(sweeps) for sweeps in frame.radars], dtype=np.float32)
-    return Prepared(images, img_from_ego.astype(np.float64), camera_valid, tuple(radars), radar_valid)
+    return Prepared(images, img_from_ego.astype(np.float64), camera_valid, tuple(radars), radar_valid, sources)
 
 
 def prepare_clouds(keyframe: Keyframe, config: DataConfig, dataroot: Path | None = None) -> Clouds:

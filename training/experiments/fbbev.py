@@ -11,6 +11,7 @@ from training.models.temporal_fusion import TemporalConfig, state_channels
 from training.recipes import camera
 from training.recipes.specs import (
     CAMERAS,
+    PAPER_IMAGE,
     PAPER_TOP_K,
     SMALL_IMAGE,
     TINY_GRID,
@@ -22,22 +23,30 @@ from training.recipes.specs import (
 )
 from training.run import Run
 
-PAPER_OPTIM = dataclasses.replace(camera.BEVDET_OPTIM, epochs=20, ema=0.999)
+# fbocc-r50-cbgs_depth_16f_16x4_20e.py: BEVDet's, but for the clip and a rate that does not fall.
+PAPER_OPTIM = dataclasses.replace(
+    camera.BEVDET_OPTIM, warmup_steps=200, epochs=20, milestones=(), clip_norm=5.0, ema=0.999
+)
+PAPER_AUGMENTATION = dataclasses.replace(
+    camera.scaled(camera.BEVDET_AUGMENTATION, PAPER_IMAGE, 0.38, 0.55), bev_scale=(1.0, 1.0)
+)
 PAPER_LOSSES = LossConfig(velocity=1.0, depth=3.0, depth_form="bce", foreground=1.0)
 
 
 def r50() -> Run:
     """FB-BEV-R50, 256 x 704, 16 earlier maps, 20 epochs, batch 64 (Li et al., ICCV 2023).
 
-    python -m training.train training.experiments.fbbev:r50 --data NUSCENES --out runs/fbbev
-    FB-BEV's repository ships occupancy settings only (fbocc-r50-cbgs_depth_16f_16x4_20e): backbone, history, epochs,
-    batch and class balance are theirs, grid and depth bins BEVDepth's, the rest of the optimiser BEVDet's. Clips fill
-    eight of the 16 maps; the originals stream whole drives.
+    python -m training.train training.experiments.fbbev:r50 --data NUSCENES --out runs/fbbev --backbone resnet50.pth
+    FB-BEV's repository ships occupancy settings only (fbocc-r50-cbgs_depth_16f_16x4_20e): backbone, history, optimiser
+    and augmentation are theirs, grid, depth bins, head and its losses BEVDepth's. Clips fill eight of the 16 maps and
+    are class-balanced; the originals stream whole drives, for as many steps. They start from a backbone that was
+    trained to predict depth: `--backbone runs/bevdepth/last.ckpt` is the like of it here.
     """
     config = FbBevConfig()
     state = state_channels(config.temporal, config.camera.context)
     facts = spec("fbbev_r50", cameras=CAMERAS, state=state, top_k=PAPER_TOP_K)
-    return Run("fbbev", config, facts, PAPER_OPTIM, PAPER_LOSSES, camera.paper_data(history=8), batch_size=64)
+    data = dataclasses.replace(camera.paper_data(history=8), augmentation=PAPER_AUGMENTATION)
+    return Run("fbbev", config, facts, PAPER_OPTIM, PAPER_LOSSES, data, batch_size=64, backbone_from=camera.IMAGENET)
 
 
 def small() -> Run:

@@ -1,7 +1,7 @@
 r"""BEV-LGKD (arXiv 2212.00623, IEEE T-IV 2023): a small camera student learns from a large one, guided by LiDAR.
 
     python -m training.train training.experiments.lgkd:bevdepth_r50_from_convnext --data NUSCENES \
-        --out runs/lgkd --teacher bevdepth_large=runs/bevdepth_large/last.ckpt
+        --out runs/lgkd --backbone resnet50.pth --teacher bevdepth_large=runs/bevdepth_large/last.ckpt
 
 LiDAR (the keyframe's own sweep, as nuScenes-lidarseg labels it) says where maps and depths are compared; no network
 reads it. The soft terms divide logits by the temperature; the released code divides probabilities (`form="released"` of
@@ -16,7 +16,7 @@ from bev_perception.grid import BevGrid
 from training.experiments import bevdepth
 from training.experiments.distillbev import taught
 from training.recipes.distillation import lgkd
-from training.recipes.specs import CAMERAS, lidar_over, spec
+from training.recipes.specs import lidar_over
 from training.run import Run
 
 
@@ -26,11 +26,11 @@ def bevdepth_r50_from_convnext() -> Run:
     The repository's figure on nuScenes val, without class balance. The abstract claims up to 3.5 mAP and 6.2 NDS more
     than the student alone. Not run here: 3,500 hours on one CPU core (docs/benchmarks.md).
     """
-    run = bevdepth.r50()
-    facts = spec("bevdepth_r50_lgkd", cameras=CAMERAS, state=run.config.camera.context, grid=BevGrid(step=0.4))
-    data = dataclasses.replace(run.data, cbgs=False)
+    run = bevdepth.r50_keyframes()
+    facts = dataclasses.replace(run.spec, name="bevdepth_r50_lgkd", grid=BevGrid(step=0.4))
+    optim = dataclasses.replace(run.optim, ema=0.0)
     sweep = dataclasses.replace(lidar_over(facts.grid), sweeps=1)
-    return taught(dataclasses.replace(run, spec=facts, data=data), lgkd("bevdepth_large"), sweeps=sweep)
+    return taught(dataclasses.replace(run, spec=facts, optim=optim), lgkd("bevdepth_large"), sweeps=sweep)
 
 
 def bevdepth_r18_from_convnext() -> Run:

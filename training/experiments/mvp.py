@@ -20,7 +20,8 @@ def pillar() -> Run:
     Wants COCO masks in NUSCENES/masks (training.data.masks). Nothing is pasted: pasted objects would have no masks.
     Published on nuScenes val: 62.8 mAP, 66.2 NDS.
     """
-    data = dataclasses.replace(centerpoint.PAPER_DATA, virtual=VIRTUAL, paste=None)
+    augmentation = centerpoint.WIDE_AUGMENTATION
+    data = dataclasses.replace(centerpoint.PAPER_DATA, augmentation=augmentation, virtual=VIRTUAL, paste=None)
     facts = spec("mvp_pillar", top_k=PAPER_TOP_K)
     return Run("mvp", MVPConfig(), facts, centerpoint.PAPER_OPTIM, data=data, batch_size=16)
 

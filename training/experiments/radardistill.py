@@ -28,7 +28,7 @@ def radar18() -> Run:
     (docs/benchmarks.md).
     """
     run = radar_pillarnet.radar18()
-    data = dataclasses.replace(run.data, paste=PasteConfig(epochs=30))
+    data = dataclasses.replace(run.data, paste=PasteConfig(epochs=30), cbgs=True)
     run = dataclasses.replace(run, data=data, optim=dataclasses.replace(run.optim, epochs=40))
     return taught(run, radardistill(source="pillarnet", start=True))
 

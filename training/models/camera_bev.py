@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from bev_perception.model_spec import ModelSpec
-from training.models.depth_net import CameraAwareDepth, DepthNetConfig, PlainDepth, PlaneRefinement
+from training.models.depth_net import DepthNetConfig, PlaneRefinement, depth_network
 from training.models.image_branch import ImageBranch, ImageConfig
 from training.models.view.column_lift import ColumnLift, depth_plane
 from training.models.view.depth_bins import DepthBins
@@ -65,11 +65,7 @@ class CameraBev(nn.Module):
         self.image_size = spec.image.height, spec.image.width
         self.image = ImageBranch(spec.image, config.image)
         features, bins = config.image.channels, config.bins
-        self.depth: nn.Module = (
-            PlainDepth(features, bins.count, config.context)
-            if config.depth_net is None
-            else CameraAwareDepth(features, bins.count, config.context, config.depth_net)
-        )
+        self.depth = depth_network(features, bins.count, config.context, config.depth_net)
         self.semantic = nn.Conv2d(features, len(spec.classes) + 1, 1) if "semantic" in config.aux else None
         self.refine = PlaneRefinement(config.context) if config.refine else nn.Identity()
         self.lift = (

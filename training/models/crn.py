@@ -24,7 +24,7 @@ from training.models.bev_encoder import BevDepthEncoderConfig
 from training.models.bev_queries import FeedForward, as_map, as_rows
 from training.models.bev_tail import BevTail
 from training.models.center_head import HeadConfig, conv_bn_relu
-from training.models.depth_net import CameraAwareDepth, DepthNetConfig, PlainDepth
+from training.models.depth_net import DepthNetConfig, depth_network
 from training.models.detector import Memory, Prediction
 from training.models.image_branch import ImageBranch, ImageConfig
 from training.models.radar_branch import RadarBev
@@ -55,7 +55,7 @@ class CrnConfig:
     image: ImageConfig = field(default_factory=lambda: ImageConfig("resnet50", neck="second", stride=16, channels=512))
     bins: DepthBins = field(default_factory=lambda: DepthBins(2.0, 0.8, 70))
     context: int = 80
-    depth_net: DepthNetConfig | None = field(default_factory=lambda: DepthNetConfig(mid=256, aspp=256))
+    depth_net: DepthNetConfig | None = field(default_factory=lambda: DepthNetConfig(256, camera_aware=False))
     radar: tuple[int, ...] = (64, 64, 80)
     frustum: tuple[int, int] = (64, 3)
     mfa: MfaConfig = field(default_factory=MfaConfig)
@@ -133,11 +133,7 @@ class Crn(nn.Module):
         self.image_size = spec.image.height, spec.image.width
         features, context, bins = config.image.channels, config.context, config.bins
         self.image = ImageBranch(spec.image, config.image)
-        self.depth: nn.Module = (
-            PlainDepth(features, bins.count, context)
-            if config.depth_net is None
-            else CameraAwareDepth(features, bins.count, context, config.depth_net)
-        )
+        self.depth = depth_network(features, bins.count, context, config.depth_net)
         self.radar = RadarBev(spec, config.radar)
         self.frustum = RadarFrustum(spec.grid, bins, self.radar.channels, *config.frustum)
         self.view = nn.Sequential(conv_bn_relu(2 * context, context), conv_bn_relu(context, context))

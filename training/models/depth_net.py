@@ -1,6 +1,7 @@
-"""Depth distribution and context of each image feature: BEVDet's one convolution, BEVDepth's camera-aware network.
+"""Depth distribution and context of each image feature: BEVDet's one convolution, BEVDepth's camera-aware network,
+CRN's that does not know its camera.
 
-Both: forward(features (B, N, F, h, w), img_from_ego (B, N, 4, 4), camera_valid (B, N), image_size) ->
+All: forward(features (B, N, F, h, w), img_from_ego (B, N, 4, 4), camera_valid (B, N), image_size) ->
 depth logits (B, N, D, h, w), context (B, N, C, h, w).
 """
 
@@ -67,7 +68,8 @@ def camera_vector(img_from_ego: Tensor, camera_valid: Tensor, image_size: tuple[
 
 @dataclass(frozen=True)
 class DepthNetConfig:
-    """BEVDepth's sizes. mid: channels inside; aspp: of each branch of the pyramid; blocks: residual blocks."""
+    """BEVDepth's sizes. mid: channels inside; aspp: of each branch of the pyramid; blocks: residual blocks.
+    camera_aware False: CRN's network, of which the rest says nothing (BlindDepth)."""
 
     mid: int = 512
     aspp: int = 512
@@ -75,6 +77,7 @@ class DepthNetConfig:
     dilations: tuple[int, ...] = (1, 6, 12, 18)
     deform_groups: int = 4
     dropout: float = 0.5
+    camera_aware: bool = True
 
 
 class CameraAwareDepth(nn.Module):
@@ -106,6 +109,32 @@ class CameraAwareDepth(nn.Module):
         depth = self.depth(self.depth_gate(x, vector))
         context = self.context(self.context_gate(x, vector))
         return depth.unflatten(0, cameras), context.unflatten(0, cameras)
+
+
+class BlindDepth(nn.Module):
+    """CRN's (Kim et al., ICCV 2023, `camera_aware=False`): BEVDepth's without gates, pyramid and deformable
+    convolution; the context has a 3x3 convolution of its own."""
+
+    def __init__(self, in_channels: int, bins: int, context: int, config: DepthNetConfig) -> None:
+        super().__init__()
+        mid = config.mid
+        self.reduce = conv_bn_relu(in_channels, mid)
+        self.depth = nn.Sequential(*(BasicBlock(mid, mid) for _ in range(config.blocks)), nn.Conv2d(mid, bins, 1))
+        self.context = nn.Sequential(conv_bn_relu(mid, mid), nn.Conv2d(mid, context, 1))
+
+    def forward(
+        self, features: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        x = self.reduce(features.flatten(0, 1))
+        return self.depth(x).unflatten(0, features.shape[:2]), self.context(x).unflatten(0, features.shape[:2])
+
+
+def depth_network(in_channels: int, bins: int, context: int, config: DepthNetConfig | None) -> nn.Module:
+    """None: BEVDet's one convolution."""
+    if config is None:
+        return PlainDepth(in_channels, bins, context)
+    network = CameraAwareDepth if config.camera_aware else BlindDepth
+    return network(in_channels, bins, context, config)
 
 
 class CameraGate(nn.Module):

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bev_perception.model_spec import ImageSpec
 from training.models.backbones import BACKBONES
+from training.models.backbones.resnet import ResNet
 from training.models.necks import FPN, SecondFPN
 
 # ImageNet statistics in BGR order, 0..255.
@@ -23,6 +25,9 @@ class ImageConfig:
 
     neck: "fpn" sums the maps of `stride` and coarser (BEVDet: 16 and 32), "second" brings all four to `stride` and
     concatenates them (BEVDepth). channels: of the result. levels: maps that `pyramid` gives, `stride` and coarser.
+    Of a ResNet that starts from trained weights (mmdetection's frozen_stages and norm_eval): frozen_stages: the stem
+    (0) and so many stages keep their weights, -1 for none; fixed_norms: all its batch norms keep theirs and their
+    statistics.
     """
 
     backbone: str = "resnet50"
@@ -31,12 +36,18 @@ class ImageConfig:
     stride: int = 16
     channels: int = 512
     levels: int = 1
+    frozen_stages: int = -1
+    fixed_norms: bool = False
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
             raise ValueError(f"backbone must be one of {sorted(BACKBONES)}, found {self.backbone!r}")
         if self.neck not in ("fpn", "second") or self.stride not in STRIDES:
             raise ValueError(f'neck must be "fpn" or "second" and stride one of {STRIDES}, found {self}')
+        if not -1 <= self.frozen_stages <= len(STRIDES):
+            raise ValueError(f"frozen_stages must be -1 (none), 0 (the stem) to 4, found {self.frozen_stages}")
+        if (self.frozen_stages >= 0 or self.fixed_norms) and not self.backbone.startswith("resnet"):
+            raise ValueError(f"frozen_stages and fixed_norms are for a ResNet, found {self.backbone!r}")
         most = len(STRIDES) - STRIDES.index(self.stride) if self.neck == "fpn" else 1
         if not 1 <= self.levels <= most:
             raise ValueError(f"{self.neck} from stride {self.stride} has 1 to {most} levels, found {self.levels}")
@@ -70,6 +81,24 @@ class ImageBranch(nn.Module):
             self.neck = SecondFPN(maps, [s / config.stride for s in STRIDES], config.channels // len(STRIDES))
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN), persistent=False)
         self.register_buffer("image_std", torch.tensor(IMAGE_STD), persistent=False)
+
+        for module in self._fixed():
+            module.requires_grad_(False)
+        self.train()  # a new module is in training mode, with all that is in it
+
+    def _fixed(self) -> list[nn.Module]:
+        """What of the backbone never learns."""
+        if not isinstance(self.backbone, ResNet):
+            return []
+        norms = [m for m in self.backbone.modules() if self.config.fixed_norms and isinstance(m, _BatchNorm)]
+        return norms + self.backbone.first_stages(self.config.frozen_stages)
+
+    def train(self, mode: bool = True) -> ImageBranch:
+        """Statistics of what never learns stay, too."""
+        super().train(mode)
+        for module in self._fixed():
+            module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         return self.pyramid(images)[0]

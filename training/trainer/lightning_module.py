@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -165,7 +166,7 @@ class DetectorModule(lightning.LightningModule):
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Clip, and stop before a gradient that is not finite spoils the weights (the scaler of fp16 skips those)."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.run.optim.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.run.optim.clip_norm or math.inf)
         if self.run.precision != "16-mixed" and not torch.isfinite(norm):
             raise FloatingPointError(
                 f"gradients are not finite at step {self.global_step}; train anew with a lower lr or in 32-true"
@@ -187,7 +188,7 @@ class DetectorModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optim, steps = self.run.optim, self.steps
-        optimizer = torch.optim.AdamW(parameter_groups(self, optim), lr=optim.lr)
+        optimizer = torch.optim.AdamW(parameter_groups(self, optim), lr=optim.lr, betas=(0.9, optim.beta2))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates(optim, step, steps)[0])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

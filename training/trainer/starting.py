@@ -34,14 +34,30 @@ FRESH = Start()
 def begin_with(detector: Detector, run: Run, teachers: Mapping[str, FrozenTeacher], start: Start) -> None:
     """Overwrite fresh weights by all of this, the more of the network a source has the later.
 
-    Raises ValueError when something that is named does not fit the network.
+    Raises ValueError when something that is named does not fit the network, and for a network of which a part never
+    learns when nothing gives it weights.
     """
+    _check_backbone_start(detector, run, start)
     if start.backbone is not None:
         start_backbone(detector, start.backbone)
     start_from_teachers(detector, run, teachers)
     start_branches(detector, start.branches)
     if start.network is not None:
         start_network(detector, start.network)
+
+
+def _check_backbone_start(detector: Detector, run: Run, start: Start) -> None:
+    if start.backbone is not None or start.network is not None:
+        return
+    frozen = [name for name, parameter in detector.named_parameters() if not parameter.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"{len(frozen)} tensors of {run.spec.name}, {frozen[0]} the first, never learn: give --backbone with "
+            f"{run.backbone_from or 'trained'} weights (docs/training.md), or set config...image.frozen_stages=-1 and "
+            "fixed_norms=false"
+        )
+    if run.backbone_from:
+        print(f"published with an image backbone from {run.backbone_from}; without --backbone it starts afresh")
 
 
 def start_from_teachers(student: Detector, run: Run, teachers: Mapping[str, FrozenTeacher]) -> None:

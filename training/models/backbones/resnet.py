@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from training.models.backbones.imagenet import load_torchvision
+from training.models.deform_conv import DeformConv
 
 
 class BasicBlock(nn.Module):
@@ -53,6 +54,26 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
+class CaffeBottleneck(Bottleneck):
+    """With the stride in the first 1x1 convolution, as the paper and networks that were trained in Caffe have it."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
+        super().__init__(in_channels, channels, stride)
+        self.conv1.stride, self.conv2.stride = (stride, stride), (1, 1)
+
+
+class DeformableBottleneck(CaffeBottleneck):
+    """With a modulated deformable 3x3 convolution (Zhu et al., CVPR 2019)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
+        super().__init__(in_channels, channels, stride)
+        self.conv2: nn.Module = DeformConv(channels, channels)  # type: ignore[assignment]
+
+
+# Of a ResNet-50 or -101; FCOS3D's (Wang et al., ICCVW 2021), from whose weights BEVFormer starts.
+FCOS3D = (CaffeBottleneck, CaffeBottleneck, DeformableBottleneck, DeformableBottleneck)
+
+
 def shortcut_convolution(in_channels: int, channels: int, stride: int) -> nn.Sequential | None:
     """A 1x1 convolution where the shortcut changes its size, else none."""
     if stride == 1 and in_channels == channels:
@@ -80,31 +101,40 @@ class ResNet(nn.Module):
     """Blocks 2, 2, 2, 2: ResNet-18; 3, 4, 6, 3: -34; with `bottleneck` 3, 4, 6, 3: -50; 3, 4, 23, 3: -101.
 
     (B, 3, H, W) -> features of layer1 ... layer4: strides 4, 8, 16, 32 with `channels` channels. Width 64 is the
-    original, 32 a quarter of its cost.
+    original, 32 a quarter of its cost. kinds: of each stage's blocks, instead of what `bottleneck` says of all.
     """
 
     def __init__(
-        self, blocks: tuple[int, int, int, int] = (2, 2, 2, 2), width: int = 64, bottleneck: bool = False
+        self,
+        blocks: tuple[int, int, int, int] = (2, 2, 2, 2),
+        width: int = 64,
+        bottleneck: bool = False,
+        kinds: tuple[type[Bottleneck], ...] | None = None,
     ) -> None:
         super().__init__()
-        block = Bottleneck if bottleneck else BasicBlock
+        stages = kinds or (Bottleneck if bottleneck else BasicBlock,) * 4
         widths = (width, 2 * width, 4 * width, 8 * width)
-        self.channels = tuple(w * block.expansion for w in widths)
+        self.channels = tuple(w * stages[0].expansion for w in widths)
         c1, c2, c3 = self.channels[:3]
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = make_layer(width, widths[0], blocks[0], 1, block)
-        self.layer2 = make_layer(c1, widths[1], blocks[1], 2, block)
-        self.layer3 = make_layer(c2, widths[2], blocks[2], 2, block)
-        self.layer4 = make_layer(c3, widths[3], blocks[3], 2, block)
+        self.layer1 = make_layer(width, widths[0], blocks[0], 1, stages[0])
+        self.layer2 = make_layer(c1, widths[1], blocks[1], 2, stages[1])
+        self.layer3 = make_layer(c2, widths[2], blocks[2], 2, stages[2])
+        self.layer4 = make_layer(c3, widths[3], blocks[3], 2, stages[3])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         stride4 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
         stride8 = self.layer2(stride4)
         stride16 = self.layer3(stride8)
         return stride4, stride8, stride16, self.layer4(stride16)
+
+    def first_stages(self, count: int) -> list[nn.Module]:
+        """The stem and the first `count` stages; none for a count of -1."""
+        parts = [(self.conv1, self.bn1), (self.layer1,), (self.layer2,), (self.layer3,), (self.layer4,)]
+        return [module for part in parts[: count + 1] for module in part]
 
     def load_imagenet(self, path: str) -> None:
         """Load a torchvision ResNet state dict (without `fc.*`); errors as `load_torchvision`."""
