@@ -59,7 +59,7 @@ def test_a_set_without_lidar_is_refused_where_points_or_depths_are_wanted(tables
 
 def test_the_index_is_built_once_and_again_when_a_table_changes(tables_only, monkeypatch):
     built = []
-    monkeypatch.setattr(stored, "index_arrays", lambda paths: built.append(1) or tables_module.index_arrays(paths))
+    monkeypatch.setattr(stored, "index_arrays", lambda *given: built.append(1) or tables_module.index_arrays(*given))
     first = open_index(tables_only, "v1.0-trainval")
     stored._open.cache_clear()
     again = open_index(tables_only, "v1.0-trainval")

@@ -81,7 +81,7 @@ def within(seconds: int) -> Iterator[None]:
 
 def arrays_of(root: Path) -> dict[str, Any]:
     """What an index holds, by name."""
-    arrays, facts = index_arrays(table_paths(root, VERSION))
+    arrays, facts, _ = index_arrays(table_paths(root, VERSION))
     return {name: array.tobytes() for name, array in arrays.items()} | facts
 
 
@@ -213,7 +213,8 @@ def test_a_vehicle_that_is_elsewhere_at_once(folder: Path) -> None:
         rows[len(rows) // 2]["translation"][0] += 50.0
 
     assert re.search(
-        r"ego_pose\.json: at \S+ \(sample_data\.json\) the vehicle is 5\d m from", edit(folder, "ego_pose", other)
+        r"ego_pose\.json: row \d+ \(from 0\), at row \d+ \(from 0\), \S+ of sample_data\.json, the vehicle is 5\d m",
+        edit(folder, "ego_pose", other),
     )
 
 

@@ -22,6 +22,7 @@ from training.bundling.model_card import class_table, range_table, score_table
 from training.command_line import errors_as_text
 from training.data.config import PLAIN
 from training.data.source import add_source, source_of
+from training.data.split_objects import require_objects
 from training.processes import join_processes, own_device, own_threads, rank_and_world
 from training.trainer.checkpoint import load_module
 from training.trainer.detect import evaluate
@@ -35,12 +36,14 @@ def scores_of(args: argparse.Namespace) -> dict[str, Scores]:
             raise ValueError("--history is for checkpoints: a bundle's memory is the vehicle's own, over whole scenes")
         bundle = load_bundle(args.model)
         keyframes = open_keyframes(bundle.spec, PLAIN, source_of(args), args.split, args.scenes)
+        require_objects(keyframes, args.split)
         return evaluate_bundle(bundle, keyframes, args.sensors)
     module = load_module(args.model).to(own_device())
     if args.history is not None:
         module.data = replace(module.data, history=args.history)
     print(f"{args.model}: each keyframe after {module.data.history} earlier frame(s)", flush=True)
     keyframes = open_keyframes(module.spec, module.data, source_of(args), args.split, args.scenes)
+    require_objects(keyframes, args.split)
     return evaluate(module, keyframes, args.sensors, Batches(args.batch_size, args.workers))
 
 

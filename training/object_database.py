@@ -15,6 +15,7 @@ from bev_perception.model_spec import CLASSES
 from training.command_line import errors_as_text
 from training.data.database import default_workers, open_database
 from training.data.source import add_source, source_of
+from training.data.split_objects import require_objects
 from training.experiments import load_run
 from training.trainer.loading import open_keyframes
 
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     if run.data.paste is None:
         raise ValueError(f"{args.experiment} pastes nothing: its data.paste is None")
     keyframes = open_keyframes(run.spec, run.data, source_of(args), "train")
+    require_objects(keyframes, "train")
     database = open_database(keyframes, run.spec, run.data, args.workers)
     counts = np.bincount(database.arrays["label"], minlength=len(CLASSES))
     print(", ".join(f"{n} {name}" for name, n in zip(CLASSES, counts)))

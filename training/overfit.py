@@ -30,6 +30,7 @@ from training.command_line import errors_as_text
 from training.data.clips import ClipDataset, collate
 from training.data.config import for_evaluation
 from training.data.source import Source, add_source, source_of
+from training.data.split_objects import require_objects
 from training.experiments.family import tiny
 from training.run import Run, image_targets
 from training.scoring import SCORE_FLOOR, score_found
@@ -45,6 +46,7 @@ def overfit(run: Run, source: Source, keyframes: int = KEYFRAMES) -> tuple[Score
     assert run.optim.steps is not None
     lightning.seed_everything(run.seed)
     opened = open_keyframes(run.spec, run.data, source, "train", image_targets=image_targets(run))
+    require_objects(opened, "train")
     rows = np.linspace(0, len(opened) - 1, keyframes).round().astype(int).tolist()
     dataset = ClipDataset(opened, run.spec, for_evaluation(run.data), run.seed, image_targets(run))
     items = [dataset[row] for row in rows]

@@ -23,6 +23,7 @@ from bev_perception.files import write_atomic
 from bev_perception.plain import from_plain, to_plain
 from training.command_line import errors_as_text
 from training.data.source import Source, add_source, source_of
+from training.data.split_objects import require_objects
 from training.experiments import load_experiment
 from training.models import STUDENTS
 from training.models.exported import parameters_exported
@@ -127,11 +128,12 @@ def read_result(path: Path) -> Result:
 
 def _train_and_score(study: Study, name: str, seed: int) -> Result:
     run, source, workers = dataclasses.replace(study.runs[name], seed=seed), study.source, study.workers
+    keyframes = open_keyframes(run.spec, run.data, source, scored_split(run.data))
+    require_objects(keyframes, scored_split(run.data))  # before hours of training
     backbone = study.backbone if run.spec.cameras and run.model in STUDENTS else None
     teaching = Teaching(study.teachers(name, seed), study.teaching.cache if run.distill is not None else None)
     last = train(run, source, study.folder(name, seed), Start(backbone=backbone), teaching, workers)
     module = load_module(last)
-    keyframes = open_keyframes(run.spec, run.data, source, scored_split(run.data))
     scores = evaluate(module, keyframes, ["all"], Batches(workers=workers))["all"].to_dict()
     agreement = {}
     if run.distill is not None and run.distill.terms:

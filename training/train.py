@@ -28,6 +28,7 @@ from training.changes import override
 from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
 from training.data.source import Source, add_source, source_of
+from training.data.split_objects import require_objects
 from training.experiments import load_run
 from training.processes import own_threads, own_workers, rank_and_world
 from training.run import Run, image_targets, run_to_plain
@@ -73,8 +74,9 @@ def train(
 
     On the same machine a run that was interrupted gives what an uninterrupted one gives (see EndlessShuffle). Only a
     new run has a start. workers: loader processes.
-    Raises ValueError when the split has no keyframes, another run is at work in `out`, or `out` belongs to one;
-    TrainingStopped when memory runs out, a loader process dies or the loss is not finite; Preempted after a SIGTERM.
+    Raises ValueError when the split has no keyframes or no objects, another run is at work in `out`, or `out` belongs
+    to one; TrainingStopped when memory runs out, a loader process dies or the loss is not finite; Preempted after a
+    SIGTERM.
     """
     keep_freed_memory()
     rank, world = rank_and_world()
@@ -90,6 +92,7 @@ def _train(
     lightning.seed_everything(run.seed, workers=True)
     targets = image_targets(run)
     keyframes = open_keyframes(run.spec, run.data, source, "train", image_targets=targets)
+    require_objects(keyframes, "train")
     if rank == 0:
         begin(out, run, source, keyframes.data_index.digest, world)
     dataset = ClipDataset(keyframes, run.spec, seen_in_training(run, teaching.cache is not None), run.seed, targets)
@@ -128,6 +131,7 @@ def _validation(run: Run, source: Source, out: Path, workers: int) -> list[Callb
     callbacks: list[Callback] = [ema] if ema else []
     if run.validate_every:
         keyframes = open_keyframes(run.spec, run.data, source, scored_split(run.data))
+        require_objects(keyframes, scored_split(run.data))
         callbacks.append(Validation(keyframes, run, out, ema, workers))
     return callbacks
 

@@ -18,6 +18,7 @@ from bev_perception.model_spec import BOX_CHANNELS
 from training.command_line import errors_as_text
 from training.data.nuscenes import Keyframe
 from training.data.source import add_source, source_of
+from training.data.split_objects import require_objects
 from training.losses.detection import at_cells
 from training.models.detector import task_index
 from training.processes import own_device, own_threads
@@ -104,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(own_threads())
     module = load_module(args.checkpoint).to(own_device())
     keyframes = open_keyframes(module.spec, module.data, source_of(args), args.split, args.scenes)
+    require_objects(keyframes, args.split)
     true, predicted = velocities(module, keyframes, Batches(args.batch_size, args.workers))
     print(velocity_table(true, predicted))
     if args.out:

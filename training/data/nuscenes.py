@@ -291,6 +291,6 @@ def require_lidar(index: Index, why: str, instead: str) -> None:
 
 def open_nuscenes(source: Source, split: str | Sequence[str], spec: ModelSpec, config: DataConfig = PLAIN) -> Keyframes:
     """Keyframes of a split (or of named scenes). Raises as `open_index`, `read_split` and `Keyframes` do."""
-    index = open_index(source.root, source.version)
+    index = open_index(source.root, source.version, source.classes)
     scenes = read_split(source, split) if isinstance(split, str) else split
     return Keyframes(index, scenes, spec, config)

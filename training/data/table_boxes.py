@@ -1,4 +1,4 @@
-"""The annotations of a nuScenes-format set as arrays: boxes of the benchmark's classes, and bicycle racks."""
+"""The annotations of a nuScenes-format set as arrays: boxes of the model's classes, and bicycle racks."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from nuscenes.eval.detection.utils import category_to_detection_name
 
 from bev_perception.geometry import invert, transform_boxes
-from bev_perception.model_spec import CLASSES
+from training.data.class_names import RACK
 from training.data.poses import numbers, pose_rows, poses_from_rows
 from training.data.table_checks import not_between
-from training.data.table_rows import Row, find, look_up
+from training.data.table_files import Samples
+from training.data.table_plausible import check_boxes, plausible_velocity
+from training.data.table_rows import Row, find, in_no_scene, look_up
 
-BIKE_RACK = "static_object.bicycle_rack"
-RACK, OF_NO_CLASS = -1, -2  # beside indices into CLASSES
 NONE = -1  # no row before or after
 # nuscenes-devkit, NuScenes.box_velocity: between neighbours farther apart than this, per step, nothing is known.
 LONGEST_STEP_S = 1.5
@@ -27,7 +26,9 @@ class _Columns:
 
     number: dict[str, int] = field(default_factory=dict)
     place: list[np.ndarray] = field(default_factory=list)  # (n, 3) m, global frame
-    stamp: list[np.ndarray] = field(default_factory=list)  # (n,) us
+    sample: list[np.ndarray] = field(default_factory=list)  # (n,) rows of `sample`
+    category: list[np.ndarray] = field(default_factory=list)  # (n,) rows of `category`
+    seen: list[np.ndarray] = field(default_factory=list)  # (n,) bool, by a LiDAR or radar point
     kept: list[np.ndarray] = field(default_factory=list)  # (k,) rows of a class or rack, as the arrays below
     pose: list[np.ndarray] = field(default_factory=list)
     size: list[np.ndarray] = field(default_factory=list)
@@ -39,40 +40,58 @@ class _Columns:
     after: list[str] = field(default_factory=list)
 
 
-def box_arrays(
+@dataclass(frozen=True)
+class Annotations:
+    """arrays: box_* and rack_* by keyframe. counts (scenes, categories, 2) int64: of all annotations, those without and
+    those with a LiDAR or radar point. remarks: what is odd about them, and can be."""
+
+    arrays: dict[str, np.ndarray]
+    counts: np.ndarray
+    remarks: list[str]
+
+
+def read_annotations(
     blocks: Iterable[list[Row]],
     tables: Mapping[str, list[Row]],
-    frame_of: Mapping[str, int],
+    samples: Samples,
+    frame_scene: np.ndarray,
     global_from_ego: np.ndarray,
-    attributes: list[str],
-) -> dict[str, np.ndarray]:
-    """box_* and rack_* arrays, by keyframe, in the ego frames `global_from_ego` (frames, 4, 4).
+    labels: Sequence[int],
+    attributes: Mapping[str, int],
+) -> Annotations:
+    """Boxes of the classes, and racks, in the ego frames `global_from_ego` (frames, 4, 4) of keyframes of scenes
+    `frame_scene` (frames,).
 
-    blocks: rows of sample_annotation. Raises ValueError naming the row that refers to nothing, or that is no box.
+    blocks: rows of sample_annotation. labels: of the categories (class_names.labels_of). attributes: name -> number;
+    others count as none. Raises ValueError naming the row that refers to nothing, or that is no box.
     """
-    stamps = {row["token"]: row["timestamp"] for row in tables["sample"]}
-    attribute_of = {row["token"]: attributes.index(row["name"]) for row in tables["attribute"]}
-    label_of = _labels(tables)
+    attribute_of = {row["token"]: attributes.get(row["name"], NONE) for row in tables["attribute"]}
+    categories = {row["token"]: i for i, row in enumerate(tables["category"])}
+    of_instance = look_up(categories, tables["instance"], "category_token", "category")
+    category_of = dict(zip((row["token"] for row in tables["instance"]), of_instance, strict=True))
+    label = np.array(labels, dtype=np.int64)
     columns = _Columns()
     for rows in blocks:
-        _read(rows, columns, label_of, stamps, frame_of, attribute_of)
+        _read(rows, columns, category_of, label, samples, attribute_of)
+    counts = _counts(columns, samples.frame, frame_scene, (len(tables["scene"]), len(categories)))
     frame = _joined(columns.frame, (), int)
     order = np.argsort(frame, kind="stable")
-    frame, label = frame[order], _joined(columns.label, (), int)[order]
+    velocity, remarks = plausible_velocity(_velocity(columns, samples.stamp_us), lambda k: _name_of(columns, k))
+    label, frame, velocity = _joined(columns.label, (), int)[order], frame[order], velocity[order]
     poses = poses_from_rows(_joined(columns.pose, (7,)))[order]
     boxes = np.zeros((len(order), 7))
     boxes[:, :3] = poses[:, :3, 3]
     boxes[:, 3:6] = _joined(columns.size, (3,))[order][:, [1, 0, 2]]  # w, l, h
     boxes[:, 6] = np.arctan2(poses[:, 1, 0], poses[:, 0, 0])
-    velocity = _velocity(columns)[order]
     count = len(global_from_ego)
     ends = np.searchsorted(frame, np.arange(count), side="right")
     for i, (start, end) in enumerate(zip([0, *ends], ends)):
         of_frame, ego_from_global = slice(start, end), invert(global_from_ego[i])
         boxes[of_frame] = transform_boxes(ego_from_global, boxes[of_frame])
         velocity[of_frame] = velocity[of_frame] @ ego_from_global[:3, :3].T
+    remarks += check_boxes(boxes, lambda k: _name_of(columns, int(order[k])))
     scored, rack = label >= 0, label == RACK
-    return {
+    arrays = {
         "box_end": np.searchsorted(frame[scored], np.arange(count), side="right"),
         "box": boxes[scored],
         "box_velocity": velocity[scored, :2],
@@ -82,57 +101,56 @@ def box_arrays(
         "rack_end": np.searchsorted(frame[rack], np.arange(count), side="right"),
         "rack": boxes[rack],
     }
-
-
-def _labels(tables: Mapping[str, list[Row]]) -> dict[str, int]:
-    """Instance token -> index into CLASSES, RACK or OF_NO_CLASS."""
-    labels = {}
-    for row in tables["category"]:
-        name = category_to_detection_name(row["name"])
-        other = RACK if row["name"] == BIKE_RACK else OF_NO_CLASS
-        labels[row["token"]] = CLASSES.index(name) if name in CLASSES else other
-    of_instance = look_up(labels, tables["instance"], "category_token", "category")
-    return dict(zip((row["token"] for row in tables["instance"]), of_instance, strict=True))
+    return Annotations(arrays, counts, remarks)
 
 
 def _read(
     rows: list[Row],
     columns: _Columns,
-    label_of: Mapping[str, int],
-    stamps: Mapping[str, int],
-    frame_of: Mapping[str, int],
+    category_of: Mapping[str, int],
+    label_of: np.ndarray,
+    samples: Samples,
     attribute_of: Mapping[str, int],
 ) -> None:
     """A block of the table into the columns."""
-    label = np.array(look_up(label_of, rows, "instance_token", "instance"), dtype=np.int64)
-    columns.stamp.append(np.array(look_up(stamps, rows, "sample_token", "sample"), dtype=np.int64))
+    category = np.array(look_up(category_of, rows, "instance_token", "instance"), dtype=np.int64)
+    sample = np.array(look_up(samples.row_of, rows, "sample_token", "sample"), dtype=np.int64)
+    points = np.array([(row["num_lidar_pts"], row["num_radar_pts"]) for row in rows], dtype=np.int64).reshape(-1, 2)
+    label, frame = label_of[category], samples.frame[sample]
+    columns.category.append(category)
+    columns.sample.append(sample)
+    columns.seen.append(points.sum(axis=1) > 0)
     columns.place.append(numbers([row["translation"] for row in rows], 3))
-    kept = np.flatnonzero(label != OF_NO_CLASS)
+    kept = np.flatnonzero(label >= RACK)
     columns.kept.append(kept + len(columns.number))
     columns.number.update(zip((row["token"] for row in rows), range(len(columns.number), 1 << 62)))
+    for i in kept[frame[kept] < 0][:1]:
+        raise in_no_scene(rows[i])
     chosen = [rows[i] for i in kept]
     columns.label.append(label[kept])
-    columns.frame.append(np.array(frame_numbers(frame_of, chosen), dtype=np.int64))
+    columns.frame.append(frame[kept])
     columns.pose.append(pose_rows(chosen))
     columns.size.append(numbers([row["size"] for row in chosen], 3))
-    columns.points.append(
-        np.array([(row["num_lidar_pts"], row["num_radar_pts"]) for row in chosen], dtype=np.int64).reshape(-1, 2)
-    )
+    columns.points.append(points[kept])
     columns.attribute.append(np.array(_attributes(attribute_of, chosen), dtype=np.int64))
     columns.before += [row["prev"] for row in chosen]
     columns.after += [row["next"] for row in chosen]
 
 
-def frame_numbers(frame_of: Mapping[str, int], rows: Sequence[Row]) -> list[int]:
-    """The keyframe of each row. Raises ValueError for one that `sample` has and no scene leads to."""
-    try:
-        return [frame_of[row["sample_token"]] for row in rows]
-    except KeyError:
-        row = next(row for row in rows if row["sample_token"] not in frame_of)
-        raise ValueError(
-            f"sample.json: no scene's chain of `next` leads to {row['sample_token']!r}, which {row['token']!r} refers "
-            "to; unpack the metadata again"
-        ) from None
+def _counts(columns: _Columns, frames: np.ndarray, frame_scene: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    frame = frames[_joined(columns.sample, (), int)]
+    category, seen = _joined(columns.category, (), int), _joined(columns.seen, (), int)
+    counts = np.zeros((*shape, 2), dtype=np.int64)
+    known = frame >= 0
+    np.add.at(counts, (frame_scene[frame[known]], category[known], seen[known]), 1)
+    return counts
+
+
+def _name_of(columns: _Columns, k: int) -> str:
+    """Of the k-th row that is kept: what an error calls it."""
+    row = int(_joined(columns.kept, (), int)[k])
+    token = next(token for token, number in columns.number.items() if number == row)
+    return f"row {row} (from 0), token {token!r}"
 
 
 def _attributes(attribute_of: Mapping[str, int], rows: Sequence[Row]) -> list[int]:
@@ -145,11 +163,11 @@ def _attributes(attribute_of: Mapping[str, int], rows: Sequence[Row]) -> list[in
         return [find(attribute_of, token, "attribute", row["token"]) for token, row in zip(first, rows) if token]
 
 
-def _velocity(columns: _Columns) -> np.ndarray:
+def _velocity(columns: _Columns, stamps_us: np.ndarray) -> np.ndarray:
     """(k, 3) m/s in the global frame from the neighbouring keyframes; NaN where they are missing or too far apart, as
     nuscenes-devkit's NuScenes.box_velocity."""
     own = _joined(columns.kept, (), int)
-    place, stamp = _joined(columns.place, (3,)), _joined(columns.stamp, (), int)
+    place, stamp = _joined(columns.place, (3,)), stamps_us[_joined(columns.sample, (), int)]
     before, after = (_numbers(columns, of, own) for of in (columns.before, columns.after))
     first, last = np.where(before == NONE, own, before), np.where(after == NONE, own, after)
     steps = (before != NONE).astype(int) + (after != NONE)

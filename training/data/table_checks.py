@@ -129,20 +129,34 @@ def check_key_frames(
         raise ValueError(f"sample_data.json: {name_of(second)} is a second key frame of its sample; {COPY_AGAIN}")
 
 
-def check_motion(data: Mapping[str, np.ndarray]) -> None:
-    """data_* of the index. Raises ValueError, with the file, where the vehicle is somewhere else from one file of a
-    sensor to the next."""
+def check_motion(data: Mapping[str, np.ndarray], pose: np.ndarray, name_of: Callable[[int], str]) -> None:
+    """data_* of the index; pose (n,): rows of `ego_pose`. Raises ValueError, with the file that name_of(row) gives,
+    where the vehicle is somewhere else from one file of a sensor to the next."""
     sensor = np.stack([data["data_scene"], data["data_channel"]])
     moved = np.linalg.norm(np.diff(data["data_pose"][:, :3], axis=0), axis=1)
     seconds = np.diff(data["data_stamp"]) * 1e-9
     (jumps,) = np.nonzero((np.diff(sensor, axis=1) == 0).all(axis=0) & (moved > FASTEST_MPS * seconds + JUMP_M))
     if len(jumps):
         k = int(jumps[0]) + 1
-        start, end = (int(data["data_name_end"][k - 1]), int(data["data_name_end"][k]))
-        name = data["data_names"][start:end].tobytes().decode(errors="replace")
         raise ValueError(
-            f"ego_pose.json: at {name} (sample_data.json) the vehicle is {moved[k - 1]:.0f} m from where it was "
-            f"{seconds[k - 1]:.3f} s before; {COPY_AGAIN}"
+            f"ego_pose.json: row {pose[k]} (from 0), at {name_of(k)} of sample_data.json, the vehicle is "
+            f"{moved[k - 1]:.0f} m from where it was {seconds[k - 1]:.3f} s before; expected metres in the global "
+            f"frame; {COPY_AGAIN}"
+        )
+
+
+def one_size(known: np.ndarray, calibration: np.ndarray, sizes: np.ndarray, rows: Sequence[Row], first: int) -> None:
+    """Enter the sizes (n, 2) of the images of a block that begins with row `first`, into known (calibrations, 2), -1
+    for none yet. Raises ValueError for a calibration with images of two sizes."""
+    before = known[calibration]
+    fresh = (before < 0).any(axis=1)
+    known[calibration[fresh]] = sizes[fresh]
+    for i in np.flatnonzero((known[calibration] != sizes).any(axis=1))[:1]:
+        width, height = known[calibration[i]]
+        raise ValueError(
+            f"sample_data.json: row {first + i} (from 0), {rows[i]['filename']}, has width and height "
+            f"{sizes[i].tolist()}, other files of its calibrated_sensor {[int(width), int(height)]}; expected one size "
+            f"for a calibration; {COPY_AGAIN}"
         )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 MOST_TURNED = 1e-2  # how far from 1 the length of a quaternion may be: what is written with few digits still is one
+EDGES_M = (0.005, 100.0)  # of an object: nothing is annotated beyond, and centimetres, millimetres, kilometres are
+REACH_M = 30.0  # of a sensor from the vehicle's origin
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,12 @@ def _unit(numbers: np.ndarray) -> np.ndarray:
     return np.abs(np.linalg.norm(numbers, axis=1) - 1) < MOST_TURNED
 
 
-def _positive(numbers: np.ndarray) -> np.ndarray:
-    return (numbers > 0).all(axis=1) & _any_numbers(numbers)
+def _edges(numbers: np.ndarray) -> np.ndarray:
+    return ((numbers >= EDGES_M[0]) & (numbers <= EDGES_M[1])).all(axis=1)
+
+
+def _on_vehicle(numbers: np.ndarray) -> np.ndarray:
+    return np.abs(numbers).max(axis=1, initial=0) <= REACH_M
 
 
 TEXT = Kind("a text that is not empty", _texts)
@@ -90,14 +96,15 @@ STAMP = Kind("whole microseconds above 0", _whole(1, 2**63 // 1000 - 1))
 COUNT = Kind("a whole number from 0 on", _whole(0, 2**31))
 PIXELS = Kind("a whole number from 0 on, or null", _whole(0, 2**20, None))
 POINT = Kind("3 finite numbers", _vectors(3, _any_numbers))
-SIZE = Kind("3 finite numbers above 0", _vectors(3, _positive))
+MOUNT = Kind(f"3 finite numbers, metres from the vehicle's origin, at most {REACH_M:.0f}", _vectors(3, _on_vehicle))
+SIZE = Kind(f"3 finite numbers of metres from {EDGES_M[0]} to {EDGES_M[1]:.0f}", _vectors(3, _edges))
 QUATERNION = Kind("4 finite numbers of length 1 (w x y z)", _vectors(4, _unit))
 INTRINSICS = Kind("3 x 3 finite numbers with focal lengths above 0, or an empty list", _intrinsics)
 
 FIELDS: dict[str, dict[str, Kind]] = {
     "attribute": {"token": TEXT, "name": TEXT},
     "calibrated_sensor": {
-        "token": TEXT, "sensor_token": TEXT, "translation": POINT, "rotation": QUATERNION,
+        "token": TEXT, "sensor_token": TEXT, "translation": MOUNT, "rotation": QUATERNION,
         "camera_intrinsic": INTRINSICS,
     },
     "category": {"token": TEXT, "name": TEXT},

@@ -72,3 +72,11 @@ def look_up(rows: Mapping[str, Found], asking: Sequence[Row], key: str, table: s
         return [rows[row[key]] for row in asking]
     except KeyError:
         return [find(rows, row[key], table, row["token"]) for row in asking]
+
+
+def in_no_scene(row: Row) -> ValueError:
+    """Of a row whose sample `sample` has and no scene leads to."""
+    return ValueError(
+        f"sample.json: no scene's chain of `next` leads to {row['sample_token']!r}, which {row['token']!r} refers "
+        "to; unpack the metadata again"
+    )

@@ -43,7 +43,9 @@ def begin(out: Path, run: Run, source: Source, digest: str, processes: int = 1) 
     if any(out.glob("*.ckpt")):
         changed = differences(_in_batches_of(plain, _before(out / "run.json")), plain)
         if starts and starts[-1]["data"]["digest"] != digest:
-            changed.append(f"data: tables of {starts[-1]['data']['root']} -> other tables of {source.root}")
+            changed.append(
+                f"data: tables of {starts[-1]['data']['root']} -> other tables, or other --classes, of {source.root}"
+            )
         if changed:
             raise ValueError(
                 f"{out} was begun with another run; choose another --out, or take the run that is there. What differs "
@@ -56,7 +58,12 @@ def begin(out: Path, run: Run, source: Source, digest: str, processes: int = 1) 
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": [sys.executable, *sys.argv],
         "code": {"commit": commit or None, "uncommitted": bool(diff)},
-        "data": {"root": str(source.root.resolve()), "version": source.version, "digest": digest},
+        "data": {
+            "root": str(source.root.resolve()),
+            "version": source.version,
+            "digest": digest,
+            "classes": dict(source.classes),
+        },
         "batch": {"batch_size": run.batch_size, "accumulate": run.optim.accumulate},
         "machine": {
             "python": platform.python_version(),
