@@ -12,8 +12,10 @@ import pytest
 
 pytest.importorskip("nuscenes", reason="nuscenes-devkit is part of the evaluation extra")
 
+from devkit_scores import evaluate_nuscenes
+
 from bev_perception.evaluation.metrics import in_common, official_config, score, scores_from_dict
-from bev_perception.evaluation.nuscenes_format import evaluate_nuscenes, result_rows, write_results
+from bev_perception.evaluation.nuscenes_format import result_rows, results_meta, write_results
 from bev_perception.evaluation.objects import Objects, attribute_by_speed, make_objects, objects_from_detections
 from bev_perception.geometry import make_transform, quaternion_from_rotation, rotation_from_yaw
 from bev_perception.model_spec import CLASSES
@@ -297,7 +299,7 @@ def test_data_set_on_disk_scores_as_the_devkit_and_as_the_plain_objects(tmp_path
 
     detections = found(truth["scene-b"], boxes=noisy, scores=lambda o: rng.uniform(0.05, 1, len(o)))
     results = {f"scene-b-{k}": result_rows(f"scene-b-{k}", o, poses[k]) for k, o in detections.items()}
-    write_results(tmp_path / "results.json", results)
+    write_results(tmp_path / "results.json", results, results_meta(True, False, True))
 
     ours = evaluate_nuscenes(tmp_path / "results.json", tmp_path, "v1.0-trainval", ["scene-b"])
     nusc = NuScenes("v1.0-trainval", str(tmp_path), verbose=False)

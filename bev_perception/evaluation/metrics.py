@@ -157,7 +157,7 @@ def score(
     vehicle = dict.fromkeys(ground_truth, np.zeros(3)) if vehicle is None else vehicle
     wanted = {stamp: _eval_boxes(stamp, objects, vehicle[stamp]) for stamp, objects in ground_truth.items()}
     found = {
-        stamp: _eval_boxes(stamp, _strongest(objects, limit), vehicle[stamp]) for stamp, objects in detections.items()
+        stamp: _eval_boxes(stamp, strongest(objects, limit), vehicle[stamp]) for stamp, objects in detections.items()
     }
     return score_eval_boxes(_filtered(wanted, config), _filtered(found, config), config, ranges)
 
@@ -170,7 +170,8 @@ def in_common(
     return {s: ground_truth[s] for s in stamps}, {s: detections[s] for s in stamps}
 
 
-def _strongest(objects: Objects, limit: int) -> Objects:
+def strongest(objects: Objects, limit: int) -> Objects:
+    """The `limit` objects of the highest scores, in the same order: the benchmark takes no more of a frame."""
     if len(objects) <= limit:
         return objects
     mask = np.zeros(len(objects), dtype=bool)

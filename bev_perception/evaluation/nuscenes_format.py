@@ -1,33 +1,33 @@
-"""Detections as a nuScenes results file, and the official score on any scenes of a nuScenes-format data set."""
+"""Detections as the results file of the nuScenes detection task: what its server and nuscenes-devkit read."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nuscenes import NuScenes
-from nuscenes.eval.common.loaders import (
-    add_center_dist,
-    filter_eval_boxes,
-    get_samples_of_scenes,
-    load_gt_of_sample_tokens,
-    load_prediction_of_sample_tokens,
-)
-from nuscenes.eval.detection.data_classes import DetectionBox
 
-from bev_perception.evaluation.metrics import Scores, official_config, score_eval_boxes
+from bev_perception.evaluation.metrics import official_config, strongest
 from bev_perception.evaluation.objects import Objects
 from bev_perception.files import write_atomic
 from bev_perception.geometry import quaternion_from_rotation, rotation_from_yaw
 
-META = {"use_camera": True, "use_lidar": False, "use_radar": True, "use_map": False, "use_external": False}
+
+def results_meta(camera: bool, lidar: bool, radar: bool) -> dict[str, bool]:
+    """What of the sensors was used, as a results file says it; maps and other data are not."""
+    return {
+        "use_camera": camera, "use_lidar": lidar, "use_radar": radar, "use_map": False, "use_external": False,
+    }  # fmt: skip
 
 
 def result_rows(sample_token: str, objects: Objects, world_from_ego: np.ndarray) -> list[dict[str, Any]]:
-    """Objects in the ego frame of a sample -> rows of a results file, in the world frame (the data set's `global`)."""
+    """Objects in the ego frame of a sample -> rows of a results file, in the world frame (the data set's `global`).
+
+    Of more than the benchmark's 500 the strongest are taken. A velocity that is not known is written as 0.
+    """
+    objects = strongest(objects, official_config().max_boxes_per_sample)
     world = objects.in_world(world_from_ego)
     return [
         {
@@ -35,7 +35,7 @@ def result_rows(sample_token: str, objects: Objects, world_from_ego: np.ndarray)
             "translation": world.boxes[k, :3].tolist(),
             "size": box[[4, 3, 5]].tolist(),
             "rotation": quaternion_from_rotation(world_from_ego[:3, :3] @ rotation_from_yaw(box[6])).tolist(),
-            "velocity": world.velocity[k].tolist(),
+            "velocity": np.nan_to_num(world.velocity[k]).tolist(),
             "detection_name": objects.names[k],
             "detection_score": float(objects.scores[k]),
             "attribute_name": objects.attributes[k],
@@ -44,38 +44,6 @@ def result_rows(sample_token: str, objects: Objects, world_from_ego: np.ndarray)
     ]
 
 
-def write_results(path: str | Path, results: Mapping[str, list[dict[str, Any]]]) -> None:
+def write_results(path: str | Path, results: Mapping[str, list[dict[str, Any]]], meta: Mapping[str, bool]) -> None:
     """sample token -> rows, as the file that nuscenes-devkit's evaluation reads; written atomically."""
-    write_atomic(path, json.dumps({"meta": META, "results": dict(results)}))
-
-
-def evaluate_nuscenes(results: str | Path, dataroot: str | Path, version: str, scenes: Iterable[str]) -> Scores:
-    """Official score of a results file on the named scenes.
-
-    The devkit's DetectionEval wants a named split; this loads, filters (class ranges, empty boxes, bike racks) and
-    scores with the same functions on any scenes. Raises ValueError for scenes that are not there and for samples that
-    the results lack.
-    """
-    nusc = NuScenes(version=version, dataroot=str(dataroot), verbose=False)
-    scenes = list(scenes)
-    known = {scene["name"] for scene in nusc.scene}
-    if not scenes or set(scenes) - known:
-        raise ValueError(
-            f"scenes {sorted(set(scenes) - known)} are not in {dataroot}/{version}; it has {sorted(known)}"
-        )
-    tokens = get_samples_of_scenes(scene_names=scenes, nusc=nusc)
-    given = json.loads(Path(results).read_text())["results"]
-    missing = [t for t in tokens if t not in given]
-    if missing:
-        raise ValueError(
-            f"{results} lacks {len(missing)} of {len(tokens)} samples (first {missing[0]}); "
-            "a sample in which nothing was found wants an empty list"
-        )
-    config = official_config()
-    found, _ = load_prediction_of_sample_tokens(str(results), config.max_boxes_per_sample, DetectionBox, tokens)
-    wanted = load_gt_of_sample_tokens(nusc, tokens, DetectionBox)
-    boxes = []
-    for eval_boxes in (wanted, found):
-        eval_boxes = add_center_dist(nusc, eval_boxes)
-        boxes.append(filter_eval_boxes(nusc, eval_boxes, config.class_range) if len(eval_boxes.all) else eval_boxes)
-    return score_eval_boxes(boxes[0], boxes[1], config)
+    write_atomic(path, json.dumps({"meta": dict(meta), "results": dict(results)}))

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from bev_perception.bundle import Bundle
-from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.objects import Objects, objects_from_detections
 from bev_perception.frame_proof import open_proven
 from bev_perception.inference.interface import InferenceBackend
@@ -19,7 +18,7 @@ from bev_perception.pipeline import BevPipeline
 from training.data.nuscenes import Keyframe
 from training.data.sensor_frame import sensor_frame
 from training.processes import gather_dict, own_share
-from training.scoring import floor_thresholds, score_found
+from training.scoring import floor_thresholds
 from training.sensor_masks import kept_by, mask_frame
 
 TOLD_EVERY_S = 20.0
@@ -71,12 +70,3 @@ def detect_by_bundle(
     finally:
         engine.close()
     return {word: gather_dict(objects) for word, objects in found.items()}
-
-
-def evaluate_bundle(
-    bundle: Bundle, keyframes: Sequence[Keyframe], sensors: Sequence[str], backend: str = "onnxruntime"
-) -> dict[str, Scores]:
-    """Official scores of every word of `sensors` on all keyframes."""
-    found = detect_by_bundle(bundle, keyframes, sensors, backend)
-    rows = range(len(keyframes))
-    return {word: score_found(keyframes, bundle.spec, objects, rows) for word, objects in found.items()}
