@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -23,14 +24,14 @@ from tiny_set import SPEC, gather_sweeps  # noqa: E402
 from bev_perception.decode import Thresholds, decode  # noqa: E402
 from bev_perception.geometry import invert, project  # noqa: E402
 from bev_perception.grid import BevGrid  # noqa: E402
-from bev_perception.model_spec import CLASSES  # noqa: E402
+from bev_perception.model_spec import CLASSES, ImageSpec  # noqa: E402
 from bev_perception.preprocess.images import prepare_images  # noqa: E402
 from bev_perception.preprocess.radar import prepare_radar  # noqa: E402
 from training.data.augment import NO_AUGMENTATION, Augmentation, augment_boxes, draw_bev  # noqa: E402
 from training.data.clips import ClipDataset, EndlessShuffle  # noqa: E402
 from training.data.config import EVERY_RETURN, DataConfig, LidarConfig, RadarFilter  # noqa: E402
 from training.data.index import open_index  # noqa: E402
-from training.data.nuscenes import Keyframes, open_nuscenes, read_split  # noqa: E402
+from training.data.nuscenes import Keyframe, Keyframes, open_nuscenes, read_split  # noqa: E402
 from training.data.prepared import prepare  # noqa: E402
 from training.data.radar_pcd import read_radar_pcd  # noqa: E402
 from training.data.sensor_frame import kept_returns, sensor_frame  # noqa: E402
@@ -155,6 +156,44 @@ def test_png_is_taken_where_a_data_set_has_it(keyframes, tmp_path):
     found, _, valid, problems = prepare_images(sensor_frame(dataclasses.replace(keyframe, cameras=files), SPEC), SPEC)
     assert valid.all() and not problems
     assert np.abs(found.astype(int) - expected).mean() < 1.0  # a JPEG may be decoded at half its size
+
+
+def with_images(keyframe: Keyframe, folder: Path, suffix: str, change: Callable[[np.ndarray], np.ndarray]) -> Keyframe:
+    """Its images, changed, in another format; with the bytes of `suffix` as OpenCV writes them."""
+    files = {}
+    for name, file in keyframe.cameras.items():
+        path = folder / f"{name}{suffix}"
+        cv2.imwrite(str(path), change(cv2.imread(file.path)))
+        files[name] = dataclasses.replace(file, path=str(path))
+    return dataclasses.replace(keyframe, cameras=files, prev=-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "grey"),
+    [
+        (lambda bgr: bgr, False),
+        (lambda bgr: cv2.cvtColor(bgr, cv2.COLOR_BGR2BGRA), False),
+        (lambda bgr: bgr.astype(np.uint16) * 257, False),
+        (lambda bgr: cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), True),
+    ],
+    ids=["colour", "alpha", "16 bits", "grey"],
+)
+def test_a_sample_of_png_files_is_that_of_the_pixels(keyframes, tmp_path, change, grey):
+    spec = dataclasses.replace(SPEC, image=ImageSpec(64, 160))  # no JPEG is decoded at half its size
+    item = ClipDataset([with_images(keyframes[0], tmp_path, ".png", change)], spec)[0]
+    expected = ClipDataset([dataclasses.replace(keyframes[0], prev=-1)], spec)[0]
+    assert item["camera_valid"].all()
+    images, wanted = item["images"].numpy().astype(int), expected["images"].numpy().astype(int)
+    if grey:
+        wanted = np.repeat(wanted.mean(axis=-1, keepdims=True), 3, axis=-1)
+    assert np.abs(images - wanted).max() <= (40 if grey else 0) and np.abs(images - wanted).mean() < 8
+    np.testing.assert_array_equal(item["depth"], expected["depth"])
+
+
+def test_images_of_a_format_that_the_vehicle_does_not_read_are_named(keyframes, tmp_path):
+    frame = with_images(keyframes[0], tmp_path, ".bmp", lambda bgr: bgr)
+    with pytest.raises(ValueError, match=r"CAM_FRONT_LEFT.*\.bmp begins with b'BM.*expected one of jpeg, png; convert"):
+        ClipDataset([frame], SPEC)[0]
 
 
 def test_lidar_falls_on_the_pixels_that_the_devkit_computes(nusc, keyframes):

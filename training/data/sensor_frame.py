@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bev_perception.model_spec import ModelSpec
-from bev_perception.preprocess.compressed import compression_of
+from bev_perception.preprocess.compressed import COMPRESSED, compression_of
 from bev_perception.structures import (
     CameraCalibration,
     CameraFrame,
@@ -39,7 +39,13 @@ def sensor_frame(keyframe: Keyframe, spec: ModelSpec, returns: RadarFilter = EVE
         if not Path(file.path).is_file():
             raise FileNotFoundError(f"sample {keyframe.token}: no file {file.path}; unpack the archive that holds it")
         data = np.fromfile(file.path, dtype=np.uint8)
-        frame = CameraFrame(name, file.stamp_ns, compression_of(data[:8].tobytes()) or "jpeg", data)
+        encoding = compression_of(data[:8].tobytes())
+        if encoding is None:
+            raise ValueError(
+                f"sample {keyframe.token} of {keyframe.scene}: {name}: {file.path} begins with {data[:8].tobytes()!r}, "
+                f"expected one of {', '.join(COMPRESSED)}; convert the images, or copy the file again"
+            )
+        frame = CameraFrame(name, file.stamp_ns, encoding, data)
         if file.K is None:
             raise ValueError(f"sample {keyframe.token}: {name} has no camera_intrinsic in calibrated_sensor.json")
         calibration = CameraCalibration(file.width, file.height, file.K, file.ego_from_sensor)
