@@ -16,10 +16,10 @@ pytest.importorskip("torch", reason="needs torch")
 
 from tiny_set import SPEC, open_set
 
-from training.check_data import missing_files
 from training.data import index as stored
 from training.data import tables as tables_module
 from training.data.config import DataConfig, LidarConfig
+from training.data.file_checks import bad_files, needed_files
 from training.data.index import open_index
 from training.data.nuscenes import open_nuscenes
 from training.data.sensor_frame import sensor_frame
@@ -192,5 +192,5 @@ def test_files_that_are_not_there_are_named_with_their_sample(tables_only):
         sensor_frame(keyframe, SPEC)
     with pytest.raises(FileNotFoundError, match=f"sample {keyframe.token}.*RADAR_FRONT.*pcd"):
         sensor_frame(keyframe, dataclasses.replace(SPEC, cameras=()))
-    lines = missing_files(open_nuscenes(Source(tables_only), ["scene-0000"], SPEC))
+    lines = bad_files(needed_files(open_nuscenes(Source(tables_only), ["scene-0000"], SPEC)), 0)
     assert len(lines) > 4 * 12 and keyframe.token in lines[0]

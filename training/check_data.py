@@ -6,7 +6,8 @@ One PNG per sample. Images: boxes as the network's projection has them, and belo
 near red to far blue; with history the earlier frames too. Bird's-eye views: LiDAR, also where it only gives the depth
 targets (virtual points coloured by class); radar, in blue that of earlier frames brought here with prev_from_curr;
 heatmap. On all of them the targets read back from their cells. `--split holdout`: the scenes that data.holdout keeps
-back. `--files` checks instead that every file of the split is there, masks included where the run wants them.
+back. `--files` looks instead at every file of the split, masks included where the run wants them: whether it is there
+and whole, images to their end markers and points by their count and header. All that are not are listed.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from bev_perception.preprocess.radar import SPEED_SCALE
 from training.command_line import errors_as_text
 from training.data.clips import IMAGE_TARGETS, ClipDataset
 from training.data.config import DataConfig, for_evaluation
-from training.data.masks import mask_path
-from training.data.nuscenes import Keyframe, Keyframes
+from training.data.database import default_workers
+from training.data.file_checks import bad_files, needed_files
+from training.data.nuscenes import Keyframes
 from training.data.source import add_source, source_of
 from training.experiments import load_run
 from training.run import image_targets
@@ -175,27 +177,6 @@ def draw_item(item: Item, spec: ModelSpec) -> np.ndarray:
     return np.concatenate([np.pad(row, ((0, 2), (0, width - row.shape[1]), (0, 0))) for row in rows])
 
 
-def missing_files(keyframes: Keyframes, lidar: bool = True) -> list[str]:
-    """A line for each file that a keyframe needs and that is not there. lidar: whether anything reads LiDAR."""
-    lines = []
-    for keyframe in keyframes:
-        sweeps = [file for files in keyframe.radars.values() for file in files]
-        files = [Path(file.path) for file in (*keyframe.cameras.values(), *sweeps, *(keyframe.lidar if lidar else ()))]
-        for path in (*files, *_masks(keyframe, keyframes)):
-            if not path.is_file():
-                lines.append(f"sample {keyframe.token} of {keyframe.scene}: {path} is missing")
-    return lines
-
-
-def _masks(keyframe: Keyframe, keyframes: Keyframes) -> list[Path]:
-    """Files of masks that the virtual points of a keyframe are made of."""
-    virtual = keyframes.config.virtual
-    if virtual is None:
-        return []
-    folder = keyframes.data_index.dataroot / virtual.masks
-    return [mask_path(folder, keyframe.cameras[c].path) for c in virtual.cameras if c in keyframe.cameras]
-
-
 def check(
     keyframes: Keyframes,
     spec: ModelSpec,
@@ -224,6 +205,18 @@ def check(
     return paths
 
 
+def look_at_files(keyframes: Keyframes, lidar: bool, workers: int) -> int:
+    """Print each file that is missing or damaged; the exit status. lidar: whether anything reads LiDAR."""
+    files = needed_files(keyframes, lidar)
+    lines = bad_files(files, workers)
+    if lines:
+        print("\n".join(lines))
+        print(f"{len(lines)} of {len(files)} files of {len(keyframes)} keyframes cannot be used; copy them again")
+        return 1
+    print(f"every file of {len(keyframes)} keyframes is there and whole: {len(files)} files")
+    return 0
+
+
 @errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -236,7 +229,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", default="train")
     parser.add_argument("--plain", action="store_true", help="without augmentation, as evaluation sees it")
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--files", action="store_true", help="only check that every file of the split is there")
+    parser.add_argument("--files", action="store_true", help="only look whether every file of the split is whole")
+    parser.add_argument(
+        "--workers", type=int, default=default_workers(), help="processes that look at files (default: one for a core)"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/check_data"))
     args = parser.parse_args(argv)
     run = load_run(args.experiment)
@@ -244,9 +240,7 @@ def main(argv: list[str] | None = None) -> int:
     targets = image_targets(run)
     keyframes = open_keyframes(run.spec, config, source_of(args), args.split, image_targets=targets)
     if args.files:
-        lines = missing_files(keyframes, config.lidar is not None or "depth" in targets)
-        print("\n".join(lines[:20]) or f"every file of {len(keyframes)} keyframes is there")
-        return 1 if lines else 0
+        return look_at_files(keyframes, config.lidar is not None or "depth" in targets, args.workers)
     check(keyframes, run.spec, config, run.seed, args.samples, args.out, targets)
     return 0
 

@@ -9,13 +9,21 @@ import numpy as np
 NUMPY_KINDS = {"F": "f", "I": "i", "U": "u"}
 
 
+READ = ("x", "y", "z", "rcs", "vx_comp", "vy_comp")  # fields that a sample is made of
+
+
 def read_radar_pcd(path: str | Path) -> np.ndarray:
+    """`read_pcd`, and of a cloud whose first point is NaN, which is an empty sweep (the devkit's rule), no points."""
+    points = read_pcd(path)
+    return points[:0] if len(points) and np.isnan(points["x"][0]) else points
+
+
+def read_pcd(path: str | Path) -> np.ndarray:
     """A binary .pcd -> structured array (P,) with the file's own fields (x, y, z, dyn_prop, id, rcs, vx, vy ...).
 
-    Trusts POINTS, not the file size: nuScenes' files carry trailing bytes. A cloud whose first point is NaN is an empty
-    sweep (the devkit's rule) and comes back with no points.
-    Raises FileNotFoundError, and ValueError naming the file when it is not a binary pcd, has another header than PCD's
-    or is truncated.
+    Trusts POINTS, not the file size: nuScenes' files carry trailing bytes.
+    Raises FileNotFoundError, and ValueError naming the file when it is not a binary pcd, has another header than PCD's,
+    lacks a field that is read, or is truncated.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such radar file; unpack the set's archive that holds it")
@@ -36,8 +44,7 @@ def read_radar_pcd(path: str | Path) -> np.ndarray:
             f"{path}: {count} points of {dtype.itemsize} bytes announced, {len(raw) - start} bytes found; "
             "the file is cut off, copy it again"
         )
-    points = np.frombuffer(raw, dtype, count, start)
-    return points[:0] if count and np.isnan(points["x"][0]) else points
+    return np.frombuffer(raw, dtype, count, start)
 
 
 def _layout(header: str) -> tuple[np.dtype, int]:
@@ -45,4 +52,12 @@ def _layout(header: str) -> tuple[np.dtype, int]:
     lines = dict(line.split(" ", 1) for line in header.splitlines() if line and not line.startswith("#"))
     names, sizes, kinds = lines["FIELDS"].split(), lines["SIZE"].split(), lines["TYPE"].split()
     dtype = np.dtype([(n, f"<{NUMPY_KINDS[k]}{s}") for n, s, k in zip(names, sizes, kinds, strict=True)])
-    return dtype, int(lines["POINTS"])
+    lacking = [name for name in READ if name not in names]
+    if lacking:
+        raise ValueError(f"FIELDS lack {lacking}")
+    if set(lines.get("COUNT", "1").split()) != {"1"}:
+        raise ValueError(f"COUNT is {lines['COUNT']}, expected one value of each field")
+    count = int(lines["POINTS"])
+    if count < 0 or count != int(lines.get("WIDTH", count)) * int(lines.get("HEIGHT", 1)):
+        raise ValueError(f"POINTS is {count}, WIDTH and HEIGHT are {lines.get('WIDTH')} and {lines.get('HEIGHT')}")
+    return dtype, count
