@@ -5,7 +5,6 @@ Images are not decoded: their header, their size and their end are looked at. Po
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -116,7 +115,7 @@ def bad_files(files: Sequence[Needed], workers: int) -> list[str]:
     this one alone. Prints how far they are."""
     if not workers:
         return _lines(files, map(fault_of, files))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers) as pool:
         return _lines(files, pool.map(fault_of, files, chunksize=AT_ONCE))
 
 
