@@ -329,6 +329,21 @@ def test_cameras_without_a_size_and_of_two_sizes(root: Path) -> None:
     assert f"row {number} (from 0)" in said or number < 30
 
 
+def test_rows_that_are_fewer_than_the_tables_say_are_noted(root: Path, capsys) -> None:
+    def without_one(rows: Rows) -> None:
+        end = next(row for row in rows if row["prev"] and not row["next"])
+        next(row for row in rows if row["next"] == end["token"])["next"] = ""
+        rows.remove(end)
+
+    edit(root, "scene", lambda rows: rows[1].update(nbr_samples=40))
+    edit(root, "sample_annotation", without_one)
+    open_index(root, VERSION)
+    said = capsys.readouterr().out
+    assert "scene.json: 1 of 2 rows say another nbr_samples than there are, the first is " in said
+    assert ", nbr_samples 40, found 4" in said
+    assert "instance.json: 1 of " in said and "rows say another nbr_annotations than there are" in said
+
+
 def test_an_object_that_jumps_has_no_velocity_and_is_named(root: Path, capsys) -> None:
     def jump(rows: Rows) -> None:
         row = next(row for row in rows if row["prev"] and row["next"] and row["num_lidar_pts"])

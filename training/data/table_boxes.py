@@ -12,7 +12,7 @@ from training.data.class_names import RACK
 from training.data.poses import numbers, pose_rows, poses_from_rows
 from training.data.table_checks import not_between
 from training.data.table_files import Samples
-from training.data.table_plausible import check_boxes, plausible_velocity
+from training.data.table_plausible import check_boxes, check_counts, plausible_velocity
 from training.data.table_rows import Row, find, in_no_scene, look_up
 
 NONE = -1  # no row before or after
@@ -27,7 +27,7 @@ class _Columns:
     number: dict[str, int] = field(default_factory=dict)
     place: list[np.ndarray] = field(default_factory=list)  # (n, 3) m, global frame
     sample: list[np.ndarray] = field(default_factory=list)  # (n,) rows of `sample`
-    category: list[np.ndarray] = field(default_factory=list)  # (n,) rows of `category`
+    instance: list[np.ndarray] = field(default_factory=list)  # (n,) rows of `instance`
     seen: list[np.ndarray] = field(default_factory=list)  # (n,) bool, by a LiDAR or radar point
     kept: list[np.ndarray] = field(default_factory=list)  # (k,) rows of a class or rack, as the arrays below
     pose: list[np.ndarray] = field(default_factory=list)
@@ -67,13 +67,15 @@ def read_annotations(
     """
     attribute_of = {row["token"]: attributes.get(row["name"], NONE) for row in tables["attribute"]}
     categories = {row["token"]: i for i, row in enumerate(tables["category"])}
-    of_instance = look_up(categories, tables["instance"], "category_token", "category")
-    category_of = dict(zip((row["token"] for row in tables["instance"]), of_instance, strict=True))
-    label = np.array(labels, dtype=np.int64)
+    category = np.array(look_up(categories, tables["instance"], "category_token", "category"), dtype=np.int64)
+    instances = {row["token"]: i for i, row in enumerate(tables["instance"])}
+    label_of = np.array(labels, dtype=np.int64)[category]
     columns = _Columns()
     for rows in blocks:
-        _read(rows, columns, category_of, label, samples, attribute_of)
-    counts = _counts(columns, samples.frame, frame_scene, (len(tables["scene"]), len(categories)))
+        _read(rows, columns, instances, label_of, samples, attribute_of)
+    instance = _joined(columns.instance, (), int)
+    of_instance = np.bincount(instance, minlength=len(instances)).tolist()
+    counts = _counts(columns, category[instance], samples.frame, frame_scene, (len(tables["scene"]), len(categories)))
     frame = _joined(columns.frame, (), int)
     order = np.argsort(frame, kind="stable")
     velocity, remarks = plausible_velocity(_velocity(columns, samples.stamp_us), lambda k: _name_of(columns, k))
@@ -89,6 +91,7 @@ def read_annotations(
         of_frame, ego_from_global = slice(start, end), invert(global_from_ego[i])
         boxes[of_frame] = transform_boxes(ego_from_global, boxes[of_frame])
         velocity[of_frame] = velocity[of_frame] @ ego_from_global[:3, :3].T
+    remarks += check_counts("instance", "nbr_annotations", tables["instance"], of_instance)
     remarks += check_boxes(boxes, lambda k: _name_of(columns, int(order[k])))
     scored, rack = label >= 0, label == RACK
     arrays = {
@@ -107,17 +110,17 @@ def read_annotations(
 def _read(
     rows: list[Row],
     columns: _Columns,
-    category_of: Mapping[str, int],
+    instances: Mapping[str, int],
     label_of: np.ndarray,
     samples: Samples,
     attribute_of: Mapping[str, int],
 ) -> None:
     """A block of the table into the columns."""
-    category = np.array(look_up(category_of, rows, "instance_token", "instance"), dtype=np.int64)
+    instance = np.array(look_up(instances, rows, "instance_token", "instance"), dtype=np.int64)
     sample = np.array(look_up(samples.row_of, rows, "sample_token", "sample"), dtype=np.int64)
     points = np.array([(row["num_lidar_pts"], row["num_radar_pts"]) for row in rows], dtype=np.int64).reshape(-1, 2)
-    label, frame = label_of[category], samples.frame[sample]
-    columns.category.append(category)
+    label, frame = label_of[instance], samples.frame[sample]
+    columns.instance.append(instance)
     columns.sample.append(sample)
     columns.seen.append(points.sum(axis=1) > 0)
     columns.place.append(numbers([row["translation"] for row in rows], 3))
@@ -137,9 +140,11 @@ def _read(
     columns.after += [row["next"] for row in chosen]
 
 
-def _counts(columns: _Columns, frames: np.ndarray, frame_scene: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    frame = frames[_joined(columns.sample, (), int)]
-    category, seen = _joined(columns.category, (), int), _joined(columns.seen, (), int)
+def _counts(
+    columns: _Columns, category: np.ndarray, frames: np.ndarray, frame_scene: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """`Annotations.counts`; category (n,) of every annotation."""
+    frame, seen = frames[_joined(columns.sample, (), int)], _joined(columns.seen, (), int)
     counts = np.zeros((*shape, 2), dtype=np.int64)
     known = frame >= 0
     np.add.at(counts, (frame_scene[frame[known]], category[known], seen[known]), 1)

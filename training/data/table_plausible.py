@@ -98,6 +98,15 @@ def check_boxes(boxes: np.ndarray, name_of: NameOf) -> list[str]:
     )  # fmt: skip
 
 
+def check_counts(table: str, field: str, rows: Sequence[Mapping[str, Any]], found: Sequence[int]) -> list[str]:
+    """Remarks about rows that say how many they have (`field`, where a set has it) and have another number."""
+    wrong = [i for i, (row, count) in enumerate(zip(rows, found)) if row.get(field, count) != count]
+    if not wrong:
+        return []
+    first = f"{rows[wrong[0]]['token']!r}, {field} {rows[wrong[0]][field]}, found {found[wrong[0]]}"
+    return [f"{table}.json: {len(wrong)} of {len(rows)} rows say another {field} than there are, the first is {first}"]
+
+
 def missing_key_frames(frame_data: np.ndarray, channels: Sequence[str]) -> list[str]:
     """(frames, channels) data rows, -1 for none. Remarks about sensors that miss some samples, and not all."""
     missing = (frame_data < 0).sum(axis=0)

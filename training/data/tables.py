@@ -16,7 +16,7 @@ from training.data.poses import poses_from_rows
 from training.data.table_boxes import read_annotations
 from training.data.table_checks import check_names, samples_of
 from training.data.table_files import Samples, begin_poses, read_files
-from training.data.table_plausible import check_periods, missing_key_frames
+from training.data.table_plausible import check_counts, check_periods, missing_key_frames
 from training.data.table_rows import Row, find, look_up, row_blocks
 from training.data.tally import Tally
 
@@ -96,9 +96,11 @@ def _index_arrays(
         poses_from_rows(frames["frame_pose"]), labels, {n: i for i, n in enumerate(attributes) if n in ATTRIBUTE_NAMES},
     )  # fmt: skip
     check_known(categories, labels, annotations.counts.sum(axis=(0, 2)))
+    per_scene = np.bincount(frames["frame_scene"], minlength=len(scenes)).tolist()
     remarks = (
-        *periods, *files.remarks, *missing_key_frames(frame_data, channels), *annotations.remarks,
-        *_unused(classes, categories), *_foreign(attributes),
+        *periods, *check_counts("scene", "nbr_samples", scenes, per_scene), *files.remarks,
+        *missing_key_frames(frame_data, channels), *annotations.remarks, *_unused(classes, categories),
+        *_foreign(attributes),
     )  # fmt: skip
     facts = {
         "channels": channels,
