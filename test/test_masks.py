@@ -16,9 +16,9 @@ from tiny_set import LIDAR_SPEC, item_of, open_set
 
 from bev_perception.geometry import points_in_box
 from bev_perception.model_spec import CLASSES
-from training.check_data import missing_files
 from training.data.clips import ClipDataset
 from training.data.config import DataConfig, LidarConfig, VirtualConfig
+from training.data.file_checks import bad_files, needed_files
 from training.data.masks import decode, mask_path, read_masks, run_lengths, uncompress
 from training.data.prepared import prepare_clouds
 
@@ -31,7 +31,7 @@ def test_missing_masks_are_named_with_their_sample(tiny_dataset):
     with pytest.raises(FileNotFoundError, match=r"no masks of this image"):
         ClipDataset(keyframes, LIDAR_SPEC, config)[1]
     cameras = len(config.virtual.cameras)
-    lines = [line for line in missing_files(keyframes) if "nowhere" in line]
+    lines = [line for line in bad_files(needed_files(keyframes), 0) if "nowhere" in line]
     assert len(lines) == cameras * len(keyframes) and keyframes[0].token in lines[0]
 
 

@@ -16,8 +16,8 @@ from tiny_networks import CONFIGS  # noqa: E402
 from tiny_run import RUN, SPEC  # noqa: E402
 from tiny_students import NAMES  # noqa: E402
 
-from training.check_data import missing_files  # noqa: E402
 from training.data.clips import Cache, ClipDataset, collate  # noqa: E402
+from training.data.file_checks import bad_files, needed_files  # noqa: E402
 from training.data.source import Source  # noqa: E402
 from training.distill import DistillConfig, Term  # noqa: E402
 from training.experiments import family  # noqa: E402
@@ -70,7 +70,8 @@ def camera_only(tiny_dataset, tmp_path) -> Path:
 def test_a_copy_without_lidar_files_is_enough_for_cameras(camera_only):
     run = run_of("bevdet", aux=("semantic",))
     keyframes = open_keyframes(SPEC, run.data, Source(camera_only), "train", image_targets=image_targets(run))
-    assert missing_files(keyframes, lidar=False) == [] and len(missing_files(keyframes)) == len(keyframes)
+    assert bad_files(needed_files(keyframes, lidar=False), 0) == []
+    assert len(bad_files(needed_files(keyframes), 0)) == len(keyframes)
     assert set(ClipDataset(keyframes, SPEC, run.data, image_targets=("semantic",))[0]) & set(BOTH) == {"semantic"}
     with pytest.raises(FileNotFoundError, match="no such LiDAR file"):
         ClipDataset(keyframes, SPEC, run.data)[0]
