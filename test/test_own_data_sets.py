@@ -253,6 +253,37 @@ def test_the_commands_take_own_names(root: Path, tiny_checkpoint: Path, capsys) 
     assert "split 'val': 4 keyframes, " in said and "ignored by --classes: " in said
 
 
+def test_objects_to_paste_are_kept_apart_for_each_mapping(root: Path) -> None:
+    from tiny_set import LIDAR_SPEC
+
+    from training.data.config import DataConfig, LidarConfig, PasteConfig
+    from training.data.database import open_database
+
+    config = DataConfig(lidar=LidarConfig(sweeps=1), paste=PasteConfig(min_lidar=1))
+    car, labels = CLASSES.index("car"), []
+    for source in (Source(root), source_with(root, "vehicle.car: ignore")):
+        keyframes = open_nuscenes(source, SCENES[:1], LIDAR_SPEC, config)
+        labels.append(open_database(keyframes, LIDAR_SPEC, config, workers=0).arrays["label"])
+    assert (labels[0] == car).any() and not (labels[1] == car).any()
+    np.testing.assert_array_equal(labels[0][labels[0] != car], labels[1])
+    assert len(list((root / ".bev_index").glob("objects-*"))) == 2
+
+
+def test_a_run_does_not_go_on_with_other_names(root: Path, tmp_path_factory) -> None:
+    pytest.importorskip("lightning", reason="training needs lightning")
+    from tiny_run import RUN
+
+    from training.trainer.run_directory import begin
+
+    out, given = tmp_path_factory.mktemp("run"), source_with(root, "vehicle.car: truck")
+    begin(out, RUN, Source(root), open_index(root, VERSION).digest)
+    (out / "last.ckpt").touch()
+    begin(out, RUN, Source(root), open_index(root, VERSION).digest)
+    with pytest.raises(ValueError, match="other tables, or other --classes, of"):
+        begin(out, RUN, given, open_index(*_key(given)).digest)
+    assert json.loads((out / "starts.json").read_text())[-1]["data"]["classes"] == {}
+
+
 def test_own_attributes_count_as_none(root: Path, capsys) -> None:
     edit(root, "attribute", lambda rows: rows[0].update(name="asleep"))
     keyframes = open_nuscenes(Source(root), SCENES, SPEC)
