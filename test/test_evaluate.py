@@ -12,10 +12,11 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
+from devkit_scores import evaluate_nuscenes  # noqa: E402
 from test_metrics import found, scene, write_dataset  # noqa: E402
 from tiny_run import RUN, SPEC  # noqa: E402
 
-from bev_perception.evaluation.nuscenes_format import evaluate_nuscenes, result_rows, write_results  # noqa: E402
+from bev_perception.evaluation.nuscenes_format import result_rows, results_meta, write_results  # noqa: E402
 from bev_perception.evaluation.objects import Objects, make_objects  # noqa: E402
 from bev_perception.geometry import invert, make_transform, rotation_from_yaw, transform_boxes  # noqa: E402
 from bev_perception.grid import BevGrid  # noqa: E402
@@ -165,7 +166,7 @@ def test_a_pitched_and_rolled_vehicle_is_scored_as_the_devkit_does(tmp_path):
 
     detections = found(ego, boxes=noisy, velocity=guessed, scores=lambda o: rng.uniform(0.05, 1, len(o)))
     rows = {f"scene-b-{k}": result_rows(f"scene-b-{k}", o, poses[k]) for k, o in detections.items()}
-    write_results(tmp_path / "results.json", rows)
+    write_results(tmp_path / "results.json", rows, results_meta(True, False, True))
     theirs = evaluate_nuscenes(tmp_path / "results.json", tmp_path, "v1.0-trainval", ["scene-b"])
     ours = score_found(keyframes, SPEC, detections, range(3))
     assert 0.2 < theirs.mean_ap < 0.95 and 0.1 < theirs.errors.ave < 0.9
