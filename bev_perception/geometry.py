@@ -129,5 +129,6 @@ def transform_boxes(a_from_b: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
     boxes = np.array(boxes_b, dtype=np.float64).reshape(-1, 7)
     heading = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6]), np.zeros(len(boxes))], axis=1) @ a_from_b[:3, :3].T
     boxes[:, :3] = transform_points(a_from_b, boxes[:, :3])
-    boxes[:, 6] = np.arctan2(heading[:, 1], heading[:, 0])
+    x, y = np.ascontiguousarray(heading[:, :2].T)  # of strided columns numpy's arctan2 depends on where they lie
+    boxes[:, 6] = np.arctan2(y, x)
     return boxes

@@ -84,7 +84,8 @@ def read_annotations(
     boxes = np.zeros((len(order), 7))
     boxes[:, :3] = poses[:, :3, 3]
     boxes[:, 3:6] = _joined(columns.size, (3,))[order][:, [1, 0, 2]]  # w, l, h
-    boxes[:, 6] = np.arctan2(poses[:, 1, 0], poses[:, 0, 0])
+    x, y = np.ascontiguousarray(poses[:, :2, 0].T)  # of strided columns numpy's arctan2 depends on where they lie
+    boxes[:, 6] = np.arctan2(y, x)
     count = len(global_from_ego)
     ends = np.searchsorted(frame, np.arange(count), side="right")
     for i, (start, end) in enumerate(zip([0, *ends], ends)):
