@@ -1,4 +1,4 @@
-"""Peaks of the network -> boxes: thresholds, box coding and circle NMS."""
+"""Candidates of the network -> boxes: thresholds, box coding and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bev_perception.model_spec import BOX_CHANNELS, ModelSpec
+from bev_perception.nms import circle_nms, rotated_nms, strongest
 
-# What no box of traffic has; a peak beyond is a fault of the network, whatever its score.
-EDGE_MARGIN_M = 5.0  # a centre beyond the grid: its peak is in the grid, its offset a cell or so
+# What no box of traffic has; a candidate beyond is a fault of the network, whatever its score.
+EDGE_MARGIN_M = 5.0  # a centre beyond the grid: its cell is in the grid, its offset a cell or so
 HEIGHT_LIMITS_M = (-30.0, 30.0)  # of the centre above base_link: steep roads, bridges
 SIZE_LIMITS_M = (0.01, 100.0)  # a road train has 54 m
 SPEED_LIMIT_MPS = 100.0
@@ -33,7 +34,7 @@ class Thresholds:
 class Decoded:
     """boxes (M, 7) float32 x y z l w h yaw, velocity (M, 2) float32 m/s, scores (M,) float32, labels (M,) int64.
 
-    Sorted by falling score. not_finite: peaks dropped because the network gave NaN, infinity or what float32 does not
+    Sorted by falling score. not_finite: candidates dropped because the network gave NaN, infinity or what float32 does not
     hold for them; out_of_range: because of a label, cell, place, size or speed that there is not.
     """
 
@@ -53,7 +54,7 @@ def thresholds_of(spec: ModelSpec) -> Thresholds:
 def decode(outputs: Mapping[str, np.ndarray], spec: ModelSpec, thresholds: Thresholds | None = None) -> Decoded:
     """scores, labels, cells (K,) and boxes (K, BOX_CHANNELS) of one frame -> Decoded, in the ego frame.
 
-    The box coding is CenterPoint's (Yin et al., CVPR 2021), NMS compares metres (not their squares).
+    The box coding is CenterPoint's (Yin et al., CVPR 2021).
     """
     thresholds = thresholds or thresholds_of(spec)
     scores, labels, cells = (np.asarray(outputs[name]) for name in ("scores", "labels", "cells"))
@@ -66,8 +67,7 @@ def decode(outputs: Mapping[str, np.ndarray], spec: ModelSpec, thresholds: Thres
     least = _least_scores(boxes[candidates], labels[candidates], spec.classes, thresholds)
     candidates = candidates[scores[candidates] >= least]
     order = candidates[np.argsort(-scores[candidates], kind="stable")]
-    radii = np.array([thresholds.nms_radius[name] for name in spec.classes])
-    kept = order[circle_nms(boxes[order, :2], labels[order], radii)]
+    kept = order[_thin_out(boxes[order], labels[order], spec, thresholds)]
     return Decoded(
         published[kept, :7],
         published[kept, 7:9],
@@ -111,18 +111,17 @@ def _in_range(
     )
 
 
-def circle_nms(centers: np.ndarray, labels: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """(M, 2) centres by falling score -> indices kept: each removes later ones of its class within radii[label].
-
-    Whom nobody kept removes, stays: repeated until nothing changes, which is as often as removals hang on each other.
-    """
-    x, y = centers.T.astype(np.float32)
-    near = np.square(x[:, None] - x) + np.square(y[:, None] - y) < np.square(radii[labels], dtype=np.float32)
-    removed_by = np.tril(near & (labels[:, None] == labels), -1).astype(np.float32)
-    keep, before = np.ones(len(centers), dtype=np.float32), None
-    while before is None or (keep != before).any():
-        keep, before = (removed_by @ keep == 0).astype(np.float32), keep
-    return np.flatnonzero(keep)
+def _thin_out(boxes: np.ndarray, labels: np.ndarray, spec: ModelSpec, thresholds: Thresholds) -> np.ndarray:
+    """Indices of the boxes (M, 7), by falling score, that stay."""
+    nms, classes = spec.nms, spec.classes
+    group = np.array([nms.group_of(name, classes) for name in classes])[labels]
+    if nms.iou:
+        scaled = boxes.copy()
+        scaled[:, 3:5] *= np.array([nms.scale.get(name, 1.0) for name in classes])[labels, None]
+        kept = rotated_nms(scaled, group, nms.iou)
+    else:
+        kept = circle_nms(boxes[:, :2], group, np.array([thresholds.nms_radius[name] for name in classes])[labels])
+    return kept[strongest(group[kept], nms.most)] if nms.most else kept
 
 
 def _least_scores(

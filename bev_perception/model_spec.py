@@ -18,7 +18,7 @@ CLASSES = (
     "car", "truck", "construction_vehicle", "bus", "trailer",
     "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
 )  # fmt: skip
-# Regression channels of the CenterPoint head at a peak (Yin et al., CVPR 2021), in this order.
+# Regression channels of the CenterPoint head at a cell (Yin et al., CVPR 2021), in this order.
 BOX_CHANNELS = ("dx", "dy", "z", "log_l", "log_w", "log_h", "sin_yaw", "cos_yaw", "vx", "vy")
 
 # Planes that radar_bev may have, columns of radar_points (preprocess.radar makes both), and how images may be scaled
@@ -31,7 +31,7 @@ COLOR_ORDERS = ("bgr", "rgb")
 # Names of sensors and classes are parts of parameter names, topics and counters.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}")
-SENSOR_LIMIT, CLASS_LIMIT, PEAK_LIMIT, SIDE_LIMIT = 64, 1000, 10_000, 10_000
+SENSOR_LIMIT, CLASS_LIMIT, CANDIDATE_LIMIT, SIDE_LIMIT = 64, 1000, 10_000, 10_000
 TENSOR_LIMIT = 2**30  # elements; the largest that a student of a paper takes has 2**27
 SECONDS_LIMIT = 60.0
 
@@ -142,6 +142,34 @@ class TemporalSpec:
 
 
 @dataclass(frozen=True)
+class NmsSpec:
+    """How boxes of one object are thinned out: within ModelSpec.nms_radius, or, where `iou` is not 0, where they overlap
+    by more than that, seen from above.
+
+    groups: classes that thin each other out, as the tasks of CenterPoint's head do; a class in none only its own.
+    scale: class -> factor of length and width before overlaps are compared (scale-NMS of BEVDet, Huang et al. 2021).
+    most: boxes that each group keeps, 0 for all.
+    """
+
+    groups: tuple[tuple[str, ...], ...] = ()
+    iou: float = 0.0
+    scale: dict[str, float] = field(default_factory=dict)
+    most: int = 0
+
+    def __post_init__(self) -> None:
+        _within("nms.iou", self.iou, 0.0, 1.0)
+        _within("nms.most", self.most, 0, CANDIDATE_LIMIT)
+        for name, factor in self.scale.items():
+            _within(f"nms.scale.{name}", factor, 0.01, 100.0)
+        _check_names("nms.groups", tuple(name for group in self.groups for name in group), CLASS_LIMIT)
+
+    def group_of(self, name: str, classes: tuple[str, ...]) -> int:
+        """The number of a class's group: that of its first class in `classes`."""
+        group = next((group for group in self.groups if name in group), (name,))
+        return min(classes.index(other) for other in group)
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """Name, shape and numpy dtype name of one engine input or output."""
 
@@ -187,6 +215,7 @@ class ModelSpec:
     radar: RadarSpec = RadarSpec()
     temporal: TemporalSpec = TemporalSpec()
     top_k: int = 200
+    nms: NmsSpec = field(default_factory=NmsSpec)
     onnx_sha256: str = ""
     weights_sha256: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
@@ -194,7 +223,10 @@ class ModelSpec:
     def __post_init__(self) -> None:
         _check_names("cameras and radars", self.cameras + self.radars, SENSOR_LIMIT)
         _check_names("classes", self.classes, CLASS_LIMIT)
-        _within("top_k", self.top_k, 1, PEAK_LIMIT)
+        _within("top_k", self.top_k, 1, CANDIDATE_LIMIT)
+        unknown = sorted(({c for group in self.nms.groups for c in group} | set(self.nms.scale)) - set(self.classes))
+        if unknown:
+            raise ValueError(f"nms.groups and nms.scale name classes that there are not: {unknown}; {self.classes}")
         RADAR_FORMATS[self.radar.format](self)  # or ValueError: the form does not fit the grid
         for tensor in (*self.inputs(), *self.outputs()):
             if math.prod(tensor.shape) > TENSOR_LIMIT:
@@ -235,7 +267,7 @@ class ModelSpec:
         return tuple(tensors)
 
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the engine gives, in order: the top-K peaks over classes and cells, and the state for the next step."""
+        """What the engine gives, in order: the top-K candidates over classes and cells, and the state for the next step."""
         tensors = [
             TensorSpec("scores", (self.top_k,), "float32"),
             TensorSpec("labels", (self.top_k,), "int64"),
@@ -257,14 +289,14 @@ class ModelSpec:
 
 
 # Older bundles lack these: their radar was a map, its returns were not bounded, their ONNX held all weights, no image
-# lost its sides.
+# lost its sides, each class was thinned out by itself.
 ADDED_LATER: dict[type, dict[str, Any]] = {
     RadarSpec: {
         "format": "map", "pillar_step": 0.1, "max_pillars": 4000, "pillar_points": 10,
         "rcs_dbsm": (-64.0, 64.0), "max_speed_mps": 70.0, "z_m": (-10.0, 20.0),
     },
     ImageSpec: {"zoom": 1.0},
-    ModelSpec: {"weights_sha256": {}},
+    ModelSpec: {"weights_sha256": {}, "nms": NmsSpec()},
 }  # fmt: skip
 
 

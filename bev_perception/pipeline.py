@@ -23,7 +23,7 @@ class BevPipeline:
     faults: sensor -> why the last step could not use it, or what is to be told of it though it was used.
     counters, since construction: `SENSOR/reason` -> in how many steps a sensor had that fault, `radar/reason` -> how
     much of the sensors' data did not reach the network, `memory/reason` -> how often the memory was emptied
-    (Detections.memory_reset), `output/reason` -> peaks of the network that no detection can be.
+    (Detections.memory_reset), `output/reason` -> candidates of the network that no detection can be.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class BevPipeline:
 
         prepared = time.perf_counter_ns()
         outputs = self.backend.infer(inputs | previous)
-        peaks = {name: self.backend.fetch(outputs[name]) for name in ("scores", "labels", "cells", "boxes")}
+        candidates = {name: self.backend.fetch(outputs[name]) for name in ("scores", "labels", "cells", "boxes")}
 
         inferred = time.perf_counter_ns()
-        decoded = decode(peaks, self.spec, self.thresholds)
+        decoded = decode(candidates, self.spec, self.thresholds)
         if decoded.out_of_range:
             self.counters["output/out_of_range"] += decoded.out_of_range
         if decoded.not_finite:

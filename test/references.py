@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 
 
@@ -10,19 +12,10 @@ def yaw_of(rotation: np.ndarray) -> float:
     return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
 
 
-def peaks_by_loops(heatmap: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(classes, X, Y) scores -> scores, labels, flat cells (k,) of the highest 3x3 local maxima, by falling score.
-
-    What is no peak counts as score 0.
-    """
-    classes, x, y = heatmap.shape
-    peaks = np.zeros_like(heatmap)
-    for c in range(classes):
-        for i in range(x):
-            for j in range(y):
-                around = heatmap[c, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
-                if heatmap[c, i, j] == around.max():
-                    peaks[c, i, j] = heatmap[c, i, j]
-    flat = peaks.ravel()
-    order = np.argsort(-flat, kind="stable")[:k]
-    return flat[order], order // (x * y), order % (x * y)
+def candidates_by_loops(heatmap: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(classes, X, Y) scores -> scores, labels, flat cells (k,) of the highest, by falling score."""
+    rows = sorted(((-score, index) for index, score in enumerate(heatmap.ravel().tolist())), key=lambda row: row[0])
+    area = heatmap[0].size
+    scores = np.array([-score for score, _ in rows[:k]], dtype=heatmap.dtype)
+    labels, cells = (np.array([f(index, area) for _, index in rows[:k]]) for f in (operator.floordiv, operator.mod))
+    return scores, labels, cells

@@ -96,8 +96,8 @@ def test_valid_inputs_pass_and_every_fault_is_named():
 
 def test_equal_outputs_have_no_difference(golden):
     figures = compare(golden, golden)
-    assert figures["scores"] == figures["boxes"] == figures["bev"] == figures["peaks_lost"] == 0
-    assert figures["peaks"] >= 15  # the sample says something: most of the 20 rows must be found
+    assert figures["scores"] == figures["boxes"] == figures["bev"] == figures["candidates_lost"] == 0
+    assert figures["candidates"] >= 15  # the sample says something: most of the 20 rows must be found
 
 
 @pytest.mark.parametrize("name", ["scores", "boxes", "bev"])
@@ -126,7 +126,7 @@ def test_a_box_of_another_row_is_an_error(golden):
         compare(found, golden)
 
 
-def test_peaks_of_equal_score_may_swap_but_only_as_whole_rows(golden):
+def test_candidates_of_equal_score_may_swap_but_only_as_whole_rows(golden):
     golden["scores"][5] = golden["scores"][4]
     found = {key: array.copy() for key, array in golden.items()}
     for name in ("labels", "cells", "boxes"):
@@ -137,7 +137,7 @@ def test_peaks_of_equal_score_may_swap_but_only_as_whole_rows(golden):
         compare(found, golden)
 
 
-def test_peaks_of_clearly_different_score_must_not_swap(golden):
+def test_candidates_of_clearly_different_score_must_not_swap(golden):
     found = {key: array.copy() for key, array in golden.items()}
     for name in ("labels", "cells", "boxes"):
         found[name][[0, 9]] = found[name][[9, 0]]
@@ -173,7 +173,7 @@ def test_the_state_may_be_absent_from_the_golden_sample_but_nothing_else(golden)
 
 def test_self_test_passes_on_the_bundle_and_gives_figures(bundle):
     backend = open_backend(bundle, threads=1)
-    assert self_test(backend, bundle, EXACT)["peaks"] >= 15
+    assert self_test(backend, bundle, EXACT)["candidates"] >= 15
     assert self_test(backend, bundle) == self_test(backend, bundle, TOLERANCES["fp32"])
     backend.close()
 

@@ -198,7 +198,7 @@ def test_weights_in_a_file_of_the_bundle_are_the_same_network(
     upgraded = upgrade_bundle(bundle.path, tmp_path / "new")
     assert list(upgraded.spec.weights_sha256) == ["weights.bin"]
     backend = open_backend(upgraded, threads=1)
-    assert self_test(backend, upgraded)["peaks_lost"] == 0
+    assert self_test(backend, upgraded)["candidates_lost"] == 0
     data = bytearray((tmp_path / "new" / "weights.bin").read_bytes())
     data[100] ^= 1
     (tmp_path / "new" / "weights.bin").write_bytes(data)

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from references import peaks_by_loops
+from references import candidates_by_loops
 
-from bev_perception.decode import Thresholds, boxes_from_cells, circle_nms, decode, thresholds_of
+from bev_perception.decode import Thresholds, boxes_from_cells, decode, thresholds_of
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import BOX_CHANNELS, CLASSES, ModelSpec
 
@@ -87,14 +87,6 @@ def test_the_cell_index_uses_the_number_of_columns():
     np.testing.assert_allclose(boxes[0, :2], [2.0, 1.0])
 
 
-def test_nms_is_per_class_and_in_metres():
-    centers = np.array([[0.0, 0.0], [1.9, 0.0], [2.1, 0.0], [0.0, 0.0], [3.9, 0.0]])
-    labels = np.array([0, 0, 0, 1, 0])
-    # 2.0 m, not sqrt(2.0): the second goes, the third stays and removes the last.
-    assert circle_nms(centers, labels, np.array([2.0, 2.0])).tolist() == [0, 2, 3]
-    assert circle_nms(np.zeros((0, 2)), np.zeros(0, dtype=int), np.array([2.0])).tolist() == []
-
-
 def test_broken_values_are_dropped_and_counted():
     outputs = random_outputs(0)
     clean = decode(outputs, SPEC)
@@ -133,14 +125,14 @@ CELLS = SPEC.grid.shape[0] * SPEC.grid.shape[1]
         ("boxes", 9, -3e38, -99.0),
     ],
 )
-def test_a_peak_that_no_box_can_be_is_dropped_and_counted(name, column, beyond, within):
-    peak = {
+def test_a_candidate_that_no_box_can_be_is_dropped_and_counted(name, column, beyond, within):
+    candidate = {
         "scores": np.ones(1, np.float32), "labels": np.zeros(1, np.int64),
         "cells": np.full(1, 64 * SPEC.grid.shape[1] + 64), "boxes": np.zeros((1, 10), np.float32),
     }  # fmt: skip
 
     def found(value):
-        changed = {key: array.copy() for key, array in peak.items()}
+        changed = {key: array.copy() for key, array in candidate.items()}
         changed[name][0 if column is None else (0, column)] = value
         decoded = decode(changed, SPEC)
         return len(decoded.scores), decoded.not_finite, decoded.out_of_range
@@ -179,30 +171,10 @@ def test_the_bundles_thresholds_hold_where_none_are_given():
     assert thresholds_of(by_class) == Thresholds(dict.fromkeys(CLASSES, 0.25), dict.fromkeys(CLASSES, 3.0), {})
 
 
-def test_reference_peaks():
+def test_reference_candidates():
     heatmap = np.zeros((2, 5, 6), np.float32)
     heatmap[0, 1, 1], heatmap[0, 1, 2], heatmap[0, 4, 5], heatmap[1, 2, 2] = 0.9, 0.8, 0.7, 0.95
-    scores, labels, cells = peaks_by_loops(heatmap, 3)
-    np.testing.assert_allclose(scores, [0.95, 0.9, 0.7])
+    scores, labels, cells = candidates_by_loops(heatmap, 3)
+    np.testing.assert_allclose(scores, [0.95, 0.9, 0.8])
     assert labels.tolist() == [1, 0, 0]
-    assert cells.tolist() == [2 * 6 + 2, 1 * 6 + 1, 4 * 6 + 5]
-
-
-def nms_by_loops(centers: np.ndarray, labels: np.ndarray, radii: np.ndarray) -> list[int]:
-    kept: list[int] = []
-    for i, (center, label) in enumerate(zip(centers, labels, strict=True)):
-        if all(labels[k] != label or np.linalg.norm(centers[k] - center) >= radii[label] for k in kept):
-            kept.append(i)
-    return kept
-
-
-@pytest.mark.parametrize("spread", [1.0, 5.0, 30.0])
-def test_circle_nms_is_the_loop(spread):
-    """Chains of removals, too: at 1 m nearly everybody is near somebody who is removed."""
-    rng = np.random.default_rng(int(spread))
-    for _ in range(20):
-        centers, labels = rng.normal(0, spread, (150, 2)), rng.integers(0, 3, 150)
-        radii = np.array([0.4, 1.0, 3.0])
-        assert circle_nms(centers, labels, radii).tolist() == nms_by_loops(centers, labels, radii)
-    line = np.stack([np.arange(0, 30, 0.6), np.zeros(50)], axis=1)  # each is near the next one only
-    assert circle_nms(line, np.zeros(50, int), np.array([1.0])).tolist() == list(range(0, 50, 2))
+    assert cells.tolist() == [2 * 6 + 2, 1 * 6 + 1, 1 * 6 + 2]

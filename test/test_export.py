@@ -71,7 +71,7 @@ def test_a_checkpoint_becomes_a_bundle_that_the_vehicle_accepts(bundle_dir):
     assert inputs["prev_valid"] == 1 and inputs["camera_valid"].all() and inputs["radar_valid"].all()
     assert (inputs["prev_bev"] > 0).any() and not (inputs["images"] % COLOR_STEP).any() and inputs["images"].any()
     backend = open_backend(bundle)
-    assert self_test(backend, bundle)["peaks_lost"] == 0
+    assert self_test(backend, bundle)["candidates_lost"] == 0
     assert prove_frame(backend, bundle)["frame_detections"] > 10
     earlier, later = read_golden_frame(bundle)[0]
     assert later.stamp_ns - earlier.stamp_ns == 500_000_000, "two keyframes of the data set"

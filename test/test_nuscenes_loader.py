@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 from nuscenes.eval.detection.utils import category_to_detection_name  # noqa: E402
 from nuscenes.utils.data_classes import RadarPointCloud  # noqa: E402
 from pyquaternion import Quaternion  # noqa: E402
-from references import peaks_by_loops  # noqa: E402
+from references import candidates_by_loops  # noqa: E402
 from tiny_set import SPEC, gather_sweeps  # noqa: E402
 
 from bev_perception.decode import Thresholds, decode  # noqa: E402
@@ -280,7 +280,7 @@ def test_targets_decode_to_the_annotations(keyframes, augmentation):
         used = item["mask"][:, 0] > 0
         assert used.sum() == inside.sum() > 3
         box_at = dict(zip(item["cells"][used].tolist(), item["boxes"][used], strict=True))  # the last one in a cell
-        scores, labels, peaks = peaks_by_loops(item["heatmap"], 100)
+        scores, labels, peaks = candidates_by_loops(item["heatmap"], 100)
         channels = np.stack([box_at.get(int(cell), np.zeros(10, np.float32)) for cell in peaks])
         found = decode({"scores": scores, "labels": labels, "cells": peaks, "boxes": channels}, spec, thresholds)
         flat = cells[:, 0] * spec.grid.shape[1] + cells[:, 1]

@@ -1,4 +1,4 @@
-"""BEVFormer's query head: attention, matching, losses and peaks against loops and closed forms."""
+"""BEVFormer's query head: attention, matching, losses and candidates against loops and closed forms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from bev_perception.model_spec import CLASSES
 from training.losses.queries import QueryLossConfig, focal_loss, match, query_losses, targets_of
-from training.models.query_head import BevCrossAttention, query_maps, query_peaks, to_cells
+from training.models.query_head import BevCrossAttention, query_maps, query_candidates, to_cells
 
 
 def test_cross_attention_equals_a_loop() -> None:
@@ -90,12 +90,12 @@ def test_perfect_queries_cost_nothing_and_padding_neither() -> None:
     assert float(empty["box"]) == 0 and torch.isfinite(empty["classify"])
 
 
-def test_peaks_and_maps_of_queries() -> None:
+def test_candidates_and_maps_of_queries() -> None:
     logits = torch.full((1, 3, 2), -9.0)
     logits[0, 0, 1], logits[0, 1, 0], logits[0, 2, 1] = 2.0, 1.0, 0.0
     boxes = torch.zeros(1, 3, 10)
     boxes[0, :, :3] = torch.tensor([[0.1, 0.2, 1.0], [0.3, 0.3, 2.0], [12.8, -12.8, 3.0]])  # two in one cell; the edge
-    scores, labels, cells, coded = query_peaks(logits, boxes, GRID, 3)
+    scores, labels, cells, coded = query_candidates(logits, boxes, GRID, 3)
     assert labels.tolist() == [[1, 0, 1]] and cells.tolist() == [[16 * 32 + 16, 16 * 32 + 16, 31 * 32]]
     np.testing.assert_allclose(scores[0], torch.tensor([2.0, 1.0, 0.0]).sigmoid())
     np.testing.assert_allclose(coded[0, :, :2], [[0.125, 0.25], [0.375, 0.375], [1.0, 0.0]], atol=1e-5)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from references import peaks_by_loops
+from references import candidates_by_loops
 from tiny_networks import CONFIGS
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
 from training.bundling.golden import pattern_inputs
 from training.models.camera_radar import CameraRadarStudent
-from training.models.center_head import find_peaks
+from training.models.center_head import find_candidates
 from training.models.exported import ExportedDetector
 from training.models.view.column_lift import ColumnLift
 from training.models.view.depth_bins import DepthBins
@@ -91,11 +91,11 @@ def test_warp_turns_the_right_way() -> None:
     np.testing.assert_allclose(GRID.centers()[ix, iy], [-0.4, 8.4], atol=1e-6)
 
 
-def test_peaks_in_the_graph_equal_the_loops() -> None:
+def test_candidates_in_the_graph_equal_the_loops() -> None:
     torch.manual_seed(2)
     logits, regression, of_class = torch.randn(1, 3, 9, 11), torch.randn(1, 2, 10, 9, 11), (0, 1, 0)
-    scores, labels, cells, boxes = find_peaks(logits.sigmoid(), regression, of_class, 12)
-    expected = peaks_by_loops(logits[0].sigmoid().numpy(), 12)
+    scores, labels, cells, boxes = find_candidates(logits.sigmoid(), regression, of_class, 12)
+    expected = candidates_by_loops(logits[0].sigmoid().numpy(), 12)
     np.testing.assert_allclose(scores[0], expected[0], rtol=1e-6)
     np.testing.assert_array_equal(labels[0], expected[1])
     np.testing.assert_array_equal(cells[0], expected[2])

@@ -20,7 +20,7 @@ from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec
 from training.data.virtual_points import VIRTUAL_CHANNELS
 from training.losses.detection import LossConfig, detection_losses
 from training.models.detector import Prediction
-from training.models.exported import peaks_of
+from training.models.exported import candidates_of
 from training.teachers import TEACHERS
 from training.teachers.frozen import FrozenTeacher
 
@@ -113,7 +113,7 @@ def test_learns_one_scene(name: str) -> None:
         totals.append(float(total.detach()))
     assert totals[-1] < 0.3 * totals[0], totals
     with torch.no_grad():
-        scores, labels, cells, boxes = (t[0].numpy() for t in peaks_of(model, prediction))
+        scores, labels, cells, boxes = (t[0].numpy() for t in candidates_of(model, prediction))
     found = decode(
         {"scores": scores, "labels": labels, "cells": cells, "boxes": boxes}, SPEC,
         Thresholds(dict.fromkeys(CLASSES, 0.15), dict.fromkeys(CLASSES, 1.0)),

@@ -138,7 +138,7 @@ def make_synchronizer(spec: ModelSpec) -> FrameSynchronizer:
 
 
 def make_outputs(spec: ModelSpec, seed: int = 1) -> dict[str, np.ndarray]:
-    """Plausible outputs of the network: top_k peaks with falling scores, a third of them above the thresholds."""
+    """Plausible outputs of the network: top_k candidates with falling scores, a third of them above the thresholds."""
     rng = np.random.default_rng(seed)
     boxes = rng.normal(0, 0.4, (spec.top_k, len(BOX_CHANNELS))).astype(np.float32)
     return {

@@ -17,7 +17,7 @@ from bev_perception.model_spec import BundleError, ModelSpec
 @dataclass(frozen=True)
 class Tolerance:
     """How far an engine may be from the golden sample. Scores absolute; boxes |a - b| <= box * max(1, |b|);
-    bev |a - b| <= state * max |golden bev|; unmatched: share of the peaks that may move to another cell."""
+    bev |a - b| <= state * max |golden bev|; unmatched: share of the candidates that may move to another cell."""
 
     score: float
     box: float
@@ -25,7 +25,7 @@ class Tolerance:
     unmatched: float
 
 
-# FP16 rounds activations to 3 digits: two neighbouring cells of almost equal score may change places as the peak.
+# FP16 rounds activations to 3 digits: two neighbouring cells of almost equal score may change places.
 TOLERANCES = {"fp32": Tolerance(5e-4, 5e-3, 5e-3, 0.0), "fp16": Tolerance(2e-2, 1e-1, 5e-2, 0.05)}
 
 
@@ -86,8 +86,8 @@ def compare_outputs(
 ) -> dict[str, float]:
     """Largest differences between two sets of outputs; raises BundleError when one is not allowed.
 
-    Rows are compared by what they are, (label, cell), not by rank: peaks of equal score may swap, and those that tie
-    with the last row may give way to others of the same score that top-K had cut. The golden set may lack `bev`.
+    Rows are compared by what they are, (label, cell), not by rank: candidates of equal score may swap, and those that
+    tie with the last row may give way to others of the same score that top-K had cut. The golden set may lack `bev`.
     """
     for tensor in spec.outputs():
         if tensor.name not in golden:
@@ -120,11 +120,11 @@ def compare_outputs(
 
     required = golden["scores"] > golden["scores"][-1] + 2 * tolerance.score
     lost = np.setdiff1d(np.flatnonzero(required), golden_rows)
-    figures["peaks"], figures["peaks_lost"] = float(required.sum()), float(len(lost))
+    figures["candidates"], figures["candidates_lost"] = float(required.sum()), float(len(lost))
     if len(lost) > tolerance.unmatched * required.sum():
         row = int(lost[0])
         raise BundleError(
-            f"{where}: `labels` and `cells`: {len(lost)} of {int(required.sum())} peaks are not found, allowed "
+            f"{where}: `labels` and `cells`: {len(lost)} of {int(required.sum())} candidates are not found, allowed "
             f"{tolerance.unmatched:.0%}; the first is row {row}: label {golden['labels'][row]}, "
             f"cell {golden['cells'][row]}, score {golden['scores'][row]:.4f}"
         )

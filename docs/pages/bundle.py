@@ -22,6 +22,7 @@ from bev_perception.model_spec import (
     RADAR_FORMATS,
     ImageSpec,
     ModelSpec,
+    NmsSpec,
     RadarSpec,
     TemporalSpec,
     TensorSpec,
@@ -38,7 +39,7 @@ has nothing else to configure about the model.
 
 | file | what it holds |
 | --- | --- |
-| `model.onnx` | the network, from resized images and radar to the strongest peaks; carries its facts in its metadata |
+| `model.onnx` | the network, from resized images and radar to the strongest candidates; carries its facts in its metadata |
 | `model_spec.json` | the facts: sensors, classes, grid, image size, radar form, memory, thresholds, hash of the ONNX |
 | `golden.npz` | an input of the network and the output that it must give |
 | `golden_frame.npz` | what the sensors of a vehicle gave, and the detections that it must lead to |
@@ -69,7 +70,7 @@ large as the model, and the boxes that a golden `prev_bev` leads to prove it. Wi
 first validation keyframe of a data set that has an earlier one, with colours and state rounded to keep the file small;
 without it, a pattern that touches every input.
 
-An engine is compared by peaks, (label, cell), not by rows, because peaks of equal score may swap:"""
+An engine is compared by candidates, (label, cell), not by rows, because candidates of equal score may swap:"""
 FRAME = """\
 `golden_frame.npz` has two frames, an earlier one for the memory and the one that is looked at: images (JPEG; every
 other camera is given them decoded, so that both ways are proved), calibrations, radar scans and poses, each by the name
@@ -107,10 +108,17 @@ FACTS: dict[type, dict[str, str]] = {
         "image": "See below",
         "radar": "See below",
         "temporal": "See below",
-        "top_k": "Number of peaks that the graph gives, over all classes and cells",
+        "top_k": "Number of candidates, pairs of class and cell, that the graph gives, over all classes and cells",
+        "nms": "See below",
         "onnx_sha256": "sha256 of `model.onnx`",
         "weights_sha256": "File of the bundle in which `model.onnx` keeps weights -> its sha256; mostly none",
         "format": "Version of this file",
+    },
+    NmsSpec: {
+        "groups": "Classes that thin each other out; a class in none only its own",
+        "iou": "Greater than 0: boxes that overlap by more, seen from above, are one object, in place of `nms_radius`",
+        "scale": "Class -> factor of length and width before overlaps are compared",
+        "most": "Boxes that each group keeps; 0: all",
     },
     BevGrid: {
         "x_min": "Rear edge, m, in the ego frame (x forward)",
@@ -160,7 +168,7 @@ TENSORS = {
     "prev_from_curr": "Ego frame of this frame -> ego frame of the earlier one",
     "prev_valid": "1 where there is an earlier state",
     "prev_dt": "Its age, s",
-    "scores": "Score of each peak in [0, 1]",
+    "scores": "Score of each candidate in [0, 1]",
     "labels": "Its class",
     "cells": "Its flat cell, ix * Y + iy",
     "boxes": f"({', '.join(BOX_CHANNELS)}): place in the cell in cells, height of the centre in m, logarithms of "
@@ -221,7 +229,7 @@ def shown(value: Any) -> str:
     """As JSON has it, long ones by their first element."""
     if dataclasses.is_dataclass(value):
         return ""
-    if isinstance(value, dict) and not value:
+    if isinstance(value, dict | tuple) and not value:
         return "none"
     if isinstance(value, dict):
         name, first = next(iter(value.items()))
@@ -254,6 +262,6 @@ def tolerances() -> str:
     ]
     head = (
         *("precision", "scores, absolute", "boxes, times the value where that is above 1"),
-        *("`bev`, times its largest value", "peaks that may move to another cell"),
+        *("`bev`, times its largest value", "candidates that may move to another cell"),
     )
     return table(head, rows)

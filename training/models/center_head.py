@@ -1,15 +1,14 @@
-"""CenterPoint's head (Yin et al., CVPR 2021), a compact form of it, and its peak finding in the graph."""
+"""CenterPoint's head (Yin et al., CVPR 2021), a compact form of it, and its candidates in the graph."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bev_perception.model_spec import BOX_CHANNELS
-from training.models.detector import SIX_TASKS, Peaks, task_index
+from training.models.detector import SIX_TASKS, Candidates, task_index
 
 HEATMAP_BIAS = -2.19  # sigmoid = 0.1: the focal loss starts calm
 # Branches of one task in BOX_CHANNELS order: offset, height, log dimensions, sin and cos of yaw, velocity in m/s.
@@ -111,13 +110,15 @@ def rectified_scores(heatmap_logits: Tensor, iou: Tensor | None, of_class: tuple
     return (scores * per_class).clamp(min=1e-12).sqrt()
 
 
-def find_peaks(scores: Tensor, regression: Tensor, of_class: tuple[int, ...], top_k: int) -> Peaks:
-    """3x3 max-pool NMS and top-K over classes and cells.
+def find_candidates(scores: Tensor, regression: Tensor, of_class: tuple[int, ...], top_k: int) -> Candidates:
+    """The top-K over classes and cells by score alone: local maxima would make one of two people in neighbouring cells.
+
+    As released by CenterPoint, BEVDet, BEVDepth and CRN, which leave the rest to NMS; they take 500 of each task, so
+    that K = 500 T holds theirs wherever fewer are above the threshold.
 
     scores (B, classes, X, Y), regression (B, T, 10, X, Y), of_class the task of each class -> scores (B, K), labels
     (B, K) int64, cells (B, K) int64 = ix * Y + iy, boxes (B, K, 10).
     """
-    scores = scores * (F.max_pool2d(scores, 3, 1, 1) == scores).to(scores.dtype)
     area = scores.shape[2] * scores.shape[3]
     top, index = scores.flatten(1).topk(top_k, dim=1)
     labels, cells = torch.div(index, area, rounding_mode="floor"), index % area

@@ -46,7 +46,7 @@ class Prediction:
 
 
 # scores (B, K), labels (B, K) int64, cells (B, K) int64 = ix * Y + iy, boxes (B, K, 10) in BOX_CHANNELS.
-Peaks = tuple[Tensor, Tensor, Tensor, Tensor]
+Candidates = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Module(Protocol):
@@ -101,7 +101,7 @@ class Detector(Module, Protocol):
 
 @runtime_checkable
 class SetDetector(Protocol):
-    """A detector that finds a set of objects, not peaks of a heatmap, and so brings what is done with its prediction.
+    """A detector that finds a set of objects, not cells of a heatmap, and so brings what is done with its prediction.
 
     Its heatmap and regression are drawn for distillation alone.
     """
@@ -109,7 +109,7 @@ class SetDetector(Protocol):
     def losses(self, prediction: Prediction, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weighted terms, instead of training.losses.detection."""
 
-    def peaks(self, prediction: Prediction) -> Peaks: ...
+    def candidates(self, prediction: Prediction) -> Candidates: ...
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,22 @@
-"""A detector as the vehicle runs it: no batch axis, peaks found in the graph."""
+"""A detector as the vehicle runs it: no batch axis, candidates found in the graph."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from training.models.center_head import find_peaks, rectified_scores
-from training.models.detector import Detector, Memory, Peaks, Prediction, SetDetector, task_index
+from training.models.center_head import find_candidates, rectified_scores
+from training.models.detector import Detector, Memory, Candidates, Prediction, SetDetector, task_index
 
 MEMORY_INPUTS = ("prev_bev", "prev_from_curr", "prev_valid", "prev_dt")
 
 
-def peaks_of(detector: Detector, prediction: Prediction) -> Peaks:
-    """What leaves the network: the peaks of its heatmap, or a set detector's own."""
+def candidates_of(detector: Detector, prediction: Prediction) -> Candidates:
+    """What leaves the network: the strongest cells of its heatmap, or a set detector's own."""
     if isinstance(detector, SetDetector):
-        return detector.peaks(prediction)
+        return detector.candidates(prediction)
     of_class = task_index(detector.tasks, detector.spec.classes)
     scores = rectified_scores(prediction.heatmap, prediction.aux.get("iou"), of_class)
-    return find_peaks(scores, prediction.regression, of_class, detector.spec.top_k)
+    return find_candidates(scores, prediction.regression, of_class, detector.spec.top_k)
 
 
 class ExportedDetector(nn.Module):
@@ -35,7 +35,7 @@ class ExportedDetector(nn.Module):
         inputs = {name: tensor[None] for name, tensor in inputs.items()}
         memory = Memory(*(inputs.pop(name) for name in MEMORY_INPUTS)) if "prev_bev" in inputs else None
         prediction = self.detector(inputs, memory)
-        outputs = [t[0] for t in peaks_of(self.detector, prediction)]
+        outputs = [t[0] for t in candidates_of(self.detector, prediction)]
         if memory is not None:
             assert prediction.state is not None
             outputs.append(prediction.state[0])

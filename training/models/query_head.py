@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import BOX_CHANNELS
 from training.models.bev_queries import FeedForward
-from training.models.detector import Peaks
+from training.models.detector import Candidates
 from training.models.view.attention import deformable_attention
 
 # A query's box: x, y, z in metres (ego frame), then as BOX_CHANNELS from log_l on.
@@ -147,7 +147,7 @@ def to_cells(boxes: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor]:
     return index, torch.cat([at - cell, boxes[..., 2:]], dim=-1)
 
 
-def query_peaks(logits: Tensor, boxes: Tensor, grid: BevGrid, top_k: int) -> Peaks:
+def query_candidates(logits: Tensor, boxes: Tensor, grid: BevGrid, top_k: int) -> Candidates:
     """One layer's logits (B, Q, classes) and boxes (B, Q, 10) -> the best `top_k` pairs of query and class:
     scores (B, K), labels (B, K), cells (B, K), boxes (B, K, 10) in BOX_CHANNELS. K is at most Q * classes."""
     classes = logits.shape[-1]

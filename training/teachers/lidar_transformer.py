@@ -13,10 +13,10 @@ from torch import Tensor
 from bev_perception.model_spec import ModelSpec
 from training.losses.queries import QueryLossConfig, query_losses
 from training.models.center_head import conv_bn_relu
-from training.models.detector import Memory, Peaks, Prediction
+from training.models.detector import Memory, Candidates, Prediction
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
 from training.models.pillar_encoder import Z_RANGE, PillarEncoder
-from training.models.query_head import QueryHead, QueryHeadConfig, query_maps, query_peaks
+from training.models.query_head import QueryHead, QueryHeadConfig, query_maps, query_candidates
 from training.teachers.centerpoint import POINT_CHANNELS
 from training.teachers.clouds import LidarDetector, batch_size, pillar_grid
 
@@ -66,7 +66,7 @@ class LidarTransformer(LidarDetector):
         aux = prediction.aux
         return query_losses(aux["query_logits"], aux["query_boxes"], batch, self.spec.grid, self.config.losses)
 
-    def peaks(self, prediction: Prediction) -> Peaks:
-        """The last layer's queries instead of the maps' peaks."""
+    def candidates(self, prediction: Prediction) -> Candidates:
+        """The last layer's queries instead of the maps' cells."""
         logits, boxes = prediction.aux["query_logits"][-1], prediction.aux["query_boxes"][-1]
-        return query_peaks(logits.float(), boxes.float(), self.spec.grid, self.spec.top_k)
+        return query_candidates(logits.float(), boxes.float(), self.spec.grid, self.spec.top_k)

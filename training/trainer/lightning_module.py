@@ -20,7 +20,7 @@ from training.distill.cache import TeacherCache, teacher_hash
 from training.distill.module import Distiller
 from training.losses.detection import detection_losses
 from training.models.detector import Detector, Memory, Prediction, SetDetector, empty_memory
-from training.models.exported import MEMORY_INPUTS, peaks_of
+from training.models.exported import MEMORY_INPUTS, candidates_of
 from training.processes import any_of_all
 from training.run import Run, build_detector, parameter_groups, run_to_plain, seen_by_network
 from training.schedules import rates
@@ -29,7 +29,7 @@ from training.teachers.frozen import FrozenTeacher
 # Steps between two looks at how far student and teacher agree, and at how hard each loss pulls (a backward pass each;
 # the first steps are looked at after 1, 2, 4, ...).
 AGREEMENT_EVERY, GRADIENTS_EVERY = 20, 100
-PEAKS = ("scores", "labels", "cells", "boxes")
+CANDIDATES = ("scores", "labels", "cells", "boxes")
 
 
 def inputs_of(batch: dict[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
@@ -72,9 +72,9 @@ def gradients_due(step: int) -> bool:
     return early or step % GRADIENTS_EVERY == 0
 
 
-def objects_of(peaks: dict[str, np.ndarray], spec: ModelSpec, thresholds: Thresholds) -> Objects:
-    """One frame's peaks (ModelSpec.outputs()) -> detections."""
-    d = decode(peaks, spec, thresholds)
+def objects_of(candidates: dict[str, np.ndarray], spec: ModelSpec, thresholds: Thresholds) -> Objects:
+    """One frame's candidates (ModelSpec.outputs()) -> detections."""
+    d = decode(candidates, spec, thresholds)
     return make_objects(d.boxes, d.velocity, d.scores, tuple(spec.classes[i] for i in d.labels))
 
 
@@ -183,8 +183,8 @@ class DetectorModule(lightning.LightningModule):
         """Decoded detections of each item, by the runtime's own decode."""
         prediction = self.predict({name: tensor.to(self.device) for name, tensor in batch.items()})
         prediction.heatmap, prediction.regression = prediction.heatmap.float(), prediction.regression.float()
-        peaks = [t.cpu().numpy() for t in peaks_of(self.detector, prediction)]
-        return [objects_of(dict(zip(PEAKS, row)), self.spec, thresholds) for row in zip(*peaks)]
+        candidates = [t.cpu().numpy() for t in candidates_of(self.detector, prediction)]
+        return [objects_of(dict(zip(CANDIDATES, row)), self.spec, thresholds) for row in zip(*candidates)]
 
     def configure_optimizers(self) -> Any:
         optim, steps = self.run.optim, self.steps

@@ -1,0 +1,54 @@
+"""Which of several boxes of one object stays: by the distance of centres, or by how far they overlap.
+
+All functions take boxes by falling score. `group` numbers the boxes that thin each other out.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def circle_nms(centers: np.ndarray, group: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """(M, 2) centres, (M,) radii in m -> indices kept: each removes later ones of its group within their radius.
+
+    CenterPoint's (Yin et al., CVPR 2021), in metres, not their squares. Whom nobody kept removes, stays: repeated until
+    nothing changes, which is as often as removals hang on each other.
+    """
+    x, y = centers.T.astype(np.float32)
+    near = np.square(x[:, None] - x) + np.square(y[:, None] - y) < np.square(radii, dtype=np.float32)[:, None]
+    removed_by = np.tril(near & (group[:, None] == group), -1).astype(np.float32)
+    keep, before = np.ones(len(centers), dtype=np.float32), None
+    while before is None or (keep != before).any():
+        keep, before = (removed_by @ keep == 0).astype(np.float32), keep
+    return np.flatnonzero(keep)
+
+
+def rotated_nms(boxes: np.ndarray, group: np.ndarray, iou: float) -> np.ndarray:
+    """(M, 7) -> indices kept: each removes later ones of its group whose intersection over union, seen from above, is
+    greater than `iou`."""
+    reach = np.hypot(boxes[:, 3], boxes[:, 4]) / 2
+    alive = np.ones(len(boxes), dtype=bool)
+    for i in range(len(boxes)):
+        if not alive[i]:
+            continue
+        distance = np.hypot(*(boxes[i + 1 :, :2] - boxes[i, :2]).T)
+        met = alive[i + 1 :] & (group[i + 1 :] == group[i]) & (distance < reach[i] + reach[i + 1 :])
+        for j in i + 1 + np.flatnonzero(met):
+            alive[j] = overlap(boxes[i], boxes[j]) <= iou
+    return np.flatnonzero(alive)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes (7,), seen from above."""
+    middle = (a[:2] + b[:2]) / 2  # float32 is exact enough near zero alone
+    one, other = (((*(box[:2] - middle),), (box[3], box[4]), np.rad2deg(box[6])) for box in (a, b))
+    corners = cv2.rotatedRectangleIntersection(one, other)[1]
+    shared = float(cv2.contourArea(cv2.convexHull(corners))) if corners is not None and len(corners) > 2 else 0.0
+    return shared / max(float(a[3] * a[4] + b[3] * b[4]) - shared, 1e-9)
+
+
+def strongest(group: np.ndarray, most: int) -> np.ndarray:
+    """Indices of the first `most` of each group."""
+    same = np.tril(group[:, None] == group, -1)
+    return np.flatnonzero(same.sum(axis=1) < most)
