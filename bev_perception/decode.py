@@ -34,8 +34,8 @@ class Thresholds:
 class Decoded:
     """boxes (M, 7) float32 x y z l w h yaw, velocity (M, 2) float32 m/s, scores (M,) float32, labels (M,) int64.
 
-    Sorted by falling score. not_finite: candidates dropped because the network gave NaN, infinity or what float32 does not
-    hold for them; out_of_range: because of a label, cell, place, size or speed that there is not.
+    Sorted by falling score. not_finite: candidates dropped because the network gave NaN, infinity or what float32 does
+    not hold for them; out_of_range: because of a label, cell, place, size or speed that there is not.
     """
 
     boxes: np.ndarray
@@ -113,15 +113,21 @@ def _in_range(
 
 def _thin_out(boxes: np.ndarray, labels: np.ndarray, spec: ModelSpec, thresholds: Thresholds) -> np.ndarray:
     """Indices of the boxes (M, 7), by falling score, that stay."""
-    nms, classes = spec.nms, spec.classes
-    group = np.array([nms.group_of(name, classes) for name in classes])[labels]
-    if nms.iou:
-        scaled = boxes.copy()
-        scaled[:, 3:5] *= np.array([nms.scale.get(name, 1.0) for name in classes])[labels, None]
-        kept = rotated_nms(scaled, group, nms.iou)
-    else:
-        kept = circle_nms(boxes[:, :2], group, np.array([thresholds.nms_radius[name] for name in classes])[labels])
-    return kept[strongest(group[kept], nms.most)] if nms.most else kept
+    count = len(spec.classes)
+    group, iou, scale, most = np.arange(count), np.zeros(count), np.ones(count), np.zeros(count)
+    for number, nms in enumerate(spec.nms, count):
+        of = [spec.classes.index(name) for name in nms.classes]
+        group[of], iou[of], scale[of], most[of] = number, nms.iou, nms.scale or 1.0, nms.most
+    radii = np.array([thresholds.nms_radius[name] for name in spec.classes])
+    overlapping = iou[labels] > 0
+    kept = np.flatnonzero(~overlapping)
+    kept = kept[circle_nms(boxes[kept, :2], group[labels[kept]], radii[labels[kept]])]
+    if overlapping.any():
+        of = np.flatnonzero(overlapping)
+        scaled = boxes[of]
+        scaled[:, 3:5] *= scale[labels[of], None]
+        kept = np.sort(np.concatenate([kept, of[rotated_nms(scaled, group[labels[of]], iou[labels[of]])]]))
+    return kept[strongest(group[labels[kept]], most[labels[kept]])] if most.any() else kept
 
 
 def _least_scores(

@@ -142,31 +142,26 @@ class TemporalSpec:
 
 
 @dataclass(frozen=True)
-class NmsSpec:
-    """How boxes of one object are thinned out: within ModelSpec.nms_radius, or, where `iou` is not 0, where they overlap
-    by more than that, seen from above.
+class NmsGroup:
+    """Classes that thin each other out, as those of one task of CenterPoint's head do.
 
-    groups: classes that thin each other out, as the tasks of CenterPoint's head do; a class in none only its own.
-    scale: class -> factor of length and width before overlaps are compared (scale-NMS of BEVDet, Huang et al. 2021).
-    most: boxes that each group keeps, 0 for all.
+    iou 0: of two boxes within ModelSpec.nms_radius the weaker goes; otherwise of two that overlap by more than that,
+    seen from above, once length and width are multiplied by `scale`, one number for each class (scale-NMS of BEVDet,
+    Huang et al. 2021; empty: as they are). most: boxes that stay, 0 for all.
     """
 
-    groups: tuple[tuple[str, ...], ...] = ()
+    classes: tuple[str, ...]
     iou: float = 0.0
-    scale: dict[str, float] = field(default_factory=dict)
+    scale: tuple[float, ...] = ()
     most: int = 0
 
     def __post_init__(self) -> None:
         _within("nms.iou", self.iou, 0.0, 1.0)
         _within("nms.most", self.most, 0, CANDIDATE_LIMIT)
-        for name, factor in self.scale.items():
-            _within(f"nms.scale.{name}", factor, 0.01, 100.0)
-        _check_names("nms.groups", tuple(name for group in self.groups for name in group), CLASS_LIMIT)
-
-    def group_of(self, name: str, classes: tuple[str, ...]) -> int:
-        """The number of a class's group: that of its first class in `classes`."""
-        group = next((group for group in self.groups if name in group), (name,))
-        return min(classes.index(other) for other in group)
+        for factor in self.scale:
+            _within("nms.scale", factor, 0.01, 100.0)
+        if len(self.scale) not in (0, len(self.classes)):
+            raise ValueError(f"nms.scale needs a number for each of {self.classes}, or none at all; found {self.scale}")
 
 
 @dataclass(frozen=True)
@@ -215,7 +210,7 @@ class ModelSpec:
     radar: RadarSpec = RadarSpec()
     temporal: TemporalSpec = TemporalSpec()
     top_k: int = 200
-    nms: NmsSpec = field(default_factory=NmsSpec)
+    nms: tuple[NmsGroup, ...] = ()  # a class in none is thinned out by itself, within its radius
     onnx_sha256: str = ""
     weights_sha256: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
@@ -224,9 +219,10 @@ class ModelSpec:
         _check_names("cameras and radars", self.cameras + self.radars, SENSOR_LIMIT)
         _check_names("classes", self.classes, CLASS_LIMIT)
         _within("top_k", self.top_k, 1, CANDIDATE_LIMIT)
-        unknown = sorted(({c for group in self.nms.groups for c in group} | set(self.nms.scale)) - set(self.classes))
-        if unknown:
-            raise ValueError(f"nms.groups and nms.scale name classes that there are not: {unknown}; {self.classes}")
+        grouped = tuple(name for group in self.nms for name in group.classes)
+        _check_names("classes of nms", grouped, CLASS_LIMIT)
+        if unknown := sorted(set(grouped) - set(self.classes)):
+            raise ValueError(f"nms names classes that there are not: {unknown}; expected some of {self.classes}")
         RADAR_FORMATS[self.radar.format](self)  # or ValueError: the form does not fit the grid
         for tensor in (*self.inputs(), *self.outputs()):
             if math.prod(tensor.shape) > TENSOR_LIMIT:
@@ -267,7 +263,7 @@ class ModelSpec:
         return tuple(tensors)
 
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the engine gives, in order: the top-K candidates over classes and cells, and the state for the next step."""
+        """What the engine gives, in order: the top-K candidates over classes and cells, the state for the next step."""
         tensors = [
             TensorSpec("scores", (self.top_k,), "float32"),
             TensorSpec("labels", (self.top_k,), "int64"),
@@ -296,7 +292,7 @@ ADDED_LATER: dict[type, dict[str, Any]] = {
         "rcs_dbsm": (-64.0, 64.0), "max_speed_mps": 70.0, "z_m": (-10.0, 20.0),
     },
     ImageSpec: {"zoom": 1.0},
-    ModelSpec: {"weights_sha256": {}, "nms": NmsSpec()},
+    ModelSpec: {"weights_sha256": {}, "nms": ()},
 }  # fmt: skip
 
 

@@ -24,9 +24,9 @@ def circle_nms(centers: np.ndarray, group: np.ndarray, radii: np.ndarray) -> np.
     return np.flatnonzero(keep)
 
 
-def rotated_nms(boxes: np.ndarray, group: np.ndarray, iou: float) -> np.ndarray:
-    """(M, 7) -> indices kept: each removes later ones of its group whose intersection over union, seen from above, is
-    greater than `iou`."""
+def rotated_nms(boxes: np.ndarray, group: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """(M, 7) -> indices kept: each removes later ones of its group that overlap it, seen from above, by more than their
+    `iou` (M,)."""
     reach = np.hypot(boxes[:, 3], boxes[:, 4]) / 2
     alive = np.ones(len(boxes), dtype=bool)
     for i in range(len(boxes)):
@@ -35,7 +35,7 @@ def rotated_nms(boxes: np.ndarray, group: np.ndarray, iou: float) -> np.ndarray:
         distance = np.hypot(*(boxes[i + 1 :, :2] - boxes[i, :2]).T)
         met = alive[i + 1 :] & (group[i + 1 :] == group[i]) & (distance < reach[i] + reach[i + 1 :])
         for j in i + 1 + np.flatnonzero(met):
-            alive[j] = overlap(boxes[i], boxes[j]) <= iou
+            alive[j] = overlap(boxes[i], boxes[j]) <= iou[j]
     return np.flatnonzero(alive)
 
 
@@ -48,7 +48,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return shared / max(float(a[3] * a[4] + b[3] * b[4]) - shared, 1e-9)
 
 
-def strongest(group: np.ndarray, most: int) -> np.ndarray:
-    """Indices of the first `most` of each group."""
-    same = np.tril(group[:, None] == group, -1)
-    return np.flatnonzero(same.sum(axis=1) < most)
+def strongest(group: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Indices of the first `most` (M,) of each group; 0: all."""
+    stronger = np.tril(group[:, None] == group, -1).sum(axis=1)
+    return np.flatnonzero((most == 0) | (stronger < most))

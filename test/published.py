@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zlib
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from bev_perception.decode import Thresholds, decode
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import CLASSES
+from bev_perception.model_spec import CLASSES, NmsGroup
 from training.models.detector import Prediction
+from training.models.exported import candidates_of
 from training.models.frame import Frame
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
@@ -174,15 +177,17 @@ def candidates(prediction: Prediction, grid: BevGrid, task: int) -> tuple[np.nda
     return np.tile(boxes, (len(labels), 1)), scores, np.repeat(labels, len(boxes))
 
 
-def kept_by_circle(boxes: np.ndarray, scores: np.ndarray, squared_radius: float, most: int) -> np.ndarray:
-    """Indices that det3d's and mmdet3d's circle NMS keeps, all classes of a task together: by falling score a box goes
-    that lies within the root of the radius of one that stays."""
-    order = np.argsort(-scores, kind="stable")
-    kept: list[int] = []
-    for i in order:
-        if all(np.square(boxes[i, :2] - boxes[j, :2]).sum() > squared_radius for j in kept):
-            kept.append(i)
-    return np.array(kept[:most], dtype=np.int64)
+def decoded(network: torch.nn.Module, prediction: Prediction, nms: tuple[NmsGroup, ...] | None = None) -> np.ndarray:
+    """The product's own way from a prediction to boxes (M, 10) x y z l w h yaw vx vy label, above a score of 0.1.
+    nms: another than the recipe's."""
+    spec = network.spec if nms is None else dataclasses.replace(network.spec, nms=nms)
+    outputs = (tensor[0].numpy() for tensor in candidates_of(network, prediction))
+    found = decode(
+        dict(zip(("scores", "labels", "cells", "boxes"), outputs, strict=True)),
+        spec,
+        Thresholds(dict.fromkeys(CLASSES, 0.1), spec.nms_radius),
+    )
+    return np.column_stack([found.boxes, found.velocity, found.labels]).astype(np.float64)
 
 
 def matched(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -20,9 +20,8 @@ from published import (
     TASKS,
     Golden,
     boxes_to_ego,
-    candidates,
+    decoded,
     heads,
-    kept_by_circle,
     lidar_inputs,
     matched,
     published_state,
@@ -36,10 +35,10 @@ from training.convert.conversion import convert
 from training.convert.layers import BOXES_MMDET3D, BOXES_OPENPCDET, Change
 from training.models.center_head import BRANCHES
 from training.models.detector import Prediction
+from training.recipes.specs import CIRCLES
 from training.trainer.lightning_module import DetectorModule
 
 Stages = Iterator[tuple[str, float]]
-SQUARED_RADII = (4, 12, 10, 1, 0.85, 0.175)
 
 
 def converted(name: str, state: str, published_grid: bool = True) -> DetectorModule:
@@ -82,7 +81,8 @@ def centerpoint_small(network: torch.nn.Module) -> Stages:
         network, golden, golden.input("neck.input", "neck"), golden.input("bbox_head.input", "bbox_head")
     )
     by_rule = decoded_by_rule(network, centerpoint.HEAD, BOXES_MMDET3D, (1.9, 4.5, 1.7))
-    yield from det3d_boxes(network, Golden("centerpoint_pillar"), by_rule, "decode/rule_circle")
+    for nms in ("circle", "rotate"):
+        yield from det3d_boxes(network, Golden("centerpoint_pillar"), by_rule, f"decode/rule_{nms}")
 
 
 def centerpoint_full(network: torch.nn.Module) -> Stages:
@@ -92,23 +92,20 @@ def centerpoint_full(network: torch.nn.Module) -> Stages:
     canvas, _ = network.pillars(network.turn.inputs(inputs)["lidar"], 1)
     yield "backbone.canvas", golden.off("backbone.canvas", canvas)
     yield from centerpoint_rest(network, golden, canvas, None)
-    yield from det3d_boxes(network, golden, network(inputs, None), "decode/network_circle")
+    prediction = network(inputs, None)
+    for nms in ("circle", "rotate"):
+        yield from det3d_boxes(network, golden, prediction, f"decode/network_{nms}")
 
 
 def det3d_boxes(network: torch.nn.Module, golden: Golden, prediction: Prediction, which: str) -> Stages:
-    """Best class of each cell above 0.1, circle NMS by task: the boxes that the published decoder gives."""
+    """The boxes that the published decoder gives, circles or overlaps by task. It takes the best class of each cell; what
+    other classes of its task see there goes, because it lies where that one does."""
     theirs = golden[f"{which}/box3d_lidar"].astype(np.float64)  # x y z w l h vx vy r
     yaw = -theirs[:, 8] - np.pi / 2
     theirs = boxes_to_ego(np.column_stack([theirs[:, :3], theirs[:, [4, 3, 5]], yaw, theirs[:, 6:8]]))
-    found = []
-    for task, names in enumerate(TASKS):
-        boxes, scores, _ = candidates(prediction, network.spec.grid, task)
-        cells = network.spec.grid.shape[0] * network.spec.grid.shape[1]
-        best = scores.reshape(len(names), cells).argmax(axis=0) * cells + np.arange(cells)
-        best = best[scores[best] > 0.1]
-        kept = best[kept_by_circle(boxes[best], scores[best], SQUARED_RADII[task], 83)]
-        found.append(boxes[kept])
-    yield f"{which}: boxes", matched(np.concatenate(found), theirs)
+    theirs = np.column_stack([theirs, golden[f"{which}/labels"]])
+    found = decoded(network, prediction, CIRCLES if which.endswith("circle") else None)
+    yield f"{which}: boxes", matched(found, theirs)
 
 
 def decoded_by_rule(

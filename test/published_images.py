@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from published import NOMINAL, TASKS, Golden, boxes_to_ego, candidates, heads, matched
+from published import NOMINAL, TASKS, Golden, boxes_to_ego, candidates, decoded, heads, matched
 
 from training.models.detector import Memory, Prediction
 from training.models.frame import EGO, Frame
@@ -79,6 +79,11 @@ def mmdet3d_boxes(network: torch.nn.Module, golden: Golden, prediction: Predicti
         order = order[(np.abs(_lidar(boxes[order])) <= (61.2, 61.2, 10)).all(axis=1)]
         found = np.column_stack([boxes[order], labels[order] - min(labels)])
         yield f"{which}: boxes of task {task} before NMS", matched(found, np.column_stack([box, theirs[:, 10]]))
+    theirs = golden[f"{which}/bboxes_bottom_centre"].astype(np.float64)  # x y z w l h r vx vy
+    middle = theirs[:, 2] + theirs[:, 5] / 2
+    box = np.column_stack([theirs[:, :2], middle, theirs[:, [4, 3, 5]], -theirs[:, 6] - np.pi / 2, theirs[:, 7:9]])
+    theirs = np.column_stack([boxes_to_ego(box), golden[f"{which}/labels"]])
+    yield f"{which}: boxes", matched(decoded(network, prediction), theirs)
 
 
 def _lidar(boxes: np.ndarray) -> np.ndarray:

@@ -8,8 +8,11 @@ import numpy as np
 import torch
 from published import TASKS, Golden, boxes_to_ego, candidates, heads, lidar_inputs, matched, to_ego
 
+from bev_perception.model_spec import CLASSES
+from bev_perception.nms import rotated_nms
 from bev_perception.preprocess.radar import group_pillars
 from training.models.detector import Prediction
+from training.recipes.specs import OVERLAPS
 
 Stages = Iterator[tuple[str, float]]
 OPENPCDET = ("center", "center_z", "dim", "rot", "vel", "iou", "hm")
@@ -73,10 +76,16 @@ def openpcdet_boxes(network: torch.nn.Module, golden: Golden, prediction: Predic
         order = order[scores[order] > 0.1]
         rectified = np.sqrt(scores[order] * np.tile(iou, len(names))[order])
         found = np.column_stack([boxes[order], rectified, labels[order] - min(labels)])
-        yield (
-            f"{which}: boxes of task {task} before NMS",
-            matched(found, np.column_stack([boxes_to_ego(theirs[:, :9]), theirs[:, 9:11]])),
-        )
+        theirs = np.column_stack([boxes_to_ego(theirs[:, :9]), theirs[:, 9:11]])
+        yield f"{which}: boxes of task {task} before NMS", matched(found, theirs)
+        found = found[np.argsort(-found[:, 9], kind="stable")]
+        together = np.zeros(len(found), dtype=int)
+        staying = found[rotated_nms(found[:, :7], together, together + OVERLAPS[task].iou)][: OVERLAPS[task].most]
+        labels = golden[f"{which}/pred_labels_from_1"] - 1
+        of = np.isin(labels, [CLASSES.index(name) for name in names])
+        theirs = np.column_stack([boxes_to_ego(golden[f"{which}/pred_boxes"][of].astype(np.float64)), labels[of]])
+        found = np.column_stack([staying[:, :9], staying[:, 10] + CLASSES.index(names[0])])
+        yield f"{which}: boxes of task {task}", matched(found, theirs)
 
 
 def reader(network: torch.nn.Module, golden: Golden, prefix: str) -> tuple[dict[str, torch.Tensor], tuple, Stages]:

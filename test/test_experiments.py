@@ -87,10 +87,14 @@ def test_intervals_lie_within_what_the_memory_uses():
     assert paper.data.interval[1] == paper.spec.temporal.max_age_s == 2.25
 
 
-def test_paper_sizes_keep_as_many_peaks_as_the_papers():
-    peaks = {name: run.spec.top_k for name, run in SIZES["paper"].items()}
-    assert {name for name, count in peaks.items() if count != 500} == {"crn", "lidar_transformer"}
-    assert peaks["crn"] == 200  # CRN's own number
+def test_paper_sizes_keep_as_many_candidates_and_boxes_as_the_papers():
+    for name, run in SIZES["paper"].items():
+        facts = run.spec
+        if name == "lidar_transformer":  # a set of queries
+            continue
+        assert (facts.top_k, len(facts.nms)) == (3000, 6), name
+        assert {group.most for group in facts.nms} == {200 if name == "crn" else 83}, name
+        assert set(sum((group.classes for group in facts.nms), ())) == set(facts.classes), name
 
 
 def test_students_learn_from_the_radar_returns_that_a_vehicle_has():

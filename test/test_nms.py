@@ -11,7 +11,7 @@ import pytest
 from test_decode import SPEC, random_outputs
 
 from bev_perception.decode import Thresholds, decode
-from bev_perception.model_spec import CLASSES, BundleError, NmsSpec, parse_spec
+from bev_perception.model_spec import CLASSES, BundleError, NmsGroup, parse_spec
 from bev_perception.nms import circle_nms, overlap, rotated_nms, strongest
 
 ALL = Thresholds(dict.fromkeys(CLASSES, 0.0), SPEC.nms_radius)
@@ -82,44 +82,56 @@ def test_overlap_is_that_of_polygons():
 @pytest.mark.parametrize("iou", [0.1, 0.2, 0.5])
 def test_rotated_nms_is_the_loop(iou):
     rng = np.random.default_rng(2)
-    boxes, group = some_boxes(rng, 200, 4.0), rng.integers(0, 3, 200)
+    boxes, group = some_boxes(rng, 200, 3.0), rng.integers(0, 3, 200)
     expected = by_loops(group, lambda k, i: polygon_iou(boxes[k], boxes[i]) > iou)
     assert 20 < len(expected) < 190
-    assert rotated_nms(boxes, group, iou).tolist() == expected
-    assert rotated_nms(boxes[:0], group[:0], iou).tolist() == []
+    assert rotated_nms(boxes, group, np.full(200, iou)).tolist() == expected
+    assert rotated_nms(boxes[:0], group[:0], np.zeros(0)).tolist() == []
 
 
 def test_the_strongest_of_each_group_stay():
-    assert strongest(np.array([2, 0, 2, 2, 0, 1]), 2).tolist() == [0, 1, 2, 4, 5]
-    assert strongest(np.zeros(0, int), 2).tolist() == []
+    assert strongest(np.array([2, 0, 2, 2, 0, 1]), np.full(6, 2)).tolist() == [0, 1, 2, 4, 5]
+    assert strongest(np.array([2, 0, 2, 2, 0, 1]), np.array([2, 1, 2, 2, 1, 0])).tolist() == [0, 1, 2, 5]
+    assert strongest(np.zeros(0, int), np.zeros(0, int)).tolist() == []
+
+
+def decoded(outputs, *groups: NmsGroup):
+    return decode(outputs, dataclasses.replace(SPEC, nms=groups), ALL)
+
+
+def of(found, *names: str):
+    return np.isin(found.labels, [CLASSES.index(name) for name in names])
 
 
 def test_classes_of_a_group_thin_each_other_out():
     outputs = random_outputs(0)
-    groups = (("car", "truck"), ("pedestrian", "traffic_cone"))
-    alone, together = (decode(outputs, dataclasses.replace(SPEC, nms=nms), ALL) for nms in (NmsSpec(), NmsSpec(groups)))
+    pairs = (("car", "truck"), ("pedestrian", "traffic_cone"))
+    alone, together = decoded(outputs), decoded(outputs, *map(NmsGroup, pairs))
 
     def nearest(found, one: str, other: str) -> float:
-        a, b = (found.boxes[found.labels == CLASSES.index(name), :2] for name in (one, other))
-        return float(np.linalg.norm(a[:, None] - b[None], axis=-1).min())
+        return float(
+            np.linalg.norm(found.boxes[of(found, one), None, :2] - found.boxes[of(found, other), :2], axis=-1).min()
+        )
 
-    for one, other in groups:
+    for one, other in pairs:
         least = min(SPEC.nms_radius[name] for name in (one, other))
         assert nearest(alone, one, other) < least <= nearest(together, one, other)
-    untouched = [CLASSES.index(name) for name in CLASSES if name not in sum(groups, ())]
-    for label in untouched:
-        assert (alone.labels == label).sum() == (together.labels == label).sum()
+    for name in set(CLASSES) - set(sum(pairs, ())):
+        assert of(alone, name).sum() == of(together, name).sum() > 0
 
 
 def test_overlaps_in_place_of_circles_and_the_most_of_each_group():
     outputs = random_outputs(1)
-    found = decode(outputs, dataclasses.replace(SPEC, nms=NmsSpec(iou=0.2)), ALL)
-    group = found.labels
-    expected = by_loops(group, lambda k, i: overlap(found.boxes[k], found.boxes[i]) > 0.2)
-    assert expected == list(range(len(group))) and len(group) < len(outputs["scores"])
-    few = decode(outputs, dataclasses.replace(SPEC, nms=NmsSpec(iou=0.2, most=3)), ALL)
-    assert np.bincount(few.labels).max() == 3 and np.bincount(found.labels).max() > 3
-    np.testing.assert_array_equal(few.scores, found.scores[strongest(group, 3)])
+    by_circles = decoded(outputs)
+    mixed, few = (decoded(outputs, NmsGroup(("car", "bus"), 0.2, (), most)) for most in (0, 3))
+    boxes = mixed.boxes[of(mixed, "car", "bus")]
+    assert max(overlap(a, b) for i, a in enumerate(boxes) for b in boxes[:i]) <= 0.2
+    assert 3 < len(boxes) < np.isin(outputs["labels"], [CLASSES.index("car"), CLASSES.index("bus")]).sum()
+    np.testing.assert_array_equal(few.boxes[of(few, "car", "bus")], boxes[:3])
+    for found in (mixed, few):
+        others = by_circles.boxes[~of(by_circles, "car", "bus")]
+        np.testing.assert_array_equal(found.boxes[~of(found, "car", "bus")], others)
+        assert (np.diff(found.scores) <= 0).all()
 
 
 def test_scaled_boxes_of_small_things_meet_sooner():
@@ -131,10 +143,7 @@ def test_scaled_boxes_of_small_things_meet_sooner():
     outputs["boxes"][:, 3:6] = np.log(0.7)
     outputs["boxes"][:, 7] = 1.0
     outputs["boxes"][1, 0] = 0.5
-    plain, scaled = (
-        decode(outputs, dataclasses.replace(SPEC, nms=NmsSpec(iou=0.2, scale=scale)), ALL)
-        for scale in ({}, {"pedestrian": 4.5})
-    )
+    plain, scaled = (decoded(outputs, NmsGroup(("pedestrian", "bus"), 0.2, scale)) for scale in ((), (4.5, 1.0)))
     assert (len(plain.scores), len(scaled.scores)) == (2, 1)
     np.testing.assert_allclose(scaled.boxes[0, 3:6], 0.7, rtol=1e-6)
 
@@ -142,16 +151,17 @@ def test_scaled_boxes_of_small_things_meet_sooner():
 @pytest.mark.parametrize(
     ("nms", "part"),
     [
-        ({"iou": 1.5}, "nms.iou must be within"),
-        ({"most": -1}, "nms.most must be within"),
-        ({"scale": {"car": 0.0}}, "nms.scale.car must be within"),
-        ({"scale": {"dragon": 1.0}}, "classes that there are not: \\['dragon'\\]"),
-        ({"groups": [["car", "dragon"]]}, "classes that there are not: \\['dragon'\\]"),
-        ({"groups": [["car"], ["car", "bus"]]}, "\\['car'\\] stand there twice"),
+        ([{"iou": 1.5}], "nms.iou must be within"),
+        ([{"most": -1}], "nms.most must be within"),
+        ([{"scale": [0.0]}], "nms.scale must be within"),
+        ([{"scale": [1.0, 2.0]}], "nms.scale needs a number for each of"),
+        ([{"classes": ["car", "dragon"]}], r"classes that there are not: \['dragon'\]"),
+        ([{}, {"classes": ["bus", "car"]}], r"\['car'\] stand there twice"),
+        ([{"radius": 1.0}], "unknown keys"),
     ],
 )
 def test_a_wrong_nms_is_refused_by_its_name(nms, part):
     plain = json.loads(SPEC.to_json())
-    plain["nms"] |= nms
+    plain["nms"] = [{"classes": ["car"], "iou": 0.0, "scale": [], "most": 0} | group for group in nms]
     with pytest.raises(BundleError, match=part):
         parse_spec(json.dumps(plain))

@@ -12,7 +12,7 @@ from torch import nn
 
 from bev_perception.model_spec import CLASSES
 from training.losses.queries import QueryLossConfig, focal_loss, match, query_losses, targets_of
-from training.models.query_head import BevCrossAttention, query_maps, query_candidates, to_cells
+from training.models.query_head import BevCrossAttention, query_candidates, query_maps, to_cells
 
 
 def test_cross_attention_equals_a_loop() -> None:

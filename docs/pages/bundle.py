@@ -22,7 +22,6 @@ from bev_perception.model_spec import (
     RADAR_FORMATS,
     ImageSpec,
     ModelSpec,
-    NmsSpec,
     RadarSpec,
     TemporalSpec,
     TensorSpec,
@@ -39,7 +38,7 @@ has nothing else to configure about the model.
 
 | file | what it holds |
 | --- | --- |
-| `model.onnx` | the network, from resized images and radar to the strongest candidates; carries its facts in its metadata |
+| `model.onnx` | the network, from resized images and radar to the best candidates; carries its facts in its metadata |
 | `model_spec.json` | the facts: sensors, classes, grid, image size, radar form, memory, thresholds, hash of the ONNX |
 | `golden.npz` | an input of the network and the output that it must give |
 | `golden_frame.npz` | what the sensors of a vehicle gave, and the detections that it must lead to |
@@ -109,16 +108,10 @@ FACTS: dict[type, dict[str, str]] = {
         "radar": "See below",
         "temporal": "See below",
         "top_k": "Number of candidates, pairs of class and cell, that the graph gives, over all classes and cells",
-        "nms": "See below",
+        "nms": "Groups of classes that thin each other out (`NmsGroup`); a class in none is thinned out by itself",
         "onnx_sha256": "sha256 of `model.onnx`",
         "weights_sha256": "File of the bundle in which `model.onnx` keeps weights -> its sha256; mostly none",
         "format": "Version of this file",
-    },
-    NmsSpec: {
-        "groups": "Classes that thin each other out; a class in none only its own",
-        "iou": "Greater than 0: boxes that overlap by more, seen from above, are one object, in place of `nms_radius`",
-        "scale": "Class -> factor of length and width before overlaps are compared",
-        "most": "Boxes that each group keeps; 0: all",
     },
     BevGrid: {
         "x_min": "Rear edge, m, in the ego frame (x forward)",

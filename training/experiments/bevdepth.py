@@ -11,8 +11,8 @@ from training.models.temporal_fusion import TemporalConfig
 from training.recipes import camera
 from training.recipes.specs import (
     CAMERAS,
+    CIRCLES,
     PAPER_IMAGE,
-    PAPER_TOP_K,
     SMALL_IMAGE,
     TINY_GRID,
     TINY_IMAGE,
@@ -47,7 +47,7 @@ def r50() -> Run:
     config = BevDepthConfig()
     image = camera.frozen(config.camera.image, stages=0)
     config = dataclasses.replace(config, camera=dataclasses.replace(config.camera, image=image))
-    facts = spec("bevdepth_r50", cameras=CAMERAS, state=config.camera.context, top_k=PAPER_TOP_K)
+    facts = spec("bevdepth_r50", cameras=CAMERAS, state=config.camera.context, nms=CIRCLES)
     data = dataclasses.replace(camera.paper_data(history=1), augmentation=PAPER_AUGMENTATION)
     return Run("bevdepth", config, facts, PAPER_OPTIM, PAPER_LOSSES, data, batch_size=64, backbone_from=camera.IMAGENET)
 

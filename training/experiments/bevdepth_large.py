@@ -6,7 +6,7 @@ import dataclasses
 
 from bev_perception.grid import BevGrid
 from training.experiments import bevdepth
-from training.recipes.specs import CAMERAS, PAPER_TOP_K, spec
+from training.recipes.specs import CAMERAS, CIRCLES, spec
 from training.run import Run
 from training.teachers.bevdepth_large import BevDepthLargeConfig
 
@@ -23,7 +23,7 @@ def convnext_base() -> Run:
     config = BevDepthLargeConfig()
     facts = spec(
         "bevdepth_convnext_base", cameras=CAMERAS, state=config.camera.context, grid=BevGrid(step=0.4),
-        top_k=PAPER_TOP_K,
+        nms=CIRCLES,
     )  # fmt: skip
     run = bevdepth.r50_keyframes()
     optim = dataclasses.replace(run.optim, ema=0.0)

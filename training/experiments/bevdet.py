@@ -8,7 +8,7 @@ from training.models.temporal_fusion import TemporalConfig
 from training.recipes import camera
 from training.recipes.specs import (
     CAMERAS,
-    PAPER_TOP_K,
+    SCALED_OVERLAPS,
     SMALL_IMAGE,
     TINY_GRID,
     TINY_IMAGE,
@@ -27,7 +27,7 @@ def r50() -> Run:
     Published on nuScenes val: 29.9 mAP, 37.7 NDS. Boxes are suppressed by circles here, by rotated IoU there
     (`python -m training.compare_recipes --only bevdet`).
     """
-    facts = spec("bevdet_r50", cameras=CAMERAS, image=camera.BEVDET_IMAGE, top_k=PAPER_TOP_K)
+    facts = spec("bevdet_r50", cameras=CAMERAS, image=camera.BEVDET_IMAGE, nms=SCALED_OVERLAPS)
     return Run(
         "bevdet", BevDetConfig(), facts, camera.BEVDET_OPTIM, LossConfig(), camera.paper_data(), batch_size=64,
         backbone_from=camera.IMAGENET,

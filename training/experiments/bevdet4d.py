@@ -10,7 +10,7 @@ from training.models.temporal_fusion import TemporalConfig, state_channels
 from training.recipes import camera
 from training.recipes.specs import (
     CAMERAS,
-    PAPER_TOP_K,
+    SCALED_OVERLAPS,
     SMALL_IMAGE,
     TINY_GRID,
     TINY_IMAGE,
@@ -38,7 +38,7 @@ def r50() -> Run:
     config = BevDet4DConfig()
     state, oldest = config.camera.context, PAPER_INTERVAL[1]
     facts = spec(
-        "bevdet4d_r50", cameras=CAMERAS, state=state, image=camera.BEVDET_IMAGE, top_k=PAPER_TOP_K, max_age_s=oldest
+        "bevdet4d_r50", cameras=CAMERAS, state=state, image=camera.BEVDET_IMAGE, nms=SCALED_OVERLAPS, max_age_s=oldest
     )
     optim = dataclasses.replace(camera.BEVDET_OPTIM, epochs=25, milestones=(16 / 25, 22 / 25))
     data = camera.paper_data(history=1, interval=PAPER_INTERVAL)

@@ -14,8 +14,8 @@ from training.models.image_branch import ImageConfig
 from training.recipes import camera
 from training.recipes.specs import (
     CAMERAS,
+    CIRCLES,
     PAPER_IMAGE,
-    PAPER_TOP_K,
     SMALL_IMAGE,
     TINY_GRID,
     TINY_IMAGE,
@@ -54,7 +54,7 @@ def r101() -> Run:
     """
     config = BevFormerConfig()
     config = dataclasses.replace(config, image=camera.frozen(config.image, stages=1, norms=True))
-    facts = spec("bevformer_r101", cameras=CAMERAS, state=256, grid=BASE_GRID, image=BASE_IMAGE, top_k=PAPER_TOP_K)
+    facts = spec("bevformer_r101", cameras=CAMERAS, state=256, grid=BASE_GRID, image=BASE_IMAGE, nms=CIRCLES)
     return Run(
         "bevformer", config, facts, PAPER_OPTIM, PAPER_LOSSES, PAPER_DATA, batch_size=8, backbone_from=camera.IMAGENET
     )
@@ -77,7 +77,7 @@ def r101_fcos3d() -> Run:
 def r101_static() -> Run:
     """BEVFormer-S, the paper's variant without memory: published 44.8 NDS on nuScenes val."""
     run = r101()
-    facts = spec("bevformer_r101_static", cameras=CAMERAS, grid=BASE_GRID, image=BASE_IMAGE, top_k=PAPER_TOP_K)
+    facts = spec("bevformer_r101_static", cameras=CAMERAS, grid=BASE_GRID, image=BASE_IMAGE, nms=CIRCLES)
     return dataclasses.replace(run, spec=facts, data=dataclasses.replace(PAPER_DATA, history=0))
 
 
@@ -91,7 +91,7 @@ def r50() -> Run:
     """
     image = camera.frozen(ImageConfig("resnet50", stride=16, channels=256), stages=1, norms=True)
     config, data = BevFormerConfig(image, layers=3), dataclasses.replace(PAPER_DATA, history=2)
-    facts = spec("bevformer_r50", cameras=CAMERAS, state=256, image=PAPER_IMAGE, top_k=PAPER_TOP_K)
+    facts = spec("bevformer_r50", cameras=CAMERAS, state=256, image=PAPER_IMAGE, nms=CIRCLES)
     return Run("bevformer", config, facts, PAPER_OPTIM, PAPER_LOSSES, data, batch_size=8, backbone_from=camera.IMAGENET)
 
 

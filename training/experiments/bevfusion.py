@@ -14,8 +14,8 @@ from training.recipes import camera
 from training.recipes.specs import (
     CAMERAS,
     GRID_54,
-    PAPER_TOP_K,
     RADARS,
+    SCALED_OVERLAPS,
     SMALL_IMAGE,
     TINY_GRID,
     TINY_IMAGE,
@@ -52,7 +52,7 @@ def r50() -> Run:
     """
     facts = spec(
         "bevfusion_r50", cameras=CAMERAS, radars=RADARS, image=camera.BEVDET_IMAGE, radar=PAPER_RADAR,
-        top_k=PAPER_TOP_K,
+        nms=SCALED_OVERLAPS,
     )  # fmt: skip
     losses, data = LossConfig(velocity=1.0), dataclasses.replace(camera.paper_data(), augmentation=PAPER_AUGMENTATION)
     return Run(
@@ -68,7 +68,7 @@ def r50_pillarnet() -> Run:
     config = BevFusionConfig(pillarnet=PillarBackboneConfig())
     facts = spec(
         "bevfusion_r50_pillarnet", cameras=CAMERAS, radars=RADARS, grid=GRID_54,
-        image=camera.BEVDET_IMAGE, radar=radar_pillarnet.PAPER_RADAR, top_k=PAPER_TOP_K,
+        image=camera.BEVDET_IMAGE, radar=radar_pillarnet.PAPER_RADAR, nms=SCALED_OVERLAPS,
     )  # fmt: skip
     return dataclasses.replace(r50(), config=config, spec=facts)
 

@@ -10,7 +10,7 @@ from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
 from training.recipes.specs import (
     GRID,
-    PAPER_TOP_K,
+    OVERLAPS,
     POINTS_ONLY,
     TINY_GRID,
     lidar_over,
@@ -41,7 +41,7 @@ def pillar() -> Run:
     python -m training.train training.experiments.centerpoint:pillar --data NUSCENES --out runs/centerpoint
     Published on nuScenes val: 50.3 mAP, 60.2 NDS (CenterPoint's repository, two PFN layers).
     """
-    facts = spec("centerpoint_pillar", top_k=PAPER_TOP_K)
+    facts = spec("centerpoint_pillar", nms=OVERLAPS)
     return Run("centerpoint", CenterPointConfig(), facts, PAPER_OPTIM, data=PAPER_DATA, batch_size=16)
 
 

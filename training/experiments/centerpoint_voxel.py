@@ -8,7 +8,7 @@ from training.experiments import centerpoint
 from training.models.bev_encoder import SecondConfig
 from training.models.center_head import HeadConfig
 from training.models.detector import ONE_TASK
-from training.recipes.specs import PAPER_TOP_K, TINY_GRID, TINY_LOSSES, small_optim, spec, tiny_optim
+from training.recipes.specs import OVERLAPS, TINY_GRID, TINY_LOSSES, small_optim, spec, tiny_optim
 from training.run import Run
 from training.teachers.voxelnet import VoxelNetConfig
 
@@ -19,7 +19,7 @@ def voxel01() -> Run:
     python -m training.train training.experiments.centerpoint_voxel:voxel01 --data NUSCENES --out runs/centerpoint_voxel
     Published on nuScenes val: 56.4 mAP, 64.8 NDS (CenterPoint's repository).
     """
-    facts = spec("centerpoint_voxel01", top_k=PAPER_TOP_K)
+    facts = spec("centerpoint_voxel01", nms=OVERLAPS)
     run = centerpoint.pillar()
     return dataclasses.replace(run, model="centerpoint_voxel", config=VoxelNetConfig(), spec=facts)
 

@@ -14,6 +14,7 @@ from training.models.temporal_fusion import TemporalConfig, state_channels
 from training.recipes import camera
 from training.recipes.specs import (
     CAMERAS,
+    CIRCLES,
     PAPER_IMAGE,
     RADARS,
     SMALL_IMAGE,
@@ -27,6 +28,7 @@ from training.recipes.specs import (
 from training.run import Run
 from training.schedules import OptimConfig
 
+PAPER_NMS = tuple(dataclasses.replace(group, most=200) for group in CIRCLES)
 PAPER_RADAR = RadarSpec(sweeps=8, format="pillars", pillar_step=0.8, max_pillars=2500, pillar_points=8)
 # exps/base_exp.py, exps/base_cli.py: AdamW 2e-4 for a batch of 16, a tenth of it after epochs 19 and 23 of 24.
 PAPER_OPTIM = OptimConfig(
@@ -45,14 +47,15 @@ def r50() -> Run:
     exps/det/CRN_r50_256x704_128x128_4key.py of its repository, whose keyframes lie a second apart, these half a second.
     python -m training.train training.experiments.crn:r50 --data NUSCENES --out runs/crn --backbone resnet50.pth
     Published on nuScenes val: 47.3 mAP, 56.2 NDS. Every radar return is kept, as on the vehicle, whose radar topics
-    carry no states to choose by; `r50_filtered` keeps those that the paper keeps. At most 200 boxes, as in the paper.
+    carry no states to choose by; `r50_filtered` keeps those that the paper keeps. At most 200 boxes of each task,
+    as released.
     The published code reads a random five of six sweeps of radar in training and leaves out a tenth of their points;
     here all of eight are read. The stem of the backbone never learns, as there.
     """
     config = CrnConfig()
     config = dataclasses.replace(config, image=camera.frozen(config.image, stages=0))
     state = state_channels(config.temporal, config.mfa.channels)
-    facts = spec("crn_r50", cameras=CAMERAS, radars=RADARS, state=state, radar=PAPER_RADAR)
+    facts = spec("crn_r50", cameras=CAMERAS, radars=RADARS, state=state, radar=PAPER_RADAR, nms=PAPER_NMS)
     data = dataclasses.replace(camera.paper_data(history=3), augmentation=PAPER_AUGMENTATION, cbgs=False)
     return Run("crn", config, facts, PAPER_OPTIM, PAPER_LOSSES, data, batch_size=16, backbone_from=camera.IMAGENET)
 

@@ -12,7 +12,7 @@ from training.recipes import camera
 from training.recipes.specs import (
     CAMERAS,
     PAPER_IMAGE,
-    PAPER_TOP_K,
+    SCALED_OVERLAPS,
     SMALL_IMAGE,
     TINY_GRID,
     TINY_IMAGE,
@@ -44,7 +44,7 @@ def r50() -> Run:
     """
     config = FbBevConfig()
     state = state_channels(config.temporal, config.camera.context)
-    facts = spec("fbbev_r50", cameras=CAMERAS, state=state, top_k=PAPER_TOP_K)
+    facts = spec("fbbev_r50", cameras=CAMERAS, state=state, nms=SCALED_OVERLAPS)
     data = dataclasses.replace(camera.paper_data(history=8), augmentation=PAPER_AUGMENTATION)
     return Run("fbbev", config, facts, PAPER_OPTIM, PAPER_LOSSES, data, batch_size=64, backbone_from=camera.IMAGENET)
 

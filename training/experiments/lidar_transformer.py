@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from bev_perception.grid import BevGrid
 from training.data.config import DataConfig
 from training.experiments.centerpoint import SMALL_DATA, TINY_DATA
@@ -25,7 +27,7 @@ def lidar18() -> Run:
     DistillBEV (Wang et al., ICCV 2023) publishes no score of its teacher alone. Its encoder of voxels is trained
     before, and goes on at a tenth of the rate; this one, of pillars, starts afresh and learns at the whole rate.
     """
-    facts = spec("lidar_transformer", grid=GRID, top_k=300)
+    facts = dataclasses.replace(spec("lidar_transformer", grid=GRID), top_k=300)
     return Run("lidar_transformer", LidarTransformerConfig(), facts, PAPER_OPTIM, data=PAPER_DATA, batch_size=16)
 
 

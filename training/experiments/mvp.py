@@ -6,7 +6,7 @@ import dataclasses
 
 from training.data.config import VirtualConfig
 from training.experiments import centerpoint
-from training.recipes.specs import PAPER_TOP_K, TINY_GRID, spec
+from training.recipes.specs import OVERLAPS, TINY_GRID, spec
 from training.run import Run
 from training.teachers.mvp import MVPConfig
 
@@ -22,7 +22,7 @@ def pillar() -> Run:
     """
     augmentation = centerpoint.WIDE_AUGMENTATION
     data = dataclasses.replace(centerpoint.PAPER_DATA, augmentation=augmentation, virtual=VIRTUAL, paste=None)
-    facts = spec("mvp_pillar", top_k=PAPER_TOP_K)
+    facts = spec("mvp_pillar", nms=OVERLAPS)
     return Run("mvp", MVPConfig(), facts, centerpoint.PAPER_OPTIM, data=data, batch_size=16)
 
 

@@ -13,7 +13,7 @@ from training.models.detector import ONE_TASK
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.recipes.specs import (
     GRID_54,
-    PAPER_TOP_K,
+    OVERLAPS,
     TINY_GRID,
     lidar_over,
     small_optim,
@@ -49,7 +49,7 @@ def lidar18() -> Run:
     python -m training.train training.experiments.pillarnet:lidar18 --data NUSCENES --out runs/pillarnet
     Published: 65.0 mAP, 70.8 NDS on nuScenes test with flips at test time (VoxelNeXt's comparison).
     """
-    facts = spec("pillarnet_18", grid=GRID_54, top_k=PAPER_TOP_K)
+    facts = spec("pillarnet_18", grid=GRID_54, nms=OVERLAPS)
     return Run("pillarnet", PillarNetConfig(), facts, PAPER_OPTIM, PAPER_LOSSES, PAPER_DATA, batch_size=16)
 
 

@@ -15,7 +15,7 @@ from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.radar_pillarnet import RadarPillarNetConfig
 from training.recipes.specs import (
     GRID_54,
-    PAPER_TOP_K,
+    OVERLAPS,
     POINTS_ONLY,
     RADARS,
     TINY_GRID,
@@ -42,7 +42,7 @@ def radar18() -> Run:
     Published on nuScenes test: 8.6 mAP, 34.7 NDS without CMA and distillation, 20.5 and 43.7 with both.
     """
     data = DataConfig(WIDE_AUGMENTATION, history=0, paste=PasteConfig())
-    facts = spec("radar_pillarnet_18", radars=RADARS, grid=GRID_54, radar=PAPER_RADAR, top_k=PAPER_TOP_K)
+    facts = spec("radar_pillarnet_18", radars=RADARS, grid=GRID_54, radar=PAPER_RADAR, nms=OVERLAPS)
     return Run("radar_pillarnet", RadarPillarNetConfig(), facts, PAPER_OPTIM, PAPER_LOSSES, data, batch_size=16)
 
 

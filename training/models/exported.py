@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from training.models.center_head import find_candidates, rectified_scores
-from training.models.detector import Detector, Memory, Candidates, Prediction, SetDetector, task_index
+from training.models.detector import Candidates, Detector, Memory, Prediction, SetDetector, task_index
 
 MEMORY_INPUTS = ("prev_bev", "prev_from_curr", "prev_valid", "prev_dt")
 

@@ -6,10 +6,11 @@ Paper size is each paper's own; small is for the synthetic set on two cores; tin
 from __future__ import annotations
 
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec
+from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, NmsGroup, RadarSpec, TemporalSpec
 from training.data.augment import Augmentation
 from training.data.config import LidarConfig
 from training.losses.detection import LossConfig
+from training.models.detector import SIX_TASKS
 from training.models.pillar_encoder import Z_RANGE
 from training.schedules import OptimConfig
 
@@ -32,9 +33,22 @@ PAPER_IMAGE = ImageSpec(256, 704)
 SMALL_IMAGE = ImageSpec(128, 352)
 TINY_IMAGE = ImageSpec(64, 192)
 RADAR_MAP = RadarSpec()
-# Peaks that leave the network at paper size: CenterPoint's decoding keeps 500 candidates, which is also the most that
-# nuScenes scores in a sample.
-PAPER_TOP_K = 500
+# Candidates: at paper size 500 of each of six tasks. NMS over all classes of a task together, of which 83 boxes stay:
+# six times that is the most that nuScenes scores in a sample.
+TOP_K, PAPER_TOP_K = 500, 500 * len(SIX_TASKS)
+# Circles: BEVDepth, CRN. Overlaps: CenterPoint, MVP, PillarNet, RadarDistill. Scaled overlaps: BEVDet, BEVDet4D,
+# FB-BEV; and BEVFusion, whose released row has circles for cars, too.
+CIRCLES = tuple(NmsGroup(task, most=83) for task in SIX_TASKS)
+OVERLAPS = tuple(NmsGroup(task, iou=0.2, most=83) for task in SIX_TASKS)
+SCALED_OVERLAPS = tuple(
+    NmsGroup(task, iou, scale, most=83)
+    for task, iou, scale in zip(
+        SIX_TASKS,
+        (0.2, 0.2, 0.2, 0.0, 0.2, 0.5),
+        ((1.0,), (0.7, 0.7), (0.4, 0.55), (), (1.0, 1.0), (4.5, 9.0)),
+        strict=True,
+    )
+)
 # Boxes count four times as much as usual: what is learnt by heart must be exact, and soon.
 TINY_LOSSES = LossConfig(box=1.0, velocity=1.0, velocity_beta=1.0, depth=0.3, depth_form="cross_entropy", semantic=0.3)
 
@@ -54,13 +68,15 @@ def spec(
     grid: BevGrid = GRID,
     image: ImageSpec = PAPER_IMAGE,
     radar: RadarSpec = RADAR_MAP,
-    top_k: int = ModelSpec.top_k,
+    nms: tuple[NmsGroup, ...] = (),
     max_age_s: float = TemporalSpec.max_age_s,
 ) -> ModelSpec:
-    """Facts of a model on nuScenes' vehicle; state: channels of its memory, 0 for none, max_age_s: the oldest used."""
+    """Facts of a model on nuScenes' vehicle; state: channels of its memory, 0 for none, max_age_s: the oldest used.
+    nms: as published, with as many candidates as that is for."""
     return ModelSpec(
         name, cameras, radars, dict.fromkeys(CLASSES, 0.25), NMS_RADIUS, grid=grid, image=image, radar=radar,
-        temporal=TemporalSpec(state_channels=state, max_age_s=max_age_s), top_k=top_k,
+        temporal=TemporalSpec(state_channels=state, max_age_s=max_age_s), nms=nms,
+        top_k=PAPER_TOP_K if nms else TOP_K,
     )  # fmt: skip
 
 

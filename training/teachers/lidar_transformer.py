@@ -13,10 +13,10 @@ from torch import Tensor
 from bev_perception.model_spec import ModelSpec
 from training.losses.queries import QueryLossConfig, query_losses
 from training.models.center_head import conv_bn_relu
-from training.models.detector import Memory, Candidates, Prediction
+from training.models.detector import Candidates, Memory, Prediction
 from training.models.pillar_backbone import PillarBackbone, PillarBackboneConfig, PillarNeck
 from training.models.pillar_encoder import Z_RANGE, PillarEncoder
-from training.models.query_head import QueryHead, QueryHeadConfig, query_maps, query_candidates
+from training.models.query_head import QueryHead, QueryHeadConfig, query_candidates, query_maps
 from training.teachers.centerpoint import POINT_CHANNELS
 from training.teachers.clouds import LidarDetector, batch_size, pillar_grid
 
