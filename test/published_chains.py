@@ -98,8 +98,8 @@ def centerpoint_full(network: torch.nn.Module) -> Stages:
 
 
 def det3d_boxes(network: torch.nn.Module, golden: Golden, prediction: Prediction, which: str) -> Stages:
-    """The boxes that the published decoder gives, circles or overlaps by task. It takes the best class of each cell; what
-    other classes of its task see there goes, because it lies where that one does."""
+    """The boxes that the published decoder gives, circles or overlaps by task. It takes the best class of each cell;
+    what other classes of its task see there goes, because it lies where that one does."""
     theirs = golden[f"{which}/box3d_lidar"].astype(np.float64)  # x y z w l h vx vy r
     yaw = -theirs[:, 8] - np.pi / 2
     theirs = boxes_to_ego(np.column_stack([theirs[:, :3], theirs[:, [4, 3, 5]], yaw, theirs[:, 6:8]]))
