@@ -123,10 +123,10 @@ def _thin_out(boxes: np.ndarray, labels: np.ndarray, spec: ModelSpec, thresholds
     kept = np.flatnonzero(~overlapping)
     kept = kept[circle_nms(boxes[kept, :2], group[labels[kept]], radii[labels[kept]])]
     if overlapping.any():
-        of = np.flatnonzero(overlapping)
-        scaled = boxes[of]
-        scaled[:, 3:5] *= scale[labels[of], None]
-        kept = np.sort(np.concatenate([kept, of[rotated_nms(scaled, group[labels[of]], iou[labels[of]])]]))
+        rest = np.flatnonzero(overlapping)
+        scaled = boxes[rest]
+        scaled[:, 3:5] *= scale[labels[rest], None]
+        kept = np.sort(np.concatenate([kept, rest[rotated_nms(scaled, group[labels[rest]], iou[labels[rest]])]]))
     return kept[strongest(group[labels[kept]], most[labels[kept]])] if most.any() else kept
 
 

@@ -91,6 +91,7 @@ SPECIMENS: dict[str, Any] = {
     "grid.step": lambda v: v * 2,
     "radars": lambda v: ["RADAR_FRONT"],
     "name": lambda v: "other",
+    "nms": lambda v: [{"classes": ["car"], "iou": 0.2, "scale": [], "most": 0}],
     "weights_sha256": lambda v: {"w.bin": "0" * 64},
 }
 OTHERWISE = {int: lambda v: v + 1, float: lambda v: v * 1.01}

@@ -99,7 +99,7 @@ def _worker(d: Drawing) -> None:
     _box(d, LEFT + 4, top, 132, "preprocess", ("images, radar", "maps or pillars"))
     _box(d, LEFT + 160, top, 132, "memory", ("state of earlier,", "ego motion since"))
     _box(d, LEFT + 316, top, 132, "backend.infer", ("ONNX Runtime", "or TensorRT"))
-    _box(d, LEFT + 472, top, 116, "decode", ("thresholds,", "circle NMS"))
+    _box(d, LEFT + 472, top, 116, "decode", ("thresholds,", "NMS"))
     _box(d, LEFT + 640, top, 150, "bev_publish", ("every Detections ->", "messages, in order"))
     for x, to in ((136, 160), (292, 316), (448, 472), (588, 640)):
         d.arrow([(LEFT + x, top + 31), (LEFT + to, top + 31)], LINE)
