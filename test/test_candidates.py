@@ -12,10 +12,10 @@ from bev_perception.grid import BevGrid  # noqa: E402
 from bev_perception.model_spec import BOX_CHANNELS, CLASSES, ModelSpec  # noqa: E402
 from training.data.targets import draw_gaussian  # noqa: E402
 from training.models.center_head import find_candidates  # noqa: E402
-from training.recipes.specs import NMS_RADIUS  # noqa: E402
+from training.recipes.specs import PAPER_NMS_RADIUS  # noqa: E402
 
 GRID = BevGrid(-25.6, 25.6, -25.6, 25.6, 0.8)
-SPEC = ModelSpec("crowd", ("c",), (), dict.fromkeys(CLASSES, 0.1), NMS_RADIUS, grid=GRID, top_k=500)
+SPEC = ModelSpec("crowd", ("c",), (), dict.fromkeys(CLASSES, 0.1), PAPER_NMS_RADIUS, grid=GRID, top_k=500)
 PEDESTRIAN = CLASSES.index("pedestrian")
 
 

@@ -17,9 +17,14 @@ from training.schedules import OptimConfig
 # nuScenes channel names in the order of the LiDAR's sweep; the last camera is the anchor on the vehicle.
 CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
 RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
-# Metres between the centres of two objects of one class: the roots of CenterPoint's 4, 12, 10, 1, 0.85 and 0.175, which
-# its code compares with squares (Yin et al., CVPR 2021; det3d's configuration with circular NMS).
+# Metres between the centres of two objects of one class. PAPER: the roots of CenterPoint's 4, 12, 10, 1, 0.85 and 0.175,
+# which its code compares with squares (Yin et al., CVPR 2021; det3d's configuration with circular NMS). Small networks
+# on cells of 0.8 m see one person twice more often than two so near: wider circles are better (docs/results.md).
 NMS_RADIUS = {
+    "car": 2.0, "truck": 3.0, "construction_vehicle": 3.0, "bus": 4.0, "trailer": 4.0,
+    "barrier": 1.0, "motorcycle": 1.0, "bicycle": 1.0, "pedestrian": 0.6, "traffic_cone": 0.5,
+}  # fmt: skip
+PAPER_NMS_RADIUS = {
     "car": 2.0, "truck": 3.464, "construction_vehicle": 3.464, "bus": 3.162, "trailer": 3.162,
     "barrier": 1.0, "motorcycle": 0.922, "bicycle": 0.922, "pedestrian": 0.418, "traffic_cone": 0.418,
 }  # fmt: skip
@@ -74,7 +79,7 @@ def spec(
     """Facts of a model on nuScenes' vehicle; state: channels of its memory, 0 for none, max_age_s: the oldest used.
     nms: as published, with as many candidates as that is for."""
     return ModelSpec(
-        name, cameras, radars, dict.fromkeys(CLASSES, 0.25), NMS_RADIUS, grid=grid, image=image, radar=radar,
+        name, cameras, radars, dict.fromkeys(CLASSES, 0.25), PAPER_NMS_RADIUS if nms else NMS_RADIUS, grid=grid, image=image, radar=radar,
         temporal=TemporalSpec(state_channels=state, max_age_s=max_age_s), nms=nms,
         top_k=PAPER_TOP_K if nms else TOP_K,
     )  # fmt: skip
