@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bev_perception.model_spec import CLASSES, ModelSpec
+from bev_perception.model_spec import ModelSpec
 from training.data.augment import Augmentation
 from training.data.config import DataConfig
 from training.losses.detection import LossConfig
 from training.models.camera_radar import StudentConfig
-from training.recipes.specs import CAMERAS, NMS_RADIUS, RADARS
+from training.recipes.specs import CAMERAS, RADARS, SMALL_IMAGE, spec
 from training.run import OptimConfig, Run
 
 # Velocity counts fully and smoothly: the run is short, and most objects stand (docs/lab_notes/velocity.md).
@@ -18,7 +18,7 @@ DATA = DataConfig(Augmentation(drop_all_radars=0.3), history=1, interval=(0.35, 
 
 def demo_spec() -> ModelSpec:
     """Facts of the demo student."""
-    return ModelSpec("demo_camera_radar", CAMERAS, RADARS, dict.fromkeys(CLASSES, 0.25), NMS_RADIUS)
+    return spec("demo_camera_radar", cameras=CAMERAS, radars=RADARS, state=64, image=SMALL_IMAGE)
 
 
 def full() -> Run:

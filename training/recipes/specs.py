@@ -17,7 +17,7 @@ from training.schedules import OptimConfig
 # nuScenes channel names in the order of the LiDAR's sweep; the last camera is the anchor on the vehicle.
 CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
 RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
-# Metres between the centres of two objects of one class. PAPER: the roots of CenterPoint's 4, 12, 10, 1, 0.85 and 0.175,
+# Metres between the centres of two objects of one class. PAPER: the roots of CenterPoint's 4, 12, 10, 1, 0.85, 0.175,
 # which its code compares with squares (Yin et al., CVPR 2021; det3d's configuration with circular NMS). Small networks
 # on cells of 0.8 m see one person twice more often than two so near: wider circles are better (docs/results.md).
 NMS_RADIUS = {
@@ -78,10 +78,11 @@ def spec(
 ) -> ModelSpec:
     """Facts of a model on nuScenes' vehicle; state: channels of its memory, 0 for none, max_age_s: the oldest used.
     nms: as published, with as many candidates as that is for."""
+    radius, top_k = (PAPER_NMS_RADIUS, PAPER_TOP_K) if nms else (NMS_RADIUS, TOP_K)
     return ModelSpec(
-        name, cameras, radars, dict.fromkeys(CLASSES, 0.25), PAPER_NMS_RADIUS if nms else NMS_RADIUS, grid=grid, image=image, radar=radar,
+        name, cameras, radars, dict.fromkeys(CLASSES, 0.25), radius, grid=grid, image=image, radar=radar,
         temporal=TemporalSpec(state_channels=state, max_age_s=max_age_s), nms=nms,
-        top_k=PAPER_TOP_K if nms else TOP_K,
+        top_k=top_k,
     )  # fmt: skip
 
 
