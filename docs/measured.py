@@ -35,6 +35,7 @@ MADE_BY = {
     "demo_scores.json": "python -m training.evaluate MODEL --data DATA --sensors all no_temporal camera radar --out IT",
     "blanked_scores.json": "python -m training.evaluate MODEL --data DATA --scenes 6 --sensors all blank:CAM --out IT",
     "velocity.csv": "python -m training.velocity MODEL --data DATA --out IT",
+    "decoding.csv": "python -m training.decoding MODEL --data DATA --out IT",
     "latency.csv": "make demo, then python -m bev_perception.evaluation.bench --only latency",
     "soak.csv": "python -m bev_perception.evaluation.soak --out IT",
     "learning_curves.csv": "python -m docs.learning_curves NAME=RUN_FOLDER",

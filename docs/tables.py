@@ -106,6 +106,12 @@ def velocity_table(rows: Sequence[Row]) -> str:
     return markdown(("true velocity, m/s", "objects", "true mean", "regressed mean"), body)
 
 
+def candidates_table(rows: Sequence[Row]) -> str:
+    head = ("candidates", "number", "circles", "mAP", "NDS", "AP of pedestrians", "AP of traffic cones")
+    names = ("rule", "candidates", "circles", "mAP", "NDS", "pedestrian", "traffic_cone")
+    return markdown(head, [tuple(row[name] for name in names) for row in rows])
+
+
 # (page, mark in it) -> table.
 TABLES: dict[tuple[str, str], Table] = {
     ("distillation.md", "gains"): Table(
@@ -115,6 +121,7 @@ TABLES: dict[tuple[str, str], Table] = {
     ("results.md", "sensors"): Table(sensors_table, ("demo_scores.json",)),
     ("results.md", "blanked"): Table(blanked_table, ("blanked_scores.json",)),
     ("results.md", "velocity"): Table(velocity_table, ("velocity.csv",)),
+    ("results.md", "candidates"): Table(candidates_table, ("decoding.csv",)),
     ("models.md", "networks"): Table(
         lambda names, results: networks_table(networks(names, results)), ("network_names.csv", "near_results.csv")
     ),
