@@ -53,8 +53,8 @@ def test_each_way_is_scored(tiny_dataset: Path) -> None:
     rows = range(len(keyframes))
     scores = {way: score_found(keyframes, SPEC, objects, rows) for way, objects in found.items()}
     assert scores["local maxima", 100, "its own"].mean_ap > scores["local maxima", 5, "its own"].mean_ap > 0
-    table = decoding_csv(scores, dict.fromkeys(scores, 1.0)).splitlines()
-    assert len(table) == 9 and table[1].startswith("local maxima,5,its own,0.")
+    table = decoding_csv({"all": scores}).splitlines()
+    assert len(table) == 9 and table[1].startswith("all,local maxima,5,its own,0.")
 
 
 def test_local_maxima_are_those_of_the_eight_cells_around() -> None:
@@ -73,4 +73,4 @@ def test_the_papers_circles_and_networks_without_maps() -> None:
     assert own == SPEC and papers.nms_radius == PAPER_NMS_RADIUS != SPEC.nms_radius
     queries = SimpleNamespace(detector=SimpleNamespace(), run=SimpleNamespace(model="lidar_transformer"))
     with pytest.raises(ValueError, match="lidar_transformer gives queries"):
-        next(maps(queries, [], Batches(1, 0)))
+        next(maps(queries, [], Batches(1, 0), "all"))

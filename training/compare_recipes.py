@@ -113,9 +113,20 @@ def knows_camera(run: Run) -> bool:
     return net is not None and bool(net.camera_aware)
 
 
+def boxes_kept(run: Run) -> int:
+    """Of each group of classes; of a set of queries all."""
+    return max((group.most for group in run.spec.nms), default=run.spec.top_k)
+
+
 def suppression(run: Run) -> str:
-    radii = run.spec.nms_radius.values()
-    return f"circles of {min(radii)} to {max(radii)} m"
+    radii, overlaps = run.spec.nms_radius.values(), {group.iou for group in run.spec.nms} - {0.0}
+    if not overlaps:
+        return f"circles of {min(radii):.2f} to {max(radii):.2f} m"
+    if len(overlaps) == 1:
+        return f"rotated IoU of {min(overlaps)}"
+    assert any(group.scale for group in run.spec.nms)
+    circles = ", ".join(f"{name}s" for group in run.spec.nms if not group.iou for name in group.classes)
+    return f"rotated IoU of {min(overlaps)} to {max(overlaps)} of scaled boxes, circles for {circles}"
 
 
 def falls(run: Run) -> tuple[int, ...]:
@@ -176,7 +187,7 @@ SETTINGS: dict[str, Callable[[Run], Any]] = {
     "LiDAR sweeps": lambda run: lidar_sweeps(run.data),
     "radar sweeps": lambda run: run.spec.radar.sweeps,
     "test image scale": seen_scale,
-    "boxes kept": lambda run: run.spec.top_k,
+    "boxes kept": boxes_kept,
     "score threshold": lambda run: SCORE_FLOOR,
     "suppression": suppression,
 }

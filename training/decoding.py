@@ -27,6 +27,7 @@ from training.models.detector import task_index
 from training.processes import own_device, own_threads
 from training.recipes.specs import PAPER_NMS_RADIUS
 from training.scoring import floor_thresholds, score_found
+from training.sensor_masks import mask_sensors
 from training.trainer.checkpoint import load_module
 from training.trainer.lightning_module import CANDIDATES, DetectorModule, objects_of
 from training.trainer.loading import Batches, evaluation_loader, open_keyframes
@@ -49,14 +50,14 @@ def circles_of(spec: ModelSpec) -> dict[str, ModelSpec]:
 
 
 def decode_each_way(
-    module: DetectorModule, keyframes: Sequence[Keyframe], counts: Sequence[int], batches: Batches
+    module: DetectorModule, keyframes: Sequence[Keyframe], counts: Sequence[int], batches: Batches, sensors: str = "all"
 ) -> dict[Way, dict[int, Objects]]:
-    """Way -> row of the keyframe -> detections."""
+    """Way -> row of the keyframe -> detections. sensors: a word of `mask_sensors`."""
     specs = circles_of(module.spec)
     found: dict[Way, dict[int, Objects]] = {
         (rule, count, circles): {} for rule in RULES for count in counts for circles in specs
     }
-    for rows, (scores, regression) in maps(module, keyframes, batches):
+    for rows, (scores, regression) in maps(module, keyframes, batches, sensors):
         of_class = task_index(module.detector.tasks, module.spec.classes)
         for rule, keep in RULES.items():
             tensors = find_candidates(keep(scores), regression, of_class, max(counts))
@@ -70,7 +71,7 @@ def decode_each_way(
 
 
 def maps(
-    module: DetectorModule, keyframes: Sequence[Keyframe], batches: Batches
+    module: DetectorModule, keyframes: Sequence[Keyframe], batches: Batches, sensors: str
 ) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
     """Rows of a batch; scores (B, classes, X, Y) and regression of its keyframes. Raises ValueError for queries."""
     if not hasattr(module.detector, "tasks"):
@@ -78,18 +79,21 @@ def maps(
     of_class = task_index(module.detector.tasks, module.spec.classes)
     module.eval()
     for batch in evaluation_loader(keyframes, range(len(keyframes)), module.spec, module.data, batches):
+        batch = mask_sensors(batch, sensors, module.spec)
         with torch.inference_mode():
             prediction = module.predict({name: tensor.to(module.device) for name, tensor in batch.items()})
             scores = rectified_scores(prediction.heatmap.float(), prediction.aux.get("iou"), of_class)
             yield batch["index"].flatten().tolist(), (scores, prediction.regression.float())
 
 
-def decoding_csv(scores: dict[Way, Scores], boxes: dict[Way, float]) -> str:
-    """rule,candidates,circles,mAP,NDS,pedestrian,traffic_cone,boxes: AP of two classes, mean boxes of a keyframe."""
-    lines = ["rule,candidates,circles,mAP,NDS,pedestrian,traffic_cone,boxes"]
-    for way, of in scores.items():
-        crowds = [f"{of.classes[name].ap:.3f}" for name in ("pedestrian", "traffic_cone")]
-        lines.append(",".join([*map(str, way), f"{of.mean_ap:.3f}", f"{of.nds:.3f}", *crowds, f"{boxes[way]:.0f}"]))
+def decoding_csv(scores: dict[str, dict[Way, Scores]]) -> str:
+    """sensors,rule,candidates,circles,mAP,NDS,pedestrian,traffic_cone: the last two are the AP of what comes in groups.
+    scores: word of the sensors -> way -> scores."""
+    lines = ["sensors,rule,candidates,circles,mAP,NDS,pedestrian,traffic_cone"]
+    for sensors, ways in scores.items():
+        for way, of in ways.items():
+            figures = [of.mean_ap, of.nds, *(of.classes[name].ap for name in ("pedestrian", "traffic_cone"))]
+            lines.append(",".join([sensors, *map(str, way), *(f"{figure:.3f}" for figure in figures)]))
     return "\n".join(lines) + "\n"
 
 
@@ -101,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", default="val", help="val, train, or holdout")
     parser.add_argument("--scenes", type=int, help="only the first n scenes of the split")
     parser.add_argument("--candidates", type=int, nargs="+", default=[200, 500, 1000])
+    parser.add_argument("--sensors", nargs="+", default=["all"], help="as in training.evaluate")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     parser.add_argument("--out", type=Path, help="write the table as CSV")
@@ -108,12 +113,13 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(own_threads())
     module = load_module(args.checkpoint).to(own_device())
     keyframes = open_keyframes(module.spec, module.data, source_of(args), args.split, args.scenes)
-    found = decode_each_way(module, keyframes, args.candidates, Batches(args.batch_size, args.workers))
-    rows = range(len(keyframes))
-    scores = {way: score_found(keyframes, module.spec, objects, rows) for way, objects in found.items()}
-    boxes = {way: sum(map(len, objects.values())) / len(keyframes) for way, objects in found.items()}
-    table = decoding_csv(scores, boxes)
-    print(table, end="")
+    batches, rows = Batches(args.batch_size, args.workers), range(len(keyframes))
+    scores: dict[str, dict[Way, Scores]] = {}
+    for word in args.sensors:
+        found = decode_each_way(module, keyframes, args.candidates, batches, word)
+        scores[word] = {way: score_found(keyframes, module.spec, objects, rows) for way, objects in found.items()}
+        print(decoding_csv({word: scores[word]}), flush=True)
+    table = decoding_csv(scores)
     if args.out:
         write_atomic(args.out, table)
     return 0
