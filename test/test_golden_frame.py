@@ -87,7 +87,7 @@ CHANNELS = load_bundle(SHIPPED).spec.radar.channels
         {"image": {"color_order": "rgb"}},
         {"radar": {"channels": (CHANNELS[1], CHANNELS[0], *CHANNELS[2:])}},
         {"radar": {"sweeps": 1}},
-        {"temporal": {"min_age_s": 0.45}},
+        {"temporal": {"min_age_s": 0.55, "interval_s": 0.55}},
     ],
     ids=str,
 )

@@ -106,9 +106,9 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "bundling compare_recipes convert"),
     (
         "training",
-        "train evaluate export average decoding velocity check_data object_database model_table study_tables",
+        "train evaluate export average velocity check_data object_database model_table study_tables",
     ),
-    ("training", "study overfit bench"),
+    ("training", "bench decoding overfit study"),
 )
 ROOTS = ("bev_perception", "training")
 

@@ -135,7 +135,6 @@ PUBLISHED: dict[str, Published] = {
                   "displacement": True},
         TEST | {
             "time between frames": "tested with a frame half a second back, as a vehicle has it; there 1.5 s",
-            "suppression": "the student is BEVDepth's own",
             "displacement": "a vehicle's frames have no fixed distance, so velocity itself is regressed",
         },
     ),
@@ -233,6 +232,7 @@ PUBLISHED: dict[str, Published] = {
                   "displacement": True},
         TEST | {
             "depth weight": "the student is BEVDepth's own, with its loss; the published one is BEVDet's variant",
+            "suppression": "the student is BEVDepth's own",
             "displacement": "a vehicle's frames have no fixed distance, so velocity itself is regressed",
         },
     ),
