@@ -18,17 +18,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # fixture that does. What is not here is marked `fast`, so a new file need not be named unless it is slow.
 SLOW_FILES = frozenset(
     """
-    test_adapters test_average test_backbones test_bag_writer test_bench_training test_bev_encoder
+    test_adapters test_average test_backbones test_bag_to_nuscenes test_bag_writer test_bench_training test_bev_encoder
     test_commands test_convert_export test_convert_networks test_ddp test_demo_parts test_distill_experiments
     test_distill_training
     test_experiments test_export test_extending test_fusion_students test_live_and_replay test_messages test_model_table
     test_node_lifecycle test_node_messages test_node_tf test_nuscenes_writer test_packaging test_play_record
-    test_radar_students test_replay test_student test_students test_study test_teachers test_temporal_fusion
+    test_radar_students test_recorded_labels test_recorded_sets test_recorded_town test_replay
+    test_student test_students test_study test_teachers test_temporal_fusion
     test_fast_dds test_faults test_shared_memory test_two_nodes
     test_tensorrt test_training test_view_export test_ways_in test_worker_processes test_world_sensors
     """.split()
 )
-SLOW_FIXTURES = frozenset({"tiny_dataset", "tiny_checkpoint"})
+SLOW_FIXTURES = frozenset({"tiny_dataset", "tiny_checkpoint", "town_bag"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,6 +72,20 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rates = Rates(camera=2, lidar=2, radar=13)
     write_dataset(root, 2, DatasetSettings(seed=7, duration_s=2.0, scale=0.1, rates=rates), workers=1, val_every=2)
     return root
+
+
+@pytest.fixture(scope="session")
+def town_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second of a drive through the town, town_drive.SETTINGS, as a recording."""
+    for name in ("trimesh", "rosbags"):
+        pytest.importorskip(name, reason=f"a synthetic recording needs {name}")
+    from town_drive import SETTINGS
+
+    from training.world.bag_writer import write_bag
+
+    path = tmp_path_factory.mktemp("town_bag") / "drive"
+    write_bag(path, SETTINGS, workers=2)
+    return path
 
 
 @pytest.fixture(scope="session")

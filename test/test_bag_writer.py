@@ -13,16 +13,16 @@ pytest.importorskip("rosbags", reason="needs rosbags")
 
 from references import yaw_of
 from rosbags.highlevel import AnyReader
+from town_drive import SETTINGS
 
 from bev_perception.geometry import invert, rotation_from_quaternion, transform_points
+from training.tables.files import RADAR_DTYPE
 from training.world.__main__ import main
 from training.world.bag_writer import LATENCY_NS, BagSettings, _odometry, topic, write_bag
 from training.world.camera import scaled_K
 from training.world.generate import Scan, epoch_ns, take, world_of
-from training.world.nuscenes_tables import RADAR_DTYPE
 from training.world.rig import RIG, stamps
 
-SETTINGS = BagSettings(seed=901, duration_s=1.0, scale=0.1, image_format="raw", lidar=True)
 TINY = BagSettings(seed=902, duration_s=1.0, scale=0.04, image_format="jpeg")
 CAMERAS = [name for name, mount in RIG.items() if mount.kind == "camera"]
 RADARS = [name for name, mount in RIG.items() if mount.kind == "radar"]
@@ -41,10 +41,8 @@ def _read(path):
 
 
 @pytest.fixture(scope="module")
-def bag(tmp_path_factory):
-    path = tmp_path_factory.mktemp("bag") / "drive"
-    write_bag(path, SETTINGS, workers=2)
-    return _read(path)
+def bag(town_bag):
+    return _read(town_bag)
 
 
 @pytest.fixture(scope="module")

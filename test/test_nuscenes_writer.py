@@ -20,14 +20,13 @@ from nuscenes.utils.splits import get_scenes_of_custom_split  # noqa: E402
 from references import yaw_of  # noqa: E402
 
 from bev_perception.geometry import box_corners, rotation_from_quaternion  # noqa: E402
+from training.tables.files import RADAR_DTYPE, radar_pcd  # noqa: E402
+from training.tables.vocabulary import TABLES, token_of, visibility_token  # noqa: E402
 from training.world.generate import Rates, keyframe_stamps, plan_drive, take, world_of  # noqa: E402
-from training.world.nuscenes_tables import RADAR_DTYPE, radar_pcd, visibility_token  # noqa: E402
 from training.world.nuscenes_writer import (  # noqa: E402
     GLOBAL_OFFSET_M,
-    TABLES,
     DatasetSettings,
     fill_gaps,
-    token_of,
     write_dataset,
 )
 from training.world.observation import RADAR_BOX_MARGIN_M, count_in_footprints, outline_area  # noqa: E402

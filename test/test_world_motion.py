@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.world.actors import CATEGORIES
+from training.tables.vocabulary import CATEGORY_OF
 from training.world.paths import Motion, MotionTable, Path, SpeedProfile, standing
 from training.world.placing import EGO_CENTRE_AHEAD, EGO_LENGTH, EGO_WIDTH, boxes_overlap
 from training.world.rig import NS, RIG, stamps
@@ -142,7 +142,7 @@ def _nearly_apart(a: np.ndarray, b: np.ndarray) -> bool:
 
 def test_all_ten_classes_appear_with_their_attributes(worlds: list[World]) -> None:
     states = [state for world in worlds for state in world.actor_states(3 * NS, 60.0)]
-    assert {state.name for state in states} == set(CATEGORIES)
+    assert {state.name for state in states} == set(CATEGORY_OF)
     assert {state.attribute for state in states} == {
         "",
         "vehicle.moving",

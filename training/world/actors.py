@@ -7,21 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from training.tables.vocabulary import CATEGORY_OF
 from training.world.paths import Motion
 from training.world.rig import NS
-
-CATEGORIES = {
-    "car": "vehicle.car",
-    "truck": "vehicle.truck",
-    "bus": "vehicle.bus.rigid",
-    "trailer": "vehicle.trailer",
-    "construction_vehicle": "vehicle.construction",
-    "pedestrian": "human.pedestrian.adult",
-    "motorcycle": "vehicle.motorcycle",
-    "bicycle": "vehicle.bicycle",
-    "traffic_cone": "movable_object.trafficcone",
-    "barrier": "movable_object.barrier",
-}
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ class Actor:
 
     @property
     def category(self) -> str:
-        return CATEGORIES[self.name]
+        return CATEGORY_OF[self.name]
 
     def attribute(self, speed: float) -> str:
         """The nuScenes attribute at this speed; '' for cones and barriers, which have none."""

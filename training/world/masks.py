@@ -15,6 +15,7 @@ import numpy as np
 from bev_perception.model_spec import CLASSES
 from bev_perception.plain import from_plain
 from training.data.masks import mask_path, run_lengths
+from training.tables.files import write_json
 from training.world.camera import CameraImage, cast_camera
 from training.world.generate import (
     Progress,
@@ -27,7 +28,7 @@ from training.world.generate import (
     world_of,
 )
 from training.world.lidar import LidarSweep
-from training.world.nuscenes_writer import JPEG_QUALITY, DatasetSettings, scene_name, write_json
+from training.world.nuscenes_writer import JPEG_QUALITY, DatasetSettings, scene_name
 from training.world.rig import RIG
 from training.world.world import World
 

@@ -15,17 +15,17 @@ LiDAR sweeps are NOT motion corrected (nuScenes' are).
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from bev_perception.geometry import quaternion_from_rotation, rotation_from_yaw
+from bev_perception.geometry import make_transform, rotation_from_yaw
+from training.tables.files import radar_pcd, write_json, write_tables
+from training.tables.rows import Row, annotation_row, data_row, pose_fields, sample_token, scene_tables
+from training.tables.vocabulary import token_of, visibility_token
 from training.world.actors import ActorState
 from training.world.camera import CameraImage
 from training.world.generate import (
@@ -41,7 +41,6 @@ from training.world.generate import (
     world_of,
 )
 from training.world.lidar import LidarSweep
-from training.world.nuscenes_tables import radar_pcd, static_tables, token_of, visibility_token
 from training.world.observation import (
     ANNOTATION_RANGE_M,
     Observation,
@@ -54,16 +53,11 @@ from training.world.observation import (
 from training.world.rig import RIG
 from training.world.world import World
 
-Row = dict[str, Any]
 GLOBAL_OFFSET_M = np.array([600.0, 1600.0, 0.0])
 SCENES_PER_SEED = 1000
 MAX_GAP = 2
 JPEG_QUALITY = 95
 FORMAT = 1  # raise it when the files of a scene change, so that old and new scenes are never mixed
-TABLES = (
-    "attribute calibrated_sensor category ego_pose instance log map sample sample_annotation sample_data scene sensor "
-    "visibility"
-).split()
 
 
 @dataclass(frozen=True)
@@ -161,24 +155,11 @@ class _SceneRows:
         if scan.channel not in self.calibrated:
             self.calibrated[scan.channel] = _calibrated_row(self.name, scan.channel, self.scale)
         token = token_of("sample_data", self.name, scan.channel, scan.stamp_ns)
-        self.data.append(
-            {
-                "token": token,
-                "sample_token": self.sample_token(sample),
-                "ego_pose_token": token,
-                "calibrated_sensor_token": self.calibrated[scan.channel]["token"],
-                "timestamp": stamp_us,
-                "fileformat": "jpg" if suffix == ".jpg" else "pcd",
-                "is_key_frame": key,
-                "height": height,
-                "width": width,
-                "filename": filename,
-                "prev": "",
-                "next": "",
-            }
-        )
+        calibrated = self.calibrated[scan.channel]["token"]
+        sample_of = sample_token(self.name, sample)
+        self.data.append(data_row(token, sample_of, calibrated, stamp_us, filename, key, (width, height)))
         world_from_ego = self.world.ego_pose(scan.stamp_ns)
-        self.poses.append({"token": token, "timestamp": stamp_us, **_pose_fields(world_from_ego, GLOBAL_OFFSET_M)})
+        self.poses.append({"token": token, "timestamp": stamp_us, **pose_fields(world_from_ego, GLOBAL_OFFSET_M)})
         return filename, data
 
     def _actors_at(self, keyframe: int) -> Snapshot:
@@ -186,103 +167,51 @@ class _SceneRows:
             self.actors = snapshot(self.world, self.keyframes[keyframe])
         return self.actors
 
-    def sample_token(self, index: int) -> str:
-        return token_of("sample", self.name, index)
-
     def finish(self) -> dict[str, list[Row]]:
         """All rows of the scene, chained."""
-        by_sensor: dict[str, list[Row]] = {}
-        for row in self.data:
-            by_sensor.setdefault(row["calibrated_sensor_token"], []).append(row)
-        for rows in by_sensor.values():
-            _chain(rows)
-        scene_token, log_token = token_of("scene", self.name), token_of("log", self.name)
-        samples = [
-            {
-                "token": self.sample_token(i),
-                "timestamp": (self.start_ns + stamp) // 1000,
-                "prev": "",
-                "next": "",
-                "scene_token": scene_token,
-            }
-            for i, stamp in enumerate(self.keyframes)
-        ]
-        _chain(samples)
-        instances, annotations = self._annotations()
-        return {
-            "sample": samples,
-            "sample_data": self.data,
-            "ego_pose": self.poses,
-            "calibrated_sensor": list(self.calibrated.values()),
-            "instance": instances,
-            "sample_annotation": annotations,
-            "scene": [
-                {
-                    "token": scene_token,
-                    "log_token": log_token,
-                    "nbr_samples": len(samples),
-                    "first_sample_token": samples[0]["token"],
-                    "last_sample_token": samples[-1]["token"],
-                    "name": self.name,
-                    "description": describe(self.world),
-                }
-            ],
-            "log": [
-                {
-                    "token": log_token,
-                    "logfile": self.name,
-                    "vehicle": "synthetic",
-                    "date_captured": "2023-11-14",
-                    "location": "synthetic",
-                }
-            ],
+        log = {
+            "token": token_of("log", self.name),
+            "logfile": self.name,
+            "vehicle": "synthetic",
+            "date_captured": "2023-11-14",
+            "location": "synthetic",
         }
+        stamps_us = [(self.start_ns + stamp) // 1000 for stamp in self.keyframes]
+        calibrated = list(self.calibrated.values())
+        return scene_tables(
+            self.name, describe(self.world), log, stamps_us, self.data, self.poses, calibrated, self._tracks()
+        )
 
-    def _annotations(self) -> tuple[list[Row], list[Row]]:
+    def _tracks(self) -> dict[str, list[Row]]:
+        """Track -> its annotations, in the order of time."""
         states: list[dict[int, ActorState]] = [
             {s.track_id: s for s in self.world.actor_states(stamp, ANNOTATION_RANGE_M)} for stamp in self.keyframes
         ]
-        tracks = sorted({track_id for at_keyframe in states for track_id in at_keyframe})
-        instances, annotations = [], []
-        for track_id in tracks:
+        tracks = {}
+        for track_id in sorted({track_id for at_keyframe in states for track_id in at_keyframe}):
             near = [k for k, at_keyframe in enumerate(states) if track_id in at_keyframe]
             observed = [k for k in near if track_id in self.seen[k] and self.seen[k][track_id].seen]
             present = [k for k in fill_gaps(observed, MAX_GAP) if k in near]
-            rows = [self._annotation(k, states[k][track_id]) for k in present]
-            if not rows:
-                continue
-            _chain(rows)
-            annotations += rows
-            instances.append(
-                {
-                    "token": token_of("instance", self.name, track_id),
-                    "category_token": token_of("category", states[present[0]][track_id].category),
-                    "nbr_annotations": len(rows),
-                    "first_annotation_token": rows[0]["token"],
-                    "last_annotation_token": rows[-1]["token"],
-                }
-            )
-        return instances, annotations
+            if present:
+                tracks[str(track_id)] = [self._annotation(k, states[k][track_id]) for k in present]
+        return tracks
 
     def _annotation(self, keyframe: int, state: ActorState) -> Row:
         seen = self.seen[keyframe].get(state.track_id, Observation())
-        world_from_box = np.eye(4)
-        world_from_box[:3, :3] = rotation_from_yaw(state.yaw)
-        world_from_box[:3, 3] = state.center
-        length, width, height = (float(v) for v in state.size_lwh)
-        return {
-            "token": token_of("sample_annotation", self.name, state.track_id, keyframe),
-            "sample_token": self.sample_token(keyframe),
-            "instance_token": token_of("instance", self.name, state.track_id),
-            "visibility_token": visibility_token(seen.visibility),
-            "attribute_tokens": [token_of("attribute", state.attribute)] if state.attribute else [],
-            **_pose_fields(world_from_box, GLOBAL_OFFSET_M),
-            "size": [width, length, height],
-            "prev": "",
-            "next": "",
-            "num_lidar_pts": seen.lidar_points,
-            "num_radar_pts": seen.radar_points,
-        }
+        world_from_box = make_transform(rotation_from_yaw(state.yaw), state.center)
+        return annotation_row(
+            self.name,
+            keyframe,
+            str(state.track_id),
+            state.category,
+            world_from_box,
+            state.size_lwh.tolist(),
+            state.attribute,
+            visibility_token(seen.visibility),
+            seen.lidar_points,
+            seen.radar_points,
+            GLOBAL_OFFSET_M,
+        )
 
 
 def fill_gaps(present: list[int], max_gap: int) -> list[int]:
@@ -315,25 +244,13 @@ def _encode(result: CameraImage | LidarSweep | np.ndarray) -> tuple[str, bytes]:
     return ".pcd", radar_pcd(result)
 
 
-def _pose_fields(a_from_b: np.ndarray, offset: np.ndarray | float = 0.0) -> Row:
-    return {
-        "translation": (a_from_b[:3, 3] + offset).tolist(),
-        "rotation": quaternion_from_rotation(a_from_b[:3, :3]).tolist(),
-    }
-
-
 def _calibrated_row(name: str, channel: str, scale: float) -> Row:
     return {
         "token": token_of("calibrated_sensor", name, channel),
         "sensor_token": token_of("sensor", channel),
-        **_pose_fields(RIG[channel].ego_from_sensor),
+        **pose_fields(RIG[channel].ego_from_sensor),
         "camera_intrinsic": camera_matrix(channel, scale).tolist() if RIG[channel].kind == "camera" else [],
     }
-
-
-def _chain(rows: list[Row]) -> None:
-    for before, after in pairwise(rows):
-        before["next"], after["prev"] = after["token"], before["token"]
 
 
 def _stamp(out: Path, index: int) -> Path:
@@ -355,43 +272,8 @@ def _finished(out: Path, index: int, settings: DatasetSettings) -> bool:
 
 
 def _write_tables(out: Path, scenes: int, version: str, val_every: int) -> None:
-    tables: dict[str, list[Row]] = {name: [] for name in TABLES}
-    tables.update(static_tables())
-    tables["sensor"] = [
-        {"token": token_of("sensor", m.name), "channel": m.name, "modality": m.kind} for m in RIG.values()
-    ]
-    for index in range(scenes):
-        for name, rows in json.loads(_stamp(out, index).read_text())["tables"].items():
-            tables[name] += rows
-    mask = "maps/synthetic.png"
-    (out / "maps").mkdir(exist_ok=True)
-    write_bytes(out / mask, cv2.imencode(".png", np.full((64, 64), 255, np.uint8))[1].tobytes())
-    tables["map"] = [
-        {
-            "token": token_of("map"),
-            "log_tokens": [row["token"] for row in tables["log"]],
-            "category": "semantic_prior",
-            "filename": mask,
-        }
-    ]
-    (out / version).mkdir(exist_ok=True)
-    for name, rows in tables.items():
-        write_json(out / version / f"{name}.json", rows)
     splits: dict[str, list[str]] = {"train": [], "val": []}
     for index in range(scenes):
         splits[split_of(index, val_every)].append(scene_name(index))
-    write_json(out / "splits.json", splits)
-    # Where nuscenes-devkit >= 1.2 looks for splits of one's own; 'train' and 'val' mean nuScenes' own scenes to it.
-    write_json(out / version / "splits.json", {f"synthetic_{name}": names for name, names in splits.items()})
-
-
-def write_json(path: Path, content: Iterable | Row) -> None:
-    """Writes JSON atomically."""
-    write_bytes(path, json.dumps(content, separators=(",", ":"), allow_nan=False).encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file so that it is never seen half written."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    rows = (json.loads(_stamp(out, index).read_text())["tables"] for index in range(scenes))
+    write_tables(out, version, rows, {m.name: m.kind for m in RIG.values()}, splits, "synthetic")

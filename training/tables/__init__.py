@@ -1,0 +1,1 @@
+"""Data sets in nuScenes' format, written: the fixed vocabulary, rows, and files."""
