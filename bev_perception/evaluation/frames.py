@@ -32,12 +32,9 @@ def frames_of(
     synchronizer: FrameSynchronizer,
     watch: Callable[[float], None] = lambda share: None,
 ) -> Iterator[tuple[int, SensorFrame]]:
-    """(record time ns, frame) of every frame of an open recording, in order.
+    """(record time ns, frame) of every frame of an open recording, in order; see `hear`.
 
-    Time ends with the last message, as it does for a node that listens to a player's /clock. What cannot be used is
-    refused by the intake, counted and reported as in the node; a message of another type as `wrong_type`, a damaged one
-    as `message_damaged`. watch(share) is told after each message how much of the recording's time has been read, 0
-    where that is not known. Raises BagError where the recording has none of the topics that the parameters name.
+    Raises BagError where the recording has none of the topics that the parameters name.
     """
     present = {c.topic for c in recording.connections}
     measured = {ODOMETRY, *config.cameras}
@@ -47,16 +44,34 @@ def frames_of(
             f"{recording.path} has none of the topics that the parameters name ({', '.join(sorted(needed))}); "
             f"it has {', '.join(sorted(present)) or 'no topics'}"
         )
+    for record_ns in hear(recording, intake, intake.sources, synchronizer.taken, watch):
+        for frame in synchronizer.poll():
+            yield record_ns, frame
+
+
+def hear(
+    recording: Recording,
+    intake: SensorIntake,
+    sources: Sequence[Source],
+    taken: Measurements,
+    watch: Callable[[float], None] = lambda share: None,
+) -> Iterator[int]:
+    """Record time (ns) of each message of the sources' topics, after the intake was given it.
+
+    Time ends with the last message, as it does for a node that listens to a player's /clock. What cannot be used is
+    refused by the intake, counted and reported as in the node; a message of another type as `wrong_type`, a damaged one
+    as `message_damaged`. watch(share) is told after each message how much of the recording's time has been read, 0
+    where that is not known.
+    """
     listeners: dict[str, list[Source]] = {}
-    for source in intake.sources:
+    for source in sources:
         listeners.setdefault(source.topic, []).append(source)
     start_ns, length_ns = recording.start_ns, recording.end_ns - recording.start_ns
     for channel, record_ns, raw in recording.messages(set(listeners)):
         for source in listeners[channel.topic]:
-            synchronizer.taken.advance(record_ns)
+            taken.advance(record_ns)
             _take(intake, source, recording, channel, record_ns, raw)
-            for frame in synchronizer.poll():
-                yield record_ns, frame
+            yield record_ns
         watch((record_ns - start_ns) / length_ns if length_ns else 0.0)
 
 

@@ -33,11 +33,7 @@ def accumulate(frame: SensorFrame, spec: ModelSpec) -> np.ndarray:
     finite = np.isfinite(points).all(axis=1)
     points, of_sweep = points[finite], of_sweep[finite]
 
-    own_velocity = _own_velocities(sweeps)[of_sweep]
-    rays = points[:, :3] / np.maximum(np.linalg.norm(points[:, :3], axis=1), 1e-6)[:, None]
-    velocity = np.zeros((len(points), 3))
-    velocity[:, :2] = points[:, 4:6]
-    velocity += np.sum(own_velocity * rays, axis=1, keepdims=True) * rays
+    velocity = over_ground(points, own_velocities(sweeps)[of_sweep])
 
     ego_from_odom = invert(frame.ego.odom_from_ego)
     ego_from_radar = np.stack([ego_from_odom @ s.ego.odom_from_ego @ s.ego_from_radar for s in sweeps])[of_sweep]
@@ -218,7 +214,16 @@ def _usable(sweeps: tuple[RadarSweep, ...], frame: SensorFrame, spec: ModelSpec)
     return usable[: spec.radar.sweeps]
 
 
-def _own_velocities(sweeps: list[RadarSweep]) -> np.ndarray:
+def over_ground(points: np.ndarray, own_velocity: np.ndarray) -> np.ndarray:
+    """Returns (P, 6) and the velocity of their radar in its own axes (P, 3) -> (P, 3) their velocity over ground there:
+    what was measured and, along each line of sight, the radar's own."""
+    rays = points[:, :3] / np.maximum(np.linalg.norm(points[:, :3], axis=1), 1e-6)[:, None]
+    velocity = np.zeros((len(points), 3))
+    velocity[:, :2] = points[:, 4:6]
+    return velocity + np.sum(own_velocity * rays, axis=1, keepdims=True) * rays
+
+
+def own_velocities(sweeps: list[RadarSweep]) -> np.ndarray:
     """(S, 3) velocity of the radars themselves in their own axes, lever arm included; zero for compensated scans."""
     ego_from_radar = np.stack([s.ego_from_radar for s in sweeps])
     linear, angular = np.stack([s.ego.linear for s in sweeps]), np.stack([s.ego.angular for s in sweeps])

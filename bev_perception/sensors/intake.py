@@ -96,8 +96,9 @@ class SensorIntake:
     """Feed it with the messages of `sources`. Not thread-safe.
 
     Everything is counted as `SENSOR/reason` in the measurements' counters, and told to report(sensor, reason, detail)
-    each time. faults: {sensor: (reason, detail)} of the sensors whose newest message was refused; warnings: {sensor:
-    text} of what may keep its messages from coming; doubts: {sensor: text} of what is wrong in those that are used.
+    each time; heard(measurement, message) is told of every image and scan that is taken in. faults: {sensor: (reason,
+    detail)} of the sensors whose newest message was refused; warnings: {sensor: text} of what may keep its messages
+    from coming; doubts: {sensor: text} of what is wrong in those that are used.
 
     Raises CalibrationError where the parameters name a calibration file that cannot be used.
     """
@@ -107,8 +108,9 @@ class SensorIntake:
         config: NodeConfig,
         taken: Measurements,
         report: Callable[[str, str, str], None] = lambda sensor, reason, detail: None,
+        heard: Callable[[CameraFrame | RadarScan, Any], None] = lambda measurement, message: None,
     ) -> None:
-        self._config, self._taken, self._report = config, taken, report
+        self._config, self._taken, self._report, self._heard = config, taken, report, heard
         self.faults: dict[str, tuple[str, str]] = {}
         self._fault_ns: dict[str, int] = {}  # when the newest of each came
         self.warnings: dict[str, str] = {}
@@ -134,8 +136,8 @@ class SensorIntake:
             elif isinstance(found, Sequence):
                 for pose in found:
                     self._add(source.sensor, pose, now_ns)
-            else:
-                self._add(source.sensor, found, now_ns)
+            elif self._add(source.sensor, found, now_ns) and not isinstance(found, EgoPose):
+                self._heard(found, message)
         except MessageError as error:
             self.refuse(source.sensor, error.reason, error.detail)
 
@@ -282,7 +284,8 @@ class SensorIntake:
                 self.notice(ODOMETRY, "twist_disagrees", detail)
         return checked
 
-    def _add(self, sensor: str, measurement: Measurement, now_ns: int) -> None:
+    def _add(self, sensor: str, measurement: Measurement, now_ns: int) -> bool:
+        """Whether it was taken in."""
         if now_ns == 0:
             raise MessageError("clock_not_started", "use_sim_time is true and nothing has arrived on /clock")
         if isinstance(measurement, CameraFrame):
@@ -299,9 +302,10 @@ class SensorIntake:
             self._delays_ns.setdefault(sensor, deque(maxlen=DELAYS)).append(delay_ns)
         if not refused:
             self.faults.pop(sensor, None)
-            return
+            return True
         detail = f"its stamp is {abs(delay_ns) / 1e9:.3f} s {'behind' if delay_ns > 0 else 'ahead of'} the clock"
         detail += HINTS.get(refused, "")
         if refused not in HARMLESS:
             self._set_fault(sensor, refused, detail)
         self._report(sensor, refused, detail)  # the measurements have counted it
+        return False

@@ -78,6 +78,10 @@ class SensorCalibration:
         """The camera's calibration, once both halves of it are known."""
         return self._calibrations.get(name)
 
+    def of_radar(self, name: str) -> np.ndarray | None:
+        """ego_from_radar (4, 4), once it is known."""
+        return self._extrinsics.get(name)
+
     def camera_info(self, camera: CameraConfig, msg: Any) -> None:
         """sensor_msgs/CameraInfo. Raises MessageError where it cannot be used, once for messages that say the same."""
         newest = self._newest_info.get(camera.name)
