@@ -39,13 +39,14 @@ from bev_perception.geometry import (  # noqa: E402
 )
 from bev_perception.parameters import load_config  # noqa: E402
 from bev_perception.preprocess.radar import over_ground  # noqa: E402
-from bev_perception.structures import CameraFrame, EgoPose  # noqa: E402
+from bev_perception.structures import CameraCalibration, CameraFrame, EgoPose  # noqa: E402
 from training.data.file_checks import bad_files, needed_files  # noqa: E402
 from training.data.nuscenes import open_nuscenes  # noqa: E402
 from training.data.radar_pcd import read_radar_pcd  # noqa: E402
 from training.data.sensor_frame import sensor_frame  # noqa: E402
 from training.data.source import Source  # noqa: E402
 from training.recorded.drive import Drive, Moment, Taken  # noqa: E402
+from training.recorded.files import content_of  # noqa: E402
 from training.recorded.scene import Scenes, Stored  # noqa: E402
 from training.tables.files import RADAR_DTYPE  # noqa: E402
 
@@ -183,6 +184,21 @@ def test_compressed_images_are_written_byte_for_byte(drive, tmp_path, suffix):
     for (frame, stamp), message in messages_of(bag, COMPRESSED).items():
         path = files_of(tmp_path / "out", frame)[stamp][0]
         assert path.suffix == suffix and path.read_bytes() == message.data.tobytes()
+
+
+def test_a_png_of_twelve_bits_is_written_with_the_eight_that_the_vehicle_uses():
+    """A file of sixteen bits does not say that it has fewer, and would be dark."""
+    image = np.arange(16 * 32 * 3, dtype=np.uint16).reshape(16, 32, 3) * 2
+    data = cv2.imencode(".png", image)[1].reshape(-1)
+    calibration = CameraCalibration(32, 16, tiny_drive.K, np.eye(4))
+    for bits in (12, 16):
+        frame = CameraFrame("cam_a", 1, "png", data, bits=bits)
+        taken = Taken("cam_a", 1, frame, calibration, EgoPose(1, np.eye(4)), (0, 0), {})
+        found = content_of(taken, "png")
+        if bits == 16:
+            assert found.data == data.tobytes() and not found.changed
+        else:
+            np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(found.data, np.uint8), -1), image >> 4)
 
 
 def test_jpeg_of_raw_images_is_said_to_lose(drive, tmp_path, capsys):

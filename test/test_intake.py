@@ -38,7 +38,9 @@ class Listening:
         self.taken = Measurements(config.sync_config(tiny_bundle.SPEC))
         self.frames = FrameSynchronizer(self.taken)
         self.told: list[tuple[str, str, str]] = []
-        self.intake = SensorIntake(config, self.taken, lambda *event: self.told.append(event))
+        self.heard: list[tuple[Any, Any]] = []
+        told, heard = (lambda *event: self.told.append(event)), (lambda *pair: self.heard.append(pair))
+        self.intake = SensorIntake(config, self.taken, told, heard)
         self.sources = {source.sensor: source for source in self.intake.sources}
 
     def take(self, sensor: str, message: Any, now_ns: int = NOW) -> None:
@@ -72,6 +74,15 @@ def info(change: Callable[[Any], None] = lambda message: None) -> Any:
     message = MAKE.camera_info(NOW, "cam_a", tiny_drive.K.copy(), 32, 16)
     change(message)
     return message
+
+
+def test_what_is_taken_in_is_told_with_its_message(listening):
+    """Images and scans, once, and nothing that was refused."""
+    messages = [("cam_a", image()), ("radar_a", cloud()), ("radar_a", cloud()), ("odometry", odometry())]
+    for sensor, message in [*messages, ("cam_a", image(stamp_ns=NOW + 10**12))]:
+        listening.take(sensor, message)
+    assert [(measured.sensor, message) for measured, message in listening.heard] == messages[:2]
+    assert [reason for _, reason, _ in listening.told] == ["duplicate", "future_stamp"]
 
 
 def test_a_fault_lasts_until_a_good_message(listening: Listening) -> None:

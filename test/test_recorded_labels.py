@@ -75,6 +75,19 @@ def test_pseudo_labels_of_a_replay(drive, tmp_path, name):
     assert len(tables["sample_annotation"]) == 2 * len(frames) and len(tables["instance"]) == 2, "linked without ids"
 
 
+def test_labels_beside_the_frames_of_the_node_are_the_moments_of_the_keyframes(drive, tmp_path):
+    """As of a LiDAR that is annotated: the boxes are placed by the pose at their own stamp."""
+    stamps = [stamp + 30 * tiny_drive.MS for stamp in tiny_drive.anchor_stamps(16)[1::5]]
+    labels = write_found(tmp_path, stamps)
+    assert convert(drive, tmp_path / "out", "--labels", str(labels)) == 0
+    tables = tables_of(tmp_path / "out")
+    samples = [row["timestamp"] * 1000 for row in tables["sample"].values()]
+    assert samples == stamps
+    for row in tables["sample_annotation"].values():
+        stamp = tables["sample"][row["sample_token"]]["timestamp"] * 1000
+        assert row["translation"][0] == pytest.approx(5.0 + tiny_drive.ego_pose(stamp)[0, 3], abs=1e-9)
+
+
 def test_objects_without_ids_are_linked_by_their_velocity():
     """The rule as loops: of all pairs of one class the nearest first, each object once."""
     rng = np.random.default_rng(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def test_an_interrupted_run_leaves_the_data_set_as_it_was(drive, tmp_path, monke
     assert convert(drive, out, bag=other) == 130
     assert "are as they were" in capsys.readouterr().err
     assert content(out) == before
+
+
+def test_one_process_writes_at_a_time(drive, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / ".drives").mkdir(parents=True)
+    with open(out / ".drives" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert convert(drive, out) == 1
+    assert "is being written to by another process" in capsys.readouterr().err
+    assert convert(drive, out) == 0
 
 
 def test_what_a_killed_process_left_is_not_loaded_and_is_replaced(drive, tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 devkit = pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 pytest.importorskip("trimesh", reason="the synthetic world needs trimesh and embreex")
@@ -17,16 +19,18 @@ from references import yaw_of  # noqa: E402
 from town_drive import SETTINGS  # noqa: E402
 
 from bev_perception.bundle import load_bundle  # noqa: E402
+from bev_perception.calibration import save_extrinsics  # noqa: E402
 from bev_perception.evaluation.bag import read_ground_truth  # noqa: E402
 from bev_perception.evaluation.result_bag import make_typestore  # noqa: E402
 from bev_perception.geometry import rotation_from_quaternion, transform_boxes  # noqa: E402
-from bev_perception.parameters import SHIPPED_BUNDLE  # noqa: E402
+from bev_perception.parameters import SHIPPED_BUNDLE, SHIPPED_PARAMETERS  # noqa: E402
 from training.bag_to_nuscenes import main  # noqa: E402
 from training.data.file_checks import bad_files, needed_files  # noqa: E402
 from training.data.nuscenes import open_nuscenes  # noqa: E402
 from training.data.sensor_frame import sensor_frame  # noqa: E402
 from training.data.source import Source  # noqa: E402
 from training.tables.files import RADAR_DTYPE  # noqa: E402
+from training.tables.vocabulary import token_of  # noqa: E402
 from training.world.bag_writer import LIDAR_DTYPE, topic  # noqa: E402
 from training.world.generate import epoch_ns, world_of  # noqa: E402
 from training.world.observation import camera_matrix  # noqa: E402
@@ -127,8 +131,9 @@ def test_boxes_are_the_worlds_actors(nusc, world):
     for sample in nusc.sample:
         stamp = sample["timestamp"] * 1000 - START
         states = {f"id {state.track_id}": state for state in world.actor_states(round(stamp / 1e9 * 12) * 10**9 // 12)}
+        scene = nusc.get("scene", sample["scene_token"])
         instances = {nusc.get("sample_annotation", token)["instance_token"]: token for token in sample["anns"]}
-        tracks = {devkit_token(sample, nusc, track): state for track, state in states.items()}
+        tracks = {token_of("instance", scene["name"], track): state for track, state in states.items()}
         for instance, token in instances.items():
             row, state = nusc.get("sample_annotation", token), tracks[instance]
             np.testing.assert_allclose(row["translation"], state.center, rtol=0, atol=5e-3)
@@ -137,12 +142,6 @@ def test_boxes_are_the_worlds_actors(nusc, world):
             assert row["category_name"] == state.category
             checked += 1
     assert checked > 20
-
-
-def devkit_token(sample, nusc, track: str) -> str:
-    from training.tables.vocabulary import token_of
-
-    return token_of("instance", nusc.get("scene", sample["scene_token"])["name"], track)
 
 
 def test_training_sees_the_drive(town, town_bag):
@@ -157,3 +156,21 @@ def test_training_sees_the_drive(town, town_bag):
         assert not sensor_frame(frame, SPEC).missing
         in_odom = transform_boxes(frame.global_from_ego, frame.boxes)
         assert np.isfinite(in_odom).all() and np.isfinite(frame.velocity).mean() > 0.5
+
+
+def test_a_calibration_file_has_the_lidar_too(town_bag, tmp_path, capsys):
+    parameters = yaml.safe_load(SHIPPED_PARAMETERS.read_text())
+    file = {"source": "file", "file": str(tmp_path / "mounts.yaml")}
+    parameters["/**"]["ros__parameters"]["extrinsics"] = file
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters))
+    mounts = {name: mount.ego_from_sensor for name, mount in RIG.items() if name != "LIDAR_TOP"}
+    more = ["--params", str(tmp_path / "params.yaml"), "--lidar", topic("lidar", "LIDAR_TOP")[0]]
+    save_extrinsics(tmp_path / "mounts.yaml", "base_link", mounts)
+    assert main([str(town_bag), str(tmp_path / "out"), *more]) == 1
+    assert "has no entry for LIDAR_TOP" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    mounts["LIDAR_TOP"] = RIG["LIDAR_TOP"].ego_from_sensor
+    save_extrinsics(tmp_path / "mounts.yaml", "base_link", mounts)
+    assert main([str(town_bag), str(tmp_path / "out"), *more]) == 0
+    rows = json.loads((tmp_path / "out" / "v1.0-trainval" / "calibrated_sensor.json").read_text())
+    (found,) = [row for row in rows if row["sensor_token"] == token_of("sensor", "LIDAR_TOP")]
+    np.testing.assert_allclose(found["translation"], RIG["LIDAR_TOP"].ego_from_sensor[:3, 3], atol=1e-6)
