@@ -284,6 +284,26 @@ def test_a_jump_of_the_odometry_begins_a_scene(drive, tmp_path):
         assert (frame.stamp_ns > jump) == bool(expected)
 
 
+def test_what_no_keyframe_is_near_is_left_out_and_counted(drive, tmp_path, capsys):
+    """An odometry that jumps again at once: between the jumps there are files, and no frame of the node."""
+    first, second = (tiny_drive.START + ms * tiny_drive.MS for ms in (1000, 1060))
+
+    def far(message: Any, topic: str) -> Any:
+        stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        message.pose.pose.position.y += 40.0 * ((stamp > first) + (stamp > second))
+        return message
+
+    bag = changed(drive["bag"], tmp_path / "bag", {ODOMETRY: far})
+    assert convert(drive, tmp_path / "out", "--no-labels", "--period", "0.2", bag=bag) == 0
+    said = capsys.readouterr()
+    assert "x radar_a/no_keyframe" in said.out and "before the odometry breaks off" in said.err
+    named = {row["filename"] for row in tables_of(tmp_path / "out")["sample_data"].values()}
+    there = {
+        str(p.relative_to(tmp_path / "out")) for f in ("samples", "sweeps") for p in (tmp_path / "out" / f).rglob("*.*")
+    }
+    assert named == there, "no file without a row, no row without a file"
+
+
 def test_scenes_are_cut_after_their_length_and_keep_what_lies_between(drive, tmp_path):
     assert convert(drive, tmp_path / "out", "--scene-seconds", "0.6", "--period", "0.3") == 0
     tables = tables_of(tmp_path / "out")

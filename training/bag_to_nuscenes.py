@@ -82,22 +82,25 @@ class _Writer:
             else:
                 self._scene(self._scenes.add_moment(item))
         self._scene(self._scenes.finish())
-        for file in self._scenes.left():
-            self._folder.remove(file.channel, file.name)
-            self._drive.lose(file.channel, "no_keyframe", f"{file.name}: no keyframe before the odometry breaks off")
+        self._remove(self._scenes.left())
         return self.written
+
+    def _remove(self, files: list[Stored]) -> None:
+        for file in files:
+            self._folder.remove(file.channel, file.name)
+            self._drive.count(file.channel, "no_keyframe", f"{file.name}: no keyframe before the odometry breaks off")
 
     def _file(self, taken: Taken) -> None:
         try:
             content = content_of(taken, self._settings.images)
         except ValueError as error:
-            self._drive.lose(taken.channel, getattr(error, "reason", "size_mismatch"), str(error))
+            self._drive.count(taken.channel, getattr(error, "reason", "size_mismatch"), str(error))
             return
         if content.changed:
-            self._drive.report(taken.channel, "not_as_recorded", content.changed)
+            self._drive.count(taken.channel, "not_as_recorded", content.changed)
         name = f"{self._folder.name}__{taken.channel}__{taken.stamp_ns // 1000}{content.suffix}"
         if not self._folder.write(taken.channel, name, content.data):
-            self._drive.lose(taken.channel, "duplicate", f"{name} is there already: the recording has this time twice")
+            self._drive.count(taken.channel, "duplicate", f"{name} is there already: the recording has this time twice")
             return
         self.written.files[taken.channel] += 1
         self._scenes.add_file(taken.stretch, Stored.of(taken, name, content.size))
@@ -109,11 +112,12 @@ class _Writer:
         bare = {moment.stamp_ns for moment in moments} - _with_files(moments, files)
         moments = [moment for moment in moments if moment.stamp_ns not in bare]
         for stamp in bare:
-            self._drive.lose("frame", "no_files", f"none of the files of the keyframe at {stamp} could be written")
+            self._drive.count("frame", "no_files", f"none of the files of the keyframe at {stamp} could be written")
         if not moments:
+            self._remove(files)
             return
         name = self._folder.next_scene()
-        tables, keys = make_scene(name, self._log, moments, files, self._drive.lose)
+        tables, keys = make_scene(name, self._log, moments, files, self._drive.count)
         self._folder.add_scene(tables, keys)
         self.written.scenes += 1
         self.written.keyframes += len(moments)

@@ -144,7 +144,7 @@ class Drive:
             if not known and not at_end and now_ns - item.heard_ns <= PATIENCE_NS:
                 self._waiting.append(item)
             elif (ego := poses.at(item.stamp_ns)) is None:
-                self.lose(item.sensor, "no_pose", "no odometry around its stamp")
+                self.count(item.sensor, "no_pose", "no odometry around its stamp")
             elif (placed := item.placed(ego)) is not None:
                 yield placed
 
@@ -154,7 +154,7 @@ class Drive:
     def _placed(self, measurement: Measured, fields: dict[str, np.ndarray], ego: EgoPose) -> Taken | None:
         sensor, calibration = measurement.sensor, self._calibration(measurement)
         if calibration is None:
-            self.lose(sensor, "no_calibration", self._gap(sensor))
+            self.count(sensor, "no_calibration", self._gap(sensor))
             return None
         return Taken(sensor, measurement.stamp_ns, measurement, calibration, ego, self._stretch(ego), fields)
 
@@ -168,8 +168,8 @@ class Drive:
     def _gap(self, sensor: str) -> str:
         return self._lidar.gap if self._lidar and sensor == LIDAR else self._intake.calibration.gap(sensor)
 
-    def lose(self, sensor: str, reason: str, detail: str) -> None:
-        """Something is left out: counted, and told once."""
+    def count(self, sensor: str, reason: str, detail: str) -> None:
+        """Something is left out, or not as it was recorded: counted, and told once."""
         self.counters[f"{sensor}/{reason}"] += 1
         self.report(sensor, reason, detail)
 
@@ -204,7 +204,10 @@ class _Keyframes:
         late = self._first or stamp > self._due_ns + self._slack_ns
         self._due_ns = (stamp if late else self._due_ns) + self._period_ns
         self._first = False
-        return label or (stamp, None)
+        if label is None or self._labels is None:
+            return stamp, None
+        self._label = next(self._labels, None)
+        return label
 
     def _label_at(self, stamp_ns: int) -> tuple[int, Objects] | None:
         """The label of a frame's time, where there is one; those before are passed over."""

@@ -27,7 +27,7 @@ MENDS = {
     "no_box": "boxes are of finite numbers, with sizes above 0",
     "id_twice": "an id is of one object in a frame",
 }
-Lose = Callable[[str, str, str], None]  # sensor, reason, detail
+Count = Callable[[str, str, str], None]  # sensor, reason, detail
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ class Scenes:
 
 
 def make_scene(
-    name: str, log: Row, moments: list[Moment], files: list[Stored], lose: Lose
+    name: str, log: Row, moments: list[Moment], files: list[Stored], count: Count
 ) -> tuple[dict[str, list[Row]], set[str]]:
     """(tables of a scene, names of the files that belong to samples/, not to sweeps/).
 
-    A file that is no key frame belongs to the keyframe that follows, as in nuScenes, or to the last. lose: is told
+    A file that is no key frame belongs to the keyframe that follows, as in nuScenes, or to the last. count: is told
     of each object that cannot be annotated.
     """
     files = sorted(files, key=lambda file: (file.stamp_ns, file.channel))
@@ -124,7 +124,7 @@ def make_scene(
             data_row(token, sample_token(name, sample), row["token"], stamp_us, path, file.name in key_of, file.size)
         )
         poses.append({"token": token, "timestamp": stamp_us, **pose_fields(file.ego)})
-    tracks = _tracks(name, moments, lose)
+    tracks = _tracks(name, moments, count)
     labelled = "annotated" if any(moment.objects is not None for moment in moments) else "not annotated"
     tables = scene_tables(
         name, f"recorded, {labelled}", log, [stamp // 1000 for stamp in stamps], data, poses,
@@ -159,7 +159,7 @@ def _calibrated(scene: str, file: Stored) -> Row:
     return {"token": token_of("calibrated_sensor", scene, file.channel, file.size, row), **row}
 
 
-def _tracks(scene: str, moments: list[Moment], lose: Lose) -> dict[str, list[Row]]:
+def _tracks(scene: str, moments: list[Moment], count: Count) -> dict[str, list[Row]]:
     """Instance -> its annotations: by the ids of the labels, or by where objects without one must have come from."""
     tracks: dict[str, list[Row]] = {}
     before: _Known | None = None
@@ -167,7 +167,7 @@ def _tracks(scene: str, moments: list[Moment], lose: Lose) -> dict[str, list[Row
         if moment.objects is None:
             before = None
             continue
-        objects = _annotatable(moment.objects, lose).in_world(moment.ego.odom_from_ego)
+        objects = _annotatable(moment.objects, count).in_world(moment.ego.odom_from_ego)
         before = _Known(moment.stamp_ns, objects, _names_of_tracks(k, moment.stamp_ns, objects, before))
         for i, (track, box) in enumerate(zip(before.tracks, objects.boxes)):
             attribute = objects.attributes[i] if objects.attributes[i] in ATTRIBUTES else ""
@@ -214,14 +214,14 @@ def _category(name: str) -> str:
     return CATEGORY_OF.get(name, name)
 
 
-def _annotatable(objects: Objects, lose: Lose) -> Objects:
+def _annotatable(objects: Objects, count: Count) -> Objects:
     """Without those that tables cannot have."""
     keep = np.ones(len(objects), dtype=bool)
     taken: set[str] = set()
     for i, (box, name, of) in enumerate(zip(objects.boxes, objects.names, objects.ids)):
         if fault := _fault(_category(name), box, bool(of) and of in taken):
             detail = f"{name!r} with id {of!r} and x y z l w h yaw {box.round(2).tolist()} is left out"
-            lose("label", fault, f"{detail}; {MENDS[fault]}")
+            count("label", fault, f"{detail}; {MENDS[fault]}")
             keep[i] = False
             continue
         taken.add(of)
