@@ -28,7 +28,7 @@ def run_of(name: str) -> Run:
     radar = dataclasses.replace(run.spec.radar, max_pillars=150)
     spec = dataclasses.replace(
         run.spec, cameras=run.spec.cameras[:2], radars=run.spec.radars[:2], radar=radar, grid=GRID,
-        image=ImageSpec(32, 64), top_k=20,
+        image=ImageSpec(32, 64), top_k=500,
     )  # fmt: skip
     return dataclasses.replace(run, spec=spec)
 
