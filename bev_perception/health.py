@@ -92,6 +92,8 @@ def sensor_health(
         age_s = None if newest_ns is None else (now_ns - newest_ns) / 1e9
         silent = newest_ns is not None and now_ns - newest_ns > taken.config.silence_ns
         state, reason = _state(name, intake, outcome, newest_ns is None, silent, now_ns, warnings)
+        if taken.held_up and reason.partition(":")[0] in ("too_old", "too_late"):  # it waited in our own queue
+            state, reason = "late", "overloaded"
         if clock and reason.partition(":")[0] in OF_CLOCK:
             state, reason = "late", _text(reason.partition(":")[0], clock)
         if state == "ok" and name in intake.doubts:

@@ -100,6 +100,15 @@ def test_a_wrong_clock_of_this_computer_is_not_the_fault_of_each_sensor(listenin
         assert expected not in found.reason, "after a pause of the node old messages are its own fault"
 
 
+def test_what_grew_old_while_the_node_was_held_up_is_not_the_fault_of_a_clock(listening: Listening) -> None:
+    old = NOW - listening.taken.config.max_past_ns - 20 * MS
+    listening.take("odometry", odometry(old))
+    assert health(listening)["odometry"].reason.startswith("too_old: ")
+    listening.taken.held_up = True
+    found = health(listening)["odometry"]
+    assert (found.state, found.reason) == ("late", "overloaded")
+
+
 def test_one_sensors_clock_is_that_sensors_fault(listening: Listening) -> None:
     for step in range(20):
         now = NOW + step * 100 * MS

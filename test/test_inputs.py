@@ -140,6 +140,16 @@ def test_what_a_tick_in_time_lacks_is_late(listener: Listener) -> None:
     assert close_without(listener, HELD_UP_S / 2).missing == {LATE_CAMERA: "late"}
 
 
+def test_the_first_message_after_a_tick_that_did_not_come_knows_that_it_waited(listener: Listener) -> None:
+    listener.tick()
+    listener.monotonic_s += TICK_S + HELD_UP_S / 2
+    listener.send_frame(NOW)
+    assert not listener.taken.held_up
+    listener.monotonic_s += HELD_UP_S
+    listener.send_frame(NOW + 100 * MS)
+    assert listener.taken.held_up
+
+
 def test_being_held_up_ends(listener: Listener) -> None:
     listener.tick()
     listener.monotonic_s += TICK_S + 2 * HELD_UP_S

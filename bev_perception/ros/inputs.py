@@ -159,6 +159,7 @@ class SensorInputs:
                         return
                 message = self._read(source.kind, message)
             with self._lock:  # held during the conversion too: microseconds, as pixels are not copied
+                self._notice_hold_up()
                 self._intake.take(source, message, int(self._clock.now().nanoseconds))
                 frames = self._sync.poll(all_taken=False)
             self._offer(frames)
@@ -184,11 +185,9 @@ class SensorInputs:
 
     def _tick(self) -> None:
         """Let a deadline fire, but not before everything that has arrived was taken in."""
-        now = time.monotonic()
-        if now - self._tick_at - TICK_S > HELD_UP_S:
-            self._held_up_until = now + self._config.sync["deadline_ns"] / 1e9 + HELD_UP_S
-        self._tick_at = now
         with self._lock:
+            self._notice_hold_up()
+            self._tick_at = time.monotonic()
             overdue = self._advance()
         if not overdue:
             return
@@ -202,11 +201,17 @@ class SensorInputs:
             frames = self._sync.poll()
         self._offer(frames)
 
+    def _notice_hold_up(self) -> None:
+        """A tick that is overdue says so: to the first message that is taken in after it was due, too."""
+        now = time.monotonic()
+        if now - self._tick_at - TICK_S > HELD_UP_S:
+            self._held_up_until = now + self._config.sync["deadline_ns"] / 1e9 + HELD_UP_S
+        self._sync.taken.held_up = now < self._held_up_until
+
     def _advance(self) -> bool:
         """Tell the time; whether a frame's deadline has passed."""
         now_ns = int(self._clock.now().nanoseconds)
         taken: Measurements = self._sync.taken
-        taken.held_up = time.monotonic() < self._held_up_until
         if now_ns:
             taken.advance(now_ns)
         return self._sync.is_overdue()
