@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from bev_perception.inference.builder import BuildError
+from bev_perception.missing import mend
 
 Arguments = ParamSpec("Arguments")
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, given again, goes on
@@ -48,7 +49,7 @@ def errors_as_text(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
                 if world == 1:
                     raise
                 traceback.print_exc()
-            print(f"error{who}: {error or type(error).__name__}", file=sys.stderr, flush=True)
+            print(f"error{who}: {mend(error) or error or type(error).__name__}", file=sys.stderr, flush=True)
             if world > 1:
                 sys.stdout.flush()
                 os._exit(1)
