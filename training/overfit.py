@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +38,16 @@ from training.scoring import SCORE_FLOOR, score_found
 from training.trainer.callbacks import ProgressLine
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes
+from training.trainer.quiet import quiet_lightning
 
 KEYFRAMES = 8
 
 
+@quiet_lightning()
 def overfit(run: Run, source: Source, keyframes: int = KEYFRAMES) -> tuple[Scores, DetectorModule]:
     """Train on `keyframes` of the training split, spread over it, without augmentation; scores on the same ones."""
     assert run.optim.steps is not None
-    lightning.seed_everything(run.seed)
+    lightning.seed_everything(run.seed, verbose=False)
     opened = open_keyframes(run.spec, run.data, source, "train", image_targets=image_targets(run))
     require_objects(opened, "train")
     rows = np.linspace(0, len(opened) - 1, keyframes).round().astype(int).tolist()
@@ -173,5 +174,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     raise SystemExit(main())

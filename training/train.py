@@ -41,6 +41,7 @@ from training.trainer.epochs import EpochCheckpoints
 from training.trainer.failures import explained, restoring
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, scored_split, training_loader
+from training.trainer.quiet import quiet_lightning
 from training.trainer.resuming import find_resumable
 from training.trainer.run_directory import begin
 from training.trainer.run_lock import only_run_in
@@ -86,10 +87,11 @@ def train(
         return _train(run, source, out, start, teaching, workers, rank, world)
 
 
+@quiet_lightning()
 def _train(
     run: Run, source: Source, out: Path, start: Start, teaching: Teaching, workers: int, rank: int, world: int
 ) -> Path:
-    lightning.seed_everything(run.seed, workers=True)
+    lightning.seed_everything(run.seed, workers=True, verbose=False)
     targets = image_targets(run)
     keyframes = open_keyframes(run.spec, run.data, source, "train", image_targets=targets)
     require_objects(keyframes, "train")
