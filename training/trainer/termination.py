@@ -81,7 +81,7 @@ class Termination(Callback):
         ends = [end for end, by_any in zip(ENDS.values(), mean_over_processes(asked).tolist()) if by_any]
         if ends:
             name, stop = ends[0]
-            trainer.save_checkpoint(self.last)
+            trainer.save_checkpoint(self.last, weights_only=False)
             raise stop(f"{name}: saved {self.last} of step {self.step}; the same command goes on from there")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
