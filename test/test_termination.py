@@ -115,7 +115,7 @@ def test_a_second_ctrl_c_ends_at_once_and_one_before_the_first_step_too(
     def twice(self: DetectorModule, batch: Any, number: int) -> Any:
         begun.append(self.global_step)
         if self.global_step == 3:
-            for _ in range(3):  # the second comes with the first, as of torchrun
+            for _ in range(3):  # the second comes with the first, passed on by what began the program
                 signal.raise_signal(signal.SIGINT)
                 time.sleep(0 if len(begun) == 4 else 0.3)
                 begun.append(-1)

@@ -20,7 +20,7 @@ ENDS: dict[int, tuple[str, type[Exception]]] = {
     signal.SIGTERM: ("SIGTERM", Preempted),
     signal.SIGINT: ("Ctrl-C", Interrupted),
 }
-APART_S = 1.0  # less than this apart, two Ctrl-C are one: from the terminal, and passed on by torchrun
+APART_S = 1.0  # less than this apart, two Ctrl-C are one: of the terminal, and passed on by what began this program
 
 
 class AtOnce(BaseException):
