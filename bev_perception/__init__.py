@@ -4,4 +4,8 @@ The runtime: numpy, OpenCV and one inference engine. It imports no torch and not
 `bev_perception.ros` imports ROS 2.
 """
 
+from bev_perception.missing import tell_missing_packages
+
 __version__ = "0.1.0"
+
+tell_missing_packages()

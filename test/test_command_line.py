@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,7 @@ pytest.importorskip("lightning", reason="needs lightning")
 
 from bev_perception.inference.builder import BuildError  # noqa: E402
 from training import check_data, evaluate, export, object_database, overfit, study, train  # noqa: E402
-from training.command_line import TrainingStopped, errors_as_text  # noqa: E402
+from training.command_line import INTERRUPTED, TrainingStopped, errors_as_text  # noqa: E402
 
 DEMO, FAMILY, PILLARS = (f"training.experiments.{name}" for name in ("demo:tiny", "family:tiny", "centerpoint:pillar"))
 
@@ -76,3 +77,24 @@ def test_only_mistakes_in_the_program_pass(
     monkeypatch.setenv("TRACEBACK", "1")
     with pytest.raises(type(error)):
         command(error)
+
+
+def test_ctrl_c_has_its_status_also_where_lightning_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    @errors_as_text
+    def command(through_lightning: bool) -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if through_lightning:
+                sys.exit(1)
+            raise
+
+    assert command(False) == command(True) == INTERRUPTED == 130
+    assert capsys.readouterr().err == "stopped: Ctrl-C\n" * 2
+
+    @errors_as_text
+    def other() -> int:
+        raise SystemExit("--only: no such thing")
+
+    with pytest.raises(SystemExit, match="no such thing"):
+        other()

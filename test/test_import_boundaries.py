@@ -117,7 +117,8 @@ def floor_of() -> dict[str, int]:
     """Unit -> its floor, 0 at the bottom; -1 for the __init__ of a folder that is no unit itself."""
     floors = {unit: floor for floor, (package, names) in enumerate(FLOORS) for unit in units_named(package, names)}
     folders = {unit.rpartition(".")[0] for unit in floors}  # whose files have floors of their own
-    return dict.fromkeys(folders, -1) | floors
+    # What these themselves import: it says which package is missing before any other is asked for.
+    return dict.fromkeys(folders, -1) | floors | {"bev_perception.missing": -2}
 
 
 def units_named(package: str, names: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +15,16 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
 from tiny_run import RUN
+from torch import nn
 
+from bev_perception.evaluation.metrics import Errors
 from bev_perception.plain import to_plain
 from training import overfit, study, study_tables
 from training.data.source import Source
 from training.distill.config import DistillConfig, Term
 from training.study import Study
 from training.study_tables import Result
+from training.trainer.run_directory import begin
 from training.trainer.teaching import Teaching
 
 SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=2))
@@ -30,6 +34,21 @@ def result(mean_ap, ave, parameters=2_000_000, minutes=3.0):
     errors = {"ate": 0.5, "ase": 0.25, "aoe": 0.125, "ave": ave, "aae": 0.1}
     scores = {"mean_ap": mean_ap, "nds": mean_ap + 0.1, "errors": errors}
     return Result(scores, parameters, minutes, {}, {})
+
+
+def trained(monkeypatch, score):
+    """In place of training and scoring: `score`, in a folder that says what it was begun with."""
+
+    def train_and_score(of, name, seed):
+        scored = dataclasses.replace(score(of, name, seed), given=of.given(name, seed))
+        begin(of.folder(name, seed), dataclasses.replace(of.runs[name], seed=seed), of.source, "tables")
+        return scored
+
+    monkeypatch.setattr(study, "_train_and_score", train_and_score)
+
+
+def of_tables(monkeypatch, digest="tables"):
+    monkeypatch.setattr(study, "data_digest", lambda source: digest)
 
 
 COSINES = {"a/cosine/foreground": 0.5, "b/cosine/foreground": 0.75, "a/cosine/background": 0.1}
@@ -90,9 +109,7 @@ def test_gains_are_differences_of_the_same_seeds():
 def test_a_study_is_resumed_and_widened_not_repeated(tiny_dataset, tmp_path, monkeypatch):
     of = Study({"a": SHORT}, Source(tiny_dataset), tmp_path, workers=0)
     first = study.run_study(of, [0])
-    monkeypatch.setattr(
-        study, "_train_and_score", lambda of, name, seed: result(0.5, seed, len(of.runs[name].spec.name))
-    )
+    trained(monkeypatch, lambda of, name, seed: result(0.5, seed, len(of.runs[name].spec.name)))
     other = dataclasses.replace(SHORT, spec=dataclasses.replace(SHORT.spec, name="another"))
     both = study.run_study(dataclasses.replace(of, runs={"a": SHORT, "b": other}), [0, 3])
     assert both["a"][0] == first["a"][0] and both["a"][0].scores["frames"] == 4
@@ -103,7 +120,8 @@ def test_a_study_is_resumed_and_widened_not_repeated(tiny_dataset, tmp_path, mon
 
 
 def test_some_runs_of_a_study_at_a_time_share_its_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "_train_and_score", lambda of, name, seed: result(0.5, seed))
+    trained(monkeypatch, lambda of, name, seed: result(0.5, seed))
+    of_tables(monkeypatch)
     of = Study({"a": RUN, "b": RUN}, Source(tmp_path), tmp_path)
     study.run_study(of, [10, 9], only=["b"])
     done = study.run_study(of, [0], only=["a"])
@@ -121,7 +139,8 @@ def test_a_run_without_its_optional_package_does_not_stop_the_others(tmp_path, m
             raise ImportError("install it")
         return result(0.5, 1.0)
 
-    monkeypatch.setattr(study, "_train_and_score", needy)
+    trained(monkeypatch, needy)
+    of_tables(monkeypatch)
     done = study.run_study(Study({"needy": RUN, "a": RUN}, Source(tmp_path), tmp_path), [0])
     assert [len(done["needy"]), len(done["a"])] == [0, 1]
     assert "needy is left out: install it" in capsys.readouterr().out
@@ -129,19 +148,20 @@ def test_a_run_without_its_optional_package_does_not_stop_the_others(tmp_path, m
 
 def test_a_teacher_that_would_be_missing_is_named_before_the_first_run(tmp_path, monkeypatch):
     taught = dataclasses.replace(RUN, distill=DistillConfig((Term("logits", "heatmap", "heatmap", source="lidar"),)))
-    runs, trained = {"alone": RUN, "lidar": RUN, "taught": taught}, []
+    runs, done = {"alone": RUN, "lidar": RUN, "taught": taught}, []
 
     def score(of, name, seed):
-        trained.append((name, seed, *map(str, of.teachers(name, seed).values())))
+        done.append((name, seed, *map(str, of.teachers(name, seed).values())))
         return result(0.5, 1.0)
 
-    monkeypatch.setattr(study, "_train_and_score", score)
+    trained(monkeypatch, score)
+    of_tables(monkeypatch)
 
     def do(runs, seeds, only=None, **teachers):
         study.run_study(Study(runs, Source(tmp_path), tmp_path, Teaching(teachers)), seeds, only)
 
     own = tmp_path / "lidar" / "1"
-    own.mkdir(parents=True)
+    begin(own, dataclasses.replace(RUN, seed=1), Source(tmp_path), "tables")
     (own / "last.ckpt").touch()  # begun, not finished
     with pytest.raises(ValueError, match=f"taught, seed 1, learns from lidar, and {own} holds no finished run"):
         do(runs, [1], only=["alone", "taught"])
@@ -149,10 +169,75 @@ def test_a_teacher_that_would_be_missing_is_named_before_the_first_run(tmp_path,
         do({"taught": taught, "lidar": RUN}, [1])
     with pytest.raises(ValueError, match="and there is no"):
         do(runs, [1], lidar=tmp_path / "absent.ckpt")
-    assert not trained
+    assert not done
     do(runs, [1], only=["lidar", "taught"])
     do(runs, [2], only=["taught"], lidar=own / "last.ckpt")
-    assert trained == [("lidar", 1), ("taught", 1, str(own / "last.ckpt")), ("taught", 2, str(own / "last.ckpt"))]
+    assert done == [("lidar", 1), ("taught", 1, str(own / "last.ckpt")), ("taught", 2, str(own / "last.ckpt"))]
+
+
+def kept_study(tmp_path, monkeypatch):
+    """a and b with seeds 0 and 1 done."""
+    trained(monkeypatch, lambda of, name, seed: result(0.5, 1.0))
+    of_tables(monkeypatch)
+    of = Study({"a": SHORT, "b": SHORT}, Source(tmp_path), tmp_path / "out")
+    study.run_study(of, [0, 1])
+    return of
+
+
+def test_what_was_done_otherwise_is_refused_by_name(tmp_path, monkeypatch):
+    of = kept_study(tmp_path, monkeypatch)
+    longer = dataclasses.replace(SHORT, optim=dataclasses.replace(SHORT.optim, steps=3))
+    changed = dataclasses.replace(of, runs={"a": SHORT, "b": longer})
+    with pytest.raises(ValueError, match=rf"choose another --out.*\n  {of.folder('b', 0)}\n    optim.steps: 2 -> 3$"):
+        study.run_study(changed, [0])
+    (tmp_path / "weights").write_bytes(b"1")
+    with pytest.raises(ValueError, match=r"backbone: None -> '6b86b273"):
+        study.run_study(dataclasses.replace(of, backbone=tmp_path / "weights"), [0])
+    of_tables(monkeypatch, "others")
+    with pytest.raises(ValueError, match=r"data: tables of .* -> other tables"):
+        study.run_study(of, [0])
+
+
+def test_what_was_done_otherwise_and_is_not_asked_for_is_left_out_of_the_table(tmp_path, monkeypatch, capsys):
+    of = kept_study(tmp_path, monkeypatch)
+    longer = dataclasses.replace(SHORT, optim=dataclasses.replace(SHORT.optim, steps=3))
+    found = study.run_study(dataclasses.replace(of, runs={"a": SHORT, "b": longer}), [0, 1, 2], only=["a"])
+    assert [list(found[name]) for name in "ab"] == [[0, 1, 2], []]
+    said = capsys.readouterr().out
+    assert f"left out of the tables: {of.folder('b', 1)}, done otherwise (optim.steps: 2 -> 3)" in said
+    table = (of.out / "table.md").read_text()
+    assert table == study_tables.study_table(found) and "| b |" not in table
+    assert study_tables.study_table(study.run_study(of, [0])).count("| 2 |") == 1  # b is as before
+
+
+def test_an_own_teacher_that_was_done_otherwise_teaches_nobody(tmp_path, monkeypatch):
+    taught = dataclasses.replace(RUN, distill=DistillConfig((Term("logits", "heatmap", "heatmap", source="lidar"),)))
+    trained(monkeypatch, lambda of, name, seed: result(0.5, 1.0))
+    of_tables(monkeypatch)
+    of = Study({"lidar": RUN, "taught": taught}, Source(tmp_path), tmp_path / "out")
+    study.run_study(of, [0], only=["lidar"])
+    other = dataclasses.replace(of, runs={"lidar": SHORT, "taught": taught})
+    with pytest.raises(ValueError, match=r"(?s)--teacher NAME=CHECKPOINT.*lidar/0\n    optim.steps: 4 -> 2"):
+        study.run_study(other, [0], only=["taught"])
+
+
+def test_settings_are_changed_in_the_runs_to_do(tmp_path, monkeypatch, capsys):
+    done = []
+    trained(monkeypatch, lambda of, name, seed: done.append(of.runs[name].optim.steps) or result(0.5, 1.0))
+    of_tables(monkeypatch)
+    monkeypatch.setattr(study, "load_experiment", lambda name: {"a": SHORT, "b": SHORT})
+    command = ["any", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert study.main([*command, "--set", "optim.steps=7", "--only", "b"]) == 0 and done == [7]
+    assert study.main([*command, "--set", "optim.steps=8"]) == 1, "b is done, with others"
+    assert "optim.steps: 7 -> 8" in capsys.readouterr().err and done == [7]
+    for wrong, words in (
+        ("optim.stepz=7", "--set for a: optim.stepz"),
+        ("seed=1", "given by --seeds"),
+        ("seed", "expected NAME"),
+    ):
+        with pytest.raises(SystemExit):
+            study.main([*command, "--set", wrong])
+        assert words in capsys.readouterr().err
 
 
 def test_results_of_older_studies_are_read_and_others_refused(tmp_path):
@@ -184,3 +269,30 @@ def test_overfitting_trains_and_scores_on_its_own_keyframes(tiny_dataset):
     scores, module = overfit.overfit(few, Source(tiny_dataset), keyframes=2)
     assert scores.frames == 2 and module.global_step == 6
     assert 0 <= scores.mean_ap_present <= 1
+
+
+def test_eight_keyframes_are_learnt_anew_with_other_settings(tiny_dataset, tmp_path, monkeypatch, capsys):
+    done = []
+
+    def learnt(run, source):
+        done.append(run.optim.steps)
+        errors = Errors(0.5, 0.5, 0.5, 0.5, 0.5)
+        return SimpleNamespace(mean_ap_present=0.9, classes={}, errors=errors), SimpleNamespace(
+            detector=nn.Linear(1, 1)
+        )
+
+    monkeypatch.setattr(overfit, "overfit", learnt)
+    monkeypatch.setattr(overfit, "tiny", lambda: {"a": RUN, "b": RUN})
+    command = ["--data", str(tiny_dataset), "--out", str(tmp_path), "--steps"]
+    assert overfit.main([*command, "6"]) == overfit.main([*command, "6"]) == 0 and done == [6, 6]
+    capsys.readouterr()
+    assert overfit.main([*command, "7", "--only", "a"]) == 0 and done == [6, 6, 7]
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/a.json: made anew, it was made otherwise (there -> now):\n  run.optim.steps: 6 -> 7\n" in said
+    assert f"{tmp_path}/b.json: left out of the table, it was made otherwise" in said
+    assert "| a |" in (tmp_path / "table.md").read_text() and "| b |" not in (tmp_path / "table.md").read_text()
+    before = json.loads((tmp_path / "a.json").read_text())
+    del before["made_of"]
+    (tmp_path / "a.json").write_text(json.dumps(before))
+    assert overfit.main([*command, "7", "--only", "a"]) == 0 and done == [6, 6, 7, 7]
+    assert "it does not say what it was made of" in capsys.readouterr().out

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from bev_perception.inference.builder import BuildError
+from bev_perception.missing import mend
 
 Arguments = ParamSpec("Arguments")
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, given again, goes on
+INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 
 
 class TrainingStopped(RuntimeError):
@@ -23,11 +25,16 @@ class Preempted(TrainingStopped):
     """A run was told to end, has saved and would go on; the exit status is PREEMPTED."""
 
 
+class Interrupted(TrainingStopped):
+    """Ctrl-C ended a run; the message says what is kept; the exit status is INTERRUPTED."""
+
+
 USER_ERRORS = (ValueError, OSError, ImportError, BuildError, TrainingStopped)
 
 
 def errors_as_text(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
-    """Decorates a command's main: USER_ERRORS are written to stderr and give the exit status 1, Preempted PREEMPTED.
+    """Decorates a command's main: USER_ERRORS are written to stderr and give the exit status 1, Preempted PREEMPTED,
+    Interrupted and Ctrl-C anywhere else INTERRUPTED.
 
     All others are mistakes in the program and pass, as do these with TRACEBACK=1 in the environment. A process of
     several (torchrun) ends at once when its message is out, whatever it still waits for: torchrun then ends the others.
@@ -40,6 +47,13 @@ def errors_as_text(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
         except Preempted as stop:
             print(f"stopped: {stop}", file=sys.stderr)
             return PREEMPTED
+        except Interrupted as stop:
+            return _end_interrupted(str(stop))
+        except (KeyboardInterrupt, SystemExit) as stop:
+            # Lightning ends the program by itself, with 1, when a KeyboardInterrupt reaches it.
+            if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            return _end_interrupted("Ctrl-C")
         except Exception as error:
             world, who = int(os.environ.get("WORLD_SIZE", 1)), ""
             if world > 1:
@@ -48,10 +62,18 @@ def errors_as_text(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
                 if world == 1:
                     raise
                 traceback.print_exc()
-            print(f"error{who}: {error or type(error).__name__}", file=sys.stderr, flush=True)
+            print(f"error{who}: {mend(error) or error or type(error).__name__}", file=sys.stderr, flush=True)
             if world > 1:
                 sys.stdout.flush()
                 os._exit(1)
             return 1
 
     return told
+
+
+def _end_interrupted(why: str) -> int:
+    print(f"stopped: {why}", file=sys.stderr, flush=True)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
+    return INTERRUPTED

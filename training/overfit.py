@@ -2,7 +2,7 @@
 
 Each family's tiny run learns eight keyframes of the training split by heart and is scored on the same eight. A network
 that stays below an mAP of about 0.9 has an error somewhere between its inputs and its boxes. Families that
-OUT/<name>.json has are not done again; OUT/table.md has them all.
+OUT/<name>.json has with the same settings and data are not done again; OUT/table.md has them all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +25,29 @@ from bev_perception.decode import Thresholds
 from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.objects import Objects
 from bev_perception.files import write_atomic
+from training.changes import differences
 from training.command_line import errors_as_text
 from training.data.clips import ClipDataset, collate
 from training.data.config import for_evaluation
+from training.data.index import open_index
 from training.data.source import Source, add_source, source_of
 from training.data.split_objects import require_objects
 from training.experiments.family import tiny
-from training.run import Run, image_targets
+from training.run import Run, image_targets, run_to_plain
 from training.scoring import SCORE_FLOOR, score_found
 from training.trainer.callbacks import ProgressLine
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes
+from training.trainer.quiet import quiet_lightning
 
 KEYFRAMES = 8
 
 
+@quiet_lightning()
 def overfit(run: Run, source: Source, keyframes: int = KEYFRAMES) -> tuple[Scores, DetectorModule]:
     """Train on `keyframes` of the training split, spread over it, without augmentation; scores on the same ones."""
     assert run.optim.steps is not None
-    lightning.seed_everything(run.seed)
+    lightning.seed_everything(run.seed, verbose=False)
     opened = open_keyframes(run.spec, run.data, source, "train", image_targets=image_targets(run))
     require_objects(opened, "train")
     rows = np.linspace(0, len(opened) - 1, keyframes).round().astype(int).tolist()
@@ -82,6 +85,10 @@ def detections(module: DetectorModule, items: list[dict[str, torch.Tensor]], bat
     return found
 
 
+def _of_steps(run: Run, steps: int | None) -> Run:
+    return dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=steps)) if steps else run
+
+
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Markdown, one row per family."""
     lines = ["| network | mAP | mATE | mAOE | mAVE | parameters (M) | steps | minutes |", "|---" * 8 + "|"]
@@ -94,6 +101,24 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def made_of(run: Run, source: Source) -> dict[str, Any]:
+    """What a result follows from, as JSON has it."""
+    digest = open_index(source.root, source.version, source.classes).digest
+    plain: dict[str, Any] = json.loads(json.dumps({"run": run_to_plain(run), "data": digest, "keyframes": KEYFRAMES}))
+    return plain
+
+
+def kept(path: Path, made: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The result in a file if it was made of `made`, else None and in what it differs; nothing where there is none."""
+    if not path.is_file():
+        return None, []
+    result: dict[str, Any] = json.loads(path.read_text())
+    if "made_of" not in result:
+        return None, ["made_of: it does not say what it was made of"]
+    changed = differences(result["made_of"], made)
+    return (None, changed) if changed else (result, [])
+
+
 @errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.overfit", description=__doc__)
@@ -103,23 +128,31 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="instead of each run's own")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args(argv)
-    runs = tiny()
+    runs = {name: _of_steps(run, args.steps) for name, run in tiny().items()}
     unknown = sorted(set(args.only or ()) - set(runs))
     if unknown:
         raise SystemExit(f"--only: no families {unknown}; there are {sorted(runs)}")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in args.only or runs:
-        run, path = runs[name], args.out / f"{name}.json"
-        if path.is_file():
+    source = source_of(args)
+    results: dict[str, dict[str, Any]] = {}
+    for name, run in runs.items():
+        path, made = args.out / f"{name}.json", made_of(run, source)
+        result, changed = kept(path, made)
+        if result is not None:
+            results[name] = result
             continue
-        if args.steps:
-            run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, steps=args.steps))
+        asked = not args.only or name in args.only
+        if changed:
+            print(f"{path}: {'made anew' if asked else 'left out of the table'}, it was made otherwise (there -> now):")
+            print("  " + "\n  ".join(changed), flush=True)
+        if not asked:
+            continue
         print(f"== {name}", flush=True)
         started = time.monotonic()
         try:
-            scores, module = overfit(run, source_of(args))
+            scores, module = overfit(run, source)
         except ImportError as error:  # an optional package: the others can be had all the same
             print(f"{name} is left out: {error}", flush=True)
             continue
@@ -130,15 +163,15 @@ def main(argv: list[str] | None = None) -> int:
             "parameters": sum(p.numel() for p in module.detector.parameters()),
             "classes": {n: c.ap for n, c in scores.classes.items() if c.ground_truth},
             "errors": dataclasses.asdict(scores.errors),
+            "made_of": made,
         }
-        print(json.dumps(result), flush=True)
+        print(json.dumps({n: value for n, value in result.items() if n != "made_of"}), flush=True)
         write_atomic(path, json.dumps(result, indent=1) + "\n")
-    results = {n: json.loads((args.out / f"{n}.json").read_text()) for n in runs if (args.out / f"{n}.json").is_file()}
+        results[name] = result
     write_atomic(args.out / "table.md", table(results))
     print(table(results))
     return 0
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     raise SystemExit(main())

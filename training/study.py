@@ -3,8 +3,9 @@
 A study is a function that returns name -> Run. Each run trains in OUT/name/seed and is scored on the validation split,
 or on training scenes that are kept back where the run's data says so (data.holdout: to search settings).
 A run that learns from a teacher takes the study's own run of that name and seed, or what --teacher gives. What is done
-is not done again: a study can be stopped and resumed, or widened by seeds. OUT/table.md has means and standard errors
-over seeds, OUT/gains.md what teachers gave, OUT/results.csv every run that was ever scored there.
+is not done again: a study can be stopped and resumed, or widened by seeds. What was done with other settings, data,
+backbone or teachers is refused when it is asked for and left out of the tables otherwise. OUT/table.md has means and
+standard errors over seeds, OUT/gains.md what teachers gave, OUT/results.csv every run that was ever scored there.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from pathlib import Path
 import cv2
 import torch
 
+from bev_perception.evaluation.result_folder import sha256
 from bev_perception.files import write_atomic
 from bev_perception.plain import from_plain, to_plain
+from training.changes import differences, override
 from training.command_line import errors_as_text
+from training.data.index import open_index
 from training.data.source import Source, add_source, source_of
 from training.data.split_objects import require_objects
 from training.experiments import load_experiment
@@ -30,10 +34,11 @@ from training.models.exported import parameters_exported
 from training.processes import own_threads
 from training.run import Run
 from training.study_tables import ADDED_LATER, Result, Results, gains_table, results_csv, study_table
-from training.train import train
+from training.train import changes_of, train
 from training.trainer.checkpoint import load_module, training_minutes
 from training.trainer.detect import evaluate
 from training.trainer.loading import Batches, open_keyframes, scored_split
+from training.trainer.run_directory import changes_since
 from training.trainer.starting import Start
 from training.trainer.teaching import ALONE, Teaching, held_out_agreement, paths_of, teacher_names
 
@@ -63,14 +68,30 @@ class Study:
         own = {t: self.folder(t, seed) / "last.ckpt" for t in teacher_names(self.runs[name])}
         return {t: self.teaching.checkpoints.get(t, path) for t, path in own.items()}
 
+    def start(self, name: str) -> Path | None:
+        """What the run's image backbone starts with."""
+        run = self.runs[name]
+        return self.backbone if run.spec.cameras and run.model in STUDENTS else None
+
+    def given(self, name: str, seed: int) -> dict[str, str]:
+        """sha256 of the files that a run begins with and learns from, those of teachers where they are there."""
+        backbone = self.start(name)
+        files = {f"teacher {t}": path for t, path in self.teachers(name, seed).items() if path.is_file()}
+        return {role: sha256(path) for role, path in (files | ({"backbone": backbone} if backbone else {})).items()}
+
 
 def run_study(study: Study, seeds: Sequence[int], only: Collection[str] | None = None) -> Results:
     """Train and score what `out` does not have yet, seed by seed -> all that it has by now.
 
     only: names of the runs to do now. Several processes may each do some, in one `out`. Raises ValueError before the
-    first run when a teacher of a later one would not be there.
+    first run when a teacher of a later one would not be there, or one of these is there and was done otherwise.
     """
     named = [name for name in study.runs if only is None or name in only]
+    others = done_otherwise(study)
+    own = {t for name in named for t in teacher_names(study.runs[name]) if t not in study.teaching.checkpoints}
+    _refuse_old({at: why for at, why in others.items() if at[0] in {*named, *own} and at[1] in seeds}, study)
+    for (name, seed), changed in others.items():
+        print(f"left out of the tables: {study.folder(name, seed)}, done otherwise ({'; '.join(changed)})", flush=True)
     todo = [(seed, name) for seed in seeds for name in named if not study.is_done(name, seed)]
     _check_teachers(study, todo)
     for seed, name in todo:
@@ -83,8 +104,47 @@ def run_study(study: Study, seeds: Sequence[int], only: Collection[str] | None =
             print(f"{name} is left out: {error}", flush=True)
             continue
         write_atomic(study.folder(name, seed) / "result.json", json.dumps(to_plain(result), indent=1) + "\n")
-        write_tables(study)
-    return results_in(study.out, study.runs)
+        write_tables(study, others)
+    write_tables(study, others)
+    return _without(results_in(study.out, study.runs), others)
+
+
+def done_otherwise(study: Study) -> dict[tuple[str, int], list[str]]:
+    """(name, seed) of the study's runs that `out` has with other settings, of other data, or with another backbone or
+    other teachers -> in what they differ, `name: there -> now` each."""
+    found = {}
+    for name, results in results_in(study.out, study.runs).items():
+        for seed, result in results.items():
+            run, folder = dataclasses.replace(study.runs[name], seed=seed), study.folder(name, seed)
+            changed = changes_since(folder, run, study.source, data_digest(study.source))
+            if result.given is not None:
+                now = study.given(name, seed)
+                gone = {f"teacher {t}" for t in study.teachers(name, seed)} - set(now)  # cannot be compared any more
+                changed += differences({role: of for role, of in result.given.items() if role not in gone}, now)
+            if changed:
+                found[name, seed] = changed
+    return found
+
+
+def data_digest(source: Source) -> str:
+    """Of the tables and class names."""
+    return open_index(source.root, source.version, source.classes).digest
+
+
+def _refuse_old(asked: Mapping[tuple[str, int], list[str]], study: Study) -> None:
+    if asked:
+        folders = [
+            f"{study.folder(name, seed)}\n    " + "\n    ".join(why) for (name, seed), why in sorted(asked.items())
+        ]
+        raise ValueError(
+            "these runs are done, but otherwise than asked for now; choose another --out, or move them away to do them "
+            "anew (of a teacher, --teacher NAME=CHECKPOINT takes it as it is). What differs (there -> now):\n  "
+            + "\n  ".join(folders)
+        )
+
+
+def _without(results: Results, others: Collection[tuple[str, int]]) -> Results:
+    return {n: {seed: r for seed, r in done.items() if (n, seed) not in others} for n, done in results.items()}
 
 
 def _check_teachers(study: Study, todo: Sequence[tuple[int, str]]) -> None:
@@ -102,9 +162,10 @@ def _check_teachers(study: Study, todo: Sequence[tuple[int, str]]) -> None:
                 )
 
 
-def write_tables(study: Study) -> str:
-    """OUT/table.md and, where runs learn from teachers, OUT/gains.md -> both. OUT/results.csv has all that OUT has."""
-    out, results = study.out, results_in(study.out, study.runs)
+def write_tables(study: Study, others: Collection[tuple[str, int]] = ()) -> str:
+    """OUT/table.md and, where runs learn from teachers, OUT/gains.md -> both, without the runs and seeds in `others`.
+    OUT/results.csv has all that OUT has."""
+    out, results = study.out, _without(results_in(study.out, study.runs), others)
     table, gains = study_table(results), gains_table(study.runs, results)
     every = sorted({path.parent.parent.name for path in out.glob("*/*/result.json")})
     write_atomic(out / "results.csv", results_csv(results_in(out, every)))
@@ -130,9 +191,9 @@ def _train_and_score(study: Study, name: str, seed: int) -> Result:
     run, source, workers = dataclasses.replace(study.runs[name], seed=seed), study.source, study.workers
     keyframes = open_keyframes(run.spec, run.data, source, scored_split(run.data))
     require_objects(keyframes, scored_split(run.data))  # before hours of training
-    backbone = study.backbone if run.spec.cameras and run.model in STUDENTS else None
+    given = study.given(name, seed)  # before hours in which a file may change
     teaching = Teaching(study.teachers(name, seed), study.teaching.cache if run.distill is not None else None)
-    last = train(run, source, study.folder(name, seed), Start(backbone=backbone), teaching, workers)
+    last = train(run, source, study.folder(name, seed), Start(backbone=study.start(name)), teaching, workers)
     module = load_module(last)
     scores = evaluate(module, keyframes, ["all"], Batches(workers=workers))["all"].to_dict()
     agreement = {}
@@ -146,6 +207,7 @@ def _train_and_score(study: Study, name: str, seed: int) -> Result:
         training_minutes(last),
         {teacher: score for teacher, score in known.items() if score is not None},
         agreement,
+        given,
     )
 
 
@@ -153,6 +215,20 @@ def _own_score(checkpoint: Path) -> float | None:
     """The mAP of a run of a study, None for a checkpoint from elsewhere."""
     path = checkpoint.parent / "result.json"
     return float(read_result(path).scores["mean_ap"]) if path.is_file() else None
+
+
+def with_changes(runs: Mapping[str, Run], changes: Mapping[str, str], only: Collection[str] | None) -> dict[str, Run]:
+    """`runs` with `changes` in those of `only`, in all without it. Raises ValueError naming the run that cannot have
+    one, and for a seed."""
+    if "seed" in changes:
+        raise ValueError("--set seed: a study's seeds are given by --seeds")
+    changed = dict(runs)
+    for name in runs if only is None else only:
+        try:
+            changed[name] = override(runs[name], changes)
+        except ValueError as error:
+            raise ValueError(f"--set for {name}: {error}; --only names the runs that are changed") from error
+    return changed
 
 
 @errors_as_text
@@ -163,6 +239,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", help="names of the study's runs to do now")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as optim.steps=100, in the runs to do now"
+    )
     parser.add_argument(
         "--teacher", nargs="+", default=[], metavar="NAME=CHECKPOINT", help="instead of the study's own"
     )
@@ -179,9 +258,13 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         raise SystemExit(f"--only: no runs {unknown}; the study has {sorted(runs)}")
     teaching = Teaching(paths_of(args.teacher), args.teacher_cache)
+    try:
+        runs = with_changes(runs, changes_of(args.set), args.only)
+    except ValueError as error:
+        parser.error(str(error))
     study = Study(runs, source_of(args), args.out, teaching, args.backbone, args.workers)
-    run_study(study, args.seeds, args.only)
-    print(write_tables(study))
+    results = run_study(study, args.seeds, args.only)
+    print(f"{study_table(results)}\n{gains_table(runs, results)}")
     return 0
 
 

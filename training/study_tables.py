@@ -17,17 +17,19 @@ COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 @dataclass(frozen=True)
 class Result:
     """What one run and seed reached. scores: of the scored split, Scores.to_dict(); parameters: of the exported graph;
-    teachers: the mAP of each teacher that a study trained; agreement: see held_out_agreement."""
+    teachers: the mAP of each teacher that a study trained; agreement: see held_out_agreement; given: sha256 of the
+    files that the run began with and learnt from, "backbone" and "teacher NAME", None where that was not noted."""
 
     scores: dict[str, Any]
     parameters: int
     train_minutes: float
     teachers: dict[str, float]
     agreement: dict[str, float]
+    given: dict[str, str] | None = None
 
 
-# Studies of 2026-11-21 kept neither.
-ADDED_LATER: dict[type, dict[str, Any]] = {Result: {"teachers": {}, "agreement": {}}}
+# Studies of 2026-11-21 kept none of these.
+ADDED_LATER: dict[type, dict[str, Any]] = {Result: {"teachers": {}, "agreement": {}, "given": None}}
 # Name of a run -> seed -> Result.
 Results = Mapping[str, Mapping[int, Result]]
 

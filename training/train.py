@@ -1,9 +1,9 @@
 """Train an experiment: `python -m training.train training.experiments.demo:full --data DIR --out runs/demo`.
 
 Running the same command again resumes from the run directory's last checkpoint, or from the one before where that is
-damaged. After a SIGTERM the run saves and ends with exit status 75: the same command goes on. On several GPUs or
-machines: `torchrun --nproc-per-node 8 -m training.train ...`; batch_size is shared by all processes, so the run stays
-the same.
+damaged. After a SIGTERM the run saves and ends with exit status 75, after Ctrl-C with 130: the same command goes on.
+On several GPUs or machines: `torchrun --nproc-per-node 8 -m training.train ...`; batch_size is shared by all processes,
+so the run stays the same.
 With TRACEBACK=1 in the environment an error shows where it comes from.
 """
 
@@ -38,9 +38,10 @@ from training.trainer.callbacks import ProgressLine, Resumption, Stopwatch
 from training.trainer.checkpoint_files import LAST, CheckpointFiles, remove_parts
 from training.trainer.ema import Ema
 from training.trainer.epochs import EpochCheckpoints
-from training.trainer.failures import explained, restoring
+from training.trainer.failures import explained, interruptible, restoring
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, scored_split, training_loader
+from training.trainer.quiet import quiet_lightning
 from training.trainer.resuming import find_resumable
 from training.trainer.run_directory import begin
 from training.trainer.run_lock import only_run_in
@@ -76,20 +77,22 @@ def train(
     new run has a start. workers: loader processes.
     Raises ValueError when the split has no keyframes or no objects, another run is at work in `out`, or `out` belongs
     to one; TrainingStopped when memory runs out, a loader process dies or the loss is not finite; Preempted after a
-    SIGTERM.
+    SIGTERM, Interrupted after Ctrl-C.
     """
     keep_freed_memory()
     rank, world = rank_and_world()
     with only_run_in(out) if rank == 0 else nullcontext():
         if rank == 0:
             remove_parts(out)
-        return _train(run, source, out, start, teaching, workers, rank, world)
+        with interruptible(out):
+            return _train(run, source, out, start, teaching, workers, rank, world)
 
 
+@quiet_lightning()
 def _train(
     run: Run, source: Source, out: Path, start: Start, teaching: Teaching, workers: int, rank: int, world: int
 ) -> Path:
-    lightning.seed_everything(run.seed, workers=True)
+    lightning.seed_everything(run.seed, workers=True, verbose=False)
     targets = image_targets(run)
     keyframes = open_keyframes(run.spec, run.data, source, "train", image_targets=targets)
     require_objects(keyframes, "train")
@@ -118,9 +121,10 @@ def _train(
     callbacks = [resumption, Stopwatch(), *_validation(run, source, out, workers)]
     if run.optim.epochs:
         callbacks.append(EpochCheckpoints(out, samples, len(dataset)))
-    callbacks.append(Termination(last))
+    termination = Termination(last)
+    callbacks.append(termination)
     trainer = _trainer(run, out, steps, samples, callbacks, CheckpointFiles(bool(found and found.remark)))
-    with restoring(found.path if found else None, resumption), explained(run, out):
+    with restoring(found.path if found else None, resumption), explained(run, out), termination:
         trainer.fit(module, loader, ckpt_path=found.path if found else None, weights_only=True)
         trainer.save_checkpoint(last, weights_only=False)  # steps need not be a multiple of checkpoint_every
     return last

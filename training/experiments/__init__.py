@@ -13,6 +13,8 @@ def load_experiment(name: str) -> object:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # it is there, and needs a package that is not
         raise ValueError(f"{name}: no module {error.name!r}; write package.module:function") from error
     make = getattr(module, function, None)
     if not callable(make):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
-from training.command_line import TrainingStopped
+from training.command_line import Interrupted, TrainingStopped
 from training.processes import rank_and_world
 from training.run import Run
 from training.trainer.callbacks import Resumption
 from training.trainer.resuming import newest_whole
+from training.trainer.termination import AtOnce
 
 KERNEL_COUNTS = Path("/proc/vmstat")
 
@@ -38,6 +39,15 @@ def explained(run: Run, out: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise TrainingStopped(f"{reason}\n{_kept(out)}") from error
+
+
+@contextmanager
+def interruptible(out: Path) -> Iterator[None]:
+    """Within: Ctrl-C where it ends the run at once is an Interrupted that says what is kept in `out`."""
+    try:
+        yield
+    except (KeyboardInterrupt, AtOnce):
+        raise Interrupted(f"Ctrl-C. {_kept(out)}") from None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from training.data.nuscenes import Keyframe, Keyframes, open_nuscenes, read_spli
 from training.data.source import Source
 from training.processes import RankShard
 from training.run import Run
-from training.trainer.termination import outlive_sigterm
+from training.trainer.termination import outlive_signals
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def training_loader(dataset: ClipDataset, run: Run, steps_done: int, world: int,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),  # copies to the GPU then go on beside the network
-        worker_init_fn=outlive_sigterm,
+        worker_init_fn=outlive_signals,
     )
 
 
@@ -106,5 +106,5 @@ def evaluation_loader(
         num_workers=batches.workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=outlive_sigterm,
+        worker_init_fn=outlive_signals,
     )

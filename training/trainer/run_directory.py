@@ -38,14 +38,10 @@ def begin(out: Path, run: Run, source: Source, digest: str, processes: int = 1) 
     ValueError when `out` has checkpoints of another run or other data, saying what differs.
     """
     out.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(json.dumps(run_to_plain(run)))
+    plain = _as_stored(run)
     starts = _read(out / "starts.json", [])
     if any(out.glob("*.ckpt")):
-        changed = differences(_in_batches_of(plain, _before(out / "run.json")), plain)
-        if starts and starts[-1]["data"]["digest"] != digest:
-            changed.append(
-                f"data: tables of {starts[-1]['data']['root']} -> other tables, or other --classes, of {source.root}"
-            )
+        changed = changes_since(out, run, source, digest)
         if changed:
             raise ValueError(
                 f"{out} was begun with another run; choose another --out, or take the run that is there. What differs "
@@ -77,6 +73,21 @@ def begin(out: Path, run: Run, source: Source, digest: str, processes: int = 1) 
     }
     write_atomic(out / "run.json", json.dumps(plain, indent=2).encode() + b"\n")
     write_atomic(out / "starts.json", json.dumps([*starts, start], indent=1).encode() + b"\n")
+
+
+def changes_since(out: Path, run: Run, source: Source, digest: str) -> list[str]:
+    """In what this run and this data differ from those that `out` was begun with, `name: there -> now` each."""
+    plain, starts = _as_stored(run), _read(out / "starts.json", [])
+    changed = differences(_in_batches_of(plain, _before(out / "run.json")), plain)
+    if starts and starts[-1]["data"]["digest"] != digest:
+        changed.append(
+            f"data: tables of {starts[-1]['data']['root']} -> other tables, or other --classes, of {source.root}"
+        )
+    return changed
+
+
+def _as_stored(run: Run) -> dict[str, Any]:
+    return json.loads(json.dumps(run_to_plain(run)))  # type: ignore[no-any-return]
 
 
 def _before(path: Path) -> dict[str, Any]:
