@@ -17,10 +17,11 @@ def circle_nms(centers: np.ndarray, group: np.ndarray, radii: np.ndarray) -> np.
     """
     x, y = centers.T.astype(np.float32)
     near = np.square(x[:, None] - x) + np.square(y[:, None] - y) < np.square(radii, dtype=np.float32)[:, None]
-    removed_by = np.tril(near & (group[:, None] == group), -1).astype(np.float32)
-    keep, before = np.ones(len(centers), dtype=np.float32), None
+    removed_by = np.tril(near & (group[:, None] == group), -1)
+    keep, before = np.ones(len(centers), dtype=bool), None
     while before is None or (keep != before).any():
-        keep, before = (removed_by @ keep == 0).astype(np.float32), keep
+        # No matrix product: of this size OpenBLAS shares it among threads, which then wait for the next one in a loop.
+        keep, before = ~(removed_by & keep).any(axis=1), keep
     return np.flatnonzero(keep)
 
 

@@ -211,6 +211,8 @@ def test_the_newest_frame_that_could_not_be_made_counts(listening: Listening) ->
     assert newest_outcome(listening.taken, detections, {}).missing == {"cam_a": "late"}
     assert listening.taken.assemble(NOW - 3_000 * MS, "deadline") is None
     assert newest_outcome(listening.taken, detections, {}).missing == {"odometry": "no_pose"}
+    assert not listening.taken.made
+    assert listening.taken.assemble(NOW - 10 * MS, "complete") is not None and listening.taken.made
 
 
 def test_a_sensor_that_the_vehicle_does_not_have_has_no_age(listening: Listening) -> None:

@@ -231,6 +231,7 @@ def test_unusable_images_mask_their_camera_only(encoding, data, reason):
         {"ego_from_cam": 1e200 * EGO_FROM_CAM},
         {"D": (np.nan,) * 5, "distortion_model": "plumb_bob"},
         {"D": (0.1, np.nan, 0, 0, 0), "distortion_model": "plumb_bob"},
+        {"K": CALIBRATION.K + np.array([[0, 0, np.nan], [0, 0, 0], [0, 0, 0]])},
     ],
 )
 def test_unusable_calibrations_mask_their_camera(change):

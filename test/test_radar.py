@@ -20,6 +20,7 @@ from bev_perception.preprocess.radar import (
     radar_arrays,
     radar_problems,
     rasterise,
+    within_limits,
 )
 from bev_perception.structures import EgoPose, RadarScan, RadarSweep, SensorFrame
 
@@ -270,5 +271,8 @@ def test_absurd_returns_do_not_reach_the_network_and_are_counted():
     found, problems, lost = prepare_inputs(frame_of([sweep_of("near", 0, [good, *absurd])]), SPEC)
     assert nothing == {} and lost == {"radar/returns_out_of_range": len(absurd)} and problems == {}
     assert all((found[name] == array).all() for name, array in clean.items())
+    edge = np.array([[5.0, 1.0, 20.0, 64.0, 70.0, 0.0, 0.0], [5.0, 1.0, -10.0, -64.0, 0.0, 70.0, 0.0]], np.float32)
+    assert within_limits(edge, RadarSpec()).tolist() == [True, True]
+    assert not within_limits(edge * np.float32(1.001), RadarSpec()).any()
     at_the_limits = [[5.0, 1.0, 0.0, 64.0, 70.0, 0.0], [5.0, 1.0, 0.0, -64.0, 0.0, 70.0]]
     assert prepare_inputs(frame_of([sweep_of("near", 0, at_the_limits)]), SPEC)[2] == {}

@@ -44,6 +44,12 @@ def test_each_impossible_return_is_left_out_by_name(reason: str) -> None:
     assert (kept.sensor, kept.stamp_ns, kept.compensated) == ("RADAR", START, False)
 
 
+@pytest.mark.parametrize("reason", ["return_too_far", "return_too_fast", "return_rcs"])
+def test_a_scan_of_one_return_is_looked_at(reason: str) -> None:
+    kept, ((found, _),) = drop_impossible(scan(BAD[reason]), LIMITS, 2 * np.pi)
+    assert found == reason and len(kept.points) == 0
+
+
 @pytest.mark.parametrize("scale", [0.5, 0.95, 1.05])
 def test_without_a_field_of_view_the_limits_are_those_of_every_return(scale: float) -> None:
     """Whatever the largest of each column say together, as far, fast and loud need not be one return."""
