@@ -107,9 +107,10 @@ def velocity_table(rows: Sequence[Row]) -> str:
 
 
 def candidates_table(rows: Sequence[Row]) -> str:
-    head = ("candidates", "number", "circles", "mAP", "NDS", "AP of pedestrians", "AP of traffic cones")
+    head = ("sensors", "candidates", "number", "circles", "mAP", "NDS", "AP of pedestrians", "AP of traffic cones")
     names = ("rule", "candidates", "circles", "mAP", "NDS", "pedestrian", "traffic_cone")
-    return markdown(head, [tuple(row[name] for name in names) for row in rows])
+    sensors = {"all": "cameras + radars + memory", "camera": "cameras"}
+    return markdown(head, [(sensors[row["sensors"]], *(row[name] for name in names)) for row in rows])
 
 
 # (page, mark in it) -> table.

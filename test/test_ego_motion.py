@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from bev_perception.ego_motion import MotionLimits, PoseBuffer, integrate_twist
+from bev_perception.ego_motion import MotionLimits, PoseBuffer, _displacement, integrate_twist
 from bev_perception.geometry import invert, make_transform, rotation_from_yaw
 from bev_perception.structures import EgoPose
 
@@ -243,3 +243,12 @@ def test_relative_motion_is_what_compensation_needs():
     a, b = buffer.at(333 * MS).odom_from_ego, buffer.at(777 * MS).odom_from_ego
     seen_a, seen_b = invert(a) @ point, invert(b) @ point
     np.testing.assert_allclose(invert(a) @ b @ seen_b, seen_a, atol=1e-9)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-7, 0.01, 0.5, 2.0, 3.0])
+def test_the_quick_displacement_is_that_of_the_whole_motion(angle: float) -> None:
+    rng = np.random.default_rng(6)
+    axis, linear = rng.normal(0, 1, (2, 3))
+    angular = angle * axis / np.linalg.norm(axis)
+    expected = integrate_twist(linear.tolist(), angular.tolist(), 1.0)[:3, 3]
+    np.testing.assert_allclose(_displacement(linear.tolist(), angular.tolist()), expected, atol=1e-9)

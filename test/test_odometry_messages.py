@@ -112,6 +112,7 @@ def test_twists_that_are_far_apart_are_not_interpolated() -> None:
     odometry.pose(300)
     odometry.twist(501, 1.0)
     assert odometry.found() == [] and odometry.refused[0][0] == "no_twist"
+    assert odometry.refused[0][1].startswith("the nearest twist on /twist is +201 ms from the pose")
     odometry.pose(750)
     odometry.twist(1001, 2.0)
     assert odometry.found() == [(750, pytest.approx(1.498))]

@@ -202,6 +202,13 @@ def test_a_sensor_beside_the_vehicle_does_not_look_across_it(name: str) -> None:
     assert found is not None and found.reason == "mount_inward" and "across the vehicle" in found.detail
 
 
+def test_only_what_sits_beside_the_middle_can_look_across_the_vehicle() -> None:
+    """Up to 0.4 m to a side a camera may look to the other; to the left it is turned to the right by a quarter."""
+    across = rotation_from_yaw(-np.pi / 2) @ AHEAD
+    assert camera(across, (1.0, 0.4, 1.5)) is None
+    assert camera(across, (1.0, 0.41, 1.5)).reason == "mount_inward"
+
+
 @pytest.mark.parametrize(
     ("y", "yaw", "wrong"),
     [(0.1, 0, False), (-0.1, 0, False), (-0.1, 90, False), (0.8, 30, False), (-0.2, -10, False), (-0.5, 0, True),

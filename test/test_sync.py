@@ -111,6 +111,18 @@ def test_nearest_image_is_kept_when_a_camera_is_faster_than_the_anchor():
         assert abs(frame.cameras[1].frame.stamp_ns - (frame.stamp_ns - 35 * MS)) <= CONFIG.camera_tolerance_ns * 0.6
 
 
+def test_an_image_is_early_by_half_of_the_tolerance_at_most_where_a_later_one_is_there():
+    """Between a third and a half before its time it is timely; more than half before, the next one is taken."""
+    tolerance = CONFIG.camera_tolerance_ns
+    for early, later_is_taken in ((tolerance * 2 // 5, False), (tolerance * 3 // 5, True)):
+        taken = make_sync().taken
+        target = START + 1_000 * MS + CONFIG.offset("front")
+        for stamp in (target - early, target + tolerance // 2):
+            assert taken.add_camera(image("front", stamp)) == ""
+        chosen = taken.image("front", START + 1_000 * MS)
+        assert (chosen.stamp_ns > target) == later_is_taken
+
+
 @pytest.mark.parametrize("absent", [{"front"}, {"near"}, {"left", "right", "far"}, {"back"}])
 def test_a_sensor_that_the_vehicle_does_not_have_is_not_waited_for(absent):
     """The same frames as when it is silent, but for its reason, its count, and the time for which it was expected."""
