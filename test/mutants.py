@@ -34,14 +34,21 @@ ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 # File -> the tests that belong to it.
 TESTS: dict[str, tuple[str, ...]] = {
-    "bev_perception/sync.py": ("test_sync.py", "test_sync_limits.py", "test_frames_again.py"),
+    "bev_perception/sync.py": (
+        "test_sync.py",
+        "test_sync_changes.py",
+        "test_sync_limits.py",
+        "test_frames_again.py",
+    ),
     "bev_perception/measurements.py": (
         "test_sync.py",
+        "test_sync_changes.py",
         "test_sync_limits.py",
         "test_frames_again.py",
         "test_stamp_guard.py",
         "test_health.py",
         "test_intake.py",
+        "test_intake_calibration.py",
     ),
     "bev_perception/stamp_guard.py": ("test_stamp_guard.py", "test_sync_limits.py"),
     "bev_perception/health.py": ("test_health.py",),
@@ -72,7 +79,13 @@ TESTS: dict[str, tuple[str, ...]] = {
     "bev_perception/sensors/serialised.py": ("test_serialised.py", "test_limits.py"),
     "bev_perception/sensors/video.py": ("test_video.py",),
     "bev_perception/messages.py": ("test_publishers.py",),
-    "bev_perception/sensors/intake.py": ("test_intake.py", "test_limits.py", "test_ways_in.py", "test_health.py"),
+    "bev_perception/sensors/intake.py": (
+        "test_intake.py",
+        "test_intake_calibration.py",
+        "test_limits.py",
+        "test_ways_in.py",
+        "test_health.py",
+    ),
     "training/data/targets.py": ("test_targets.py",),
     "training/losses/detection.py": ("test_losses.py", "test_box_iou.py"),
     "training/distill/masks.py": ("test_distill_masks.py",),

@@ -11,7 +11,7 @@ tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
 
 import tiny_drive  # noqa: E402
-from test_intake import MAKE, MOUNTS, NOW, Listening, cloud, image, info, odometry  # noqa: E402
+from intake_rig import MAKE, MOUNTS, NOW, Listening, cloud, image, info, odometry  # noqa: E402
 
 from bev_perception.fault import Fault  # noqa: E402
 from bev_perception.health import FrameOutcome, SensorHealth, newest_outcome, sensor_health, situation  # noqa: E402

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
-from test_intake import NOW, Listening, cloud, image
+from intake_rig import NOW, Listening, cloud, image
 
 from bev_perception.sensors.intake import INFO_BYTES, PACKET, Source
 

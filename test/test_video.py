@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
+from intake_rig import MAKE, MOUNTS, NOW, Listening, info
 from test_images import smooth_scene
-from test_intake import MAKE, MOUNTS, NOW, Listening, info
 
 from bev_perception.conversions import MessageError
 from bev_perception.parameters import ParameterError
