@@ -96,7 +96,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "evaluation.demo evaluation.bench_node"),
     ("bev_perception", "evaluation.faults evaluation.soak"),
     ("bev_perception", "evaluation.bench"),
-    ("training", "changes command_line processes schedules tables"),
+    ("training", "changes command_line processes quiet schedules tables"),
     ("training", "models data sensor_masks"),
     ("training", "world recorded losses scoring"),
     ("training", "teachers bag_to_nuscenes"),
@@ -108,7 +108,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "training",
         "train evaluate export average velocity check_data object_database model_table study_tables",
     ),
-    ("training", "bench decoding overfit study"),
+    ("training", "bench decoding overfit study train_small"),
 )
 ROOTS = ("bev_perception", "training")
 

@@ -1,4 +1,4 @@
-"""A run says nothing of Lightning's that says nothing; warnings that say something are told."""
+"""Runs and exports say nothing of Lightning's and torch's that says nothing; warnings that say something are told."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ pytest.importorskip("lightning", reason="needs lightning")
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from training.trainer.quiet import quiet_lightning
+from training.quiet import quiet
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = """
 import sys
 from tiny_run import RUN
-from training import overfit, train
+from training import export, overfit, train
 train.load_run = lambda name: RUN
 overfit.tiny = lambda: {"tiny": RUN}
 data, out = sys.argv[1:]
@@ -32,6 +32,7 @@ sys.exit(
     train.main(["any", *given, "--workers", "1", "--set", "optim.steps=1"])
     or train.main(["any", *given, "--workers", "1", "--set", "optim.steps=1"])
     or overfit.main([*given, "--steps", "1", "--threads", "1"])
+    or export.main([f"{out}/last.ckpt", f"{out}/bundle"])
 )
 """
 
@@ -53,7 +54,7 @@ def test_all_else_is_told_and_afterwards_everything(caplog: pytest.LogCaptureFix
     told = "GPU available: True (cuda), used: True", "Missing logger folder: /tmp/x"
     with warnings.catch_warnings(record=True) as seen, caplog.at_level("INFO"):
         warnings.simplefilter("always")
-        with quiet_lightning():
+        with quiet():
             for text in ("GPU available: False, used: False", "`Trainer.fit` stopped: `max_steps=4` reached.", *told):
                 rank_zero_info(text)
             rank_zero_warn("The 'train_dataloader' does not have many workers which may be a bottleneck.")

@@ -39,6 +39,7 @@ from training.data.source import add_source, source_of
 from training.models import STUDENTS
 from training.models.detector import Detector
 from training.models.exported import ExportedDetector
+from training.quiet import quiet
 from training.trainer.checkpoint import load_module
 
 OPSET = 20
@@ -101,6 +102,7 @@ def export_bundle(
     return out
 
 
+@quiet()
 def _to_onnx(exported: ExportedDetector, tensors: dict[str, Tensor]) -> bytes:
     spec: ModelSpec = exported.detector.spec
     program = torch.onnx.export(

@@ -33,17 +33,17 @@ from training.data.index import open_index
 from training.data.source import Source, add_source, source_of
 from training.data.split_objects import require_objects
 from training.experiments.family import tiny
+from training.quiet import quiet
 from training.run import Run, image_targets, run_to_plain
 from training.scoring import SCORE_FLOOR, score_found
 from training.trainer.callbacks import ProgressLine
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes
-from training.trainer.quiet import quiet_lightning
 
 KEYFRAMES = 8
 
 
-@quiet_lightning()
+@quiet()
 def overfit(run: Run, source: Source, keyframes: int = KEYFRAMES) -> tuple[Scores, DetectorModule]:
     """Train on `keyframes` of the training split, spread over it, without augmentation; scores on the same ones."""
     assert run.optim.steps is not None

@@ -31,6 +31,7 @@ from training.data.source import Source, add_source, source_of
 from training.data.split_objects import require_objects
 from training.experiments import load_run
 from training.processes import own_threads, own_workers, rank_and_world
+from training.quiet import quiet
 from training.run import Run, image_targets, run_to_plain
 from training.schedules import total_steps
 from training.trainer.allocation import keep_freed_memory
@@ -41,7 +42,6 @@ from training.trainer.epochs import EpochCheckpoints
 from training.trainer.failures import explained, interruptible, restoring
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes, scored_split, training_loader
-from training.trainer.quiet import quiet_lightning
 from training.trainer.resuming import find_resumable
 from training.trainer.run_directory import begin
 from training.trainer.run_lock import only_run_in
@@ -88,7 +88,7 @@ def train(
             return _train(run, source, out, start, teaching, workers, rank, world)
 
 
-@quiet_lightning()
+@quiet()
 def _train(
     run: Run, source: Source, out: Path, start: Start, teaching: Teaching, workers: int, rank: int, world: int
 ) -> Path:

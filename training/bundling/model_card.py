@@ -12,10 +12,10 @@ SCORES = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 ERRORS = ("ate", "ase", "aoe", "ave", "aae")
 
 
-def score_table(scores: dict[str, dict[str, Any]]) -> str:
-    """Sensors -> Scores.to_dict() as Markdown rows of the official numbers."""
+def score_table(scores: dict[str, dict[str, Any]], what: str = "sensors") -> str:
+    """Sensors, or what else the rows are of, -> Scores.to_dict() as Markdown rows of the official numbers."""
     rows = [(word, s["mean_ap"], s["nds"], *(s["errors"][e] for e in ERRORS)) for word, s in scores.items()]
-    return _table(("sensors", *SCORES), rows)
+    return _table((what, *SCORES), rows)
 
 
 def class_table(scores: dict[str, Any]) -> str:

@@ -36,7 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     dataset.add_argument("--radar-hz", type=float, default=13.0)
     dataset.add_argument("--workers", type=int, default=2)
     dataset.add_argument("--version", default="v1.0-trainval")
-    dataset.add_argument("--val-every", type=int, default=6, help="every n-th scene is for validation")
+    dataset.add_argument(
+        "--val-every", type=int, default=6, help="every n-th scene validates, of fewer the last"
+    )
 
     dataset.add_argument("--masks", action="store_true", help="also write instance masks (OUT/masks, COCO JSON)")
 

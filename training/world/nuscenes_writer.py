@@ -101,9 +101,16 @@ def write_dataset(
     return summary(progress)
 
 
-def split_of(index: int, val_every: int) -> str:
-    """Every val_every-th scene validates. Conditions are drawn per scene at random, so both splits have all of them."""
-    return "val" if index % val_every == val_every - 1 else "train"
+def splits_of(scenes: int, val_every: int) -> dict[str, list[str]]:
+    """Names of the scenes of each split: every val_every-th validates, of fewer (but two) the last.
+
+    Conditions are drawn per scene at random, so both splits have all of them.
+    """
+    every = max(2, min(val_every, scenes))
+    splits: dict[str, list[str]] = {"train": [], "val": []}
+    for index in range(scenes):
+        splits["val" if index % every == every - 1 else "train"].append(scene_name(index))
+    return splits
 
 
 def scene_name(index: int) -> str:
@@ -272,8 +279,6 @@ def _finished(out: Path, index: int, settings: DatasetSettings) -> bool:
 
 
 def _write_tables(out: Path, scenes: int, version: str, val_every: int) -> None:
-    splits: dict[str, list[str]] = {"train": [], "val": []}
-    for index in range(scenes):
-        splits[split_of(index, val_every)].append(scene_name(index))
+    splits = splits_of(scenes, val_every)
     rows = (json.loads(_stamp(out, index).read_text())["tables"] for index in range(scenes))
     write_tables(out, version, rows, {m.name: m.kind for m in RIG.values()}, splits, "synthetic")

@@ -1,4 +1,4 @@
-"""What Lightning says in every run, whatever the run does: left out, so that what a run says is worth reading."""
+"""What Lightning and torch say in every run, whatever it does: left out, so that what a run says is worth reading."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LOGGER = "lightning.pytorch.utilities.rank_zero"
-# Beginnings of messages to LOGGER, regular expressions. A GPU that is there is told.
-MESSAGES = (
-    r"GPU available: False",
-    r"TPU available: False",
-    r"💡 Tip: ",
-    r"`Trainer\.fit` stopped: `max_steps=\d+` reached",
-)
+# Logger -> beginnings of its messages, regular expressions. A GPU that is there is told.
+MESSAGES = {
+    "lightning.pytorch.utilities.rank_zero": (
+        r"GPU available: False",
+        r"TPU available: False",
+        r"💡 Tip: ",
+        r"`Trainer\.fit` stopped: `max_steps=\d+` reached",
+    ),
+    "torch.onnx._internal.exporter._registration": ("torchvision is not installed",),  # nothing here is of torchvision
+}
 # Beginnings of warnings, regular expressions.
 WARNINGS = (
     r".* does not have many workers",  # as many as were asked for, or as fit the cores
@@ -26,18 +28,20 @@ WARNINGS = (
 
 
 @contextmanager
-def quiet_lightning() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Within, or in a function that this decorates: MESSAGES and WARNINGS are left out; all others are told as ever."""
-    logger = logging.getLogger(LOGGER)
-    logger.addFilter(_tells)
+    loggers = [logging.getLogger(name) for name in MESSAGES]
+    for logger in loggers:
+        logger.addFilter(_tells)
     try:
         with warnings.catch_warnings():
             for beginning in WARNINGS:
                 warnings.filterwarnings("ignore", beginning)
             yield
     finally:
-        logger.removeFilter(_tells)
+        for logger in loggers:
+            logger.removeFilter(_tells)
 
 
 def _tells(record: logging.LogRecord) -> bool:
-    return re.match("|".join(MESSAGES), record.getMessage()) is None
+    return re.match("|".join(MESSAGES[record.name]), record.getMessage()) is None
