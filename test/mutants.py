@@ -84,6 +84,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "test_intake_calibration.py",
         "test_limits.py",
         "test_ways_in.py",
+        "test_video.py",
         "test_health.py",
     ),
     "training/data/targets.py": ("test_targets.py",),

@@ -232,3 +232,5 @@ def test_what_has_no_better_name_is_the_sensors_failure(monkeypatch: pytest.Monk
     assert pipeline.faults["odd"].detail == "IndexError: no such row"
     assert pipeline.faults["drawn"].detail.startswith("error: OpenCV")
     assert pipeline.counters == {"drawn/image_failed": 1, "odd/radar_failed": 1}
+    for name, array in radar.prepare_radar(replace(frame, radars=(sweeps, ())), spec)[0].items():
+        np.testing.assert_array_equal(radar.prepare_radar(frame, spec)[0][name], array, err_msg=name)

@@ -110,3 +110,15 @@ def test_three_messages_in_a_row_over_half_a_second_restart_a_slow_sensor():
     assert steps == ["stepped_back", "stepped_back", ""] and sync.counters["near/restarted"] == 1
     assert add(sync, scan("near", START - 2 * BACK + 1_000 * MS)) == ""
     assert add(sync, scan("near", START - 3 * BACK)) == "stepped_back"  # what it did before is forgotten
+
+
+def test_a_sensor_that_was_restarted_does_not_count_as_stepped_back():
+    """Of three sensors one restarts; a stray message of another is that one's alone, not a jump of time."""
+    sync = make_sync()
+    for name in ("near", "left"):
+        add(sync, scan(name, START))
+    add(sync, image("front", START))
+    for k in range(3):
+        add(sync, scan("near", START - 2 * BACK + k * 300 * MS))
+    assert sync.counters["near/restarted"] == 1
+    assert add(sync, image("front", START - BACK)) == "stepped_back"
