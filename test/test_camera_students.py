@@ -17,9 +17,10 @@ from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpe
 from bev_perception.plain import from_plain, to_plain
 from training.bundling.golden import pattern_inputs
 from training.models import STUDENTS
+from training.models.camera_vector import projection_vector
 from training.models.crn import CrnConfig
 from training.models.deform_conv import DeformConv
-from training.models.depth_net import DepthNetConfig, camera_vector, depth_network
+from training.models.depth_net import DepthNetConfig, depth_network
 from training.models.detector import Memory, empty_memory
 from training.models.image_branch import ImageBranch, ImageConfig
 
@@ -253,17 +254,17 @@ def test_camera_vector_takes_the_projection_apart() -> None:
     projection = torch.eye(4)
     projection[:3, :3] = intrinsics @ rotation * scale  # a world scaled by 1 / 1.05
     projection[:3, 3] = -intrinsics @ rotation @ place * scale
-    vector = camera_vector(projection[None, None], torch.ones(1, 1), (128, 352))[0, 0]
+    vector = projection_vector(projection[None, None], torch.ones(1, 1), (128, 352))[0, 0]
     expected = torch.tensor([300 / 352, 310 / 128, 170 / 352, 60 / 128, 4 / 352, np.log(scale)])
     torch.testing.assert_close(vector[:6], expected.float(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(vector[6:15].reshape(3, 3), rotation, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(vector[15:], place / 10, atol=1e-4, rtol=1e-4)
     mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
     mirror[0, 2] = 352.0  # u -> 352 - u
-    mirrored = camera_vector((mirror @ projection)[None, None], torch.ones(1, 1), (128, 352))[0, 0]
+    mirrored = projection_vector((mirror @ projection)[None, None], torch.ones(1, 1), (128, 352))[0, 0]
     assert float(mirrored[0]) == pytest.approx(-300 / 352, abs=1e-4) and torch.isfinite(mirrored).all()
     torch.testing.assert_close(mirrored[15:], place / 10, atol=1e-4, rtol=1e-4)
-    off = camera_vector(torch.full((1, 1, 4, 4), torch.nan), torch.zeros(1, 1), (128, 352))
+    off = projection_vector(torch.full((1, 1, 4, 4), torch.nan), torch.zeros(1, 1), (128, 352))
     assert torch.isfinite(off).all()
 
 

@@ -42,7 +42,8 @@ def r50() -> Run:
     python -m training.train training.experiments.bevdepth:r50 --data NUSCENES --out runs/bevdepth \
         --backbone resnet50.pth
     Published on nuScenes val (BEVDepth's repository): 35.9 mAP, 48.0 NDS; without class balance, after 24 epochs, 33.3
-    and 44.1 (`r50_keyframes`). The stem of the backbone never learns, as there.
+    and 44.1 (`r50_keyframes`). The stem of the backbone never learns, as there. Refined is the plane of summed rows;
+    what else the released network does, and this one can, is in training/convert/bevdepth.py.
     """
     config = BevDepthConfig()
     image = camera.frozen(config.camera.image, stages=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from bev_perception.model_spec import ModelSpec
@@ -21,9 +22,10 @@ AUX = ("depth", "semantic")
 class CameraBevConfig:
     """bins, context: depth bins and BEV channels. depth_net: BEVDepth's network; None for one 1x1 convolution.
 
-    refine: BEVDepth's convolutions over each camera's (depth, column) plane. aux: what training supervises in the
-    image, "depth" from LiDAR, "semantic" the class of the object at a pixel (a training-only convolution). frustum: a
-    key of FRUSTUMS, where LiftSplat puts the points of a ray.
+    refine: BEVDepth's convolutions over each camera's (depth, column) plane; rows: over that of each of its rows, as
+    released. aux: what training supervises in the image, "depth" from LiDAR, "semantic" the class of the object at a
+    pixel (a training-only convolution). frustum: a key of FRUSTUMS, where LiftSplat puts the points of a ray; z_range:
+    the heights that it keeps, m.
     """
 
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -33,10 +35,16 @@ class CameraBevConfig:
     refine: bool = False
     aux: tuple[str, ...] = ()
     frustum: str = "centres"
+    z_range: tuple[float, float] = (-10.0, 10.0)
+    rows: bool = False
 
     def __post_init__(self) -> None:
-        if self.frustum not in FRUSTUMS or (self.refine and self.frustum != "centres"):
-            raise ValueError(f'frustum must be one of {FRUSTUMS}, "centres" with refine, found {self.frustum!r}')
+        if self.rows and not self.refine:
+            raise ValueError("rows says how to refine: it needs refine")
+        if self.frustum not in FRUSTUMS or (self.refine and not self.rows and self.frustum != "centres"):
+            raise ValueError(
+                f'frustum must be one of {FRUSTUMS}, "centres" with refine but without rows, found {self.frustum!r}'
+            )
         if set(self.aux) - set(AUX):
             raise ValueError(f"aux must be some of {AUX}, found {self.aux}")
 
@@ -55,8 +63,8 @@ class CameraBev(nn.Module):
 
     Without `refine` the view transform is the exact lift-splat. With it, features are summed over the image rows before
     the refinement, and cells read the refined plane (ColumnLift; CRN, Kim et al., ICCV 2023, sums there as well): all
-    rows of an upright camera's column fall into the same cells. BEVDepth refines every row on its own, which takes h
-    times the memory and a sum over 80 000 points of a camera for which TensorRT's parser has no operator.
+    rows of an upright camera's column fall into the same cells. With `rows` every row is refined on its own, as in
+    BEVDepth's released code, and all its points are summed exactly: h times the work, and 80 000 points of a camera.
     """
 
     def __init__(self, spec: ModelSpec, config: CameraBevConfig = CameraBevConfig()) -> None:
@@ -70,8 +78,8 @@ class CameraBev(nn.Module):
         self.refine = PlaneRefinement(config.context) if config.refine else nn.Identity()
         self.lift = (
             ColumnLift(spec.grid, bins)
-            if config.refine
-            else LiftSplat(spec.grid, bins, config.image.stride, frustum=config.frustum)
+            if config.refine and not config.rows
+            else LiftSplat(spec.grid, bins, config.image.stride, config.z_range, config.frustum)
         )
 
     def forward(self, inputs: dict[str, Tensor]) -> Lifted:
@@ -79,14 +87,31 @@ class CameraBev(nn.Module):
         features = self.image(inputs["images"])
         logits, context = self.depth(features, img_from_ego, valid, self.image_size)
         depth = logits.float().softmax(dim=2)
-        if isinstance(self.lift, LiftSplat):
-            bev = self.lift(context, depth, img_from_ego, valid, self.image_size)
-        else:
-            plane = depth_plane(context, depth.to(context.dtype)).flatten(0, 1)
-            bev, _ = self.lift.read(
-                self.refine(plane).unflatten(0, valid.shape), img_from_ego, valid, self.image_size[1]
-            )
+        bev = self.lifted(context, depth, img_from_ego, valid)
         aux = {"depth": logits} if "depth" in self.config.aux else {}
         if self.semantic is not None and self.training:
             aux["semantic"] = self.semantic(features.flatten(0, 1)).unflatten(0, valid.shape)
         return Lifted(bev.to(context.dtype), context, depth, aux)
+
+    def lifted(self, context: Tensor, depth: Tensor, img_from_ego: Tensor, camera_valid: Tensor) -> Tensor:
+        """Context (B, N, C, h, w) and depth (B, N, D, h, w), which sums to 1 -> (B, C, X, Y)."""
+        if isinstance(self.lift, ColumnLift):
+            plane = depth_plane(context, depth.to(context.dtype)).flatten(0, 1)
+            plane = self.refine(plane).unflatten(0, camera_valid.shape)
+            return self.lift.read(plane, img_from_ego, camera_valid, self.image_size[1])[0]
+        if not self.config.rows:
+            return self.lift(context, depth, img_from_ego, camera_valid, self.image_size)
+        # Camera after camera: the points of one are large enough.
+        views = [
+            self._rows_lifted(context[:, i], depth[:, i], img_from_ego[:, i : i + 1], camera_valid[:, i : i + 1])
+            for i in range(context.shape[1])
+        ]
+        return torch.stack(views).sum(dim=0)
+
+    def _rows_lifted(self, context: Tensor, depth: Tensor, img_from_ego: Tensor, camera_valid: Tensor) -> Tensor:
+        """`lifted` of one camera, (B, C, h, w) and (B, D, h, w), every row refined on its own."""
+        assert isinstance(self.lift, LiftSplat)
+        volume = context[:, :, None] * depth.to(context.dtype)[:, None]  # (B, C, D, h, w)
+        rows = volume.permute(0, 3, 1, 2, 4)
+        refined = self.refine(rows.flatten(0, 1)).unflatten(0, rows.shape[:2]).permute(0, 2, 3, 1, 4)
+        return self.lift.points(refined[:, None], img_from_ego, camera_valid, self.image_size)

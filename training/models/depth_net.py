@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from training.models.backbones.resnet import BasicBlock
+from training.models.camera_vector import CAMERA_VECTORS
 from training.models.center_head import conv_bn_relu
 from training.models.deform_conv import DeformConv
-
-CAMERA_CHANNELS = 18
-EPSILON = 1e-6
 
 
 class PlainDepth(nn.Module):
@@ -35,41 +33,11 @@ class PlainDepth(nn.Module):
         return both[:, :, : self.bins], both[:, :, self.bins :]
 
 
-def camera_vector(img_from_ego: Tensor, camera_valid: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """What a projection says about its camera: (B, N, 4, 4), (B, N) -> (B, N, 18) float32.
-
-    BEVDepth feeds intrinsics, image augmentation, BEV augmentation and mounting one by one (27 numbers). The engine's
-    input is their product, the 3 x 4 projection, so it is taken apart again (RQ decomposition): focal lengths,
-    principal point and skew in units of the image's size (resize and crop are in them; a mirrored image or world turns
-    the sign of fx), log scale of the ego frame (BEV scaling), rotation cam_from_ego (9, with image and BEV rotation)
-    and the camera's place in the ego frame in 10 m (3). A camera that is off gives the vector of an identity matrix.
-    """
-    height, width = image_size
-    eye = torch.eye(4, device=img_from_ego.device, dtype=torch.float32)
-    matrix = torch.where(camera_valid[..., None, None] > 0, img_from_ego.float(), eye)
-    m1, m2, m3 = matrix[..., 0, :3], matrix[..., 1, :3], matrix[..., 2, :3]
-    scale = m3.norm(dim=-1, keepdim=True).clamp(min=EPSILON)
-    m1, m2, r3, p = m1 / scale, m2 / scale, m3 / scale, matrix[..., :3, 3] / scale
-    cy = (m2 * r3).sum(-1, keepdim=True)
-    fy = (m2 - cy * r3).norm(dim=-1, keepdim=True).clamp(min=EPSILON)
-    r2 = (m2 - cy * r3) / fy
-    cx, skew = (m1 * r3).sum(-1, keepdim=True), (m1 * r2).sum(-1, keepdim=True)
-    r1 = r2[..., [1, 2, 0]] * r3[..., [2, 0, 1]] - r2[..., [2, 0, 1]] * r3[..., [1, 2, 0]]
-    fx = (m1 * r1).sum(-1, keepdim=True)
-    fx_safe = torch.where(fx.abs() < EPSILON, EPSILON, fx)
-    # Back substitution: K t = p with K = [[fx, skew, cx], [0, fy, cy], [0, 0, 1]]; the camera stands at -R^T t.
-    t3 = p[..., 2:]
-    t2 = (p[..., 1:2] - cy * t3) / fy
-    t1 = (p[..., :1] - skew * t2 - cx * t3) / fx_safe
-    place = -(r1 * t1 + r2 * t2 + r3 * t3) / 10
-    intrinsics = torch.cat([fx / width, fy / height, cx / width, cy / height, skew / width, scale.log()], dim=-1)
-    return torch.cat([intrinsics, r1, r2, r3, place], dim=-1)
-
-
 @dataclass(frozen=True)
 class DepthNetConfig:
     """BEVDepth's sizes. mid: channels inside; aspp: of each branch of the pyramid; blocks: residual blocks.
-    camera_aware False: CRN's network, of which the rest says nothing (BlindDepth)."""
+    camera_aware False: CRN's network, of which the rest says nothing (BlindDepth). camera: a key of CAMERA_VECTORS,
+    what the network is told of its camera: "projection", or "calibration" for the released weights of BEVDepth."""
 
     mid: int = 512
     aspp: int = 512
@@ -78,6 +46,11 @@ class DepthNetConfig:
     deform_groups: int = 4
     dropout: float = 0.5
     camera_aware: bool = True
+    camera: str = "projection"
+
+    def __post_init__(self) -> None:
+        if self.camera not in CAMERA_VECTORS:
+            raise ValueError(f"camera must be one of {sorted(CAMERA_VECTORS)}, found {self.camera!r}")
 
 
 class CameraAwareDepth(nn.Module):
@@ -90,8 +63,9 @@ class CameraAwareDepth(nn.Module):
         super().__init__()
         mid = config.mid
         self.reduce = conv_bn_relu(in_channels, mid)
-        self.camera_norm = nn.BatchNorm1d(CAMERA_CHANNELS)
-        self.depth_gate, self.context_gate = CameraGate(mid), CameraGate(mid)
+        self.camera_vector, numbers = CAMERA_VECTORS[config.camera]
+        self.camera_norm = nn.BatchNorm1d(numbers)
+        self.depth_gate, self.context_gate = CameraGate(numbers, mid), CameraGate(numbers, mid)
         self.depth = nn.Sequential(
             *(BasicBlock(mid, mid) for _ in range(config.blocks)),
             Aspp(mid, config.aspp, config.dilations, config.dropout),
@@ -105,7 +79,7 @@ class CameraAwareDepth(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         cameras = features.shape[:2]
         x = self.reduce(features.flatten(0, 1))
-        vector = self.camera_norm(camera_vector(img_from_ego, camera_valid, image_size).flatten(0, 1))
+        vector = self.camera_norm(self.camera_vector(img_from_ego, camera_valid, image_size).flatten(0, 1))
         depth = self.depth(self.depth_gate(x, vector))
         context = self.context(self.context_gate(x, vector))
         return depth.unflatten(0, cameras), context.unflatten(0, cameras)
@@ -140,10 +114,10 @@ def depth_network(in_channels: int, bins: int, context: int, config: DepthNetCon
 class CameraGate(nn.Module):
     """Squeeze-and-excitation (Hu et al., CVPR 2018) where the camera, not the image, decides: x times a sigmoid."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, numbers: int, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(CAMERA_CHANNELS, channels), nn.ReLU(),
+            nn.Linear(numbers, channels), nn.ReLU(),
             nn.Linear(channels, channels),
             nn.Linear(channels, channels), nn.ReLU(),
             nn.Linear(channels, channels),
@@ -176,6 +150,7 @@ class PlaneRefinement(nn.Module):
     """BEVDepth's depth refinement ("depth aggregation"): 3x3 convolutions over the (depth, column) plane of a camera.
 
     (B, C, D, w) -> the same shape. Lets features that were lifted to a wrong depth move along their ray.
+    B: cameras whose rows are summed, or each row of each camera.
     """
 
     def __init__(self, channels: int) -> None:

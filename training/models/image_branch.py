@@ -27,7 +27,8 @@ class ImageConfig:
     concatenates them (BEVDepth). channels: of the result. levels: maps that `pyramid` gives, `stride` and coarser.
     Of a ResNet that starts from trained weights (mmdetection's frozen_stages and norm_eval): frozen_stages: the stem
     (0) and so many stages keep their weights, -1 for none; fixed_norms: all its batch norms keep theirs and their
-    statistics.
+    statistics. exchanged_statistics: blue is normalised as red and red as blue, for the released weights of BEVDepth,
+    whose loader exchanges the two in images that are RGB already.
     """
 
     backbone: str = "resnet50"
@@ -38,6 +39,7 @@ class ImageConfig:
     levels: int = 1
     frozen_stages: int = -1
     fixed_norms: bool = False
+    exchanged_statistics: bool = False
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -79,8 +81,9 @@ class ImageBranch(nn.Module):
             self.neck = FPN(maps, config.channels, range(config.levels))
         else:
             self.neck = SecondFPN(maps, [s / config.stride for s in STRIDES], config.channels // len(STRIDES))
-        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN), persistent=False)
-        self.register_buffer("image_std", torch.tensor(IMAGE_STD), persistent=False)
+        order = -1 if config.exchanged_statistics else 1
+        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN[::order]), persistent=False)
+        self.register_buffer("image_std", torch.tensor(IMAGE_STD[::order]), persistent=False)
 
         for module in self._fixed():
             module.requires_grad_(False)

@@ -29,18 +29,24 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class TemporalConfig:
     """kind: a key of TEMPORAL. frames: earlier maps that "history" keeps. out_channels: of "history". alignment: a key
-    of ALIGNMENTS, how an earlier map is read: "centres", or "corners" for the released weights of BEVDet4D."""
+    of ALIGNMENTS, how an earlier map is read: "centres", or "corners" for the released weights of BEVDet4D. unseen:
+    what "concat" has where no earlier map was: "zeros", or "current", the current map once more, for the released
+    weights of BEVDepth, which begin a scene so."""
 
     kind: str = "none"
     frames: int = 8
     out_channels: int = 160
     alignment: str = "centres"
+    unseen: str = "zeros"
 
     def __post_init__(self) -> None:
         if self.alignment not in ALIGNMENTS:
             raise ValueError(f"alignment must be one of {sorted(ALIGNMENTS)}, found {self.alignment!r}")
+        if self.unseen not in UNSEEN or (self.unseen != "zeros" and self.kind != "concat"):
+            raise ValueError(f'unseen must be one of {UNSEEN}, "zeros" but for "concat", found {self.unseen!r}')
 
 
+UNSEEN = ("zeros", "current")
 ALIGNMENTS = {"centres": warp_bev, "corners": warp_corners}
 
 
@@ -128,10 +134,13 @@ class ConcatFusion(nn.Module):
         super().__init__()
         self.state_channels = channels
         self.out_channels = 2 * channels + 2
-        self.align = Alignment(spec.grid, config.alignment)
+        self.align, self.filled = Alignment(spec.grid, config.alignment), config.unseen == "current"
 
     def forward(self, bev: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor | None]:
-        return torch.cat([bev, *_aligned(self.align, memory, bev, self.state_channels)], dim=1), bev
+        earlier, seen, age = _aligned(self.align, memory, bev, self.state_channels)
+        if self.filled:
+            earlier = earlier + (1 - seen) * bev
+        return torch.cat([bev, earlier, seen, age], dim=1), bev
 
 
 class GatedFusion(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bev_perception.grid import BevGrid
 from training.models.precision import full_precision
 from training.models.view.depth_bins import DepthBins
-from training.models.view.splat import splat, splat_dense
+from training.models.view.splat import splat, splat_dense, splat_points, splat_points_dense
 
 
 def inverse_3x3(matrix: Tensor) -> Tensor:
@@ -89,6 +89,36 @@ class LiftSplat(nn.Module):
         exact = torch.promote_types(context.dtype, torch.float32)  # half precision sums would lose small weights
         bev = splat(rays.to(exact), depth.flatten(0, 2).to(exact), cells.flatten(0, 2), b * count)
         return bev.reshape(b, *self.grid.shape, c).permute(0, 3, 1, 2).to(context.dtype)
+
+    def points(self, volume: Tensor, img_from_ego: Tensor, camera_valid: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """The same sum of points that have features of their own: volume (B, N, C, D, h, w) -> (B, C, X, Y).
+
+        Raises ValueError when the volume does not have image_size / stride and bins.count.
+        """
+        b, n, c, d, h, w = volume.shape
+        if (h * self.stride, w * self.stride, d) != (*image_size, self.bins.count):
+            raise ValueError(
+                f"LiftSplat wants features of {tuple(image_size)} / {self.stride} and {self.bins.count} depth bins, "
+                f"found points {tuple(volume.shape)}"
+            )
+        count = self.grid.shape[0] * self.grid.shape[1]
+        with torch.no_grad(), full_precision(volume):
+            cells = self.cells(img_from_ego, camera_valid, h, w).reshape(b, n, h, w, d)
+        if torch.compiler.is_exporting():
+            rows = [
+                splat_points_dense(volume[i, j, :, :, row].transpose(1, 2), cells[i, j, row], self.grid.shape)
+                for i in range(b)
+                for j in range(n)
+                for row in range(h)
+            ]
+            maps = [sum(rows[i * n * h + 1 : (i + 1) * n * h], rows[i * n * h]) for i in range(b)]
+            return torch.stack(maps).reshape(b, c, *self.grid.shape)
+        offset = torch.arange(b, device=cells.device).reshape(b, 1, 1, 1, 1) * count
+        cells = torch.where(cells < count, cells + offset, b * count)
+        values = volume.permute(0, 1, 4, 5, 3, 2).flatten(0, 4)
+        exact = torch.promote_types(volume.dtype, torch.float32)
+        bev = splat_points(values.to(exact), cells.flatten(), b * count)
+        return bev.reshape(b, *self.grid.shape, c).permute(0, 3, 1, 2).to(volume.dtype)
 
     def cells(self, img_from_ego: Tensor, camera_valid: Tensor, h: int, w: int) -> Tensor:
         """(B, N, h * w, D) int64: ix * Y + iy of each frustum point, or X * Y where it is outside or its camera off.

@@ -69,3 +69,23 @@ def splat_dense(context: Tensor, depth: Tensor, cells: Tensor, count: int) -> Te
     column = torch.where((cells != before) & (cells < count), cells, spare)
     weights = torch.zeros(rays, count + bins, dtype=depth.dtype, device=depth.device).scatter(1, column, run_weight)
     return torch.matmul(context, weights)[:, :count]
+
+
+def splat_points(values: Tensor, cells: Tensor, count: int) -> Tensor:
+    """values (P, C) of P points, cells (P,) int64 as in `splat` -> (count, C) sums: LSS's pooling itself."""
+    return values.new_zeros(count + 1, values.shape[1]).index_add(0, cells, values)[:count]
+
+
+def splat_points_dense(values: Tensor, cells: Tensor, shape: tuple[int, int]) -> Tensor:
+    """values (C, R, D), cells (R, D) as in `splat` over a grid of `shape` -> (C, X * Y): the same sums in two products.
+
+    Points with features of their own cannot be summed along their rays first, as `splat_dense` does. sum over points of
+    value * [is in row x] * [is in column y], with the rows first: of 4,928 points on 128 x 128 cells the largest tensor
+    has 200 MB for 80 channels, where a matrix of points by cells has 323 MB and TensorRT's builder wants seven of them.
+    """
+    x, y = shape
+    flat = cells.reshape(-1, 1)
+    in_row = torch.div(flat, y, rounding_mode="floor") == torch.arange(x, device=cells.device)  # outside: row X, none
+    in_column = flat % y == torch.arange(y, device=cells.device)
+    of_rows = values.flatten(1)[:, None] * in_row.to(values.dtype).t()  # (C, X, P)
+    return torch.matmul(of_rows, in_column.to(values.dtype)).flatten(1)
