@@ -16,6 +16,7 @@ import torch
 from bev_perception.decode import Thresholds, decode
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, NmsGroup
+from training.models.center_head import BRANCHES
 from training.models.detector import Prediction
 from training.models.exported import candidates_of
 from training.models.frame import Frame
@@ -44,7 +45,7 @@ def drawn(row: dict) -> np.ndarray:
         value = rng.standard_normal(shape) * np.sqrt(2 / row["fan_in"])
     else:
         value = 0.1 * rng.standard_normal(shape)
-    return np.asarray(value * row.get("gain", 1) + row.get("add", 0)).astype(row["dtype"])
+    return np.asarray(value * np.asarray(row.get("gain", 1)) + np.asarray(row.get("add", 0))).astype(row["dtype"])
 
 
 @cache
@@ -75,8 +76,9 @@ def geometry(key: str) -> torch.Tensor:
 class Golden:
     """One recording: stages by name, whole arrays, inputs drawn by rule."""
 
-    def __init__(self, name: str) -> None:
-        self.arrays = np.load(GOLDEN / f"{name}_golden.npz")
+    def __init__(self, name: str, path: Path | None = None) -> None:
+        """path: of a recording that is elsewhere."""
+        self.arrays = np.load(path or GOLDEN / f"{name}_golden.npz")
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[f"full/{name}"]
@@ -148,6 +150,15 @@ def branch(name: str, task: int, heatmap: torch.Tensor, regression: torch.Tensor
             "center": (dy, dx), "center_z": (z,), "dim": (length, width, height), "rot": (sine, cosine), "vel": (vy, vx)
         }  # fmt: skip
     return torch.stack(theirs[name], dim=1)
+
+
+def branch_in_ego(name: str, task: int, heatmap: torch.Tensor, regression: torch.Tensor) -> torch.Tensor:
+    """As `branch`, of a head whose boxes are those of the ego frame: BEVDepth's."""
+    if name == "heatmap":
+        return branch(name, task, heatmap, regression)
+    first = list(BRANCHES).index(name)
+    low = sum(list(BRANCHES.values())[:first])
+    return regression[:, task, low : low + BRANCHES[name]]
 
 
 def heads(

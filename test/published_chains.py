@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+import published_bevdepth
 import torch
 from published import (
     NOMINAL,
@@ -30,7 +31,7 @@ from published_images import bevdet4d_full, bevdet4d_small, bevdet_full, bevdet_
 from published_pillarnet import openpcdet_boxes, pillarnet_full, pillarnet_small
 
 from bev_perception.model_spec import CLASSES
-from training.convert import bevdet, centerpoint, pillarnet
+from training.convert import bevdepth, bevdet, centerpoint, pillarnet
 from training.convert.conversion import convert
 from training.convert.layers import BOXES_MMDET3D, BOXES_OPENPCDET, Change
 from training.models.center_head import BRANCHES
@@ -41,8 +42,13 @@ from training.trainer.lightning_module import DetectorModule
 Stages = Iterator[tuple[str, float]]
 
 
+IN_REPOSITORY = {"bevdepth_r50": False, "bevdepth_r50_da": True}  # recorded in test/recordings: whether it refines
+
+
 def converted(name: str, state: str, published_grid: bool = True) -> DetectorModule:
     """A network with the weights of a recording, in the recording's frame."""
+    if name in IN_REPOSITORY:
+        return convert(published_bevdepth.bevdepth_state(IN_REPOSITORY[name]), name)[0]
     return convert(published_state(state), name, published_grid, NOMINAL)[0]
 
 
@@ -145,6 +151,11 @@ def bevdet_small_decoded(network: torch.nn.Module) -> Stages:
     yield from mmdet3d_boxes(network, Golden("bevdet_r50"), by_rule, "decode/rule")
 
 
+def bevdepth_small_decoded(network: torch.nn.Module) -> Stages:
+    yield from published_bevdepth.small(network)
+    yield from published_bevdepth.by_rule(network, decoded_by_rule(network, bevdepth.HEAD, {}, (4.5, 1.9, 1.7)))
+
+
 RADAR = ("radar_", "radardistill_radar")
 
 
@@ -169,6 +180,8 @@ CHAINS: dict[str, tuple[str, Callable[[torch.nn.Module], Stages], Callable[[torc
     "radardistill": ("radardistill", radardistill_small_decoded, radardistill_full),
     "bevdet_r50": ("bevdet_r50", bevdet_small_decoded, bevdet_full),
     "bevdet4d_r50": ("bevdet4d_r50", bevdet4d_small, bevdet4d_full),
+    "bevdepth_r50": ("", bevdepth_small_decoded, published_bevdepth.full),
+    "bevdepth_r50_da": ("", bevdepth_small_decoded, published_bevdepth.full),
 }
 
 

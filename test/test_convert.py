@@ -176,7 +176,7 @@ def test_a_published_pillarnet_teaches_a_radar_student_that_starts_from_it(tmp_p
 
 
 @needs_golden
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"fcos3d_r101"}))
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"fcos3d_r101", "bevdepth_r50", "bevdepth_r50_da"}))
 def test_the_published_grid_is_the_one_of_the_recording_in_its_frame(name):
     run = around_lidar(FAMILIES[name].run(NOMINAL))
     recorded = {"radardistill": "radardistill_radar", "pillarnet18": "pillarnet18_lidar", "bevdet4d_r50": "bevdet_r50"}

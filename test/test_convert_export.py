@@ -13,7 +13,8 @@ import torch
 from bev_perception.bundle import load_bundle
 from bev_perception.inference.builder import build_serialized, import_builder
 from bev_perception.model_spec import ImageSpec
-from training.experiments import bevdet4d, radar_pillarnet
+from training.convert.bevdepth import released
+from training.experiments import bevdepth, bevdet4d, radar_pillarnet
 from training.export import export_bundle
 from training.models.frame import LIDAR_TOP
 from training.models.temporal_fusion import TemporalConfig
@@ -40,7 +41,13 @@ def radar() -> Run:
     return dataclasses.replace(run, config=dataclasses.replace(run.config, frame=LIDAR_TOP, z_range=(-100.0, 100.0)))
 
 
-@pytest.mark.parametrize("make", [camera, radar])
+def depth(rows: bool) -> Run:
+    """All that is special about the released BEVDepth; rows: and every row refined."""
+    run = released(bevdepth.tiny(), rows)
+    return dataclasses.replace(run, spec=dataclasses.replace(run.spec, cameras=run.spec.cameras[:2]))
+
+
+@pytest.mark.parametrize("make", [camera, radar, lambda: depth(False), lambda: depth(True)])
 def test_the_options_of_published_weights_run_on_the_vehicle(make, tmp_path, capsys):
     torch.manual_seed(0)
     run = make()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bev_perception.files import write_atomic
-from training.convert import bevdet, bevdet4d, centerpoint, fcos3d, pillarnet, radardistill
+from training.convert import bevdepth, bevdet, bevdet4d, centerpoint, fcos3d, pillarnet, radardistill
 from training.convert.reading import State, read_published
 from training.convert.table import Report, Table, apply
 from training.experiments.pillarnet import of_every_height
@@ -55,6 +55,16 @@ FAMILIES: dict[str, Family] = {
     "bevdet4d_r50": Family(
         bevdet4d.run, bevdet4d.table, bevdet.prepared,
         "HuangJunJie2017/BEVDet 1.0, BEVDet4D-R50: 32.2 mAP, 45.7 NDS on val",
+    ),
+    "bevdepth_r50": Family(
+        bevdepth.run, bevdepth.table, bevdepth.prepared,
+        "Megvii-BaseDetection/BEVDepth, bev_depth_lss_r50_256x704_128x128_24e_2key.pth: 33.0 mAP, 43.6 NDS on val; "
+        "..._ema.pth: 33.3 mAP, 44.1 NDS",
+    ),
+    "bevdepth_r50_da": Family(
+        bevdepth.run_refined, bevdepth.refined_table, bevdepth.prepared,
+        "Megvii-BaseDetection/BEVDepth, bev_depth_lss_r50_256x704_128x128_20e_cbgs_2key_da.pth: 34.8 mAP, 48.1 NDS on "
+        "val; ..._ema.pth: 35.9 mAP, 48.0 NDS",
     ),
     "fcos3d_r101": Family(
         fcos3d.run, fcos3d.table, fcos3d.prepared,

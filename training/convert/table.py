@@ -109,7 +109,8 @@ def _counts(name: str) -> bool:
 
 
 def _differs(found: Tensor, wanted: Tensor) -> bool:
-    return found.shape != wanted.shape or not torch.allclose(found.double(), wanted.double(), rtol=1e-5, atol=1e-5)
+    """A file of averaged weights has averaged its constants, too: rounding carries 703 to 703.007 in 60,000 steps."""
+    return found.shape != wanted.shape or not torch.allclose(found.double(), wanted.double(), rtol=1e-4, atol=1e-5)
 
 
 def _refuse(names: list[str], what: str, theirs: State) -> None:
