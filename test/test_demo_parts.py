@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +21,17 @@ from replays import replay, write_detections
 
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import load_extrinsics
-from bev_perception.evaluation import demo
+from bev_perception.evaluation import bench, demo, faults, soak
 from bev_perception.evaluation.bag import BagError, composition_of, read_detection_arrays
 from bev_perception.evaluation.compare import compare_runs
-from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, ros_environment
+from bev_perception.evaluation.process import (
+    DDS_PROFILE,
+    TIED_TO_PARENT,
+    Child,
+    StageError,
+    ends_with_its_children,
+    ros_environment,
+)
 from bev_perception.evaluation.report import Latency
 from bev_perception.evaluation.results import read_live_run, report_data, summarize
 from bev_perception.model_spec import CLASSES
@@ -36,6 +46,20 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 print(child.pid, flush=True)
 time.sleep(60)
+"""
+
+# A command with a child, which prints the number of its process.
+COMMAND = """
+import sys
+from pathlib import Path
+from bev_perception.evaluation.process import Child, ends_with_its_children, ros_environment
+
+@ends_with_its_children
+def main(argv=None):
+    with Child("waiter", ["waiter"], Path(sys.argv[1]), ros_environment(1)) as child:
+        child.wait(60)
+
+sys.exit(main())
 """
 
 
@@ -82,6 +106,65 @@ def test_a_child_that_ends_early_is_named_with_its_last_words(modules: Path):
                 patient.wait(10, others=(broken,))
             with pytest.raises(StageError, match="the player did not end within 0 s"):
                 patient.wait(0.1)
+
+
+@pytest.mark.parametrize(
+    ("sign", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_a_command_that_is_told_to_end_leaves_no_child(modules: Path, sign: signal.Signals, status: int):
+    (modules / "waiter.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
+    (modules / "command.py").write_text(COMMAND)
+    log = modules / "w.log"
+    environment = ros_environment(1)
+    command = subprocess.Popen([sys.executable, modules / "command.py", log], env=environment, stderr=subprocess.PIPE)
+    wait_for(lambda: log.is_file() and log.read_text().strip().isdigit())
+    command.send_signal(sign)
+    _, said = command.communicate(timeout=10)
+    assert command.returncode == status
+    assert sign == signal.SIGKILL or f"ended by {sign.name}; its processes are stopped" in said.decode()
+    wait_for(lambda: not alive(int(log.read_text().split()[0])))
+
+
+def test_a_child_of_a_parent_that_is_gone_does_not_begin(modules: Path):
+    """As where the parent is killed before the child has asked to be told."""
+    begun = [sys.executable, "-c", TIED_TO_PARENT, str(os.getppid()), sys.executable, "-c", "print('begun')"]
+    assert subprocess.run(begun, capture_output=True, text=True).stdout == ""
+    begun[3] = str(os.getpid())
+    assert subprocess.run(begun, capture_output=True, text=True).stdout == "begun\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "work", "arguments"),
+    [(demo, "run", ["drive"]), (bench, "check_sections", []), (faults, "try_all", []), (soak, "soak", [])],
+)
+def test_every_command_with_children_minds_the_signals(command, work, arguments, monkeypatch: pytest.MonkeyPatch):
+    before = [signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGHUP)]
+    monkeypatch.setattr(command, work, lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert command.main(arguments) == 143
+    assert [signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_signal_that_is_ignored_stays_so_and_a_second_one_cuts_nothing_short():
+    held = []
+
+    @ends_with_its_children
+    def main(argv=None):
+        signal.raise_signal(signal.SIGHUP)
+        held.append("ignored")
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            held.append("ended")
+        return 0
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main([]) == 143 and held == ["ignored", "ended"]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_environment_names_the_profile_or_none():

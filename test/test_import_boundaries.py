@@ -96,7 +96,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "evaluation.demo evaluation.bench_node"),
     ("bev_perception", "evaluation.faults evaluation.soak"),
     ("bev_perception", "evaluation.bench"),
-    ("training", "changes command_line processes quiet schedules tables"),
+    ("training", "changes command_line processes quiet schedules tables workers"),
     ("training", "models data sensor_masks"),
     ("training", "world recorded losses scoring"),
     ("training", "teachers bag_to_nuscenes"),

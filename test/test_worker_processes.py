@@ -1,4 +1,4 @@
-"""The pool that makes synthetic data: order, errors, and no worker that outlives its parent."""
+"""Pools of processes: order, errors, and no worker that outlives its parent."""
 
 from __future__ import annotations
 
@@ -19,15 +19,28 @@ from training.world.generate import ordered_map
 SLEEPERS = """
 import os, sys, time
 from pathlib import Path
-from training.world.generate import ordered_map
 
 def sleep(folder):
     Path(folder, str(os.getpid())).touch()
     time.sleep(60)
 
 if __name__ == "__main__":
-    list(ordered_map(sleep, [sys.argv[1]] * 2, 2))
+    folder = sys.argv[1]
+    {pool}
 """
+# What has a pool -> its workers, and how they are put to sleep.
+POOLS = {
+    "the synthetic world": (2, """
+    from training.world.generate import ordered_map
+    list(ordered_map(sleep, [folder] * 2, 2))"""),
+    "check_data": (2, """
+    from training.data import file_checks
+    file_checks.AT_ONCE, file_checks.fault_of = 1, sleep
+    file_checks.bad_files([folder] * 2, 2)"""),
+    "a bench": (1, """
+    from training.bench.scale import alone
+    alone(sleep, folder)"""),
+}  # fmt: skip
 
 
 def test_results_come_in_order_and_errors_reach_the_caller() -> None:
@@ -36,14 +49,16 @@ def test_results_come_in_order_and_errors_reach_the_caller() -> None:
         list(ordered_map(math.sqrt, [1.0, -1.0, 4.0], 2))
 
 
-def test_workers_of_a_killed_parent_leave(tmp_path: Path) -> None:
-    (tmp_path / "sleepers.py").write_text(SLEEPERS)
+@pytest.mark.parametrize("pool", POOLS)
+def test_workers_of_a_killed_parent_leave(pool: str, tmp_path: Path) -> None:
+    count, code = POOLS[pool]
+    (tmp_path / "sleepers.py").write_text(SLEEPERS.format(pool=code.strip()))
     pids = tmp_path / "pids"
     pids.mkdir()
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     parent = subprocess.Popen([sys.executable, str(tmp_path / "sleepers.py"), str(pids)], env=environment)
     try:
-        _wait(lambda: len(list(pids.iterdir())) == 2, "two workers at work")
+        _wait(lambda: len(list(pids.iterdir())) == count, f"{count} workers at work")
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()

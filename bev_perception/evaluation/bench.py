@@ -21,7 +21,14 @@ from bev_perception.evaluation.bench_cost import HEIGHT, RETURNS, WIDTH, measure
 from bev_perception.evaluation.bench_node import THREADS, measure_node
 from bev_perception.evaluation.demo import machine
 from bev_perception.evaluation.pages import check_sections, replace_sections
-from bev_perception.evaluation.process import DDS_PROFILE, Child, StageError, own_domain, ros_environment
+from bev_perception.evaluation.process import (
+    DDS_PROFILE,
+    Child,
+    StageError,
+    ends_with_its_children,
+    own_domain,
+    ros_environment,
+)
 from bev_perception.files import write_atomic
 from bev_perception.model_spec import BundleError
 from bev_perception.parameters import SHIPPED_BUNDLE
@@ -179,6 +186,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
 }
 
 
+@ends_with_its_children
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bev_perception.evaluation.bench", description=__doc__.split("\n", 1)[0]

@@ -109,7 +109,8 @@ def running_node(folder: Path, bundle: Path, changes: Mapping[str, Any] | None =
 
     arguments = ("node", "--threads", str(threads), "--ros-args", "--params-file", str(params))
     with start("node", "bev_perception.ros.load", *arguments) as node:
-        start("bring_up", "bev_perception.ros.bring_up", "configure", "activate").wait(90, others=(node,))
+        with start("bring_up", "bev_perception.ros.bring_up", "configure", "activate") as bring_up:
+            bring_up.wait(90, others=(node,))
         time.sleep(1.5)  # until it has written the threads that it has now
         yield RunningNode(node, start, threads)
 

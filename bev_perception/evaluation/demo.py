@@ -13,7 +13,6 @@ import argparse
 import os
 import platform
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from bev_perception.evaluation.bag import (
     bag_duration_s,
     read_bag,
 )
-from bev_perception.evaluation.process import Child, StageError, own_domain, ros_environment
+from bev_perception.evaluation.process import Child, StageError, ends_with_its_children, own_domain, ros_environment
 from bev_perception.evaluation.results import LiveRun, read_live_run, report_data, summarize
 from bev_perception.files import write_atomic
 from bev_perception.messages import DIAGNOSTICS_TOPIC
@@ -188,10 +187,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return summarize(data, live, out)
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
+@ends_with_its_children
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bev_perception.evaluation.demo", description=__doc__)
     parser.add_argument("drive", type=Path, help="rosbag2 recording with ground truth")
@@ -200,7 +196,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=1.0, help="of the replay; below 1 for a machine that is too slow")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="parameters of node and replay")
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)  # so that terminating the demo ends its processes too
     try:
         summary = run(args)
     except StageError as error:
@@ -210,9 +205,6 @@ def main(argv: list[str] | None = None) -> int:
     except (BundleError, BagError, ParameterError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("demo interrupted; its processes are stopped", file=sys.stderr)
-        return 130
     say("done")
     print(summary["text"])
     return 0

@@ -19,7 +19,7 @@ from typing import Any
 
 from bev_perception.evaluation.bench_node import running_node
 from bev_perception.evaluation.pages import check_sections, replace_sections
-from bev_perception.evaluation.process import StageError
+from bev_perception.evaluation.process import StageError, ends_with_its_children
 from bev_perception.files import write_atomic
 from bev_perception.parameters import SHIPPED_BUNDLE
 
@@ -83,6 +83,7 @@ def try_car(out: Path, name: str, parameters: dict[str, Any], only: list[str]) -
     return outcomes
 
 
+@ends_with_its_children
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bev_perception.evaluation.faults", description=__doc__)
     parser.add_argument("--only", nargs="+", default=[], help="faults whose name has one of these words")

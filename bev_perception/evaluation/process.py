@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ParamSpec
 
+Arguments = ParamSpec("Arguments")
+# What a child is before it becomes its program: prctl(2), PR_SET_PDEATHSIG, outlasts exec. A parent that ended even
+# before that is noticed.
+TIED_TO_PARENT = """
+import ctypes, os, signal, sys
+parent, *command = sys.argv[1:]
+ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGTERM))
+if os.getppid() == int(parent):
+    os.execv(command[0], command)
+"""
 DDS_PROFILE = Path(__file__).resolve().parents[1] / "config" / "fastdds_shm.xml"
 
 
@@ -19,6 +31,40 @@ class StageError(RuntimeError):
     def __init__(self, message: str, log: Path | None = None) -> None:
         super().__init__(message)
         self.log = log
+
+
+def ends_with_its_children(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """Decorates the main of a command that has children: SIGTERM and SIGHUP leave its `with` blocks as Ctrl-C does,
+    and the exit status is 128 and the number of the signal, as in a shell.
+
+    A signal that is ignored, as SIGHUP under nohup, stays so.
+    """
+
+    @functools.wraps(main)
+    def minding(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        told = signal.SIGINT
+        before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGHUP)}
+
+        def leave(number: int, _: Any) -> None:
+            nonlocal told
+            told = signal.Signals(number)
+            for sign in before:  # a second one does not cut short what the first began
+                signal.signal(sign, signal.SIG_IGN)
+            raise KeyboardInterrupt
+
+        for sign, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(sign, leave)
+        try:
+            return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            print(f"ended by {told.name}; its processes are stopped", file=sys.stderr)
+            return 128 + told
+        finally:
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
+
+    return minding
 
 
 def own_domain(offset: int = 0) -> int:
@@ -46,15 +92,20 @@ def ros_environment(domain: int, dds_profile: Path | None = DDS_PROFILE) -> dict
 
 
 class Child:
-    """`python -m MODULE ...` in a process group of its own, output in `log`. Leaving its `with` ends the group."""
+    """`python -m MODULE ...` in a process group of its own, output in `log`. Leaving its `with` ends the group.
+
+    The child, not what it began itself, gets SIGTERM when the thread that made it ends, by SIGKILL too: make it in the
+    main thread.
+    """
 
     def __init__(self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.name, self.log = name, log
         self._group_ended = False
+        python = sys.executable
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                [python, "-I", "-S", "-c", TIED_TO_PARENT, str(os.getpid()), python, "-m", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from bev_perception.evaluation.bench_node import running_node
-from bev_perception.evaluation.process import StageError
+from bev_perception.evaluation.process import StageError, ends_with_its_children
 from bev_perception.files import write_atomic
 from bev_perception.parameters import SHIPPED_BUNDLE
 
@@ -69,6 +69,7 @@ def soak(minutes: float, out: Path) -> list[Sample]:
     return samples
 
 
+@ends_with_its_children
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bev_perception.evaluation.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)

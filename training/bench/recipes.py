@@ -21,6 +21,7 @@ from training.experiments import family, load_run
 from training.run import Run
 from training.trainer.allocation import keep_freed_memory
 from training.trainer.teaching import teacher_names
+from training.workers import end_with_parent
 
 KEYFRAMES, BALANCED = 28_130, 123_580  # of nuScenes' train split; its length after class-balanced resampling
 RECIPES = (
@@ -77,7 +78,8 @@ def samples(run: Run) -> int:
 
 def _in_own_process(name: str, source: Source, batch: int, workers: int) -> Cost:
     """Each recipe starts with all of the memory, and one that needs more takes nothing with it."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=end_with_parent) as process:
         try:
             return process.submit(measure, name, source, batch, workers).result()
         except BrokenProcessPool:

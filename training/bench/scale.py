@@ -30,6 +30,7 @@ from training.data.prepared import prepare_clouds
 from training.data.source import Source
 from training.experiments import load_run
 from training.run import Run
+from training.workers import end_with_parent
 
 RECIPE = "training.experiments.centerpoint:pillar"  # ten sweeps, pasted objects, class-balanced
 KEYFRAMES_PASTED_INTO = 40
@@ -69,7 +70,8 @@ class Pasting:
 
 def alone(function: Callable[..., Given], *arguments: object) -> Given:
     """function(*arguments) in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=end_with_parent) as process:
         return process.submit(function, *arguments).result()
 
 

@@ -16,6 +16,7 @@ from training.data.lidar import read_lidar
 from training.data.masks import mask_path, read_masks
 from training.data.nuscenes import Keyframes, SensorFile
 from training.data.radar_pcd import read_pcd
+from training.workers import end_with_parent
 
 AT_ONCE = 32  # files that a process is given
 TOLD_EVERY_S = 10.0
@@ -115,7 +116,7 @@ def bad_files(files: Sequence[Needed], workers: int) -> list[str]:
     this one alone. Prints how far they are."""
     if not workers:
         return _lines(files, map(fault_of, files))
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         return _lines(files, pool.map(fault_of, files, chunksize=AT_ONCE))
 
 

@@ -7,9 +7,7 @@ cut into pieces, made in any order by any number of processes, and still comes o
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +19,7 @@ from typing import Any, TextIO, TypeVar
 import cv2
 import numpy as np
 
+from training.workers import end_with_parent
 from training.world.camera import CameraImage, render_camera
 from training.world.lidar import LidarSweep, scan_lidar
 from training.world.radar import scan_radar
@@ -157,16 +156,8 @@ def ordered_map(function: Callable[[Task], Result], tasks: Iterable[Task], worke
 
 
 def _begin_worker() -> None:
-    """One thread, and no life after the parent: a killed parent cannot tell its workers to stop."""
     cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave, daemon=True).start()
+    end_with_parent()
 
 
 class Progress:
