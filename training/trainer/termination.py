@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from training.command_line import Interrupted, Preempted
-from training.processes import mean_over_processes
+from training.processes import mean_over_processes, rank_and_world
 
 # Signal -> how it is called, and what is raised when the run has saved.
 ENDS: dict[int, tuple[str, type[Exception]]] = {
@@ -66,7 +66,9 @@ class Termination(Callback):
         if not self.asked:
             self.asked, self.since = number, time.monotonic()
             again = "; once more ends without saving" if number == signal.SIGINT else ""
-            text = f"{ENDS[number][0]}: saving after this step{again}\n"
+            # torchrun sends the same signal where another has failed; then the end of this step cannot be agreed on.
+            unless = ", unless another process has failed" if rank_and_world()[1] > 1 else ""
+            text = f"{ENDS[number][0]}: saving after this step{unless}{again}\n"
             os.write(2, text.encode())  # print is not safe in a handler
         elif number == signal.SIGINT and time.monotonic() - self.since > APART_S:
             raise AtOnce
