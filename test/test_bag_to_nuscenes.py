@@ -145,7 +145,7 @@ def test_the_loader_reads_the_drive(town):
         assert frame.stamp_ns - 40 * tiny_drive.MS >= newest, "the node's rule: younger scans are of the next frame"
         in_odom = transform_boxes(frame.global_from_ego, frame.boxes)
         np.testing.assert_allclose(in_odom[0, :3] - tiny_drive.ego_pose(frame.stamp_ns)[:3, 3], [2, 1, 0.8], atol=1e-9)
-        np.testing.assert_allclose(frame.velocity, [[3.0, 0.0]], atol=1e-6)
+        np.testing.assert_allclose(frame.velocity, [[3.0, 0.0, 0.0]], atol=1e-6)
     assert len(frames[-1].radars["radar_a"]) == tiny_bundle.SPEC.radar.sweeps, "sweeps lie between"
 
 

@@ -139,12 +139,13 @@ def test_boxes_of_a_leaning_vehicle_stand_level_in_the_world():
 
 def test_a_pitched_and_rolled_vehicle_is_scored_as_the_devkit_does(tmp_path):
     """The ego frame of a vehicle that leans shows other distances, speeds and headings than the global one, in which
-    the benchmark compares; heights are wrong here, too, of which the lean makes places."""
+    the benchmark compares; heights are wrong here, too, of which the lean makes places, and objects climb."""
     rng = np.random.default_rng(5)
     poses = {k: make_transform(leaning(0.7 * k, 0.15, -0.1), np.array([100.0 + 8 * k, -40.0, 3.0])) for k in range(3)}
     world = {}
     for k, objects in scene(3, seed=2).items():
         boxes = objects.boxes + [*poses[k][:3, 3], 0, 0, 0, 0]
+        boxes[:, 2] += 0.7 * k * np.arange(len(boxes)) / len(boxes)  # at up to 1.4 m/s
         world[k] = dataclasses.replace(objects, boxes=boxes)
     write_dataset(tmp_path, {"scene-b": world}, poses, in_world=True)
     keyframes, ego = [], {}
@@ -152,11 +153,11 @@ def test_a_pitched_and_rolled_vehicle_is_scored_as_the_devkit_does(tmp_path):
         before, after = max(k - 1, 0), min(k + 1, 2)
         moved = (world[after].boxes - world[before].boxes)[:, :3] / (0.5 * (after - before))
         down = invert(poses[k])
-        boxes, velocity = transform_boxes(down, objects.boxes), (moved @ down[:3, :3].T)[:, :2]
+        boxes, velocity = transform_boxes(down, objects.boxes), moved @ down[:3, :3].T
         labels = np.array([SPEC.classes.index(name) for name in objects.names])
         facts = (boxes, velocity, labels, objects.attributes, objects.num_points)
         keyframes.append(Keyframe(f"scene-b-{k}", "scene-b", k, poses[k], {}, {}, (), *facts))
-        ego[k] = make_objects(boxes, velocity, objects.scores, objects.names)
+        ego[k] = make_objects(boxes, velocity[:, :2], objects.scores, objects.names)
 
     def noisy(o: Objects) -> np.ndarray:
         return o.boxes + rng.normal(0, [0.6, 0.6, 0.6, 0, 0, 0, 0.2], (len(o), 7))

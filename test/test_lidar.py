@@ -77,7 +77,7 @@ def _file(path: Path, stamp_ns: int, pose: np.ndarray, begin: np.ndarray | None 
 
 def _keyframe(*files: SensorFile) -> Keyframe:
     none = np.zeros((0, 7))
-    return Keyframe("token", "scene", files[0].stamp_ns, files[0].global_from_ego, {}, {}, files, none, none[:, :2],
+    return Keyframe("token", "scene", files[0].stamp_ns, files[0].global_from_ego, {}, {}, files, none, none[:, :3],
                     np.zeros(0, dtype=np.int64))  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def test_boxes_and_velocities_are_the_devkits_in_the_ego_frame(nusc, keyframes):
                 continue
             box.rotate(Quaternion(mounted["rotation"]))
             box.translate(np.array(mounted["translation"]))
-            velocity = Quaternion(pose["rotation"]).inverse.rotate(nusc.box_velocity(box.token))[:2]
+            velocity = Quaternion(pose["rotation"]).inverse.rotate(nusc.box_velocity(box.token))
             expected.append((box, name, velocity))
         assert [name for _, name, _ in expected] == [CLASSES[i] for i in keyframe.labels]
         for (box, _, velocity), found, speed in zip(expected, keyframe.boxes, keyframe.velocity, strict=True):
@@ -275,7 +275,7 @@ def test_targets_decode_to_the_annotations(keyframes, augmentation):
         }
         aug_from_ego = draw_bev(np.random.default_rng([5, index]), augmentation)
         boxes = augment_boxes(aug_from_ego, keyframe.boxes)
-        velocity = keyframe.velocity @ aug_from_ego[:2, :2].T
+        velocity = keyframe.velocity[:, :2] @ aug_from_ego[:2, :2].T
         cells, inside = spec.grid.cells(boxes[:, :2])
         used = item["mask"][:, 0] > 0
         assert used.sum() == inside.sum() > 3

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 pytest.importorskip("torch", reason="needs torch")
 
+from pyquaternion import Quaternion
 from tiny_set import SPEC, open_set
 
 from training.data import index as stored
@@ -167,6 +168,34 @@ def test_boxes_that_cannot_be_are_named(tables_only):
         ValueError, match=rf"row 7 .*{token}.*size = \[1\.0, 0\.0, 2\.0\], expected 3 .*correct the row"
     ):
         open_index(tables_only, "v1.0-trainval")
+
+
+def test_velocity_of_what_climbs_before_a_vehicle_whose_nose_is_down(tables_only):
+    """All three components in the ego frame; the pitch turns the climb into speed along x."""
+    level, tables = [k.velocity for k in open_set(tables_only)], tables_only / "v1.0-trainval"
+    pitch, climb = 0.1, 2.0
+    stamp_of = {row["token"]: 1e-6 * row["timestamp"] for row in json.loads((tables / "sample.json").read_text())}
+    first = min(stamp_of.values())
+
+    def lean(rows):
+        for row in rows:
+            down = Quaternion(axis=[0, 1, 0], radians=pitch)
+            row["rotation"] = (Quaternion(row["rotation"]) * down).elements.tolist()
+
+    def rise(rows):
+        for row in rows:
+            row["translation"][2] += climb * (stamp_of[row["sample_token"]] - first)
+
+    _edit(tables / "ego_pose.json", lean)
+    _edit(tables / "sample_annotation.json", rise)
+    c, s = np.cos(pitch), np.sin(pitch)
+    compared = 0
+    for keyframe, velocity in zip(open_set(tables_only), level, strict=True):
+        x, y, z = velocity.T
+        expected = np.stack([c * x - s * (z + climb), y, s * x + c * (z + climb)], axis=1)
+        np.testing.assert_allclose(keyframe.velocity, expected, atol=1e-5)
+        compared += np.isfinite(expected).all(axis=1).sum()
+    assert compared > 100
 
 
 def test_bicycle_racks_are_known_and_are_no_objects(tables_only, tiny_dataset):

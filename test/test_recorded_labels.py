@@ -68,7 +68,7 @@ def test_pseudo_labels_of_a_replay(drive, tmp_path, name):
         )
         np.testing.assert_allclose(in_ego, [[5.0, 1.0, 0.5, 4.0, 2.0, 1.5, 0.25]], rtol=0, atol=1e-6)
         assert frame.attributes == ("vehicle.moving",), "by the speed"
-        np.testing.assert_allclose(frame.velocity, [[3.0, 0.0]], atol=1e-5)
+        np.testing.assert_allclose(frame.velocity, [[3.0, 0.0, 0.0]], atol=1e-5)
     both = tmp_path / "both"
     assert convert(drive, both, "--labels", str(tmp_path / name), "--least-score", "0.1") == 0
     tables = tables_of(both)

@@ -46,7 +46,7 @@ def test_the_truth_is_read_back_for_every_object(tiny_dataset: Path) -> None:
     keyframes = open_keyframes(SPEC, RUN.data, Source(tiny_dataset), "val")
     true, predicted = velocities(Oracle(), keyframes, Batches(3, 0))  # type: ignore[arg-type]
     inside = [SPEC.grid.cells(k.boxes[:, :2])[1] for k in keyframes]
-    wanted = np.concatenate([k.velocity[ok] for k, ok in zip(keyframes, inside)])
+    wanted = np.concatenate([k.velocity[ok, :2] for k, ok in zip(keyframes, inside)])
     wanted = wanted[np.isfinite(wanted).all(axis=1)]
     assert len(wanted) > 20 and len(np.unique(np.concatenate([k.labels for k in keyframes]) < 3)) == 2
     np.testing.assert_allclose(np.sort(true, axis=0), np.sort(wanted, axis=0), atol=1e-5)

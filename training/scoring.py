@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,14 +24,24 @@ def floor_thresholds(spec: ModelSpec) -> Thresholds:
 
 
 def ground_truth(keyframe: Keyframe, spec: ModelSpec) -> Objects:
-    """The keyframe's annotations in the ego frame, as far as the spec's grid reaches.
+    """The keyframe's annotations in the ego frame, velocities in its plane, as far as the spec's grid reaches.
 
     That changes nothing for grids of 50 m and more, where the benchmark ends; a network of a smaller one is asked for
     what it can see, and its scores must say so.
     """
+    return _annotated(keyframe, spec, keyframe.boxes, keyframe.velocity)
+
+
+def level_truth(keyframe: Keyframe, spec: ModelSpec) -> Objects:
+    """`ground_truth` in the global frame, where annotations stand level and have the velocities of nuscenes-devkit."""
+    pose = keyframe.global_from_ego
+    return _annotated(keyframe, spec, level_boxes(keyframe.boxes, pose), keyframe.velocity @ pose[:3, :3].T)
+
+
+def _annotated(keyframe: Keyframe, spec: ModelSpec, boxes: np.ndarray, velocity: np.ndarray) -> Objects:
     names = tuple(spec.classes[i] for i in keyframe.labels)
     objects = make_objects(
-        keyframe.boxes, keyframe.velocity, np.full(len(names), -1.0), names, keyframe.attributes, keyframe.num_points
+        boxes, velocity[:, :2], np.full(len(names), -1.0), names, keyframe.attributes, keyframe.num_points
     )
     return objects.select(spec.grid.cells(keyframe.boxes[:, :2])[1])
 
@@ -45,16 +54,6 @@ def level_boxes(boxes: np.ndarray, world_from_ego: np.ndarray) -> np.ndarray:
     across = np.stack([-np.sin(yaw), np.cos(yaw), np.zeros(len(yaw))], axis=1) @ world_from_ego[:3, :3].T
     level[:, 6] = np.arctan2(-across[:, 0], across[:, 1])  # square to what is across in both planes
     return level
-
-
-def level_objects(objects: Objects, world_from_ego: np.ndarray) -> Objects:
-    """Annotations of the ego frame -> in the world, where they stand level and move level.
-
-    Of an object that climbs, its climb times the sine of the vehicle's tilt is lost: two components are all that there
-    is of its velocity.
-    """
-    velocity = objects.velocity @ np.linalg.inv(world_from_ego[:2, :2])
-    return dataclasses.replace(objects, boxes=level_boxes(objects.boxes, world_from_ego), velocity=velocity)
 
 
 def outside_racks(objects: Objects, racks: np.ndarray) -> Objects:
@@ -81,7 +80,7 @@ def score_found(
         keyframe = keyframes[i]
         pose = keyframe.global_from_ego
         racks = level_boxes(keyframe.racks, pose)
-        wanted[i] = outside_racks(level_objects(ground_truth(keyframe, spec), pose), racks)
+        wanted[i] = outside_racks(level_truth(keyframe, spec), racks)
         detected[i] = outside_racks(found[i].in_world(pose), racks)
         vehicle[i] = pose[:3, 3]
     return score(wanted, detected, RANGES, vehicle)

@@ -229,7 +229,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     def _objects(
         self, keyframe: Keyframe, aug_from_ego: np.ndarray, pasted: Objects | None = None
     ) -> dict[str, np.ndarray]:
-        boxes, velocity, labels = keyframe.boxes, keyframe.velocity, keyframe.labels
+        boxes, velocity, labels = keyframe.boxes, keyframe.velocity[:, :2], keyframe.labels
         if pasted is not None:
             own = [self.spec.classes.index(CLASSES[k]) for k in pasted.labels]
             boxes, velocity = np.concatenate([boxes, pasted.boxes]), np.concatenate([velocity, pasted.velocity])

@@ -134,7 +134,7 @@ def objects_of(keyframe: Keyframe, spec: ModelSpec, config: DataConfig) -> Found
     none = np.zeros(0, dtype=np.int64)
     return {
         "box": keyframe.boxes[kept],
-        "velocity": keyframe.velocity[kept],
+        "velocity": keyframe.velocity[kept, :2],
         "label": np.array([CLASSES.index(spec.classes[k]) for k in keyframe.labels[kept]], dtype=np.int64),
         "lidar": lidar[np.concatenate([none, *(hits[i] for i in kept)])],
         "lidar_count": np.array([len(hits[i]) for i in kept], dtype=np.int64),

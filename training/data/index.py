@@ -22,7 +22,7 @@ from training.data.stored import load_stored, stored_or_made
 from training.data.tables import index_arrays, table_paths
 from training.data.tally import Tally, in_words, tally_from_plain
 
-FORMAT = 2  # raise it when the arrays change: older indices are then built anew
+FORMAT = 3  # raise it when the arrays change: older indices are then built anew
 
 
 @dataclass(frozen=True)

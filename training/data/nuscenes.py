@@ -46,7 +46,7 @@ class SensorFile:
 class Keyframe:
     """A sample: sensor files and annotations.
 
-    boxes (M, 7) and velocity (M, 2; NaN where unknown) in the ego frame at stamp_ns; labels (M,) int64 into the spec's
+    boxes (M, 7) and velocity (M, 3; NaN where unknown) in the ego frame at stamp_ns; labels (M,) int64 into the spec's
     classes; num_points (M,) int64 LiDAR and radar points inside; racks (R, 7) bicycle racks, where
     the benchmark scores no cycles. radars, lidar: sweeps, newest first.
     """
@@ -175,7 +175,7 @@ class Keyframes(Sequence[Keyframe]):
         pose = poses_from_rows(arrays["data_pose"][row : row + 1])[0]
         none = np.zeros((0, 7))
         return Keyframe(
-            "", frame.scene, stamp, pose, boxes=none, velocity=none[:, :2], labels=none[:, 0].astype(np.int64),
+            "", frame.scene, stamp, pose, boxes=none, velocity=none[:, :3], labels=none[:, 0].astype(np.int64),
             **self._sensors(rows),
         )  # fmt: skip
 

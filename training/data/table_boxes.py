@@ -98,7 +98,7 @@ def read_annotations(
     arrays = {
         "box_end": np.searchsorted(frame[scored], np.arange(count), side="right"),
         "box": boxes[scored],
-        "box_velocity": velocity[scored, :2],
+        "box_velocity": velocity[scored],
         "box_class": label[scored],
         "box_attribute": _joined(columns.attribute, (), int)[order][scored],
         "box_points": _joined(columns.points, (2,), int)[order][scored],
