@@ -170,6 +170,45 @@ def test_boxes_that_cannot_be_are_named(tables_only):
         open_index(tables_only, "v1.0-trainval")
 
 
+@pytest.mark.parametrize("missing", ["none", "LIDAR_TOP", "LIDAR_TOP of one", "all cameras and LIDAR_TOP"])
+def test_the_pose_of_a_keyframe_without_lidar_is_the_nearest_in_time(tables_only, missing):
+    """Against a loop over the tables; the pose of LIDAR_TOP is taken whatever its stamp."""
+    rows = {
+        name: json.loads((tables_only / "v1.0-trainval" / f"{name}.json").read_text())
+        for name in ("sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor")
+    }
+    channel_of = {row["token"]: row["channel"] for row in rows["sensor"]}
+    channel_of = {row["token"]: channel_of[row["sensor_token"]] for row in rows["calibrated_sensor"]}
+    pose_of = {row["token"]: row for row in rows["ego_pose"]}
+    first = open_set(tables_only)[0].token
+
+    def gone(row):
+        channel = channel_of[row["calibrated_sensor_token"]]
+        if missing == "LIDAR_TOP of one":
+            return channel == "LIDAR_TOP" and row["sample_token"] == first
+        return channel in missing or ("cameras" in missing and channel.startswith("CAM"))
+
+    for place, row in enumerate(rows["ego_pose"]):
+        row["translation"][0] += 1e-3 * place  # no two are the same
+    left = [row for row in rows["sample_data"] if not gone(row)]
+    _edit(
+        tables_only / "v1.0-trainval" / "ego_pose.json", lambda given: given.__setitem__(slice(None), rows["ego_pose"])
+    )
+    _edit(tables_only / "v1.0-trainval" / "sample_data.json", lambda given: given.__setitem__(slice(None), left))
+    stamp_of = {row["token"]: row["timestamp"] for row in rows["sample"]}
+    keyframes = open_set(tables_only, dataclasses.replace(SPEC, cameras=()) if "cameras" in missing else SPEC)
+    for keyframe in keyframes:
+        keys = [row for row in left if row["is_key_frame"] and row["sample_token"] == keyframe.token]
+        lidar = [row for row in keys if channel_of[row["calibrated_sensor_token"]] == "LIDAR_TOP"]
+        apart = {abs(row["timestamp"] - stamp_of[keyframe.token]) for row in keys}
+        nearest = [
+            row for row in lidar or keys if lidar or abs(row["timestamp"] - stamp_of[keyframe.token]) == min(apart)
+        ]
+        allowed = [pose_of[row["ego_pose_token"]]["translation"] for row in nearest]
+        assert keyframe.global_from_ego[:3, 3].tolist() in allowed
+        assert len(apart) > 1, "sensors fire at different times"
+
+
 def test_velocity_of_what_climbs_before_a_vehicle_whose_nose_is_down(tables_only):
     """All three components in the ego frame; the pitch turns the climb into speed along x."""
     level, tables = [k.velocity for k in open_set(tables_only)], tables_only / "v1.0-trainval"

@@ -84,10 +84,7 @@ def _index_arrays(
     periods = check_periods(
         samples.stamp_us[rows], samples.scene[rows], lambda k: f"row {rows[k]} (from 0), token {order[k]['token']!r}"
     )
-    # The ego pose of the LiDAR keyframe is the pose at sample.timestamp, by nuScenes' definition.
-    lidar = frame_data[:, channels.index("LIDAR_TOP")] if "LIDAR_TOP" in channels else np.full(len(order), -1)
-    reference = np.where(lidar >= 0, lidar, frame_data.max(axis=1))
-    frames["frame_pose"] = data["data_pose"][reference]
+    frames["frame_pose"] = data["data_pose"][_pose_of(frame_data, channels, data["data_stamp"], frames["frame_stamp"])]
     attributes = sorted(row["name"] for row in tables["attribute"])
     categories = [row["name"] for row in tables["category"]]
     labels = labels_of(categories, classes)
@@ -125,6 +122,19 @@ def _samples(tables: Mapping[str, list[Row]], scenes: Sequence[Row]) -> tuple[li
         np.array([row["timestamp"] for row in rows], dtype=np.int64),
         np.array([frame_of.get(row["token"], -1) for row in rows], dtype=np.int64),
     )
+
+
+def _pose_of(
+    frame_data: np.ndarray, channels: Sequence[str], data_stamp: np.ndarray, frame_stamp: np.ndarray
+) -> np.ndarray:
+    """(frames,) the data row whose ego pose is the keyframe's: of LIDAR_TOP, since its stamp is the sample's by
+    nuScenes' definition; without it of the key frame nearest to that, the earlier of two."""
+    apart = data_stamp[frame_data] - frame_stamp[:, None]
+    apart = np.where(frame_data >= 0, 2 * np.abs(apart) + (apart > 0), np.iinfo(np.int64).max)
+    if "LIDAR_TOP" in channels:
+        lidar = channels.index("LIDAR_TOP")
+        apart[frame_data[:, lidar] >= 0, lidar] = -1
+    return frame_data[np.arange(len(frame_data)), apart.argmin(axis=1)]
 
 
 def _unused(classes: ClassNames, categories: Sequence[str]) -> list[str]:
