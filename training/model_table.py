@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.experiments import bevformer, family
@@ -44,8 +45,11 @@ def measure(run: Run) -> tuple[Detector, Prediction, float]:
     """The network, what it predicts for one frame, and its GMACs: of convolutions and matrix products."""
     detector = build_detector(run)
     detector.eval()
+    for parameter in detector.parameters():  # of whose views torch's counter wants a gradient, which no_grad leaves out
+        parameter.requires_grad_(False)
     if run.data.lidar is not None:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        # The processor's own attention is a kernel of which the counter knows nothing.
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             found = detector(_cloud(run), None)
         return detector, found, counter.get_total_flops() / 2e9
     detector.to("meta")
