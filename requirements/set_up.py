@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +39,9 @@ ASIDE = ROOT / ".venv.aside"  # the environment before, while its successor is m
 LOG = ROOT / ".venv.log"
 VENV_PYTHON = VENV / "bin" / "python"
 OVERLAY = VENV / "overlay"  # colcon's build, install and log: apart from those of a `colcon build` by hand
+
+PIP_INSTALL: list[str | Path] = [VENV_PYTHON, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+TORCH_LOCKS = ("torch", "torch_cpu")  # PyPI's build, and one of another index
 
 # What a proven environment imports.
 IMPORTS = {
@@ -167,21 +172,37 @@ def make_venv() -> None:
 
 def pip_install(*arguments: str | Path) -> None:
     # --no-compile: byte code is made when a module is first imported, instead of for tens of thousands of files now.
-    pip: list[str | Path] = [
-        VENV_PYTHON,
-        "-m",
-        "pip",
-        "install",
-        "--no-compile",
-        "--no-input",
-        "--disable-pip-version-check",
-    ]
-    run([*pip, *arguments], "pip could not install the packages")
+    run([*PIP_INSTALL, "--no-compile", *arguments], "pip could not install the packages")
 
 
 def install_locked(name: str) -> None:
     """What a lock lists, whole as it is: pip takes no file of another hash, and nothing besides."""
     pip_install("--require-hashes", "--no-deps", "-r", REQUIREMENTS / f"{name}.lock")
+
+
+def build_of(pin: str) -> tuple[str, str]:
+    """Version with its label, and SHA-256, of the file that pip takes for a pin on this machine."""
+    command = [*PIP_INSTALL, "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--report", "-", pin]
+    asked = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, close_fds=False)
+    if asked.returncode != 0:
+        give_up(f"pip finds no {pin}:\n{asked.stderr}")
+    (found,) = json.loads(asked.stdout)["install"]
+    # `hash` in older pip, `hashes` in newer
+    sha = re.search(r"\b[0-9a-f]{64}\b", json.dumps(found["download_info"].get("archive_info")))
+    return found["metadata"]["version"], sha[0] if sha else ""
+
+
+def install_torch(pin: str) -> None:
+    """The build that pip is set up for: of the locks that which has its file. A build with a label is another index's
+    choice, and where no lock has it that is said; without a label it is PyPI's, and pip refuses any other file."""
+    build, sha = build_of(pin)
+    locks = [name for name in TORCH_LOCKS if sha and sha in (REQUIREMENTS / f"{name}.lock").read_text()]
+    if "+" in build and not locks:
+        say(f"installing torch {build}, of another index than PyPI: no lock has its hash, so it is not checked")
+        pip_install("-c", REQUIREMENTS / "constraints.txt", f"torch=={build}")
+        return
+    say(f"installing torch {build}")
+    install_locked((locks or TORCH_LOCKS)[0])
 
 
 def mend_ros_wheels() -> None:
@@ -247,13 +268,13 @@ def install(profile: str, environment: str) -> None:
             write(stamp("demo"), demo_key)
 
         test_list = REQUIREMENTS / "test.txt"
-        test_key = digest(environment, constraints, test_list, REQUIREMENTS / "test.lock")
+        test_locks = [REQUIREMENTS / f"{name}.lock" for name in ("test", *TORCH_LOCKS)]
+        test_key = digest(environment, constraints, test_list, *test_locks)
         if profile == "test" and not is_done("test", test_key):
             (torch,) = (line for line in test_list.read_text().splitlines() if line.startswith("torch=="))
             say("installing Lightning, ONNX, pytest, the TensorRT for RTX builder")
             install_locked("test")
-            say(f"installing {torch}")
-            pip_install("-c", constraints, torch)
+            install_torch(torch)
             write(stamp("test"), test_key)
 
         if building is not None:

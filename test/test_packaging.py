@@ -143,13 +143,23 @@ def locked(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["ros", "demo", "test"])
 def test_a_lock_is_of_its_list_and_of_the_versions_that_were_tested(name: str) -> None:
-    """`python requirements/lock.py` writes it; torch, whose build depends on the machine, is in none."""
+    """`python requirements/lock.py` writes it; torch, whose build depends on the machine, has others."""
     wanted, constraints, found = pinned(f"{name}.txt"), pinned("constraints.txt"), locked(f"{name}.lock")
     assert {package: found.get(package) for package in wanted if package != "torch"} == {
         package: version for package, version in wanted.items() if package != "torch"
     }
     assert {package for package in found if found[package] != (wanted | constraints).get(package)} == set()
-    assert not {package for package in found if package in ("torch", "triton") or package.startswith("nvidia-")}
+    assert not {package for package in found if of_torch(package)}
+
+
+def of_torch(package: str) -> bool:
+    return package in ("torch", "triton") or package.startswith(("nvidia-", "cuda-"))
+
+
+def test_torch_has_locks_of_its_own() -> None:
+    version, found = pinned("test.txt")["torch"], locked("torch.lock")
+    assert found["torch"] == version and len(found) > 10 and all(map(of_torch, found))
+    assert locked("torch_cpu.lock") == {"torch": f"{version}+cpu"}
 
 
 @pytest.fixture(scope="module")

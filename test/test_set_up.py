@@ -6,6 +6,8 @@ it is asked for (`-m venv`, `-m pip install`, colcon, imports), pretends to have
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +33,7 @@ if [ -f "$MACHINE/$step" ]; then source "$MACHINE/$step"; fi
 case "$step" in
   venv) mkdir -p "${!#}/bin"; ln -s "$0" "${!#}/bin/python"; touch "${!#}/pyvenv.cfg" ;;
   pip)
+    if [[ "$*" == *--report* ]]; then cat "$MACHINE/report"; fi
     if [[ "$*" == *ros.lock ]]; then
       mkdir -p "$here/share/ament_index/resource_index/packages" "$here/share/rcl/cmake"
       touch "$here/share/ament_index/resource_index/packages/rclpy"
@@ -95,6 +98,12 @@ class Machine:
         else:
             (self.folder / step).unlink()
 
+    def has_torch(self, build: str, sha: str) -> None:
+        """What pip would take: `pip install --report`, the part of it that is read."""
+        archive = {"hash": f"sha256={sha}"} if sha else {}
+        found = {"metadata": {"version": build}, "download_info": {"archive_info": archive}}
+        (self.folder / "report").write_text(json.dumps({"install": [found]}))
+
     def installation(self) -> dict[str, str]:
         """Variables of a shell that has sourced a ROS 2 installation."""
         prefix = self.folder / "opt" / "ros" / "jazzy"
@@ -104,12 +113,20 @@ class Machine:
         return {"AMENT_PREFIX_PATH": str(prefix), "ROS_DISTRO": "jazzy"}
 
 
+def hash_in(lock: str) -> str:
+    """The first of torch itself in a lock."""
+    text = (ROOT / "requirements" / f"{lock}.lock").read_text()
+    return re.search(r"^torch==[^#]*?sha256:([0-9a-f]{64})", text, re.MULTILINE)[1]  # type: ignore[index]
+
+
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     python = tmp_path / "python"
     python.write_text(STAND_IN)
     python.chmod(0o755)
-    return Machine(tmp_path)
+    machine = Machine(tmp_path)
+    machine.has_torch("2.13.0", hash_in("torch"))
+    return machine
 
 
 @pytest.fixture
@@ -264,10 +281,42 @@ def test_environment_that_was_copied_is_made_anew_for_its_folder(machine: Machin
 def test_test_profile_builds_on_the_demo_and_both_stay_done(machine: Machine, ours: Path) -> None:
     assert machine.set_up(ours, "test").returncode == 0
     assert kept(ours)
-    assert any("torch==" in line for line in machine.asked("pip"))
+    assert any("torch.lock" in line for line in machine.asked("pip"))
     machine.forget()
     for profile in ("demo", "test"):
         assert machine.set_up(ours, profile).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("build", "sha", "installed"),
+    [
+        ("2.13.0", hash_in("torch"), "--require-hashes --no-deps -r {}/torch.lock"),
+        ("2.13.0", "0" * 64, "--require-hashes --no-deps -r {}/torch.lock"),  # altered: pip refuses it
+        ("2.13.0", "", "--require-hashes --no-deps -r {}/torch.lock"),
+        ("2.13.0+cpu", hash_in("torch_cpu"), "--require-hashes --no-deps -r {}/torch_cpu.lock"),
+        ("2.13.0+cpu", "0" * 64, "-c {}/constraints.txt torch==2.13.0+cpu"),  # of another Python, say
+        ("2.13.0+rocm7.1", "", "-c {}/constraints.txt torch==2.13.0+rocm7.1"),
+    ],
+)
+def test_torch_is_compared_with_the_lock_that_has_its_build_or_it_is_said(
+    machine: Machine, build: str, sha: str, installed: str
+) -> None:
+    clone = machine.clone("ours")
+    machine.has_torch(build, sha)
+    done = machine.set_up(clone, "test")
+    assert done.returncode == 0, done.stderr
+    asked = [line for line in machine.asked("pip") if re.search(r"\btorch(==|\w*\.lock)", line)]
+    assert len(asked) == 2 and "--dry-run" in asked[0] and asked[0].endswith(" torch==2.13.0")
+    assert asked[1].endswith(installed.format(clone / "requirements"))
+    said = f"installing torch {build}, of another index than PyPI: no lock has its hash"
+    assert (said in done.stdout) == installed.startswith("-c")
+    assert f"installing torch {build}" in done.stdout
+
+
+def test_no_torch_is_found(machine: Machine) -> None:
+    machine.at("pip", 'if [[ "$*" == *--report* ]]; then echo no network >&2; exit 3; fi')
+    done = machine.set_up(machine.clone("ours"), "test")
+    assert done.returncode == 1 and "pip finds no torch==2.13.0:\nno network" in done.stderr
 
 
 def test_wheels_are_mended(ours: Path) -> None:
