@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +41,46 @@ def test_the_first_command_that_fails_ends_it(tmp_path: Path, capfd: pytest.Capt
     (tmp_path / "data").write_text("a file in the place of the folder")
     assert main([str(tmp_path), *LESS]) == 1
     assert capfd.readouterr().out.count("python -m ") == 1
+
+
+# A step that needs a second to save what it has.
+SAVES = """
+import signal, sys, time
+def save(number, frame):
+    time.sleep(1)
+    sys.exit(f"saved after {signal.Signals(number).name}")
+for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(sign, save)
+print("at work", flush=True)
+time.sleep(60)
+"""
+ALONE = """
+import sys
+from training import train_small
+train_small.steps = lambda *_: [train_small.Step("one", ("saves",)), train_small.Step("two", ("saves",))]
+sys.exit(train_small.main([sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("sign", "all_of_them"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)]
+)
+def test_a_step_that_is_told_to_end_may_save_and_is_the_last(
+    sign: signal.Signals, all_of_them: bool, tmp_path: Path
+) -> None:
+    """A terminal tells all processes, `kill` and schedulers this one."""
+    (tmp_path / "saves.py").write_text(SAVES)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}"}
+    command = subprocess.Popen(
+        [sys.executable, "-c", ALONE, tmp_path / "out"], env=environment, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert command.stdout is not None
+    before = "".join(iter(command.stdout.readline, "at work\n"))
+    (os.killpg if all_of_them else os.kill)(command.pid, sign)
+    said, _ = command.communicate(timeout=60)
+    assert command.returncode == 1 and f"saved after {sign.name}" in said, before + said
+    assert "two" not in said
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,11 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bev_perception.evaluation.process import run_in_front
 from bev_perception.evaluation.result_folder import SCORES
 from training.bundling.model_card import score_table
 from training.command_line import errors_as_text
@@ -99,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     for step in steps(args.out, args.scenes, args.seconds, tuple(args.set), args.workers):
         print(f"\n[{(time.monotonic() - begun) / 60:4.1f} min] {step.why}:")
         print(f"    python -m {shlex.join(step.arguments)}\n", flush=True)
-        status = subprocess.run([sys.executable, "-m", *step.arguments]).returncode
+        status = run_in_front(step.arguments)
         if status:
             return status  # what went wrong, the command has said
     print(f"\n[{(time.monotonic() - begun) / 60:4.1f} min] done\n\n{summary(args.out)}")

@@ -67,6 +67,39 @@ def ends_with_its_children(main: Callable[Arguments, int]) -> Callable[Arguments
     return minding
 
 
+def run_in_front(arguments: Sequence[str]) -> int:
+    """`python -m MODULE ...` at this terminal, to its end -> its exit status, 128 and the number of a signal.
+
+    SIGTERM and SIGHUP are passed on, Ctrl-C the terminal gives to both: what is done about it is the child's business,
+    and takes the time that it takes. Where this process ends at once the child gets SIGTERM, as a `Child` does.
+    """
+    told = 0
+    child = subprocess.Popen(_tied(arguments))
+
+    def pass_on(number: int, _: Any) -> None:
+        nonlocal told
+        told = 128 + number
+        if number != signal.SIGINT:
+            child.send_signal(number)
+
+    before = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for sign, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(sign, pass_on)
+    try:
+        status = child.wait()
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+    return (status if status >= 0 else 128 - status) or told  # one that ended well all the same is the last
+
+
+def _tied(arguments: Sequence[str]) -> list[str]:
+    """The command for `python -m MODULE ...` that gets SIGTERM when the thread that began it ends."""
+    python = sys.executable
+    return [python, "-I", "-S", "-c", TIED_TO_PARENT, str(os.getpid()), python, "-m", *arguments]
+
+
 def own_domain(offset: int = 0) -> int:
     """A ROS domain for the children of this process, which another process hardly has."""
     return 20 + (os.getpid() + offset) % 80
@@ -101,11 +134,10 @@ class Child:
     def __init__(self, name: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.name, self.log = name, log
         self._group_ended = False
-        python = sys.executable
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "wb") as output:
             self._process = subprocess.Popen(
-                [python, "-I", "-S", "-c", TIED_TO_PARENT, str(os.getpid()), python, "-m", *arguments],
+                _tied(arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
