@@ -37,7 +37,7 @@ class Step:
 
 def steps(out: Path, scenes: int, seconds: float, changes: tuple[str, ...], workers: int) -> list[Step]:
     """All commands in order. scenes: drives, of which every sixth (with fewer, the last) is for validation; seconds: of
-    each, and of the replayed one; changes: of the experiment, `optim.steps=600`."""
+    each, and of the replayed one; changes: of the experiment, `optim.steps=500`."""
     data, run, bundle, drive = (str(out / name) for name in ("data", "run", "bundle", "drive"))
     student = f"{run}/last.ckpt"
     world, size = ("--duration", f"{seconds:g}", "--scale", "0.22"), ("--workers", str(workers))
@@ -78,7 +78,7 @@ def summary(out: Path) -> str:
 The teacher sees LiDAR; the student, cameras and radars. Both are scored on drives kept back, the bundle on the drive
 {drive}. So few drives and steps show the way, not what a student can learn: docs/distillation.md.
 
-What it learned from, as pictures:
+What it finds in drives that it does not learn from, half-way and at the end:
     {shlex.quote(str(out / "run" / "pictures"))}
 Its drive, live over ROS 2, with a report:
     python -m bev_perception.evaluation.demo {drive} --bundle {bundle} --out {demo}
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.train_small", description=__doc__)
     parser.add_argument("out", type=Path, help="folder for everything: data, run, bundle, replay")
     parser.add_argument("--scenes", type=int, default=12, help="drives; every sixth is for validation")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each drive")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each drive")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="of the training run")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes that render")
     args = parser.parse_args(argv)
