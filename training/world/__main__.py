@@ -1,7 +1,7 @@
 """Commands of the synthetic world.
 
     python -m training.world nuscenes OUT --scenes 60 --seed 0 --duration 20 --scale 0.22 \\
-        --camera-hz 2 --lidar-hz 2 --radar-hz 13 --workers 2 [--masks]
+        --camera-hz 2 --lidar-hz 2 --radar-hz 13 --workers 2 [--masks] [--radar-profile listed]
     python -m training.world masks OUT
     python -m training.world bag OUT --seed 903 --duration 10 --scale 0.25 --image-format raw
 
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from training.world.generate import Rates
+from training.world.radar_profiles import ABOUT, CLEAR, radar_named
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,10 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     dataset.add_argument("--radar-hz", type=float, default=13.0)
     dataset.add_argument("--workers", type=int, default=2)
     dataset.add_argument("--version", default="v1.0-trainval")
-    dataset.add_argument(
-        "--val-every", type=int, default=6, help="every n-th scene validates, of fewer the last"
-    )
+    dataset.add_argument("--val-every", type=int, default=6, help="every n-th scene validates, of fewer the last")
 
+    dataset.add_argument("--radar-profile", default=CLEAR, help=ABOUT)
     dataset.add_argument("--masks", action="store_true", help="also write instance masks (OUT/masks, COCO JSON)")
 
     masks = commands.add_parser("masks", help="instance masks for a data set that is already there")
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     bag.add_argument("--image-format", choices=("raw", "jpeg"), default="raw")
     bag.add_argument("--lidar", action="store_true", help="with the LiDAR topic")
     bag.add_argument("--odometry-noise", type=float, default=0.0, help="1: as a wheel odometer; 0: exact")
+    bag.add_argument("--radar-profile", default=CLEAR, help=ABOUT)
     bag.add_argument("--workers", type=int, default=2)
     replacing = bag.add_mutually_exclusive_group()
     replacing.add_argument("--overwrite", action="store_true", help="replace what is there")
@@ -75,7 +76,7 @@ def _run(args: argparse.Namespace) -> dict:
         from training.world.nuscenes_writer import DatasetSettings, write_dataset
 
         rates = Rates(camera=args.camera_hz, lidar=args.lidar_hz, radar=args.radar_hz)
-        settings = DatasetSettings(args.seed, args.duration, args.scale, rates)
+        settings = DatasetSettings(args.seed, args.duration, args.scale, rates, radar_named(args.radar_profile))
         made = write_dataset(args.out, args.scenes, settings, args.workers, args.version, args.val_every)
     if args.command == "masks" or (args.command == "nuscenes" and args.masks):
         from training.world.masks import write_masks
@@ -87,7 +88,8 @@ def _run(args: argparse.Namespace) -> dict:
     from training.world.bag_writer import BagSettings, write_bag
     from training.world.kept_bag import keep_bag
 
-    drive = BagSettings(args.seed, args.duration, args.scale, args.image_format, args.lidar, args.odometry_noise)
+    radar = radar_named(args.radar_profile)
+    drive = BagSettings(args.seed, args.duration, args.scale, args.image_format, args.lidar, args.odometry_noise, radar)
     if args.keep:
         return keep_bag(Path(args.out), drive, args.workers)
     return write_bag(args.out, drive, args.workers, args.overwrite)

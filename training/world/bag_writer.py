@@ -41,6 +41,7 @@ from training.world.generate import (
     world_of,
 )
 from training.world.lidar import LidarSweep
+from training.world.listed_radar import ListedRadar
 from training.world.observation import (
     ANNOTATION_RANGE_M,
     Observation,
@@ -85,6 +86,7 @@ class BagSettings:
     image_format: str = "raw"
     lidar: bool = False
     odometry_noise: float = 0.0
+    radar: ListedRadar | None = None  # None: the profile `clear`
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def _actors_of(seed: int, duration_s: float, stamp_ns: int) -> Snapshot:
 def _take_one(task: tuple[Scan, BagSettings]) -> _Take:
     scan, settings = task
     world = world_of(settings.seed, settings.duration_s)
-    result = take(world, scan, settings.seed, settings.scale)
+    result = take(world, scan, settings.seed, settings.scale, settings.radar)
     # one snapshot serves the scans of a tenth of a second
     actors = _actors_of(settings.seed, settings.duration_s, round(scan.stamp_ns, -8))
     seen = {track_id: o for track_id, o in observe(world, scan, result, actors, settings.scale).items() if o.seen}

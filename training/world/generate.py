@@ -22,7 +22,7 @@ import numpy as np
 from training.workers import end_with_parent
 from training.world.camera import CameraImage, render_camera
 from training.world.lidar import LidarSweep, scan_lidar
-from training.world.radar import scan_radar
+from training.world.listed_radar import ListedRadar, scan_radar_as
 from training.world.rig import RIG, scan_rng, stamps
 from training.world.world import World, make_world
 
@@ -118,14 +118,17 @@ def world_of(seed: int, duration_s: float) -> World:
     return make_world(seed, duration_s)
 
 
-def take(world: World, scan: Scan, seed: int, scale: float) -> CameraImage | LidarSweep | np.ndarray:
-    """Makes one scan: CameraImage at `scale` of 1600x900, structured radar returns, or LidarSweep (sensor frame)."""
+def take(
+    world: World, scan: Scan, seed: int, scale: float, radar: ListedRadar | None = None
+) -> CameraImage | LidarSweep | np.ndarray:
+    """Makes one scan: CameraImage at `scale` of 1600x900, structured radar returns (of None the radar `clear`), or
+    LidarSweep (sensor frame)."""
     mount = RIG[scan.channel]
     rng = scan_rng(seed, scan.channel, scan.stamp_ns)
     if mount.kind == "camera":
         return render_camera(world, mount, scan.stamp_ns, scale, rng)
     if mount.kind == "radar":
-        return scan_radar(world, mount, scan.stamp_ns, rng)
+        return scan_radar_as(radar, world, mount, scan.stamp_ns, rng)
     return scan_lidar(world, mount, scan.stamp_ns, rng)
 
 

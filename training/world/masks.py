@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from bev_perception.model_spec import CLASSES
-from bev_perception.plain import from_plain
 from training.data.masks import mask_path, run_lengths
 from training.tables.files import write_json
 from training.world.camera import CameraImage, cast_camera
@@ -28,7 +27,7 @@ from training.world.generate import (
     world_of,
 )
 from training.world.lidar import LidarSweep
-from training.world.nuscenes_writer import JPEG_QUALITY, DatasetSettings, scene_name
+from training.world.nuscenes_writer import JPEG_QUALITY, scene_name, settings_of
 from training.world.rig import RIG
 from training.world.world import World
 
@@ -58,8 +57,7 @@ def _done(stamp: Path) -> Path:
 
 def _write_scene(stamp: str) -> int:
     out = Path(stamp).parent.parent
-    content = json.loads(Path(stamp).read_text())["settings"]
-    settings: DatasetSettings = from_plain(DatasetSettings, content, f"{stamp}: settings")
+    settings = settings_of(json.loads(Path(stamp).read_text()), Path(stamp))
     index = int(Path(stamp).stem.rpartition("-")[2])
     name, seed = scene_name(index), settings.scene_seed(index)
     world, images = world_of(seed, settings.duration_s), 0

@@ -23,6 +23,8 @@ import cv2
 import numpy as np
 
 from bev_perception.geometry import make_transform, rotation_from_yaw
+from bev_perception.plain import AddedLater, from_plain, to_plain
+from training.changes import differences
 from training.tables.files import radar_pcd, write_json, write_tables
 from training.tables.rows import Row, annotation_row, data_row, pose_fields, sample_token, scene_tables
 from training.tables.vocabulary import token_of, visibility_token
@@ -41,6 +43,7 @@ from training.world.generate import (
     world_of,
 )
 from training.world.lidar import LidarSweep
+from training.world.listed_radar import ListedRadar
 from training.world.observation import (
     ANNOTATION_RANGE_M,
     Observation,
@@ -68,12 +71,23 @@ class DatasetSettings:
     duration_s: float = 20.0
     scale: float = 0.22
     rates: Rates = field(default_factory=Rates)
+    radar: ListedRadar | None = None  # None: the profile `clear`
 
     def scene_seed(self, index: int) -> int:
         """The world seed of scene `index`. Raises ValueError beyond SCENES_PER_SEED, where seeds would repeat."""
         if not 0 <= index < SCENES_PER_SEED:
             raise ValueError(f"a data set has at most {SCENES_PER_SEED} scenes per seed, found index {index}")
         return self.seed * SCENES_PER_SEED + index
+
+
+# What scenes that lack a field were made with.
+ADDED_LATER: AddedLater = {DatasetSettings: {"radar": None}}
+
+
+def settings_of(content: dict[str, Any], path: Path) -> DatasetSettings:
+    """Of a finished scene's file, `path`, which holds `content`."""
+    settings: DatasetSettings = from_plain(DatasetSettings, content["settings"], f"{path}: settings", ADDED_LATER)
+    return settings
 
 
 def write_dataset(
@@ -124,7 +138,7 @@ def write_scene(task: tuple[str, int, DatasetSettings]) -> tuple[int, int]:
     world = world_of(seed, settings.duration_s)
     scene = _SceneRows(name, epoch_ns(seed), keyframe_stamps(settings.duration_s), world, settings.scale)
     for scan in plan_drive(settings.duration_s, settings.rates):
-        result = take(world, scan, seed, settings.scale)
+        result = take(world, scan, seed, settings.scale, settings.radar)
         path, data = scene.add(scan, result)
         (out / path).parent.mkdir(parents=True, exist_ok=True)
         (out / path).write_bytes(data)
@@ -269,11 +283,11 @@ def _finished(out: Path, index: int, settings: DatasetSettings) -> bool:
     if not path.exists():
         return False
     content = json.loads(path.read_text())
-    made_with = (content["format"], content["settings"])
-    if made_with != (FORMAT, asdict(settings)):
+    made = {"format": content["format"], **to_plain(settings_of(content, path))}
+    if unlike := differences(made, {"format": FORMAT, **to_plain(settings)}):
         raise ValueError(
-            f"{path} was made with format {made_with[0]} and {made_with[1]}, asked for is format {FORMAT} and "
-            f"{asdict(settings)}; choose another folder or delete {out}"
+            f"{path} was made with other settings than those asked for: {'; '.join(unlike)}; choose another folder or "
+            f"delete {out}"
         )
     return True
 
