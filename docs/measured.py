@@ -27,6 +27,7 @@ SENSORS = {
 STUDY = (
     "python -m training.study training.experiments.{} --data DATA --out OUT --seeds 0 1 2, which writes OUT/results.csv"
 )
+RADARS = "python -m training.world.compare_radar --drives 8 --seed 720000 --out OUT, its tables"
 MADE_BY = {
     "distillation_results.csv": STUDY.format("distillation:study"),
     "distillation_ablations.csv": STUDY.format("distillation:study"),
@@ -38,6 +39,8 @@ MADE_BY = {
     "decoding.csv": "python -m training.decoding MODEL --data DATA --out IT",
     "latency.csv": "make demo, then python -m bev_perception.evaluation.bench --only latency",
     "soak.csv": "python -m bev_perception.evaluation.soak --out IT",
+    "radar_clear.csv": RADARS,
+    "radar_listed.csv": RADARS,
     "learning_curves.csv": "python -m docs.learning_curves NAME=RUN_FOLDER",
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from docs.measured import SENSORS, Estimate, Gain, Network, Row, gains, networks
+from training.world.radar_table import RARE, Statistic, of_rows
 
 ERRORS = ("ate", "ase", "aoe", "ave", "aae")
 
@@ -113,6 +114,25 @@ def candidates_table(rows: Sequence[Row]) -> str:
     return markdown(head, [(sensors[row["sensors"]], *(row[name] for name in names)) for row in rows])
 
 
+def radars_table(clear: Sequence[Row], listed: Sequence[Row]) -> str:
+    """The two profiles of the synthetic radar: shares and means with standard errors, of distributions the median and
+    the middle 90 %."""
+    ours = {s.key: s for s in of_rows(listed, "radar_listed.csv")}
+    body = [
+        (f"{s.name}, {s.unit}" if s.unit not in ("", "1") else s.name, s.group.replace("_", " "), _radar_value(s),
+         _radar_value(ours[s.key]))
+        for s in of_rows(clear, "radar_clear.csv")
+        if not s.group.startswith(RARE) and s.key in ours
+    ]  # fmt: skip
+    return markdown(("statistic", "of", "`clear`", "`listed`"), body)
+
+
+def _radar_value(s: Statistic) -> str:
+    if s.kind == "distribution":
+        return f"{s.value:.3g} ({s.quantiles[1]:.3g} to {s.quantiles[-2]:.3g})"
+    return f"{s.value:.3g} ± {s.error:.2g}"
+
+
 # (page, mark in it) -> table.
 TABLES: dict[tuple[str, str], Table] = {
     ("distillation.md", "gains"): Table(
@@ -123,6 +143,7 @@ TABLES: dict[tuple[str, str], Table] = {
     ("results.md", "blanked"): Table(blanked_table, ("blanked_scores.json",)),
     ("results.md", "velocity"): Table(velocity_table, ("velocity.csv",)),
     ("results.md", "candidates"): Table(candidates_table, ("decoding.csv",)),
+    ("synthetic_radar.md", "radars"): Table(radars_table, ("radar_clear.csv", "radar_listed.csv")),
     ("models.md", "networks"): Table(
         lambda names, results: networks_table(networks(names, results)), ("network_names.csv", "near_results.csv")
     ),
