@@ -2,7 +2,8 @@
 
 Each number is of one of three kinds. "Data sheet": that of the ARS 408-21 (Continental), the radar of nuScenes, or the
 description of its CAN interface. "Literature": the source is named. "Assumed": a round value chosen without either.
-None was read off recordings or fitted to them. Whoever has some calibrates in a file of their own (`radar_named`).
+The first two are as they are commonly quoted: not every number was checked in the sheet or the paper itself. None was
+read off recordings or fitted to them. Whoever has some calibrates in a file of their own (`radar_named`).
 """
 
 from __future__ import annotations
