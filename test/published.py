@@ -16,9 +16,8 @@ import torch
 from bev_perception.decode import Thresholds, decode
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, NmsGroup
-from training.models.center_head import BRANCHES
-from training.models.detector import Prediction
-from training.models.exported import candidates_of
+from training.models.center_head import BRANCHES, find_candidates, rectified_scores
+from training.models.detector import Prediction, task_index
 from training.models.frame import Frame
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
@@ -190,9 +189,15 @@ def candidates(prediction: Prediction, grid: BevGrid, task: int) -> tuple[np.nda
 
 def decoded(network: torch.nn.Module, prediction: Prediction, nms: tuple[NmsGroup, ...] | None = None) -> np.ndarray:
     """The product's own way from a prediction to boxes (M, 10) x y z l w h yaw vx vy label, above a score of 0.1.
-    nms: another than the recipe's."""
+
+    nms: another than the recipe's. A network with drawn weights sees objects in more cells than a recipe's `top_k`,
+    which the published decoders do not have in all: all that are above the score are taken.
+    """
     spec = network.spec if nms is None else dataclasses.replace(network.spec, nms=nms)
-    outputs = (tensor[0].numpy() for tensor in candidates_of(network, prediction))
+    of_class = task_index(network.tasks, spec.classes)
+    scores = rectified_scores(prediction.heatmap, prediction.aux.get("iou"), of_class)
+    above = int((scores > 0.1).sum())
+    outputs = (tensor[0].numpy() for tensor in find_candidates(scores, prediction.regression, of_class, above))
     found = decode(
         dict(zip(("scores", "labels", "cells", "boxes"), outputs, strict=True)),
         spec,

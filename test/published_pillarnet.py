@@ -82,7 +82,9 @@ def openpcdet_boxes(network: torch.nn.Module, golden: Golden, prediction: Predic
         together = np.zeros(len(found), dtype=int)
         staying = found[rotated_nms(found[:, :7], together, together + OVERLAPS[task].iou)][: OVERLAPS[task].most]
         labels = golden[f"{which}/pred_labels_from_1"] - 1
-        of = np.isin(labels, [CLASSES.index(name) for name in names])
+        # Without an IoU the score is 0, and of such boxes none comes before another.
+        staying = staying[staying[:, 9] > 0]
+        of = np.isin(labels, [CLASSES.index(name) for name in names]) & (golden[f"{which}/pred_scores"] > 0)
         theirs = np.column_stack([boxes_to_ego(golden[f"{which}/pred_boxes"][of].astype(np.float64)), labels[of]])
         found = np.column_stack([staying[:, :9], staying[:, 10] + CLASSES.index(names[0])])
         yield f"{which}: boxes of task {task}", matched(found, theirs)
