@@ -74,6 +74,7 @@ setup(
     # rosbags: bags/mcap_file.py reads damaged files with its parts, which are of this version.
     install_requires=["numpy", "opencv-python-headless<5", "pyyaml", "onnxruntime", "rosbags>=0.11,<0.12"],
     extras_require={
+        "openvino": ["openvino"],
         "tensorrt": ["tensorrt", "pycuda", "onnx"],
         "video": ["av"],
         "evaluation": ["nuscenes-devkit==1.2.0", "matplotlib", "trimesh", "embreex"],

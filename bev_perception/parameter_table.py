@@ -111,6 +111,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     P("bundle", "string", REQUIRED, f"Directory of the model bundle; may start with {PACKAGE_SCHEME}"),
     P("backend", "string", "onnxruntime", "What runs the network", choices=BACKENDS),
     P("onnxruntime.threads", "int", 0, "Threads of the onnxruntime backend; 0: at most four", (0, 256)),
+    P("openvino.threads", "int", 0, "Threads of the openvino backend; 0: at most four", (0, 256)),
     P("tensorrt.precision", "string", "fp32", "Precision of the TensorRT engine", choices=PRECISIONS),
     P("tensorrt.cache", "string", "", "Directory of built engines; empty: the default places of build_engine"),
     P(

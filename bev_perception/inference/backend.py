@@ -15,6 +15,12 @@ def _open_onnxruntime(bundle: Bundle, **options: Any) -> InferenceBackend:
     return OnnxRuntimeBackend(bundle, **options)
 
 
+def _open_openvino(bundle: Bundle, **options: Any) -> InferenceBackend:
+    from bev_perception.inference.openvino_backend import OpenVinoBackend
+
+    return OpenVinoBackend(bundle, **options)
+
+
 def _open_tensorrt(bundle: Bundle, **options: Any) -> InferenceBackend:
     from bev_perception.inference.tensorrt_backend import open_tensorrt
 
@@ -22,7 +28,11 @@ def _open_tensorrt(bundle: Bundle, **options: Any) -> InferenceBackend:
 
 
 # The imports stand inside, so that an engine must be installed only where it is used.
-BACKENDS: dict[str, Callable[..., InferenceBackend]] = {"onnxruntime": _open_onnxruntime, "tensorrt": _open_tensorrt}
+BACKENDS: dict[str, Callable[..., InferenceBackend]] = {
+    "onnxruntime": _open_onnxruntime,
+    "openvino": _open_openvino,
+    "tensorrt": _open_tensorrt,
+}
 
 
 def open_backend(bundle: Bundle, name: str = "onnxruntime", **options: Any) -> InferenceBackend:

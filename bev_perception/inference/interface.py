@@ -6,6 +6,7 @@ caller: an array, or a handle to memory on the device, which `fetch` turns into 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -36,6 +37,12 @@ class InferenceBackend(Protocol):
 
     def close(self) -> None:
         """Free the engine. Idempotent; the backend and its handles cannot be used afterwards."""
+
+
+def default_threads() -> int:
+    """Of an engine on the processor: at most four of the cores that this process may use; the rest of the vehicle's
+    software needs some too."""
+    return min(4, len(os.sched_getaffinity(0)))
 
 
 def check_interface(found: Sequence[TensorSpec], expected: Sequence[TensorSpec], where: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from bev_perception.bundle import Bundle
-from bev_perception.inference.interface import check_interface, validate_inputs
+from bev_perception.inference.interface import check_interface, default_threads, validate_inputs
 from bev_perception.model_spec import BundleError, TensorSpec
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -17,11 +16,6 @@ DTYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8",
     "tensor(int8)": "int8", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool",
 }  # fmt: skip
-
-
-def default_threads() -> int:
-    """At most four of the cores that this process may use; the rest of the vehicle's software needs some too."""
-    return min(4, len(os.sched_getaffinity(0)))
 
 
 class OnnxRuntimeBackend:

@@ -1,4 +1,4 @@
-"""ONNX Runtime against the numpy reference, its refusals, and bit-repeatability over runs and processes."""
+"""Engines on the processor against the numpy reference, their refusals, and the same bits over runs and processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bev_perception.inference.backend import open_backend
-from bev_perception.inference.onnxruntime_backend import default_threads
+from bev_perception.inference.interface import default_threads
 from bev_perception.inference.proof import Tolerance, compare_outputs
 from bev_perception.model_spec import BundleError
 
@@ -21,6 +21,11 @@ pytest.importorskip("onnx")
 import tiny_bundle
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def name(request: pytest.FixtureRequest) -> str:
+    return pytest.importorskip(request.param, reason=f"needs {request.param}").__name__
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +38,11 @@ def digest(outputs) -> str:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_outputs_equal_the_numpy_reference(bundle, seed):
+def test_outputs_equal_the_numpy_reference(name, bundle, seed):
     inputs = tiny_bundle.make_inputs(seed=seed)
     inputs["camera_valid"][0] = seed % 2
     inputs["prev_valid"][0] = seed % 3 > 0
-    backend = open_backend(bundle, threads=1)
+    backend = open_backend(bundle, name, threads=1)
     found = backend.infer(inputs)
     assert {name: backend.fetch(value).dtype.name for name, value in found.items()} == {
         t.name: t.dtype for t in tiny_bundle.SPEC.outputs()
@@ -46,8 +51,8 @@ def test_outputs_equal_the_numpy_reference(bundle, seed):
     backend.close()
 
 
-def test_the_state_can_be_fed_back_and_outputs_are_not_reused(bundle):
-    backend = open_backend(bundle, threads=1)
+def test_the_state_can_be_fed_back_and_outputs_are_not_reused(name, bundle):
+    backend = open_backend(bundle, name, threads=1)
     inputs = tiny_bundle.make_inputs()
     first = backend.infer(inputs)
     kept = first["bev"].copy()
@@ -56,53 +61,53 @@ def test_the_state_can_be_fed_back_and_outputs_are_not_reused(bundle):
     assert not np.array_equal(second["bev"], kept)
 
 
-def test_wrong_inputs_never_reach_the_engine(bundle):
-    backend = open_backend(bundle, threads=1)
+def test_wrong_inputs_never_reach_the_engine(name, bundle):
+    backend = open_backend(bundle, name, threads=1)
     inputs = tiny_bundle.make_inputs()
     with pytest.raises(ValueError, match="`prev_from_curr` is float64"):
         backend.infer(inputs | {"prev_from_curr": np.eye(4)})
 
 
-def test_closed_backend_says_so(bundle):
-    backend = open_backend(bundle)
+def test_closed_backend_says_so(name, bundle):
+    backend = open_backend(bundle, name)
     backend.close()
     backend.close()
     with pytest.raises(RuntimeError, match="closed"):
         backend.infer(tiny_bundle.make_inputs())
 
 
-def test_repeats_bit_for_bit_over_runs_sessions_and_processes(bundle):
+def test_repeats_bit_for_bit_over_runs_sessions_and_processes(name, bundle):
     inputs = tiny_bundle.make_inputs()
     digests = set()
     for _ in range(2):
-        backend = open_backend(bundle, threads=2)
+        backend = open_backend(bundle, name, threads=2)
         digests |= {digest(backend.infer(inputs)) for _ in range(10)}
         backend.close()
     script = (
-        "import sys, tiny_bundle, test_onnxruntime_backend as t\n"
+        "import sys, tiny_bundle, test_cpu_backends as t\n"
         "from bev_perception.inference.backend import open_backend\n"
         "from bev_perception.bundle import load_bundle\n"
-        "print(t.digest(open_backend(load_bundle(sys.argv[1]), threads=2).infer(tiny_bundle.make_inputs())))\n"
+        "print(t.digest(open_backend(load_bundle(sys.argv[1]), sys.argv[2], threads=2).infer(tiny_bundle.make_inputs())))\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'test'}"}
-    command = [sys.executable, "-c", script, str(bundle.path)]
+    command = [sys.executable, "-c", script, str(bundle.path), name]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     digests.add(result.stdout.strip())
     assert len(digests) == 1
 
 
-def test_needs_no_torch_and_no_gpu_package(bundle):
+def test_needs_no_torch_and_no_gpu_package(name, bundle):
     script = (
         "import sys\n"
         "from bev_perception.inference.backend import open_backend\n"
         "from bev_perception.inference.proof import self_test\n"
         "from bev_perception.bundle import load_bundle\n"
         "bundle = load_bundle(sys.argv[1])\n"
-        "self_test(open_backend(bundle), bundle)\n"
+        "self_test(open_backend(bundle, sys.argv[2]), bundle)\n"
         "print(sorted({'torch', 'onnx', 'tensorrt', 'pycuda', 'rclpy'} & set(sys.modules)))\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", script, str(bundle.path)],
+        [sys.executable, "-c", script, str(bundle.path), name],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -111,12 +116,12 @@ def test_needs_no_torch_and_no_gpu_package(bundle):
     assert result.stdout.strip() == "[]"
 
 
-def test_threads(bundle):
+def test_threads(name, bundle):
     assert 1 <= default_threads() <= 4
-    assert open_backend(bundle).details["threads"] == str(default_threads())
-    assert open_backend(bundle, threads=3).details["threads"] == "3"
+    assert open_backend(bundle, name).details["threads"] == str(default_threads())
+    assert open_backend(bundle, name, threads=1).details["threads"] == "1"
     with pytest.raises(ValueError, match="threads must be 0"):
-        open_backend(bundle, threads=-1)
+        open_backend(bundle, name, threads=-1)
 
 
 def test_idle_threads_do_not_spin_unless_asked(bundle):
@@ -141,27 +146,43 @@ def test_a_provider_that_is_absent_is_an_error_naming_what_is_there(bundle):
         ("prev_dt", "previous_dt", r"inputs: unexpected `previous_dt`; `prev_dt` is missing"),
         ("scores", "confidences", r"outputs: unexpected `confidences`; `scores` is missing"),
         ("float[1] prev_dt)", "float[1,1] prev_dt)", r"`prev_dt` is float32 \[1, 1\], the spec says float32 \[1\]"),
-        ("float[1] radar_valid", "float[N] radar_valid", r"`radar_valid` is float32 \['N'\], the spec says"),
+        ("float[1] radar_valid", "float[N] radar_valid", r"`radar_valid` is float32 \[('N'|None)\], the spec says"),
         ("uint8[2,8,16,3] images", "float[2,8,16,3] images", r"`images` is float32 .* the spec says uint8"),
     ],
 )
-def test_a_model_with_another_interface_is_refused_by_name(tmp_path, old, new, message):
+def test_a_model_with_another_interface_is_refused_by_name(name, tmp_path, old, new, message):
     assert old in tiny_bundle.GRAPH
     other = tiny_bundle.write_bundle(tmp_path, tiny_bundle.make_model(tiny_bundle.GRAPH.replace(old, new)))
     with pytest.raises(BundleError, match=message):
-        open_backend(other)
+        open_backend(other, name)
 
 
-def test_a_spec_that_differs_from_the_model_is_refused(tmp_path):
+def test_a_spec_that_differs_from_the_model_is_refused(name, tmp_path):
     other = tiny_bundle.write_bundle(tmp_path, spec=dataclasses.replace(tiny_bundle.SPEC, top_k=21))
     with pytest.raises(BundleError, match=r"`scores` is float32 \[20\], the spec says float32 \[21\]"):
-        open_backend(other)
+        open_backend(other, name)
 
 
-@pytest.mark.parametrize(("data", "message"), [(b"garbage", "no ONNX file"), (b"", r"ONNX Runtime .* refuses it")])
-def test_garbage_with_a_matching_hash_is_a_bundle_error(tmp_path, data, message):
+@pytest.mark.parametrize(("data", "message"), [(b"garbage", "no ONNX file"), (b"", r"(ONNX Runtime|OpenVINO) .* refuses it")])
+def test_garbage_with_a_matching_hash_is_a_bundle_error(name, tmp_path, data, message):
     loaded = tiny_bundle.write_bundle(tmp_path)
     loaded.onnx_path.write_bytes(data)
     spec = dataclasses.replace(loaded.spec, onnx_sha256=hashlib.sha256(data).hexdigest())
     with pytest.raises(BundleError, match=message):
-        open_backend(dataclasses.replace(loaded, spec=spec))
+        open_backend(dataclasses.replace(loaded, spec=spec), name)
+
+
+def test_an_interrupted_backend_raises(name, bundle):
+    """Whether it is at work (test_fence.py has a network that does not come back) or not."""
+    backend = open_backend(bundle, name, threads=1)
+    backend.infer(tiny_bundle.make_inputs())
+    backend.interrupt()
+    with pytest.raises(Exception, match="(?i)interrupt|terminat"):
+        backend.infer(tiny_bundle.make_inputs())
+    backend.close()
+
+
+def test_openvino_computes_in_32_bits(bundle):
+    """On processors with bfloat16 it would not, left to itself."""
+    pytest.importorskip("openvino", reason="needs openvino")
+    assert open_backend(bundle, "openvino").details["precision"] == "fp32"
