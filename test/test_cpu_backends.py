@@ -87,7 +87,8 @@ def test_repeats_bit_for_bit_over_runs_sessions_and_processes(name, bundle):
         "import sys, tiny_bundle, test_cpu_backends as t\n"
         "from bev_perception.inference.backend import open_backend\n"
         "from bev_perception.bundle import load_bundle\n"
-        "print(t.digest(open_backend(load_bundle(sys.argv[1]), sys.argv[2], threads=2).infer(tiny_bundle.make_inputs())))\n"
+        "backend = open_backend(load_bundle(sys.argv[1]), sys.argv[2], threads=2)\n"
+        "print(t.digest(backend.infer(tiny_bundle.make_inputs())))\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'test'}"}
     command = [sys.executable, "-c", script, str(bundle.path), name]
@@ -163,7 +164,9 @@ def test_a_spec_that_differs_from_the_model_is_refused(name, tmp_path):
         open_backend(other, name)
 
 
-@pytest.mark.parametrize(("data", "message"), [(b"garbage", "no ONNX file"), (b"", r"(ONNX Runtime|OpenVINO) .* refuses it")])
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"garbage", "no ONNX file"), (b"", r"(ONNX Runtime|OpenVINO) .* refuses it")]
+)
 def test_garbage_with_a_matching_hash_is_a_bundle_error(name, tmp_path, data, message):
     loaded = tiny_bundle.write_bundle(tmp_path)
     loaded.onnx_path.write_bytes(data)
@@ -177,7 +180,7 @@ def test_an_interrupted_backend_raises(name, bundle):
     backend = open_backend(bundle, name, threads=1)
     backend.infer(tiny_bundle.make_inputs())
     backend.interrupt()
-    with pytest.raises(Exception, match="(?i)interrupt|terminat"):
+    with pytest.raises(Exception, match=r"(?i)interrupt|terminat"):
         backend.infer(tiny_bundle.make_inputs())
     backend.close()
 

@@ -58,7 +58,7 @@ class OpenVinoBackend:
         }
 
     def infer(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """See InferenceBackend.infer; all outputs are fresh arrays. Raises RuntimeError after `close` or `interrupt`."""
+        """See InferenceBackend.infer; outputs are fresh arrays. Raises RuntimeError after `close` or `interrupt`."""
         if self._request is None or self._interrupted:
             raise RuntimeError(f"the openvino backend {'is closed' if self._request is None else 'was interrupted'}")
         validate_inputs(inputs, self.spec)
