@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from test_import_boundaries import imports_of
+from floors import imports_of
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {

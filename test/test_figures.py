@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_import_boundaries import ROOTS, floor_of
+from floors import ROOTS, floor_of
 
 from docs.figures import FIGURES, IMAGES
 from docs.figures.data_flow import LOST

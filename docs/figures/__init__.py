@@ -20,9 +20,9 @@ IMAGES = ROOT / "docs" / "images"
 
 
 def floors(package: str) -> str:
-    """SVG of a package's floors: FLOORS of test_import_boundaries.py, and the imports of the sources."""
+    """SVG of a package's floors: FLOORS of test/floors.py, and the imports of the sources."""
     sys.path.insert(0, str(ROOT / "test"))
-    from test_import_boundaries import FLOORS, floor_of, imports_between, unit_of, units_named
+    from floors import FLOORS, floor_of, imports_between, unit_of, units_named
 
     known = floor_of()
     edges: set[Edge] = set()

@@ -1,4 +1,4 @@
-"""The floors of a package as a figure, from FLOORS in test/test_import_boundaries.py and the imports of the sources.
+"""The floors of a package as a figure, from FLOORS in test/floors.py and the imports of the sources.
 
 A row is a floor, a box a unit, an arrow an import. Imports that follow from others (a unit imports what imports the
 third) are left out: what is drawn is the transitive reduction, placed in layers as Sugiyama et al. (1981) do. Lines to
