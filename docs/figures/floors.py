@@ -15,7 +15,7 @@ from statistics import fmean
 from docs.figures.svg import FAINT, GREY, INK, Drawing
 
 Edge = tuple[str, str]
-WIDTH, MARGIN, GUTTER = 880.0, 12.0, 26.0
+WIDTH, MARGIN, GUTTER = 880.0, 12.0, 26.0  # WIDTH: at least; the widest floor may want more
 BOX, STEP, GAP, LANE = 24.0, 58.0, 11.0, 6.0  # height of a box, between floors, between boxes, width of a line
 LEGEND = 26.0  # height of the line that says what colours mean
 LETTER = 6.6  # pixels of a letter, wide fonts included
@@ -87,12 +87,13 @@ def floors_figure(package: str, floors: Sequence[Sequence[str]], edges: Iterable
             if " " in link[1] and Item(link[1], LANE) not in rows[i - 1]:
                 rows[i - 1].append(Item(link[1], LANE))
     _order(rows, links)
-    centers = _places(rows, links)
+    width = max(WIDTH, *map(_least_width, rows))
+    centers = _places(rows, links, width)
     height = MARGIN + LEGEND + (len(rows) - 1) * STEP + BOX + MARGIN + (34 if ground else 0)
-    drawing = Drawing(WIDTH, height, f"The floors of {package}: who imports whom")
+    drawing = Drawing(width, height, f"The floors of {package}: who imports whom")
     tops = [MARGIN + LEGEND + (len(rows) - 1 - i) * STEP for i in range(len(rows))]
     for i, top in enumerate(tops):
-        drawing.box(0, top - 5, WIDTH, BOX + 10, "#f6f8fa", "none")
+        drawing.box(0, top - 5, width, BOX + 10, "#f6f8fa", "none")
         drawing.text(6, top + BOX / 2 + 4, str(i + 1), 11, GREY)
     left = GUTTER
     for (fill, line), words, _ in ROLES[package]:
@@ -115,8 +116,8 @@ def floors_figure(package: str, floors: Sequence[Sequence[str]], edges: Iterable
             drawing.box(left, tops[i], item.width, BOX, *colors.get(item.name.split(".")[1], ROLES[package][0][0]))
             drawing.text(centers[item.name], tops[i] + 16, _label(item.name), 11, INK, "middle")
     if ground:
-        drawing.box(GUTTER, height - MARGIN - 22, WIDTH - GUTTER - MARGIN, 22, "#f6f8fa", FAINT)
-        drawing.text((WIDTH + GUTTER - MARGIN) / 2, height - MARGIN - 7, ground, 11, GREY, "middle")
+        drawing.box(GUTTER, height - MARGIN - 22, width - GUTTER - MARGIN, 22, "#f6f8fa", FAINT)
+        drawing.text((width + GUTTER - MARGIN) / 2, height - MARGIN - 7, ground, 11, GREY, "middle")
     return str(drawing)
 
 
@@ -172,11 +173,15 @@ def _neighbours(links: Sequence[Edge], own: int) -> dict[str, list[str]]:
     return near
 
 
-def _places(rows: Sequence[Sequence[Item]], links: Sequence[Sequence[Edge]]) -> dict[str, float]:
+def _least_width(row: Sequence[Item]) -> float:
+    return GUTTER + sum(item.width for item in row) + GAP * (len(row) - 1) + MARGIN
+
+
+def _places(rows: Sequence[Sequence[Item]], links: Sequence[Sequence[Edge]], width: float) -> dict[str, float]:
     """Centre of each item: as near to its neighbours above and below as the widths allow."""
     centers: dict[str, float] = {}
     for row in rows:
-        centers |= _packed(row, dict.fromkeys((item.name for item in row), (WIDTH + GUTTER) / 2))
+        centers |= _packed(row, dict.fromkeys((item.name for item in row), (width + GUTTER) / 2), width)
     for sweep in range(60):
         for i in range(len(rows)) if sweep % 2 else reversed(range(len(rows))):
             down = _neighbours(links[i], own=0)
@@ -185,11 +190,11 @@ def _places(rows: Sequence[Sequence[Item]], links: Sequence[Sequence[Edge]]) -> 
             for item in rows[i]:
                 near = [centers[o] for o in (*down.get(item.name, ()), *up.get(item.name, ()))]
                 wanted[item.name] = fmean(near) if near else centers[item.name]
-            centers |= _packed(rows[i], wanted)
+            centers |= _packed(rows[i], wanted, width)
     return centers
 
 
-def _packed(row: Sequence[Item], wanted: Mapping[str, float]) -> dict[str, float]:
+def _packed(row: Sequence[Item], wanted: Mapping[str, float], width: float) -> dict[str, float]:
     """The places nearest to the wanted ones (least squares) that keep order, gaps and margins: pooled neighbours."""
     if not row:
         return {}
@@ -202,9 +207,7 @@ def _packed(row: Sequence[Item], wanted: Mapping[str, float]) -> dict[str, float
             pools[-2:] = [pools[-2] + pools[-1]]
     starts = [fmean(pool) for pool in pools for _ in pool]
     low = GUTTER + row[0].width / 2
-    high = WIDTH - MARGIN - row[-1].width / 2 - offsets[-1]
-    if high < low:
-        raise ValueError(f"a floor of {len(row)} units and lines is wider than {WIDTH:g} pixels: {row}")
+    high = max(low, width - MARGIN - row[-1].width / 2 - offsets[-1])
     return {item.name: min(max(s, low), high) + o for item, s, o in zip(row, starts, offsets)}
 
 
