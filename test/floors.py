@@ -26,7 +26,10 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "inference.engine_cache inference.half"),
     ("bev_perception", "conversions golden_frame inference.gpu inference.interface measurements"),
     ("bev_perception", "sensors.odometry_messages sensors.radar_checks sensors.radar_messages"),
-    ("bev_perception", "inference.proof inference.builder pipeline sensors.camera_info sensors.video sync"),
+    (
+        "bev_perception",
+        "inference.pace inference.proof inference.builder pipeline sensors.camera_info sensors.video sync",
+    ),
     ("bev_perception", "inference.*_backend"),
     ("bev_perception", "inference.backend inference.build_engine"),
     ("bev_perception", "frame_proof parameter_table"),

@@ -233,11 +233,13 @@ def test_a_live_run_is_scored_compared_and_reported(tmp_path: Path):
     assert counts[0] > counts[1] > 0
     assert data.agreement == ("identical: all 5 frames, bit for bit", True)
     assert data.sensors == {"cam_a": (5, 5), "cam_b": (5, 5), "radar_a": (5, 5)}
-    summary = summarize(data, live, tmp_path)
+    summary = summarize(data, live, tmp_path, 83.3)
     assert summary["live_offline"]["identical"] and "5 frames processed" in summary["text"]
     assert "stamp to publication unknown; of that the engine (unknown engine) unknown" in summary["text"]
     timed = replace(data, latencies=[Latency("infer", 40.2, 51, 52, 53, 5), Latency("total", 99.6, 120, 121, 122, 5)])
-    text = summarize(timed, live, tmp_path)["text"]
+    assert "times too slow" not in summarize(timed, live, tmp_path, 83.3)["text"]
+    text = summarize(timed, live, tmp_path, 20.0)["text"]
+    assert "the engine takes 40 ms and frames come every 20 ms: 2.0 times too slow" in text
     assert "publication 100 ms median, 120 ms p95; of that the engine (unknown engine) 40 ms median, 51 ms p95" in text
     assert (tmp_path / "summary.json").is_file() and (tmp_path / "report.html").stat().st_size > 10_000
 

@@ -75,6 +75,7 @@ def test_up_and_down_twice(node: Rig) -> None:
         assert node.change_state(CONFIGURE) and node.state() == "inactive"
         assert node.change_state(ACTIVATE) and node.state() == "active"
         assert len(node.drive_until_detection().detections) > 0
+        node.wait_for(lambda: "engine_ms=" in node.diagnostic_text(), "/diagnostics to say how long the engine takes")
         assert node.change_state(DEACTIVATE) and node.state() == "inactive"
         assert node.change_state(CLEANUP) and node.state() == "unconfigured"
 

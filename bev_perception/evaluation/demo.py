@@ -45,6 +45,7 @@ from bev_perception.parameters import (
     load_config,
     parse_yaml,
 )
+from bev_perception.sync_config import MS
 from bev_perception.yaml_file import YamlError, parse_yaml_text
 
 SCORE_FLOOR = 0.03  # AP wants the whole curve; the node publishes from the bundle's thresholds up
@@ -184,7 +185,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.set:
         facts["parameters"] = " ".join(args.set)
     data = report_data(live, pictures, out / "offline", facts)
-    return summarize(data, live, out)
+    return summarize(data, live, out, config.sync_config(spec).period_ns / MS / args.rate)
 
 
 @ends_with_its_children

@@ -24,6 +24,7 @@ from bev_perception.evaluation.objects import Objects, objects_from_message
 from bev_perception.evaluation.pictures import Picture, draw_drive
 from bev_perception.evaluation.report import Latency, ReportData, write_report
 from bev_perception.files import write_atomic
+from bev_perception.inference.pace import too_slow
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
 
@@ -125,8 +126,9 @@ def report_data(
     )
 
 
-def summarize(data: ReportData, live: LiveRun, out: Path) -> dict[str, Any]:
-    """Write report.html, frames/*.jpg and summary.json; the summary, with `text` for the terminal, is returned."""
+def summarize(data: ReportData, live: LiveRun, out: Path, period_ms: float) -> dict[str, Any]:
+    """Write report.html, frames/*.jpg and summary.json; the summary, with `text` for the terminal, is returned.
+    period_ms: from one frame of the drive to the next."""
     report = write_report(out / "report.html", data)
     shutil.rmtree(out / "frames", ignore_errors=True)
     for k, picture in enumerate(data.chosen):
@@ -140,6 +142,7 @@ def summarize(data: ReportData, live: LiveRun, out: Path) -> dict[str, Any]:
         for stage in ("total", "infer")
     }
     dropped = data.counters.get("frames dropped, a newer one was there", 0)
+    slow = too_slow(stages["infer"].p50, period_ms) if "infer" in stages else ""
     assert data.agreement is not None
     text = "\n".join(
         [
@@ -148,6 +151,7 @@ def summarize(data: ReportData, live: LiveRun, out: Path) -> dict[str, Any]:
             f"  mATE {e.ate:.2f} m  mASE {e.ase:.2f}  mAOE {e.aoe:.2f} rad  mAVE {e.ave:.2f} m/s  mAAE {e.aae:.2f}",
             f"  {len(live.messages)} frames processed, {dropped} dropped",
             f"  stamp to publication {latency['total']}; of that the engine ({live.backend}) {latency['infer']}",
+            *([f"  {slow}"] if slow else []),
             f"  live and offline: {data.agreement[0]}",
             f"  result bag: {out / 'result'}",
             f"  report:     {report}",

@@ -30,6 +30,7 @@ from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError
 from bev_perception.frame_proof import open_proven
 from bev_perception.health import situation
+from bev_perception.inference.pace import engine_ms, too_slow
 from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
 from bev_perception.model_spec import BundleError
 from bev_perception.modes import modes_that_hold
@@ -43,6 +44,7 @@ from bev_perception.ros.run import ActiveRun, Model
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros, make_executor
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.sensors.sensor_calibration import read_extrinsics
+from bev_perception.sync_config import MS
 from bev_perception_msgs.msg import PerceptionStatus
 
 SUCCESS, FAILURE, ERROR = (
@@ -144,6 +146,10 @@ class PerceptionNode(LifecycleNode):
         backend, figures = open_proven(bundle, config.backend, **config.backend_options)
         self._model = Model(bundle, backend)
         self._config = config
+        took_ms, period_ms = engine_ms(backend, bundle), config.sync_config(bundle.spec).period_ns / MS
+        backend.details["engine_ms"] = f"{took_ms:.1f}"
+        if slow := too_slow(took_ms, period_ms):
+            self.get_logger().warning(f"{slow} (sync.period_ms)")
         self.get_logger().info(
             f"configured: model {bundle.spec.name!r} with {backend.name} in {time.perf_counter() - started:.1f} s; "
             f"self-test passed, largest differences { ({k: float(f'{v:.2g}') for k, v in figures.items()}) }"
