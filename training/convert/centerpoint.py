@@ -58,4 +58,4 @@ def table() -> Table:
             modules |= {f"{name}.0": f"{branch}.0.0", f"{name}.1": f"{branch}.0.1", f"{name}.3": f"{branch}.1"}
             folded[f"{name}.0.bias"] = f"{name}.1.running_mean"
         changed |= box_changes({ours: f"{name}.3" for ours, name in theirs.items()}, BOXES_MMDET3D)
-    return Table(modules, changed, folded, whole=("reader.", "neck.", "bbox_head."))
+    return Table(modules, changed, folded, whole=("reader.", "backbone.", "neck.", "bbox_head."))

@@ -12,6 +12,7 @@ from torch import Tensor
 State = dict[str, Tensor]
 HOLDERS = ("state_dict", "model_state")  # of mmcv and det3d, of OpenPCDet
 PREFIX = "module."  # of a network that was saved inside DistributedDataParallel
+BEGINNINGS = (b"PK", b"\x80")  # of torch.save's archives, and of the pickles of torch before 1.6
 
 
 def read_published(path: Path) -> State:
@@ -22,6 +23,13 @@ def read_published(path: Path) -> State:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; docs/checkpoints.md says where published files come from")
+    with path.open("rb") as file:
+        beginning = file.read(20)
+    if beginning and not beginning.startswith(BEGINNINGS):
+        raise ValueError(
+            f"{path}: not a file of torch.save, it begins with {beginning!r}; where that is a page of the server instead "
+            "of the file, follow it, or download it with a browser"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -43,7 +51,7 @@ def _refused(path: Path, error: Exception) -> str:
             f"{path} holds more than weights and plain data: {named}. Loading that would run its author's code. "
             "Where you trust them, load it once in a sandbox and save its state dict alone with torch.save"
         )
-    return f"{path}: not a file of torch.save that holds weights alone ({_first(error)}); download it again"
+    return f"{path}: not a file of torch.save that holds weights alone; download it again"
 
 
 def _first(error: Exception) -> str:
@@ -62,12 +70,20 @@ def _state_of(content: Any, path: Path) -> dict[str, Any]:
 
 
 def _clean(state: dict[str, Any], path: Path) -> State:
-    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if odd or not state:
-        raise ValueError(f"{path}: its state dict holds what is no tensor: {odd[:8]}" if odd else f"{path}: no tensors")
+    odd = [name for name, value in state.items() if not (isinstance(name, str) and _is_plain(value))]
+    if odd:
+        raise ValueError(f"{path}: its state dict holds what is no tensor of real numbers with a name: {odd[:8]}")
+    if not state:
+        raise ValueError(f"{path}: no tensors")
     if all(name.startswith(PREFIX) for name in state):
         state = {name.removeprefix(PREFIX): value for name, value in state.items()}
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise ValueError(f"{path}: numbers that are not finite in {broken[:8]}; the file is damaged, download it again")
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.is_complex() or value.is_quantized:
+        return False
+    return value.layout is torch.strided and not value.is_meta

@@ -24,8 +24,7 @@ def r50() -> Run:
     """BEVDet-R50, 256 x 704, class-balanced, batch 64 (Huang et al., 2021; configs/bevdet/bevdet-r50.py).
 
     python -m training.train training.experiments.bevdet:r50 --data NUSCENES --out runs/bevdet --backbone resnet50.pth
-    Published on nuScenes val: 29.9 mAP, 37.7 NDS. Boxes are suppressed by circles here, by rotated IoU there
-    (`python -m training.compare_recipes --only bevdet`).
+    Published on nuScenes val: 29.9 mAP, 37.7 NDS.
     """
     facts = spec("bevdet_r50", cameras=CAMERAS, image=camera.BEVDET_IMAGE, nms=SCALED_OVERLAPS)
     return Run(

@@ -59,7 +59,7 @@ class Validation(Callback):
             print(f"validation at step {self.step}: {numbers}{'  (best)' if better else ''}", flush=True)
         if better:
             self.best = scores.nds
-            trainer.save_checkpoint(self.out / "best.ckpt")
+            trainer.save_checkpoint(self.out / "best.ckpt", weights_only=False)
 
     def _validate(self, trainer: Any, module: Any) -> Scores:
         modes = {name: part.training for name, part in module.named_modules()}
