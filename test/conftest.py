@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,12 @@ import pytest
 # Before torch or numpy is imported, here and in the processes that tests start. The networks are so small that a second
 # thread gains nothing, and it waits by spinning: on cores that are busy, training takes up to ten times the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Ctrl-C and hang-ups that whoever runs the tests ignores (nohup, a job in the background) would be ignored by all that
+# tests start, too: what is ignored stays so when a program begins, what has a handler does not.
+for sign in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(sign) is signal.SIG_IGN:
+        signal.signal(sign, lambda *_: None)
 
 # Left out of `make test-fast`: files whose tests train, export, render, build, or wait for DDS, and what asks for a
 # fixture that does. What is not here is marked `fast`, so a new file need not be named unless it is slow.
@@ -26,7 +33,7 @@ SLOW_FILES = frozenset(
     test_radar_students test_recorded_labels test_recorded_sets test_recorded_town test_replay
     test_student test_students test_study test_teachers test_temporal_fusion
     test_fast_dds test_faults test_shared_memory test_two_nodes
-    test_tensorrt test_training test_view_export test_ways_in test_worker_processes test_world_sensors
+    test_tensorrt test_train_small test_training test_view_export test_ways_in test_worker_processes test_world_sensors
     """.split()
 )
 SLOW_FIXTURES = frozenset({"tiny_dataset", "tiny_checkpoint", "town_bag"})
