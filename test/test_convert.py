@@ -48,7 +48,11 @@ def test_files_of_all_three_layouts_are_read(tmp_path, holder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"state_dict": {"a": torch.ones(1), "b": "text"}}, r"no tensor: \['b'\]"),
+        ({"state_dict": {"a": torch.ones(1), "b": "text"}}, r"with a name: \['b'\]"),
+        ({"state_dict": {"a": torch.ones(1), 5: torch.ones(1)}}, r"with a name: \[5\]"),
+        ({"state_dict": {"a": torch.ones(1).to_sparse()}}, r"with a name: \['a'\]"),
+        ({"state_dict": {"a": torch.ones(1, device="meta")}}, r"with a name: \['a'\]"),
+        ({"state_dict": {"a": torch.ones(1, dtype=torch.complex64)}}, r"with a name: \['a'\]"),
         ({"state_dict": {"a": torch.tensor([1.0, float("nan")])}}, r"not finite in \['a'\]"),
         ({"epoch": 3}, "expected a state dict"),
         ([1, 2], "expected a state dict"),
@@ -77,6 +81,9 @@ def test_damaged_and_missing_files_are_named(tmp_path):
         read_published(tmp_path / "pickle.pth")
     with pytest.raises(FileNotFoundError, match=r"docs/checkpoints.md"):
         read_published(tmp_path / "none.pth")
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><title>Virus scan warning</title>")
+    with pytest.raises(ValueError, match=r"page.pth: not a file of torch.save, it begins with b'<!DOCTYPE"):
+        read_published(tmp_path / "page.pth")
 
 
 WANTED = {"b.weight": torch.zeros(2, 2), "b.running_mean": torch.zeros(2), "b.num_batches_tracked": torch.tensor(0)}
@@ -195,3 +202,5 @@ def test_a_report_names_what_is_left(tmp_path):
     state = published_state("centerpoint_pillar") | {"ema.anything": torch.ones(1)}
     _, report = convert_file(saved({"state_dict": state}, tmp_path), "centerpoint_pillar", tmp_path / "out")
     assert report.left == ("ema.anything",)
+    with pytest.raises(ValueError, match=r"has what this network lacks: backbone.conv.weight"):
+        convert(state | {"backbone.conv.weight": torch.ones(1)}, "centerpoint_pillar")

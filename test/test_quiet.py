@@ -27,10 +27,11 @@ from training import export, overfit, train
 train.load_run = lambda name: RUN
 overfit.tiny = lambda: {"tiny": RUN}
 data, out = sys.argv[1:]
+STEP = "optim.steps=1", "validate_every=1", "validate_frames=1"
 given = ["--data", data, "--out", out]
 sys.exit(
-    train.main(["any", *given, "--workers", "1", "--set", "optim.steps=1"])
-    or train.main(["any", *given, "--workers", "1", "--set", "optim.steps=1"])
+    train.main(["any", *given, "--workers", "1", "--set", *STEP])
+    or train.main(["any", *given, "--workers", "1", "--set", *STEP])
     or overfit.main([*given, "--steps", "1", "--threads", "1"])
     or export.main([f"{out}/last.ckpt", f"{out}/bundle"])
 )
