@@ -154,3 +154,10 @@ def test_no_more_boxes_than_the_benchmark_takes(tmp_path: Path) -> None:
 def test_one_file_is_of_one_set_of_inputs(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         main([str(tiny_checkpoint), "--data", str(tmp_path), "--results", "r.json", "--sensors", "all", "camera"])
+
+
+@pytest.mark.parametrize("option", ["--results", "--out"])
+def test_a_folder_in_the_place_of_the_file_is_told_before_anything_is_found(option, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["none.ckpt", "--data", str(tmp_path), option, str(tmp_path)])
+    assert f"{tmp_path} is a folder" in capsys.readouterr().err

@@ -43,6 +43,23 @@ def test_the_first_command_that_fails_ends_it(tmp_path: Path, capfd: pytest.Capt
     assert capfd.readouterr().out.count("python -m ") == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--set", "optim.stps=2"], "optim.stps: there is no `stps`"),
+        (["--set", "optim.steps"], "optim.steps"),
+        (["--scenes", "1"], "two drives at least"),
+    ],
+)
+def test_what_cannot_be_is_told_before_any_drive_is_made(
+    given: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "out"), *given])
+    shown = capsys.readouterr()
+    assert told in shown.err and shown.out == "" and not (tmp_path / "out").exists()
+
+
 # A step that needs a second to save what it has.
 SAVES = """
 import signal, sys, time

@@ -117,6 +117,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.results and len(args.sensors) > 1:
         parser.error("--results takes one word of --sensors: a results file is of one set of inputs")
+    for folder in (path for path in (args.results, args.out) if path and path.is_dir()):
+        parser.error(f"{folder} is a folder, expected the name of a file to write")
     torch.set_num_threads(own_threads())
     join_processes()
     found = find(args)

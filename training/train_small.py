@@ -19,7 +19,10 @@ from pathlib import Path
 from bev_perception.evaluation.process import run_in_front
 from bev_perception.evaluation.result_folder import SCORES
 from training.bundling.model_card import score_table
+from training.changes import override
 from training.command_line import errors_as_text
+from training.experiments.train_small import student
+from training.train import changes_of
 
 CHECKPOINTS = Path(os.path.relpath(Path(__file__).parent / "checkpoints"))
 TEACHER, BACKBONE = CHECKPOINTS / "centerpoint_near.ckpt", CHECKPOINTS / "backbone_near.ckpt"
@@ -94,6 +97,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="of the training run")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes that render")
     args = parser.parse_args(argv)
+    if args.scenes < 2:
+        parser.error(f"--scenes {args.scenes}: two drives at least, of which the last is for validation")
+    try:
+        override(student(), changes_of(args.set))  # drives take minutes: what is misspelt is told before them
+    except ValueError as error:
+        parser.error(f"--set: {error}")
     begun = time.monotonic()
     for step in steps(args.out, args.scenes, args.seconds, tuple(args.set), args.workers):
         print(f"\n[{(time.monotonic() - begun) / 60:4.1f} min] {step.why}:")

@@ -27,8 +27,8 @@ def read_published(path: Path) -> State:
         beginning = file.read(20)
     if beginning and not beginning.startswith(BEGINNINGS):
         raise ValueError(
-            f"{path}: not a file of torch.save, it begins with {beginning!r}; where that is a page of the server instead "
-            "of the file, follow it, or download it with a browser"
+            f"{path}: not a file of torch.save, it begins with {beginning!r}; download it again, with a browser where "
+            "that is a page of the server instead of the file"
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
