@@ -262,6 +262,12 @@ def test_same_seed_same_bytes_with_one_worker_or_two_and_after_an_interruption(t
     write_dataset(two, 2, TINY, workers=1)
     assert _hashes(two) == expected
     assert untouched.stat().st_mtime_ns == before
+    tables = two / "v1.0-trainval" / "sample.json"
+    there = tables.stat().st_ino
+    write_dataset(two, 2, TINY, workers=1)
+    assert tables.stat().st_ino == there, "an index is made of tables as they are: the same ones are left"
+    write_dataset(two, 1, TINY, workers=1)
+    assert tables.stat().st_ino != there and json.loads((two / "splits.json").read_text())["val"] == []
     with pytest.raises(ValueError, match="made with"):
         write_dataset(two, 2, DatasetSettings(seed=4, duration_s=1.0, scale=0.04, rates=TINY.rates))
 

@@ -217,8 +217,10 @@ def test_training_refuses_validation_keyframes_without_objects(root: Path, tmp_p
     scenes = {row["token"]: row["name"] for row in json.loads((root / VERSION / "scene.json").read_text())}
     held = {row["token"] for row in samples if scenes[row["scene_token"]] == "scene-0001"}
     edit(root, "sample_annotation", lambda rows: no_points([r for r in rows if r["sample_token"] in held]))
+    out = tmp_path_factory.mktemp("run")
     with pytest.raises(ValueError, match=r"the split 'val' has 4 keyframes and .* of which none is left"):
-        train(dataclasses.replace(RUN, validate_every=1), Source(root), tmp_path_factory.mktemp("run"))
+        train(dataclasses.replace(RUN, validate_every=1), Source(root), out)
+    assert not (out / "run.json").exists(), "it is said before anything is begun, teachers asked among it"
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def _train(
     targets = image_targets(run)
     keyframes = open_keyframes(run.spec, run.data, source, "train", image_targets=targets)
     require_objects(keyframes, "train")
+    validation = _validation(run, source, out, workers)  # what it lacks is said before teachers are asked
     if rank == 0:
         begin(out, run, source, keyframes.data_index.digest, world)
     dataset = ClipDataset(keyframes, run.spec, seen_in_training(run, teaching.cache is not None), run.seed, targets)
@@ -118,7 +119,7 @@ def _train(
         begin_with(module.detector, run, taught, start)
     last = out / LAST
     resumption = Resumption(done)
-    callbacks = [resumption, Stopwatch(), *_validation(run, source, out, workers)]
+    callbacks = [resumption, Stopwatch(), *validation]
     if run.optim.epochs:
         callbacks.append(EpochCheckpoints(out, samples, len(dataset)))
     termination = Termination(last)

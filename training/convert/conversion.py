@@ -125,6 +125,10 @@ def write_checkpoint(module: DetectorModule, report: Report, source: Path, name:
 
 
 def convert_file(source: Path, name: str, out: Path, published_grid: bool = False) -> tuple[Path, Report]:
-    """Read, convert, write. Raises what `read_published` and `convert` raise."""
-    module, report = convert(read_published(source), name, published_grid)
+    """Read, convert, write. Raises what `read_published` raises, and ValueError for a file of another network."""
+    theirs = read_published(source)
+    try:
+        module, report = convert(theirs, name, published_grid)
+    except ValueError as error:
+        raise ValueError(f"{source}, as {name}: {error}") from error
     return write_checkpoint(module, report, source, name, out), report

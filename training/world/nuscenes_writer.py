@@ -111,7 +111,9 @@ def write_dataset(
     tasks = [(str(out), index, settings) for index in todo]
     for keyframes, images in ordered_map(write_scene, tasks, workers):
         progress.add(1, keyframes=keyframes, images=images)
-    _write_tables(out, scenes, version, val_every)
+    splits = splits_of(scenes, val_every)
+    if todo or not _has_tables(out, version, splits):  # an index is of tables as they were: those that fit stay
+        _write_tables(out, scenes, version, splits)
     return summary(progress)
 
 
@@ -292,7 +294,12 @@ def _finished(out: Path, index: int, settings: DatasetSettings) -> bool:
     return True
 
 
-def _write_tables(out: Path, scenes: int, version: str, val_every: int) -> None:
-    splits = splits_of(scenes, val_every)
+def _has_tables(out: Path, version: str, splits: dict[str, list[str]]) -> bool:
+    """Whether whole tables over exactly these scenes are there; splits.json is written when they are."""
+    path = out / "splits.json"
+    return (out / version).is_dir() and path.is_file() and json.loads(path.read_bytes()) == splits
+
+
+def _write_tables(out: Path, scenes: int, version: str, splits: dict[str, list[str]]) -> None:
     rows = (json.loads(_stamp(out, index).read_text())["tables"] for index in range(scenes))
     write_tables(out, version, rows, {m.name: m.kind for m in RIG.values()}, splits, "synthetic")
