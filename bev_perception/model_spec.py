@@ -27,6 +27,7 @@ RADAR_CHANNELS = ("log_count", "rcs", "vx", "vy", "age", "dx", "dy")
 PILLAR_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy")
 INTERPOLATIONS = ("area", "linear")
 COLOR_ORDERS = ("bgr", "rgb")
+PRECISIONS = ("fp32", "int8")  # of the graph: int8 where its convolutions are in 8 bits
 
 # Names of sensors and classes are parts of parameter names, topics and counters.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -213,12 +214,15 @@ class ModelSpec:
     nms: tuple[NmsGroup, ...] = ()  # a class in none is thinned out by itself, within its radius
     onnx_sha256: str = ""
     weights_sha256: dict[str, str] = field(default_factory=dict)
+    precision: str = "fp32"
     format: int = FORMAT
 
     def __post_init__(self) -> None:
         _check_names("cameras and radars", self.cameras + self.radars, SENSOR_LIMIT)
         _check_names("classes", self.classes, CLASS_LIMIT)
         _within("top_k", self.top_k, 1, CANDIDATE_LIMIT)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}, found {self.precision!r}")
         grouped = tuple(name for group in self.nms for name in group.classes)
         _check_names("classes of nms", grouped, CLASS_LIMIT)
         if unknown := sorted(set(grouped) - set(self.classes)):
@@ -285,14 +289,14 @@ class ModelSpec:
 
 
 # Older bundles lack these: their radar was a map, its returns were not bounded, their ONNX held all weights, no image
-# lost its sides, each class was thinned out by itself.
+# lost its sides, each class was thinned out by itself, all was in 32 bits.
 ADDED_LATER: dict[type, dict[str, Any]] = {
     RadarSpec: {
         "format": "map", "pillar_step": 0.1, "max_pillars": 4000, "pillar_points": 10,
         "rcs_dbsm": (-64.0, 64.0), "max_speed_mps": 70.0, "z_m": (-10.0, 20.0),
     },
     ImageSpec: {"zoom": 1.0},
-    ModelSpec: {"weights_sha256": {}, "nms": ()},
+    ModelSpec: {"weights_sha256": {}, "nms": (), "precision": "fp32"},
 }  # fmt: skip
 
 

@@ -93,6 +93,7 @@ SPECIMENS: dict[str, Any] = {
     "name": lambda v: "other",
     "nms": lambda v: [{"classes": ["car"], "iou": 0.2, "scale": [], "most": 0}],
     "weights_sha256": lambda v: {"w.bin": "0" * 64},
+    "precision": lambda v: "int8",
 }
 OTHERWISE = {int: lambda v: v + 1, float: lambda v: v * 1.01}
 FACTS = [path for path in leaves(json.loads(tiny_bundle.SPEC.to_json())) if path[0] not in ("onnx_sha256", "format")]

@@ -77,7 +77,7 @@ class OnnxRuntimeBackend:
         self.details = {
             "version": onnxruntime.__version__,
             "provider": provider,
-            "precision": "fp32",
+            "precision": self.spec.precision,
             "threads": str(options.intra_op_num_threads),
             "spinning": options.get_session_config_entry("session.intra_op.allow_spinning"),
         }

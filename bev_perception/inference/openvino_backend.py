@@ -53,7 +53,7 @@ class OpenVinoBackend:
         self._interrupted = False
         self.details = {
             "version": openvino.__version__.split("-")[0],
-            "precision": "fp32",
+            "precision": self.spec.precision,
             "threads": str(compiled.get_property("INFERENCE_NUM_THREADS")),
         }
 

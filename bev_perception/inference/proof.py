@@ -17,16 +17,30 @@ from bev_perception.model_spec import BundleError, ModelSpec
 @dataclass(frozen=True)
 class Tolerance:
     """How far an engine may be from the golden sample. Scores absolute; boxes |a - b| <= box * max(1, |b|);
-    bev |a - b| <= state * max |golden bev|; unmatched: share of the candidates that may move to another cell."""
+    bev |a - b| <= state * max |golden bev|. unmatched: share of the candidates that may move to another cell;
+    differing: of those that stay, the share that may be farther in score or box."""
 
     score: float
     box: float
     state: float
     unmatched: float
+    differing: float = 0.0
 
 
-# FP16 rounds activations to 3 digits: two neighbouring cells of almost equal score may change places.
-TOLERANCES = {"fp32": Tolerance(5e-4, 5e-3, 5e-3, 0.0), "fp16": Tolerance(2e-2, 1e-1, 5e-2, 0.05)}
+# FP16 rounds activations to 3 digits: two neighbouring cells of almost equal score may change places. In 8 bits a value
+# near the middle of two steps goes to one in one engine and to the other in another, layer after layer;
+# docs/inference.md, "8 bits", says what was seen.
+TOLERANCES = {
+    "fp32": Tolerance(5e-4, 5e-3, 5e-3, 0.0),
+    "fp16": Tolerance(2e-2, 1e-1, 5e-2, 0.05),
+    "int8": Tolerance(1e-1, 5e-1, 1e-1, 0.05, 0.05),
+}
+
+
+def rounding(backend: InferenceBackend) -> str:
+    """How coarsely an engine rounds, a key of the tolerances: as its graph where that is in 8 bits, else as it does."""
+    precision = backend.spec.precision
+    return backend.details.get("precision", precision) if precision == "fp32" else precision
 
 
 # A network that takes a tenth of this is of no use in a vehicle; the rest is for busy machines and first runs.
@@ -38,11 +52,11 @@ def self_test(
 ) -> dict[str, float]:
     """Run the golden inputs and compare with the golden outputs; the figures (largest differences) are returned.
 
-    The default tolerance is that of the backend's precision (`details["precision"]`). Raises BundleError, also where
+    The default tolerance is that of `rounding`. Raises BundleError, also where
     the engine fails or does not answer within limit_s seconds.
     """
     if tolerance is None:
-        tolerance = TOLERANCES[backend.details.get("precision", "fp32")]
+        tolerance = TOLERANCES[rounding(backend)]
     inputs, golden = bundle.golden()
     try:
         validate_inputs(inputs, bundle.spec)
@@ -79,6 +93,12 @@ def time_limit(backend: InferenceBackend, limit_s: float, where: str) -> Iterato
         raise BundleError(f"{where}: the engine failed: {error}") from error
     finally:
         timer.cancel()
+
+
+def largest_kept(differences: np.ndarray, differing: float) -> float:
+    """The largest of (N,) differences once that share of them, the largest, is left out; 0 for none."""
+    kept = len(differences) - int(differing * len(differences))
+    return float(np.sort(differences)[:kept].max(initial=0.0))
 
 
 def compare_outputs(
@@ -128,12 +148,12 @@ def compare_outputs(
             f"{tolerance.unmatched:.0%}; the first is row {row}: label {golden['labels'][row]}, "
             f"cell {golden['cells'][row]}, score {golden['scores'][row]:.4f}"
         )
-    moved = np.abs(found["scores"][found_rows] - golden["scores"][golden_rows]).max(initial=0.0)
-    require("scores", float(moved), tolerance.score)
+    moved = np.abs(found["scores"][found_rows] - golden["scores"][golden_rows])
+    require("scores", largest_kept(moved, tolerance.differing), tolerance.score)
 
     boxes = golden["boxes"][golden_rows]
     relative = np.abs(found["boxes"][found_rows] - boxes) / np.maximum(1.0, np.abs(boxes))
-    figures["boxes"] = float(relative.max(initial=0.0))
+    figures["boxes"] = largest_kept(relative.max(axis=1), tolerance.differing)
     require("boxes", figures["boxes"], tolerance.box)
     if "bev" in golden:
         figures["bev"] = float(np.abs(found["bev"] - golden["bev"]).max() / max(1e-6, np.abs(golden["bev"]).max()))

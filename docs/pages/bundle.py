@@ -18,6 +18,7 @@ from bev_perception.model_spec import (
     COLOR_ORDERS,
     INTERPOLATIONS,
     PILLAR_COLUMNS,
+    PRECISIONS,
     RADAR_CHANNELS,
     RADAR_FORMATS,
     ImageSpec,
@@ -111,6 +112,8 @@ FACTS: dict[type, dict[str, str]] = {
         "nms": "Groups of classes that thin each other out (`NmsGroup`); a class in none is thinned out by itself",
         "onnx_sha256": "sha256 of `model.onnx`",
         "weights_sha256": "File of the bundle in which `model.onnx` keeps weights -> its sha256; mostly none",
+        "precision": f"Of the graph: {', '.join(map(code, PRECISIONS))}, where its convolutions are in 8 bits "
+        "([inference.md](inference.md#8-bits)); engines are proven with the tolerance that goes with it",
         "format": "Version of this file",
     },
     BevGrid: {
@@ -239,22 +242,24 @@ def tensor_table(tensors: tuple[TensorSpec, ...]) -> str:
 
 def frame_tolerances() -> str:
     rows = [
-        (precision, f"{t.score:g}", f"{t.box:g}", f"{t.unmatched:.0%}") for precision, t in FRAME_TOLERANCES.items()
+        (precision, f"{t.score:g}", f"{t.box:g}", f"{t.unmatched:.0%}", f"{t.differing:.0%}")
+        for precision, t in FRAME_TOLERANCES.items()
     ]
     head = (
         *("precision", "scores, absolute", "boxes and velocities, times the value where that is above 1; yaw, rad"),
-        "detections that may have given way to others",
+        *("detections that may have given way to others", "others that may differ by more"),
     )
     return table(head, rows)
 
 
 def tolerances() -> str:
     rows = [
-        (precision, f"{t.score:g}", f"{t.box:g}", f"{t.state:g}", f"{t.unmatched:.0%}")
+        (precision, f"{t.score:g}", f"{t.box:g}", f"{t.state:g}", f"{t.unmatched:.0%}", f"{t.differing:.0%}")
         for precision, t in TOLERANCES.items()
     ]
     head = (
         *("precision", "scores, absolute", "boxes, times the value where that is above 1"),
         *("`bev`, times its largest value", "candidates that may move to another cell"),
+        "others that may differ by more",
     )
     return table(head, rows)
