@@ -54,7 +54,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "training",
         "train evaluate export average velocity check_data object_database model_table study_tables",
     ),
-    ("training", "bench decoding overfit study train_small"),
+    ("training", "bench decoding overfit quantize study train_small"),
 )
 ROOTS = ("bev_perception", "training")
 
