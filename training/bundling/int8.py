@@ -131,8 +131,9 @@ def _exact_where_it_can_be(model: onnx.ModelProto) -> None:
 def _saturated(model: onnx.ModelProto) -> None:
     """The same numbers, with Max(x, least value that 8 bits hold) between a Concat and its QuantizeLinear.
 
-    OpenVINO moves a quantiser that follows a Concat before it and makes it an unsigned one: what is negative becomes 0
-    (seen with 2026.4: scores off by 0.7, the state by its own size). It moves none over a Max.
+    OpenVINO moves a quantiser that follows a Concat before it and makes it an unsigned one (2026.4). What is negative
+    becomes 0 then: scores are off by 0.7, the state by as much as it is. Where nothing is, what else it merges on the
+    way costs accuracy all the same: the answers' error was 0.17 instead of 0.09. It moves none over a Max.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
