@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bev_perception import conversions
+from bev_perception import conversions, model_spec
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics, save_extrinsics
 from bev_perception.frame_proof import FRAME_TOLERANCES
 from bev_perception.geometry import make_transform, quaternion_from_rotation, rotation_from_yaw
@@ -112,7 +112,7 @@ def test_no_other_choices_are_written_down() -> None:
     to do about an image."""
     with_choices = {row.name: row.choices for row in PARAMETERS + CAMERA_PARAMETERS + RADAR_PARAMETERS if row.choices}
     assert with_choices.pop("tensorrt.precision") is PRECISIONS
-    assert set(PRECISIONS) == set(TOLERANCES) == set(FRAME_TOLERANCES)
+    assert {*PRECISIONS, *model_spec.PRECISIONS} == set(TOLERANCES) == set(FRAME_TOLERANCES)
     checks = {f"images.{field.name}" for field in dataclasses.fields(ImageChecks)}
     assert all(with_choices.pop(name) is CHOICES for name in checks)
     assert all(with_choices.pop(f"modes.{name}") is SEVERITIES for name in MODES)
