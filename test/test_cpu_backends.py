@@ -19,6 +19,7 @@ from bev_perception.model_spec import BundleError
 
 pytest.importorskip("onnx")
 import tiny_bundle
+from test_bundle import endless_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -175,8 +176,15 @@ def test_garbage_with_a_matching_hash_is_a_bundle_error(name, tmp_path, data, me
         open_backend(dataclasses.replace(loaded, spec=spec), name)
 
 
+def test_openvino_takes_no_network_in_which_it_cannot_be_stopped(tmp_path):
+    """Interrupted within a loop it goes on; ONNX Runtime stops there (test_bundle.py)."""
+    pytest.importorskip("openvino", reason="needs openvino")
+    endless = tiny_bundle.write_bundle(tmp_path, endless_model())
+    with pytest.raises(BundleError, match=r"it holds Loop, in which OpenVINO cannot be stopped.*onnxruntime"):
+        open_backend(endless, "openvino", threads=1)
+
+
 def test_an_interrupted_backend_raises(name, bundle):
-    """Whether it is at work (test_fence.py has a network that does not come back) or not."""
     backend = open_backend(bundle, name, threads=1)
     backend.infer(tiny_bundle.make_inputs())
     backend.interrupt()

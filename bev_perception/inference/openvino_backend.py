@@ -14,6 +14,7 @@ from bev_perception.model_spec import BundleError, TensorSpec
 # Element types of OpenVINO that numpy calls otherwise.
 DTYPES = {"f32": "float32", "f16": "float16", "f64": "float64", "u8": "uint8", "i8": "int8", "i32": "int32",
           "i64": "int64", "boolean": "bool"}  # fmt: skip
+BODIES = {"Loop", "TensorIterator", "If"}  # operators with graphs of their own
 
 
 class OpenVinoBackend:
@@ -40,9 +41,15 @@ class OpenVinoBackend:
             # Cores that are taken for good would be taken from the vehicle's other processes.
             "ENABLE_CPU_PINNING": False,
         }
+        core = openvino.Core()
         try:
-            model = openvino.Core().read_model(bundle.model())
-            compiled = openvino.Core().compile_model(model, "CPU", settings)
+            model = core.read_model(bundle.model())
+            if within := BODIES & {operator.get_type_name() for operator in model.get_ops()}:
+                raise BundleError(
+                    f"{bundle.onnx_path}: it holds {' and '.join(sorted(within))}, in which OpenVINO cannot be stopped "
+                    "when it does not come back; take the backend onnxruntime"
+                )
+            compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise BundleError(f"{bundle.onnx_path}: OpenVINO {openvino.__version__} refuses it: {error}") from error
         self.spec = bundle.spec
@@ -75,7 +82,7 @@ class OpenVinoBackend:
         return value
 
     def interrupt(self) -> None:
-        """See InferenceBackend.interrupt: OpenVINO looks before every operator."""
+        """See InferenceBackend.interrupt: OpenVINO looks between operators, of which each ends (BODIES are refused)."""
         self._interrupted = True
         if self._request is not None:
             self._request.cancel()

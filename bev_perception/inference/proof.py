@@ -52,8 +52,8 @@ def self_test(
 ) -> dict[str, float]:
     """Run the golden inputs and compare with the golden outputs; the figures (largest differences) are returned.
 
-    The default tolerance is that of `rounding`. Raises BundleError, also where
-    the engine fails or does not answer within limit_s seconds.
+    The default tolerance is that of `rounding`. Raises BundleError, also where the engine fails or does not answer
+    within limit_s seconds.
     """
     if tolerance is None:
         tolerance = TOLERANCES[rounding(backend)]
