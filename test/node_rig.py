@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -18,6 +16,7 @@ import numpy as np
 import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
+from domains import next_domain
 from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import Parameter as ParameterMessage
@@ -35,11 +34,6 @@ from bev_perception_msgs.msg import Detection3DArray, PerceptionStatus
 
 ROOT = Path(__file__).resolve().parent.parent
 NODE = "bev_perception"
-# Drawn without repetition: a node that lives as long as a module's tests must not meet those of single tests.
-# Each process of pytest-xdist (gw0, gw1 ...) has domains of its own.
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-OURS = range(1 + WORKER % 4, 101, 4)
-DOMAINS = itertools.cycle(random.SystemRandom().sample(OURS, len(OURS)))
 START = ("-m", "bev_perception.ros.node")
 PERIOD_S = 0.1
 SPEED_MPS = 5.0
@@ -50,10 +44,9 @@ CAMERA_ROTATION = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]
 
 def environment() -> dict[str, str]:
     """A domain that no other node of this process has, nor probably another process; nothing leaves the machine."""
-    domain = str(next(DOMAINS))
     return {
         **os.environ,
-        "ROS_DOMAIN_ID": domain,
+        "ROS_DOMAIN_ID": next_domain(),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from domains import next_domain
 
 from bev_perception.bundle import load_bundle
 from bev_perception.parameters import SHIPPED_BUNDLE, make_config, parse_yaml
@@ -162,7 +163,7 @@ def test_bring_up_survives_a_failed_configure_and_a_crash(tmp_path: Path) -> Non
         **os.environ,
         "AMENT_PREFIX_PATH": f"{prefix}:{os.environ['AMENT_PREFIX_PATH']}",
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "ROS_DOMAIN_ID": str(10 + os.getpid() % 90),
+        "ROS_DOMAIN_ID": next_domain(),
         "ROS_LOG_DIR": str(tmp_path),
     }
     command = [sys.executable, "-W", "always", "-c", RUN_LAUNCH]

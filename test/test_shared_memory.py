@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from domains import next_domain
 
 from bev_perception.ros.shared_memory import (
     MIB,
@@ -34,7 +35,7 @@ SHIPPED = {
     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    "ROS_DOMAIN_ID": str(10 + os.getpid() % 90),
+    "ROS_DOMAIN_ID": next_domain(),
 }
 SEGMENT = 128 * MIB
 GOOD = SharedMemory(total=1024 * MIB, free=900 * MIB, writable=True)
