@@ -177,7 +177,7 @@ def test_a_talker_that_hangs_is_told_from_one_that_fails(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(sys.modules[__name__], "HUNG_S", 1)
     monkeypatch.setattr(sys.modules[__name__], "HUNG", "Timeout (0:00:01)!")
-    with pytest.raises(Hung, match="File .<string>., line 1"):
+    with pytest.raises(Hung, match=r"File .<string>., line 1"):
         printed(talkers("time.sleep(30)"))
     with pytest.raises(AssertionError, match="broken"):
         printed(talkers("raise SystemExit('broken')"))
