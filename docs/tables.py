@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from docs.measured import SENSORS, Estimate, Gain, Network, Row, gains, networks
-from training.world.radar_table import RARE, Statistic, of_rows
+from training.world.statistic import RARE, Statistic, of_rows
 
 ERRORS = ("ate", "ase", "aoe", "ave", "aae")
 

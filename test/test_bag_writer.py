@@ -19,9 +19,9 @@ from bev_perception.geometry import invert, rotation_from_quaternion, transform_
 from training.tables.files import RADAR_DTYPE
 from training.world.__main__ import main
 from training.world.bag_writer import LATENCY_NS, BagSettings, _odometry, topic, write_bag
-from training.world.camera import scaled_K
 from training.world.generate import Scan, epoch_ns, take, world_of
 from training.world.rig import RIG, stamps
+from training.world.shot import scaled_K
 
 TINY = BagSettings(seed=902, duration_s=1.0, scale=0.04, image_format="jpeg")
 CAMERAS = [name for name, mount in RIG.items() if mount.kind == "camera"]

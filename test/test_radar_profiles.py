@@ -11,7 +11,7 @@ import pytest
 
 from training.world import __main__ as command
 from training.world import compare_radar, nuscenes_writer
-from training.world.compare_radar import main, table
+from training.world.compare_radar import main
 from training.world.generate import Rates, Scan, take
 from training.world.listed_radar import scan_listed
 from training.world.nuscenes_writer import DatasetSettings
@@ -20,8 +20,8 @@ from training.world.radar_profiles import CLEAR, LISTED, RADARS, radar_named
 from training.world.radar_scans import recorded, simulated
 from training.world.radar_statistics import over_ground, polar
 from training.world.radar_summary import summarise
-from training.world.radar_table import Statistic, difference, read
 from training.world.rig import NS, RIG, scan_rng
+from training.world.statistic import Statistic, beside, difference, read
 from training.world.world import Conditions, World, make_world
 
 DATA = Path(__file__).parents[1] / "docs" / "data"
@@ -217,7 +217,7 @@ def test_differences_are_held_against_chance_and_a_fifth() -> None:
         statistic("distribution", 0.5, 0.01, steps), statistic("distribution", 0, 0.01, other)
     )
     assert distance == pytest.approx(0.3) and not near
-    lines = table({"real": [real], "a": [statistic("share", 0.61, 0.0)], "b": []})
+    lines = beside({"real": [real], "a": [statistic("share", 0.61, 0.0)], "b": []})
     assert "!" in lines[1] and "none" in lines[1]
     assert lines[-2:] == [
         "a: 0 of 1 within 20 % or what chance gives; ! marks the others",

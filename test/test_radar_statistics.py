@@ -17,7 +17,7 @@ from training.world.radar_statistics import (
     over_ground,
     passes,
 )
-from training.world.radar_table import Statistic, distribution, mean, read, share, write
+from training.world.statistic import Statistic, distribution, mean, read, share, write
 
 BOX = np.array([10.0, 0.0, 1.0, 4.0, 2.0, 2.0, 0.0])  # from x = 8 to 12, y = -1 to 1, z = 0 to 2
 

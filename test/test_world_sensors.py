@@ -15,11 +15,12 @@ from bev_perception.preprocess.contents import OFF, ImageChecks, judge, look_at,
 from bev_perception.structures import EgoPose
 from training.world import lidar as lidar_module
 from training.world.actors import ActorState
-from training.world.camera import camera_rays, render_camera, scaled_K
+from training.world.camera import render_camera
 from training.world.lidar import column_offsets_ns, scan_lidar
 from training.world.radar import DTYPE, MAX_RETURNS, scan_radar
 from training.world.raycast import body_mesh
 from training.world.rig import NS, RIG, scan_rng
+from training.world.shot import Shot, scaled_K
 from training.world.world import Conditions, World, make_world
 
 DAY = Conditions("day", 0.7, 0.8)
@@ -105,9 +106,9 @@ def test_scaled_intrinsics_keep_the_corners() -> None:
         ray = np.linalg.inv(K) @ [*corner, 1.0]
         assert np.allclose((small @ ray)[:2], (np.array(corner) + 0.5) * 0.25 - 0.5)
     with pytest.raises(ValueError, match="scale"):
-        camera_rays(RIG["CAM_FRONT"], 1.5)
+        Shot(make_world(3, 1.0), RIG["CAM_FRONT"], STAMP, 1.5)
     with pytest.raises(ValueError, match="not a camera"):
-        camera_rays(RIG["LIDAR_TOP"], 0.5)
+        Shot(make_world(3, 1.0), RIG["LIDAR_TOP"], STAMP, 0.5)
 
 
 def test_weather_and_light_show(world: World) -> None:

@@ -8,9 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.world.raycast import Hits, View, tracer
+from training.world.edges import SUBPIXELS, edges, open_above, through_leaves
+from training.world.raycast import Hits
 from training.world.rig import RIG, SensorMount
+from training.world.sensor import Sun, develop, draw_sensor
 from training.world.shading import light, shade
+from training.world.shot import Shot
 from training.world.world import World
 
 F = np.float32
@@ -24,30 +27,6 @@ class CameraImage:
     bgr: NDArray[np.uint8]
     instance: NDArray[np.int32]
     depth: NDArray[np.float32]
-
-
-def scaled_K(K: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    """The camera matrix of the image scaled by `scale`.
-
-    Pixel centres lie at integer coordinates, so the image's corner is at -0.5: fx' = s fx, cx' = (cx + 0.5) s - 0.5.
-    """
-    out = K.copy()
-    out[:2, :2] *= scale
-    out[:2, 2] = (K[:2, 2] + 0.5) * scale - 0.5
-    return out
-
-
-def camera_rays(mount: SensorMount, scale: float) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    """Directions (h * w, 3) float32 in the optical frame with z = 1, and (h, w)."""
-    if mount.K is None:
-        raise ValueError(f"{mount.name} is a {mount.kind}, not a camera; choose one of the CAM_ mounts")
-    if not 0.0 < scale <= 1.0:
-        raise ValueError(f"the scale is {scale}; choose one in (0, 1]")
-    w, h = round(mount.width * scale), round(mount.height * scale)
-    K = scaled_K(mount.K, scale)
-    u, v = np.meshgrid(np.arange(w), np.arange(h))
-    rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones(u.shape)], axis=-1)
-    return rays.reshape(-1, 3).astype(F), (h, w)
 
 
 def _lens_drops(image: NDArray[np.float32], rain: float, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -108,18 +87,12 @@ def _develop(
     return np.ascontiguousarray(table[index][..., ::-1])
 
 
-def cast_camera(
-    world: World, mount: SensorMount, stamp_ns: int, scale: float
-) -> tuple[NDArray[np.float32], Hits, tuple[int, int], View]:
-    """What each pixel meets: ray directions (h * w, 3) in the world, hits, (h, w) and the view they were cast in."""
-    rays, size = camera_rays(mount, scale)
-    world_from_camera = world.ego_pose(stamp_ns) @ mount.ego_from_sensor
-    directions = np.ascontiguousarray(rays @ world_from_camera[:3, :3].T.astype(F))
-    origins = np.ascontiguousarray(np.broadcast_to(world_from_camera[:3, 3].astype(F), directions.shape))
-    facing = float(np.arctan2(world_from_camera[1, 2], world_from_camera[0, 2]))
-    assert mount.K is not None
-    view = View(facing, np.arctan(mount.width / 2 / mount.K[0, 0]) + np.deg2rad(20))
-    return directions, tracer(world).cast(origins, directions, stamp_ns, view), size, view
+def cast_camera(shot: Shot) -> tuple[NDArray[np.float32], Hits]:
+    """What each pixel meets: ray directions (h * w, 3) in the world and hits."""
+    origins, directions = shot.rays(*shot.pixels())
+    if shot.world.style.detailed:
+        return directions, through_leaves(shot, origins, directions)
+    return directions, shot.cast(origins, directions)
 
 
 def render_camera(
@@ -129,13 +102,50 @@ def render_camera(
 
     Raises ValueError for a mount that is no camera or a scale outside (0, 1].
     """
-    directions, hits, (h, w), view = cast_camera(world, mount, stamp_ns, scale)
-    caster = tracer(world)
-    assert mount.K is not None
-    lights_on = np.array(
-        [not actor.parked and (actor.rider or actor.name not in ("motorcycle", "bicycle")) for actor in world.actors]
-        + [False]
-    )
-    radiance = shade(caster, hits, directions, stamp_ns, view, 1.0 / (mount.K[0, 0] * scale), lights_on)
-    bgr = _develop(radiance.reshape(h, w, 3), world, mount, rng)
+    shot = Shot(world, mount, stamp_ns, scale)
+    directions, hits = cast_camera(shot)
+    h, w = shot.size
+    if world.style.detailed:
+        bgr = _detailed(shot, directions, hits, rng)
+    else:
+        bgr = _develop(shade(shot, hits, directions).reshape(h, w, 3), world, mount, rng)
     return CameraImage(bgr, hits.owner.reshape(h, w), hits.t.reshape(h, w))
+
+
+def _detailed(shot: Shot, directions: NDArray[np.float32], hits: Hits, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The picture with more rays along edges, ambient light that is shut out, and a sensor of its own."""
+    world, (h, w) = shot.world, shot.size
+    edge = np.flatnonzero(edges(hits, shot.size))
+    row, column = np.divmod(np.tile(edge, len(SUBPIXELS)), w)
+    dv, du = np.repeat(np.array(SUBPIXELS), len(edge), axis=0).T
+    origins, more = shot.rays(column + du, row + dv)
+    both = hits, through_leaves(shot, origins, more)
+    whole = Hits(*(np.concatenate([getattr(part, name) for part in both]) for name in Hits.__dataclass_fields__))
+    open_sky = open_above(shot, hits)
+    open_sky = np.concatenate([open_sky, np.tile(open_sky[edge], len(SUBPIXELS))])
+    radiance = shade(shot, whole, np.concatenate([directions, more]), open_sky)
+    image = radiance[: h * w]
+    image[edge] += radiance[h * w :].reshape(len(SUBPIXELS), len(edge), 3).sum(0)
+    image[edge] /= F(1 + len(SUBPIXELS))
+    image = image.reshape(h, w, 3)
+    # What belongs to this camera on this drive, whatever the frame.
+    own = np.random.default_rng([world.seed, 101, list(RIG).index(shot.mount.name)])
+    sensor = draw_sensor(own, world.conditions.time_of_day)
+    if world.conditions.rain:
+        image = _lens_drops(image, world.conditions.rain, own)
+        _streaks(image, world.conditions.rain, float(0.06 * image.mean()), rng)
+    shift = world.ego_twist(shot.stamp_ns)[2] * sensor.exposure_s * float(shot.K[0, 0])
+    return develop(image, sensor, shot.scale, shift, _sun(shot), rng)
+
+
+def _sun(shot: Shot) -> Sun | None:
+    """The sun where it shines into the lens; None where it is behind, covered, or casts no shadows."""
+    lit = light(shot.world.conditions)
+    if lit.sun is None:
+        return None
+    world_from_camera = shot.world.ego_pose(shot.stamp_ns) @ shot.mount.ego_from_sensor
+    x, y, z = world_from_camera[:3, :3].T @ lit.sun
+    origin = world_from_camera[None, :3, 3].astype(F)
+    if z < 0.2 or shot.tracer.shadowed(origin, np.zeros((1, 3), F), lit.sun, shot.stamp_ns, shot.view)[0]:
+        return None
+    return Sun((shot.K[0, 0] * x / z + shot.K[0, 2], shot.K[1, 1] * y / z + shot.K[1, 2]), lit.sun_colour)

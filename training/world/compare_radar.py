@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from training.world.radar_profiles import ABOUT, RADARS, radar_named
 from training.world.radar_scans import recorded, simulated
 from training.world.radar_stored import stored
 from training.world.radar_summary import summarise
-from training.world.radar_table import Statistic, difference, read, write
+from training.world.statistic import Statistic, beside, read, write
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("\n".join(table(radars)))
+    print("\n".join(beside(radars)))
     if args.out:
         folder = Path(args.out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,36 +76,6 @@ def _simulated(args: argparse.Namespace) -> dict[str, list[Statistic]]:
     if len(radars) < len(args.profile) or "recorded" in radars:
         raise ValueError(f"--profile {args.profile}: names of columns must differ from each other and from `recorded`")
     return {name: summarise(simulated(radar, seeds, args.duration)) for name, radar in radars.items()}
-
-
-def table(radars: Mapping[str, Sequence[Statistic]]) -> list[str]:
-    """Lines of text: a row for each statistic of the first radar, three columns for each other, how many agree."""
-    (first, wanted), *others = radars.items()
-    by_key = {name: {s.key: s for s in statistics} for name, statistics in others}
-    heads = "".join(f"{name:>11}{'differs by':>12}{'chance':>8}  " for name in by_key)
-    lines = [f"{'statistic':52}{'of':34}{first:>16}{heads}"]
-    passed = dict.fromkeys(by_key, 0)
-    compared = dict.fromkeys(by_key, 0)
-    for statistic in wanted:
-        line = f"{statistic.name[:51]:52}{statistic.group[:33]:34}{_shown(statistic):>16}"
-        for name, found in by_key.items():
-            if statistic.key not in found or not min(statistic.count, found[statistic.key].count):
-                line += f"{'none':>11}{'':>22}"
-                continue
-            distance, chance, near = difference(statistic, found[statistic.key])
-            word = "" if near else " !"
-            passed[name] += near
-            compared[name] += 1
-            line += f"{found[statistic.key].value:>11.3g}{distance:>+12.3g}{chance:>8.2g}{word:2}"
-        lines.append(line)
-    for name in by_key:
-        lines.append(f"{name}: {passed[name]} of {compared[name]} within 20 % or what chance gives; ! marks the others")
-    return lines
-
-
-def _shown(statistic: Statistic) -> str:
-    error = "" if math.isnan(statistic.error) or statistic.kind == "distribution" else f" ± {statistic.error:.2g}"
-    return f"{statistic.value:.3g}{error}"
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from training.world.generate import (
 from training.world.lidar import LidarSweep
 from training.world.nuscenes_writer import JPEG_QUALITY, scene_name, settings_of
 from training.world.rig import RIG
+from training.world.shot import Shot
 from training.world.world import World
 
 LEAST_PIXELS = 4
@@ -91,7 +92,8 @@ def _require_same_world(path: Path, drawn: CameraImage | LidarSweep | np.ndarray
 
 def masks_document(world: World, scan: Scan, scale: float) -> dict[str, Any]:
     """The COCO document of one image: every object that shows at least LEAST_PIXELS pixels."""
-    hits, (height, width) = cast_camera(world, RIG[scan.channel], scan.stamp_ns, scale)[1:3]
+    shot = Shot(world, RIG[scan.channel], scan.stamp_ns, scale)
+    hits, (height, width) = cast_camera(shot)[1], shot.size
     instance = hits.owner.reshape(height, width)
     names = {actor.track_id: actor.name for actor in world.actors}
     annotations: list[dict[str, Any]] = []

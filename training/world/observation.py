@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 
 from bev_perception.geometry import box_corners, invert, transform_points
-from training.world.camera import CameraImage, scaled_K
+from training.world.camera import CameraImage
 from training.world.generate import Scan
 from training.world.lidar import LidarSweep
 from training.world.rig import RIG
+from training.world.shot import scaled_K
 from training.world.world import World
 
 ANNOTATION_RANGE_M = 80.0

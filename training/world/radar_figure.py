@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.world.radar_statistics import PROBABILITIES
-from training.world.radar_table import RARE, Statistic
+from training.world.statistic import RARE, Statistic
 
 # Okabe and Ito's colours; the first is that of what the others are held against.
 COLORS = ("#000000", "#e69f00", "#0072b2", "#009e73")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from training.world.radar_scans import KeyScan, placed
 from training.world.radar_statistics import STILL, beside_boxes, depths, nearest, over_ground, passes, polar
-from training.world.radar_table import Statistic, distribution, mean, share
+from training.world.statistic import Statistic, distribution, mean, share
 
 Floats = NDArray[np.float64]
 

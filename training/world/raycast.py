@@ -174,6 +174,18 @@ class Tracer:
                 dark |= scene.run(origins, directions, query="OCCLUDED") >= 0
         return dark
 
+    def covered(
+        self, points: Floats32, directions: Floats32, reach_m: float, stamp_ns: int, view: View
+    ) -> NDArray[np.bool_]:
+        """Whether something stands within `reach_m` of points of the ground along unit directions, (N, 3) each."""
+        origins = points + np.array([0, 0, 0.02], np.float32)
+        hit = np.zeros(len(points), bool)
+        for mesh, scene in (self._static(stamp_ns), self._moving(stamp_ns, view)):
+            if len(mesh) and len(points):
+                reach = np.full(len(points), reach_m, np.float32)
+                hit |= scene.run(origins, np.ascontiguousarray(directions), dists=reach, query="OCCLUDED") >= 0
+        return hit
+
 
 def _block(actor: Actor) -> Mesh:
     ln, w, h = (float(value) for value in actor.size_lwh)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -11,7 +10,10 @@ from numpy.typing import NDArray
 
 from training.world.ground import PX_PER_M, Ground
 from training.world.mesh import Material
-from training.world.raycast import Hits, Tracer, View
+from training.world.noise import fractal
+from training.world.raycast import Hits
+from training.world.shot import Shot
+from training.world.surfaces import finish
 from training.world.world import Conditions, World
 
 Floats32 = NDArray[np.float32]
@@ -81,21 +83,6 @@ def light(conditions: Conditions) -> Light:
     )
 
 
-@lru_cache(maxsize=1)
-def _noise() -> Floats32:
-    """A tileable 512x512 fractal noise in [-1, 1]."""
-    rng = np.random.default_rng(7)
-    fx, fy = np.fft.fftfreq(512)[:, None] * 512, np.fft.rfftfreq(512)[None] * 512
-    spectrum = np.fft.rfft2(rng.standard_normal((512, 512))) / np.maximum(np.hypot(fx, fy), 2.0) ** 1.1
-    tile = np.fft.irfft2(spectrum)
-    return np.clip(tile / (2.5 * tile.std()), -1, 1).astype(F)
-
-
-def _texture(u: Floats32, v: Floats32, per_m: float) -> Floats32:
-    tile = _noise()
-    return tile[(v * F(per_m)).astype(np.int32) & 511, (u * F(per_m)).astype(np.int32) & 511]
-
-
 def sky(directions: Floats32, light_: Light, conditions: Conditions) -> Floats32:
     """Radiance of the sky along unit directions (N, 3): a gradient, clouds and the glow about the sun."""
     up = np.clip(directions[:, 2], 0, 1)
@@ -105,15 +92,13 @@ def sky(directions: Floats32, light_: Light, conditions: Conditions) -> Floats32
         flat = F(1) / (up + F(0.09))
         u: Floats32 = directions[:, 0] * flat
         v: Floats32 = directions[:, 1] * flat
-        cover = _texture(u + 40, v + 40, 24) * F(0.65) + _texture(u + 90, v + 70, 75) * F(0.35)
+        cover = fractal(u + 40, v + 40, 24) * F(0.65) + fractal(u + 90, v + 70, 75) * F(0.35)
         veil = np.clip((cover + F(1.3 * conditions.cloud - 0.75)) * F(2.2), 0, 1) * np.clip(up * F(9), 0, 1)
         tone = (light_.horizon * F(0.55) + light_.above * F(0.5)) * F(1.0 - 0.35 * conditions.cloud)
-        shade_ = F(1) + F(0.25) * _texture(u + 10, v + 10, 50)[:, None]
+        shade_ = F(1) + F(0.25) * fractal(u + 10, v + 10, 50)[:, None]
         radiance += (tone * shade_ - radiance) * (veil * F(0.8))[:, None]
     azimuth: Floats32 = np.arctan2(directions[:, 1], directions[:, 0]) * F(512 / (2 * np.pi))
-    hills = (
-        F(0.030) + F(0.022) * _texture(azimuth, np.zeros_like(azimuth), 1) + F(0.012) * _texture(azimuth, azimuth, 3)
-    )
+    hills = F(0.030) + F(0.022) * fractal(azimuth, np.zeros_like(azimuth), 1) + F(0.012) * fractal(azimuth, azimuth, 3)
     behind = np.flatnonzero((directions[:, 2] < hills) & (directions[:, 2] > -0.05))
     radiance[behind] = light_.horizon * F(0.55) + light_.above * np.array([0.05, 0.09, 0.05], F)
     if conditions.time_of_day != "night":
@@ -166,6 +151,20 @@ def _facade(hits: Hits, at: NDArray[np.intp], albedo: Floats32, glow: Floats32, 
         glow[lit] += np.array([0.16, 0.11, 0.05], F) * F(light_.lamps_on)
 
 
+def _plain(hits: Hits, albedo: Floats32, distance: Floats32, lit_by: Light) -> tuple[Floats32, Floats32]:
+    """Gloss (N,) and glow (N, 3) of the style without details; changes `albedo` in place."""
+    p, m = hits.point, hits.material
+    gloss, glow = np.zeros(len(albedo), F), np.zeros_like(albedo)
+    fine = fractal(p[:, 0] + p[:, 2] * F(0.7), p[:, 1] + p[:, 2] * F(1.3), 22)
+    coarse = fractal(p[:, 0] + p[:, 2], p[:, 1] + p[:, 2], 2.7)
+    grain = np.array([0.55, 0.18, 0.05, 0.0, 0.15, 0, 0, 0.22, 1.1, 0.1, 0.2, 0, 0, 0.1], F)[m]
+    shade_ = F(1) + grain * (fine * np.clip(F(14) / distance, F(0.15), 1) + F(0.7) * coarse)
+    albedo *= np.maximum(shade_, F(0.15))[:, None]
+    if len(facade := np.flatnonzero(m == Material.FACADE)):
+        _facade(hits, facade, albedo, glow, gloss, lit_by)
+    return gloss, glow
+
+
 def _lamp_light(world: World, points: Floats32, normals: Floats32, ego: Floats32) -> Floats32:
     """Irradiance of the nearest street lights, (N, 3)."""
     lamps = world.town.lamps.astype(F)
@@ -197,21 +196,21 @@ def _headlights(points: Floats32, normals: Floats32, world_from_ego: NDArray[np.
     return np.where(ahead, F(85) * beam * cut * cosine / (d2 + F(25)), F(0))
 
 
-def shade(
-    tracer: Tracer,
-    hits: Hits,
-    directions: Floats32,
-    stamp_ns: int,
-    view: View,
-    pixel_rad: float,
-    lights_on: NDArray[np.bool_],
-) -> Floats32:
-    """Linear RGB radiance (N, 3) float32 along rays in the world frame.
+def _lights_on(world: World) -> NDArray[np.bool_]:
+    """For each track id whether that vehicle's lamps burn: parked ones' and those of cycles that stand do not."""
+    return np.array(
+        [not actor.parked and (actor.rider or actor.name not in ("motorcycle", "bicycle")) for actor in world.actors]
+        + [False]
+    )
 
-    `directions` need not be unit; `view` is the one they were cast with; `pixel_rad` is the angle of one pixel;
-    `lights_on` says for each track id whether that vehicle's lamps burn (parked ones' do not).
+
+def shade(shot: Shot, hits: Hits, directions: Floats32, open_sky: Floats32 | None = None) -> Floats32:
+    """Linear RGB radiance (N, 3) float32 along rays of a picture, in the world frame.
+
+    `directions` need not be unit; `open_sky` (N,) 0..1 is how much of the ambient light reaches where they end.
     """
-    world, conditions = tracer.world, tracer.world.conditions
+    world, conditions, stamp_ns = shot.world, shot.world.conditions, shot.stamp_ns
+    pixel_rad = 1.0 / shot.K[0, 0]
     lit_by = light(conditions)
     length = np.linalg.norm(directions, axis=1)
     unit = directions / length[:, None]
@@ -225,36 +224,34 @@ def shade(
     facing = -np.einsum("ij,ij->i", unit, n)
 
     albedo = h.colour.copy()
-    glow = np.zeros_like(albedo)
-    gloss = np.zeros(len(at), F)
     on_ground = np.flatnonzero(m == Material.GROUND)
-    footprint = distance[on_ground] * F(pixel_rad) / np.sqrt(np.maximum(facing[on_ground], F(0.02)))
-    albedo[on_ground] = ground_albedo(world.town.ground, p[on_ground], footprint)
-    fine = _texture(p[:, 0] + p[:, 2] * F(0.7), p[:, 1] + p[:, 2] * F(1.3), 22)
-    coarse = _texture(p[:, 0] + p[:, 2], p[:, 1] + p[:, 2], 2.7)
-    grain = np.array([0.55, 0.18, 0.05, 0.0, 0.15, 0, 0, 0.22, 1.1, 0.1, 0.2, 0, 0, 0.1], F)[m]
-    albedo *= np.maximum(F(1) + grain * (fine * np.clip(F(14) / distance, F(0.15), 1) + F(0.7) * coarse), F(0.15))[
-        :, None
-    ]
-    if len(facade := np.flatnonzero(m == Material.FACADE)):
-        _facade(h, facade, albedo, glow, gloss, lit_by)
+    footprint = distance * F(pixel_rad) / np.sqrt(np.maximum(np.abs(facing), F(0.02)))
+    albedo[on_ground] = ground_albedo(world.town.ground, p[on_ground], footprint[on_ground])
+    if world.style.detailed:
+        h, gloss, glow = finish(world, h, albedo, stamp_ns, footprint, lit_by.lamps_on)
+        n = h.normal
+    else:
+        gloss, glow = _plain(h, albedo, distance, lit_by)
     gloss[m == Material.GLASS] = 0.75
     gloss[m == Material.PAINT] = 0.28
     gloss[m == Material.METAL] = 0.15
     if conditions.rain:
         wet = F(conditions.rain)
         albedo[on_ground] *= F(1) - F(0.45) * wet
-        gloss[on_ground] = wet * np.clip(F(0.35) + F(0.5) * coarse[on_ground], F(0.05), 1)
+        puddles = fractal(p[on_ground, 0] + p[on_ground, 2], p[on_ground, 1] + p[on_ground, 2], 2.7)
+        gloss[on_ground] = wet * np.clip(F(0.35) + F(0.5) * puddles, F(0.05), 1)
 
     # Ambient light comes from above and, weaker, from the ground; walls darken towards their foot.
     up = (n[:, 2:] + 1) * F(0.5)
     irradiance = lit_by.below + (lit_by.above - lit_by.below) * up
     irradiance *= np.where(m == Material.GROUND, F(1), F(0.72) + F(0.28) * np.clip(p[:, 2] / F(1.5), 0, 1))[:, None]
+    if open_sky is not None:
+        irradiance *= open_sky[at, None]
     if lit_by.sun is not None:
         cosine = n @ lit_by.sun
         if conditions.cloud < 0.999:
             facing_sun = np.flatnonzero(cosine > 0)
-            dark = tracer.shadowed(p[facing_sun], n[facing_sun], lit_by.sun, stamp_ns, view)
+            dark = shot.tracer.shadowed(p[facing_sun], n[facing_sun], lit_by.sun, stamp_ns, shot.view)
             cosine[facing_sun[dark]] = 0
         np.maximum(cosine, 0, out=cosine)
         irradiance += lit_by.sun_colour * cosine[:, None]
@@ -269,7 +266,7 @@ def shade(
         beam = _headlights(p, n, world_from_ego) * F(0.9 * lit_by.lamps_on)
         beam *= np.where(m == Material.REFLECTIVE, F(5), F(1))
         irradiance += beam[:, None] * np.array([1.0, 0.95, 0.85], F)
-    burning = np.where(h.owner >= 0, lights_on[h.owner], True)
+    burning = np.where(h.owner >= 0, _lights_on(world)[h.owner], True)
     power = F(0.15 + 0.85 * lit_by.lamps_on) / F(lit_by.exposure)
     glow[(m == Material.HEADLIGHT) & burning] += np.array([6.0, 5.6, 4.8], F) * power * F(0.3 + 1.5 * lit_by.lamps_on)
     glow[(m == Material.TAILLIGHT) & burning] += np.array([2.2, 0.10, 0.06], F) * power

@@ -12,6 +12,7 @@ from training.world.actors import Actor, ActorState
 from training.world.paths import Motion, MotionTable
 from training.world.rig import NS
 from training.world.roads import plan
+from training.world.styles import STYLES, Style
 from training.world.town import Town, build_town
 from training.world.traffic import populate
 
@@ -43,6 +44,7 @@ class World:
     movers: list[Actor] = field(init=False, repr=False)
     _table: MotionTable = field(init=False, repr=False)
     _fixed_states: list[ActorState] = field(init=False, repr=False)
+    style: Style = STYLES["town"]
     tracer: object = field(default=None, repr=False)  # raycast keeps its scenes here
 
     def __post_init__(self) -> None:
@@ -53,6 +55,12 @@ class World:
     def mover_poses(self, stamp_ns: int) -> tuple[NDArray[np.float64], ...]:
         """x, y, yaw, speed and station along its path of every actor in `movers`, (N,) each."""
         return self._table.at(stamp_ns / NS)
+
+    def poses(self, stamp_ns: int) -> NDArray[np.float64]:
+        """x, y, yaw of every actor by its track id, (A, 3) float64."""
+        poses = np.array([(*state.center[:2], state.yaw) for state in self._fixed_states]).reshape(-1, 3)
+        poses[[actor.track_id for actor in self.movers]] = np.stack(self.mover_poses(stamp_ns)[:3], 1)
+        return poses
 
     def ego_pose(self, stamp_ns: int) -> NDArray[np.float64]:
         """world_from_ego, (4, 4) float64."""
@@ -86,12 +94,19 @@ def draw_conditions(rng: np.random.Generator) -> Conditions:
     return Conditions(time, float(rng.uniform(-np.pi, np.pi)), float(elevation), fog, rain, cloud)
 
 
-def make_world(seed: int, duration_s: float, conditions: Conditions | None = None) -> World:
+def conditions_of(seed: int) -> Conditions:
+    """Light and weather of the drive of this seed, without making its town."""
+    return draw_conditions(np.random.default_rng([seed, 0]))
+
+
+def make_world(
+    seed: int, duration_s: float, conditions: Conditions | None = None, style: Style = STYLES["town"]
+) -> World:
     """The drive of this seed. Raises ValueError when the duration is not between 1 and 60 s."""
     if not 1.0 <= duration_s <= 60.0:
         raise ValueError(f"a drive of {duration_s} s was asked for; choose a duration between 1 and 60 s")
-    weather, roads, houses, people = (np.random.default_rng([seed, part]) for part in range(4))
+    roads, houses, people = (np.random.default_rng([seed, part]) for part in range(1, 4))
     layout = plan(roads, duration_s)
     town = build_town(layout, houses, duration_s)
     actors = populate(layout, town.yards, people, duration_s)
-    return World(seed, duration_s, conditions or draw_conditions(weather), layout.ego, actors, town)
+    return World(seed, duration_s, conditions or conditions_of(seed), layout.ego, actors, town, style)

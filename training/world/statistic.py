@@ -136,3 +136,33 @@ def difference(real: Statistic, ours: Statistic) -> tuple[float, float, bool]:
         return distance, 1.6 * errors, distance <= max(NEAR_ENOUGH, 1.6 * errors)
     distance = ours.value - real.value
     return distance, 2 * errors, abs(distance) <= max(NEAR_ENOUGH * abs(real.value), 2 * errors)
+
+
+def beside(tables: Mapping[str, Sequence[Statistic]]) -> list[str]:
+    """Lines of text: a row for each statistic of the first table, three columns for each other, how many agree."""
+    (first, wanted), *others = tables.items()
+    by_key = {name: {s.key: s for s in statistics} for name, statistics in others}
+    heads = "".join(f"{name:>11}{'differs by':>12}{'chance':>8}  " for name in by_key)
+    lines = [f"{'statistic':52}{'of':34}{first:>16}{heads}"]
+    passed = dict.fromkeys(by_key, 0)
+    compared = dict.fromkeys(by_key, 0)
+    for statistic in wanted:
+        line = f"{statistic.name[:51]:52}{statistic.group[:33]:34}{_shown(statistic):>16}"
+        for name, found in by_key.items():
+            if statistic.key not in found or not min(statistic.count, found[statistic.key].count):
+                line += f"{'none':>11}{'':>22}"
+                continue
+            distance, chance, near = difference(statistic, found[statistic.key])
+            word = "" if near else " !"
+            passed[name] += near
+            compared[name] += 1
+            line += f"{found[statistic.key].value:>11.3g}{distance:>+12.3g}{chance:>8.2g}{word:2}"
+        lines.append(line)
+    for name in by_key:
+        lines.append(f"{name}: {passed[name]} of {compared[name]} within 20 % or what chance gives; ! marks the others")
+    return lines
+
+
+def _shown(statistic: Statistic) -> str:
+    error = "" if math.isnan(statistic.error) or statistic.kind == "distribution" else f" ± {statistic.error:.2g}"
+    return f"{statistic.value:.3g}{error}"
