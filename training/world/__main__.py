@@ -1,7 +1,7 @@
 """Commands of the synthetic world.
 
     python -m training.world nuscenes OUT --scenes 60 --seed 0 --duration 20 --scale 0.22 \\
-        --camera-hz 2 --lidar-hz 2 --radar-hz 13 --workers 2 [--masks] [--radar-profile listed]
+        --camera-hz 2 --lidar-hz 2 --radar-hz 13 --workers 2 [--masks] [--world city]
     python -m training.world masks OUT
     python -m training.world bag OUT --seed 903 --duration 10 --scale 0.25 --image-format raw
 
@@ -15,7 +15,10 @@ import sys
 from pathlib import Path
 
 from training.world.generate import Rates
-from training.world.radar_profiles import ABOUT, CLEAR, radar_named
+from training.world.listed_radar import ListedRadar
+from training.world.radar_profiles import ABOUT, RADAR_OF, radar_named
+from training.world.styles import ABOUT as STYLES_ABOUT
+from training.world.styles import TOWN, Style, style_named
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset.add_argument("--version", default="v1.0-trainval")
     dataset.add_argument("--val-every", type=int, default=6, help="every n-th scene validates, of fewer the last")
 
-    dataset.add_argument("--radar-profile", default=CLEAR, help=ABOUT)
+    _add_world(dataset)
     dataset.add_argument("--masks", action="store_true", help="also write instance masks (OUT/masks, COCO JSON)")
 
     masks = commands.add_parser("masks", help="instance masks for a data set that is already there")
@@ -54,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     bag.add_argument("--image-format", choices=("raw", "jpeg"), default="raw")
     bag.add_argument("--lidar", action="store_true", help="with the LiDAR topic")
     bag.add_argument("--odometry-noise", type=float, default=0.0, help="1: as a wheel odometer; 0: exact")
-    bag.add_argument("--radar-profile", default=CLEAR, help=ABOUT)
+    _add_world(bag)
     bag.add_argument("--workers", type=int, default=2)
     replacing = bag.add_mutually_exclusive_group()
     replacing.add_argument("--overwrite", action="store_true", help="replace what is there")
@@ -71,12 +74,23 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _add_world(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--world", default=TOWN.name, help=STYLES_ABOUT)
+    parser.add_argument("--rolling-shutter", type=float, default=0.0, metavar="S", help="first to last row, seconds")
+    parser.add_argument("--radar-profile", help=f"{ABOUT}; of the town clear, of the city listed unless given")
+
+
+def _world(args: argparse.Namespace) -> tuple[ListedRadar | None, Style]:
+    style = style_named(args.world, args.rolling_shutter)
+    return radar_named(args.radar_profile or RADAR_OF[style.name]), style
+
+
 def _run(args: argparse.Namespace) -> dict:
     if args.command == "nuscenes":
         from training.world.nuscenes_writer import DatasetSettings, write_dataset
 
         rates = Rates(camera=args.camera_hz, lidar=args.lidar_hz, radar=args.radar_hz)
-        settings = DatasetSettings(args.seed, args.duration, args.scale, rates, radar_named(args.radar_profile))
+        settings = DatasetSettings(args.seed, args.duration, args.scale, rates, *_world(args))
         made = write_dataset(args.out, args.scenes, settings, args.workers, args.version, args.val_every)
     if args.command == "masks" or (args.command == "nuscenes" and args.masks):
         from training.world.masks import write_masks
@@ -88,8 +102,8 @@ def _run(args: argparse.Namespace) -> dict:
     from training.world.bag_writer import BagSettings, write_bag
     from training.world.kept_bag import keep_bag
 
-    radar = radar_named(args.radar_profile)
-    drive = BagSettings(args.seed, args.duration, args.scale, args.image_format, args.lidar, args.odometry_noise, radar)
+    sensors = args.scale, args.image_format, args.lidar, args.odometry_noise
+    drive = BagSettings(args.seed, args.duration, *sensors, *_world(args))
     if args.keep:
         return keep_bag(Path(args.out), drive, args.workers)
     return write_bag(args.out, drive, args.workers, args.overwrite)

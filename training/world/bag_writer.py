@@ -52,6 +52,7 @@ from training.world.observation import (
     snapshot,
 )
 from training.world.rig import RIG
+from training.world.styles import TOWN, Style
 from training.world.world import World
 
 # kind -> (topic, message type). {frame} is the sensor's frame id: cam_front, radar_front_left ...
@@ -87,6 +88,7 @@ class BagSettings:
     lidar: bool = False
     odometry_noise: float = 0.0
     radar: ListedRadar | None = None  # None: the profile `clear`
+    style: Style = TOWN
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def write_bag(out: str | Path, settings: BagSettings, workers: int = 2, overwrit
 
 
 def _write(path: Path, settings: BagSettings, workers: int) -> dict[str, Any]:
-    world = world_of(settings.seed, settings.duration_s)
+    world = world_of(settings.seed, settings.duration_s, settings.style)
     channels = [name for name, mount in RIG.items() if settings.lidar or mount.kind != "lidar"]
     scans = plan_drive(settings.duration_s, Rates(), channels)
     start_ns = epoch_ns(settings.seed)
@@ -181,16 +183,16 @@ def ground_truth(messages: Messages, world: World, stamp_ns: int, start_ns: int,
 
 
 @lru_cache(maxsize=4)
-def _actors_of(seed: int, duration_s: float, stamp_ns: int) -> Snapshot:
-    return snapshot(world_of(seed, duration_s), stamp_ns)
+def _actors_of(seed: int, duration_s: float, style: Style, stamp_ns: int) -> Snapshot:
+    return snapshot(world_of(seed, duration_s, style), stamp_ns)
 
 
 def _take_one(task: tuple[Scan, BagSettings]) -> _Take:
     scan, settings = task
-    world = world_of(settings.seed, settings.duration_s)
+    world = world_of(settings.seed, settings.duration_s, settings.style)
     result = take(world, scan, settings.seed, settings.scale, settings.radar)
     # one snapshot serves the scans of a tenth of a second
-    actors = _actors_of(settings.seed, settings.duration_s, round(scan.stamp_ns, -8))
+    actors = _actors_of(settings.seed, settings.duration_s, settings.style, round(scan.stamp_ns, -8))
     seen = {track_id: o for track_id, o in observe(world, scan, result, actors, settings.scale).items() if o.seen}
     data: np.ndarray | bytes
     if isinstance(result, CameraImage):

@@ -23,6 +23,8 @@ from training.world.radar_scans import recorded, simulated
 from training.world.radar_stored import stored
 from training.world.radar_summary import summarise
 from training.world.statistic import Statistic, beside, read, write
+from training.world.styles import ABOUT as STYLES_ABOUT
+from training.world.styles import TOWN, style_named
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--real", help="folder of recordings, or a CSV that this command wrote")
     parser.add_argument("--synthetic", help="a data set of python -m training.world nuscenes instead of own drives")
     parser.add_argument("--profile", nargs="+", default=list(RADARS), help=ABOUT)
+    parser.add_argument("--world", default=TOWN.name, help=STYLES_ABOUT)
     parser.add_argument("--drives", type=int, default=8, help="how many drives are simulated")
     parser.add_argument("--seed", type=int, default=700_000, help="world seed of the first")
     parser.add_argument("--duration", type=float, default=10.0, help="seconds of each")
@@ -75,7 +78,10 @@ def _simulated(args: argparse.Namespace) -> dict[str, list[Statistic]]:
     radars = {Path(name).stem: radar_named(name) for name in args.profile}
     if len(radars) < len(args.profile) or "recorded" in radars:
         raise ValueError(f"--profile {args.profile}: names of columns must differ from each other and from `recorded`")
-    return {name: summarise(simulated(radar, seeds, args.duration)) for name, radar in radars.items()}
+    return {
+        name: summarise(simulated(radar, seeds, args.duration, style_named(args.world)))
+        for name, radar in radars.items()
+    }
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from training.world.camera import CameraImage, render_camera
 from training.world.lidar import LidarSweep, scan_lidar
 from training.world.listed_radar import ListedRadar, scan_radar_as
 from training.world.rig import RIG, scan_rng, stamps
+from training.world.styles import TOWN, Style
 from training.world.world import World, make_world
 
 NS = 1_000_000_000
@@ -113,9 +114,9 @@ def _thin(fired: list[int], native_hz: float, wanted_hz: float, channel: str, du
 
 
 @lru_cache(maxsize=1)
-def world_of(seed: int, duration_s: float) -> World:
+def world_of(seed: int, duration_s: float, style: Style = TOWN) -> World:
     """The drive's world; kept for the next scan of the same drive, since a worker makes many of one."""
-    return make_world(seed, duration_s)
+    return make_world(seed, duration_s, style=style)
 
 
 def take(

@@ -61,7 +61,7 @@ def _write_scene(stamp: str) -> int:
     settings = settings_of(json.loads(Path(stamp).read_text()), Path(stamp))
     index = int(Path(stamp).stem.rpartition("-")[2])
     name, seed = scene_name(index), settings.scene_seed(index)
-    world, images = world_of(seed, settings.duration_s), 0
+    world, images = world_of(seed, settings.duration_s, settings.style), 0
     for scan in plan_drive(settings.duration_s, settings.rates):
         if scan.keyframe < 0 or RIG[scan.channel].kind != "camera":
             continue

@@ -54,6 +54,7 @@ from training.world.observation import (
     snapshot,
 )
 from training.world.rig import RIG
+from training.world.styles import TOWN, Style
 from training.world.world import World
 
 GLOBAL_OFFSET_M = np.array([600.0, 1600.0, 0.0])
@@ -72,6 +73,7 @@ class DatasetSettings:
     scale: float = 0.22
     rates: Rates = field(default_factory=Rates)
     radar: ListedRadar | None = None  # None: the profile `clear`
+    style: Style = TOWN
 
     def scene_seed(self, index: int) -> int:
         """The world seed of scene `index`. Raises ValueError beyond SCENES_PER_SEED, where seeds would repeat."""
@@ -81,7 +83,7 @@ class DatasetSettings:
 
 
 # What scenes that lack a field were made with.
-ADDED_LATER: AddedLater = {DatasetSettings: {"radar": None}}
+ADDED_LATER: AddedLater = {DatasetSettings: {"radar": None, "style": TOWN}}
 
 
 def settings_of(content: dict[str, Any], path: Path) -> DatasetSettings:
@@ -137,7 +139,7 @@ def write_scene(task: tuple[str, int, DatasetSettings]) -> tuple[int, int]:
     """(OUT, index, settings): writes the scene's files, and its rows last; returns (keyframes, images) written."""
     out, index, settings = Path(task[0]), task[1], task[2]
     name, seed = scene_name(index), settings.scene_seed(index)
-    world = world_of(seed, settings.duration_s)
+    world = world_of(seed, settings.duration_s, settings.style)
     scene = _SceneRows(name, epoch_ns(seed), keyframe_stamps(settings.duration_s), world, settings.scale)
     for scan in plan_drive(settings.duration_s, settings.rates):
         result = take(world, scan, seed, settings.scale, settings.radar)

@@ -100,7 +100,8 @@ LISTED = ListedRadar(
     far_deg=9.0,
 )
 
-CLEAR = "clear"  # what data sets and bags have unless another is asked for
+CLEAR = "clear"
+RADAR_OF = {"town": CLEAR, "city": "listed"}  # which radar a world has unless another is asked for
 RADARS: dict[str, ListedRadar | None] = {CLEAR: None, "listed": LISTED}  # None: training.world.radar.scan_radar
 ABOUT = (
     "clear: few returns, nearly all of them on objects, far better than a real radar; listed: with clutter, misses, "

@@ -19,6 +19,7 @@ from training.world.observation import ANNOTATION_RANGE_M
 from training.world.radar import DTYPE
 from training.world.radar_statistics import in_boxes
 from training.world.rig import RIG, scan_rng
+from training.world.styles import TOWN, Style
 from training.world.world import World, make_world
 
 Floats = NDArray[np.float64]
@@ -147,11 +148,11 @@ RADAR_CLASSES = (
 )  # fmt: skip
 
 
-def simulated(radar: ListedRadar | None, seeds: Sequence[int], duration_s: float) -> list[KeyScan]:
-    """The same of drives of the town, whose radars (of None `clear`) and LiDAR are made here and stored nowhere."""
+def simulated(radar: ListedRadar | None, seeds: Sequence[int], duration_s: float, style: Style = TOWN) -> list[KeyScan]:
+    """The same of drives of the town (or of another style of world), whose radars (of None `clear`) and LiDAR are made here and stored nowhere."""
     scans = []
     for seed in seeds:
-        world = make_world(seed, duration_s)
+        world = make_world(seed, duration_s, style=style)
         scans += [_keyframe(world, radar, stamp) for stamp in keyframe_stamps(duration_s)]
     return scans
 

@@ -12,7 +12,7 @@ from training.world.actors import Actor, ActorState
 from training.world.paths import Motion, MotionTable
 from training.world.rig import NS
 from training.world.roads import plan
-from training.world.styles import STYLES, Style
+from training.world.styles import TOWN, Style
 from training.world.town import Town, build_town
 from training.world.traffic import populate
 
@@ -44,7 +44,7 @@ class World:
     movers: list[Actor] = field(init=False, repr=False)
     _table: MotionTable = field(init=False, repr=False)
     _fixed_states: list[ActorState] = field(init=False, repr=False)
-    style: Style = STYLES["town"]
+    style: Style = TOWN
     tracer: object = field(default=None, repr=False)  # raycast keeps its scenes here
 
     def __post_init__(self) -> None:
@@ -99,9 +99,7 @@ def conditions_of(seed: int) -> Conditions:
     return draw_conditions(np.random.default_rng([seed, 0]))
 
 
-def make_world(
-    seed: int, duration_s: float, conditions: Conditions | None = None, style: Style = STYLES["town"]
-) -> World:
+def make_world(seed: int, duration_s: float, conditions: Conditions | None = None, style: Style = TOWN) -> World:
     """The drive of this seed. Raises ValueError when the duration is not between 1 and 60 s."""
     if not 1.0 <= duration_s <= 60.0:
         raise ValueError(f"a drive of {duration_s} s was asked for; choose a duration between 1 and 60 s")
