@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.tables.vocabulary import CATEGORY_OF
+from training.world.city.bodies import sits
 from training.world.paths import Motion
 from training.world.rig import NS
 
@@ -50,6 +51,8 @@ class Actor:
         """The nuScenes attribute at this speed; '' for cones and barriers, which have none."""
         if self.name in ("traffic_cone", "barrier"):
             return ""
+        if self.name == "pedestrian" and sits(self.size_lwh):
+            return "pedestrian.sitting_lying_down"
         if self.name == "pedestrian":
             return "pedestrian.moving" if speed > 0.2 else "pedestrian.standing"
         if self.name in ("motorcycle", "bicycle"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from training.world.mesh import Colour, Material, Mesh, any_colour, bar, box, column, join, patch, span, tinted
@@ -18,8 +20,45 @@ FACADES: tuple[Colour, ...] = (
     (0.33, 0.38, 0.30),
 )
 LEAVES: tuple[Colour, ...] = ((0.06, 0.13, 0.03), (0.10, 0.16, 0.04), (0.04, 0.10, 0.04), (0.20, 0.14, 0.03))
+HEDGES: tuple[Colour, ...] = ((0.05, 0.11, 0.03), (0.08, 0.14, 0.04), (0.06, 0.10, 0.05))
 BARK: Colour = (0.10, 0.07, 0.05)
 STEEL: Colour = (0.28, 0.29, 0.30)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A place to sit: the middle of its seat, and where those who sit on it look (rad)."""
+
+    x: float
+    y: float
+    yaw: float
+
+
+def bench(rng: np.random.Generator) -> Mesh:
+    """A seat 0.45 m high for three, whose back is at -x."""
+    wood: Colour = ((0.30, 0.18, 0.08), (0.16, 0.20, 0.12), (0.22, 0.22, 0.23))[rng.integers(3)]
+    parts = [
+        box((0.0, 0, 0.43), (0.42, 1.6, 0.05), wood, Material.MATTE),
+        box((-0.27, 0, 0.68), (0.04, 1.6, 0.3), wood, Material.MATTE),
+    ]
+    for side in (-1, 1):
+        parts.append(box((-0.05, side * 0.65, 0.2), (0.4, 0.06, 0.4), STEEL, Material.METAL))
+    return join(parts)
+
+
+def hedge(rng: np.random.Generator, length: float) -> Mesh:
+    """Bushes in a row along x, cut or as they grow."""
+    height, depth = rng.uniform(0.7, 1.7), rng.uniform(0.6, 1.1)
+    colour = tinted(HEDGES[rng.integers(len(HEDGES))], rng.uniform(0.8, 1.3))
+    if rng.random() < 0.5:
+        return box((0, 0, height / 2), (length, depth, height), colour, Material.FOLIAGE)
+    bushes = [
+        column(
+            (x, 0.0), (0.0, height * rng.uniform(0.6, 1.1)), (depth * 0.6, depth * 0.35), 6, colour, Material.FOLIAGE
+        )
+        for x in np.arange(-length / 2 + depth / 2, length / 2, depth * 0.9)
+    ]
+    return join(bushes)
 
 
 def building(rng: np.random.Generator, length: float, depth: float, height: float) -> Mesh:

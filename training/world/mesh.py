@@ -167,6 +167,22 @@ def column(
     return patch(np.concatenate(walls + caps), colour, material)
 
 
+def quad(corners: ArrayLike, colour: Colour, material: Material) -> Mesh:
+    """A flat four-sided sheet (4, 3), seen from both sides."""
+    a, b, c, d = np.asarray(corners, dtype=float)
+    return patch(np.stack([np.stack([a, b, c]), np.stack([a, c, d])]), colour, material)
+
+
+def panel(
+    centre: tuple[float, float, float], size: tuple[float, float, float], colour: Colour, material: Material
+) -> Mesh:
+    """A rectangle whose size is 0 along one axis: plates, lettering, joints, at a sixth of a box's triangles."""
+    flat = size.index(0.0)
+    u, v = np.zeros(3), np.zeros(3)
+    u[flat - 2], v[flat - 1] = size[flat - 2] / 2, size[flat - 1] / 2
+    return quad(np.array([-u - v, u - v, u + v, v - u]) + centre, colour, material)
+
+
 def wheel(x: float, y: float, radius: float, width: float, sides: int = 9) -> Mesh:
     """A tyre about the y axis standing on z = 0, its inner face at y - sign(y) width and a pale hub on the outer."""
     a = np.arange(sides + 1) * 2 * np.pi / sides

@@ -67,6 +67,12 @@ class Path:
             float(x), float(y), float(heading), list(zip(lengths * scale, self.curvature / scale))
         )
 
+    def part(self, begin: float, end: float) -> list[tuple[float, float]]:
+        """(length m, curvature 1/m) of what lies between two stations, before the start and beyond the end too."""
+        inside = self.starts[(self.starts > begin) & (self.starts < end)]
+        edges = np.concatenate([[begin], inside, [end]])
+        return list(zip(np.diff(edges).tolist(), self.curvature_at(edges[:-1]).tolist()))
+
     def reversed(self) -> Path:
         x, y, heading = self.at(self.length)
         lengths = np.diff(np.append(self.starts, self.length))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,9 +61,15 @@ class Scene:
     actors: list[Actor]
     fixed: list[tuple[float, float, float, float, float]]
     moving: list[NDArray[np.float64]]  # each (5, T): x, y, yaw, ln, w
+    draw_size: Callable[[str, bool, np.random.Generator], NDArray[np.float64]]
 
     @staticmethod
-    def around(ego: Motion, duration_s: float, rng: np.random.Generator) -> Scene:
+    def around(
+        ego: Motion,
+        duration_s: float,
+        rng: np.random.Generator,
+        draw_size: Callable[[str, bool, np.random.Generator], NDArray[np.float64]] = draw_size,
+    ) -> Scene:
         times = np.arange(-0.4, duration_s + 0.5, 0.1)
         x, y, yaw, *_ = ego.at(times)
         rows = np.stack(
@@ -74,7 +81,7 @@ class Scene:
                 np.full(len(times), EGO_WIDTH + 0.5),
             ]
         )
-        return Scene(rng, times, np.stack([x, y], 1), [], [], [rows])
+        return Scene(rng, times, np.stack([x, y], 1), [], [], [rows], draw_size)
 
     def _free(self, rows: NDArray[np.float64]) -> bool:
         x, y, _, ln, w = rows
@@ -101,7 +108,7 @@ class Scene:
         size: NDArray[np.float64] | None = None,
     ) -> bool:
         """Place an actor unless it would touch another (or the ego) at any time, or stays far from the route."""
-        size = draw_size(name, rider, self.rng) if size is None else size
+        size = self.draw_size(name, rider, self.rng) if size is None else size
         style = int(self.rng.integers(1 << 31))
         still = bool(np.all(motion.profile.v == 0))
         x, y, yaw, *_ = motion.at(self.times[:1] if still else self.times)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from training.world import figures, shapes
 from training.world.actors import Actor
+from training.world.city.shapes import city_mesh
 from training.world.mesh import Material, Mesh, box, join
 from training.world.world import World
 
@@ -51,8 +52,11 @@ class Hits:
     moving: NDArray[np.bool_]
 
 
-def body_mesh(actor: Actor, phase: float) -> Mesh:
-    """The actor's triangles about its gravity centre; `phase` in [0, 1) of a walker's or rider's swing."""
+def body_mesh(actor: Actor, phase: float, busy: bool = False) -> Mesh:
+    """The actor's triangles about its gravity centre; `phase` in [0, 1) of a walker's or rider's swing; `busy` as in
+    `Style`: of the many kinds of bodies."""
+    if busy:
+        return city_mesh(actor, phase).owned_by(actor.track_id)
     length, width, height = (float(value) for value in actor.size_lwh)
     size = length, width, height
     if actor.name == "pedestrian":
@@ -112,7 +116,9 @@ class Tracer:
         """The actor about its gravity centre, as its full mesh or as a plain block."""
         phase = _swing(actor, station) if detailed else -1
         if (actor.track_id, phase) not in self._bodies:
-            self._bodies[actor.track_id, phase] = body_mesh(actor, phase / PHASES) if detailed else _block(actor)
+            busy = self.world.style.busy
+            body = body_mesh(actor, phase / PHASES, busy) if detailed else _block(actor)
+            self._bodies[actor.track_id, phase] = body
         return self._bodies[actor.track_id, phase]
 
     def _moving(self, stamp_ns: int, view: View) -> tuple[Mesh, EmbreeScene]:

@@ -42,12 +42,22 @@ class Road:
 
 
 @dataclass(frozen=True)
+class Wait:
+    """The ego stands from `begin_s` to `end_s` at the stop line before the junction at station `at` of the road."""
+
+    at: float
+    begin_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
 class Layout:
-    """Roads (the main one first), the ego's motion, and the part of the roads that the ego sees."""
+    """Roads (the main one first), the ego's motion, its lane, and the red light at which it waits, if it does."""
 
     roads: list[Road]
     ego: Motion
     ego_road_lane: int
+    wait: Wait | None = None
 
 
 def _ego_speed(rng: np.random.Generator, duration_s: float, turn_at_s: float | None) -> SpeedProfile:
@@ -68,7 +78,7 @@ def _ego_speed(rng: np.random.Generator, duration_s: float, turn_at_s: float | N
     return SpeedProfile.through(t, v)
 
 
-def _crossing(main: Path, s: float, lean: float, half_length: float, lanes: int, main_half: float) -> Road:
+def crossing(main: Path, s: float, lean: float, half_length: float, lanes: int, main_half: float) -> Road:
     x, y, heading = (float(value) for value in main.at(s))
     across = heading + np.pi / 2 + lean
     start = x - half_length * np.cos(across), y - half_length * np.sin(across)
@@ -125,7 +135,7 @@ def plan(rng: np.random.Generator, duration_s: float) -> Layout:
     for i, (s, n) in enumerate(zip(stations, cross_lanes)):
         turns_here = turning and i == 0
         length = AHEAD_M + (14.0 * duration_s if turns_here else 0.0)
-        roads.append(_crossing(main, s, 0.0 if turns_here else rng.uniform(-0.2, 0.2), length, n, main_half))
+        roads.append(crossing(main, s, 0.0 if turns_here else rng.uniform(-0.2, 0.2), length, n, main_half))
     joined = tuple(zip(stations, (road.half_width for road in roads)))
     main_road = Road(main, lanes, joined)
 

@@ -10,18 +10,23 @@ class Style:
     """What a world is like.
 
     detailed: surfaces have grain, cracks, bricks, leaves, lettering and dirt; edges and ambient light are as they are;
-    lens and sensor have more flaws. rolling_s: seconds that cameras take from the first to the last row, 0 for none.
+    lens and sensor have more flaws. busy: vehicles turn and cross, people walk in company, bodies are of many kinds;
+    streets have hedges and benches. rolling_s: seconds that cameras take from the first to the last row, 0 for none.
     """
 
     name: str
     detailed: bool
+    busy: bool
     rolling_s: float = 0.0
 
 
-TOWN = Style("town", detailed=False)
-CITY = Style("city", detailed=True)
+TOWN = Style("town", detailed=False, busy=False)
+CITY = Style("city", detailed=True, busy=True)
 STYLES = {style.name: style for style in (TOWN, CITY)}
-ABOUT = "town: plain surfaces, little crossing traffic; city: surfaces, lens and sensor in detail"
+ABOUT = (
+    "town: plain surfaces, little traffic that crosses; city: surfaces, lens and sensor in detail, traffic that turns "
+    "and crosses, bodies and people of many kinds"
+)
 
 
 def style_named(name: str, rolling_s: float = 0.0) -> Style:

@@ -8,7 +8,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.world.clutter import billboard, building, fence, lamp_post, signpost, traffic_light, tree
+from training.world.clutter import (
+    Bench,
+    bench,
+    billboard,
+    building,
+    fence,
+    hedge,
+    lamp_post,
+    signpost,
+    traffic_light,
+    tree,
+)  # fmt: skip
 from training.world.ground import PX_PER_M, Canvas, Ground, Yard, paint_ground
 from training.world.mesh import Mesh, join
 from training.world.roads import PAVEMENT_M, Layout, Road
@@ -22,6 +33,7 @@ class Town:
     clutter: Mesh
     lamps: NDArray[np.float64]  # (N, 3) positions of the street lights
     yards: list[Yard]
+    benches: tuple[Bench, ...] = ()
 
 
 class _Plots:
@@ -79,8 +91,31 @@ def _kerbside(road: Road, rng: np.random.Generator, lamps: list[NDArray[np.float
     return meshes
 
 
-def build_town(layout: Layout, rng: np.random.Generator, duration_s: float) -> Town:
-    """Buildings and street furniture along the roads, within reach of the ego's route."""
+def _furnish(road: Road, plots: _Plots, rng: np.random.Generator) -> tuple[list[Mesh], list[Bench]]:
+    """Benches on the pavements, hedges and more trees behind them, where nothing was built."""
+    meshes, benches = [], []
+    for side in (-1, 1):
+        s = rng.uniform(2, 12)
+        while s < road.path.length:
+            length = rng.uniform(3, 9)
+            behind = side * (road.half_width + PAVEMENT_M + 1.2)
+            x, y, heading = (float(v) for v in road.path.beside(s, behind))
+            if rng.random() < 0.55 and road.clear(s, length / 2 + 1) and plots.claim(x, y, heading, length, 1.2):
+                meshes.append(hedge(rng, length).placed(x, y, 0, heading))
+            tx, ty, _ = (float(v) for v in road.path.beside(s, side * (road.half_width + PAVEMENT_M + 4.0)))
+            if rng.random() < 0.5 and road.clear(s, 3) and plots.claim(tx, ty, heading, 3.0, 3.0):
+                meshes.append(tree(rng).placed(tx, ty, 0, heading))
+            if rng.random() < 0.12 and road.clear(s, 2):
+                bx, by, _ = (float(v) for v in road.path.beside(s, side * (road.half_width + 2.6)))
+                benches.append(Bench(bx, by, heading - side * np.pi / 2))
+                meshes.append(bench(rng).placed(bx, by, 0, benches[-1].yaw))
+            s += length + rng.uniform(0.5, 9.0)
+    return meshes, benches
+
+
+def build_town(layout: Layout, rng: np.random.Generator, duration_s: float, furnished: bool = False) -> Town:
+    """Buildings and street furniture along the roads, within reach of the ego's route; `furnished` with benches, hedges
+    and more trees."""
     x, y, *_ = layout.ego.at(np.linspace(0, duration_s, 200))
     route = np.column_stack([x, y])
     low, high = np.floor(route.min(0) - MARGIN_M), np.ceil(route.max(0) + MARGIN_M)
@@ -119,7 +154,12 @@ def build_town(layout: Layout, rng: np.random.Generator, duration_s: float) -> T
                 s += length + rng.uniform(0.5, 5.0)
         meshes += _kerbside(road, rng, lamps)
     ground = paint_ground(layout, rng, low, high, yards)
+    benches: list[Bench] = []
+    for road in layout.roads if furnished else ():
+        more, found = _furnish(road, plots, rng)
+        meshes += more
+        benches += found
     clutter = join(meshes)
     centre = clutter.triangles.mean(1)[:, :2]
     inside = np.all((centre > low) & (centre < high), axis=1)
-    return Town(ground, clutter.select(inside), np.array(lamps).reshape(-1, 3), yards)
+    return Town(ground, clutter.select(inside), np.array(lamps).reshape(-1, 3), yards, tuple(benches))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.world.actors import Actor, ActorState
+from training.world.city import streets, traffic
 from training.world.paths import Motion, MotionTable
 from training.world.rig import NS
 from training.world.roads import plan
@@ -104,7 +105,12 @@ def make_world(seed: int, duration_s: float, conditions: Conditions | None = Non
     if not 1.0 <= duration_s <= 60.0:
         raise ValueError(f"a drive of {duration_s} s was asked for; choose a duration between 1 and 60 s")
     roads, houses, people = (np.random.default_rng([seed, part]) for part in range(1, 4))
-    layout = plan(roads, duration_s)
-    town = build_town(layout, houses, duration_s)
-    actors = populate(layout, town.yards, people, duration_s)
+    if style.busy:
+        layout = streets.plan(roads, duration_s)
+        town = build_town(layout, houses, duration_s, furnished=True)
+        actors = traffic.populate(layout, town.yards, town.benches, people, duration_s)
+    else:
+        layout = plan(roads, duration_s)
+        town = build_town(layout, houses, duration_s)
+        actors = populate(layout, town.yards, people, duration_s)
     return World(seed, duration_s, conditions or conditions_of(seed), layout.ego, actors, town, style)

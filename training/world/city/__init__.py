@@ -1,0 +1,1 @@
+"""The city: streets with crossing traffic, and many kinds of bodies and people."""
