@@ -10,12 +10,13 @@ pytest.importorskip("trimesh", reason="the synthetic world needs trimesh and emb
 from training.world.actors import Actor, ActorState
 from training.world.city.bodies import BODIES, draw_size, kind_of, sits
 from training.world.city.junctions import course, passing, setting_off
+from training.world.city.shapes import city_mesh
 from training.world.ground import Ground
 from training.world.mesh import join
 from training.world.paths import Motion, Path, SpeedProfile, standing
 from training.world.placing import EGO_CENTRE_AHEAD, EGO_LENGTH, EGO_WIDTH, boxes_overlap
-from training.world.raycast import body_mesh
 from training.world.rig import NS
+from training.world.styles import CITY
 from training.world.town import Town
 from training.world.traffic_statistics import (
     TURN_RADIUS_M,
@@ -40,7 +41,7 @@ HALF_SECONDS = range(0, 10 * NS, NS // 2)
 
 @pytest.fixture(scope="module")
 def worlds() -> list[World]:
-    return [make_world(seed, 10.0) for seed in SEEDS]
+    return [make_world(seed, 10.0, style=CITY) for seed in SEEDS]
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_some_people_walk_and_stand_shoulder_to_shoulder(worlds: list[World], se
 
 
 def test_the_same_seed_gives_the_same_actors() -> None:
-    one, other = make_world(17, 4.0), make_world(17, 4.0)
+    one, other = make_world(17, 4.0, style=CITY), make_world(17, 4.0, style=CITY)
     assert len(one.actors) == len(other.actors)
     for a, b in zip(one.actors, other.actors):
         assert (a.name, a.style, a.rider, a.parked) == (b.name, b.style, b.rider, b.parked)
@@ -193,7 +194,7 @@ def scene() -> World:
     ]
     size = np.array([1.0, 0.5, 1.0])
     actors = [Actor(i, name, size, m, 0, still=not m.profile.v.any()) for i, (name, m) in enumerate(placed)]
-    town = Town(Ground([np.zeros((8, 8, 3), np.uint8)], (0.0, 0.0)), join([]), np.zeros((0, 3)), [], [])
+    town = Town(Ground([np.zeros((8, 8, 3), np.uint8)], (0.0, 0.0)), join([]), np.zeros((0, 3)), [])
     return World(0, 4.0, Conditions("day", 0.0, 0.5), Motion(line(0, 0, up, 200), steady), actors, town)
 
 
@@ -231,7 +232,7 @@ def test_every_body_fills_its_box_and_stays_in_it(name: str) -> None:
             for _ in range(4):
                 size, style = draw_size(name, rider, rng, body.kind), int(rng.integers(1 << 31))
                 for phase in (0.0, 0.3):
-                    mesh = body_mesh(Actor(7, name, size, standing(0, 0, 0), style, rider), phase)
+                    mesh = city_mesh(Actor(7, name, size, standing(0, 0, 0), style, rider), phase)
                     low, high = mesh.triangles.min((0, 1)), mesh.triangles.max((0, 1))
                     assert (low >= -size / 2 - 1e-3).all() and (high <= size / 2 + 1e-3).all(), (body.kind, size)
                     # A walker's arms leave room beside it, a boom is narrower than its tracks.
@@ -256,6 +257,6 @@ def test_a_size_tells_the_kind_of_body() -> None:
 def test_styles_differ_in_colour_and_shape() -> None:
     rng = np.random.default_rng(2)
     size = draw_size("car", False, rng, "sedan")
-    meshes = [body_mesh(Actor(0, "car", size, standing(0, 0, 0), style), 0.0) for style in range(40)]
+    meshes = [city_mesh(Actor(0, "car", size, standing(0, 0, 0), style), 0.0) for style in range(40)]
     paints = {tuple(np.round(mesh.colour[0], 2)) for mesh in meshes}
     assert len(paints) > 15

@@ -149,8 +149,8 @@ RADAR_CLASSES = (
 
 
 def simulated(radar: ListedRadar | None, seeds: Sequence[int], duration_s: float, style: Style = TOWN) -> list[KeyScan]:
-    """The same of drives of the town, or of another style of world; radars (of None `clear`) and LiDAR are made here and
-    stored nowhere."""
+    """The same of drives of the town, or of another style of world; radars (of None `clear`) and LiDAR are made here
+    and stored nowhere."""
     scans = []
     for seed in seeds:
         world = make_world(seed, duration_s, style=style)

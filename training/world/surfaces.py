@@ -74,5 +74,5 @@ def leaves(point: Floats32, normal: Floats32, albedo: Floats32, footprint: Float
 
 def passes(point: Floats32, facing: Floats32) -> NDArray[np.bool_]:
     """Which rays (N,) find a gap between the leaves that they met at `point`: more where they graze a crown."""
-    cell = np.floor(point / F(LEAF_M * 2))
+    cell = np.floor(point / F(LEAF_M * 1.2))
     return draws(cell[:, 0], cell[:, 1], cell[:, 2]) < F(HOLES) * (F(1.6) - facing)
