@@ -10,11 +10,11 @@ pytest.importorskip("trimesh", reason="the synthetic world needs trimesh and emb
 from training.world.actors import Actor, ActorState
 from training.world.city.bodies import BODIES, draw_size, kind_of, sits
 from training.world.city.junctions import course, passing, setting_off
-from training.world.city.shapes import city_mesh
 from training.world.ground import Ground
 from training.world.mesh import join
 from training.world.paths import Motion, Path, SpeedProfile, standing
 from training.world.placing import EGO_CENTRE_AHEAD, EGO_LENGTH, EGO_WIDTH, boxes_overlap
+from training.world.raycast import body_mesh
 from training.world.rig import NS
 from training.world.styles import CITY
 from training.world.town import Town
@@ -232,7 +232,7 @@ def test_every_body_fills_its_box_and_stays_in_it(name: str) -> None:
             for _ in range(4):
                 size, style = draw_size(name, rider, rng, body.kind), int(rng.integers(1 << 31))
                 for phase in (0.0, 0.3):
-                    mesh = city_mesh(Actor(7, name, size, standing(0, 0, 0), style, rider), phase)
+                    mesh = body_mesh(Actor(7, name, size, standing(0, 0, 0), style, rider), phase, busy=True)
                     low, high = mesh.triangles.min((0, 1)), mesh.triangles.max((0, 1))
                     assert (low >= -size / 2 - 1e-3).all() and (high <= size / 2 + 1e-3).all(), (body.kind, size)
                     # A walker's arms leave room beside it, a boom is narrower than its tracks.
@@ -257,6 +257,6 @@ def test_a_size_tells_the_kind_of_body() -> None:
 def test_styles_differ_in_colour_and_shape() -> None:
     rng = np.random.default_rng(2)
     size = draw_size("car", False, rng, "sedan")
-    meshes = [city_mesh(Actor(0, "car", size, standing(0, 0, 0), style), 0.0) for style in range(40)]
+    meshes = [body_mesh(Actor(0, "car", size, standing(0, 0, 0), style), 0.0, busy=True) for style in range(40)]
     paints = {tuple(np.round(mesh.colour[0], 2)) for mesh in meshes}
     assert len(paints) > 15
