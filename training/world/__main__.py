@@ -3,6 +3,7 @@
     python -m training.world nuscenes OUT --scenes 60 --seed 0 --duration 20 --scale 0.22 \\
         --camera-hz 2 --lidar-hz 2 --radar-hz 13 --workers 2 [--masks] [--world city]
     python -m training.world masks OUT
+    python -m training.world look OUT.png --seed 903 --world city
     python -m training.world bag OUT --seed 903 --duration 10 --scale 0.25 --image-format raw
 
 Scene i of seed s is the drive with the world seed 1000 s + i: a bag of seed 903 shows none of the first 903 of seed 0.
@@ -14,11 +15,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from training.world.generate import Rates
+from bev_perception.files import write_atomic
+from training.world.generate import NS, Rates
 from training.world.listed_radar import ListedRadar
 from training.world.radar_profiles import ABOUT, RADAR_OF, radar_named
 from training.world.styles import ABOUT as STYLES_ABOUT
 from training.world.styles import TOWN, Style, style_named
+from training.world.world import make_world
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,6 +66,13 @@ def main(argv: list[str] | None = None) -> int:
     replacing.add_argument("--overwrite", action="store_true", help="replace what is there")
     replacing.add_argument("--keep", action="store_true", help="replace it only if settings or sources have changed")
 
+    look = commands.add_parser("look", help="six cameras of a drive in one picture")
+    look.add_argument("out", help="a file .png or .jpg")
+    look.add_argument("--seed", type=int, default=903)
+    look.add_argument("--at", type=float, default=4.0, help="seconds from the drive's start")
+    look.add_argument("--scale", type=float, default=0.25)
+    _add_world(look)
+
     args = parser.parse_args(argv)
     try:
         rates = _run(args)
@@ -86,6 +96,12 @@ def _world(args: argparse.Namespace) -> tuple[ListedRadar | None, Style]:
 
 
 def _run(args: argparse.Namespace) -> dict:
+    if args.command == "look":
+        from training.world.look import encoded
+
+        world = make_world(args.seed, args.at + 1.0, style=_world(args)[1])
+        write_atomic(Path(args.out), encoded(world, round(args.at * NS), args.scale, Path(args.out).suffix))
+        return {"pictures": 1}
     if args.command == "nuscenes":
         from training.world.nuscenes_writer import DatasetSettings, write_dataset
 
