@@ -18,6 +18,7 @@ from bev_perception.inference.backend import open_backend
 from bev_perception.inference.builder import BuildError, as_spec, build_serialized, import_builder
 from bev_perception.inference.gpu import BufferPool, DeviceState, OwnerThread
 from bev_perception.inference.half import LAST_CONVOLUTION, halve
+from bev_perception.inference.proof import TOLERANCES, compare_outputs
 from bev_perception.model_spec import BundleError, TensorSpec
 
 pytest.importorskip("onnx")

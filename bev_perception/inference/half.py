@@ -51,7 +51,7 @@ class Kept:
 @dataclass(frozen=True)
 class Halved:
     """onnx: the model with FP16 inside and the same inputs and outputs. convolutions, others: how many nodes are now in
-    FP16, casts not counted. kept: those in FP32, in the graph's order; nodes of integers and truths alone are in none."""
+    FP16, casts not counted. kept: those in FP32, in the graph's order. Nodes without floating point are in neither."""
 
     onnx: bytes
     convolutions: int
@@ -63,7 +63,9 @@ class Halved:
         reasons: dict[str, Counter[str]] = {}
         for kept in self.kept:
             reasons.setdefault(kept.reason, Counter())[kept.op] += 1
-        lines = [f"{self.convolutions} convolutions, {self.others} nodes between them in fp16; in fp32 {len(self.kept)}:"]
+        lines = [
+            f"{self.convolutions} convolutions, {self.others} nodes between them in fp16; in fp32 {len(self.kept)}:"
+        ]
         for reason, counted in sorted(reasons.items(), key=lambda item: -item[1].total()):
             operators = ", ".join(f"{op} {count}" for op, count in counted.most_common())
             lines.append(f"  {counted.total()}, each {reason} ({operators})")
