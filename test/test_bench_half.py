@@ -17,10 +17,12 @@ import onnx
 import onnxruntime
 import tiny_bundle
 from onnx.parser import parse_model
+from test_packaging import pinned
 
 from bev_perception.grid import BevGrid
 from bev_perception.inference.half import halve
 from training.bench import autocast, half
+from training.bench.candidate_errors import errors
 from training.bench.rounding import every_rounding
 
 CHAIN = """
@@ -76,11 +78,13 @@ def test_errors_are_of_candidates_that_both_have() -> None:
         "scores": np.array([0.92, 0.7, 0.1]), "labels": np.array([1, 0, 0]), "cells": np.array([2, 2, 3]),
         "boxes": np.array([[5.0, 0.6], [1.0, 1.0], [9.0, 9.0]]), "bev": np.array([-4.0, 1.5, 2.0]),
     }  # fmt: skip
-    off, lost = half.errors(found, reference, BevGrid(0.0, 2.0, 0.0, 2.0, 0.5))
+    off, lost = errors(found, reference, BevGrid(0.0, 2.0, 0.0, 2.0, 0.5))
     assert lost == 1
     assert (off["scores"].largest, off["scores"].median) == (pytest.approx(0.02), pytest.approx(0.01))
     assert (off["boxes"].largest, off["boxes"].median) == (pytest.approx(0.25), pytest.approx(0.05))
     assert (off["bev"].largest, off["bev"].median) == (pytest.approx(0.125), 0.0)
+    off, lost = errors(found | {"cells": np.array([7, 7, 7])}, reference, BevGrid(0.0, 2.0, 0.0, 2.0, 0.5))
+    assert lost == 3 and np.isnan(off["scores"].largest) and off["bev"].largest == pytest.approx(0.125)
 
 
 def test_the_command_compares_both_and_lists_what_stays(
@@ -114,6 +118,10 @@ def test_packages_are_installed_once_for_each_list_of_pins(tmp_path: Path, monke
     monkeypatch.setattr(autocast, "PINS", tmp_path / "pins.txt")
     autocast.installed(tmp_path / "there")
     assert len(calls) == 2
+
+
+def test_autocast_is_pinned() -> None:
+    assert "nvidia-modelopt" in pinned(autocast.PINS.name)
 
 
 def test_what_autocast_says_when_it_fails_is_told(tmp_path: Path) -> None:

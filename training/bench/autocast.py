@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bev_perception.files import write_atomic
+
 PINS = Path(__file__).resolve().parents[2] / "requirements" / "autocast.txt"
 DONE = "installed.txt"  # the pins that the folder was filled from
 
@@ -24,7 +26,7 @@ def installed(folder: Path) -> Path:
         return folder
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(folder)]
     _run([*command, "-r", str(PINS)], dict(os.environ))
-    (folder / DONE).write_text(PINS.read_text())
+    write_atomic(folder / DONE, PINS.read_text())
     return folder
 
 

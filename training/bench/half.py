@@ -25,13 +25,12 @@ from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.evaluation.bench import table
 from bev_perception.evaluation.demo import machine
 from bev_perception.files import write_atomic
-from bev_perception.grid import BevGrid
 from bev_perception.inference.half import Halved, halve, tensor_types
 from training.bench.autocast import autocast, installed
+from training.bench.candidate_errors import Arrays, errors
 from training.bench.rounding import every_rounding
 from training.command_line import errors_as_text
 
-Arrays = Mapping[str, np.ndarray]
 HEAD = ["", "MiB", "nodes in FP16", "weights in FP16", "roundings", "scores", "boxes", "state", "candidates lost", "ms"]
 
 
@@ -41,17 +40,6 @@ class Share:
 
     nodes: float
     weights: float
-
-
-@dataclass(frozen=True)
-class Error:
-    """largest and median |found - reference| of what both graphs have."""
-
-    largest: float
-    median: float
-
-    def __str__(self) -> str:
-        return f"{self.largest:.1e}, {self.median:.0e}"
 
 
 def share_of(onnx_bytes: bytes) -> Share:
@@ -82,22 +70,6 @@ def answers(onnx_bytes: bytes, inputs: Arrays, repeats: int, optimise: bool) -> 
         session.run(None, dict(inputs))
         times.append(time.process_time() - started)
     return found, 1e3 * statistics.median(times)
-
-
-def errors(found: Arrays, reference: Arrays, grid: BevGrid) -> tuple[dict[str, Error], int]:
-    """By name, of candidates that both found (same class and cell), and how many of the reference's are lost.
-
-    scores: absolute; boxes: over max(1, |reference|); bev: over the largest value of the reference's, if there is one.
-    """
-    cells = grid.shape[0] * grid.shape[1]
-    keys, found_keys = (outputs["labels"] * cells + outputs["cells"] for outputs in (reference, found))
-    _, ours, theirs = np.intersect1d(keys, found_keys, return_indices=True)
-    score = np.abs(found["scores"][theirs] - reference["scores"][ours])
-    box = np.abs(found["boxes"][theirs] - reference["boxes"][ours]) / np.maximum(1, np.abs(reference["boxes"][ours]))
-    differences = {"scores": score, "boxes": box}
-    if "bev" in reference:
-        differences["bev"] = np.abs(found["bev"] - reference["bev"]) / np.abs(reference["bev"]).max()
-    return {n: Error(float(d.max()), float(np.median(d))) for n, d in differences.items()}, len(keys) - len(ours)
 
 
 def compared(bundle: Bundle, models: Mapping[str, bytes], repeats: int) -> list[list[str]]:
