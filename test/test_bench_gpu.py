@@ -71,6 +71,14 @@ def test_the_state_of_each_frame_is_the_memory_of_the_next(toy: Network) -> None
     assert gpu_network.FRAMES == 4
 
 
+def test_the_state_comes_back_as_the_input_was_given(toy: Network) -> None:
+    """Code that was compiled for the first input reads a state of other strides or precision wrongly, without a word."""
+    turned = torch.arange(4.0 * 8 * 8).reshape(8, 8, 4).permute(2, 0, 1).half()
+    _, state = toy.with_state(toy.inputs, [torch.zeros(1), turned])
+    assert state.is_contiguous() and state.dtype == torch.float32
+    torch.testing.assert_close(state, turned.float())
+
+
 def test_times_are_of_the_steps_after_the_warm_up(toy: Network) -> None:
     calls: list[Tensor] = []
 

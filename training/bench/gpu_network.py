@@ -48,10 +48,11 @@ class Network:
     device: torch.device
 
     def with_state(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
-        """The next frame's inputs: the same, with the state that came out as memory, in the precision of the input."""
+        """The next frame's inputs: the same, with the state that came out as memory, in the precision and the order in
+        memory of the input, which compiled code takes for granted."""
         place = [t.name for t in self.spec.inputs()].index(STATE_IN)
         state = outputs[[t.name for t in self.spec.outputs()].index(STATE_OUT)]
-        return [*inputs[:place], state.to(inputs[place].dtype), *inputs[place + 1 :]]
+        return [*inputs[:place], state.to(inputs[place].dtype).contiguous(), *inputs[place + 1 :]]
 
 
 @torch.no_grad()
