@@ -57,10 +57,8 @@ def toy() -> Network:
     return Network(Toy().eval(), inputs, Spec(), CPU)  # type: ignore[arg-type]
 
 
-def options(work: Path, **changes: Any) -> Options:
-    return Options(
-        **({"size": "tiny", "device": CPU, "steps": 2, "warm_up": 1, "buffer_steps": 300, "work": work} | changes)
-    )
+def options(work: Path) -> Options:
+    return Options("tiny", CPU, steps=2, warm_up=1, buffer_steps=300, work=work)
 
 
 def test_the_state_of_each_frame_is_the_memory_of_the_next(toy: Network) -> None:
@@ -72,7 +70,7 @@ def test_the_state_of_each_frame_is_the_memory_of_the_next(toy: Network) -> None
 
 
 def test_the_state_comes_back_as_the_input_was_given(toy: Network) -> None:
-    """Code that was compiled for the first input reads a state of other strides or precision wrongly, without a word."""
+    """Code compiled for the first input reads a state of other strides or precision wrongly, without a word."""
     turned = torch.arange(4.0 * 8 * 8).reshape(8, 8, 4).permute(2, 0, 1).half()
     _, state = toy.with_state(toy.inputs, [torch.zeros(1), turned])
     assert state.is_contiguous() and state.dtype == torch.float32

@@ -125,7 +125,8 @@ def exercise(run: Callable[[Callable[[], Any]], Any], memory: Memory, steps: int
                 _require_equal(run(partial(memory.read, old.buffer)), then, f"step {i}, an earlier state")
     finally:
         buffers = pool.drain()
-        run(lambda: [memory.free(buffer) for buffer in buffers])
+        for buffer in buffers:
+            run(partial(memory.free, buffer))
     if len(buffers) > REMEMBERED + 2:
         raise RuntimeError(f"{len(buffers)} buffers were made for {REMEMBERED} states and two in work: handles leak")
     return times, len(buffers)
