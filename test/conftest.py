@@ -25,7 +25,8 @@ for sign in (signal.SIGINT, signal.SIGHUP):
 # fixture that does. What is not here is marked `fast`, so a new file need not be named unless it is slow.
 SLOW_FILES = frozenset(
     """
-    test_adapters test_average test_backbones test_bag_to_nuscenes test_bag_writer test_bench_training test_bev_encoder
+    test_adapters test_average test_backbones test_bag_to_nuscenes test_bag_writer test_bench_gpu test_bench_half
+    test_bench_training test_bev_encoder
     test_commands test_convert_export test_convert_networks test_ddp test_ddp_ends test_demo_parts
     test_distill_experiments test_distill_training
     test_experiments test_export test_extending test_fusion_students test_live_and_replay test_messages test_model_table

@@ -15,7 +15,7 @@ from tiny_networks import CONFIGS, STATES
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
 from bev_perception.plain import from_plain, to_plain
-from training.bundling.golden import pattern_inputs
+from training.bundling.pattern import pattern_inputs
 from training.models import STUDENTS
 from training.models.camera_vector import projection_vector
 from training.models.crn import CrnConfig

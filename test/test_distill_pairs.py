@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec
-from training.bundling.golden import pattern_inputs
+from training.bundling.pattern import pattern_inputs
 from training.distill import DistillConfig
 from training.distill.channels import feature_channels
 from training.models import STUDENTS

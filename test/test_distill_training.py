@@ -16,7 +16,7 @@ from tiny_networks import CONFIGS  # noqa: E402
 from tiny_run import LIDAR, POINTS, RUN, SPEC, points_run  # noqa: E402
 
 from bev_perception.model_spec import RadarSpec  # noqa: E402
-from training.bundling.golden import pattern_inputs  # noqa: E402
+from training.bundling.pattern import pattern_inputs  # noqa: E402
 from training.command_line import TrainingStopped  # noqa: E402
 from training.data.augment import NO_AUGMENTATION  # noqa: E402
 from training.data.source import Source  # noqa: E402

@@ -26,7 +26,8 @@ from bev_perception.inference.proof import self_test  # noqa: E402
 from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec  # noqa: E402
 from training import export  # noqa: E402
 from training.bundling.export_checks import ask_tensorrt, check_parameters  # noqa: E402
-from training.bundling.golden import COLOR_STEP, pattern_inputs  # noqa: E402
+from training.bundling.golden import COLOR_STEP  # noqa: E402
+from training.bundling.pattern import pattern_inputs  # noqa: E402
 from training.data.source import Source  # noqa: E402
 from training.trainer.checkpoint import load_module  # noqa: E402
 from training.trainer.detect import evaluate  # noqa: E402

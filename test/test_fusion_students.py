@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, RadarSpec, TemporalSpec
-from training.bundling.golden import pattern_inputs
+from training.bundling.pattern import pattern_inputs
 from training.models import STUDENTS, crn
 from training.models.deform_conv import DeformConv
 from training.models.detector import Memory, empty_memory

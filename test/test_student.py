@@ -9,7 +9,7 @@ from tiny_networks import CONFIGS
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ImageSpec, ModelSpec, TemporalSpec
-from training.bundling.golden import pattern_inputs
+from training.bundling.pattern import pattern_inputs
 from training.models.camera_radar import CameraRadarStudent
 from training.models.center_head import find_candidates
 from training.models.exported import ExportedDetector

@@ -10,7 +10,7 @@ from tiny_students import NAMES, RUNS
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import CLASSES, ModelSpec, TemporalSpec
-from training.bundling.golden import pattern_inputs
+from training.bundling.pattern import pattern_inputs
 from training.models.detector import Memory, empty_memory
 from training.models.temporal_fusion import TEMPORAL, Alignment, TemporalConfig, fusion_over, state_channels
 from training.run import build_detector

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ImageSpec, ModelSpec
-from training.bundling.golden import pattern_inputs
+from training.bundling.pattern import pattern_inputs
 from training.experiments.family import tiny
 from training.models import STUDENTS
 from training.models.center_head import CenterHead, CompactHead

@@ -31,8 +31,9 @@ from bev_perception.inference.proof import TOLERANCES, compare_outputs
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import SensorFrame
 from training.bundling.export_checks import ask_tensorrt, check_parameters
-from training.bundling.golden import pattern_inputs, recorded_frames, recorded_inputs
+from training.bundling.golden import recorded_frames, recorded_inputs
 from training.bundling.model_card import model_card
+from training.bundling.pattern import pattern_inputs
 from training.command_line import errors_as_text
 from training.data.config import EVERY_RETURN
 from training.data.source import add_source, source_of

@@ -41,7 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cache", default="", help=f"directory for engines (default: {places})")
     parser.add_argument("--device", type=int, default=0, help="CUDA device (%(default)s)")
     parser.add_argument("--force", action="store_true", help="build even if the cache holds a good engine")
-    parser.add_argument("--verbose", action="store_true", help="pass on everything that TensorRT says")
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="pass on everything that TensorRT says, and why each single node stays in fp32 with --precision fp16",
+    )
     parser.add_argument(
         "--builder",
         choices=tuple(BUILDERS),

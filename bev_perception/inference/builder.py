@@ -80,7 +80,8 @@ def build_serialized(
 ) -> bytes:
     """Parse, check the interface against the spec, build; returns the serialised engine.
 
-    fp32 is FP32: TF32 is switched off. Raises BuildError (TensorRT's reasons), BundleError (another interface),
+    fp32 is FP32: TF32 is switched off. fp16 logs why nodes stay in FP32, by reason; with verbose node by node, besides
+    all that TensorRT says. Raises BuildError (TensorRT's reasons), BundleError (another interface),
     ValueError (unknown precision).
     """
     if precision not in PRECISIONS:
@@ -95,8 +96,12 @@ def build_serialized(
     if hasattr(flags, "STRONGLY_TYPED"):
         network = builder.create_network(1 << int(flags.STRONGLY_TYPED))
         if precision == "fp16":
-            onnx, count = halve(onnx)
-            log(f"{count} convolutions in fp16, the rest in fp32")
+            halved = halve(onnx)
+            onnx = halved.onnx
+            for line in halved.summary():
+                log(line)
+            for kept in halved.kept if verbose else ():
+                log(f"  fp32: {kept.node} ({kept.op}) {kept.reason}")
     else:  # TensorRT 8: types are the builder's choice, within what its flags allow
         network = builder.create_network(1 << int(flags.EXPLICIT_BATCH))
         if precision == "fp16":

@@ -7,6 +7,9 @@ stay in FP32: FP16 has 11 bits, which would put pixel coordinates off by a quart
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +23,57 @@ CARRIERS = {
 LARGEST = float(np.finfo(np.float16).max)
 
 
-def halve(onnx_bytes: bytes) -> tuple[bytes, int]:
-    """The model with FP16 inside and the same inputs and outputs, and the number of convolutions halved.
+# Why the others stay -> which these are. What is in no row works on single values: coordinates, comparisons, masks.
+NEVER = {
+    "multiplies matrices: poses and projections": ("MatMul", "Gemm", "Einsum"),
+    "reads at coordinates, which 11 bits would put off": ("GridSample", "GatherElements", "GatherND"),
+    "sums many values or exponentials, of which 11 bits lose the small ones": (
+        "Softmax", "LogSoftmax", "ReduceSum", "ReduceMean", "CumSum", "LayerNormalization", "InstanceNormalization",
+    ),
+}  # fmt: skip
+OTHER_OPERATOR = "is no operator of a chain of convolutions: geometry, masks and their comparisons"
+LAST_CONVOLUTION = "is the last convolution on its way: its answer goes out and is rounded no further"
+AFTER_CONVOLUTIONS = "comes after the last convolution: scores would tie, boxes lose digits"
+WEIGHTS_COMPUTED = "has weights that the graph computes, with a range that nobody knows"
+TOO_LARGE = f"has a constant beyond {LARGEST:.0f}, the largest number in FP16"
+READS_SINGLE = "reads what is in FP32: it would need casts of its own and gain nothing"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A node that computes in FP32 and stays so. node: its name, or that of its first output; op: its operator."""
+
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Halved:
+    """onnx: the model with FP16 inside and the same inputs and outputs. convolutions, others: how many nodes are now in
+    FP16, casts not counted. kept: those in FP32, in the graph's order. Nodes without floating point are in neither."""
+
+    onnx: bytes
+    convolutions: int
+    others: int
+    kept: tuple[Kept, ...]
+
+    def summary(self) -> list[str]:
+        """Lines to print: how many nodes are in FP16, and each reason for FP32 with the nodes that it holds for."""
+        reasons: dict[str, Counter[str]] = {}
+        for kept in self.kept:
+            reasons.setdefault(kept.reason, Counter())[kept.op] += 1
+        lines = [
+            f"{self.convolutions} convolutions, {self.others} nodes between them in fp16; in fp32 {len(self.kept)}:"
+        ]
+        for reason, counted in sorted(reasons.items(), key=lambda item: -item[1].total()):
+            operators = ", ".join(f"{op} {count}" for op, count in counted.most_common())
+            lines.append(f"  {counted.total()}, each {reason} ({operators})")
+        return lines
+
+
+def halve(onnx_bytes: bytes) -> Halved:
+    """Convolutions and what lies between them in FP16, and the reason for each node that stays.
 
     Raises ImportError when the package onnx is missing, ValueError for graphs with control flow.
     """
@@ -41,11 +93,13 @@ def halve(onnx_bytes: bytes) -> tuple[bytes, int]:
             raise ValueError(f"node {node.name!r} ({node.op_type}) has a subgraph: such a model can only run in fp32")
     constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer if i.data_type == TensorProto.FLOAT}
     before_conv = _tensors_before_convolutions(nodes)
+    types = tensor_types(model)
 
     halved: set[str] = set()  # tensors that exist as <name>_fp16 ...
     restored: set[str] = set()  # ... and of these the ones that exist in FP32 too
     result: list[Any] = []
-    convolutions = 0
+    kept: list[Kept] = []
+    convolutions = others = 0
 
     def as_half(name: str) -> str:
         half = f"{name}_fp16"
@@ -63,32 +117,20 @@ def halve(onnx_bytes: bytes) -> tuple[bytes, int]:
             restored.add(name)
             result.append(helper.make_node("Cast", [f"{name}_fp16"], [name], name=f"{name}_fp32", to=TensorProto.FLOAT))
 
-    def fits(name: str) -> bool:
-        return name in constants and bool(np.abs(constants[name]).max(initial=0.0) < LARGEST)
-
     for node in nodes:
         used = [name for name in node.input if name]
-        leads_on = any(name in before_conv for name in node.output)
-        if node.op_type in CONVOLUTIONS:
-            data = used
-            convert = leads_on and all(fits(name) for name in used[1:])
-        else:
-            data = used[: CARRIERS.get(node.op_type, 0) or None]
-            computed = [name for name in data if name not in constants]
-            convert = (
-                node.op_type in CARRIERS
-                and len(node.output) == 1
-                and leads_on
-                and bool(computed)
-                and all(name in halved and name not in constants for name in computed)
-                and all(fits(name) for name in data if name in constants)
-            )
-        if not convert:
+        data = used if node.op_type in CONVOLUTIONS else used[: CARRIERS.get(node.op_type, 0) or None]
+        reason = _why_kept(node, data, constants, before_conv, halved)
+        if reason:
             for name in used:
                 as_float(name)
             result.append(node)
+            # What has a type that inference does not find, of an operator that is not ONNX's own, is told too.
+            if any(types.get(name, TensorProto.FLOAT) == TensorProto.FLOAT for name in (*used, *node.output)):
+                kept.append(Kept(node.name or node.output[0], node.op_type, reason))
             continue
         convolutions += node.op_type in CONVOLUTIONS
+        others += node.op_type not in CONVOLUTIONS
         names = {name: as_half(name) for name in data}
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
@@ -102,12 +144,45 @@ def halve(onnx_bytes: bytes) -> tuple[bytes, int]:
     del graph.node[:]
     graph.node.extend(result)
     needed = {name for node in result for name in node.input}
-    kept = [i for i in graph.initializer if i.name in needed]
+    used_constants = [i for i in graph.initializer if i.name in needed]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(used_constants)
     del graph.value_info[:]  # states the old types
     onnx.checker.check_model(model)
-    return model.SerializeToString(), convolutions
+    return Halved(model.SerializeToString(), convolutions, others, tuple(kept))
+
+
+def _why_kept(
+    node: Any, data: Sequence[str], constants: Mapping[str, np.ndarray], before_conv: set[str], halved: set[str]
+) -> str:
+    """The reason for which a node stays in FP32, "" for one that is to be halved. data: its inputs that would be cast;
+    halved: tensors that are in FP16 so far."""
+
+    def too_large(names: Sequence[str]) -> bool:
+        return any(np.abs(constants[name]).max(initial=0.0) >= LARGEST for name in names if name in constants)
+
+    convolution = node.op_type in CONVOLUTIONS
+    if not any(name in before_conv for name in node.output):
+        return LAST_CONVOLUTION if convolution else AFTER_CONVOLUTIONS
+    if convolution:
+        if any(name not in constants for name in data[1:]):
+            return WEIGHTS_COMPUTED
+        return TOO_LARGE if too_large(data[1:]) else ""
+    if node.op_type not in CARRIERS or len(node.output) != 1:
+        return next((why for why, operators in NEVER.items() if node.op_type in operators), OTHER_OPERATOR)
+    computed = [name for name in data if name not in constants]
+    if not computed or any(name not in halved for name in computed):
+        return READS_SINGLE
+    return TOO_LARGE if too_large(data) else ""
+
+
+def tensor_types(model: Any) -> dict[str, int]:
+    """Name -> TensorProto.DataType of every tensor of a ModelProto whose type ONNX's inference finds."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = (*graph.value_info, *graph.input, *graph.output)
+    return {v.name: v.type.tensor_type.elem_type for v in values} | {i.name: i.data_type for i in graph.initializer}
 
 
 def _tensors_before_convolutions(nodes: list[Any]) -> set[str]:
