@@ -52,7 +52,9 @@ def narrow(network: Module, layers: Mapping[str, tuple[int, int]]) -> None:
         if layer is None or width is None:
             raise ValueError(f"cut.layers: {name!r} is no convolution, linear layer or batch norm of this network")
         if not (1 <= wanted_in <= width[0] and 1 <= wanted_out <= width[1]):
-            raise ValueError(f"cut.layers: {name} has {width} channels, of which {(wanted_in, wanted_out)} cannot be left")
+            raise ValueError(
+                f"cut.layers: {name} has {width} channels, of which {(wanted_in, wanted_out)} cannot be left"
+            )
         _narrow(layer, wanted_in, wanted_out)
 
 
@@ -77,5 +79,5 @@ def _narrow(layer: nn.Module, inputs: int, outputs: int) -> None:
         layer.bias = _part(layer.bias, (outs,))  # type: ignore[arg-type]
 
 
-def _part(parameter: nn.Parameter, kept: tuple[slice, ...]) -> nn.Parameter:
+def _part(parameter: Tensor, kept: tuple[slice, ...]) -> nn.Parameter:
     return nn.Parameter(parameter.detach()[kept].clone(), requires_grad=parameter.requires_grad)

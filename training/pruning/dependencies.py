@@ -8,7 +8,6 @@ that it cannot see by itself.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from training.models.detector import Detector
 from training.models.radar_branch import PointLayer
 from training.models.widths import Convolution, Cut, Norm, width_of, widths
 from training.pruning.frames import Frames, answers, state_channels
+from training.run import with_state
 
 SOFTMAX = (torch.softmax, torch.Tensor.softmax, torch.nn.functional.softmax)
 DETECTOR = "detector."
@@ -66,8 +66,8 @@ class _Network(nn.Module):
 
 class _Followed(TorchFunctionMode):
     """Within: every part of a concatenation of channels has a layer that made it, as coverage and the memory's age have
-    none, and all indices behind them would be shifted; a softmax ties nothing, as its weights' indices mean other things
-    than those of the channels that they weigh; and what is weighed in a product of matrices keeps its channels.
+    none, and all indices behind them would be shifted; a softmax ties nothing, as its weights' indices mean other
+    things than those of the channels that they weigh; and what is weighed in a product of matrices keeps its channels.
     """
 
     def __init__(self, constants: nn.ModuleList) -> None:
@@ -138,8 +138,7 @@ def cut(detector: Detector, frames: Frames, groups: Iterable[Group], dropped: Ma
     for (_, before), (_, after) in zip(detector.named_parameters(), made.named_parameters()):
         after.requires_grad_(before.requires_grad)
         after.grad = None
-    temporal = dataclasses.replace(detector.spec.temporal, state_channels=state_channels(made, frames))
-    made.spec = dataclasses.replace(detector.spec, temporal=temporal)
+    made.spec = with_state(detector.spec, state_channels(made, frames))
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -82,9 +83,7 @@ def find_pieces(detector: Detector, frames: Frames, groups: Sequence[Group]) -> 
     return pieces
 
 
-def _shapes(
-    detector: Detector, frames: Frames, layers: Mapping[str, nn.Module]
-) -> Counter[tuple[str, Shape]]:
+def _shapes(detector: Detector, frames: Frames, layers: Mapping[str, nn.Module]) -> Counter[tuple[str, Shape]]:
     """Each layer at the shape of one frame -> how often it runs."""
     found: Counter[tuple[str, Shape]] = Counter()
 
@@ -121,7 +120,7 @@ def graph_of(shape: Shape, inputs: int, outputs: int) -> tuple[bytes, dict[str, 
     constants: dict[str, np.ndarray] = {}
     if shape.kind == "sampling":
         arrays["where"] = rng.uniform(-1, 1, (*shape.made, 2)).astype(np.float32)
-        options = {"mode": "linear", "padding_mode": "zeros", "align_corners": 0}
+        options: dict[str, Any] = {"mode": "linear", "padding_mode": "zeros", "align_corners": 0}
         nodes = [helper.make_node("GridSample", ["x", "where"], ["y"], **options)]
     else:
         sides = (inputs, outputs) if shape.kind == "transposed" else (outputs, inputs)
