@@ -89,7 +89,12 @@ def choose(blocks: Sequence[Blocks], predict: Callable[[Mapping[str, int]], floa
         target = math.exp(share * math.log(budget) + (1 - share) * math.log(dense)) if stage < STAGES else budget
         kept = _stage(blocks, predict, kept, target)
     while predict(_lost(blocks, kept)) > budget:  # two sides of a layer were cut at once, and save less together
-        kept = _stage(blocks, predict, kept, budget)
+        before, kept = kept, _stage(blocks, predict, kept, budget)
+        if kept == before:
+            raise ValueError(
+                f"a budget of {budget:.1f} is not met: {predict(_lost(blocks, kept)):.1f} are left, and no block less "
+                "makes the network faster; take a larger --budget, or measure on a quiet machine"
+            )
     return kept
 
 
