@@ -85,6 +85,7 @@ setup(
             "onnxscript",
             "scipy",
             "tensorboard",
+            "torch-pruning",
             "nuscenes-devkit==1.2.0",
             "trimesh",
             "embreex",

@@ -19,7 +19,7 @@ MENDS: dict[str, str] = {
     **dict.fromkeys(("numpy", "cv2", "yaml", "onnxruntime", "rosbags"), RUNTIME),
     "openvino": '`pip install ".[openvino]"` in the repository',
     **dict.fromkeys(("nuscenes", "matplotlib", "trimesh", "embreex"), EVALUATION),
-    **dict.fromkeys(("torch", "lightning", "onnx", "onnxscript", "scipy", "tensorboard"), TRAINING),
+    **dict.fromkeys(("torch", "lightning", "onnx", "onnxscript", "scipy", "tensorboard", "torch_pruning"), TRAINING),
     **dict.fromkeys(("rclpy", "rpyutils", "rosidl_runtime_py"), ROS),
 }
 

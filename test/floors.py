@@ -52,9 +52,9 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "bundling compare_recipes convert"),
     (
         "training",
-        "train evaluate export average velocity check_data object_database model_table study_tables",
+        "train evaluate export pruning average velocity check_data object_database model_table study_tables",
     ),
-    ("training", "bench decoding overfit quantize study train_small"),
+    ("training", "bench decoding overfit prune quantize study train_small"),
 )
 ROOTS = ("bev_perception", "training")
 

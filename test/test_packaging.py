@@ -32,7 +32,9 @@ TOP_LEVEL = {
     *("CHANGELOG.rst", "CONTRIBUTING.md", ".ci", ".gitignore", "deploy"),
 }
 # Needed to train or to score, not on a vehicle: none of it may come with the runtime.
-HEAVY = {"torch", "lightning", "onnx", "onnxscript", "tensorboard", "nuscenes-devkit", "trimesh", "embreex"}
+HEAVY = {
+    "torch", "torch-pruning", "lightning", "onnx", "onnxscript", "tensorboard", "nuscenes-devkit", "trimesh", "embreex",
+}  # fmt: skip
 
 
 def setup_keywords() -> dict[str, ast.expr]:

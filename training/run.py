@@ -31,6 +31,7 @@ from training.models.image_branch import ImageConfig
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.radar_pillarnet import RadarPillarNetConfig
 from training.models.temporal_fusion import TemporalConfig
+from training.models.widths import Cut, narrow
 from training.schedules import OptimConfig
 from training.teachers import TEACHERS
 from training.teachers.centerpoint import CenterPointConfig
@@ -48,6 +49,7 @@ class Run:
     two validations on `validate_frames` keyframes of the validation split, 0 for none; the best is kept as best.ckpt.
     distill: what is learnt from teachers; their checkpoints are given when training starts. backbone_from: the weights
     that the image backbone is to start from ("ImageNet"), for --backbone; a run that starts without is told so.
+    cut: what training.prune cut out of the network of `config`; the spec has the state that is left.
     """
 
     model: str
@@ -64,6 +66,7 @@ class Run:
     validate_frames: int = 40
     distill: DistillConfig | None = None
     backbone_from: str = ""
+    cut: Cut | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -79,11 +82,24 @@ def family_of(model: str) -> Family:
 
 
 def build_detector(run: Run) -> Detector:
-    """The run's network with fresh weights."""
+    """The run's network with fresh weights.
+
+    Raises ValueError for a config of another family, and for a cut that the network of the config cannot have.
+    """
     family = family_of(run.model)
     if not isinstance(run.config, family.config):
         raise ValueError(f"{run.model} takes a {family.config.__name__}, found {type(run.config).__name__}")
-    return family.module(run.spec, run.config)
+    if run.cut is None:
+        return family.module(run.spec, run.config)
+    detector = family.module(with_state(run.spec, run.cut.state), run.config)
+    narrow(detector, run.cut.layers)
+    detector.spec = run.spec
+    return detector
+
+
+def with_state(spec: ModelSpec, channels: int) -> ModelSpec:
+    """The spec with a state of so many channels."""
+    return dataclasses.replace(spec, temporal=dataclasses.replace(spec.temporal, state_channels=channels))
 
 
 def image_targets(run: Run) -> tuple[str, ...]:
@@ -136,7 +152,7 @@ def run_to_plain(run: Run) -> dict[str, Any]:
 
 # Fields that runs stored since 2026-11-21 may lack -> what was done before there was a choice.
 ADDED_LATER: dict[type, dict[str, Any]] = model_spec.ADDED_LATER | {
-    Run: {"validate_every": 0, "validate_frames": 40, "distill": None, "backbone_from": ""},
+    Run: {"validate_every": 0, "validate_frames": 40, "distill": None, "backbone_from": "", "cut": None},
     OptimConfig: {
         "epochs": None, "schedule": "cosine", "milestones": (16 / 24, 22 / 24), "gamma": 0.1, "lr_end": 0.0,
         "accumulate": 1, "backbone_lr": 1.0, "ema": 0.0, "beta2": 0.999, "decay_norms": False, "warmup_start": 0.0,

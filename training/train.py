@@ -45,7 +45,7 @@ from training.trainer.loading import open_keyframes, scored_split, training_load
 from training.trainer.resuming import find_resumable
 from training.trainer.run_directory import begin
 from training.trainer.run_lock import only_run_in
-from training.trainer.starting import FRESH, Start, begin_with
+from training.trainer.starting import FRESH, Start, as_narrow_as, begin_with
 from training.trainer.teaching import (
     ALONE,
     Teaching,
@@ -185,7 +185,10 @@ def main(argv: list[str] | None = None) -> int:
     add_source(parser, required=False)
     parser.add_argument("--out", type=Path, help="run directory; resumes from its last.ckpt")
     parser.add_argument(
-        "--init", type=Path, help="checkpoint whose weights to start from (a resumed run goes on with its own)"
+        "--init",
+        type=Path,
+        help="checkpoint whose weights to start from (a resumed run goes on with its own); one of training.prune gives "
+        "its widths, too",
     )
     parser.add_argument("--init-branch", nargs="+", default=[], metavar="MODULE=CHECKPOINT", help="such as radar=...")
     parser.add_argument(
@@ -200,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        run = override(load_run(args.experiment), changes_of(args.set))
+        run = as_narrow_as(override(load_run(args.experiment), changes_of(args.set)), args.init)
         start = Start(args.init, paths_of(args.init_branch), args.backbone)
         teaching = Teaching(paths_of(args.teacher), args.teacher_cache)
     except ValueError as error:

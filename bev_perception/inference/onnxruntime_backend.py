@@ -45,14 +45,7 @@ class OnnxRuntimeBackend:
                 f"{[name for name, full in PROVIDERS.items() if full in available]}"
                 + (" (for cuda install onnxruntime-gpu instead of onnxruntime)" if provider == "cuda" else "")
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or default_threads()
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.use_deterministic_compute = True
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+        options = session_options(threads or default_threads(), spin)
         providers: list[Any] = ["CPUExecutionProvider"]
         if provider == "cuda":
             providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
@@ -101,6 +94,21 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+
+def session_options(threads: int, spin: bool = False) -> Any:
+    """onnxruntime.SessionOptions of a session with so many threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.use_deterministic_compute = True
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    return options
 
 
 def _tensors(arguments: list[Any]) -> list[TensorSpec]:

@@ -33,14 +33,6 @@ class OpenVinoBackend:
             raise ImportError("the openvino backend needs the package openvino: pip install openvino") from error
         if threads < 0:
             raise ValueError(f"threads must be 0 (choose) or more, found {threads}")
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": threads or default_threads(),
-            "INFERENCE_PRECISION_HINT": "f32",
-            # Cores that are taken for good would be taken from the vehicle's other processes.
-            "ENABLE_CPU_PINNING": False,
-        }
         core = openvino.Core()
         try:
             model = core.read_model(bundle.model())
@@ -49,7 +41,7 @@ class OpenVinoBackend:
                     f"{bundle.onnx_path}: it holds {' and '.join(sorted(within))}, in which OpenVINO cannot be stopped "
                     "when it does not come back; take the backend onnxruntime"
                 )
-            compiled = core.compile_model(model, "CPU", settings)
+            compiled = core.compile_model(model, "CPU", settings(threads or default_threads()))
         except RuntimeError as error:
             raise BundleError(f"{bundle.onnx_path}: OpenVINO {openvino.__version__} refuses it: {error}") from error
         self.spec = bundle.spec
@@ -90,6 +82,18 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Free the engine."""
         self._request = None
+
+
+def settings(threads: int) -> dict[str, Any]:
+    """Of a compiled model with so many threads."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Cores that are taken for good would be taken from the vehicle's other processes.
+        "ENABLE_CPU_PINNING": False,
+    }
 
 
 def _tensors(ports: list[Any]) -> list[TensorSpec]:

@@ -137,7 +137,7 @@ class ConcatFusion(nn.Module):
         self.align, self.filled = Alignment(spec.grid, config.alignment), config.unseen == "current"
 
     def forward(self, bev: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor | None]:
-        earlier, seen, age = _aligned(self.align, memory, bev, self.state_channels)
+        earlier, seen, age = _aligned(self.align, memory, bev, bev.shape[1])
         if self.filled:
             earlier = earlier + (1 - seen) * bev
         return torch.cat([bev, earlier, seen, age], dim=1), bev
@@ -157,7 +157,7 @@ class GatedFusion(nn.Module):
         self.gate = nn.Conv2d(2 * channels + 2, channels, 1)
 
     def forward(self, bev: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor | None]:
-        both = torch.cat([bev, *_aligned(self.align, memory, bev, self.state_channels)], dim=1)
+        both = torch.cat([bev, *_aligned(self.align, memory, bev, bev.shape[1])], dim=1)
         return bev + self.gate(both).sigmoid() * self.candidate(both), bev
 
 
@@ -211,7 +211,7 @@ class RecurrentFusion(nn.Module):
         )
 
     def forward(self, bev: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor | None]:
-        earlier, seen, dt = _aligned(self.align, memory, bev, self.state_channels)
+        earlier, seen, dt = _aligned(self.align, memory, bev, bev.shape[1])
         update, reset = self.gates(torch.cat([bev, earlier, seen, dt], dim=1)).sigmoid().chunk(2, dim=1)
         candidate = self.candidate(torch.cat([bev, reset * earlier], dim=1))
         state = update * candidate + (1 - update) * earlier

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bev_perception.plain import to_plain
+from training.changes import differences
 from training.distill.adapters import copy_weights
 from training.distill.module import take_over
 from training.models.backbones import FAN, ImageBackbone
 from training.models.detector import Detector
 from training.models.weights_file import read_weights_file
-from training.run import Run
+from training.run import Run, run_from_plain, with_state
 from training.teachers.frozen import FrozenTeacher
-from training.trainer.checkpoint import load_module
+from training.trainer.checkpoint import load_module, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,26 @@ class Start:
 
 
 FRESH = Start()
+
+
+def as_narrow_as(run: Run, path: Path | None) -> Run:
+    """The run for the network of a checkpoint that it is to begin with, where training.prune cut that: with its widths
+    and its state, and with nothing taken over from a teacher, whose weights are as wide as before.
+
+    Raises ValueError where the run's network is another one than what was cut.
+    """
+    begun = None if path is None else run_from_plain(read_checkpoint(path)["run"], str(path))
+    if begun is None or begun.cut is None or begun.cut == run.cut:
+        return run
+    if (run.model, run.config) != (begun.model, begun.config):
+        changed = differences(to_plain(begun.config), to_plain(run.config))
+        raise ValueError(
+            f"--init {path} was cut out of a {begun.model}, this run trains another network: {begun.model} -> "
+            f"{run.model} {'; '.join(changed[:5])}; take the experiment that the network was trained with before"
+        )
+    distill = run.distill and replace(run.distill, inherit_head="", start_from="", start_into="")
+    spec = with_state(run.spec, begun.spec.temporal.state_channels)
+    return replace(run, spec=spec, cut=begun.cut, distill=distill, backbone_from="")
 
 
 def begin_with(detector: Detector, run: Run, teachers: Mapping[str, FrozenTeacher], start: Start) -> None:
