@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bev_perception.model_spec import ModelSpec
-from training.bundling.golden import pattern_inputs
+from training.bundling.pattern import pattern_inputs
 from training.models.detector import Detector, Memory
 from training.models.exported import MEMORY_INPUTS
 
