@@ -20,6 +20,7 @@ import torch
 from tiny_run import RUN
 from torch import Tensor, nn
 
+from bev_perception.bundle import Bundle
 from bev_perception.inference.backend import open_backend
 from training import prune, train
 from training.export import export_bundle
@@ -379,8 +380,17 @@ def fast_engine() -> Any:
         patch.setattr(
             latency, "_measured", lambda engine, threads, shape, i, o: 1e-6 * np.prod(shape.made) * i * (o + 8)
         )
-        patch.setattr(prune, "in_turns", lambda bundles, engine, threads: [30.0, 20.0][: len(bundles)])
+        patch.setattr(
+            prune, "in_turns", lambda bundles, engine, threads: [30.0 * slower(b, bundles[0]) for b in bundles]
+        )
+        patch.setattr(prune, "ROUNDS", 2)
         yield
+
+
+def slower(bundle: Bundle, dense: Bundle) -> float:
+    """Of an engine that saves less than the table says."""
+    share = bundle.onnx_path.stat().st_size / dense.onnx_path.stat().st_size
+    return 1.0 if share == 1 else 0.58 + share / 2
 
 
 @pytest.fixture(scope="module")
@@ -397,10 +407,9 @@ def pruned(
 def test_the_report_says_what_was_predicted_kept_and_lost(pruned: Path) -> None:
     content = json.loads((pruned / "report.json").read_text())
     ms = content["latency_ms"]
-    assert ms["predicted"] <= ms["budget"] == 0.75 * 30.0 and (ms["measured_dense"], ms["measured_pruned"]) == (
-        30.0,
-        20.0,
-    )
+    assert ms["predicted"] <= ms["budget"] == 0.75 * 30.0 and ms["measured_dense"] == 30.0
+    # The first cut saves less than its layers do by themselves; told so, the second nearly meets the budget.
+    assert ms["share_of_savings_that_shows"] < 0.9 and abs(ms["measured_pruned"] / 30.0 - 0.75) < 0.05
     assert set(content["scores"]) == {"dense", "pruned", "fine-tuned"} and content["engine"]["engine"] == "onnxruntime"
     assert any(of["kept"] < of["before"] for of in content["channels"].values())
     assert all(of["kept"] >= min(of["step"], of["before"]) for of in content["channels"].values())

@@ -95,6 +95,16 @@ def measure_table(
     return Table(_content(file)["where"], {key: curves[key] for key in wanted}, networks[network])
 
 
+def measure_network(file: Path, network: str, network_ms: Callable[[], float]) -> float:
+    """ms of a whole network, measured once for the table in `file`, which `measure_table` wrote: the same table gives
+    the same cut."""
+    content = _content(file)
+    if network not in content["networks"]:
+        content["networks"][network] = network_ms()
+        write_atomic(file, json.dumps(content, indent=1) + "\n")
+    return float(content["networks"][network])
+
+
 def _measured(engine: str, threads: int, shape: Shape, inputs: int, outputs: int) -> float:
     return layer_ms(engine, *graph_of(shape, inputs, outputs), threads)
 

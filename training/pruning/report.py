@@ -74,6 +74,7 @@ def report(
         "latency_ms": {
             "dense": table.network_ms,
             "outside_of_the_table": plan.rest_ms,
+            "share_of_savings_that_shows": plan.shown,
             "budget": plan.budget_ms,
             "predicted": plan.predicted_ms,
             "measured_dense": measured[0],
