@@ -114,20 +114,24 @@ def candidates_table(rows: Sequence[Row]) -> str:
     return markdown(head, [(sensors[row["sensors"]], *(row[name] for name in names)) for row in rows])
 
 
-def radars_table(clear: Sequence[Row], listed: Sequence[Row]) -> str:
-    """The two profiles of the synthetic radar: shares and means with standard errors, of distributions the median and
-    the middle 90 %."""
-    ours = {s.key: s for s in of_rows(listed, "radar_listed.csv")}
-    body = [
-        (f"{s.name}, {s.unit}" if s.unit not in ("", "1") else s.name, s.group.replace("_", " "), _radar_value(s),
-         _radar_value(ours[s.key]))
-        for s in of_rows(clear, "radar_clear.csv")
-        if not s.group.startswith(RARE) and s.key in ours
-    ]  # fmt: skip
-    return markdown(("statistic", "of", "`clear`", "`listed`"), body)
+def two_tables(first: str, second: str) -> Callable[[Sequence[Row], Sequence[Row]], str]:
+    """The statistics of two simulated things beside each other: shares and means with standard errors, of distributions
+    the median and the middle 90 %."""
+
+    def table(one: Sequence[Row], other: Sequence[Row]) -> str:
+        theirs = {s.key: s for s in of_rows(other, second)}
+        body = [
+            (f"{s.name}, {s.unit}" if s.unit not in ("", "1") else s.name, s.group.replace("_", " "), _value(s),
+             _value(theirs[s.key]))
+            for s in of_rows(one, first)
+            if not s.group.startswith(RARE) and s.key in theirs
+        ]  # fmt: skip
+        return markdown(("statistic", "of", f"`{first}`", f"`{second}`"), body)
+
+    return table
 
 
-def _radar_value(s: Statistic) -> str:
+def _value(s: Statistic) -> str:
     if s.kind == "distribution":
         return f"{s.value:.3g} ({s.quantiles[1]:.3g} to {s.quantiles[-2]:.3g})"
     return f"{s.value:.3g} ± {s.error:.2g}"
@@ -143,7 +147,9 @@ TABLES: dict[tuple[str, str], Table] = {
     ("results.md", "blanked"): Table(blanked_table, ("blanked_scores.json",)),
     ("results.md", "velocity"): Table(velocity_table, ("velocity.csv",)),
     ("results.md", "candidates"): Table(candidates_table, ("decoding.csv",)),
-    ("synthetic_radar.md", "radars"): Table(radars_table, ("radar_clear.csv", "radar_listed.csv")),
+    ("synthetic_radar.md", "radars"): Table(two_tables("clear", "listed"), ("radar_clear.csv", "radar_listed.csv")),
+    ("synthetic_city.md", "images"): Table(two_tables("town", "city"), ("images_town.csv", "images_city.csv")),
+    ("synthetic_city.md", "traffic"): Table(two_tables("town", "city"), ("traffic_town.csv", "traffic_city.csv")),
     ("models.md", "networks"): Table(
         lambda names, results: networks_table(networks(names, results)), ("network_names.csv", "near_results.csv")
     ),

@@ -76,7 +76,7 @@ def hits(owner: np.ndarray, material: np.ndarray, t: np.ndarray) -> Hits:
     )
 
 
-def test_edges_are_where_object_facet_or_depth_change() -> None:
+def test_edges_are_where_object_or_depth_change() -> None:
     owner, material = np.full((6, 8), -1), np.full((6, 8), Material.MATTE)
     t = np.full((6, 8), 10.0)
     owner[:, 4:] = 5

@@ -17,24 +17,22 @@ F = np.float32
 SUBPIXELS = ((-0.25, -0.25), (0.25, 0.25))  # rows and columns off the middle, which is seen anyway
 SKY_M = 5.0  # what stands further away shuts out no ambient light
 SHADED_M = 30.0  # and beyond this distance nobody looks for it
-LEAVES = 3  # so many layers of leaves a ray passes, no more
+LEAVES = 2  # so many layers of leaves a ray passes, no more
 _SIDE = 4
 
 
 def edges(hits: Hits, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(h * w,) which pixels border on another object, material, facet or depth."""
+    """(h * w,) which pixels border on another object, material or depth; two facets of one body are much alike."""
     h, w = size
     t = np.where(np.isfinite(hits.t), hits.t, F(1e4)).reshape(h, w)
-    # A facet is told by the direction of its normal, and an object by its owner.
-    facet = (hits.normal @ np.array([3.1, 5.7, 9.3], F)).reshape(h, w)
     what = hits.material.reshape(h, w).astype(np.int32) + 64 * hits.owner.reshape(h, w)
     out = np.zeros((h, w), bool)
     for here, there in (((slice(None), slice(1, None)), (slice(None), slice(-1))), ((slice(1, None),), (slice(-1),))):
         differs = what[here] != what[there]
         differs |= np.abs(t[here] - t[there]) > F(0.12) * np.minimum(t[here], t[there])
-        differs |= np.abs(facet[here] - facet[there]) > F(0.6)
-        ground = (hits.material.reshape(h, w)[here] == Material.GROUND) & (what[here] == what[there])
-        differs &= ~ground
+        # The ground goes off to the horizon without an edge; leaves are all edges, which a ray a pixel shows as well.
+        kind = hits.material.reshape(h, w)[here]
+        differs &= ~(((kind == Material.GROUND) | (kind == Material.FOLIAGE)) & (what[here] == what[there]))
         out[here] |= differs
         out[there] |= differs
     return out.ravel()
