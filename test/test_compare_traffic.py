@@ -87,7 +87,8 @@ def test_a_picture_of_a_drive_has_six_cameras(tmp_path: Path, capsys: pytest.Cap
     front = render_camera(world, RIG["CAM_FRONT"], 2 * NS, 0.04, scan_rng(11, "CAM_FRONT", 2 * NS)).bgr
     assert np.array_equal(picture[:36, 64:128], front)
     out = tmp_path / "drive.png"
-    assert world_main(["look", str(out), "--seed", "11", "--at", "2", "--scale", "0.04", "--world", "city"]) == 0
+    drive = ["--seed", "11", "--duration", "3", "--world", "city"]
+    assert world_main(["look", str(out), *drive, "--at", "2", "--scale", "0.04"]) == 0
     assert np.array_equal(cv2.imread(str(out)), picture)
     assert world_main(["look", str(tmp_path / "drive.docx"), "--scale", "0.04"]) == 1
     assert ".docx" in capsys.readouterr().err

@@ -79,7 +79,12 @@ def test_the_command_brings_the_package() -> None:
     brings = {"": re.search(r"install_requires=\[(.*?)\]", setup, re.DOTALL)}
     extras = ("evaluation", "openvino", "training")
     brings |= {name: re.search(rf'"{name}": \[(.*?)\]', setup, re.DOTALL) for name in extras}
-    distributions = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "nuscenes": "nuscenes-devkit"}
+    distributions = {
+        "cv2": "opencv-python-headless",
+        "yaml": "pyyaml",
+        "nuscenes": "nuscenes-devkit",
+        "torch_pruning": "torch-pruning",
+    }
     for package, how in MENDS.items():
         if how is not ROS:
             extra = (re.search(r"\.\[(\w+)\]", how) or ["", ""])[1]

@@ -249,7 +249,7 @@ def test_a_file_stands_beside_the_profiles_by_its_name(
 ) -> None:
     (file := tmp_path / "mine.yaml").write_text("near_m: 90")
     asked: list[object] = []
-    monkeypatch.setattr(compare_radar, "simulated", lambda radar, seeds, duration: asked.append(radar) or [])
+    monkeypatch.setattr(compare_radar, "simulated", lambda radar, *_: asked.append(radar) or [])
     monkeypatch.setattr(compare_radar, "summarise", lambda scans: [])
     assert main(["--profile", "clear", str(file)]) == 0
     assert asked == [None, replace(LISTED, near_m=90.0)] and "mine: 0 of 0" in capsys.readouterr().out

@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        run = as_narrow_as(override(load_run(args.experiment), changes_of(args.set)), args.init)
+        run = override(load_run(args.experiment), changes_of(args.set))
         start = Start(args.init, paths_of(args.init_branch), args.backbone)
         teaching = Teaching(paths_of(args.teacher), args.teacher_cache)
     except ValueError as error:
@@ -215,6 +215,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--data and --out are needed to train")
     torch.set_num_threads(own_threads())
     cv2.setNumThreads(1)  # the loader shares the cores with the network
+    run = as_narrow_as(run, args.init)
     last = train(
         run, source_of(args), args.out, start, teaching, own_workers() if args.workers is None else args.workers
     )

@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     look = commands.add_parser("look", help="six cameras of a drive in one picture")
     look.add_argument("out", help="a file .png or .jpg")
     look.add_argument("--seed", type=int, default=903)
+    look.add_argument("--duration", type=float, default=10.0, help="of the drive, which it is a part of")
     look.add_argument("--at", type=float, default=4.0, help="seconds from the drive's start")
     look.add_argument("--scale", type=float, default=0.25)
     _add_world(look)
@@ -99,7 +100,7 @@ def _run(args: argparse.Namespace) -> dict:
     if args.command == "look":
         from training.world.look import encoded
 
-        world = make_world(args.seed, args.at + 1.0, style=_world(args)[1])
+        world = make_world(args.seed, args.duration, style=_world(args)[1])
         write_atomic(Path(args.out), encoded(world, round(args.at * NS), args.scale, Path(args.out).suffix))
         return {"pictures": 1}
     if args.command == "nuscenes":
