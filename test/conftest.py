@@ -31,7 +31,8 @@ SLOW_FILES = frozenset(
     test_distill_experiments test_distill_training
     test_experiments test_export test_extending test_fusion_students test_live_and_replay test_messages test_model_table
     test_node_lifecycle test_node_messages test_node_tf test_nuscenes_writer test_packaging test_play_record
-    test_prune test_quantize test_radar_students test_recorded_labels test_recorded_sets test_recorded_town test_replay
+    test_prune test_pruned_networks test_quantize test_radar_students
+    test_recorded_labels test_recorded_sets test_recorded_town test_replay
     test_student test_students test_study test_teachers test_temporal_fusion
     test_fast_dds test_faults test_shared_memory test_two_nodes
     test_city_images test_image_statistics test_tensorrt test_train_small test_training test_view_export test_ways_in

@@ -19,12 +19,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bev_perception.files import write_atomic
 from training.world.camera import render_camera
 from training.world.generate import ordered_map
 from training.world.image_statistics import WIDTH, Picture, summarise
 from training.world.rig import IMAGE_WIDTH, NS, RIG, scan_rng
-from training.world.statistic import beside, write
+from training.world.statistic import beside, write_tables
 from training.world.styles import STYLES
 from training.world.world import conditions_of, make_world
 
@@ -55,10 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print("\n".join(beside(found)))
     if args.out:
-        folder = Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, statistics in found.items():
-            write_atomic(folder / f"images_{name}.csv", write(statistics))
+        write_tables(args.out, "images", found)
     return 0
 
 

@@ -22,7 +22,7 @@ from training.world.radar_profiles import ABOUT, RADARS, radar_named
 from training.world.radar_scans import recorded, simulated
 from training.world.radar_stored import stored
 from training.world.radar_summary import summarise
-from training.world.statistic import Statistic, beside, read, write
+from training.world.statistic import Statistic, beside, read, write_tables
 from training.world.styles import ABOUT as STYLES_ABOUT
 from training.world.styles import TOWN, style_named
 
@@ -49,11 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print("\n".join(beside(radars)))
     if args.out:
-        folder = Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, statistics in radars.items():
-            write_atomic(folder / f"radar_{name}.csv", write(statistics))
-        _draw(folder / "radar.png", radars)
+        write_tables(args.out, "radar", radars)
+        _draw(Path(args.out) / "radar.png", radars)
     return 0
 
 

@@ -14,14 +14,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from bev_perception.files import write_atomic
 from training.world.generate import keyframe_stamps
 from training.world.radar_scans import KeyScan, recorded
-from training.world.statistic import Statistic, beside, distribution, mean, share, write
+from training.world.statistic import Statistic, beside, distribution, mean, share, write_tables
 from training.world.styles import STYLES, style_named
 from training.world.traffic_statistics import MOVES_MPS, VEHICLES, Sightings, directions, neighbour_distance, sightings
 from training.world.world import make_world
@@ -58,10 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print("\n".join(beside(found)))
     if args.out:
-        folder = Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, statistics in found.items():
-            write_atomic(folder / f"traffic_{name}.csv", write(statistics))
+        write_tables(args.out, "traffic", found)
     return 0
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bev_perception.files import write_atomic
 from training.world.radar_statistics import PROBABILITIES, clustered_mean, kolmogorov_smirnov
 
 Floats = NDArray[np.float64]
@@ -101,6 +102,13 @@ def write(statistics: Sequence[Statistic]) -> str:
             [s.name, s.group, s.kind, s.unit, f"{s.value:.5g}", f"{s.error:.5g}", s.count, s.groups, quantiles]
         )
     return text.getvalue()
+
+
+def write_tables(folder: str | Path, kind: str, tables: Mapping[str, Sequence[Statistic]]) -> None:
+    """Each table as FOLDER/KIND_NAME.csv; the folder is made where there is none."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, statistics in tables.items():
+        write_atomic(Path(folder) / f"{kind}_{name}.csv", write(statistics))
 
 
 def read(path: str | Path) -> list[Statistic]:
