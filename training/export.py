@@ -41,7 +41,7 @@ from training.models import STUDENTS
 from training.models.detector import Detector
 from training.models.exported import ExportedDetector
 from training.quiet import quiet
-from training.trainer.checkpoint import load_module
+from training.trainer.checkpoint import load_network
 
 OPSET = 20
 GOLDEN_SHARE = 1 / 32  # of a bundle's limit, at most, is the golden sample
@@ -176,15 +176,15 @@ def main(argv: list[str] | None = None) -> int:
     add_source(parser, False, "golden-data", "nuScenes-format data root: golden sample and frame are of the split val")
     parser.add_argument("--limit-mib", type=float, help="refuse a larger bundle, such as 16 in a repository")
     args = parser.parse_args(argv)
-    module = load_module(args.checkpoint)
-    if module.run.model not in STUDENTS:
-        parser.error(f"{args.checkpoint} is a {module.run.model}; vehicles run students: {sorted(STUDENTS)}")
-    if module.run.data.returns != EVERY_RETURN:
+    network = load_network(args.checkpoint)
+    if network.run.model not in STUDENTS:
+        parser.error(f"{args.checkpoint} is a {network.run.model}; vehicles run students: {sorted(STUDENTS)}")
+    if network.run.data.returns != EVERY_RETURN:
         raise ValueError(
-            f"{args.checkpoint} learnt from some radar returns only ({module.run.data.returns}), vehicles give it all: "
-            "train with data.returns as it is by default"
+            f"{args.checkpoint} learnt from some radar returns only ({network.run.data.returns}), vehicles give all of "
+            "them: train with data.returns as it is by default"
         )
-    student = module.detector
+    student = network.detector
     scores = json.loads(args.scores.read_text()) if args.scores else {}
     if scores:
         student.spec = with_thresholds(student.spec, next(iter(scores.values()))["classes"])
