@@ -11,9 +11,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bev_perception.bundle import GOLDEN, GOLDEN_FRAME, MODEL, SPEC, Bundle, load_bundle, open_bundle, with_facts
+from bev_perception.files import replace_folder, work_folder
 from bev_perception.frame_proof import record_golden_frame
 from bev_perception.golden_pattern import pattern_frames
 from bev_perception.inference.backend import open_backend
@@ -70,9 +68,7 @@ def export_bundle(
     with torch.no_grad():
         results = exported(*tensors.values())
     expected = {t.name: r.numpy() for t, r in zip(student.spec.outputs(), results, strict=True)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with work_folder(out) as work:
         onnx_bytes = with_facts(_to_onnx(exported, tensors), student.spec)
         spec = dataclasses.replace(student.spec, onnx_sha256=hashlib.sha256(onnx_bytes).hexdigest())
         (work / MODEL).write_bytes(onnx_bytes)
@@ -94,12 +90,7 @@ def export_bundle(
         load_bundle(work)
         if limit_mib is not None:
             _check_sizes(work, limit_mib)
-        if out.exists():
-            shutil.rmtree(out)
-        os.chmod(work, 0o755)
-        os.replace(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        replace_folder(work, out)
     return out
 
 

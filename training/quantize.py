@@ -10,15 +10,13 @@ checkpoint is exported first, as `training.export` does by itself.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bev_perception.bundle import Bundle, load_bundle
-from bev_perception.files import write_atomic
+from bev_perception.files import replace_folder, work_folder, write_atomic
 from bev_perception.inference.backend import BACKENDS, open_backend
 from training import export
 from training.bundling.calibration import calibration_rows, network_inputs
@@ -58,21 +56,14 @@ def quantize(source: Bundle, data: Source, out: Path, settings: Settings) -> Pas
     rows = calibration_rows([keyframe.scene for keyframe in training], settings.frames)
     seen = f"{sum(map(len, rows))} keyframes, the first of {', '.join(training[of[0]].scene for of in rows)}"
     print(f"calibration: {seen}\n{len(validation)} keyframes are scored, with {settings.backend}\n", flush=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with work_folder(out) as work:
         ranked_on: list[Arrays] = []
         quantizer = Quantizer(source.model(), _calibration(source, training, rows, ranked_on), work)
         score = scores_on(validation, settings.backend)
         passed = pass_gate(source, quantizer, ranked_on, score, settings.gate, settings.backend, work)
         written = passed.bundle.path
         write_atomic(written / CARD, _card(source, passed, settings, seen, len(validation)))
-        os.chmod(written, 0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(written, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        replace_folder(written, out)
     return passed
 
 
