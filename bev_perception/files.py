@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import hashlib
 import os
 import shutil
 import tempfile
@@ -61,6 +62,15 @@ def read_text(path: str | Path, limit: int) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 (byte {error.start}: 0x{data[error.start]:02x})") from error
+
+
+def sha256_of(path: str | Path) -> str:
+    """Of a file of any size, in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextmanager

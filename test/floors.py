@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "array_file bags model_spec sensors.plausible sensors.serialised stamp_guard structures yaml_file",
     ),
     ("bev_perception", "bundle calibration golden_pattern"),
+    ("bev_perception", "archive"),
     ("bev_perception", "decode ego_motion messages modes preprocess sensors.twist temporal"),
     ("bev_perception", "inference.engine_cache inference.half"),
     ("bev_perception", "conversions golden_frame inference.gpu inference.interface measurements"),

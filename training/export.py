@@ -19,8 +19,18 @@ import onnx
 import torch
 from torch import Tensor
 
-from bev_perception.bundle import GOLDEN, GOLDEN_FRAME, MODEL, SPEC, Bundle, load_bundle, open_bundle, with_facts
-from bev_perception.files import replace_folder, work_folder
+from bev_perception.bundle import (
+    GOLDEN,
+    GOLDEN_FRAME,
+    MODEL,
+    SPEC,
+    Bundle,
+    load_bundle,
+    open_bundle,
+    replace_bundle,
+    with_facts,
+)
+from bev_perception.files import work_folder
 from bev_perception.frame_proof import record_golden_frame
 from bev_perception.golden_pattern import pattern_frames
 from bev_perception.inference.backend import open_backend
@@ -90,7 +100,7 @@ def export_bundle(
         load_bundle(work)
         if limit_mib is not None:
             _check_sizes(work, limit_mib)
-        replace_folder(work, out)
+        replace_bundle(work, out)
     return out
 
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bev_perception.bundle import Bundle, load_bundle
-from bev_perception.files import replace_folder, work_folder, write_atomic
+from bev_perception.bundle import Bundle, load_bundle, replace_bundle
+from bev_perception.files import work_folder, write_atomic
 from bev_perception.inference.backend import BACKENDS, open_backend
 from training import export
 from training.bundling.calibration import calibration_rows, network_inputs
@@ -63,7 +63,7 @@ def quantize(source: Bundle, data: Source, out: Path, settings: Settings) -> Pas
         passed = pass_gate(source, quantizer, ranked_on, score, settings.gate, settings.backend, work)
         written = passed.bundle.path
         write_atomic(written / CARD, _card(source, passed, settings, seen, len(validation)))
-        replace_folder(written, out)
+        replace_bundle(written, out)
     return passed
 
 
