@@ -14,6 +14,7 @@ PROGRAMS = {
     "build_engine": "bev_perception.inference.build_engine:main",
     "upgrade_bundle": "bev_perception.upgrade_bundle:main",
     "archive": "bev_perception.archive:main",
+    "fetch_bundle": "bev_perception.store:main",
     "replay": "bev_perception.replay:main",
     "play_bag": "bev_perception.ros.play_bag:main",
     "record_bag": "bev_perception.ros.record_bag:main",

@@ -11,6 +11,7 @@ same bundle gives the same archive, on every machine. Archives that others packe
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bev_perception.bundle import (
     FILE_LIMIT,
@@ -35,8 +36,8 @@ from bev_perception.bundle import (
     load_bundle,
     replace_bundle,
 )
-from bev_perception.files import open_atomic, sha256_of, work_folder
-from bev_perception.model_spec import BundleError
+from bev_perception.files import open_atomic, read_text, sha256_of, work_folder
+from bev_perception.model_spec import OLDEST, BundleError
 
 # Of a bundle's files, which lie in no folder. Bytes unpacked; what is not named here may be as large as a model.
 MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -180,6 +181,13 @@ def _opener(flags: int) -> Callable[[str, int], int]:
     return lambda path, _: os.open(path, flags, 0o644)
 
 
+def release_row(archive: Path, spec: str) -> dict[str, Any]:
+    """What a store's manifest says of an archive; spec: the text of its bundle's model_spec.json. Raises OSError."""
+    runtime = json.loads(spec).get("runtime", OLDEST["runtime"])
+    size, digest = archive.stat().st_size, sha256_of(archive)
+    return {"file": archive.name, "sha256": digest, "bytes": size, "runtime": runtime}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -195,9 +203,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.verb == "pack":
-            spec = pack_bundle(args.bundle, args.archive).spec
-            size, digest = args.archive.stat().st_size, sha256_of(args.archive)
-            print(f"{args.archive}: {spec.name}, {size} bytes, sha256 {digest}")
+            pack_bundle(args.bundle, args.archive)
+            print(json.dumps(release_row(args.archive, read_text(args.bundle / SPEC, SPEC_LIMIT))))
         else:
             bundle = unpack_bundle(args.archive, args.bundle)
             print(f"{bundle.path}: {bundle.spec.name}, sha256 of {MODEL} {bundle.spec.onnx_sha256}, verified")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -23,7 +24,7 @@ from bev_perception import archive as module
 from bev_perception.archive import main, pack_bundle, unpack_bundle
 from bev_perception.bundle import GOLDEN, MODEL, SPEC, load_bundle
 from bev_perception.files import aside, sha256_of
-from bev_perception.model_spec import BundleError
+from bev_perception.model_spec import RUNTIME, BundleError
 
 ROOT = Path(__file__).resolve().parent.parent
 REGULAR = (stat.S_IFREG | 0o644) << 16
@@ -49,7 +50,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_what_is_packed_is_unpacked(bundle: Path, packed: bytes, tmp_path: Path, capsys: Any) -> None:
     assert main(["pack", str(bundle), str(tmp_path / "tiny.zip")]) == 0
-    assert f"sha256 {sha256_of(tmp_path / 'tiny.zip')}" in capsys.readouterr().out
+    row = {"file": "tiny.zip", "sha256": sha256_of(tmp_path / "tiny.zip"), "bytes": len(packed), "runtime": RUNTIME}
+    assert json.loads(capsys.readouterr().out) == row
     assert main(["unpack", str(tmp_path / "tiny.zip"), str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.endswith("verified\n")
     assert contents(tmp_path / "out") == contents(bundle)

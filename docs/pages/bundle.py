@@ -109,7 +109,7 @@ ARCHIVE = """\
 
 `pack` verifies the bundle and writes one file, a zip, which any computer can look into. Its files are stored as they
 are: weights and golden files hardly shrink, and so the same bundle gives the same bytes on every machine, and one
-sha256.
+sha256. It prints what the manifest of a store says of the file ([fleet.md](fleet.md)).
 
 `unpack` trusts nothing that the file says of itself. Before anything is written it reads the list at the end of the zip
 and refuses names that lead out of the folder or into another, links and devices, names that stand twice or differ by
