@@ -33,6 +33,7 @@ from bev_perception.bundle import (
     SPEC,
     SPEC_LIMIT,
     Bundle,
+    bundle_files,
     load_bundle,
     replace_bundle,
 )
@@ -62,11 +63,8 @@ def pack_bundle(bundle: str | Path, out: str | Path) -> Bundle:
     """
     source, out = load_bundle(bundle), Path(out)
     source.model()  # or BundleError: weights that are not those that the spec names
-    files = sorted(source.path.iterdir())
-    for file in files:
-        if file.is_symlink() or not file.is_file():
-            raise BundleError(f"{file}: is no regular file; a bundle holds files only, take it out or copy it there")
-    names = [file.name for file in files]
+    names = bundle_files(source.path)
+    files = [source.path / name for name in names]
     check_members(names, [file.stat().st_size for file in files], str(source.path))
     with open_atomic(out) as raw, zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
         for file in files:

@@ -125,6 +125,15 @@ def _open(path: Path) -> tuple[Bundle, bytes]:
     return Bundle(path, spec), model
 
 
+def bundle_files(path: str | Path) -> list[str]:
+    """The names of a bundle's files, sorted. Raises BundleError where it holds a folder, link or device; OSError."""
+    files = sorted(Path(path).iterdir())
+    for file in files:
+        if file.is_symlink() or not file.is_file():
+            raise BundleError(f"{file}: is no regular file; a bundle holds files only, take it out or copy it there")
+    return [file.name for file in files]
+
+
 def replace_bundle(new: str | Path, target: str | Path) -> None:
     """Give the bundle `new` the place of `target`, as `replace_folder` does; what is no bundle is left alone.
 

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "array_file bags model_spec sensors.plausible sensors.serialised stamp_guard structures yaml_file",
     ),
     ("bev_perception", "bundle calibration golden_pattern"),
-    ("bev_perception", "archive download"),
+    ("bev_perception", "archive download signing"),
     ("bev_perception", "store"),
     ("bev_perception", "decode ego_motion messages modes preprocess sensors.twist temporal"),
     ("bev_perception", "inference.engine_cache inference.half"),

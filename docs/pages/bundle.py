@@ -48,7 +48,8 @@ has nothing else to configure about the model.
 | `model_spec.json` | the facts: sensors, classes, grid, image size, radar form, memory, thresholds, hash of the ONNX |
 | `golden.npz` | an input of the network and the output that it must give |
 | `golden_frame.npz` | what the sensors of a vehicle gave, and the detections that it must lead to |
-| `MODEL_CARD.md` | for people: size, scores, how it was trained, limits; no program reads it |"""
+| `MODEL_CARD.md` | for people: size, scores, how it was trained, limits; no program reads it |
+| `model.sig` | where it is signed: who made all of the above |"""
 ENFORCED = """\
 Each of these must hold; if one does not, `configure` of the node, the replay and `training.evaluate` fail with
 what was found, what was expected and how to mend it:
@@ -119,6 +120,21 @@ is executed. The new folder lies beside its place until it is verified as a bund
 the name, and what had the name before goes. A kill at any step leaves one whole bundle: where it fell between the two
 names the old one waits as `.NAME.before`, and the next `unpack`, export or quantisation to that name puts it back
 first. A folder that is no bundle is never replaced."""
+SIGNED = """\
+Whoever signs a bundle says that it is theirs; a vehicle that is given the public key takes no other
+(`bev_perception.signing.require_signature`). The signature is the file `model.sig`, in the format of
+[OpenSSF model signing](https://github.com/sigstore/model-transparency), with a key of one's own, no service and no
+network. Both computers need the package: `pip install model-signing pyopenssl`.
+
+    openssl ecparam -name prime256v1 -genkey -noout -out fleet.key
+    openssl ec -in fleet.key -pubout -out fleet.pub
+    ros2 run bev_perception sign_bundle bundles/mine --key fleet.key
+    ros2 run bev_perception sign_bundle bundles/mine --verify fleet.pub
+
+It covers every file of the bundle, the card as well. No signature, one by another key, an altered, a missing and an
+added file are refused, each in its own words, and so is a signature that leaves a file out. It says nothing of when: an
+old bundle keeps its signature, so what a vehicle may go back to is for the store and its agent to decide. Whatever
+writes a bundle anew (export, quantising, upgrade) gives one that has to be signed again."""
 CARD = """\
 `MODEL_CARD.md` has the number of parameters and the sizes of the network; when the export was given scores
 (`--scores`), the official metric for every set of sensors, per class and per range; and the notes that its author wrote
@@ -235,6 +251,7 @@ def page() -> str:
         ),
         *("## Versions", VERSION.format(format=FORMAT, minor=MINOR)),
         *("## As one file", ARCHIVE.format(members=MEMBERS, limit="4 GiB")),
+        *("## The signature", SIGNED),
         *("## Bundles of earlier versions", UPGRADE, "## The card", CARD),
         *("## model_spec.json", facts(spec), *nested_facts(spec)),
         *("## What the network takes", TAKES, tensor_table((*spec.inputs(), *extra))),
