@@ -90,6 +90,7 @@ setup(
             "scipy",
             "tensorboard",
             "torch-pruning",
+            "safetensors",
             "nuscenes-devkit==1.2.0",
             "trimesh",
             "embreex",

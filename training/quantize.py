@@ -20,6 +20,7 @@ from bev_perception.files import work_folder, write_atomic
 from bev_perception.inference.backend import BACKENDS, open_backend
 from training import export
 from training.bundling.calibration import calibration_rows, network_inputs
+from training.bundling.card_metadata import join_card, model_index, split_card
 from training.bundling.gate import HEAD, Passed, pass_gate, scores_on
 from training.bundling.int8 import Arrays, Quantizer
 from training.command_line import errors_as_text
@@ -85,9 +86,14 @@ def _calibration(
 def _card(source: Bundle, passed: Passed, settings: Settings, seen: str, scored: int) -> str:
     """That of the bundle before, and what this command did and measured."""
     before = source.path / CARD
+    metadata, text = split_card(before.read_text()) if before.is_file() else ({}, f"# {source.spec.name}")
+    if metadata:  # what hubs list is what this bundle reaches
+        reached = passed.steps[-1]
+        scores = {"all": {"mean_ap": reached.mean_ap, "nds": reached.nds}}
+        metadata["model-index"] = model_index(source.spec.name, scores, tuple(metadata.get("datasets", ())))
     kept = ", ".join(f"`{name}` ({error:.3f})" for name, error in passed.in_float) or "none"
     lines = [
-        before.read_text().rstrip() if before.is_file() else f"# {source.spec.name}",
+        text.rstrip(),
         "## In 8 bits",
         f"Made from the bundle above (sha256 of its ONNX `{source.spec.onnx_sha256}`) by `training.quantize`, "
         f"calibrated on {seen}. Scored on {scored} keyframes of the validation split with {settings.backend}; the gate "
@@ -95,7 +101,8 @@ def _card(source: Bundle, passed: Passed, settings: Settings, seen: str, scored:
         "\n".join([HEAD, *(step.row(passed.steps[0]) for step in passed.steps)]),
         f"Convolutions in 32 bits, with the error that each alone makes in 8: {kept}.",
     ]
-    return "\n\n".join(lines) + "\n"
+    body = "\n\n".join(lines) + "\n"
+    return join_card(metadata, body) if metadata else body
 
 
 @errors_as_text

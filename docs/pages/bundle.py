@@ -48,7 +48,8 @@ has nothing else to configure about the model.
 | `model_spec.json` | the facts: sensors, classes, grid, image size, radar form, memory, thresholds, hash of the ONNX |
 | `golden.npz` | an input of the network and the output that it must give |
 | `golden_frame.npz` | what the sensors of a vehicle gave, and the detections that it must lead to |
-| `MODEL_CARD.md` | for people: size, scores, how it was trained, limits; no program reads it |
+| `MODEL_CARD.md` | for people: size, scores, how it was trained, limits; what model hubs read of it |
+| `model.safetensors` | where it was asked for: the weights, for torch |
 | `model.sig` | where it is signed: who made all of the above |"""
 ENFORCED = """\
 Each of these must hold; if one does not, `configure` of the node, the replay and `training.evaluate` fail with
@@ -138,7 +139,22 @@ writes a bundle anew (export, quantising, upgrade) gives one that has to be sign
 CARD = """\
 `MODEL_CARD.md` has the number of parameters and the sizes of the network; when the export was given scores
 (`--scores`), the official metric for every set of sensors, per class and per range; and the notes that its author wrote
-(`--notes`): data, commands, what it is not good for."""
+(`--notes`): data, commands, what it is not good for.
+
+Before the text stands what model hubs read, as
+[Hugging Face's cards](https://huggingface.co/docs/hub/model-cards) have it: licence of the weights (`--licence`,
+`unknown` where nobody said), data sets (`--datasets`), tags, and every score as a `model-index`. Its own reader,
+`huggingface_hub.ModelCard.load`, is what the tests check it with; on a hub the file is called `README.md`. Quantising
+replaces the scores by those that the 8-bit network reaches.
+
+## For torch
+
+With `--safetensors` the export adds `model.safetensors`: the weights by the names of the student's state dict, those
+that only training needs included, in a [format](https://github.com/huggingface/safetensors) that can hold no code. No
+vehicle reads it.
+
+    from training.bundling.weights import read_student
+    student = read_student("bundles/mine")     # the network, built as its run says, in eval mode"""
 TAKES = """\
 Shapes are those of the shipped model; the last rows stand for `radar_bev` in a model whose radar format is `pillars`.
 What can be missing has an input that says whether it is there, 1 or 0."""
