@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bev_perception.array_file import read_arrays
-from bev_perception.files import read_bytes, read_text, replace_folder
+from bev_perception.files import aside, read_bytes, read_text, replace_folder
 from bev_perception.model_spec import BundleError, ModelSpec, parse_facts, parse_spec
 from bev_perception.onnx_file import read_metadata, with_metadata, with_weights_inside
 
@@ -114,6 +114,11 @@ def open_bundle(path: str | Path) -> Bundle:
 
 def _open(path: Path) -> tuple[Bundle, bytes]:
     """The bundle and its ONNX file."""
+    if not path.exists() and aside(path).is_dir():
+        raise BundleError(
+            f"bundle {path}: is missing, because its replacement was interrupted; the one before lies whole in "
+            f"{aside(path)}, rename that to {path}, or replace it again"
+        )
     for name in (MODEL, SPEC, GOLDEN):
         if not (path / name).is_file():
             raise BundleError(

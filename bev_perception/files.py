@@ -77,7 +77,8 @@ def sha256_of(path: str | Path) -> str:
 def work_folder(target: str | Path) -> Iterator[Path]:
     """An empty folder beside `target` to fill, for `replace_folder`; what is left of it goes when the block ends.
 
-    Folders are made. What a killed process left in its own goes as well: each is locked while its process lives.
+    Folders are made. What a killed process left in its own goes as well: each is locked while its process lives. (One
+    that was killed before it had its lock leaves an empty folder.)
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -162,6 +162,12 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         data[at + 42 : at + 46] = bytes(4)  # all begin where the first does
     archive.write_bytes(data)
     refused(archive, "overlaps the file before it", monkeypatch)
+    archive = written(tmp_path / "d.zip", ("w", b"x"))
+    data = bytearray(archive.read_bytes())
+    (at,) = places(data, b"PK\x01\x02")
+    data[at + 20 : at + 28] = struct.pack("<LL", 20, 20)
+    archive.write_bytes(data)
+    refused(archive, "its files reach into the list of files", monkeypatch)
 
 
 def places(data: bytes | bytearray, mark: bytes) -> list[int]:
@@ -277,6 +283,55 @@ def test_a_folder_of_other_things_is_not_replaced(packed: bytes, tmp_path: Path,
     assert contents(home) == {"thesis.txt": b"mine"} and not aside(home).exists()
     (home / "thesis.txt").unlink()
     assert unpack_bundle(tmp_path / "a.zip", home).spec == load_bundle(home).spec
+
+
+def test_a_kill_at_any_step_leaves_the_old_bundle_or_the_new_one(bundle: Path, packed: bytes, tmp_path: Path) -> None:
+    """Before each call that changes what is on the disk, in a child process that ends there."""
+    (tmp_path / "a.zip").write_bytes(packed)
+    out, new = tmp_path / "out", contents(bundle)
+    old = new | {"MODEL_CARD.md": b"# the one before"}
+    found = []
+    for step in range(1, 100):
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        for name, data in old.items():
+            (out / name).write_bytes(data)
+        status = killed_before(step, tmp_path / "a.zip", out)
+        there = contents(out if out.exists() else aside(out))
+        assert there in (old, new), f"step {step}"
+        found.append(there == new)
+        if status == 0:
+            break
+        unpack_bundle(tmp_path / "a.zip", out)  # goes on as if nothing had been
+        assert contents(out) == new
+        for left in set(tmp_path.iterdir()) - {out, tmp_path / "a.zip"}:
+            left.rmdir()  # an empty folder at most: it had no lock yet
+    assert status == 0 and step > len(new) + 4, "every file and every rename had its kill"
+    assert found == sorted(found), "and never back"
+
+
+def killed_before(step: int, archive: Path, out: Path) -> int:
+    """The exit status of an `unpack` that ends before the call of this number: 9, or 0 where it has fewer."""
+    child = os.fork()
+    if not child:
+        left = step
+
+        def ending(call: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*args: Any, **options: Any) -> Any:
+                nonlocal left
+                left -= 1
+                return os._exit(9) if left == 0 else call(*args, **options)
+
+            return wrapped
+
+        for name in ("rename", "chmod", "fsync", "open", "mkdir", "unlink", "rmdir"):
+            setattr(os, name, ending(getattr(os, name)))
+        try:
+            unpack_bundle(archive, out)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_only_whole_bundles_are_packed(bundle: Path, tmp_path: Path) -> None:
