@@ -38,7 +38,9 @@ from bev_perception.bundle import (
     replace_bundle,
 )
 from bev_perception.files import open_atomic, read_text, sha256_of, work_folder
+from bev_perception.missing import mend
 from bev_perception.model_spec import OLDEST, BundleError
+from bev_perception.signing import require_signature
 
 # Of a bundle's files, which lie in no folder. Bytes unpacked; what is not named here may be as large as a model.
 MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -77,12 +79,14 @@ def pack_bundle(bundle: str | Path, out: str | Path) -> Bundle:
     return source
 
 
-def unpack_bundle(archive: str | Path, out: str | Path) -> Bundle:
+def unpack_bundle(archive: str | Path, out: str | Path, public_key: str | Path | None = None) -> Bundle:
     """Unpack an archive to the folder `out`; a bundle that is there is replaced once its successor is verified.
 
     Nothing is written before the archive's list of members is known to be harmless, and nothing outside the new folder;
-    nothing that is unpacked is executed. Raises BundleError for an archive that is damaged, too large or holds anything
-    but the files of a bundle, or whose bundle `load_bundle` refuses; ValueError where `out` is no folder; OSError.
+    nothing that is unpacked is executed. public_key: whose other half must have signed the bundle.
+    Raises BundleError for an archive that is damaged, too large or holds anything but the files of a bundle, or whose
+    bundle `load_bundle` or the key refuses; ValueError where `out` is no folder; OSError; ImportError without
+    model-signing where there is a key.
     """
     archive, out = Path(archive), Path(out)
     try:
@@ -96,6 +100,8 @@ def unpack_bundle(archive: str | Path, out: str | Path) -> Bundle:
                 with zipfile.ZipFile(file) as opened:
                     for member in members:
                         _unpack(opened, member, work, archive)
+                if public_key is not None:
+                    require_signature(work, public_key)
                 load_bundle(work).model()
                 replace_bundle(work, out)
     except DAMAGED as error:
@@ -198,16 +204,17 @@ def main(argv: list[str] | None = None) -> int:
     unpack = verbs.add_parser("unpack", help="such a file becomes a bundle, verified")
     unpack.add_argument("archive", type=Path, help="what `pack` wrote")
     unpack.add_argument("bundle", type=Path, help="folder to write; a bundle there gives way to a verified one only")
+    unpack.add_argument("--public-key", type=Path, help="whose other half must have signed the bundle")
     args = parser.parse_args(argv)
     try:
         if args.verb == "pack":
             pack_bundle(args.bundle, args.archive)
             print(json.dumps(release_row(args.archive, read_text(args.bundle / SPEC, SPEC_LIMIT))))
         else:
-            bundle = unpack_bundle(args.archive, args.bundle)
+            bundle = unpack_bundle(args.archive, args.bundle, args.public_key)
             print(f"{bundle.path}: {bundle.spec.name}, sha256 of {MODEL} {bundle.spec.onnx_sha256}, verified")
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {mend(error) or error}", file=sys.stderr)
         return 1
     return 0
 

@@ -66,7 +66,7 @@ def read_address(address: str, limit: int, patience: Patience, say: Say) -> byte
             if stated and stated.isdecimal() and int(stated) != len(received):
                 raise ConnectionError(f"the connection ended after {len(received)} of {stated} bytes")
 
-    _patiently(attempt, lambda: 0, address, patience, say)
+    _patiently(attempt, lambda: 0, address, patience, say, "")
     return bytes(received)
 
 
@@ -111,7 +111,9 @@ def download(address: str, part: Path, size: int, patience: Patience, say: Say) 
             if file.tell() != size:
                 raise ConnectionError(f"the connection ended after {file.tell()} of {size} bytes")
 
-    _patiently(attempt, received, address, patience, say)
+    _patiently(
+        attempt, received, address, patience, say, ". What was received is kept, the next call goes on from there"
+    )
 
 
 def forget(part: Path) -> None:
@@ -189,9 +191,12 @@ def _receive(response: Any, take: Callable[[bytes], Any], most: int, end: float)
 
 
 def _patiently(
-    attempt: Callable[[float], None], received: Callable[[], int], address: str, patience: Patience, say: Say
+    attempt: Callable[[float], None], received: Callable[[], int], address: str, patience: Patience, say: Say, kept: str
 ) -> None:
-    """Try until it works, as long as it is worth it; a try that brought something wipes out failures before it."""
+    """Try until it works, as long as it is worth it; a try that brought something wipes out failures before it.
+
+    kept: what to say of what was received, where it was in vain.
+    """
     end = time.monotonic() + patience.total_s
     failures = 0
     while True:
@@ -207,8 +212,7 @@ def _patiently(
             wait = min(patience.wait_s * 2 ** (failures - 1), patience.longest_wait_s)
             if failures >= patience.tries or time.monotonic() + wait > end:
                 raise DownloadError(
-                    f"{address}: {_said(error)}, {failures} times in a row; look at the network and the server. What "
-                    "was received is kept, the next call goes on from there"
+                    f"{address}: {_said(error)}, {failures} times in a row; look at the network and the server{kept}"
                 ) from error
             say(f"{address}: {_said(error)}; tried again in {wait:g} s")
             time.sleep(wait)

@@ -29,8 +29,10 @@ from bev_perception.archive import ARCHIVE_LIMIT, MEMBER_NAME, unpack_bundle
 from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.download import Patience, Say, check_address, download, forget, read_address
 from bev_perception.files import read_bytes, sha256_of
+from bev_perception.missing import mend
 from bev_perception.model_spec import BundleError, check_runtime
 from bev_perception.plain import from_plain, parse_json
+from bev_perception.signing import require_signature
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -123,7 +125,11 @@ def place_of(vehicle_id: str, version: str) -> float:
 
 def choose_release(manifest: Manifest, vehicle_id: str | None) -> Choice:
     """The first release that this bev_perception runs and whose share the vehicle is in; without an id only one that is
-    for all."""
+    for all. Raises ValueError for an id that says nothing."""
+    if vehicle_id is not None and not vehicle_id.strip():
+        raise ValueError(
+            "the vehicle's id is empty, which would be the same for many; give each vehicle one of its own"
+        )
     reasons: list[str] = []
     for release in manifest.releases:
         version = f"version {release.version}"
@@ -156,18 +162,26 @@ def read_manifest(store: str | Path, patience: Patience = PATIENCE, say: Say = p
 
 
 def fetch_release(
-    store: str | Path, release: Release, out: str | Path, patience: Patience = PATIENCE, say: Say = print
+    store: str | Path,
+    release: Release,
+    out: str | Path,
+    patience: Patience = PATIENCE,
+    say: Say = print,
+    public_key: str | Path | None = None,
 ) -> Bundle:
     """The bundle of a release, verified, in a folder of `out` that is named by its version and its hash.
 
     A bundle that is there already is not fetched again. Nothing of the archive is used before its sha256 is that of the
-    manifest; what was received is kept when the line breaks, and the next call goes on. Raises StoreError, BundleError,
-    OSError.
+    manifest; what was received is kept when the line breaks, and the next call goes on. public_key: whose other half
+    must have signed the bundle. Raises StoreError, BundleError, OSError; ImportError without model-signing where there
+    is a key.
     """
     out = Path(out)
     folder = out / f"{release.version}-{release.sha256[:12]}"
     try:
         bundle = load_bundle(folder)
+        if public_key is not None:
+            require_signature(folder, public_key)
         say(f"{folder}: is there already")
         return bundle
     except BundleError:  # not there, or damaged: fetched, and then replaced
@@ -177,6 +191,9 @@ def fetch_release(
     source = _address(store, release.file)
     with _alone(out):
         resumed = part.exists()
+        free = shutil.disk_usage(out).free + (part.stat().st_size if resumed else 0)
+        if free < 2 * release.bytes:
+            raise OSError(f"{out}: {free} bytes are free, {2 * release.bytes} are needed for {release.file}; make room")
         _bring(source, part, release, patience, say)
         if resumed and sha256_of(part) != release.sha256:
             say(f"{source}: what an earlier call received does not belong to it, it is received anew")
@@ -189,7 +206,7 @@ def fetch_release(
                 f"{source}: has sha256 {found[:12]}..., the manifest expects {release.sha256[:12]}...; nothing of it "
                 "was used. Upload the archive again, and the manifest after it"
             )
-        bundle = unpack_bundle(part, folder)
+        bundle = unpack_bundle(part, folder, public_key)
         forget(part)
     return bundle
 
@@ -245,6 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("store", help="folder, or http(s)://... of one, with manifest.json")
     parser.add_argument("--vehicle-id", help="any text that is this vehicle's alone; for releases that are not for all")
     parser.add_argument("--out", type=Path, required=True, help="folder of bundles, to which a new one is added")
+    parser.add_argument("--public-key", type=Path, help="whose other half must have signed the bundle")
     parser.add_argument("--timeout", type=float, default=Patience.timeout_s, help="s without a byte (%(default)s)")
     parser.add_argument("--tries", type=int, default=Patience.tries, help="in a row that bring nothing (%(default)s)")
     args = parser.parse_args(argv)
@@ -259,9 +277,9 @@ def main(argv: list[str] | None = None) -> int:
             say(reason)
         if choice.release is None:
             raise StoreError(f"{args.store}: has no release for this vehicle")
-        print(fetch_release(args.store, choice.release, args.out, patience, say).path)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(fetch_release(args.store, choice.release, args.out, patience, say, args.public_key).path)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {mend(error) or error}", file=sys.stderr)
         return 1
     return 0
 

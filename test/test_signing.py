@@ -16,10 +16,11 @@ import tiny_bundle
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from bev_perception.archive import pack_bundle, unpack_bundle
+from bev_perception.archive import pack_bundle, release_row, unpack_bundle
 from bev_perception.bundle import GOLDEN, MODEL, SPEC, load_bundle
 from bev_perception.model_spec import BundleError
 from bev_perception.signing import SIGNATURE, SignatureError, main, require_signature, sign_bundle
+from bev_perception.store import main as store_main
 
 PEM = serialization.Encoding.PEM
 
@@ -58,6 +59,24 @@ def test_what_is_signed_is_accepted_whole_and_after_it_travelled(signed: tuple[P
     pack_bundle(bundle, tmp_path / "b.zip")
     unpack_bundle(tmp_path / "b.zip", tmp_path / "another name")
     require_signature(tmp_path / "another name", public)
+
+
+def test_a_store_gives_a_vehicle_that_has_a_key_nothing_else(
+    bundle: Path, signed: tuple[Path, Path], tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "store").mkdir()
+    _, other = write_keys(tmp_path / "other")
+    pack_bundle(bundle, tmp_path / "store" / "b.zip")
+    row = release_row(tmp_path / "store" / "b.zip", (bundle / SPEC).read_text())
+    (tmp_path / "store" / "manifest.json").write_text(
+        json.dumps({"format": 1, "releases": [{"version": "1", "share": 1, **row}]})
+    )
+    fetch = [str(tmp_path / "store"), "--out", str(tmp_path / "out"), "--public-key"]
+    assert store_main([*fetch, str(other)]) == 1
+    assert "is signed with another key" in capsys.readouterr().err
+    assert not any(f.is_dir() for f in (tmp_path / "out").iterdir())
+    assert store_main([*fetch, str(signed[1])]) == 0
+    assert store_main([*fetch, str(other)]) == 1, "nor what is there already"
 
 
 def test_others_read_it(signed: tuple[Path, Path]) -> None:

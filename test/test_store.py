@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import http.server
+import ipaddress
 import json
 import shutil
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -66,7 +69,8 @@ class Site:
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """With a parameter, a function that makes key and certificate in one file, it speaks HTTPS."""
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     site = Site()
@@ -113,14 +117,42 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    site.address = f"http://127.0.0.1:{server.server_port}"
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:  # who asked has gone: what the tests are about
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    if certificate := getattr(request, "param", None):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate(tmp_path))
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    site.address = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield site
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def own_certificate(folder: Path) -> Path:
+    """Of 127.0.0.1, signed by itself."""
+    x509 = pytest.importorskip("cryptography.x509", reason="needs cryptography")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = x509.CertificateBuilder(
+        name, name, key.public_key(), 1, now - datetime.timedelta(1), now + datetime.timedelta(1)
+    )
+    certificate = made.add_extension(address, False).sign(key, hashes.SHA256())
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    path = folder / "certificate.pem"
+    path.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem))
+    return path
 
 
 def said(lines: list[str]) -> str:
@@ -271,23 +303,28 @@ def test_redirects_lead_to_web_servers_only(site: Site, target: str) -> None:
         read_address(f"{site.address}/a", 10_000, QUICK, print)
 
 
+@pytest.mark.parametrize("site", [own_certificate], indirect=True)
+def test_https_with_a_certificate_that_is_trusted_and_one_that_is_not(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.files["/a"] = b"secret"
+    lines: list[str] = []
+    with pytest.raises(DownloadError, match="certificate verify failed"):
+        read_address(f"{site.address}/a", 100, QUICK, lines.append)
+    assert lines == [] and site.asked == [], "a certificate does not get better by waiting"
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+    assert read_address(f"{site.address}/a", 100, QUICK, print) == b"secret"
+    site.redirects["/b"] = site.address.replace("https", "http") + "/a"
+    with pytest.raises(DownloadError, match="which is not followed: expected https"):
+        read_address(f"{site.address}/b", 100, QUICK, print)
+
+
 def test_redirects_are_followed_a_few_times(site: Site) -> None:
     site.files["/b"] = b"here"
     site.redirects = {"/a": "/b", "/c": "/c"}
     assert read_address(f"{site.address}/a", 100, QUICK, print) == b"here"
     with pytest.raises(DownloadError, match="answers 302"):
         read_address(f"{site.address}/c", 100, QUICK, print)
-
-
-def test_from_an_encrypted_connection_to_no_other() -> None:
-    from urllib.request import Request
-
-    from bev_perception.download import _Redirects
-
-    handler = _Redirects()
-    with pytest.raises(DownloadError, match="which is not followed: expected https"):
-        handler.redirect_request(Request("https://a/x"), None, 302, "", {}, "http://a/x")
-    assert handler.redirect_request(Request("http://a/x"), None, 302, "", {}, "https://a/x").full_url == "https://a/x"
 
 
 def test_a_compressed_answer_is_refused(site: Site) -> None:
@@ -371,6 +408,9 @@ def test_the_newest_release_that_is_for_this_vehicle() -> None:
     version, why = chosen(manifest({}), None)
     assert version is None and "without --vehicle-id this one is not among them" in why
     assert chosen(manifest(), "car 7") == (None, "")
+    for nothing in ("", " \n"):
+        with pytest.raises(ValueError, match="the vehicle's id is empty"):
+            chosen(manifest({}), nothing)
 
 
 def test_a_share_is_even_keeps_its_vehicles_and_begins_with_others() -> None:
@@ -509,6 +549,13 @@ def test_an_archive_that_is_no_bundle_is_refused_after_its_hash(shelf: Path, tmp
     with pytest.raises(BundleError, match="does not end like a zip"):
         fetch_release(tmp_path / "shelf", release, tmp_path / "out", QUICK, print)
     assert not any(f.is_dir() for f in (tmp_path / "out").iterdir())
+
+
+def test_a_full_disk_is_known_before(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(OSError, match=r"1000 bytes are free, \d+ are needed for b\.zip; make room"):
+        fetch_release(shelf, read_manifest(shelf).releases[0], tmp_path / "out", QUICK, print)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_one_process_at_a_time(shelf: Path, tmp_path: Path) -> None:
