@@ -52,7 +52,7 @@ from training.models import STUDENTS
 from training.models.detector import Detector
 from training.models.exported import ExportedDetector
 from training.quiet import quiet
-from training.trainer.checkpoint import load_module
+from training.trainer.checkpoint import load_network
 
 OPSET = 20
 GOLDEN_SHARE = 1 / 32  # of a bundle's limit, at most, is the golden sample
@@ -186,15 +186,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--safetensors", action="store_true", help="also the weights, for torch")
     parser.add_argument("--limit-mib", type=float, help="refuse a larger bundle, such as 16 in a repository")
     args = parser.parse_args(argv)
-    module = load_module(args.checkpoint)
-    if module.run.model not in STUDENTS:
-        parser.error(f"{args.checkpoint} is a {module.run.model}; vehicles run students: {sorted(STUDENTS)}")
-    if module.run.data.returns != EVERY_RETURN:
+    network = load_network(args.checkpoint)
+    if network.run.model not in STUDENTS:
+        parser.error(f"{args.checkpoint} is a {network.run.model}; vehicles run students: {sorted(STUDENTS)}")
+    if network.run.data.returns != EVERY_RETURN:
         raise ValueError(
-            f"{args.checkpoint} learnt from some radar returns only ({module.run.data.returns}), vehicles give it all: "
-            "train with data.returns as it is by default"
+            f"{args.checkpoint} learnt from some radar returns only ({network.run.data.returns}), vehicles give all of "
+            "them: train with data.returns as it is by default"
         )
-    student = module.detector
+    student = network.detector
     scores = json.loads(args.scores.read_text()) if args.scores else {}
     if scores:
         student.spec = with_thresholds(student.spec, next(iter(scores.values()))["classes"])
@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     card = model_card(student, scores, args.notes.read_text() if args.notes else "", origin)
     files: dict[str, str | bytes] = {"MODEL_CARD.md": card}
     if args.safetensors:
-        files[WEIGHTS] = weights_file(student, module.run)
+        files[WEIGHTS] = weights_file(student, network.run)
     inputs = recorded_inputs(student, source_of(args)) if args.data else None
     frames = recorded_frames(student.spec, source_of(args)) if args.data else None
     export_bundle(student, args.out, files, inputs, args.limit_mib, frames)
