@@ -100,13 +100,23 @@ def unpack_bundle(archive: str | Path, out: str | Path, public_key: str | Path |
                 with zipfile.ZipFile(file) as opened:
                     for member in members:
                         _unpack(opened, member, work, archive)
-                if public_key is not None:
-                    require_signature(work, public_key)
-                load_bundle(work).model()
+                bundle = _verified(work, archive, public_key)
                 replace_bundle(work, out)
     except DAMAGED as error:
         raise BundleError(f"{archive}: is no intact zip ({error}); copy or download it again") from error
-    return load_bundle(out)
+    return Bundle(out, bundle.spec)
+
+
+def _verified(work: Path, archive: Path, public_key: str | Path | None) -> Bundle:
+    """What was unpacked; errors name the archive, because `work` is gone when they are read."""
+    try:
+        if public_key is not None:
+            require_signature(work, public_key)
+        bundle = load_bundle(work)
+        bundle.model()  # or BundleError: weights that are not those that the spec names
+    except BundleError as error:
+        raise type(error)(str(error).replace(str(work), str(archive))) from error
+    return bundle
 
 
 def check_members(names: Sequence[str], sizes: Sequence[int], where: str) -> None:

@@ -234,8 +234,9 @@ def test_what_is_no_bundle_replaces_none(bundle: Path, tmp_path: Path, what: str
     shutil.copytree(bundle, tmp_path / "out")
     change(tmp_path / "bad")
     archive = written(tmp_path / "a.zip", *contents(tmp_path / "bad").items())
-    with pytest.raises(BundleError, match=said):
+    with pytest.raises(BundleError, match=said) as told:
         unpack_bundle(archive, tmp_path / "out")
+    assert str(archive) in str(told.value) and ".part" not in str(told.value)
     with pytest.raises(BundleError, match=said):
         pack_bundle(tmp_path / "bad", tmp_path / "b.zip")
     assert contents(tmp_path / "out") == contents(bundle)
