@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
@@ -479,6 +480,42 @@ def test_a_broken_line_is_taken_up_by_the_next_call(site: Site, shelf: Path, tmp
     site.asked.clear()
     assert fetch_release(f"{site.address}/models", release, tmp_path, QUICK, print)
     assert [wanted for _, wanted, _ in site.asked] == ["bytes=1000-"]
+
+
+def test_whatever_the_server_does_there_is_the_right_bundle_or_none(site: Site, shelf: Path, tmp_path: Path) -> None:
+    """Servers that break off, fail, exchange the file and lie about it, at random; then an honest one."""
+    release = put(site, shelf)
+    right, path = site.files["/models/b.zip"], "/models/b.zip"
+    rng = np.random.default_rng(5)
+    stamps = ("", "Mon, 30 Nov 2026 12:00:00 GMT")
+    came = []
+    for episode in range(40):
+        out = tmp_path / str(episode)
+        for _ in range(4):
+            site.cut = [int(n) for n in rng.integers(0, len(right), rng.integers(3))]
+            site.answers = [int(n) for n in rng.choice([200, 404, 500, 503], rng.integers(4))]
+            site.ranges, site.etag, site.heeds_if_range, site.length = (bool(n) for n in rng.random(4) < 0.7)
+            site.modified, site.shift = stamps[rng.integers(2)], int(rng.random() < 0.1)
+
+            def exchange(_: str) -> None:
+                site.files[path] = (right, rng.bytes(len(right)), right[: len(right) // 2])[rng.integers(3)]
+
+            exchange("")
+            try:
+                fetch_release(f"{site.address}/models", release, out, QUICK, exchange)
+            except (StoreError, DownloadError):
+                assert not any(f.is_dir() for f in out.iterdir()), "a folder of an archive that was refused"
+                continue
+            break
+        came.append(any(f.is_dir() for f in out.iterdir()))
+        site.files[path], site.cut, site.answers = right, [], []
+        site.ranges = site.etag = site.heeds_if_range = site.length = True
+        site.shift = 0
+        bundle = fetch_release(f"{site.address}/models", release, out, QUICK, print)
+        pack_bundle(bundle.path, tmp_path / "again.zip")
+        assert (tmp_path / "again.zip").read_bytes() == right
+        assert [f.name for f in out.iterdir()] == [bundle.path.name]
+    assert 5 < sum(came) < 35, "too kind or too cruel to say anything"
 
 
 @pytest.mark.parametrize("kind", ["folder", "web server"])
