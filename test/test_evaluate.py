@@ -223,7 +223,7 @@ def test_the_model_card_states_sizes_scores_and_notes(network, keyframes):
     scores = {word: s.to_dict() for word, s in found.items()}
     scores["all"]["mean_ap"], scores["all"]["classes"]["car"]["errors"]["ate"] = 0.4321, 0.777
     card = model_card(network.detector, json.loads(json.dumps(scores)), "## Notes\n\nTrained on nothing.\n")
-    assert card.startswith("# tiny\n\n") and card.endswith("Trained on nothing.\n")
+    assert "\n---\n\n# tiny\n\n" in card and card.endswith("Trained on nothing.\n")
     assert "6 cameras at 128x64, 5 radars, BEV 64x64 cells of 1.6 m" in card
     rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| ")]
     assert [row[0].strip("| ") for row in rows].count("all") == 1

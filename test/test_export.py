@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
@@ -25,10 +27,13 @@ from bev_perception.inference.builder import BuildError  # noqa: E402
 from bev_perception.inference.proof import self_test  # noqa: E402
 from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec  # noqa: E402
 from training import export  # noqa: E402
+from training.bundling.card_metadata import split_card  # noqa: E402
 from training.bundling.export_checks import ask_tensorrt, check_parameters  # noqa: E402
 from training.bundling.golden import COLOR_STEP  # noqa: E402
 from training.bundling.pattern import pattern_inputs  # noqa: E402
+from training.bundling.weights import read_student  # noqa: E402
 from training.data.source import Source  # noqa: E402
+from training.models.exported import ExportedDetector  # noqa: E402
 from training.trainer.checkpoint import load_network  # noqa: E402
 from training.trainer.detect import evaluate  # noqa: E402
 from training.trainer.loading import Batches, open_keyframes  # noqa: E402
@@ -55,6 +60,8 @@ def bundle_dir(tiny_checkpoint, network, keyframes, tiny_dataset, tmp_path_facto
     (folder / "scores.json").write_text(json.dumps(scores))
     arguments = [str(tiny_checkpoint), str(folder / "bundle"), "--golden-data", str(tiny_dataset), "--limit-mib", "16"]
     arguments += ["--notes", str(folder / "notes.md"), "--scores", str(folder / "scores.json")]
+    arguments += ["--licence", "mit", "--datasets", "tiny"]
+    arguments += ["--safetensors"] if importlib.util.find_spec("safetensors") else []
     assert export.main(arguments) == 0
     assert len(list(folder.iterdir())) == 3, "nothing is left behind"
     return folder / "bundle"
@@ -65,8 +72,12 @@ def test_a_checkpoint_becomes_a_bundle_that_the_vehicle_accepts(bundle_dir):
     thresholds = SPEC.score_threshold | {"car": 0.6}  # the score of its best F1; nothing is known of the others
     assert dataclasses.replace(bundle.spec, onnx_sha256="") == dataclasses.replace(SPEC, score_threshold=thresholds)
     assert sorted(f.name for f in out.iterdir()) == [
-        "MODEL_CARD.md", "golden.npz", "golden_frame.npz", "model.onnx", "model_spec.json",
+        "MODEL_CARD.md", "golden.npz", "golden_frame.npz", "model.onnx",
+        *(["model.safetensors"] if importlib.util.find_spec("safetensors") else []), "model_spec.json",
     ]  # fmt: skip
+    metadata, text = split_card((out / "MODEL_CARD.md").read_text())
+    assert (metadata["license"], metadata["datasets"]) == ("mit", ["tiny"]) and text.startswith("# tiny\n")
+    assert metadata["model-index"][0]["results"][0]["dataset"]["config"] == "all"
     assert (out / "MODEL_CARD.md").read_text().endswith("Trained in a test.\n")
     inputs, _ = bundle.golden()
     assert inputs["prev_valid"] == 1 and inputs["camera_valid"].all() and inputs["radar_valid"].all()
@@ -77,6 +88,54 @@ def test_a_checkpoint_becomes_a_bundle_that_the_vehicle_accepts(bundle_dir):
     earlier, later = read_golden_frame(bundle)[0]
     assert later.stamp_ns - earlier.stamp_ns == 500_000_000, "two keyframes of the data set"
     backend.close()
+
+
+def test_the_weights_for_torch_give_the_same_outputs(network, bundle_dir, tmp_path):
+    pytest.importorskip("safetensors", reason="needs safetensors")
+    student = read_student(bundle_dir)
+    assert student.spec.score_threshold["car"] == 0.6
+    inputs, golden = load_bundle(bundle_dir).golden()
+    tensors = [torch.from_numpy(inputs[t.name]) for t in student.spec.inputs()]
+    with torch.no_grad():
+        found = ExportedDetector(student).eval()(*tensors)
+        wanted = ExportedDetector(network.detector).eval()(*tensors)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert np.allclose(found[0], golden["scores"], atol=1e-6)
+    assert set(student.state_dict()) == set(safetensors_of(bundle_dir)) == set(network.detector.state_dict())
+
+
+def safetensors_of(folder):
+    from safetensors.torch import load_file  # as anybody would
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_damaged_weights_for_torch_are_refused(bundle_dir, tmp_path):
+    pytest.importorskip("safetensors", reason="needs safetensors")
+    import safetensors
+    from safetensors.torch import save_file
+
+    with pytest.raises(FileNotFoundError, match=r"`training\.export` writes it with --safetensors"):
+        read_student(tmp_path)
+    data = (bundle_dir / "model.safetensors").read_bytes()
+    other = tmp_path / "w"
+    for content in (b"", data[:1000], data[:-10], b"\xff" * 100):
+        other.write_bytes(content)
+        with pytest.raises(ValueError, match="no intact file of safetensors"):
+            read_student(other)
+    tensors = safetensors_of(bundle_dir)
+    save_file(tensors, other)
+    with pytest.raises(ValueError, match="does not say which network it is of"):
+        read_student(other)
+    name, tensor = next(iter(tensors.items()))
+    with safetensors.safe_open(bundle_dir / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    save_file({n: t for n, t in tensors.items() if n != name}, other, metadata)
+    with pytest.raises(ValueError, match=f"{name}: missing"):
+        read_student(other)
+    save_file(tensors | {name: tensor[None].clone()}, other, metadata)
+    with pytest.raises(ValueError, match=f"{name}: size mismatch"):
+        read_student(other)
 
 
 @pytest.mark.parametrize(("limit", "what"), [(0.001, "golden.npz has"), (1.0, "the bundle has")])
@@ -175,6 +234,15 @@ def test_the_pattern_fits_every_spec_and_touches_every_input(spec):
     again = pattern_inputs(spec)
     assert list(inputs) == [t.name for t in spec.inputs()]
     assert all((again[name] == array).all() for name, array in inputs.items()), "it is the same every time"
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(network, bundle_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_to_onnx", lambda *_: (bundle_dir / "model.onnx").read_bytes())
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="home is there and is no bundle"):
+        export.export_bundle(network.detector, tmp_path / "home")
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_an_export_that_disagrees_leaves_the_old_bundle(network, bundle_dir, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Checkpoint -> bundle: `python -m training.export CHECKPOINT OUT [--golden-data DIR] [--scores JSON] [--notes MD]`.
 
-Writes model.onnx, model_spec.json, golden.npz, golden_frame.npz and MODEL_CARD.md, and refuses when PyTorch, ONNX
+Writes model.onnx, model_spec.json, golden.npz, golden_frame.npz and MODEL_CARD.md, with --safetensors the weights for
+torch, and refuses when PyTorch, ONNX
 Runtime and the spec disagree, when a parameter is not in the graph, when TensorRT's parser refuses or when the bundle
 is above --limit-mib.
 """
@@ -11,9 +12,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,18 @@ import onnx
 import torch
 from torch import Tensor
 
-from bev_perception.bundle import GOLDEN, GOLDEN_FRAME, MODEL, SPEC, Bundle, load_bundle, open_bundle, with_facts
+from bev_perception.bundle import (
+    GOLDEN,
+    GOLDEN_FRAME,
+    MODEL,
+    SPEC,
+    Bundle,
+    load_bundle,
+    open_bundle,
+    replace_bundle,
+    with_facts,
+)
+from bev_perception.files import work_folder
 from bev_perception.frame_proof import record_golden_frame
 from bev_perception.golden_pattern import pattern_frames
 from bev_perception.inference.backend import open_backend
@@ -30,10 +39,12 @@ from bev_perception.inference.interface import InferenceBackend
 from bev_perception.inference.proof import TOLERANCES, compare_outputs
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import SensorFrame
+from training.bundling.card_metadata import Origin
 from training.bundling.export_checks import ask_tensorrt, check_parameters
 from training.bundling.golden import recorded_frames, recorded_inputs
 from training.bundling.model_card import model_card
 from training.bundling.pattern import pattern_inputs
+from training.bundling.weights import WEIGHTS, weights_file
 from training.command_line import errors_as_text
 from training.data.config import EVERY_RETURN
 from training.data.source import add_source, source_of
@@ -50,14 +61,15 @@ GOLDEN_SHARE = 1 / 32  # of a bundle's limit, at most, is the golden sample
 def export_bundle(
     student: Detector,
     out: Path,
-    extra_files: dict[str, str] | None = None,
+    extra_files: dict[str, str | bytes] | None = None,
     inputs: dict[str, np.ndarray] | None = None,
     limit_mib: float | None = None,
     frames: tuple[SensorFrame, SensorFrame] | None = None,
 ) -> Path:
     """Write a bundle for `student` (with its spec) to `out`, replacing what is there once everything is proven.
 
-    extra_files: file name -> text, for the model card. inputs: of the golden sample (default: `pattern_inputs`).
+    extra_files: file name -> content, for the model card and the weights of torch.
+    inputs: of the golden sample (default: `pattern_inputs`).
     limit_mib: how large the bundle may be; None for any size. One that goes into a repository wants a limit.
     frames: of the golden frame (default: `pattern_frames`).
     Raises BundleError when ONNX Runtime disagrees with PyTorch, ValueError when a parameter is not in the graph or a
@@ -70,9 +82,7 @@ def export_bundle(
     with torch.no_grad():
         results = exported(*tensors.values())
     expected = {t.name: r.numpy() for t, r in zip(student.spec.outputs(), results, strict=True)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with work_folder(out) as work:
         onnx_bytes = with_facts(_to_onnx(exported, tensors), student.spec)
         spec = dataclasses.replace(student.spec, onnx_sha256=hashlib.sha256(onnx_bytes).hexdigest())
         (work / MODEL).write_bytes(onnx_bytes)
@@ -81,8 +91,8 @@ def export_bundle(
         arrays = {f"in.{name}": array for name, array in inputs.items()}
         arrays |= {f"out.{name}": array for name, array in expected.items() if name != "bev"}
         np.savez_compressed(work / GOLDEN, **arrays)  # type: ignore[arg-type]
-        for name, text in (extra_files or {}).items():
-            (work / name).write_text(text)
+        for name, content in (extra_files or {}).items():
+            (work / name).write_bytes(content.encode() if isinstance(content, str) else content)
         print(ask_tensorrt(onnx_bytes))
         backend = open_backend(open_bundle(work))
         try:
@@ -94,12 +104,7 @@ def export_bundle(
         load_bundle(work)
         if limit_mib is not None:
             _check_sizes(work, limit_mib)
-        if out.exists():
-            shutil.rmtree(out)
-        os.chmod(work, 0o755)
-        os.replace(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        replace_bundle(work, out)
     return out
 
 
@@ -174,6 +179,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scores", type=Path, help="JSON of training.evaluate --out: card, thresholds")
     parser.add_argument("--notes", type=Path, help="Markdown appended to the card: data, command, duration, limits")
     add_source(parser, False, "golden-data", "nuScenes-format data root: golden sample and frame are of the split val")
+    parser.add_argument(
+        "--licence", default=Origin.licence, help="of the weights, such as apache-2.0: card (%(default)s)"
+    )
+    parser.add_argument("--datasets", nargs="+", default=[], help="that it learnt from and was scored on: card")
+    parser.add_argument("--safetensors", action="store_true", help="also the weights, for torch")
     parser.add_argument("--limit-mib", type=float, help="refuse a larger bundle, such as 16 in a repository")
     args = parser.parse_args(argv)
     network = load_network(args.checkpoint)
@@ -188,10 +198,14 @@ def main(argv: list[str] | None = None) -> int:
     scores = json.loads(args.scores.read_text()) if args.scores else {}
     if scores:
         student.spec = with_thresholds(student.spec, next(iter(scores.values()))["classes"])
-    card = model_card(student, scores, args.notes.read_text() if args.notes else "")
+    origin = Origin(args.licence, tuple(args.datasets))
+    card = model_card(student, scores, args.notes.read_text() if args.notes else "", origin)
+    files: dict[str, str | bytes] = {"MODEL_CARD.md": card}
+    if args.safetensors:
+        files[WEIGHTS] = weights_file(student, network.run)
     inputs = recorded_inputs(student, source_of(args)) if args.data else None
     frames = recorded_frames(student.spec, source_of(args)) if args.data else None
-    export_bundle(student, args.out, {"MODEL_CARD.md": card}, inputs, args.limit_mib, frames)
+    export_bundle(student, args.out, files, inputs, args.limit_mib, frames)
     print(f"bundle: {args.out} ({sum(f.stat().st_size for f in args.out.iterdir()) / 2**20:.2f} MiB)")
     return 0
 
