@@ -56,7 +56,7 @@ def _steps(programs: int, asked: Mapping[str, str], seconds: float) -> float:
     """Median ms of `programs` at once; the mean of theirs."""
     given = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     command = [sys.executable, "-c", STEPS, str(seconds)]
-    running = [subprocess.Popen(command, env=given | asked, stdout=subprocess.PIPE) for _ in range(programs)]
+    running = [subprocess.Popen(command, env={**given, **asked}, stdout=subprocess.PIPE) for _ in range(programs)]
     said = [one.communicate()[0] for one in running]
     if any(one.returncode for one in running):
         raise RuntimeError("a program that was to be timed failed; what it said stands above")
