@@ -6,7 +6,7 @@
 --real is a folder as of compare_radar, of which the boxes are taken. What it says of recordings is under their terms,
 as they are; a table of them belongs where their terms allow, not into this repository. Without --real the worlds stand
 beside the first one. Everything is within 50 m; recorded boxes are those that somebody saw, the worlds' are all there
-are, so numbers per frame compare worlds with each other only.
+are, so numbers per frame and per image compare worlds with each other only. Images are those of the simulated rig.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from training.world.generate import keyframe_stamps
+from training.world.image_boxes import WHOLE, ImageBoxes, of_recorded, of_world
 from training.world.radar_scans import KeyScan, recorded
 from training.world.statistic import Statistic, beside, distribution, mean, share, write_tables
 from training.world.styles import STYLES, style_named
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     seeds = range(args.seed, args.seed + args.drives)
     try:
-        found = {"recorded": summarise([of_scans(recorded(args.real))])} if args.real else {}
-        found |= {name: summarise([_drive(name, seed, args.duration) for seed in seeds]) for name in args.world}
+        found = {"recorded": _recorded(recorded(args.real))} if args.real else {}
+        found |= {name: _simulated(name, seeds, args.duration) for name in args.world}
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -60,8 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _drive(style: str, seed: int, duration_s: float) -> Sightings:
-    return sightings(make_world(seed, duration_s, style=style_named(style)), keyframe_stamps(duration_s), REACH_M)
+def _simulated(style: str, seeds: Sequence[int], duration_s: float) -> list[Statistic]:
+    worlds = [make_world(seed, duration_s, style=style_named(style)) for seed in seeds]
+    stamps = keyframe_stamps(duration_s)
+    drives = [sightings(world, stamps, REACH_M) for world in worlds]
+    return summarise(drives) + in_pictures([of_world(world, stamps, REACH_M) for world in worlds])
+
+
+def _recorded(scans: Sequence[KeyScan]) -> list[Statistic]:
+    return summarise([of_scans(scans)]) + in_pictures([of_recorded(scans, REACH_M)])
 
 
 def of_scans(scans: Sequence[KeyScan]) -> Sightings:
@@ -110,6 +118,19 @@ def summarise(drives: Sequence[Sightings]) -> list[Statistic]:
     out.append(distribution("nearest other pedestrian", "pedestrians", "m", neighbours, range(len(drives))))
     close = [distances < 1.0 for distances in neighbours]
     out.append(share("another pedestrian within 1 m", "pedestrians", close, range(len(drives))))
+    return out
+
+
+def in_pictures(drives: Sequence[ImageBoxes]) -> list[Statistic]:
+    """How many boxes an image has, how large they are there, and how many its edges cut."""
+    out, where = [], range(len(drives))
+    for group, names in GROUPS.items():
+        seen = [drive.of(names) for drive in drives]
+        per_image = [np.bincount(of.image, minlength=of.images) for of in seen]
+        drive_of = np.repeat(where, [len(counts) for counts in per_image]).tolist()
+        out.append(mean("boxes per image", group, "1", np.concatenate(per_image), drive_of))
+        out.append(distribution("height in the image", group, "of the image", [of.height for of in seen], where))
+        out.append(share("cut by the image's edge", group, [of.inside < WHOLE for of in seen], where))
     return out
 
 

@@ -150,23 +150,32 @@ def outline_area(corners: np.ndarray, K: np.ndarray, width: int, height: int) ->
 
     Corners are in box_corners' order. The part of the box behind the camera is cut away.
     """
+    return inside_image(outline(corners, K), width, height)[0]
+
+
+def outline(corners: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """(V, 2) float32 pixels: the convex outline of a box, as outline_area takes it; none where all is behind."""
     front = corners[:, 2] > _NEAR_M
     if not front.any():
-        return 0.0
+        return np.zeros((0, 2), np.float32)
     points = [corners[front]]
     for a, b in _EDGES if not front.all() else ():
         if front[a] != front[b]:
             t = (_NEAR_M - corners[a, 2]) / (corners[b, 2] - corners[a, 2])
             points.append((corners[a] + t * (corners[b] - corners[a]))[None])
     pixels = np.concatenate(points) @ K.T
-    pixels = pixels[:, :2] / pixels[:, 2:]
-    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    return cv2.convexHull((pixels[:, :2] / pixels[:, 2:]).astype(np.float32)).reshape(-1, 2)
+
+
+def inside_image(hull: np.ndarray, width: int, height: int) -> tuple[float, np.ndarray]:
+    """(area in pixels, (V, 2) outline) of the part of a convex outline that is inside the image."""
+    nothing = 0.0, np.zeros((0, 2), np.float32)
+    if len(hull) < 3:
+        return nothing
+    low, high = hull.min(axis=0), hull.max(axis=0)
     right, bottom = width - 0.5, height - 0.5  # pixel centres are at integer coordinates
     if high[0] <= -0.5 or high[1] <= -0.5 or low[0] >= right or low[1] >= bottom:
-        return 0.0
-    hull = cv2.convexHull(pixels.astype(np.float32))
-    if len(hull) < 3:
-        return 0.0
+        return nothing
     image = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]], dtype=np.float32)
-    area, _ = cv2.intersectConvexConvex(hull, image)
-    return float(area)
+    area, part = cv2.intersectConvexConvex(hull, image)
+    return float(area), np.zeros((0, 2), np.float32) if part is None else part.reshape(-1, 2)
