@@ -116,11 +116,30 @@ def test_what_is_not_named_stays_as_it_was(spoilt: Bundle, quantizer: Quantizer,
     assert same == {"scores", "labels", "cells", "bev"}
 
 
+def test_two_products_of_weights_of_7_bits_fit_16_bits(spoilt: Bundle, frames: Any, tmp_path: Path) -> None:
+    largest = {}
+    for bits in (8, 7):
+        (tmp_path / str(bits)).mkdir()
+        quantizer = Quantizer(spoilt.model(), frames, tmp_path / str(bits), bits)
+        model = onnx.load_model_from_string(quantizer.quantized(quantizer.convolutions))
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        weights = [
+            constants[n.input[0]]
+            for n in model.graph.node
+            if n.op_type == "DequantizeLinear" and n.input[0] in constants
+        ]
+        largest[bits] = max(int(np.abs(array.astype(np.int32)).max()) for array in weights if array.ndim == 4)
+    assert largest[8] > 120 and 60 <= largest[7] <= 64 and 2 * largest[7] * 255 < 2**15
+    with pytest.raises(ValueError, match=r"weights of 6 bits; choose one of \(8, 7\)"):
+        Quantizer(spoilt.model(), frames, tmp_path, 6)
+
+
 @pytest.mark.skipif(
     "vnni" not in Path("/proc/cpuinfo").read_text(),
     reason="a processor without 8-bit dot products saturates sums of pairs, each engine in its own way",
 )
-def test_engines_agree_behind_a_concat_of_what_has_a_sign(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [8, 7])
+def test_engines_agree_behind_a_concat_of_what_has_a_sign(bits: int, tmp_path: Path) -> None:
     """Before, OpenVINO made 0 of all that was negative."""
     openvino = pytest.importorskip("openvino", reason="needs openvino")
     rng = np.random.default_rng(0)
@@ -135,7 +154,7 @@ def test_engines_agree_behind_a_concat_of_what_has_a_sign(tmp_path: Path) -> Non
     for name, shape in (("w", (8, 8, 3, 3)), ("v", (8, 8, 1, 1))):
         model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
     inputs = {name: rng.normal(size=(1, 4, 8, 8)).astype(np.float32) for name in "ab"}
-    quantizer = Quantizer(model.SerializeToString(), [inputs], tmp_path)
+    quantizer = Quantizer(model.SerializeToString(), [inputs], tmp_path, bits)
     data = quantizer.quantized(quantizer.convolutions)
     (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)
     (one,) = onnxruntime.InferenceSession(data).run(None, inputs)

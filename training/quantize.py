@@ -22,7 +22,7 @@ from training import export
 from training.bundling.calibration import calibration_rows, network_inputs
 from training.bundling.card_metadata import join_card, model_index, split_card
 from training.bundling.gate import HEAD, Passed, pass_gate, scores_on
-from training.bundling.int8 import Arrays, Quantizer
+from training.bundling.int8 import WEIGHT_BITS, Arrays, Quantizer
 from training.command_line import errors_as_text
 from training.data.config import PLAIN
 from training.data.nuscenes import Keyframe
@@ -36,11 +36,13 @@ CARD = "MODEL_CARD.md"
 
 @dataclass(frozen=True)
 class Settings:
-    """gate: points of mAP and of NDS that may be lost; frames: keyframes to calibrate on; backend: that scores."""
+    """gate: points of mAP and of NDS that may be lost; frames: keyframes to calibrate on; backend: that scores;
+    weight_bits: 7 for processors without 8-bit dot products."""
 
     gate: float = 0.2
     frames: int = 32
     backend: str = "onnxruntime"
+    weight_bits: int = 8
 
 
 def quantize(source: Bundle, data: Source, out: Path, settings: Settings) -> Passed:
@@ -59,7 +61,8 @@ def quantize(source: Bundle, data: Source, out: Path, settings: Settings) -> Pas
     print(f"calibration: {seen}\n{len(validation)} keyframes are scored, with {settings.backend}\n", flush=True)
     with work_folder(out) as work:
         ranked_on: list[Arrays] = []
-        quantizer = Quantizer(source.model(), _calibration(source, training, rows, ranked_on), work)
+        inputs = _calibration(source, training, rows, ranked_on)
+        quantizer = Quantizer(source.model(), inputs, work, settings.weight_bits)
         score = scores_on(validation, settings.backend)
         passed = pass_gate(source, quantizer, ranked_on, score, settings.gate, settings.backend, work)
         written = passed.bundle.path
@@ -96,7 +99,8 @@ def _card(source: Bundle, passed: Passed, settings: Settings, seen: str, scored:
         text.rstrip(),
         "## In 8 bits",
         f"Made from the bundle above (sha256 of its ONNX `{source.spec.onnx_sha256}`) by `training.quantize`, "
-        f"calibrated on {seen}. Scored on {scored} keyframes of the validation split with {settings.backend}; the gate "
+        f"calibrated on {seen}, weights of {settings.weight_bits} bits. Scored on {scored} keyframes of the validation "
+        f"split with {settings.backend}; the gate "
         f"was {settings.gate:g} points of mAP and of NDS. What stands above was measured in 32 bits.",
         "\n".join([HEAD, *(step.row(passed.steps[0]) for step in passed.steps)]),
         f"Convolutions in 32 bits, with the error that each alone makes in 8: {kept}.",
@@ -114,8 +118,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gate", type=float, default=Settings.gate, help="points that may be lost (%(default)s)")
     parser.add_argument("--frames", type=int, default=Settings.frames, help="to calibrate on (%(default)s)")
     parser.add_argument("--backend", choices=sorted(BACKENDS), default=Settings.backend, help="which is to run")
+    parser.add_argument(
+        "--weight-bits",
+        type=int,
+        choices=WEIGHT_BITS,
+        default=Settings.weight_bits,
+        help="7 where the vehicle's processor has no 8-bit dot products, no `vnni` in /proc/cpuinfo (%(default)s)",
+    )
     args = parser.parse_args(argv)
-    settings, data = Settings(args.gate, args.frames, args.backend), source_of(args)
+    settings = Settings(args.gate, args.frames, args.backend, args.weight_bits)
+    data = source_of(args)
     if args.model.is_dir():
         quantize(load_bundle(args.model), data, args.out, settings)
     else:

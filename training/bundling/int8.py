@@ -22,6 +22,8 @@ Arrays = Mapping[str, np.ndarray]
 # mean 0.096; 0.8 and 0.6 of the extremes 0.097 and 0.098).
 OPTIONS = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "CalibMovingAverage": True}
 LOWEST = -128
+# With 7 the sum of two products fits the 16 bits in which processors without 8-bit dot products take it: 2 * 64 * 255.
+WEIGHT_BITS = (8, 7)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -38,10 +40,14 @@ class Quantizer:
     """A model of which any convolutions can be quantised; it is calibrated once.
 
     model: ONNX in 32 bits; inputs: what calibration sees, named as the model's; folder: an empty one for files on the
-    way. Raises ValueError for a model without convolutions of constant weights, and for no inputs.
+    way; weight_bits: one of WEIGHT_BITS. Raises ValueError for a model without convolutions of constant weights, for no
+    inputs, and for other bits.
     """
 
-    def __init__(self, model: bytes, inputs: Iterable[Arrays], folder: Path) -> None:
+    def __init__(self, model: bytes, inputs: Iterable[Arrays], folder: Path, weight_bits: int = 8) -> None:
+        if weight_bits not in WEIGHT_BITS:
+            raise ValueError(f"weights of {weight_bits} bits; choose one of {WEIGHT_BITS}")
+        self._reduce_range = weight_bits == 7
         whole = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model))
         del whole.metadata_props[:]  # the facts of the bundle that it was in
         constants = {tensor.name for tensor in whole.graph.initializer}
@@ -77,6 +83,7 @@ class Quantizer:
                 op_types_to_quantize=["Conv"],
                 nodes_to_quantize=list(names),
                 per_channel=True,
+                reduce_range=self._reduce_range,
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,
                 extra_options=OPTIONS,
