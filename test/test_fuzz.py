@@ -182,7 +182,7 @@ ARRAYS = [
 
 READERS: dict[str, Callable[[Bundle], Any]] = {GOLDEN: Bundle.golden, GOLDEN_FRAME: read_golden_frame}
 ARRAYS_BEFORE = {
-    name: {key: array for key, array in np.load(io.BytesIO(data)).items()}  # noqa: C416 - it reads them once
+    name: {key: array for key, array in np.load(io.BytesIO(data)).items()}
     for name, data in tiny_bundle.golden_files().items()
 }
 
