@@ -20,10 +20,10 @@ from colcon_build import ColconBuild, source_tree
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = ROOT / "bev_perception_msgs"
 # Of `ros2 run bev_perception`.
-SCRIPTS = {"perception_node", "build_engine", "upgrade_bundle", "replay", "play_bag", "record_bag"}
+SCRIPTS = {"perception_node", "build_engine", "deploy", "upgrade_bundle", "replay", "play_bag", "record_bag"}
 ON_PATH = {  # what pip installs: among everybody's programs these must not collide
     *("bev_perception_node", "bev_perception_build_engine", "bev_perception_upgrade_bundle", "bev_perception_replay"),
-    *("bev_perception_play_bag", "bev_perception_record_bag"),
+    *("bev_perception_play_bag", "bev_perception_record_bag", "bev_perception_deploy"),
 }
 
 TOP_LEVEL = {

@@ -1,0 +1,47 @@
+"""The active node as a deployment sees it (bev_perception.deployment.serving.Host)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from bev_perception.bundle import Bundle
+from bev_perception.deployment.serving import Observer, Serving
+from bev_perception.frame_proof import open_proven
+from bev_perception.inference.interface import InferenceBackend
+from bev_perception.model_spec import ModelSpec
+from bev_perception.parameters import NodeConfig
+from bev_perception.pipeline import BevPipeline
+from bev_perception.ros.run import ActiveRun, Model, make_pipeline
+from bev_perception.sync_config import MS
+
+
+class ActiveNode:
+    """thresholds(spec): least score of each class by the node's parameters. follow(model): what else of the node
+    changes with the model in service; it returns at once."""
+
+    def __init__(
+        self,
+        run: ActiveRun,
+        config: NodeConfig,
+        thresholds: Callable[[ModelSpec], Mapping[str, float]],
+        follow: Callable[[Model], None],
+    ) -> None:
+        self._run, self._config, self._thresholds, self._follow = run, config, thresholds, follow
+        self.serving, self.settle = run.serving, run.settle
+
+    def period_ms(self) -> float:
+        return self._config.sync_config(self._run.serving().bundle.spec).period_ns / MS
+
+    def open(self, bundle: Bundle) -> InferenceBackend:
+        backend, _ = open_proven(bundle, self._config.backend, **self._config.backend_options)
+        return backend
+
+    def pipeline(self, bundle: Bundle, backend: InferenceBackend) -> BevPipeline:
+        return make_pipeline(Model(bundle, backend), self._config, self._thresholds(bundle.spec))
+
+    def observe(self, observer: Observer | None) -> None:
+        self._run.observe(observer)
+
+    def switch(self, serving: Serving) -> None:
+        self._run.switch(serving)
+        self._follow(Model(serving.bundle, serving.pipeline.backend))
