@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,13 +15,15 @@ pytest.importorskip("rclpy", reason="ROS 2 is not sourced")
 pytest.importorskip("bev_perception_msgs", reason="bev_perception_msgs is not built")
 tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 
+import kill_points  # noqa: E402
 from deploy_rig import Deployer, named_bundle, start_of  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
-from node_rig import PERIOD_S, Rig, running_node, stamp_ns  # noqa: E402
+from node_rig import PERIOD_S, ROOT, Rig, running_node, stamp_ns  # noqa: E402
 
 from bev_perception.bundle import MODEL  # noqa: E402
 from bev_perception.deployment import journal  # noqa: E402
 from bev_perception.deployment.folder import JOURNAL, RECORD  # noqa: E402
+from bev_perception.deployment.procedure import POINTS  # noqa: E402
 from bev_perception.stated_scores import SCORES, scores_json  # noqa: E402
 
 GATE = "frames: 12"
@@ -188,32 +189,13 @@ def test_deactivating_leads_back_first(vehicle: Vehicle) -> None:
     assert vehicle.publishing() == "tiny"
 
 
-# Point of the deployment at which the node is killed -> who serves afterwards, how the deployment ended.
-KILLED = {
-    "copied": ("tiny", "refused"),
-    "switched": ("tiny", "rolled_back"),
-    "accepted": ("better", "done"),
-}
-
-
-@pytest.mark.parametrize("point", KILLED)
+@pytest.mark.parametrize("point", ["copied", "switched", "accepted"])
 def test_a_killed_node_comes_up_with_the_last_good_bundle(point: str, tmp_path: Path) -> None:
-    serves, verdict = KILLED[point]
-    folder = tmp_path / "vehicle"
-    first, better = tiny_bundle.write_bundle(tmp_path / "first"), named_bundle(tmp_path / "better", "better")
-    for kill_at in (point, ""):
-        with running_node(
-            tmp_path, first.path, first.spec, start=start_of(kill_at), **{"deploy.folder": str(folder)}
-        ) as (process, rig):
-            assert rig.change_state(Transition.TRANSITION_CONFIGURE)
-            assert rig.change_state(Transition.TRANSITION_ACTIVATE)
-            vehicle = Vehicle(rig, Deployer(rig), folder, tmp_path)
-            assert vehicle.publishing() == ("tiny" if kill_at else serves)
-            if kill_at:
-                vehicle.deployer.ask(better.path, shadow_s=0.5, watch_s=0.5, gate="frames: 2")
-                rig.drive_until(lambda: not process.alive(), "the node to be killed")
-                assert process.process.returncode == -signal.SIGKILL
-                continue
-            assert vehicle.serving() == serves
-            assert [end[1] for end in vehicle.ends()] == [verdict]
-            assert not list(folder.glob("bundles/.taking*"))
+    """Three rows of the table in docs/redeploy.md."""
+    row = kill_points.try_point("node", point, tmp_path / "row")
+    assert not row.wrong and row.messages > 0
+
+
+def test_the_table_of_kills_has_every_point() -> None:
+    assert tuple(sorted(kill_points.NODE_POINTS)) == tuple(sorted(POINTS))
+    assert (ROOT / "docs" / "redeploy.md").read_text().count("| node | `") == len(POINTS)

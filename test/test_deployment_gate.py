@@ -18,6 +18,7 @@ from bev_perception.deployment.gate import (
     SLOW_FRAMES,
     Gate,
     GateError,
+    allowed_ms,
     fault_of,
     judge_facts,
     judge_memory,
@@ -250,15 +251,17 @@ def findings(frames: int = 30, cell: Cell = AGREED, boxes: tuple[int, int] = (10
     ],
 )
 def test_the_shadows_verdict(seen: Findings, engine_ms: float, reason: str) -> None:
-    judged = judge_shadow(seen, 10.0, engine_ms, Gate())
+    judged = judge_shadow(seen, 10.0, engine_ms, 100.0, Gate())
     assert judged.reason.startswith(reason) and bool(judged.reason) == bool(reason)
     assert judged.figures["serving_p50_ms"] == 10.0
     assert bool(fault_of(seen)) == (reason.split(":")[0] in ("step_failed", "not_finite_output"))
 
 
 def test_slow_is_what_is_slow_by_itself_too() -> None:
-    assert judge_shadow(findings(), 6.0, 10.0, Gate()).reason.startswith("too_slow: 10.0 ms")
-    assert judge_shadow(findings(), 6.0, 5.0, Gate()).reason == "", "its low priority may be why"
+    assert judge_shadow(findings(), 6.0, 10.0, 20.0, Gate()).reason.startswith("too_slow: 10.0 ms")
+    assert judge_shadow(findings(), 6.0, 5.0, 20.0, Gate()).reason == "", "its low priority may be why"
+    assert judge_shadow(findings(), 6.0, 10.0, 50.0, Gate()).reason == "", "4 ms of 50 are no matter"
+    assert allowed_ms(10.0, 30.0, Gate(latency_ratio=2.0)) == 20.0 and allowed_ms(1.0, 30.0, Gate()) == 4.0
 
 
 def stepped(ms: float = 10.0, detections: Detections | None = None, **more: Any) -> Stepped:
@@ -275,10 +278,10 @@ def test_the_watch_sees_each_breach_at_its_frame() -> None:
 
 
 def test_the_watch_and_slow_frames() -> None:
-    watch = Watch(Gate(latency_ratio=1.5), 10.0, True)
+    watch = Watch(Gate(), 15.0, True)
     notes = [watch.note(stepped(16.0), findings()) for _ in range(SLOW_FRAMES)]
     assert notes[:-1] == [""] * (SLOW_FRAMES - 1) and notes[-1].startswith("too_slow: 16.0 ms")
-    watch = Watch(Gate(latency_ratio=1.5), 10.0, True)
+    watch = Watch(Gate(), 15.0, True)
     assert not any(watch.note(stepped(100.0 if n % 3 == 0 else 10.0), findings()) for n in range(60)), "single ones"
 
 

@@ -5,7 +5,7 @@ map_loss: 0.01               # mAP may be so much lower than in service
 nds_loss: 0.01
 classes: same                # or any
 grid: same                   # or any
-latency_ratio: 1.5           # slower than the model in service by this factor is too slow
+latency_ratio: 1.5           # slower than in service by this factor, and a tenth of a period, is too slow
 agreement: 0.5               # share of the boxes that have a partner in the other model
 frames: 20                   # compared at least, before the shadow's verdict counts
 memory_mib: 256              # stays free on the machine beside what the new engine is taken to need
@@ -30,6 +30,7 @@ LIMITS = {
 }  # fmt: skip
 EMPTY_FRAMES = 10  # in a row without a box, where the other model finds some
 SLOW_FRAMES = 10  # of which the middle one is taken
+SLACK = 0.1
 
 
 class GateError(ValueError):
@@ -147,7 +148,12 @@ def judge_memory(needed_bytes: int, free_bytes: int, gate: Gate) -> Judged:
     )
 
 
-def judge_shadow(findings: Findings, in_service_ms: float, engine_ms: float, gate: Gate) -> Judged:
+def allowed_ms(in_service_ms: float, period_ms: float, gate: Gate) -> float:
+    """The median step that is not too slow; SLACK of a period more is no matter, however quick the models are."""
+    return max(gate.latency_ratio * in_service_ms, in_service_ms + SLACK * period_ms)
+
+
+def judge_shadow(findings: Findings, in_service_ms: float, engine_ms: float, period_ms: float, gate: Gate) -> Judged:
     """At the end of the shadow. in_service_ms: median step of the model in service over the same time; engine_ms: of
     the candidate's engine when it was opened. Slow is what was slow both then and on the frames: in the shadow alone,
     its low priority may be why, and the watch will tell."""
@@ -160,9 +166,8 @@ def judge_shadow(findings: Findings, in_service_ms: float, engine_ms: float, gat
             f"too_few_frames: {compared} frames were compared, the gate asks for {gate.frames}; shadow for longer, and "
             "look whether frames come at all"
         )
-    elif not reason and ms > gate.latency_ratio * in_service_ms:
-        allowed = f"allowed {gate.latency_ratio:g} times that"
-        reason = f"too_slow: {ms:.1f} ms a frame, in service {in_service_ms:.1f}; {allowed}"
+    elif not reason and ms > (allowed := allowed_ms(in_service_ms, period_ms, gate)):
+        reason = f"too_slow: {ms:.1f} ms a frame, in service {in_service_ms:.1f}, allowed {allowed:.1f}"
     elif not reason and findings.boxes[0] == 0 < findings.boxes[1]:
         reason = f"empty_output: no box in {compared} frames, where the model in service has {findings.boxes[1]}"
     elif not reason and share < gate.agreement:

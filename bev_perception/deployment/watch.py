@@ -14,12 +14,12 @@ from bev_perception.deployment.shadow import Findings
 class Watch:
     """note(stepped) in the pipeline's thread, for each frame of the model on trial; the first breach is the last word.
 
-    before_ms: median of a step of the model before. had_boxes: whether that one found anything in the frames before; a
+    allowed_ms: the median step may take. had_boxes: whether that one found anything in the frames before; a
     road without objects is no fault.
     """
 
-    def __init__(self, gate: Gate, before_ms: float, had_boxes: bool) -> None:
-        self._gate, self._limit_ms, self._had_boxes = gate, gate.latency_ratio * before_ms, had_boxes
+    def __init__(self, gate: Gate, allowed_ms: float, had_boxes: bool) -> None:
+        self._gate, self._limit_ms, self._had_boxes = gate, allowed_ms, had_boxes
         self._ms: deque[float] = deque(maxlen=SLOW_FRAMES)
         self._empty = 0
         self._judged = Cell()  # what agreed before the frames that are judged next

@@ -1,4 +1,5 @@
-"""The action `deploy` of the node: goals become deployments in a thread of their own, which tell how they go."""
+"""The action `deploy` of the node: goals become deployments in a thread of their own, which tell how they go; and the
+service `rollback`, for whoever has no client of actions."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.lifecycle import LifecycleNode
+from std_srvs.srv import Trigger
 
 from bev_perception.deployment.folder import VehicleFolder
 from bev_perception.deployment.procedure import Deployment, Goal, Progress, nowhere
@@ -19,7 +21,7 @@ from bev_perception.parameters import ParameterError, resolve_path
 from bev_perception_msgs.action import Deploy
 from bev_perception_msgs.msg import Deployment as DeploymentMessage
 
-ACTION = "~/deploy"
+ACTION, ROLLBACK = "~/deploy", "~/rollback"
 PATIENCE_S = 20.0  # with a deployment that is cancelled
 LONGEST_S = 7 * 24 * 3600.0  # of a shadow or a watch
 # What a goal is told where nothing can begin.
@@ -44,6 +46,7 @@ class DeployServer:
         self._lock = threading.Lock()
         self._running: Deployment | None = None
         self._thread: threading.Thread | None = None
+        self._rollback = node.create_service(Trigger, ROLLBACK, self._asked_back)
         self._server = ActionServer(
             node,
             Deploy,
@@ -66,12 +69,33 @@ class DeployServer:
     def close(self) -> None:
         self.stop("node_closed: the node was stopped")
         self._server.destroy()
+        self._node.destroy_service(self._rollback)
 
     # ---- in the executor's thread
 
     def _accepted(self, handle: Any) -> None:
         thread = threading.Thread(target=self._serve, args=(handle,), name="bev_deploy", daemon=True)
         thread.start()
+
+    def _asked_back(self, request: Any, response: Any) -> Any:
+        """The service: begun when this is answered; status and journal say how it ends."""
+        running = self._running
+        if running is not None:
+            running.cancel("rollback_asked: by the service")
+            response.success, response.message = True, "the deployment that is at work is led back"
+        elif reason := self._hindrance():
+            response.success, response.message = False, reason
+        else:
+            goal = Goal(Path(), asked_by="the service", rollback=True)
+            threading.Thread(target=self._run, args=(goal, None), name="bev_deploy", daemon=True).start()
+            response.success, response.message = True, "going back to the bundle before; the status says how it goes"
+        return response
+
+    def _hindrance(self) -> str:
+        """Why no deployment can begin now, or ""."""
+        if self._folder() is None:
+            return NO_FOLDER
+        return NOT_ACTIVE if self._host() is None else BUSY * (self._running is not None)
 
     def _cancel(self, handle: Any) -> CancelResponse:
         running = self._running
@@ -109,11 +133,14 @@ class DeployServer:
             return _refused(f"bad_goal: {error}")
         if goal.rollback and self._running is not None:
             return self._end_the_running(goal)
+        return self._run(goal, handle)
+
+    def _run(self, goal: Goal, handle: Any) -> Any:
+        """handle: of the goal of the action, None where it came by the service."""
         with self._lock:
             folder, host = self._folder(), self._host()
-            reason = NO_FOLDER if folder is None else NOT_ACTIVE if host is None else BUSY * (self._running is not None)
-            if folder is None or host is None or reason:
-                return _refused(reason)
+            if folder is None or host is None or self._running is not None:
+                return _refused(self._hindrance())
             deployment = Deployment(goal, host, folder, lambda progress: self._tell(handle, progress), self.at)
             self._running, self._thread = deployment, threading.current_thread()
         try:
@@ -133,7 +160,7 @@ class DeployServer:
         if progress.event != self.progress.event:
             self._node.get_logger().info(f"deploy: {progress.event}")
         self.progress = progress
-        if self._node.context.ok() and handle.is_active:
+        if handle is not None and self._node.context.ok() and handle.is_active:
             handle.publish_feedback(Deploy.Feedback(state=deployment_message(progress)))
 
 

@@ -24,7 +24,8 @@ for every frame, the others are built only while somebody listens. An output who
 also when sensor data or the simulated clock stop. Their reasons are explained in [reasons.md](reasons.md)."""
 DEPLOY = """\
 `/bev_perception/deploy` puts another model into service while the node runs ([redeploy.md](redeploy.md)). It moves with
-the node's name and namespace. A goal is always accepted, and one that cannot begin is answered with a reason."""
+the node's name and namespace. A goal is always accepted, and one that cannot begin is answered with a reason.
+`/bev_perception/rollback` (std_srvs/Trigger) begins what a goal with `rollback` does, for clients without actions."""
 # Topic, message: published whatever `publish.outputs` says.
 ALWAYS = {
     STATUS_TOPIC: "bev_perception_msgs/PerceptionStatus: state of sensors and node",
