@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     ("bev_perception", "inference.*_backend"),
     ("bev_perception", "inference.backend inference.build_engine"),
-    ("bev_perception", "frame_proof parameter_table"),
+    ("bev_perception", "frame_proof inference.build_beside parameter_table"),
     ("bev_perception", "parameters"),
     ("bev_perception", "sensors.sensor_calibration"),
     ("bev_perception", "sensors.intake"),

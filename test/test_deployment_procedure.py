@@ -124,7 +124,7 @@ class Vehicle:
     def period_ms(self) -> float:
         return STEP_NS / 1e6
 
-    def open(self, bundle: Bundle) -> InferenceBackend:
+    def open(self, bundle: Bundle, cancelled: Callable[[], bool] = lambda: False) -> InferenceBackend:
         self.engines.append(Engine(bundle, *self.fault) if self.engines else Engine(bundle))
         return self.engines[-1]
 

@@ -172,7 +172,7 @@ class Deployment:
         _pass_or_fail(memory)
         self._at("opening")
         before = own_memory()
-        self._backend = backend = self._try("cannot_open", lambda: self._host.open(bundle))
+        self._backend = backend = self._try("cannot_open", lambda: self._host.open(bundle, self._stop.is_set))
         self._at("opened")
         self._look()
         ms = engine_ms(backend, bundle)

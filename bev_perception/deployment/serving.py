@@ -45,8 +45,8 @@ class Host(Protocol):
     def period_ms(self) -> float:
         """From one frame to the next."""
 
-    def open(self, bundle: Bundle) -> InferenceBackend:
-        """A proven engine; raises what its backend raises."""
+    def open(self, bundle: Bundle, cancelled: Callable[[], bool]) -> InferenceBackend:
+        """A proven engine; what is long in it ends early where `cancelled` says so. Raises what its backend raises."""
 
     def pipeline(self, bundle: Bundle, backend: InferenceBackend) -> BevPipeline:
         """With the thresholds and limits of the node's parameters."""

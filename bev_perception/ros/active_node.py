@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from bev_perception.bundle import Bundle
 from bev_perception.deployment.serving import Observer, Serving
 from bev_perception.frame_proof import open_proven
+from bev_perception.inference.build_beside import BACKEND, build_beside
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
@@ -17,7 +18,7 @@ from bev_perception.sync_config import MS
 
 class ActiveNode:
     """thresholds(spec): least score of each class by the node's parameters. follow(model): what else of the node
-    changes with the model in service; it returns at once."""
+    changes with the model in service; it returns at once. log: of what takes long."""
 
     def __init__(
         self,
@@ -25,15 +26,21 @@ class ActiveNode:
         config: NodeConfig,
         thresholds: Callable[[ModelSpec], Mapping[str, float]],
         follow: Callable[[Model], None],
+        log: Callable[[str], None],
     ) -> None:
-        self._run, self._config, self._thresholds, self._follow = run, config, thresholds, follow
+        self._run, self._config, self._thresholds, self._follow, self._log = run, config, thresholds, follow, log
         self.serving, self.settle = run.serving, run.settle
 
     def period_ms(self) -> float:
         return self._config.sync_config(self._run.serving().bundle.spec).period_ns / MS
 
-    def open(self, bundle: Bundle) -> InferenceBackend:
-        backend, _ = open_proven(bundle, self._config.backend, **self._config.backend_options)
+    def open(self, bundle: Bundle, cancelled: Callable[[], bool]) -> InferenceBackend:
+        config = self._config
+        if config.backend == BACKEND:
+            build_beside(bundle.path, config.backend_options, cancelled, self._log)
+            if cancelled():
+                raise RuntimeError("the build was ended, as the deployment is cancelled")
+        backend, _ = open_proven(bundle, config.backend, **config.backend_options)
         return backend
 
     def pipeline(self, bundle: Bundle, backend: InferenceBackend) -> BevPipeline:

@@ -212,7 +212,9 @@ class PerceptionNode(LifecycleNode):
 
     def _host(self) -> ActiveNode | None:
         run, config = self._run, self._config
-        return None if run is None or config is None else ActiveNode(run, config, self._params.thresholds, self._follow)
+        if run is None or config is None:
+            return None
+        return ActiveNode(run, config, self._params.thresholds, self._follow, self.get_logger().info)
 
     def _follow(self, model: Model) -> None:
         """Another model has come into service; in any thread. Its parameters follow in the executor's."""
