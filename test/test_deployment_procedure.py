@@ -358,7 +358,7 @@ def test_a_bundle_that_needs_more_memory_than_there_is(
 
 def test_the_shadow_says_what_its_model_did_and_never_keeps_the_other_waiting(bundles: dict[str, Bundle]) -> None:
     old, new = (BevPipeline(b.spec, Engine(b)) for b in bundles.values())
-    every = plan(100.0, 1.0, 1.0, tiny_bundle.SPEC.temporal)
+    every = plan(100.0, 1.0, 1.0, tiny_bundle.SPEC.temporal, 0.1)
     shadow = Shadow(new, every, tiny_bundle.SPEC.classes)
     shadow.start()
     frame = pattern_frames(tiny_bundle.SPEC)[0]

@@ -11,8 +11,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
@@ -26,7 +27,7 @@ from bev_perception.deployment.gate import Gate, Judged, parse_gate
 from bev_perception.deployment.journal import Line, now
 from bev_perception.deployment.rollout import Rollout
 from bev_perception.deployment.serving import Host, Serving, Stepped
-from bev_perception.deployment.shadow import WINDOW, Findings, Shadow, plan
+from bev_perception.deployment.shadow import WINDOW, Findings, Plan, Shadow, plan
 from bev_perception.deployment.watch import Watch
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.inference.pace import engine_ms
@@ -81,6 +82,21 @@ class Failed(Exception):
         self.reason, self.figures = reason, dict(figures or {})
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How frames come, the middle of a few: period_ms by the wall clock (a replay may be slower than the drive),
+    apart_s by their stamps."""
+
+    period_ms: float
+    apart_s: float
+
+    @classmethod
+    def of(cls, moments: Sequence[tuple[float, int]]) -> Pace:
+        """moments: wall clock (s) and stamp (ns) of frames, two at least."""
+        walls, stamps = ([b - a for a, b in pairwise(values)] for values in zip(*moments))
+        return cls(max(1e-3, 1e3 * median(walls)), max(1e-3, median(stamps) / 1e9))
+
+
 @dataclass
 class _Trial:
     """The observer's side of a watch. sha256: of the model on trial. breach: why it went, done: it has."""
@@ -116,6 +132,7 @@ class Deployment:
         self._progress = Progress(candidate=str(goal.source))
         self._backend: InferenceBackend | None = None  # of the candidate, while it is ours to close
         self._shadow: Shadow | None = None
+        self._pace = Pace(0.0, 0.0)
         self._told_at = 0.0
 
     def cancel(self, reason: str) -> None:
@@ -183,11 +200,14 @@ class Deployment:
     def _shadow_first(self, candidate: Serving, ms: float, gate: Gate) -> tuple[float, bool]:
         """ms: of the candidate's engine. -> median step of the model in service (ms), whether it found anything."""
         mine: deque[float] = deque(maxlen=WINDOW)
+        moments: list[tuple[float, int]] = []  # of the first frames: wall clock (s), stamp (ns)
         boxes = 0
 
         def observe(stepped: Stepped) -> None:
             nonlocal boxes
             mine.append(stepped.ms)
+            if len(moments) < gates.SLOW_FRAMES:
+                moments.append((time.monotonic(), stepped.frame.stamp_ns))
             if stepped.detections is not None:
                 boxes += len(stepped.detections)
                 if self._shadow is not None:
@@ -202,11 +222,12 @@ class Deployment:
                 f"too_few_frames: the model in service had {len(mine)} frames in {wait_s:g} s; deploy while it works"
             )
         alone_ms = median(mine)
+        self._pace = Pace.of(moments)
         if self._goal.shadow_s <= 0:
             self._passed({"serving_p50_ms": alone_ms}, NOT_ASKED)
             return alone_ms, boxes > 0
         mine.clear()  # from here on, of the time of the shadow
-        chosen = plan(self._host.period_ms(), alone_ms, ms, candidate.bundle.spec.temporal)
+        chosen = self._plan(alone_ms, ms, candidate)
         self._shadow = shadow = Shadow(candidate.pipeline, chosen, self._before.bundle.spec.classes)
         shadow.start()
         self._at("shadowing")
@@ -220,13 +241,16 @@ class Deployment:
         self._passed({"share": chosen.share, **judged.figures, "serving_alone_p50_ms": alone_ms}, chosen.why)
         return median(mine), boxes > 0
 
+    def _plan(self, serving_ms: float, shadow_ms: float, shadow: Serving) -> Plan:
+        return plan(self._pace.period_ms, serving_ms, shadow_ms, shadow.bundle.spec.temporal, self._pace.apart_s)
+
     def _switch(self, candidate: Serving, watch: Watch, before_ms: float) -> _Trial:
         """From the next frame on the candidate serves, and the model before is its shadow."""
         new = stored(candidate.bundle, now())
         self._folder.change(lambda record: records.begin_trial(record, new))
         self._at("on_trial")
         old, memory = self._before, candidate.pipeline.memory
-        chosen = plan(self._host.period_ms(), before_ms, before_ms, old.bundle.spec.temporal)
+        chosen = self._plan(before_ms, before_ms, old)
         self._shadow = Shadow(old.pipeline, chosen, candidate.bundle.spec.classes)
         trial = _Trial(watch, self._shadow, old, candidate.bundle.spec.onnx_sha256)
         self._shadow.start()

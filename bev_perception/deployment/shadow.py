@@ -49,19 +49,21 @@ class Plan:
         return number % self.cycle in self.takes
 
 
-def plan(period_ms: float, in_service_ms: float, candidate_ms: float, temporal: TemporalSpec) -> Plan:
-    """What is left of a period beside the model in service, divided by what the candidate takes of it."""
+def plan(period_ms: float, in_service_ms: float, candidate_ms: float, temporal: TemporalSpec, apart_s: float) -> Plan:
+    """What is left of a period beside the model in service, divided by what the candidate takes of it.
+
+    period_ms: from one frame to the next by the wall clock, apart_s: by their stamps.
+    """
     left_ms = max(period_ms - in_service_ms, 0.0)
     share = max(min(left_ms / candidate_ms, 1.0), LEAST_SHARE)
     took = f"{in_service_ms:.0f} and {candidate_ms:.0f} ms of a period of {period_ms:.0f} ms"
     if share == 1.0:
         return Plan(1, frozenset({0}), f"both models run on every frame ({took})")
     every = math.ceil(1 / share)
-    period_s = period_ms / 1e3
-    ages = [k * every * period_s for k in range(1, 1 + math.ceil(temporal.max_age_s / (every * period_s)))]
+    ages = [k * every * apart_s for k in range(1, 1 + math.ceil(temporal.max_age_s / (every * apart_s)))]
     if not temporal.state_channels or any(temporal.min_age_s <= age <= temporal.max_age_s for age in ages):
         return Plan(every, frozenset({0}), f"the candidate sees one frame in {every} ({took})")
-    apart = max(1, round(temporal.interval_s / period_s))
+    apart = max(1, round(temporal.interval_s / apart_s))
     cycle = max(2 * every, apart + 1)
     return Plan(cycle, frozenset({0, apart}), f"the candidate sees two frames in {cycle}, {apart} apart ({took})")
 
