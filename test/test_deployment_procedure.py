@@ -25,6 +25,7 @@ from bev_perception.deployment.record import Record  # noqa: E402
 from bev_perception.deployment.serving import Observer, Serving, Stepped  # noqa: E402
 from bev_perception.deployment.shadow import Findings, Plan, Shadow, plan  # noqa: E402
 from bev_perception.deployment.start import START, stands, start  # noqa: E402
+from bev_perception.deployment.watch import Watch  # noqa: E402
 from bev_perception.golden_pattern import pattern_frames  # noqa: E402
 from bev_perception.inference.interface import InferenceBackend  # noqa: E402
 from bev_perception.inference.onnxruntime_backend import OnnxRuntimeBackend  # noqa: E402
@@ -109,8 +110,8 @@ class Vehicle:
                     error = str(failure)
                 bad = serving.pipeline.counters["output/not_finite"] - before
                 self.served.append(serving.bundle.spec.name)
-            if (observer := self._observer) is not None:
-                observer(Stepped(moved, sha, (time.perf_counter() - started) * 1e3, detections, bad, error))
+                if (observer := self._observer) is not None:
+                    observer(Stepped(moved, sha, (time.perf_counter() - started) * 1e3, detections, bad, error))
             if self._closing.wait(0.004):
                 return
 
@@ -314,6 +315,46 @@ def test_where_even_the_way_back_cannot_be_written_the_old_model_serves(
     assert found.spec.name == "old" and folder.record().trial is None
     last = [line for line in journal.read(folder.path / JOURNAL).lines if line.step != START][-1]
     assert last.verdict == "rolled_back" and last.reason.startswith("node_ended")
+
+
+def test_a_record_that_was_written_after_all_is_taken_back(
+    vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle]
+) -> None:
+    class Halfway(VehicleFolder):
+        def write(self, record: Record) -> None:
+            super().write(record)
+            if record.before is not None:
+                raise OSError(5, "Input/output error")  # of the sync, after the name was there
+
+    ended = deployment(vehicle, Halfway(folder.path), bundles["new"].path).run()
+    assert ended.step == "rolled_back" and folder.record().before is None
+    all_is_as_before(vehicle, folder)
+
+
+def test_a_breach_at_the_last_moment_counts(
+    vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch is over while its last frame is looked at, and that one is bad."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def note(watch: Watch, stepped: Stepped, other: Findings) -> str:
+        watch.frames += 1
+        if watch.frames < 8:
+            return ""
+        entered.set()
+        go_on.wait(20)
+        return "late: the last word"
+
+    monkeypatch.setattr(Watch, "note", note)
+    running = deployment(vehicle, folder, bundles["new"].path, shadow_s=0.0, watch_s=0.5)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    assert entered.wait(20)
+    time.sleep(0.7)  # the watch's time is over by now
+    go_on.set()
+    thread.join(20)
+    assert running.rollout.step == "rolled_back" and running.rollout.reason.startswith("late")
+    all_is_as_before(vehicle, folder)
 
 
 def broken(outputs: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from bev_perception.plain import from_plain, parse_json, to_plain
 
 READ_LIMIT = 4 * 2**20  # bytes from the end; a deployment writes 3 KiB
-TEXT_LIMIT = 2000  # characters of a reason
+TEXT_LIMIT, NAME_LIMIT = 2000, 200  # characters of a reason, and of who asked
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def now() -> str:
 def append(path: Path, line: Line) -> None:
     """Add a line, on the disk when this returns. Raises OSError."""
     finite = {name: value for name, value in line.figures.items() if math.isfinite(value)}
-    plain = to_plain(replace(line, reason=line.reason[:TEXT_LIMIT], figures=finite))
+    plain = to_plain(
+        replace(line, asked_by=line.asked_by[:NAME_LIMIT], reason=line.reason[:TEXT_LIMIT], figures=finite)
+    )
     data = json.dumps(plain, separators=(",", ":")).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)

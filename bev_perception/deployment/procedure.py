@@ -25,6 +25,7 @@ from bev_perception.deployment import rollout as steps
 from bev_perception.deployment.folder import RECORD, VehicleFolder, stored
 from bev_perception.deployment.gate import Gate, Judged, parse_gate
 from bev_perception.deployment.journal import Line, now
+from bev_perception.deployment.record import Record
 from bev_perception.deployment.rollout import Rollout
 from bev_perception.deployment.serving import Host, Serving, Stepped
 from bev_perception.deployment.shadow import WINDOW, Findings, Plan, Shadow, plan
@@ -133,6 +134,7 @@ class Deployment:
         self._backend: InferenceBackend | None = None  # of the candidate, while it is ours to close
         self._shadow: Shadow | None = None
         self._pace = Pace(0.0, 0.0)
+        self._record: Record | None = None  # before the trial
         self._told_at = 0.0
 
     def cancel(self, reason: str) -> None:
@@ -247,6 +249,7 @@ class Deployment:
     def _switch(self, candidate: Serving, watch: Watch, before_ms: float) -> _Trial:
         """From the next frame on the candidate serves, and the model before is its shadow."""
         new = stored(candidate.bundle, now())
+        self._record = self._folder.record()
         self._folder.change(lambda record: records.begin_trial(record, new))
         self._at("on_trial")
         old, memory = self._before, candidate.pipeline.memory
@@ -367,15 +370,20 @@ class Deployment:
             self._host.switch(self._before)
             self._at("back")
             try:
-                self._folder.change(records.end_trial)
+                self._folder.change(self._as_before)
             except OSError as error:  # the next start ends the trial
                 line = replace(line, reason=f"{line.reason}; {RECORD} could not be written: {error}")
             self._at("rolled_back")
         self._note_at_last(rollout, line)
 
+    def _as_before(self, record: Record) -> Record:
+        """Whatever came of a write that failed halfway."""
+        return records.end_trial(replace(self._record or record, starts=record.starts))
+
     def _end_shadow(self) -> None:
         """Nobody observes, and no engine is in use but the one in service."""
         self._host.observe(None)
+        self._host.settle()
         shadow, self._shadow = self._shadow, None
         if shadow is not None and not shadow.stop():
             raise Failed("step_failed: a step in the shadow did not end, its engine was interrupted")

@@ -58,5 +58,5 @@ class Host(Protocol):
         """From the next frame on. Returns at once, in any thread."""
 
     def settle(self) -> None:
-        """Wait for the step that runs, so that a model that was switched away from is not in use. Not in the pipeline's
-        thread."""
+        """Wait for the step that runs and for who observes it: then a model that was switched away from is not in use,
+        and an observer that was taken back has said its last word. Not in the pipeline's thread."""

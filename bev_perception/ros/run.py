@@ -90,7 +90,7 @@ class ActiveRun:
         self._serving = Serving(model.bundle, make_pipeline(model, config, config.score_threshold))
         self._counted: Counter[str] = Counter()  # of every pipeline while it served
         self._observer: Observer | None = None
-        self._stepping = threading.Lock()  # held while a step runs
+        self._stepping = threading.Lock()  # held while a step runs and is observed
         self._newest: Detections | None = None
         self._faults: dict[str, Fault] = {}  # of the same frame
         self._worker = NewestWorker(PIPELINE_THREAD, self._process, telemetry.dropped)
@@ -142,7 +142,7 @@ class ActiveRun:
         self._serving = serving
 
     def settle(self) -> None:
-        """Wait for the step that runs. Not in the pipeline's thread."""
+        """Wait for the step that runs and for who observes it. Not in the pipeline's thread."""
         with self._stepping:
             pass
 
@@ -198,13 +198,13 @@ class ActiveRun:
         with self._stepping:
             serving = self._serving  # for the whole of this frame
             stepped = self._step(serving, closed)
-        observer = self._observer
-        if observer is None:
-            return
-        try:
-            observer(stepped)
-        except Exception:
-            self._failed("observer_failed")
+            observer = self._observer
+            if observer is None:
+                return
+            try:
+                observer(stepped)
+            except Exception:
+                self._failed("observer_failed")
 
     def _step(self, serving: Serving, closed: _Closed) -> Stepped:
         pipeline, sha256 = serving.pipeline, serving.bundle.spec.onnx_sha256
