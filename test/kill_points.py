@@ -65,7 +65,7 @@ NODE_POINTS = {
 BAD = ("breached", "back", "rolled_back")  # points that only a bundle which misbehaves comes to
 # The command is killed when it has printed this; the node goes on.
 DEPLOYER_POINTS = {
-    "idle begun": ("it has asked", NEW, "done"),
+    "deployment begun": ("it has asked", NEW, "done"),
     "checking passed": ("the candidate may be opened", NEW, "done"),
     "opening passed": ("the candidate is open", NEW, "done"),
     "shadowing passed": ("the shadow is over", NEW, "done"),

@@ -27,7 +27,7 @@ from bev_perception.deployment.gate import (
     parse_gate,
 )
 from bev_perception.deployment.serving import Stepped
-from bev_perception.deployment.shadow import LEAST_SHARE, Findings, plan
+from bev_perception.deployment.shadow import LEAST_SHARE, Findings, Pace, plan
 from bev_perception.deployment.watch import Watch
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import BundleError, ModelSpec, RadarSpec, TemporalSpec
@@ -120,7 +120,7 @@ def test_matching_is_that_of_the_definition_and_sums_add_up() -> None:
 )
 def test_the_share_is_what_is_left_of_the_period(period: float, mine: float, theirs: float, share: float) -> None:
     for channels in (0, 6):
-        chosen = plan(period, mine, theirs, TemporalSpec(state_channels=channels), period / 1e3)
+        chosen = plan(Pace(period, period / 1e3), mine, theirs, TemporalSpec(state_channels=channels))
         assert chosen.share == pytest.approx(share) and f"{mine:.0f} and {theirs:.0f} ms" in chosen.why
 
 
@@ -129,7 +129,7 @@ def test_the_share_is_what_is_left_of_the_period(period: float, mine: float, the
 @pytest.mark.parametrize("period", [50.0, 83.0, 100.0, 500.0, 1000.0])
 def test_a_network_with_memory_always_has_a_state_of_the_right_age(period: float, left: int, slower: int) -> None:
     temporal = TemporalSpec(state_channels=6)
-    chosen = plan(slower * period, slower * period * (1 - left / 100), slower * period, temporal, period / 1e3)
+    chosen = plan(Pace(slower * period, period / 1e3), slower * period * (1 - left / 100), slower * period, temporal)
     seen = [n for n in range(6 * chosen.cycle) if chosen.wants(n)]
     assert len(seen) == 6 * len(chosen.takes)
     if left > 2:

@@ -20,10 +20,11 @@ from bev_perception.bundle import Bundle, load_bundle  # noqa: E402
 from bev_perception.deployment import journal  # noqa: E402
 from bev_perception.deployment import record as rules  # noqa: E402
 from bev_perception.deployment.folder import BUNDLES, JOURNAL, VehicleFolder, stored  # noqa: E402
-from bev_perception.deployment.procedure import POINTS, Deployment, Goal, Progress, nowhere  # noqa: E402
+from bev_perception.deployment.goal import Goal, Progress  # noqa: E402
+from bev_perception.deployment.procedure import POINTS, Deployment, nowhere  # noqa: E402
 from bev_perception.deployment.record import Record  # noqa: E402
 from bev_perception.deployment.serving import Observer, Serving, Stepped  # noqa: E402
-from bev_perception.deployment.shadow import Findings, Plan, Shadow, plan  # noqa: E402
+from bev_perception.deployment.shadow import Findings, Pace, Plan, Shadow, plan  # noqa: E402
 from bev_perception.deployment.start import START, stands, start  # noqa: E402
 from bev_perception.deployment.watch import Watch  # noqa: E402
 from bev_perception.golden_pattern import pattern_frames  # noqa: E402
@@ -210,7 +211,7 @@ def test_a_good_bundle_passes_every_point_and_comes_in(
     assert old.closed and not new.closed and vehicle.serving().bundle.spec.name == "new"
     lines = journal.read(folder.path / JOURNAL).lines
     assert [(line.step, line.verdict) for line in lines] == [
-        ("idle", "begun"), ("checking", "passed"), ("opening", "passed"), ("shadowing", "passed"),
+        ("deployment", "begun"), ("checking", "passed"), ("opening", "passed"), ("shadowing", "passed"),
         ("switching", "passed"), ("watching", "done"),
     ]  # fmt: skip
     assert {line.asked_by for line in lines} == {"test"} and len({line.deployment for line in lines}) == 1
@@ -399,7 +400,7 @@ def test_a_bundle_that_needs_more_memory_than_there_is(
 
 def test_the_shadow_says_what_its_model_did_and_never_keeps_the_other_waiting(bundles: dict[str, Bundle]) -> None:
     old, new = (BevPipeline(b.spec, Engine(b)) for b in bundles.values())
-    every = plan(100.0, 1.0, 1.0, tiny_bundle.SPEC.temporal, 0.1)
+    every = plan(Pace(100.0, 0.1), 1.0, 1.0, tiny_bundle.SPEC.temporal)
     shadow = Shadow(new, every, tiny_bundle.SPEC.classes)
     shadow.start()
     frame = pattern_frames(tiny_bundle.SPEC)[0]

@@ -195,7 +195,7 @@ def test_the_newest_deployment_without_an_end_is_found() -> None:
 
 def test_the_steps_in_order_and_where_each_leads_when_it_fails() -> None:
     at, first = rollout.begin("me", "old", "/bundle")
-    assert (first.verdict, first.step, at.step) == (rollout.BEGUN, rollout.IDLE, rollout.CHECKING)
+    assert (first.verdict, first.step, at.step) == (rollout.BEGUN, rollout.DEPLOYMENT, rollout.CHECKING)
     order, ends = [], {}
     while not at.ended:
         order.append(at.step)

@@ -7,29 +7,27 @@ process ends there.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from pathlib import Path
-from statistics import median
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.deployment import gate as gates
+from bev_perception.deployment import memory
 from bev_perception.deployment import record as records
 from bev_perception.deployment import rollout as steps
 from bev_perception.deployment.folder import RECORD, VehicleFolder, stored
 from bev_perception.deployment.gate import Gate, Judged, parse_gate
+from bev_perception.deployment.goal import Goal, Progress
 from bev_perception.deployment.journal import Line, now
+from bev_perception.deployment.listening import FIRST, Listening
 from bev_perception.deployment.record import Record
 from bev_perception.deployment.rollout import Rollout
-from bev_perception.deployment.serving import Host, Serving, Stepped
-from bev_perception.deployment.shadow import WINDOW, Findings, Plan, Shadow, plan
-from bev_perception.deployment.watch import Watch
+from bev_perception.deployment.serving import Host, Serving
+from bev_perception.deployment.shadow import Findings, Pace, Plan, Shadow, plan
+from bev_perception.deployment.watch import Trial, Watch
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.inference.pace import engine_ms
 from bev_perception.stated_scores import read_scores
@@ -43,36 +41,7 @@ TELL_S = 0.5
 LOOK_S = 0.05
 FRAMES_WITHIN_S = 10.0  # as many of the model in service as tell how long it takes, or longer where they are rare
 NOT_ASKED = "not asked for"
-# What an engine is taken to need before it is opened: weights in a few forms, and its working memory.
-PER_BYTE, BESIDE = 4, 64 * 2**20
 REPLACED = "model_switched"  # the reason of a memory that is another network's
-
-
-@dataclass(frozen=True)
-class Goal:
-    """shadow_s, watch_s: seconds, 0 for none. gate: YAML text. rollback: to the bundle before; source is not used."""
-
-    source: Path
-    shadow_s: float = 60.0
-    watch_s: float = 60.0
-    gate: str = ""
-    asked_by: str = ""
-    rollback: bool = False
-
-
-@dataclass(frozen=True)
-class Progress:
-    """For status and feedback: as bev_perception_msgs/Deployment."""
-
-    step: str = steps.IDLE
-    candidate: str = ""
-    candidate_sha256: str = ""
-    event: str = ""
-    share: float = 0.0
-    frames: int = 0
-    agreement: float = float("nan")
-    p50_ms: float = float("nan")
-    p99_ms: float = float("nan")
 
 
 class Failed(Exception):
@@ -81,33 +50,6 @@ class Failed(Exception):
     def __init__(self, reason: str, figures: Mapping[str, float] | None = None) -> None:
         super().__init__(reason)
         self.reason, self.figures = reason, dict(figures or {})
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How frames come, the middle of a few: period_ms by the wall clock (a replay may be slower than the drive),
-    apart_s by their stamps."""
-
-    period_ms: float
-    apart_s: float
-
-    @classmethod
-    def of(cls, moments: Sequence[tuple[float, int]]) -> Pace:
-        """moments: wall clock (s) and stamp (ns) of frames, two at least."""
-        walls, stamps = ([b - a for a, b in pairwise(values)] for values in zip(*moments))
-        return cls(max(1e-3, 1e3 * median(walls)), max(1e-3, median(stamps) / 1e9))
-
-
-@dataclass
-class _Trial:
-    """The observer's side of a watch. sha256: of the model on trial. breach: why it went, done: it has."""
-
-    watch: Watch
-    shadow: Shadow
-    old: Serving
-    sha256: str
-    breach: str = ""
-    done: threading.Event = field(default_factory=threading.Event)
 
 
 def nowhere(point: str) -> None:
@@ -164,10 +106,8 @@ class Deployment:
         gate = self._try("bad_gate", lambda: parse_gate(self._goal.gate))
         bundle = self._check(gate)
         candidate, ms = self._open(bundle, gate)
-        before_ms, had_boxes = self._shadow_first(candidate, ms, gate)
-        watch = Watch(gate, gates.allowed_ms(before_ms, self._host.period_ms(), gate), had_boxes)
-        trial = self._switch(candidate, watch, before_ms)
-        self._watch(trial, gate)
+        heard = self._shadow_first(candidate, ms, gate)
+        self._watch(self._switch(candidate, heard, gate), gate)
 
     # ---- steps
 
@@ -186,88 +126,74 @@ class Deployment:
         return bundle
 
     def _open(self, bundle: Bundle, gate: Gate) -> tuple[Serving, float]:
-        needed = PER_BYTE * sum(file.stat().st_size for file in bundle.path.glob("*.onnx*")) + BESIDE
-        memory = gates.judge_memory(needed, free_memory(), gate)
-        _pass_or_fail(memory)
+        asked = gates.judge_memory(memory.needed(bundle), memory.available(), gate)
+        _pass_or_fail(asked)
         self._at("opening")
-        before = own_memory()
+        before = memory.resident()
         self._backend = backend = self._try("cannot_open", lambda: self._host.open(bundle, self._stop.is_set))
         self._at("opened")
         self._look()
         ms = engine_ms(backend, bundle)
-        grown = max(0, own_memory() - before) / 2**20
-        self._passed({**memory.figures, "grown_mib": grown, "engine_ms": ms})
+        grown = max(0, memory.resident() - before) / 2**20
+        self._passed({**asked.figures, "grown_mib": grown, "engine_ms": ms})
         return Serving(bundle, self._host.pipeline(bundle, backend)), ms
 
-    def _shadow_first(self, candidate: Serving, ms: float, gate: Gate) -> tuple[float, bool]:
-        """ms: of the candidate's engine. -> median step of the model in service (ms), whether it found anything."""
-        mine: deque[float] = deque(maxlen=WINDOW)
-        moments: list[tuple[float, int]] = []  # of the first frames: wall clock (s), stamp (ns)
-        boxes = 0
-
-        def observe(stepped: Stepped) -> None:
-            nonlocal boxes
-            mine.append(stepped.ms)
-            if len(moments) < gates.SLOW_FRAMES:
-                moments.append((time.monotonic(), stepped.frame.stamp_ns))
-            if stepped.detections is not None:
-                boxes += len(stepped.detections)
-                if self._shadow is not None:
-                    self._shadow.offer(stepped.frame, stepped.detections)
-
-        self._host.observe(observe)
+    def _shadow_first(self, candidate: Serving, ms: float, gate: Gate) -> Listening:
+        """ms: of the candidate's engine. -> what was heard of the model in service."""
+        heard = Listening()
+        self._host.observe(heard.note)
         # A few frames tell how long the model in service takes; from that follows the share.
-        wait_s = max(FRAMES_WITHIN_S, 2 * gates.SLOW_FRAMES * self._host.period_ms() / 1e3)
-        self._wait(lambda: len(mine) >= gates.SLOW_FRAMES, wait_s)
-        if len(mine) < gates.SLOW_FRAMES:
+        wait_s = max(FRAMES_WITHIN_S, 2 * FIRST * self._host.period_ms() / 1e3)
+        self._wait(lambda: len(heard) >= FIRST, wait_s)
+        if len(heard) < FIRST:
             raise Failed(
-                f"too_few_frames: the model in service had {len(mine)} frames in {wait_s:g} s; deploy while it works"
+                f"too_few_frames: the model in service had {len(heard)} frames in {wait_s:g} s; deploy while it works"
             )
-        alone_ms = median(mine)
-        self._pace = Pace.of(moments)
+        alone_ms, self._pace = heard.median_ms(), heard.pace()
         if self._goal.shadow_s <= 0:
             self._passed({"serving_p50_ms": alone_ms}, NOT_ASKED)
-            return alone_ms, boxes > 0
-        mine.clear()  # from here on, of the time of the shadow
+            return heard
         chosen = self._plan(alone_ms, ms, candidate)
         self._shadow = shadow = Shadow(candidate.pipeline, chosen, self._before.bundle.spec.classes)
         shadow.start()
+        heard.pass_on_to(shadow)
         self._at("shadowing")
         self._say(event=chosen.why, share=chosen.share)
         self._follow(shadow, self._goal.shadow_s, "shadowed", lambda: bool(gates.fault_of(shadow.findings())))
         self._end_shadow()
-        mine.append(alone_ms)  # where no frame came since
-        judged = gates.judge_shadow(shadow.findings(), median(mine), ms, self._host.period_ms(), gate)
+        judged = gates.judge_shadow(shadow.findings(), heard.median_ms(), ms, self._host.period_ms(), gate)
         _pass_or_fail(judged)
         self._at("passed")
         self._passed({"share": chosen.share, **judged.figures, "serving_alone_p50_ms": alone_ms}, chosen.why)
-        return median(mine), boxes > 0
+        return heard
 
     def _plan(self, serving_ms: float, shadow_ms: float, shadow: Serving) -> Plan:
-        return plan(self._pace.period_ms, serving_ms, shadow_ms, shadow.bundle.spec.temporal, self._pace.apart_s)
+        return plan(self._pace, serving_ms, shadow_ms, shadow.bundle.spec.temporal)
 
-    def _switch(self, candidate: Serving, watch: Watch, before_ms: float) -> _Trial:
+    def _switch(self, candidate: Serving, heard: Listening, gate: Gate) -> Trial:
         """From the next frame on the candidate serves, and the model before is its shadow."""
+        before_ms = heard.median_ms()
+        watch = Watch(gate, gates.allowed_ms(before_ms, self._host.period_ms(), gate), heard.boxes > 0)
         new = stored(candidate.bundle, now())
         self._record = self._folder.record()
         self._folder.change(lambda record: records.begin_trial(record, new))
         self._at("on_trial")
-        old, memory = self._before, candidate.pipeline.memory
+        old, states = self._before, candidate.pipeline.memory
         chosen = self._plan(before_ms, before_ms, old)
         self._shadow = Shadow(old.pipeline, chosen, candidate.bundle.spec.classes)
-        trial = _Trial(watch, self._shadow, old, candidate.bundle.spec.onnx_sha256)
+        trial = Trial(watch, self._shadow, old, candidate, self._host.switch)
         self._shadow.start()
-        kept = len(memory)
+        kept = len(states)
         if not kept:
-            memory.follow(REPLACED)
-        self._host.observe(lambda stepped: self._on_trial(trial, stepped))
+            states.follow(REPLACED)
+        self._host.observe(trial.note)
         self._host.switch(candidate)
         self._at("switched")
         why = f"its own memory of {kept} states goes on" if kept else f"its memory begins empty ({REPLACED})"
         self._passed({"states": float(kept)}, why)
         return trial
 
-    def _watch(self, trial: _Trial, gate: Gate) -> None:
+    def _watch(self, trial: Trial, gate: Gate) -> None:
         self._follow(trial.shadow, self._goal.watch_s, "watched", trial.done.is_set)
         self._end_shadow()
         figures = {**trial.shadow.findings().figures(), **trial.watch.figures()}
@@ -283,23 +209,11 @@ class Deployment:
         self._has_come_in(figures)
         self._at("done")
 
-    def _has_come_in(self, figures: Mapping[str, float]) -> None:
+    def _has_come_in(self, figures: Mapping[str, float], reason: str = "") -> None:
         """The record says so: from here on nothing leads back, and the engine to close is the one before."""
         self._backend = self._before.pipeline.backend
-        rollout, line = steps.passed(self.rollout, figures)
+        rollout, line = steps.passed(self.rollout, figures, reason)
         self._note_at_last(rollout, line)
-
-    def _on_trial(self, trial: _Trial, stepped: Stepped) -> None:
-        """In the pipeline's thread. The model before is back for the next frame."""
-        if stepped.sha256 != trial.sha256 or trial.breach:
-            return
-        trial.breach = trial.watch.note(stepped, trial.shadow.findings())
-        if trial.breach:
-            trial.shadow.stop()  # its engine is needed here
-            self._host.switch(trial.old)
-            trial.done.set()
-        elif stepped.detections is not None:
-            trial.shadow.offer(stepped.frame, stepped.detections)
 
     def _go_back(self) -> None:
         """To the bundle before, which was good: opened and proven, not shadowed."""
@@ -317,7 +231,7 @@ class Deployment:
         self._host.switch(target)
         self.rollout, line = steps.passed(self.rollout, {}, f"its memory begins empty ({REPLACED})")
         self._note_at_last(self.rollout, line)
-        self._has_come_in({})
+        self._has_come_in({}, NOT_ASKED)
 
     # ---- waiting
 
@@ -419,18 +333,3 @@ class Deployment:
 def _pass_or_fail(judged: Judged) -> None:
     if judged.reason:
         raise Failed(judged.reason, judged.figures)
-
-
-def free_memory() -> int:
-    """What the machine can still give away, in bytes. Raises OSError where it does not say."""
-    with open("/proc/meminfo") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    raise OSError("/proc/meminfo does not say what is available")
-
-
-def own_memory() -> int:
-    """Resident memory of this process, in bytes."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

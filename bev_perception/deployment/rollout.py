@@ -11,6 +11,7 @@ IDLE, CHECKING, OPENING, SHADOWING, SWITCHING, WATCHING = (
     "idle", "checking", "opening", "shadowing", "switching", "watching",
 )  # fmt: skip
 DONE, REFUSED, ROLLED_BACK = "done", "refused", "rolled_back"
+DEPLOYMENT = "deployment"  # the step of its first line
 BEGUN, PASSED, TOLD = "begun", "passed", "told"  # verdicts of lines, beside the three above
 ENDS = (DONE, REFUSED, ROLLED_BACK)
 # Step -> the one after it, where it passes. A step that fails leads to REFUSED while nothing was switched, else back.
@@ -47,7 +48,7 @@ class Rollout:
 def begin(asked_by: str, in_service: str, what: str) -> tuple[Rollout, Line]:
     """what: the bundle, as it was asked for."""
     rollout = replace(Rollout(asked_by, now(), in_service), step=AFTER[IDLE])
-    return rollout, rollout.line(IDLE, BEGUN, what)
+    return rollout, rollout.line(DEPLOYMENT, BEGUN, what)
 
 
 def passed(rollout: Rollout, figures: Mapping[str, float] | None = None, reason: str = "") -> tuple[Rollout, Line]:

@@ -49,14 +49,21 @@ class Plan:
         return number % self.cycle in self.takes
 
 
-def plan(period_ms: float, in_service_ms: float, candidate_ms: float, temporal: TemporalSpec, apart_s: float) -> Plan:
-    """What is left of a period beside the model in service, divided by what the candidate takes of it.
+@dataclass(frozen=True)
+class Pace:
+    """From one frame to the next: period_ms by the wall clock (a replay may be slower than the drive), apart_s by their
+    stamps."""
 
-    period_ms: from one frame to the next by the wall clock, apart_s: by their stamps.
-    """
-    left_ms = max(period_ms - in_service_ms, 0.0)
+    period_ms: float
+    apart_s: float
+
+
+def plan(pace: Pace, in_service_ms: float, candidate_ms: float, temporal: TemporalSpec) -> Plan:
+    """What is left of a period beside the model in service, divided by what the candidate takes of it."""
+    apart_s = pace.apart_s
+    left_ms = max(pace.period_ms - in_service_ms, 0.0)
     share = max(min(left_ms / candidate_ms, 1.0), LEAST_SHARE)
-    took = f"{in_service_ms:.0f} and {candidate_ms:.0f} ms of a period of {period_ms:.0f} ms"
+    took = f"{in_service_ms:.0f} and {candidate_ms:.0f} ms of a period of {pace.period_ms:.0f} ms"
     if share == 1.0:
         return Plan(1, frozenset({0}), f"both models run on every frame ({took})")
     every = math.ceil(1 / share)

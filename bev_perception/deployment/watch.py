@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
+from collections.abc import Callable
 from statistics import median
 
 from bev_perception.deployment.agreement import Agreement, Cell
 from bev_perception.deployment.gate import EMPTY_FRAMES, SLOW_FRAMES, Gate
-from bev_perception.deployment.serving import Stepped
-from bev_perception.deployment.shadow import Findings
+from bev_perception.deployment.serving import Serving, Stepped
+from bev_perception.deployment.shadow import Findings, Shadow
 
 
 class Watch:
@@ -55,3 +57,29 @@ class Watch:
 
     def figures(self) -> dict[str, float]:
         return {"trial_frames": float(self.frames)} | ({"trial_p50_ms": median(self._ms)} if self._ms else {})
+
+
+class Trial:
+    """A candidate that serves, watched, with the model before as its shadow. breach: why that one is back, done: it is.
+
+    note(stepped) in the pipeline's thread, so that the model before is back for the next frame.
+    """
+
+    def __init__(
+        self, watch: Watch, shadow: Shadow, old: Serving, candidate: Serving, switch: Callable[[Serving], None]
+    ) -> None:
+        self.watch, self.shadow = watch, shadow
+        self.breach = ""
+        self.done = threading.Event()
+        self._old, self._sha256, self._switch = old, candidate.bundle.spec.onnx_sha256, switch
+
+    def note(self, stepped: Stepped) -> None:
+        if stepped.sha256 != self._sha256 or self.breach:
+            return
+        self.breach = self.watch.note(stepped, self.shadow.findings())
+        if self.breach:
+            self.shadow.stop()  # its engine is needed here
+            self._switch(self._old)
+            self.done.set()
+        elif stepped.detections is not None:
+            self.shadow.offer(stepped.frame, stepped.detections)

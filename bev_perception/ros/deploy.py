@@ -12,6 +12,7 @@ import getpass
 import os
 import socket
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from bev_perception.parameters import NODE_NAME, resolve_path
 FOLDER = "deploy.folder"
 PATIENCE_S = 10.0  # until the node answers
 WAKE_S = 0.5
+WIDTH = 110  # characters of a line that is printed
 
 
 class DeployFailed(RuntimeError):
@@ -89,7 +91,7 @@ class Client:
         state = message.feedback.state
         if (state.step, state.event) != self._said:
             self._said = (state.step, state.event)
-            print(state.event, flush=True)
+            print(textwrap.fill(state.event, WIDTH, subsequent_indent="    "), flush=True)
         elif time.monotonic() - self._said_at > 2.0 and state.frames:
             print(
                 f"  {state.step}: {state.frames} frames compared (share {state.share:.2f}), agreement "

@@ -14,7 +14,8 @@ from rclpy.lifecycle import LifecycleNode
 from std_srvs.srv import Trigger
 
 from bev_perception.deployment.folder import VehicleFolder
-from bev_perception.deployment.procedure import Deployment, Goal, Progress, nowhere
+from bev_perception.deployment.goal import Goal, Progress
+from bev_perception.deployment.procedure import Deployment, nowhere
 from bev_perception.deployment.rollout import DONE, REFUSED, Rollout
 from bev_perception.deployment.serving import Host
 from bev_perception.parameters import ParameterError, resolve_path
