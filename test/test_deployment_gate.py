@@ -172,8 +172,8 @@ def test_scores_are_compared_on_the_same_data_only() -> None:
     both = judge_scores(stated(0.4, 0.4), stated(), gate)
     assert "mAP -0.1" in both.reason and "NDS -0.1" in both.reason and both.figures["map"] == 0.4
     for ours, theirs, note in (
-        (None, stated(), "no_scores_stated: the candidate state"),
-        (stated(), None, "no_scores_stated: the model in service state"),
+        (None, stated(), "no_scores_stated: the candidate states none"),
+        (stated(), None, "no_scores_stated: the model in service states none"),
         (stated(frames=11), stated(), "scores_of_other_data: 11 frames"),
         (stated(objects=6), stated(), "scores_of_other_data"),
     ):

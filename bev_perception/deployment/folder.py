@@ -117,7 +117,10 @@ class VehicleFolder:
                 _copy(file, part / file.name, digest.update)
                 at("copying")
             _sync(part)
-            spec = load_bundle(part).spec
+            try:
+                spec = load_bundle(part).spec
+            except BundleError as error:  # people know it by the name that they gave
+                raise BundleError(str(error).replace(str(part), str(source))) from error
             target = self.path / BUNDLES / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', spec.name)}_{digest.hexdigest()[:16]}"
             at("copied")
             if not target.exists():

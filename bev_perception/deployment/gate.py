@@ -117,7 +117,8 @@ def judge_scores(candidate: StatedScores | None, running: StatedScores | None, g
         return Judged()
     unstated = [who for who, scores in (("candidate", candidate), ("model in service", running)) if scores is None]
     if candidate is None or running is None:
-        why = f"no_scores_stated: the {' and the '.join(unstated)} state none (scores.json)"
+        verb = "states" if len(unstated) == 1 else "state"
+        why = f"no_scores_stated: the {' and the '.join(unstated)} {verb} none (scores.json)"
     elif not candidate.same_data(running):
         why = (
             f"scores_of_other_data: {candidate.frames} frames with {sum(candidate.objects.values())} objects, in "

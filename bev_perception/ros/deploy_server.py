@@ -47,6 +47,7 @@ class DeployServer:
         self._lock = threading.Lock()
         self._running: Deployment | None = None
         self._thread: threading.Thread | None = None
+        self._handle: Any = None  # of the goal that runs
         self._rollback = node.create_service(Trigger, ROLLBACK, self._asked_back)
         self._server = ActionServer(
             node,
@@ -100,7 +101,7 @@ class DeployServer:
 
     def _cancel(self, handle: Any) -> CancelResponse:
         running = self._running
-        if running is None:
+        if running is None or handle is not self._handle:
             return CancelResponse.REJECT
         running.cancel("cancelled: whoever asked for it took it back")
         return CancelResponse.ACCEPT
@@ -143,7 +144,7 @@ class DeployServer:
             if folder is None or host is None or self._running is not None:
                 return _refused(self._hindrance())
             deployment = Deployment(goal, host, folder, lambda progress: self._tell(handle, progress), self.at)
-            self._running, self._thread = deployment, threading.current_thread()
+            self._running, self._thread, self._handle = deployment, threading.current_thread(), handle
         try:
             return _result(deployment.run())
         finally:
@@ -161,8 +162,12 @@ class DeployServer:
         if progress.event != self.progress.event:
             self._node.get_logger().info(f"deploy: {progress.event}")
         self.progress = progress
-        if handle is not None and self._node.context.ok() and handle.is_active:
-            handle.publish_feedback(Deploy.Feedback(state=deployment_message(progress)))
+        try:
+            if handle is not None and handle.is_active:
+                handle.publish_feedback(Deploy.Feedback(state=deployment_message(progress)))
+        except Exception as error:  # who listens is no part of the deployment
+            if self._node.context.ok():
+                self._node.get_logger().warning(f"deploy: feedback could not be sent: {error}")
 
 
 def deployment_message(progress: Progress) -> DeploymentMessage:
