@@ -57,7 +57,7 @@ def passed(rollout: Rollout, figures: Mapping[str, float] | None = None, reason:
         raise ValueError(f"the deployment has ended: {rollout.step}")
     then = replace(rollout, step=AFTER[rollout.step])
     if then.step == DONE:
-        then = replace(then, in_service=then.candidate, reason=reason or "in service")
+        then = replace(then, in_service=then.candidate, reason="in service")
     return then, then.line(rollout.step, DONE if then.step == DONE else PASSED, reason, figures)
 
 
