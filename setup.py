@@ -14,6 +14,9 @@ PROGRAMS = {
     "deploy": "bev_perception.ros.deploy:main",
     "build_engine": "bev_perception.inference.build_engine:main",
     "upgrade_bundle": "bev_perception.upgrade_bundle:main",
+    "archive": "bev_perception.archive:main",
+    "sign_bundle": "bev_perception.signing:main",
+    "fetch_bundle": "bev_perception.store:main",
     "replay": "bev_perception.replay:main",
     "play_bag": "bev_perception.ros.play_bag:main",
     "record_bag": "bev_perception.ros.record_bag:main",
@@ -78,6 +81,7 @@ setup(
         "openvino": ["openvino"],
         "tensorrt": ["tensorrt", "pycuda", "onnx"],
         "video": ["av"],
+        "signing": ["model-signing", "pyopenssl"],  # the first imports the second and does not say so
         "evaluation": ["nuscenes-devkit==1.2.0", "matplotlib", "trimesh", "embreex"],
         "training": [
             "torch==2.13.0",  # the version that trained and exported the shipped model
@@ -87,6 +91,7 @@ setup(
             "scipy",
             "tensorboard",
             "torch-pruning",
+            "safetensors",
             "nuscenes-devkit==1.2.0",
             "trimesh",
             "embreex",

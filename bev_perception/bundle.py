@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bev_perception.array_file import read_arrays
-from bev_perception.files import read_bytes, read_text
+from bev_perception.files import aside, read_bytes, read_text, replace_folder
 from bev_perception.model_spec import BundleError, ModelSpec, parse_facts, parse_spec
 from bev_perception.onnx_file import read_metadata, with_metadata, with_weights_inside
 
@@ -114,6 +114,11 @@ def open_bundle(path: str | Path) -> Bundle:
 
 def _open(path: Path) -> tuple[Bundle, bytes]:
     """The bundle and its ONNX file."""
+    if not path.exists() and aside(path).is_dir():
+        raise BundleError(
+            f"bundle {path}: is missing, because its replacement was interrupted; the one before lies whole in "
+            f"{aside(path)}, rename that to {path}, or replace it again"
+        )
     for name in (MODEL, SPEC, GOLDEN):
         if not (path / name).is_file():
             raise BundleError(
@@ -123,6 +128,28 @@ def _open(path: Path) -> tuple[Bundle, bytes]:
     model: bytes = _read(path, MODEL, lambda file: read_bytes(file, MODEL_LIMIT))
     _check_hash(path, MODEL, model, spec.onnx_sha256)
     return Bundle(path, spec), model
+
+
+def bundle_files(path: str | Path) -> list[str]:
+    """The names of a bundle's files, sorted. Raises BundleError where it holds a folder, link or device; OSError."""
+    files = sorted(Path(path).iterdir())
+    for file in files:
+        if file.is_symlink() or not file.is_file():
+            raise BundleError(f"{file}: is no regular file; a bundle holds files only, take it out or copy it there")
+    return [file.name for file in files]
+
+
+def replace_bundle(new: str | Path, target: str | Path) -> None:
+    """Give the bundle `new` the place of `target`, as `replace_folder` does; what is no bundle is left alone.
+
+    Raises ValueError where `target` is a link, a file, or a folder that holds other things; OSError.
+    """
+    target = Path(target)
+    if target.is_dir() and any(target.iterdir()) and not (target / SPEC).is_file():
+        raise ValueError(
+            f"{target} is there and is no bundle (it holds no {SPEC}), so it is not replaced; name another folder"
+        )
+    replace_folder(new, target)
 
 
 def external_files(bundle: Bundle) -> dict[str, str]:

@@ -10,10 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bev_perception import __version__
 from bev_perception.grid import BevGrid
 from bev_perception.plain import from_plain, parse_json, to_plain
 
-FORMAT = 1
+# A bundle states its version, `format`.`minor`, and the oldest bev_perception that runs it, `runtime`. Whoever adds a
+# field raises MINOR, sets RUNTIME to the version of the package that has the field (setup.py), and writes into
+# ADDED_LATER what bundles without it meant. Whoever changes the meaning of a field raises FORMAT.
+FORMAT, MINOR, RUNTIME = 1, 1, "0.1"
+OLDEST: dict[str, Any] = {"minor": 0, "runtime": "0.1"}  # bundles of before state no more than their format
+RUNTIME_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 CLASSES = (
     "car", "truck", "construction_vehicle", "bus", "trailer",
     "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
@@ -279,13 +285,18 @@ class ModelSpec:
         return tuple(tensors)
 
     def to_json(self) -> str:
-        return json.dumps(to_plain(self), indent=2) + "\n"
+        """The text of model_spec.json: every fact, in the version of today whatever it was read from."""
+        return json.dumps(self._stated(), indent=2) + "\n"
 
     def facts(self) -> str:
         """Every fact but the hash of the ONNX, which carries this text: JSON, the same text for the same facts."""
-        facts = to_plain(self)
+        facts = self._stated()
         del facts["onnx_sha256"]
         return json.dumps(facts, sort_keys=True, separators=(",", ":"))
+
+    def _stated(self) -> dict[str, Any]:
+        plain: dict[str, Any] = to_plain(self)
+        return plain | {"minor": MINOR, "runtime": RUNTIME}
 
 
 # Older bundles lack these: their radar was a map, its returns were not bounded, their ONNX held all weights, no image
@@ -310,14 +321,46 @@ def parse_facts(text: str, where: str) -> ModelSpec:
     return _parse(text, where, {"onnx_sha256": ""})
 
 
+def check_runtime(needed: str, where: str) -> None:
+    """Raises BundleError where this bev_perception is older than `needed`, "major.minor", or that is no version."""
+    if not isinstance(needed, str) or not RUNTIME_VERSION.fullmatch(needed):
+        raise BundleError(f"{where}: runtime {needed!r}, expected major.minor, such as {RUNTIME!r}; export it again")
+    if _numbers(needed) > _numbers(__version__):
+        raise BundleError(
+            f"{where}: needs bev_perception {needed} or newer, this is {__version__}; update bev_perception on this "
+            "machine, or export the bundle again with this version"
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
+
+
+def _check_versions(data: Any, where: str) -> None:
+    """Raises BundleError for what is no spec, or one that another version of bev_perception is needed for."""
+    found = data.get("format") if isinstance(data, dict) else type(data).__name__
+    if type(found) is not int:
+        raise BundleError(f"{where}: format {found!r}, this version reads {FORMAT}; export the bundle again")
+    minor, runtime = (data.get(key, before) for key, before in OLDEST.items())
+    if type(minor) is not int or minor < 0:
+        raise BundleError(f"{where}: minor {minor!r}, expected a number from 0 on; export the bundle again")
+    if found != FORMAT or minor > MINOR:
+        newer = (found, minor) > (FORMAT, MINOR)
+        raise BundleError(
+            f"{where}: format {found}.{minor}, bev_perception {__version__} reads {FORMAT}.0 to {FORMAT}.{MINOR}; "
+            + (f"update bev_perception on this machine to {runtime} or newer, or " if newer else "")
+            + "export the bundle again with this version"
+        )
+    check_runtime(runtime, where)
+
+
 def _parse(text: str, where: str, more: dict[str, Any]) -> ModelSpec:
     try:
         data = parse_json(text)
     except ValueError as error:
         raise BundleError(f"{where}: not JSON as a bundle has it ({error})") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise BundleError(f"{where}: format {found!r}, this version reads {FORMAT}; export the bundle again")
+    _check_versions(data, where)
+    data = {key: value for key, value in data.items() if key not in OLDEST}
     try:
         spec: ModelSpec = from_plain(ModelSpec, data | more, f"{where}:", ADDED_LATER)
         for key, high in (("score_threshold", 1.0), ("nms_radius", 100.0)):

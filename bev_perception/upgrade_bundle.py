@@ -5,7 +5,8 @@
 The network stays what it is, byte by byte; its file is given the facts of the spec, the bundle a golden frame, and
 weights that the ONNX keeps in other files of the bundle are noted with their hashes. What OLD says of itself is taken
 as true, as far as its golden sample proves it: look at model_spec.json before. The golden frame is of a drawn scene;
-with --bag it is of a recording of the vehicle, which proves more.
+with --bag it is of a recording of the vehicle, which proves more. A signature is of the old files and is left out: sign
+NEW again.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, make_config, parse_yaml
+from bev_perception.signing import SIGNATURE
 from bev_perception.stated_scores import SCORES, read_scores
 from bev_perception.structures import SensorFrame
 
@@ -58,6 +60,7 @@ def upgrade_bundle(old: str | Path, new: str | Path, frames: Frames | None = Non
     work = Path(tempfile.mkdtemp(prefix=f".{new.name}.", dir=new.parent))
     try:
         shutil.copytree(before.path, work, dirs_exist_ok=True)
+        (work / SIGNATURE).unlink(missing_ok=True)  # it is of the old files
         spec = dataclasses.replace(before.spec, weights_sha256=external_files(before))
         model = with_facts(read_bytes(before.onnx_path, MODEL_LIMIT), spec)
         spec = dataclasses.replace(spec, onnx_sha256=hashlib.sha256(model).hexdigest())

@@ -21,7 +21,7 @@ from training.processes import join_processes, rank_and_world
 from training.recipes.distillation import distillbev
 from training.run import OptimConfig
 from training.train import train
-from training.trainer.checkpoint import load_module
+from training.trainer.checkpoint import load_network
 from training.trainer.detect import detect
 from training.trainer.loading import Batches, open_keyframes
 from training.trainer.teaching import Teaching
@@ -53,9 +53,9 @@ def run(data: Path, out: Path, teacher: Path) -> None:
     STUDENTS["camera_radar"] = dataclasses.replace(STUDENTS["camera_radar"], module=without_batch_statistics)
     checkpoint = train(DDP_RUN, Source(data), out)
     join_processes()
-    module = load_module(checkpoint)
-    keyframes = open_keyframes(module.spec, module.data, Source(data), "val")
-    found = detect(module, keyframes, ROWS, ["all"], Batches(1, 0))["all"]
+    network = load_network(checkpoint)
+    keyframes = open_keyframes(network.spec, network.data, Source(data), "val")
+    found = detect(network, keyframes, ROWS, ["all"], Batches(1, 0))["all"]
     if rank_and_world()[0] == 0:
         np.savez(out / "found.npz", **{str(row): found[row].scores for row in sorted(found)})
     given = {"centerpoint": teacher}

@@ -37,7 +37,7 @@ from training.convert.layers import BOXES_MMDET3D, BOXES_OPENPCDET, Change
 from training.models.center_head import BRANCHES
 from training.models.detector import Prediction
 from training.recipes.specs import CIRCLES
-from training.trainer.lightning_module import DetectorModule
+from training.trainer.network import Network
 
 Stages = Iterator[tuple[str, float]]
 
@@ -45,7 +45,7 @@ Stages = Iterator[tuple[str, float]]
 IN_REPOSITORY = {"bevdepth_r50": False, "bevdepth_r50_da": True}  # recorded in test/recordings: whether it refines
 
 
-def converted(name: str, state: str, published_grid: bool = True) -> DetectorModule:
+def converted(name: str, state: str, published_grid: bool = True) -> Network:
     """A network with the weights of a recording, in the recording's frame."""
     if name in IN_REPOSITORY:
         return convert(published_bevdepth.bevdepth_state(IN_REPOSITORY[name]), name)[0]

@@ -16,7 +16,7 @@ from tiny_run import RUN  # noqa: E402
 from training.average import average, main  # noqa: E402
 from training.experiments import bevdet  # noqa: E402
 from training.run import Run, build_detector, run_to_plain  # noqa: E402
-from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
+from training.trainer.checkpoint import load_network, read_checkpoint  # noqa: E402
 from training.trainer.starting import start_network  # noqa: E402
 
 
@@ -38,7 +38,7 @@ def test_every_weight_is_half_way_and_a_run_can_begin_there(
 ) -> None:
     out = tmp_path / "new" / "mean.ckpt"
     assert main([*map(str, pair), "--out", str(out), *(["--half"] if half else [])]) == 0
-    before, after = (load_module(path).detector.state_dict() for path in pair)
+    before, after = (load_network(path).detector.state_dict() for path in pair)
     fresh = build_detector(RUN)
     start_network(fresh, out)
     for name, weight in fresh.state_dict().items():
@@ -50,10 +50,10 @@ def test_every_weight_is_half_way_and_a_run_can_begin_there(
 
 
 def test_averaged_weights_count_where_a_run_kept_them(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    weights = load_module(pair[0]).detector.state_dict()
+    weights = load_network(pair[0]).detector.state_dict()
     after = checkpoint(tmp_path / "ema.ckpt", 2, ema=weights)
     average(pair[0], after, tmp_path / "mean.ckpt")
-    found = load_module(tmp_path / "mean.ckpt").detector.state_dict()
+    found = load_network(tmp_path / "mean.ckpt").detector.state_dict()
     torch.testing.assert_close(found, weights)
 
 

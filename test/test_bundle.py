@@ -30,6 +30,7 @@ from bev_perception.bundle import (
     open_bundle,
     with_facts,
 )
+from bev_perception.files import aside
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
 from bev_perception.model_spec import BundleError, ModelSpec, parse_facts, parse_spec
@@ -57,6 +58,12 @@ def test_a_bundle_is_read_as_it_was_written(bundle: Bundle) -> None:
 def test_a_missing_file_is_named(bundle: Bundle, name: str) -> None:
     (bundle.path / name).unlink()
     with pytest.raises(BundleError, match=f"{name} is missing"):
+        load_bundle(bundle.path)
+
+
+def test_a_replacement_that_was_interrupted_is_named(bundle: Bundle) -> None:
+    os.rename(bundle.path, aside(bundle.path))
+    with pytest.raises(BundleError, match=r"its replacement was interrupted; the one before lies whole in .*\.before"):
         load_bundle(bundle.path)
 
 
@@ -96,7 +103,8 @@ SPECIMENS: dict[str, Any] = {
     "precision": lambda v: "int8",
 }
 OTHERWISE = {int: lambda v: v + 1, float: lambda v: v * 1.01}
-FACTS = [path for path in leaves(json.loads(tiny_bundle.SPEC.to_json())) if path[0] not in ("onnx_sha256", "format")]
+NO_FACTS = ("onnx_sha256", "format", "minor", "runtime")  # but of the file itself
+FACTS = [path for path in leaves(json.loads(tiny_bundle.SPEC.to_json())) if path[0] not in NO_FACTS]
 
 
 @pytest.mark.parametrize("path", FACTS, ids=".".join)
@@ -123,10 +131,11 @@ def test_the_order_of_keys_and_the_writing_of_numbers_are_no_facts(bundle: Bundl
 
 def test_a_bundle_of_before_is_refused_with_the_way_out(bundle: Bundle, tmp_path: Path) -> None:
     age(bundle)
+    (bundle.path / "model.sig").write_text("of the old files")
     with pytest.raises(BundleError, match=r"does not carry its facts.*upgrade_bundle .* or export it again"):
         load_bundle(bundle.path)
     upgraded = upgrade_bundle(bundle.path, tmp_path / "new")
-    assert load_bundle(tmp_path / "new").spec == upgraded.spec
+    assert load_bundle(tmp_path / "new").spec == upgraded.spec and not (tmp_path / "new" / "model.sig").exists()
     old, new = onnx.load(bundle.path / MODEL), onnx.load(tmp_path / "new" / MODEL)
     assert old.graph.SerializeToString(deterministic=True) == new.graph.SerializeToString(deterministic=True)
     assert {p.key for p in new.metadata_props} - {p.key for p in old.metadata_props} == {FACTS_KEY}

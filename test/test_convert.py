@@ -22,7 +22,7 @@ from training.experiments import radardistill
 from training.experiments.distillbev import bevdet_r50_from_centerpoint as distilled
 from training.models.frame import grid_in
 from training.run import build_detector
-from training.trainer.checkpoint import load_module, read_checkpoint
+from training.trainer.checkpoint import load_network, read_checkpoint
 from training.trainer.starting import start_network
 from training.trainer.teaching import open_teachers
 
@@ -151,12 +151,12 @@ def test_the_command_writes_what_evaluation_teaching_and_starting_take(tmp_path,
     made_of = json.loads((out / "conversion.json").read_text())
     assert made_of["file"] == "published.pth" and len(made_of["used"]) == 420
     assert read_checkpoint(out / "last.ckpt")["converted"]["sha256"] == made_of["sha256"]
-    module = load_module(out / "last.ckpt")
-    start_network(load_module(out / "last.ckpt").detector, out / "last.ckpt")
+    network = load_network(out / "last.ckpt")
+    start_network(load_network(out / "last.ckpt").detector, out / "last.ckpt")
     run = distilled()
     (wanted,) = {term.source for term in run.distill.terms}
     teachers = open_teachers(run, {wanted: out / "last.ckpt"})
-    assert teachers[wanted].detector.spec.grid == run.spec.grid == module.spec.grid, "cells are the same places"
+    assert teachers[wanted].detector.spec.grid == run.spec.grid == network.spec.grid, "cells are the same places"
     source.write_bytes(b"cut")
     assert main([str(source), "--as", "centerpoint_pillar", "--out", str(out)]) == 1
     assert "download it again" in capsys.readouterr().err

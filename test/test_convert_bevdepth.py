@@ -14,7 +14,7 @@ from training.convert import bevdepth
 from training.convert.__main__ import main
 from training.convert.conversion import FAMILIES, around_lidar, convert
 from training.models.frame import EGO, LIDAR_TOP
-from training.trainer.checkpoint import load_module
+from training.trainer.checkpoint import load_network
 
 
 @pytest.mark.parametrize("averaged", [False, True])
@@ -33,10 +33,10 @@ def test_both_kinds_of_files_are_read(averaged, tmp_path, capsys):
     assert main([str(source), "--as", "bevdepth_r50", "--out", str(out)]) == 0
     told = capsys.readouterr().out
     assert "1 folded, 4 compared" in told and "left in the file" not in told and "33.3 mAP" in told
-    module = load_module(out / "last.ckpt")
-    assert module.run == bevdepth.run(LIDAR_TOP) and module.run.config.frame == EGO
-    assert not module.detector.camera.depth.depth[4].bias.any(), "the published deformable convolution has no bias"
-    assert around_lidar(module.run).spec.grid == module.run.spec.grid, "its cells lie around the vehicle as published"
+    network = load_network(out / "last.ckpt")
+    assert network.run == bevdepth.run(LIDAR_TOP) and network.run.config.frame == EGO
+    assert not network.detector.camera.depth.depth[4].bias.any(), "the published deformable convolution has no bias"
+    assert around_lidar(network.run).spec.grid == network.run.spec.grid, "its cells lie around the vehicle as published"
 
 
 def test_a_file_with_refinement_is_no_file_without_and_the_reverse():

@@ -17,8 +17,8 @@ KEYS = {
 }  # import -> rosdep key, where it differs
 # Imports that apt does not have -> name on PyPI.
 ON_PYPI = {
-    "av": "av", "nuscenes": "nuscenes-devkit", "onnx": "onnx", "onnxruntime": "onnxruntime",
-    "openvino": "openvino", "pycuda": "pycuda", "rosbags": "rosbags",
+    "av": "av", "model_signing": "model-signing", "nuscenes": "nuscenes-devkit", "onnx": "onnx",
+    "onnxruntime": "onnxruntime", "openvino": "openvino", "pycuda": "pycuda", "rosbags": "rosbags",
 }  # fmt: skip
 OPTIONAL = {"autoware_perception_msgs"}  # messages that are published where they are installed; not in every ROS 2
 BY_COMMAND = {"ros2bag", "ros2launch", "rosbag2_storage_mcap"}  # programs, of which nothing is imported

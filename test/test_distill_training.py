@@ -25,7 +25,7 @@ from training.recipes.distillation import distillbev, lgkd, radardistill, togeth
 from training.run import OptimConfig, Run, run_from_plain, run_to_plain  # noqa: E402
 from training.teachers import centerpoint  # noqa: E402
 from training.train import train  # noqa: E402
-from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
+from training.trainer.checkpoint import load_network, read_checkpoint  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes  # noqa: E402
 from training.trainer.teaching import (  # noqa: E402
@@ -145,7 +145,7 @@ def test_agreement_with_the_teacher_is_measured_on_scored_keyframes(
 
 
 def test_the_exported_graph_is_that_of_the_student_alone(distilled: Path) -> None:
-    student = load_module(distilled).detector
+    student = load_network(distilled).detector
     alone = DetectorModule(dataclasses.replace(STUDENT, distill=None)).detector.eval()
     alone.load_state_dict(student.state_dict())
     inputs = {n: torch.from_numpy(a) for n, a in pattern_inputs(student.spec).items()}
@@ -280,7 +280,7 @@ def test_radardistill_starts_from_its_teacher_and_steps(
     pillar_teacher: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     config = CONFIGS["radar_pillarnet"]
-    teacher = load_module(pillar_teacher).detector
+    teacher = load_network(pillar_teacher).detector
     same = dataclasses.replace(config, backbone=teacher.config.backbone, head=teacher.config.head)
     radar = RadarSpec(format="pillars", pillar_step=GRID.step / same.backbone.stride, max_pillars=500)
     spec = dataclasses.replace(SPEC, name="radar", cameras=(), radar=radar, temporal=teacher.spec.temporal)
@@ -289,7 +289,7 @@ def test_radardistill_starts_from_its_teacher_and_steps(
         precision="32-true", distill=radardistill(mask=1.0, source="pillarnet", start=True),
     )  # fmt: skip
     last = train(run, Source(tiny_dataset), tmp_path, teaching=Teaching({"pillarnet": pillar_teacher}))
-    student = load_module(last).detector
+    student = load_network(last).detector
     for name in ("backbone.conv4.", "neck.block0.", "head."):
         ours = {n: t for n, t in student.state_dict().items() if n.startswith(name) and n.endswith("weight")}
         assert ours

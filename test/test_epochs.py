@@ -19,7 +19,7 @@ from training.data.source import Source  # noqa: E402
 from training.processes import own_workers  # noqa: E402
 from training.run import OptimConfig  # noqa: E402
 from training.train import train  # noqa: E402
-from training.trainer.checkpoint import load_module  # noqa: E402
+from training.trainer.checkpoint import load_network  # noqa: E402
 from training.trainer.epochs import EpochCheckpoints  # noqa: E402
 
 
@@ -70,7 +70,7 @@ def test_a_run_of_epochs_keeps_one_of_each(tiny_dataset: Path, tmp_path: Path) -
     last = train(run, Source(tiny_dataset), tmp_path)
     names = sorted(path.name for path in tmp_path.glob("*.ckpt"))
     assert {"epoch1.ckpt", "epoch2.ckpt", "last.ckpt"} <= set(names)
-    second, end = (load_module(path).detector.state_dict() for path in (tmp_path / "epoch2.ckpt", last))
+    second, end = (load_network(path).detector.state_dict() for path in (tmp_path / "epoch2.ckpt", last))
     assert all(bool((second[name] == value).all()) for name, value in end.items())
 
 

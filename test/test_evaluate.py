@@ -27,17 +27,18 @@ from training.data.nuscenes import Keyframe  # noqa: E402
 from training.data.source import Source  # noqa: E402
 from training.evaluate import main  # noqa: E402
 from training.models.detector import Prediction  # noqa: E402
+from training.run import build_detector  # noqa: E402
 from training.scoring import ground_truth, level_boxes, outside_racks, score_found  # noqa: E402
 from training.sensor_masks import kept_by, mask_sensors  # noqa: E402
-from training.trainer.checkpoint import load_module  # noqa: E402
+from training.trainer.checkpoint import load_network  # noqa: E402
 from training.trainer.detect import evaluate  # noqa: E402
-from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import Batches, open_keyframes  # noqa: E402
+from training.trainer.network import Network  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def module(tiny_checkpoint) -> DetectorModule:
-    return load_module(tiny_checkpoint)
+def network(tiny_checkpoint) -> Network:
+    return load_network(tiny_checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +84,10 @@ def test_masks_blank_what_they_say_and_nothing_else(batch):
             mask_sensors(batch, word, SPEC)
 
 
-def test_masks_are_the_networks_missing_sensors(module, batch):
+def test_masks_are_the_networks_missing_sensors(network, batch):
     with torch.no_grad():
         heads = {
-            w: module.predict(mask_sensors(batch, w, SPEC)).heatmap for w in ("all", "no_temporal", "camera", "radar")
+            w: network.predict(mask_sensors(batch, w, SPEC)).heatmap for w in ("all", "no_temporal", "camera", "radar")
         }
     words = list(heads)
     for i, a in enumerate(words):
@@ -183,7 +184,7 @@ def test_a_pitched_and_rolled_vehicle_is_scored_as_the_devkit_does(tmp_path):
 
 def test_evaluation_scores_a_network_that_knows_the_answers(keyframes, monkeypatch):
     """The targets as predictions, but only while a camera is alive: near perfect with cameras, nothing without."""
-    module = DetectorModule(RUN)
+    network = Network(RUN, build_detector(RUN))
 
     def answers(batch):
         alive = batch["camera_valid"].any(dim=1).float()[:, None, None, None]
@@ -196,8 +197,8 @@ def test_evaluation_scores_a_network_that_knows_the_answers(keyframes, monkeypat
             regressed.flatten(1)[:, cells[used]] = boxes[used].T
         return Prediction(heatmap, regression[:, None])
 
-    monkeypatch.setattr(module, "predict", answers)
-    scores = evaluate(module, keyframes, ["all", "radar"], Batches(3, 0))
+    monkeypatch.setattr(Network, "predict", lambda _, batch: answers(batch))
+    scores = evaluate(network, keyframes, ["all", "radar"], Batches(3, 0))
     assert scores["all"].frames == len(keyframes) == 4
     # Objects that share a cell of 1.6 m are lost: the groups of pedestrians.
     assert scores["all"].mean_ap_present > 0.8 and scores["all"].classes["car"].ap > 0.9
@@ -217,12 +218,12 @@ def test_the_command_writes_scores_by_class_and_range(tiny_checkpoint, tiny_data
     assert "| pedestrian |" in shown and "| 40-50 m |" in shown
 
 
-def test_the_model_card_states_sizes_scores_and_notes(module, keyframes):
-    found = evaluate(module, keyframes[:1], ["all", "camera"], Batches(workers=0))
+def test_the_model_card_states_sizes_scores_and_notes(network, keyframes):
+    found = evaluate(network, keyframes[:1], ["all", "camera"], Batches(workers=0))
     scores = {word: s.to_dict() for word, s in found.items()}
     scores["all"]["mean_ap"], scores["all"]["classes"]["car"]["errors"]["ate"] = 0.4321, 0.777
-    card = model_card(module.detector, json.loads(json.dumps(scores)), "## Notes\n\nTrained on nothing.\n")
-    assert card.startswith("# tiny\n\n") and card.endswith("Trained on nothing.\n")
+    card = model_card(network.detector, json.loads(json.dumps(scores)), "## Notes\n\nTrained on nothing.\n")
+    assert "\n---\n\n# tiny\n\n" in card and card.endswith("Trained on nothing.\n")
     assert "6 cameras at 128x64, 5 radars, BEV 64x64 cells of 1.6 m" in card
     rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| ")]
     assert [row[0].strip("| ") for row in rows].count("all") == 1
@@ -231,7 +232,7 @@ def test_the_model_card_states_sizes_scores_and_notes(module, keyframes):
     cone = next(row for row in rows if row[0] == "| traffic_cone")
     assert cone[5:] == ["-", "-", "- |"], "a cone has no heading, velocity or attribute"
     assert len({len(row) for row in rows[:4]}) == 1
-    assert "Scores" not in model_card(module.detector, {}, "")
+    assert "Scores" not in model_card(network.detector, {}, "")
 
 
 def test_a_network_is_asked_for_what_its_grid_reaches(keyframes):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
@@ -26,19 +28,22 @@ from bev_perception.inference.proof import self_test  # noqa: E402
 from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec  # noqa: E402
 from bev_perception.stated_scores import read_scores  # noqa: E402
 from training import export  # noqa: E402
+from training.bundling.card_metadata import split_card  # noqa: E402
 from training.bundling.export_checks import ask_tensorrt, check_parameters  # noqa: E402
 from training.bundling.golden import COLOR_STEP  # noqa: E402
 from training.bundling.pattern import pattern_inputs  # noqa: E402
+from training.bundling.weights import read_student  # noqa: E402
 from training.data.source import Source  # noqa: E402
-from training.trainer.checkpoint import load_module  # noqa: E402
+from training.models.exported import ExportedDetector  # noqa: E402
+from training.trainer.checkpoint import load_network  # noqa: E402
 from training.trainer.detect import evaluate  # noqa: E402
-from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import Batches, open_keyframes  # noqa: E402
+from training.trainer.network import Network  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def module(tiny_checkpoint) -> DetectorModule:
-    return load_module(tiny_checkpoint)
+def network(tiny_checkpoint) -> Network:
+    return load_network(tiny_checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +52,17 @@ def keyframes(tiny_dataset):
 
 
 @pytest.fixture(scope="module")
-def bundle_dir(tiny_checkpoint, module, keyframes, tiny_dataset, tmp_path_factory) -> Path:
+def bundle_dir(tiny_checkpoint, network, keyframes, tiny_dataset, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     (folder / "notes.md").write_text("Trained in a test.\n")
-    scores = {word: s.to_dict() for word, s in evaluate(module, keyframes[:1], ["all"], Batches(workers=0)).items()}
+    scores = {word: s.to_dict() for word, s in evaluate(network, keyframes[:1], ["all"], Batches(workers=0)).items()}
     for name, c in scores["all"]["classes"].items():
         c["best_score"] = 0.6 if name == "car" else None
     (folder / "scores.json").write_text(json.dumps(scores))
     arguments = [str(tiny_checkpoint), str(folder / "bundle"), "--golden-data", str(tiny_dataset), "--limit-mib", "16"]
     arguments += ["--notes", str(folder / "notes.md"), "--scores", str(folder / "scores.json")]
+    arguments += ["--licence", "mit", "--datasets", "tiny"]
+    arguments += ["--safetensors"] if importlib.util.find_spec("safetensors") else []
     assert export.main(arguments) == 0
     assert len(list(folder.iterdir())) == 3, "nothing is left behind"
     return folder / "bundle"
@@ -66,8 +73,12 @@ def test_a_checkpoint_becomes_a_bundle_that_the_vehicle_accepts(bundle_dir):
     thresholds = SPEC.score_threshold | {"car": 0.6}  # the score of its best F1; nothing is known of the others
     assert dataclasses.replace(bundle.spec, onnx_sha256="") == dataclasses.replace(SPEC, score_threshold=thresholds)
     assert sorted(f.name for f in out.iterdir()) == [
-        "MODEL_CARD.md", "golden.npz", "golden_frame.npz", "model.onnx", "model_spec.json", "scores.json",
+        "MODEL_CARD.md", "golden.npz", "golden_frame.npz", "model.onnx",
+        *(["model.safetensors"] if importlib.util.find_spec("safetensors") else []), "model_spec.json", "scores.json",
     ]  # fmt: skip
+    metadata, text = split_card((out / "MODEL_CARD.md").read_text())
+    assert (metadata["license"], metadata["datasets"]) == ("mit", ["tiny"]) and text.startswith("# tiny\n")
+    assert metadata["model-index"][0]["results"][0]["dataset"]["config"] == "all"
     assert (out / "MODEL_CARD.md").read_text().endswith("Trained in a test.\n")
     stated, evaluated = read_scores(bundle), json.loads((out.parent / "scores.json").read_text())["all"]
     assert stated is not None and (stated.nds, stated.frames) == (evaluated["nds"], evaluated["frames"])
@@ -82,20 +93,68 @@ def test_a_checkpoint_becomes_a_bundle_that_the_vehicle_accepts(bundle_dir):
     backend.close()
 
 
+def test_the_weights_for_torch_give_the_same_outputs(network, bundle_dir, tmp_path):
+    pytest.importorskip("safetensors", reason="needs safetensors")
+    student = read_student(bundle_dir)
+    assert student.spec.score_threshold["car"] == 0.6
+    inputs, golden = load_bundle(bundle_dir).golden()
+    tensors = [torch.from_numpy(inputs[t.name]) for t in student.spec.inputs()]
+    with torch.no_grad():
+        found = ExportedDetector(student).eval()(*tensors)
+        wanted = ExportedDetector(network.detector).eval()(*tensors)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert np.allclose(found[0], golden["scores"], atol=1e-6)
+    assert set(student.state_dict()) == set(safetensors_of(bundle_dir)) == set(network.detector.state_dict())
+
+
+def safetensors_of(folder):
+    from safetensors.torch import load_file  # as anybody would
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_damaged_weights_for_torch_are_refused(bundle_dir, tmp_path):
+    pytest.importorskip("safetensors", reason="needs safetensors")
+    import safetensors
+    from safetensors.torch import save_file
+
+    with pytest.raises(FileNotFoundError, match=r"`training\.export` writes it with --safetensors"):
+        read_student(tmp_path)
+    data = (bundle_dir / "model.safetensors").read_bytes()
+    other = tmp_path / "w"
+    for content in (b"", data[:1000], data[:-10], b"\xff" * 100):
+        other.write_bytes(content)
+        with pytest.raises(ValueError, match="no intact file of safetensors"):
+            read_student(other)
+    tensors = safetensors_of(bundle_dir)
+    save_file(tensors, other)
+    with pytest.raises(ValueError, match="does not say which network it is of"):
+        read_student(other)
+    name, tensor = next(iter(tensors.items()))
+    with safetensors.safe_open(bundle_dir / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    save_file({n: t for n, t in tensors.items() if n != name}, other, metadata)
+    with pytest.raises(ValueError, match=f"{name}: missing"):
+        read_student(other)
+    save_file(tensors | {name: tensor[None].clone()}, other, metadata)
+    with pytest.raises(ValueError, match=f"{name}: size mismatch"):
+        read_student(other)
+
+
 @pytest.mark.parametrize(("limit", "what"), [(0.001, "golden.npz has"), (1.0, "the bundle has")])
-def test_a_bundle_that_is_too_large_is_not_written(module, bundle_dir, tmp_path, monkeypatch, limit, what):
+def test_a_bundle_that_is_too_large_is_not_written(network, bundle_dir, tmp_path, monkeypatch, limit, what):
     monkeypatch.setattr(export, "_to_onnx", lambda *_: (bundle_dir / "model.onnx").read_bytes())
     card = {"MODEL_CARD.md": "large\n" * (2**20 // 6)}
     with pytest.raises(ValueError, match=f"{what}.*allowed"):
-        export.export_bundle(module.detector, tmp_path / "bundle", card, limit_mib=limit)
+        export.export_bundle(network.detector, tmp_path / "bundle", card, limit_mib=limit)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_limit_a_bundle_of_a_papers_size_is_written(module, bundle_dir, tmp_path, monkeypatch):
+def test_without_a_limit_a_bundle_of_a_papers_size_is_written(network, bundle_dir, tmp_path, monkeypatch):
     """ResNet-50 alone has more than 90 MiB; a card of 20 stands for it here."""
     monkeypatch.setattr(export, "_to_onnx", lambda *_: (bundle_dir / "model.onnx").read_bytes())
     card = {"MODEL_CARD.md": "large\n" * (20 * 2**20 // 6)}
-    out = export.export_bundle(module.detector, tmp_path / "bundle", card)
+    out = export.export_bundle(network.detector, tmp_path / "bundle", card)
     assert sum(f.stat().st_size for f in out.iterdir()) > 19 * 2**20
 
 
@@ -180,11 +239,20 @@ def test_the_pattern_fits_every_spec_and_touches_every_input(spec):
     assert all((again[name] == array).all() for name, array in inputs.items()), "it is the same every time"
 
 
-def test_an_export_that_disagrees_leaves_the_old_bundle(module, bundle_dir, tmp_path, monkeypatch):
+def test_a_folder_that_is_no_bundle_is_not_replaced(network, bundle_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_to_onnx", lambda *_: (bundle_dir / "model.onnx").read_bytes())
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="home is there and is no bundle"):
+        export.export_bundle(network.detector, tmp_path / "home")
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_export_that_disagrees_leaves_the_old_bundle(network, bundle_dir, tmp_path, monkeypatch):
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "old").touch()
     monkeypatch.setattr(export, "_to_onnx", lambda *_: (bundle_dir / "model.onnx").read_bytes())
-    student = copy.deepcopy(module.detector)
+    student = copy.deepcopy(network.detector)
     with torch.no_grad():
         student.fuse[0].weight[0] *= 1.1
     with pytest.raises(BundleError, match="ONNX Runtime against PyTorch"):

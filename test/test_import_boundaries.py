@@ -121,7 +121,7 @@ def test_boundary(rule: Rule) -> None:
 
 
 def loaded_with(module: str) -> dict[str, str]:
-    """Top-level names of everything outside `bev_perception` that importing `module` imports, with who imports it."""
+    """Top-level names of everything that is not ours and that importing `module` imports, with who imports it."""
     outside: dict[str, str] = {}
     seen: set[str] = set()
     todo = [module]
@@ -136,7 +136,7 @@ def loaded_with(module: str) -> dict[str, str]:
             seen.add(name)
             package = name if base.is_dir() else name.rpartition(".")[0]
             for imported in imports_of(path.read_text(), package):
-                if imported.on_load and imported.top == "bev_perception":
+                if imported.on_load and imported.top in ("bev_perception", "training"):
                     todo.append(imported.module)
                 elif imported.on_load and imported.top not in sys.stdlib_module_names:
                     outside[imported.top] = name
@@ -152,6 +152,13 @@ def test_runtime_loads_with_what_pip_installs_for_it(module: str) -> None:
         name: by for name, by in outside.items() if name not in {"numpy", "cv2", "yaml", "onnxruntime", "rosbags"}
     }
     assert not missing, f"imported when bev_perception.{module} is: {missing}"
+
+
+@pytest.mark.parametrize("module", ["average", "convert", "decoding", "evaluate", "export", "train_small", "velocity"])
+def test_what_does_not_train_begins_without_lightning(module: str) -> None:
+    """It takes seconds to load, in every process."""
+    assert "lightning" in loaded_with("training.train")
+    assert loaded_with(f"training.{module}").get("lightning") is None
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
-from bev_perception.model_spec import CLASSES, BundleError, ModelSpec, RadarSpec, TemporalSpec, parse_spec
+from bev_perception import __version__, model_spec
+from bev_perception.grid import BevGrid
+from bev_perception.model_spec import (
+    CLASSES,
+    FORMAT,
+    MINOR,
+    RUNTIME,
+    BundleError,
+    ImageSpec,
+    ModelSpec,
+    NmsGroup,
+    RadarSpec,
+    TemporalSpec,
+    check_runtime,
+    parse_spec,
+)
 from bev_perception.preprocess.radar import rasterise
 
 SPEC = ModelSpec(
@@ -64,6 +80,32 @@ def test_older_bundles_load_and_mean_what_they_meant():
     assert parse_spec(json.dumps(data)) == SPEC
 
 
+def test_a_bundle_of_before_versions_were_stated_is_of_the_first():
+    data = json.loads(SPEC.to_json())
+    assert (data["format"], data["minor"], data["runtime"]) == (FORMAT, MINOR, RUNTIME)
+    del data["minor"], data["runtime"]
+    read = parse_spec(json.dumps(data))
+    assert read == SPEC and read.to_json() == SPEC.to_json(), "what is written again is of this version"
+
+
+def test_whoever_adds_a_field_raises_the_version():
+    """When this fails: raise MINOR in model_spec.py (it says how), and write the fields of that version here."""
+    kinds = (ModelSpec, BevGrid, ImageSpec, RadarSpec, TemporalSpec, NmsGroup)
+    names = " ".join(f"{kind.__name__}.{f.name}" for kind in kinds for f in dataclasses.fields(kind))
+    assert (FORMAT, MINOR, hashlib.sha256(names.encode()).hexdigest()[:12]) == (1, 1, "d60ebe98d7d7")
+    assert tuple(map(int, RUNTIME.split("."))) <= tuple(map(int, __version__.split(".")[:2]))
+
+
+@pytest.mark.parametrize(("needed", "runs"), [("0.0", True), ("0.1", True), ("0.10", False), ("1.0", False)])
+def test_versions_are_numbers_not_texts(needed, runs, monkeypatch):
+    monkeypatch.setattr(model_spec, "__version__", "0.2.9")
+    if runs:
+        check_runtime(needed, "here")
+    else:
+        with pytest.raises(BundleError, match=f"here: needs bev_perception {needed} or newer, this is 0.2.9"):
+            check_runtime(needed, "here")
+
+
 def edited(path, value):
     data = json.loads(SPEC.to_json())
     node = data
@@ -81,7 +123,13 @@ def edited(path, value):
     [
         ("{", "not JSON"),
         ("[]", "format 'list'"),
-        (edited(["format"], 2), "format 2, this version reads 1"),
+        (edited(["format"], 2), r"format 2\.1, bev_perception .* reads 1\.0 to 1\.\d+; update bev_perception on this"),
+        (edited(["format"], 0), r"format 0\.1, bev_perception .* reads 1\.0 to 1\.\d+; export the bundle again with"),
+        (edited(["format"], True), "format True, this version reads 1"),
+        (edited(["minor"], 99), r"format 1\.99, .* update bev_perception on this machine to 0\.1 or newer, or export"),
+        (edited(["minor"], -1), "minor -1, expected a number from 0 on"),
+        (edited(["runtime"], "7.0"), r"needs bev_perception 7\.0 or newer, this is .*; update bev_perception on this"),
+        (edited(["runtime"], "new"), r"runtime 'new', expected major\.minor, such as"),
         (edited(["surprise"], 1), r"unknown keys \['surprise'\]"),
         (edited(["top_k"], None), r"missing keys \['top_k'\]"),
         (edited(["grid"], 3), "grid must be an object"),

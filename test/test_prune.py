@@ -13,16 +13,19 @@ import pytest
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 pytest.importorskip("lightning", reason="training needs lightning")
 pytest.importorskip("torch_pruning", reason="needs torch-pruning")
-import torch
 from tiny_run import RUN
 
 from bev_perception.bundle import Bundle
-from training import prune, train
+from training import prune
+from training.data.source import Source
 from training.models.widths import Cut, widths
 from training.pruning import latency
+from training.pruning.dependencies import find_groups
+from training.pruning.frames import two_frames
+from training.pruning.importance import taylor_importance
 from training.pruning.pieces import Shape
 from training.run import with_state
-from training.trainer.checkpoint import load_module
+from training.trainer.checkpoint import load_network
 from training.trainer.starting import as_narrow_as
 
 CONV = Shape("conv", (1, 16, 16), (1, 16, 16), (3, 3), (1, 1), (1, 1))
@@ -74,36 +77,26 @@ def test_the_report_says_what_was_predicted_kept_and_lost(pruned: Path) -> None:
 def test_both_checkpoints_are_of_the_cut_network(pruned: Path, tiny_checkpoint: Path) -> None:
     layers = json.loads((pruned / "report.json").read_text())["layers"]
     for path in (pruned / "pruned.ckpt", pruned / "finetuned" / "last.ckpt"):
-        module = load_module(path)
+        module = load_network(path)
         assert {n: list(w) for n, w in widths(module.detector).items() if n in layers} == layers
         assert module.run.config == RUN.config and module.run.cut == Cut({n: tuple(w) for n, w in layers.items()}, 8)
 
 
-def test_the_same_seed_cuts_the_same(
-    pruned: Path, tiny_checkpoint: Path, tiny_dataset: Path, tmp_path: Path, fast_engine: Any
-) -> None:
-    out = tmp_path / "again"
-    command = [
-        str(tiny_checkpoint),
-        "--data",
-        str(tiny_dataset),
-        "--out",
-        str(out),
-        "--batches",
-        "1",
-        "--budget",
-        "0.75",
-    ]
-    assert prune.main([*command, "--no-finetune", "--latency", str(pruned / "latency_onnxruntime.json")]) == 0
-    first, second = (json.loads((folder / "report.json").read_text()) for folder in (pruned, out))
-    assert first["channels"] == second["channels"] and not (out / "finetuned").exists()
-    ours, theirs = (load_module(folder / "pruned.ckpt").detector.state_dict() for folder in (pruned, out))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+def test_the_same_seed_asks_for_the_same(tiny_checkpoint: Path, tiny_dataset: Path) -> None:
+    """What is cut follows from importance and latency alone; latency is read from the table."""
+    network, settings = load_network(tiny_checkpoint), prune.Settings(0.75, batches=1, seed=3)
+    groups = find_groups(network.detector, two_frames(network.spec))[0]
+    first, second, other = (
+        taylor_importance(network, prune._batches(network, Source(tiny_dataset), of), groups)
+        for of in (settings, settings, dataclasses.replace(settings, seed=4))
+    )
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert not all(np.array_equal(first[name], other[name]) for name in first)
 
 
 def test_training_takes_the_widths_of_what_it_begins_with(pruned: Path, tiny_checkpoint: Path) -> None:
     run = as_narrow_as(RUN, pruned / "pruned.ckpt")
-    assert run.cut == load_module(pruned / "pruned.ckpt").run.cut and as_narrow_as(run, pruned / "pruned.ckpt") == run
+    assert run.cut == load_network(pruned / "pruned.ckpt").run.cut and as_narrow_as(run, pruned / "pruned.ckpt") == run
     assert as_narrow_as(RUN, tiny_checkpoint) == RUN == as_narrow_as(RUN, None)
     other = dataclasses.replace(RUN, config=dataclasses.replace(RUN.config, channels=16), spec=with_state(RUN.spec, 16))
     with pytest.raises(ValueError, match=r"trains another network: .*channels: 8 -> 16"):
@@ -122,4 +115,3 @@ def test_what_cannot_be_is_said_before_anything_is_measured(
             prune.main([*command, *wrong])
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert train.changes_of(["a=b"]) == {"a": "b"}

@@ -27,6 +27,7 @@ from bev_perception.inference.proof import largest_kept, rounding
 from bev_perception.model_spec import BundleError, parse_spec
 from training import quantize
 from training.bundling.calibration import IN_A_ROW, calibration_rows, network_inputs
+from training.bundling.card_metadata import split_card
 from training.bundling.gate import Reached, counts, pass_gate
 from training.bundling.int8 import Quantizer
 from training.bundling.sensitivity import answer_error, rank_convolutions
@@ -236,8 +237,10 @@ def test_it_proves_itself_in_every_engine(written: Bundle, name: str) -> None:
 
 
 def test_its_card_says_what_was_measured(written: Bundle) -> None:
-    card = (written.path / "MODEL_CARD.md").read_text()
+    metadata, card = split_card((written.path / "MODEL_CARD.md").read_text())
     assert card.startswith("# tiny") and "## In 8 bits" in card
+    (result,) = metadata["model-index"][0]["results"]
+    assert [metric["type"] for metric in result["metrics"]] == ["mAP", "NDS"], "of the network in 8 bits, no other"
     assert "calibrated on 4 keyframes, the first of scene-0000" in card and "with onnxruntime; the gate was 0.2" in card
     assert [line.split(" | ")[0] for line in card.splitlines() if line.startswith(("| fp32", "| int8"))] == [
         "| fp32", "| int8",

@@ -24,7 +24,7 @@ from training.command_line import TrainingStopped  # noqa: E402
 from training.data.source import Source  # noqa: E402
 from training.run import build_detector  # noqa: E402
 from training.train import train  # noqa: E402
-from training.trainer.checkpoint import load_module, read_checkpoint, training_minutes  # noqa: E402
+from training.trainer.checkpoint import load_network, read_checkpoint, training_minutes  # noqa: E402
 from training.trainer.failures import explained  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.resuming import find_resumable, newest_whole, resumable_step  # noqa: E402
@@ -150,7 +150,7 @@ def test_altered_weights_are_named_whoever_reads_them(number: int, begun: Path, 
     path = begun / "last.ckpt"
     torch.save(EVERY[number](torch.load(path, weights_only=True)), path)
     with pytest.raises(ValueError, match=r"last\.ckpt: "):
-        load_module(path)
+        load_network(path)
     found = find_resumable(begun, module)
     assert found is not None and found.step == 3 and f"{path}: " in found.remark
 
@@ -160,7 +160,7 @@ def test_a_network_that_cannot_be_is_named(number: int, begun: Path) -> None:
     path = begun / "last.ckpt"
     torch.save(NO_NETWORK[number](torch.load(path, weights_only=True)), path)
     with pytest.raises(ValueError, match=r"last\.ckpt: "):
-        load_module(path)
+        load_network(path)
 
 
 @pytest.mark.parametrize("number", range(len(NOT_RESUMABLE)))
@@ -180,26 +180,28 @@ def test_files_that_are_no_checkpoints_are_named(begun: Path, capsys: pytest.Cap
     foreign = [b"", b"\0" * 1000, b"PK\x03\x04", pickle.dumps(Foreign()), pickle.dumps({"state_dict": Foreign()})]
     for content in [*cut, *holes, *foreign]:
         path.write_bytes(content)
-        for read in (load_module, training_minutes, lambda path: start_backbone(backbone, path)):
+        for read in (load_network, training_minutes, lambda path: start_backbone(backbone, path)):
             with pytest.raises(ValueError, match=r"last\.ckpt: not a checkpoint, or cut off"):
                 read(path)
     torch.save({"state_dict": {}, "run": Foreign()}, path)
     with pytest.raises(ValueError, match=r"last\.ckpt: not a checkpoint, or cut off"):
-        load_module(path)
+        load_network(path)
     assert "a foreign pickle was run" not in capsys.readouterr().out
     with pytest.raises(IsADirectoryError):
-        load_module(begun)
+        load_network(begun)
     with pytest.raises(FileNotFoundError):
-        load_module(begun / "none.ckpt")
+        load_network(begun / "none.ckpt")
 
 
 def test_what_no_reader_asks_for_is_harmless(begun: Path, module: DetectorModule) -> None:
     path = begun / "last.ckpt"
-    wanted = load_module(path).state_dict()
+    wanted = load_network(path).detector.state_dict()
     for change in (without("pytorch-lightning_version"), at("more", 3), at("hyper_parameters", "none")):
         checkpoint = change(torch.load(begun / "last.ckpt", weights_only=True))
         torch.save(checkpoint, begun / "other.ckpt")
-        assert all(torch.equal(t, wanted[name]) for name, t in load_module(begun / "other.ckpt").state_dict().items())
+        assert all(
+            torch.equal(t, wanted[name]) for name, t in load_network(begun / "other.ckpt").detector.state_dict().items()
+        )
         assert resumable_step(copy.deepcopy(checkpoint), module, path) == 4
 
 

@@ -16,10 +16,10 @@ pytest.importorskip("lightning", reason="needs lightning")
 
 import training.experiments
 from bev_perception.plain import from_plain, to_plain
-from training.changes import differences, override
+from training.changes import changes_of, differences, override
 from training.experiments import load_experiment
 from training.run import ADDED_LATER, Run, run_from_plain, run_to_plain
-from training.train import changes_of, main
+from training.train import main
 
 
 def experiments() -> list[str]:

@@ -20,7 +20,7 @@ from training.models.backbones import BACKBONES, FAN, ConvNeXt  # noqa: E402
 from training.models.backbones.resnet import ResNet  # noqa: E402
 from training.run import build_detector  # noqa: E402
 from training.train import train  # noqa: E402
-from training.trainer.checkpoint import load_module, read_checkpoint  # noqa: E402
+from training.trainer.checkpoint import load_network, read_checkpoint  # noqa: E402
 from training.trainer.starting import FRESH, Start, begin_with, start_backbone  # noqa: E402
 
 SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=1))
@@ -38,7 +38,7 @@ def test_a_run_starts_with_the_backbone_of_another_and_resumes_with_its_own(
     fresh = build_detector(RUN)
     before = {name: t.clone() for name, t in fresh.state_dict().items()}
     start_backbone(fresh, trained)
-    source = load_module(trained).detector.state_dict()
+    source = load_network(trained).detector.state_dict()
     for name, tensor in fresh.state_dict().items():
         assert torch.equal(tensor, source[name] if name.startswith("backbone.") else before[name]), name
     # In training it is where the first step begins: a rate of nearly zero leaves it there.
@@ -70,7 +70,7 @@ def test_each_kind_of_backbone_trains_is_handed_on_and_exported(
     optim = dataclasses.replace(run.optim, steps=1, warmup_steps=0)
     run = dataclasses.replace(run, config=config, optim=optim, batch_size=1, precision="32-true")
     last = train(run, Source(tiny_dataset), tmp_path / "run")
-    trained, fresh = load_module(last).detector, build_detector(run)
+    trained, fresh = load_network(last).detector, build_detector(run)
     start_backbone(fresh, last)
     found, wanted = (dict(detector.camera.image.backbone.named_parameters()) for detector in (fresh, trained))
     torch.testing.assert_close(found, wanted)
@@ -99,7 +99,7 @@ def test_what_is_frozen_is_as_it_was_after_training(tiny_dataset: Path, tmp_path
     torch.save(backbone.state_dict(), tmp_path / "backbone.pth")
     last = train(run, Source(tiny_dataset), tmp_path / "run", Start(backbone=tmp_path / "backbone.pth"))
     backbone.load_imagenet(str(tmp_path / "backbone.pth"))
-    before, after = backbone.state_dict(), load_module(last).detector.image.backbone.state_dict()
+    before, after = backbone.state_dict(), load_network(last).detector.image.backbone.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     convolutions = {name for name, tensor in before.items() if tensor.ndim == 4}
     assert changed == {name for name in convolutions if name.startswith(("layer2.", "layer3.", "layer4."))}

@@ -21,9 +21,9 @@ from training.data.file_checks import bad_files, needed_files  # noqa: E402
 from training.data.source import Source  # noqa: E402
 from training.distill import DistillConfig, Term  # noqa: E402
 from training.experiments import family  # noqa: E402
-from training.run import image_targets, seen_by_network  # noqa: E402
-from training.trainer.lightning_module import DetectorModule  # noqa: E402
+from training.run import build_detector, image_targets, seen_by_network  # noqa: E402
 from training.trainer.loading import Batches, evaluation_loader, open_keyframes  # noqa: E402
+from training.trainer.network import Network  # noqa: E402
 
 BOTH = ("depth", "semantic")
 
@@ -54,7 +54,7 @@ def test_what_a_network_predicts_in_training_is_what_is_drawn(tiny_dataset, name
     targets = image_targets(run)
     keyframes = open_keyframes(run.spec, run.data, Source(tiny_dataset), "train", image_targets=targets)
     item = ClipDataset(keyframes, run.spec, run.data, image_targets=targets)[1]
-    prediction = DetectorModule(run).predict(collate([item, item]))
+    prediction = Network(run, build_detector(run)).predict(collate([item, item]))
     assert set(prediction.aux) & set(BOTH) == set(item) & set(BOTH) == set(targets)
 
 

@@ -28,7 +28,8 @@ from training.trainer import failures, termination  # noqa: E402
 from training.trainer.failures import explained  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.run_lock import only_run_in  # noqa: E402
-from training.trainer.termination import ENDS, outlive_signals  # noqa: E402
+from training.trainer.termination import ENDS  # noqa: E402
+from training.workers import outlive_signals  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL = dataclasses.replace(

@@ -28,7 +28,7 @@ from training.experiments import load_experiment, load_run  # noqa: E402
 from training.run import OptimConfig  # noqa: E402
 from training.train import main, train  # noqa: E402
 from training.trainer import run_directory  # noqa: E402
-from training.trainer.checkpoint import load_module, read_checkpoint, training_minutes  # noqa: E402
+from training.trainer.checkpoint import load_network, read_checkpoint, training_minutes, weights_of  # noqa: E402
 from training.trainer.failures import explained  # noqa: E402
 from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes, scenes_of, scored_split  # noqa: E402
@@ -130,7 +130,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(whole, tiny_dat
 
 def test_averaged_weights_are_what_is_scored_and_exported(full_run):
     saved = torch.load(full_run, weights_only=True)
-    loaded = load_module(full_run).detector.state_dict()
+    loaded = load_network(full_run).detector.state_dict()
     assert_like(loaded, saved["ema"])
     name = "backbone.conv1.weight"
     assert not torch.allclose(saved["ema"][name], saved["state_dict"][f"detector.{name}"])
@@ -144,7 +144,7 @@ def test_validation_leaves_scores_pictures_and_the_best_checkpoint(full_run):
     )
     rows = (out / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
     assert {"val/NDS", "val/mAP", "train/heatmap", "train/grad_norm"} <= set(rows[0].split(","))
-    assert load_module(out / "best.ckpt").run == FULL
+    assert load_network(out / "best.ckpt").run == FULL
 
 
 def test_a_run_directory_tells_how_to_repeat_it_and_takes_no_other_run(tiny_checkpoint, tiny_dataset):
@@ -311,20 +311,20 @@ def test_gradients_that_are_not_finite_do_not_reach_the_weights(tiny_dataset, tm
 
 
 def test_a_checkpoint_gives_back_its_network(tiny_checkpoint):
-    module = load_module(tiny_checkpoint)
-    assert module.run == RUN and module.detector.config == SIZES and module.detector.spec == SPEC
-    assert not module.training
+    network = load_network(tiny_checkpoint)
+    assert network.run == RUN and network.detector.config == SIZES and network.detector.spec == SPEC
+    assert not network.detector.training
     for name, value in torch.load(tiny_checkpoint, weights_only=True)["state_dict"].items():
-        assert torch.equal(module.state_dict()[name], value)
+        assert torch.equal(weights_of(network.detector)[name], value)
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"other\.ckpt: not a checkpoint of training\.train.*run"):
-        load_module(tmp_path / "other.ckpt")
+        load_network(tmp_path / "other.ckpt")
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "other.ckpt").read_bytes()[:100])
     with pytest.raises(ValueError, match=r"cut\.ckpt: not a checkpoint, or cut off"):
-        load_module(tmp_path / "cut.ckpt")
+        load_network(tmp_path / "cut.ckpt")
 
 
 def test_experiments_are_found_by_name():

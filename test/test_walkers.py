@@ -26,10 +26,10 @@ from training.data.nuscenes import Keyframe
 from training.data.source import Source
 from training.scoring import score_found
 from training.trainer import detect as torch_walker
-from training.trainer.checkpoint import load_module
+from training.trainer.checkpoint import load_network
 from training.trainer.detect import detect
-from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import Batches, open_keyframes
+from training.trainer.network import Network
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = load_bundle(ROOT / "bev_perception" / "bundles" / "demo")
@@ -40,16 +40,16 @@ SCORE, BOX = 1e-5, 1e-3
 
 
 @pytest.fixture(scope="module")
-def module() -> DetectorModule:
-    return load_module(ROOT / "training" / "checkpoints" / "demo_start.ckpt").eval()
+def network() -> Network:
+    return load_network(ROOT / "training" / "checkpoints" / "demo_start.ckpt")
 
 
 @pytest.fixture(scope="module")
-def keyframes(module: DetectorModule, tiny_dataset: Path) -> list[Keyframe]:
+def keyframes(network: Network, tiny_dataset: Path) -> list[Keyframe]:
     """Two scenes of four keyframes at 2 Hz. Of the first, the two in the middle are lost: 1.5 s are too long to
     remember. Of the second, the second is moved to a tenth of a second after the first: too short."""
     first, second = (
-        open_keyframes(module.spec, module.data, Source(tiny_dataset), split)[:] for split in ("train", "val")
+        open_keyframes(network.spec, network.data, Source(tiny_dataset), split)[:] for split in ("train", "val")
     )
     assert len(first) == len(second) == 4
     early = dataclasses.replace(second[1], stamp_ns=second[0].stamp_ns + 100_000_000)
@@ -73,8 +73,8 @@ Found = dict[str, dict[int, Objects]]
 
 
 @pytest.fixture(scope="module")
-def in_torch(module: DetectorModule, keyframes: list[Keyframe]) -> Found:
-    return detect(module, keyframes, range(len(keyframes)), WORDS, Batches(3, 0))
+def in_torch(network: Network, keyframes: list[Keyframe]) -> Found:
+    return detect(network, keyframes, range(len(keyframes)), WORDS, Batches(3, 0))
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +93,10 @@ def test_checkpoint_and_bundle_find_the_same(in_torch: Found, by_step: Found) ->
     assert remembers == [False, False, False, False, True, True]
 
 
-def test_their_scores_agree(module: DetectorModule, keyframes: list[Keyframe], in_torch: Found, by_step: Found) -> None:
+def test_their_scores_agree(network: Network, keyframes: list[Keyframe], in_torch: Found, by_step: Found) -> None:
     rows = range(len(keyframes))
     for word in WORDS:
-        a, b = (score_found(keyframes, module.spec, found[word], rows) for found in (in_torch, by_step))
+        a, b = (score_found(keyframes, network.spec, found[word], rows) for found in (in_torch, by_step))
         assert a.frames == b.frames == len(keyframes)
         assert a.mean_ap_present > 0.05, "a network that finds something"
         assert a.mean_ap == pytest.approx(b.mean_ap, abs=1e-4)
@@ -166,9 +166,9 @@ def test_a_change_to_the_step_is_noticed(
 
 @pytest.mark.parametrize("what", IN_THE_CLIP)
 def test_a_change_to_the_clip_is_noticed(
-    what: str, module: DetectorModule, keyframes: list[Keyframe], by_step: Found, monkeypatch: pytest.MonkeyPatch
+    what: str, network: Network, keyframes: list[Keyframe], by_step: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change, word = IN_THE_CLIP[what]
     change(monkeypatch)
-    changed = detect(module, keyframes, [1, 3, 4], [word], Batches(3, 0))[word]
+    changed = detect(network, keyframes, [1, 3, 4], [word], Batches(3, 0))[word]
     assert max(disagreement(found, by_step[word][row]) for row, found in changed.items()) > 0.1

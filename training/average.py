@@ -17,7 +17,7 @@ from torch import Tensor
 
 from training.command_line import errors_as_text
 from training.run import run_to_plain
-from training.trainer.checkpoint import load_module, read_checkpoint
+from training.trainer.checkpoint import load_network, read_checkpoint, weights_of
 
 
 def average(before: Path, after: Path, out: Path, half: bool = False) -> None:
@@ -26,21 +26,21 @@ def average(before: Path, after: Path, out: Path, half: bool = False) -> None:
 
     Raises ValueError when one is no checkpoint, when the networks differ, or when half precision cannot hold a weight.
     """
-    module, other = load_module(before), load_module(after)
-    weights, others = module.detector.state_dict(), other.detector.state_dict()
+    network, other = load_network(before), load_network(after)
+    weights, others = weights_of(network.detector), weights_of(other.detector)
     if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in others.items()}:
         raise ValueError(
-            f"{before} and {after} are different networks ({module.run.model}, {other.run.model}, or of other sizes); "
+            f"{before} and {after} are different networks ({network.run.model}, {other.run.model}, or of other sizes); "
             "give a checkpoint and one that was trained from it"
         )
-    mean = {f"detector.{name}": _mean(weight, others[name], half) for name, weight in weights.items()}
+    mean = {name: _mean(weight, others[name], half) for name, weight in weights.items()}
     broken = sorted(name for name, weight in mean.items() if not weight.isfinite().all())
     if broken:
         raise ValueError(f"weights that are not finite: {', '.join(broken[:5])}; leave out --half, or look at the runs")
     steps = read_checkpoint(after).get("global_step", 0)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
-    torch.save({"state_dict": mean, "run": run_to_plain(module.run), "global_step": steps}, part)
+    torch.save({"state_dict": mean, "run": run_to_plain(network.run), "global_step": steps}, part)
     os.replace(part, out)
 
 

@@ -73,3 +73,11 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
         names = sorted(set(a) | set(b))
         return [d for n in names for d in differences(a.get(n), b.get(n), f"{where}.{n}".lstrip("."))]
     return [] if a == b else [f"{where}: {a!r} -> {b!r}"]
+
+
+def changes_of(texts: list[str]) -> dict[str, str]:
+    """["optim.lr=1e-3", ...] -> {"optim.lr": "1e-3", ...}. Raises ValueError for one without `=`."""
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise ValueError(f"--set {' '.join(wrong)}: expected NAME=VALUE, such as optim.steps=100")
+    return dict(text.split("=", 1) for text in texts)

@@ -28,9 +28,9 @@ from training.processes import own_device, own_threads
 from training.recipes.specs import PAPER_NMS_RADIUS
 from training.scoring import floor_thresholds, score_found
 from training.sensor_masks import mask_sensors
-from training.trainer.checkpoint import load_module
-from training.trainer.lightning_module import CANDIDATES, DetectorModule, objects_of
+from training.trainer.checkpoint import load_network
 from training.trainer.loading import Batches, evaluation_loader, open_keyframes
+from training.trainer.network import CANDIDATES, Network, objects_of
 
 Way = tuple[str, int, str]  # rule of RULES, number of candidates, circles of CIRCLES
 
@@ -50,15 +50,15 @@ def circles_of(spec: ModelSpec) -> dict[str, ModelSpec]:
 
 
 def decode_each_way(
-    module: DetectorModule, keyframes: Sequence[Keyframe], counts: Sequence[int], batches: Batches, sensors: str = "all"
+    network: Network, keyframes: Sequence[Keyframe], counts: Sequence[int], batches: Batches, sensors: str = "all"
 ) -> dict[Way, dict[int, Objects]]:
     """Way -> row of the keyframe -> detections. sensors: a word of `mask_sensors`."""
-    specs = circles_of(module.spec)
+    specs = circles_of(network.spec)
     found: dict[Way, dict[int, Objects]] = {
         (rule, count, circles): {} for rule in RULES for count in counts for circles in specs
     }
-    for rows, (scores, regression) in maps(module, keyframes, batches, sensors):
-        of_class = task_index(module.detector.tasks, module.spec.classes)
+    for rows, (scores, regression) in maps(network, keyframes, batches, sensors):
+        of_class = task_index(network.detector.tasks, network.spec.classes)
         for rule, keep in RULES.items():
             tensors = find_candidates(keep(scores), regression, of_class, max(counts))
             for (of_rule, count, circles), objects in found.items():
@@ -71,17 +71,16 @@ def decode_each_way(
 
 
 def maps(
-    module: DetectorModule, keyframes: Sequence[Keyframe], batches: Batches, sensors: str
+    network: Network, keyframes: Sequence[Keyframe], batches: Batches, sensors: str
 ) -> Iterator[tuple[list[int], tuple[Tensor, Tensor]]]:
     """Rows of a batch; scores (B, classes, X, Y) and regression of its keyframes. Raises ValueError for queries."""
-    if not hasattr(module.detector, "tasks"):
-        raise ValueError(f"{module.run.model} gives queries, no maps: there are no candidates to choose")
-    of_class = task_index(module.detector.tasks, module.spec.classes)
-    module.eval()
-    for batch in evaluation_loader(keyframes, range(len(keyframes)), module.spec, module.data, batches):
-        batch = mask_sensors(batch, sensors, module.spec)
+    if not hasattr(network.detector, "tasks"):
+        raise ValueError(f"{network.run.model} gives queries, no maps: there are no candidates to choose")
+    of_class = task_index(network.detector.tasks, network.spec.classes)
+    for batch in evaluation_loader(keyframes, range(len(keyframes)), network.spec, network.data, batches):
+        batch = mask_sensors(batch, sensors, network.spec)
         with torch.inference_mode():
-            prediction = module.predict({name: tensor.to(module.device) for name, tensor in batch.items()})
+            prediction = network.predict({name: tensor.to(network.device) for name, tensor in batch.items()})
             scores = rectified_scores(prediction.heatmap.float(), prediction.aux.get("iou"), of_class)
             yield batch["index"].flatten().tolist(), (scores, prediction.regression.float())
 
@@ -111,13 +110,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the table as CSV")
     args = parser.parse_args(argv)
     torch.set_num_threads(own_threads())
-    module = load_module(args.checkpoint).to(own_device())
-    keyframes = open_keyframes(module.spec, module.data, source_of(args), args.split, args.scenes)
+    network = load_network(args.checkpoint, own_device())
+    keyframes = open_keyframes(network.spec, network.data, source_of(args), args.split, args.scenes)
     batches, rows = Batches(args.batch_size, args.workers), range(len(keyframes))
     scores: dict[str, dict[Way, Scores]] = {}
     for word in args.sensors:
-        found = decode_each_way(module, keyframes, args.candidates, batches, word)
-        scores[word] = {way: score_found(keyframes, module.spec, objects, rows) for way, objects in found.items()}
+        found = decode_each_way(network, keyframes, args.candidates, batches, word)
+        scores[word] = {way: score_found(keyframes, network.spec, objects, rows) for way, objects in found.items()}
         print(decoding_csv({word: scores[word]}), flush=True)
     table = decoding_csv(scores)
     if args.out:

@@ -28,10 +28,9 @@ from training.data.nuscenes import Keyframes
 from training.data.source import add_source, source_of
 from training.data.split_objects import has_annotations, require_objects
 from training.processes import join_processes, own_device, own_threads, rank_and_world
-from training.run import seen_by_network
 from training.scoring import score_found
 from training.sensor_masks import kept_by
-from training.trainer.checkpoint import load_module
+from training.trainer.checkpoint import load_network
 from training.trainer.detect import detect
 from training.trainer.loading import Batches, open_keyframes
 
@@ -58,17 +57,17 @@ def find(args: argparse.Namespace) -> Found:
         keyframes = open_keyframes(bundle.spec, PLAIN, source_of(args), args.split, args.scenes)
         _check_scored(args, keyframes)
         return Found(bundle.spec, keyframes, detect_by_bundle(bundle, keyframes, args.sensors), lidar=False)
-    module = load_module(args.model).to(own_device())
+    network = load_network(args.model, own_device())
     if args.history is not None:
-        module.data = replace(module.data, history=args.history)
-    print(f"{args.model}: each keyframe after {module.data.history} earlier frame(s)", flush=True)
-    keyframes = open_keyframes(module.spec, module.data, source_of(args), args.split, args.scenes)
+        data = replace(network.run.data, history=args.history)
+        network = replace(network, run=replace(network.run, data=data))
+    print(f"{args.model}: each keyframe after {network.data.history} earlier frame(s)", flush=True)
+    keyframes = open_keyframes(network.spec, network.data, source_of(args), args.split, args.scenes)
     _check_scored(args, keyframes)
-    module.eval()
     with torch.inference_mode():
         batches = Batches(args.batch_size, args.workers)
-        objects = detect(module, keyframes, range(len(keyframes)), args.sensors, batches)
-    return Found(module.spec, keyframes, objects, seen_by_network(module.run).lidar is not None)
+        objects = detect(network, keyframes, range(len(keyframes)), args.sensors, batches)
+    return Found(network.spec, keyframes, objects, network.data.lidar is not None)
 
 
 def _check_scored(args: argparse.Namespace, keyframes: Keyframes) -> None:

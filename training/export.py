@@ -1,8 +1,8 @@
 """Checkpoint -> bundle: `python -m training.export CHECKPOINT OUT [--golden-data DIR] [--scores JSON] [--notes MD]`.
 
-Writes model.onnx, model_spec.json, golden.npz, golden_frame.npz and MODEL_CARD.md, with --scores also scores.json, and
-refuses when PyTorch, ONNX Runtime and the spec disagree, when a parameter is not in the graph, when TensorRT's parser
-refuses or when the bundle is above --limit-mib.
+Writes model.onnx, model_spec.json, golden.npz, golden_frame.npz and MODEL_CARD.md, with --scores also scores.json, with
+--safetensors the weights for torch, and refuses when PyTorch, ONNX Runtime and the spec disagree, when a parameter is
+not in the graph, when TensorRT's parser refuses or when the bundle is above --limit-mib.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,18 @@ import onnx
 import torch
 from torch import Tensor
 
-from bev_perception.bundle import GOLDEN, GOLDEN_FRAME, MODEL, SPEC, Bundle, load_bundle, open_bundle, with_facts
+from bev_perception.bundle import (
+    GOLDEN,
+    GOLDEN_FRAME,
+    MODEL,
+    SPEC,
+    Bundle,
+    load_bundle,
+    open_bundle,
+    replace_bundle,
+    with_facts,
+)
+from bev_perception.files import work_folder
 from bev_perception.frame_proof import record_golden_frame
 from bev_perception.golden_pattern import pattern_frames
 from bev_perception.inference.backend import open_backend
@@ -32,10 +40,12 @@ from bev_perception.inference.proof import TOLERANCES, compare_outputs
 from bev_perception.model_spec import ModelSpec
 from bev_perception.stated_scores import SCORES, scores_json
 from bev_perception.structures import SensorFrame
+from training.bundling.card_metadata import Origin
 from training.bundling.export_checks import ask_tensorrt, check_parameters
 from training.bundling.golden import recorded_frames, recorded_inputs
 from training.bundling.model_card import model_card
 from training.bundling.pattern import pattern_inputs
+from training.bundling.weights import WEIGHTS, weights_file
 from training.command_line import errors_as_text
 from training.data.config import EVERY_RETURN
 from training.data.source import add_source, source_of
@@ -43,7 +53,7 @@ from training.models import STUDENTS
 from training.models.detector import Detector
 from training.models.exported import ExportedDetector
 from training.quiet import quiet
-from training.trainer.checkpoint import load_module
+from training.trainer.checkpoint import load_network
 
 OPSET = 20
 GOLDEN_SHARE = 1 / 32  # of a bundle's limit, at most, is the golden sample
@@ -52,7 +62,7 @@ GOLDEN_SHARE = 1 / 32  # of a bundle's limit, at most, is the golden sample
 def export_bundle(
     student: Detector,
     out: Path,
-    extra_files: dict[str, str] | None = None,
+    extra_files: dict[str, str | bytes] | None = None,
     inputs: dict[str, np.ndarray] | None = None,
     limit_mib: float | None = None,
     frames: tuple[SensorFrame, SensorFrame] | None = None,
@@ -60,7 +70,8 @@ def export_bundle(
 ) -> Path:
     """Write a bundle for `student` (with its spec) to `out`, replacing what is there once everything is proven.
 
-    extra_files: file name -> text, for the model card. inputs: of the golden sample (default: `pattern_inputs`).
+    extra_files: file name -> content, for the model card and the weights of torch.
+    inputs: of the golden sample (default: `pattern_inputs`).
     limit_mib: how large the bundle may be; None for any size. One that goes into a repository wants a limit.
     frames: of the golden frame (default: `pattern_frames`). scores: Scores.to_dict(), which the bundle then states.
     Raises BundleError when ONNX Runtime disagrees with PyTorch, ValueError when a parameter is not in the graph or a
@@ -73,9 +84,7 @@ def export_bundle(
     with torch.no_grad():
         results = exported(*tensors.values())
     expected = {t.name: r.numpy() for t, r in zip(student.spec.outputs(), results, strict=True)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with work_folder(out) as work:
         onnx_bytes = with_facts(_to_onnx(exported, tensors), student.spec)
         spec = dataclasses.replace(student.spec, onnx_sha256=hashlib.sha256(onnx_bytes).hexdigest())
         (work / MODEL).write_bytes(onnx_bytes)
@@ -84,8 +93,8 @@ def export_bundle(
         arrays = {f"in.{name}": array for name, array in inputs.items()}
         arrays |= {f"out.{name}": array for name, array in expected.items() if name != "bev"}
         np.savez_compressed(work / GOLDEN, **arrays)  # type: ignore[arg-type]
-        for name, text in (extra_files or {}).items():
-            (work / name).write_text(text)
+        for name, content in (extra_files or {}).items():
+            (work / name).write_bytes(content.encode() if isinstance(content, str) else content)
         if scores:
             (work / SCORES).write_text(scores_json(scores, spec.onnx_sha256))
         print(ask_tensorrt(onnx_bytes))
@@ -99,12 +108,7 @@ def export_bundle(
         load_bundle(work)
         if limit_mib is not None:
             _check_sizes(work, limit_mib)
-        if out.exists():
-            shutil.rmtree(out)
-        os.chmod(work, 0o755)
-        os.replace(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        replace_bundle(work, out)
     return out
 
 
@@ -179,25 +183,34 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scores", type=Path, help="JSON of training.evaluate --out: card, thresholds, scores.json")
     parser.add_argument("--notes", type=Path, help="Markdown appended to the card: data, command, duration, limits")
     add_source(parser, False, "golden-data", "nuScenes-format data root: golden sample and frame are of the split val")
+    parser.add_argument(
+        "--licence", default=Origin.licence, help="of the weights, such as apache-2.0: card (%(default)s)"
+    )
+    parser.add_argument("--datasets", nargs="+", default=[], help="that it learnt from and was scored on: card")
+    parser.add_argument("--safetensors", action="store_true", help="also the weights, for torch")
     parser.add_argument("--limit-mib", type=float, help="refuse a larger bundle, such as 16 in a repository")
     args = parser.parse_args(argv)
-    module = load_module(args.checkpoint)
-    if module.run.model not in STUDENTS:
-        parser.error(f"{args.checkpoint} is a {module.run.model}; vehicles run students: {sorted(STUDENTS)}")
-    if module.run.data.returns != EVERY_RETURN:
+    network = load_network(args.checkpoint)
+    if network.run.model not in STUDENTS:
+        parser.error(f"{args.checkpoint} is a {network.run.model}; vehicles run students: {sorted(STUDENTS)}")
+    if network.run.data.returns != EVERY_RETURN:
         raise ValueError(
-            f"{args.checkpoint} learnt from some radar returns only ({module.run.data.returns}), vehicles give it all: "
-            "train with data.returns as it is by default"
+            f"{args.checkpoint} learnt from some radar returns only ({network.run.data.returns}), vehicles give all of "
+            "them: train with data.returns as it is by default"
         )
-    student = module.detector
+    student = network.detector
     scores = json.loads(args.scores.read_text()) if args.scores else {}
     whole = next(iter(scores.values()), None)
     if whole is not None:
         student.spec = with_thresholds(student.spec, whole["classes"])
-    card = model_card(student, scores, args.notes.read_text() if args.notes else "")
+    origin = Origin(args.licence, tuple(args.datasets))
+    card = model_card(student, scores, args.notes.read_text() if args.notes else "", origin)
+    files: dict[str, str | bytes] = {"MODEL_CARD.md": card}
+    if args.safetensors:
+        files[WEIGHTS] = weights_file(student, network.run)
     inputs = recorded_inputs(student, source_of(args)) if args.data else None
     frames = recorded_frames(student.spec, source_of(args)) if args.data else None
-    export_bundle(student, args.out, {"MODEL_CARD.md": card}, inputs, args.limit_mib, frames, whole)
+    export_bundle(student, args.out, files, inputs, args.limit_mib, frames, whole)
     print(f"bundle: {args.out} ({sum(f.stat().st_size for f in args.out.iterdir()) / 2**20:.2f} MiB)")
     return 0
 

@@ -39,12 +39,13 @@ from training.scoring import SCORE_FLOOR, score_found
 from training.trainer.callbacks import ProgressLine
 from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import open_keyframes
+from training.trainer.network import Network
 
 KEYFRAMES = 8
 
 
 @quiet()
-def overfit(run: Run, source: Source, keyframes: int = KEYFRAMES) -> tuple[Scores, DetectorModule]:
+def overfit(run: Run, source: Source, keyframes: int = KEYFRAMES) -> tuple[Scores, Network]:
     """Train on `keyframes` of the training split, spread over it, without augmentation; scores on the same ones."""
     assert run.optim.steps is not None
     lightning.seed_everything(run.seed, verbose=False)
@@ -70,18 +71,18 @@ def overfit(run: Run, source: Source, keyframes: int = KEYFRAMES) -> tuple[Score
         callbacks=[ProgressLine(50, run.batch_size)],
     )
     trainer.fit(module, loader)
-    return score_found(opened, run.spec, detections(module, items, run.batch_size), rows), module
+    return score_found(opened, run.spec, detections(module.network, items, run.batch_size), rows), module.network
 
 
-def detections(module: DetectorModule, items: list[dict[str, torch.Tensor]], batch_size: int) -> dict[int, Objects]:
+def detections(network: Network, items: list[dict[str, torch.Tensor]], batch_size: int) -> dict[int, Objects]:
     """Row of the keyframe -> what the network finds there."""
-    thresholds = Thresholds(dict.fromkeys(module.spec.classes, SCORE_FLOOR), module.spec.nms_radius)
+    thresholds = Thresholds(dict.fromkeys(network.spec.classes, SCORE_FLOOR), network.spec.nms_radius)
     found: dict[int, Objects] = {}
-    module.eval()
+    network.detector.eval()
     with torch.inference_mode():
         for start in range(0, len(items), batch_size):
             batch = collate(items[start : start + batch_size])
-            found.update(zip(batch["index"].flatten().tolist(), module.detect_batch(batch, thresholds), strict=True))
+            found.update(zip(batch["index"].flatten().tolist(), network.detect_batch(batch, thresholds), strict=True))
     return found
 
 
@@ -152,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"== {name}", flush=True)
         started = time.monotonic()
         try:
-            scores, module = overfit(run, source)
+            scores, network = overfit(run, source)
         except ImportError as error:  # an optional package: the others can be had all the same
             print(f"{name} is left out: {error}", flush=True)
             continue
@@ -160,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
             "mean_ap": scores.mean_ap_present,
             "steps": run.optim.steps,
             "minutes": (time.monotonic() - started) / 60,
-            "parameters": sum(p.numel() for p in module.detector.parameters()),
+            "parameters": sum(p.numel() for p in network.detector.parameters()),
             "classes": {n: c.ap for n, c in scores.classes.items() if c.ground_truth},
             "errors": dataclasses.asdict(scores.errors),
             "made_of": made,

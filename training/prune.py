@@ -28,7 +28,7 @@ import torch
 from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.files import write_atomic
 from bev_perception.inference.backend import open_backend
-from training.changes import override
+from training.changes import changes_of, override
 from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
 from training.data.nuscenes import Keyframes
@@ -50,12 +50,12 @@ from training.pruning.plan import Plan, make_plan
 from training.pruning.proof import TOLERANCE, Channels, difference, find_channels, masked
 from training.pruning.report import channel_lines, latency_lines, report, score_lines
 from training.run import Run, image_targets, run_to_plain, seen_by_network
-from training.train import changes_of, train
-from training.trainer.checkpoint import load_module
+from training.train import train
+from training.trainer.checkpoint import load_network, weights_of
 from training.trainer.checkpoint_files import CheckpointFiles
 from training.trainer.detect import evaluate
-from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import Batches, open_keyframes, training_loader
+from training.trainer.network import Network
 from training.trainer.starting import Start, as_narrow_as
 from training.trainer.teaching import Teaching, paths_of, teacher_names
 
@@ -98,13 +98,13 @@ def prune(checkpoint: Path, source: Source, out: Path, latency: Path, settings: 
     is no student, and a cut that cannot be proven.
     """
     version = engine_version(settings.engine)  # what is missing is told first
-    module = load_module(checkpoint)
-    if module.run.model not in STUDENTS:
-        raise ValueError(f"{checkpoint} is a {module.run.model}; vehicles run students: {sorted(STUDENTS)}")
+    network = load_network(checkpoint)
+    if network.run.model not in STUDENTS:
+        raise ValueError(f"{checkpoint} is a {network.run.model}; vehicles run students: {sorted(STUDENTS)}")
     out.mkdir(parents=True, exist_ok=True)
-    validation = open_keyframes(module.spec, module.data, source, "val", settings.scenes)
+    validation = open_keyframes(network.spec, network.data, source, "val", settings.scenes)
     require_objects(validation, "val")
-    dense, frames = module.detector, two_frames(module.spec)
+    dense, frames = network.detector, two_frames(network.spec)
     channels = find_channels(dense, frames)
     pieces = find_pieces(dense, frames, channels.groups)
     print(f"{len(channels.groups)} groups of channels can be cut; latency with {settings.engine} {version}", flush=True)
@@ -118,12 +118,12 @@ def prune(checkpoint: Path, source: Source, out: Path, latency: Path, settings: 
             settings.threads,
             latency,
         )
-        importance = taylor_importance(module, _batches(module, source, settings), channels.groups)
+        importance = taylor_importance(network, _batches(network, source, settings), channels.groups)
         shown, tried = 1.0, []
         for number in range(ROUNDS):
             plan = make_plan(channels.groups, pieces, table, importance, settings.budget, shown)
-            narrower, made = _cut(dense, channels, plan, module.run)
-            _write(Path(folder, PRUNED), narrower, replace(module.run, spec=narrower.spec, cut=made))
+            narrower, made = _cut(dense, channels, plan, network.run)
+            _write(Path(folder, PRUNED), narrower, replace(network.run, spec=narrower.spec, cut=made))
             found = load_bundle(export_bundle(narrower, Path(folder, f"pruned_{number}")))
             ms = measure_network(latency, found.spec.onnx_sha256, partial(_beside, bundle, found, table, settings))
             tried.append(Trial(plan, made, ms, Path(folder, PRUNED).read_bytes()))
@@ -135,11 +135,11 @@ def prune(checkpoint: Path, source: Source, out: Path, latency: Path, settings: 
         best = min(tried, key=lambda trial: abs(trial.ms / table.network_ms - settings.budget))
         plan, made, after = best.plan, best.made, best.ms
         write_atomic(out / PRUNED, best.checkpoint)
-    pruned, before = load_module(out / PRUNED), table.network_ms
+    pruned, before = load_network(out / PRUNED), table.network_ms
     print(
         f"\n{channel_lines(channels.groups, plan, channels.fixed)}\n\n{latency_lines(table, plan, (before, after))}\n"
     )
-    scores = {"dense": _scores(module, validation), "pruned": _scores(pruned, validation)}
+    scores = {"dense": _scores(network, validation), "pruned": _scores(pruned, validation)}
     print(score_lines(scores), flush=True)
     said = {"checkpoint": str(checkpoint), **asdict(settings)}
     content = report(channels.groups, plan, table, channels.fixed, made, (before, after), said, scores)
@@ -166,13 +166,13 @@ def _cut(dense: Detector, channels: Channels, plan: Plan, run: Run) -> tuple[Det
 
 
 def _write(path: Path, detector: Detector, run: Run) -> None:
-    weights = {f"detector.{name}": tensor for name, tensor in detector.state_dict().items()}
-    CheckpointFiles().save_checkpoint({"state_dict": weights, "run": run_to_plain(run), "global_step": 0}, path)
+    content = {"state_dict": weights_of(detector), "run": run_to_plain(run), "global_step": 0}
+    CheckpointFiles().save_checkpoint(content, path)
 
 
-def _batches(module: DetectorModule, source: Source, settings: Settings) -> Any:
+def _batches(network: Network, source: Source, settings: Settings) -> Any:
     """The first batches of a training run of this seed, without what only teachers read."""
-    run = replace(module.run, seed=settings.seed)
+    run = replace(network.run, seed=settings.seed)
     lightning.seed_everything(run.seed, verbose=False)
     targets = image_targets(run)
     keyframes = open_keyframes(run.spec, run.data, source, "train", image_targets=targets)
@@ -205,16 +205,16 @@ def in_turns(bundles: Sequence[Bundle], engine: str, threads: int) -> list[float
     return [min(times[1:]) for times in taken]  # the first warms up
 
 
-def _scores(module: DetectorModule, keyframes: Keyframes) -> dict[str, Any]:
-    return evaluate(module, keyframes, ["all"], Batches(module.run.batch_size))["all"].to_dict()
+def _scores(network: Network, keyframes: Keyframes) -> dict[str, Any]:
+    return evaluate(network, keyframes, ["all"], Batches(network.run.batch_size))["all"].to_dict()
 
 
 def finetune(run: Run, source: Source, out: Path, teaching: Teaching, workers: int, scenes: int | None) -> Path:
     """Train the pruned network on, score it into the report -> its checkpoint."""
     last = train(run, source, out / "finetuned", Start(network=out / PRUNED), teaching, workers)
-    module = load_module(last)
+    network = load_network(last)
     content = json.loads((out / REPORT).read_text())
-    content["scores"]["fine-tuned"] = _scores(module, open_keyframes(run.spec, module.data, source, "val", scenes))
+    content["scores"]["fine-tuned"] = _scores(network, open_keyframes(run.spec, network.data, source, "val", scenes))
     write_atomic(out / REPORT, json.dumps(content, indent=1) + "\n")
     print(score_lines(content["scores"]), flush=True)
     return last
@@ -250,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     source, teaching = source_of(args), Teaching(paths_of(args.teacher), args.teacher_cache)
     if not 0 < settings.budget < 1:
         parser.error(f"--budget is a share of the latency before, above 0 and below 1, found {settings.budget:g}")
-    run = load_run(args.experiment) if args.experiment else load_module(args.checkpoint).run
+    run = load_run(args.experiment) if args.experiment else load_network(args.checkpoint).run
     run = override(run, changes_of(args.set))
     if not args.no_finetune and set(teacher_names(run)) != set(teaching.checkpoints):
         parser.error(

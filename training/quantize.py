@@ -10,19 +10,18 @@ checkpoint is exported first, as `training.export` does by itself.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bev_perception.bundle import Bundle, load_bundle
-from bev_perception.files import write_atomic
+from bev_perception.bundle import Bundle, load_bundle, replace_bundle
+from bev_perception.files import work_folder, write_atomic
 from bev_perception.inference.backend import BACKENDS, open_backend
 from bev_perception.stated_scores import SCORES, scores_json
 from training import export
 from training.bundling.calibration import calibration_rows, network_inputs
+from training.bundling.card_metadata import join_card, model_index, split_card
 from training.bundling.gate import HEAD, Passed, pass_gate, scores_on
 from training.bundling.int8 import Arrays, Quantizer
 from training.command_line import errors_as_text
@@ -59,9 +58,7 @@ def quantize(source: Bundle, data: Source, out: Path, settings: Settings) -> Pas
     rows = calibration_rows([keyframe.scene for keyframe in training], settings.frames)
     seen = f"{sum(map(len, rows))} keyframes, the first of {', '.join(training[of[0]].scene for of in rows)}"
     print(f"calibration: {seen}\n{len(validation)} keyframes are scored, with {settings.backend}\n", flush=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with work_folder(out) as work:
         ranked_on: list[Arrays] = []
         quantizer = Quantizer(source.model(), _calibration(source, training, rows, ranked_on), work)
         score = scores_on(validation, settings.backend)
@@ -70,12 +67,7 @@ def quantize(source: Bundle, data: Source, out: Path, settings: Settings) -> Pas
         if scores := passed.steps[-1].scores:
             write_atomic(written / SCORES, scores_json(scores, passed.bundle.spec.onnx_sha256))
         write_atomic(written / CARD, _card(source, passed, settings, seen, len(validation)))
-        os.chmod(written, 0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(written, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        replace_bundle(written, out)
     return passed
 
 
@@ -97,9 +89,14 @@ def _calibration(
 def _card(source: Bundle, passed: Passed, settings: Settings, seen: str, scored: int) -> str:
     """That of the bundle before, and what this command did and measured."""
     before = source.path / CARD
+    metadata, text = split_card(before.read_text()) if before.is_file() else ({}, f"# {source.spec.name}")
+    if metadata:  # what hubs list is what this bundle reaches
+        reached = passed.steps[-1]
+        scores = {"all": {"mean_ap": reached.mean_ap, "nds": reached.nds}}
+        metadata["model-index"] = model_index(source.spec.name, scores, tuple(metadata.get("datasets", ())))
     kept = ", ".join(f"`{name}` ({error:.3f})" for name, error in passed.in_float) or "none"
     lines = [
-        before.read_text().rstrip() if before.is_file() else f"# {source.spec.name}",
+        text.rstrip(),
         "## In 8 bits",
         f"Made from the bundle above (sha256 of its ONNX `{source.spec.onnx_sha256}`) by `training.quantize`, "
         f"calibrated on {seen}. Scored on {scored} keyframes of the validation split with {settings.backend}; the gate "
@@ -107,7 +104,8 @@ def _card(source: Bundle, passed: Passed, settings: Settings, seen: str, scored:
         "\n".join([HEAD, *(step.row(passed.steps[0]) for step in passed.steps)]),
         f"Convolutions in 32 bits, with the error that each alone makes in 8: {kept}.",
     ]
-    return "\n\n".join(lines) + "\n"
+    body = "\n\n".join(lines) + "\n"
+    return join_card(metadata, body) if metadata else body
 
 
 @errors_as_text

@@ -23,7 +23,7 @@ import torch
 from bev_perception.evaluation.result_folder import sha256
 from bev_perception.files import write_atomic
 from bev_perception.plain import from_plain, to_plain
-from training.changes import differences, override
+from training.changes import changes_of, differences, override
 from training.command_line import errors_as_text
 from training.data.index import open_index
 from training.data.source import Source, add_source, source_of
@@ -34,8 +34,8 @@ from training.models.exported import parameters_exported
 from training.processes import own_threads
 from training.run import Run
 from training.study_tables import ADDED_LATER, Result, Results, gains_table, results_csv, study_table
-from training.train import changes_of, train
-from training.trainer.checkpoint import load_module, training_minutes
+from training.train import train
+from training.trainer.checkpoint import load_network, training_minutes
 from training.trainer.detect import evaluate
 from training.trainer.loading import Batches, open_keyframes, scored_split
 from training.trainer.run_directory import changes_since
@@ -194,8 +194,8 @@ def _train_and_score(study: Study, name: str, seed: int) -> Result:
     given = study.given(name, seed)  # before hours in which a file may change
     teaching = Teaching(study.teachers(name, seed), study.teaching.cache if run.distill is not None else None)
     last = train(run, source, study.folder(name, seed), Start(backbone=study.start(name)), teaching, workers)
-    module = load_module(last)
-    scores = evaluate(module, keyframes, ["all"], Batches(workers=workers))["all"].to_dict()
+    network = load_network(last)
+    scores = evaluate(network, keyframes, ["all"], Batches(workers=workers))["all"].to_dict()
     agreement = {}
     if run.distill is not None and run.distill.terms:
         rows = range(0, len(keyframes), AGREEMENT_STEP)
@@ -203,7 +203,7 @@ def _train_and_score(study: Study, name: str, seed: int) -> Result:
     known = {teacher: _own_score(path) for teacher, path in teaching.checkpoints.items()}
     return Result(
         scores,
-        parameters_exported(module.detector),
+        parameters_exported(network.detector),
         training_minutes(last),
         {teacher: score for teacher, score in known.items() if score is not None},
         agreement,

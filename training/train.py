@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from training.changes import override
+from training.changes import changes_of, override
 from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
 from training.data.source import Source, add_source, source_of
@@ -57,14 +57,6 @@ from training.trainer.teaching import (
 )
 from training.trainer.termination import Termination
 from training.trainer.validation import Validation
-
-
-def changes_of(texts: list[str]) -> dict[str, str]:
-    """["optim.lr=1e-3", ...] -> {"optim.lr": "1e-3", ...}. Raises ValueError for one without `=`."""
-    wrong = [text for text in texts if "=" not in text]
-    if wrong:
-        raise ValueError(f"--set {' '.join(wrong)}: expected NAME=VALUE, such as optim.steps=100")
-    return dict(text.split("=", 1) for text in texts)
 
 
 def train(

@@ -19,10 +19,9 @@ from pathlib import Path
 from bev_perception.evaluation.process import run_in_front
 from bev_perception.evaluation.result_folder import SCORES
 from training.bundling.model_card import score_table
-from training.changes import override
+from training.changes import changes_of, override
 from training.command_line import errors_as_text
 from training.experiments.train_small import student
-from training.train import changes_of
 
 CHECKPOINTS = Path(os.path.relpath(Path(__file__).parent / "checkpoints"))
 TEACHER, BACKBONE = CHECKPOINTS / "centerpoint_near.ckpt", CHECKPOINTS / "backbone_near.ckpt"

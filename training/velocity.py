@@ -22,9 +22,9 @@ from training.data.split_objects import require_objects
 from training.losses.detection import at_cells
 from training.models.detector import task_index
 from training.processes import own_device, own_threads
-from training.trainer.checkpoint import load_module
-from training.trainer.lightning_module import DetectorModule
+from training.trainer.checkpoint import load_network
 from training.trainer.loading import Batches, evaluation_loader, open_keyframes
+from training.trainer.network import Network
 
 FAST, STANDING = 2.0, 0.1  # m/s
 # Borders of the groups whose means `--out` keeps, m/s; -FAST to FAST is left out: there most stand.
@@ -32,21 +32,18 @@ GROUPS = ((-np.inf, -10.0), (-10.0, -5.0), (-5.0, -FAST), (FAST, 5.0), (5.0, 10.
 VELOCITY = slice(BOX_CHANNELS.index("vx"), BOX_CHANNELS.index("vy") + 1)
 
 
-def velocities(
-    module: DetectorModule, keyframes: Sequence[Keyframe], batches: Batches
-) -> tuple[np.ndarray, np.ndarray]:
+def velocities(network: Network, keyframes: Sequence[Keyframe], batches: Batches) -> tuple[np.ndarray, np.ndarray]:
     """True and predicted velocities of all objects with a known one, (N, 2) each, m/s in the ego frame's axes.
 
     A network that answers with queries says 0 where none of them lies in an object's cell (query_maps).
     """
-    tasks = torch.tensor(task_index(module.detector.tasks, module.spec.classes), device=module.device)
+    tasks = torch.tensor(task_index(network.detector.tasks, network.spec.classes), device=network.device)
     true, predicted = [], []
     rows = range(len(keyframes))
-    module.eval()
-    for batch in evaluation_loader(keyframes, rows, module.spec, module.data, batches):
-        batch = {name: tensor.to(module.device) for name, tensor in batch.items()}
+    for batch in evaluation_loader(keyframes, rows, network.spec, network.data, batches):
+        batch = {name: tensor.to(network.device) for name, tensor in batch.items()}
         with torch.inference_mode():
-            regression = module.predict(batch).regression
+            regression = network.predict(batch).regression
         of_task = torch.stack([at_cells(maps, batch["cells"]) for maps in regression.unbind(1)])  # (T, B, M, 10)
         task = tasks[batch["labels"]][None, ..., None].expand(1, *of_task.shape[1:])
         found = of_task.gather(0, task)[0]
@@ -103,10 +100,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write means of finer groups as CSV, for the plot in docs/results.md")
     args = parser.parse_args(argv)
     torch.set_num_threads(own_threads())
-    module = load_module(args.checkpoint).to(own_device())
-    keyframes = open_keyframes(module.spec, module.data, source_of(args), args.split, args.scenes)
+    network = load_network(args.checkpoint, own_device())
+    keyframes = open_keyframes(network.spec, network.data, source_of(args), args.split, args.scenes)
     require_objects(keyframes, args.split)
-    true, predicted = velocities(module, keyframes, Batches(args.batch_size, args.workers))
+    true, predicted = velocities(network, keyframes, Batches(args.batch_size, args.workers))
     print(velocity_table(true, predicted))
     if args.out:
         write_atomic(args.out, velocity_csv(true, predicted))

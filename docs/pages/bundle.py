@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bev_perception.archive import MEMBERS
 from bev_perception.bundle import FACTS_KEY, load_bundle
 from bev_perception.frame_proof import FRAME_TOLERANCES, KEPT, MATCH_M
 from bev_perception.grid import BevGrid
@@ -16,11 +17,15 @@ from bev_perception.model_spec import (
     ADDED_LATER,
     BOX_CHANNELS,
     COLOR_ORDERS,
+    FORMAT,
     INTERPOLATIONS,
+    MINOR,
+    OLDEST,
     PILLAR_COLUMNS,
     PRECISIONS,
     RADAR_CHANNELS,
     RADAR_FORMATS,
+    RUNTIME,
     ImageSpec,
     ModelSpec,
     RadarSpec,
@@ -44,14 +49,17 @@ has nothing else to configure about the model.
 | `golden.npz` | an input of the network and the output that it must give |
 | `golden_frame.npz` | what the sensors of a vehicle gave, and the detections that it must lead to |
 | `scores.json` | may be left out: scores for machines, and of how many frames; read by a [gate](redeploy.md#the-gate) |
-| `MODEL_CARD.md` | for people: size, scores, how it was trained, limits; no program reads it |"""
+| `MODEL_CARD.md` | for people: size, scores, how it was trained, limits; what model hubs read of it |
+| `model.safetensors` | where it was asked for: the weights, for torch |
+| `model.sig` | where it is signed: who made all of the above |"""
 ENFORCED = """\
 Each of these must hold; if one does not, `configure` of the node, the replay and `training.evaluate` fail with
 what was found, what was expected and how to mend it:
 
 1. The first four files are there, none larger than it can be, and none a link that leads out of the bundle.
-2. `model_spec.json` has `format` {format}, every key below once and no other, each of its type and in its range. (Older
-   bundles may lack {later}; what they meant is known.)
+2. `model_spec.json` is of a version that is read here, `format`.`minor` from {format}.0 to {format}.{minor}, and the
+   `runtime` that it names is no newer than this package. It has every key below once and no other, each of its type and
+   in its range. (Older bundles may lack {later}; what they meant is known.)
 3. `score_threshold` and `nms_radius` name exactly the classes; there is at least one sensor; no name stands twice; the
    grid has a whole number of cells, and so has each of its cells of pillars.
 4. The sha256 of `model.onnx` is `onnx_sha256`, and those of files in which it keeps weights are `weights_sha256`. They
@@ -90,10 +98,64 @@ exported again, or upgraded:
 
 The network stays the same, byte by byte; the file around it and so its sha256 do not, and engines of TensorRT are built
 anew. `--bag` takes the golden frame from a recording with all sensors; without it, it is of a drawn scene."""
+VERSION = """\
+`model_spec.json` states the version of the bundle, `format`.`minor` ({format}.{minor} today), and `runtime`, the oldest
+bev_perception that runs it. A bundle of a newer version, or one that names a newer `runtime` than the package on the
+vehicle, is refused with both versions and the way out: update the package, or export the bundle with the version that
+the vehicle has. A bundle of the same `format` and a smaller `minor` is read as it was meant: what fields were added
+later, and what bundles without them meant, is one table (`ADDED_LATER` in
+[model_spec.py](../bev_perception/model_spec.py)). Bundles that state no `minor` are of {format}.0. Whoever writes a
+bundle anew, by an upgrade or by quantising it, writes the version of today."""
+ARCHIVE = """\
+    ros2 run bev_perception archive pack bundles/mine mine.zip
+    ros2 run bev_perception archive unpack mine.zip /opt/models/mine
+
+`pack` verifies the bundle and writes one file, a zip, which any computer can look into. Its files are stored as they
+are: weights and golden files hardly shrink, and so the same bundle gives the same bytes on every machine, and one
+sha256. It prints what the manifest of a store says of the file ([fleet.md](fleet.md)).
+
+`unpack` trusts nothing that the file says of itself. Before anything is written it reads the list at the end of the zip
+and refuses names that lead out of the folder or into another, links and devices, names that stand twice or differ by
+capitals alone, files that overlap, more than {members} files, more bytes than a bundle can have ({limit} in all), and
+more than the disk has room for. While it unpacks, no file becomes longer than the list says. Nothing that is unpacked
+is executed. The new folder lies beside its place until it is verified as a bundle and synced to the disk; then it takes
+the name, and what had the name before goes. A kill at any step leaves one whole bundle: where it fell between the two
+names the old one waits as `.NAME.before`, and the next `unpack`, export or quantisation to that name puts it back
+first. A folder that is no bundle is never replaced."""
+SIGNED = """\
+Whoever signs a bundle says that it is theirs; a vehicle that is given the public key takes no other
+(`bev_perception.signing.require_signature`). The signature is the file `model.sig`, in the format of
+[OpenSSF model signing](https://github.com/sigstore/model-transparency), with a key of one's own, no service and no
+network. Both computers need the package: `pip install model-signing pyopenssl`.
+
+    openssl ecparam -name prime256v1 -genkey -noout -out fleet.key
+    openssl ec -in fleet.key -pubout -out fleet.pub
+    ros2 run bev_perception sign_bundle bundles/mine --key fleet.key
+    ros2 run bev_perception sign_bundle bundles/mine --verify fleet.pub
+
+It covers every file of the bundle, the card as well. No signature, one by another key, an altered, a missing and an
+added file are refused, each in its own words, and so is a signature that leaves a file out. It says nothing of when: an
+old bundle keeps its signature, so what a vehicle may go back to is for the store and its agent to decide. Whatever
+writes a bundle anew (export, quantising, upgrade) gives one that has to be signed again."""
 CARD = """\
 `MODEL_CARD.md` has the number of parameters and the sizes of the network; when the export was given scores
 (`--scores`), the official metric for every set of sensors, per class and per range; and the notes that its author wrote
-(`--notes`): data, commands, what it is not good for."""
+(`--notes`): data, commands, what it is not good for.
+
+Before the text stands what model hubs read, as
+[Hugging Face's cards](https://huggingface.co/docs/hub/model-cards) have it: licence of the weights (`--licence`,
+`unknown` where nobody said), data sets (`--datasets`), tags, and every score as a `model-index`. Its own reader,
+`huggingface_hub.ModelCard.load`, is what the tests check it with; on a hub the file is called `README.md`. Quantising
+replaces the scores by those that the 8-bit network reaches.
+
+## For torch
+
+With `--safetensors` the export adds `model.safetensors`: the weights by the names of the student's state dict, those
+that only training needs included, in a [format](https://github.com/huggingface/safetensors) that can hold no code. No
+vehicle reads it.
+
+    from training.bundling.weights import read_student
+    student = read_student("bundles/mine")     # the network, built as its run says, in eval mode"""
 TAKES = """\
 Shapes are those of the shipped model; the last rows stand for `radar_bev` in a model whose radar format is `pillars`.
 What can be missing has an input that says whether it is there, 1 or 0."""
@@ -115,7 +177,7 @@ FACTS: dict[type, dict[str, str]] = {
         "weights_sha256": "File of the bundle in which `model.onnx` keeps weights -> its sha256; mostly none",
         "precision": f"Of the graph: {', '.join(map(code, PRECISIONS))}, where its convolutions are in 8 bits "
         "([inference.md](inference.md#8-bits)); engines are proven with the tolerance that goes with it",
-        "format": "Version of this file",
+        "format": "Version of the bundle, the number before the point",
     },
     BevGrid: {
         "x_min": "Rear edge, m, in the ego frame (x forward)",
@@ -173,6 +235,12 @@ TENSORS = {
     "bev": "State for a later frame; TensorRT keeps it on the GPU",
 }
 
+# Keys of model_spec.json that are no facts of the model: what stands there when it is written today.
+VERSIONS = (
+    ("minor", MINOR, "Version of the bundle, the number after the point"),
+    ("runtime", RUNTIME, "The oldest bev_perception, major.minor, that runs the bundle"),
+)
+
 
 def page() -> str:
     bundle = load_bundle(SHIPPED)
@@ -181,9 +249,11 @@ def page() -> str:
     names = {tensor.name for tensor in spec.inputs()}
     extra = [tensor for tensor in other.inputs() if tensor.name not in names]
     later = ", ".join(
-        code(f"{part}{name}") for kind, part in ((RadarSpec, "radar."), (ModelSpec, "")) for name in ADDED_LATER[kind]
+        code(f"{part}{name}")
+        for kind, part in ((RadarSpec, "radar."), (ImageSpec, "image."), (ModelSpec, ""))
+        for name in (*ADDED_LATER[kind], *(OLDEST if kind is ModelSpec else ()))
     )
-    enforced = ENFORCED.format(format=spec.format, later=later, facts=FACTS_KEY, limit=TIME_LIMIT_S)
+    enforced = ENFORCED.format(format=spec.format, minor=MINOR, later=later, facts=FACTS_KEY, limit=TIME_LIMIT_S)
     source = "bev_perception/model_spec.py, the shipped bundle and docs/pages/bundle.py"
     return join(
         *("# The model bundle", written_by(source), HEAD),
@@ -196,6 +266,9 @@ def page() -> str:
             FRAME.format(kept=KEPT, match=MATCH_M),
             frame_tolerances(),
         ),
+        *("## Versions", VERSION.format(format=FORMAT, minor=MINOR)),
+        *("## As one file", ARCHIVE.format(members=MEMBERS, limit="4 GiB")),
+        *("## The signature", SIGNED),
         *("## Bundles of earlier versions", UPGRADE, "## The card", CARD),
         *("## model_spec.json", facts(spec), *nested_facts(spec)),
         *("## What the network takes", TAKES, tensor_table((*spec.inputs(), *extra))),
@@ -210,6 +283,8 @@ def facts(part: Any) -> str:
         differ = sorted(set(names) ^ set(texts))
         raise ValueError(f"{type(part).__name__}: {', '.join(differ)}: say in FACTS what each key means, and no other")
     rows = [(code(name), shown(getattr(part, name)), texts[name]) for name in names]
+    if isinstance(part, ModelSpec):
+        rows += [(code(name), code(value), text) for name, value, text in VERSIONS]
     return table(("key", "in the shipped model", "meaning"), rows)
 
 

@@ -1,7 +1,7 @@
 """`make bench`, offline part: view transforms, data loading, training and taught steps, students in ONNX Runtime, hours
 of paper recipes.
 
-    python -m training.bench [--only views throughput taught students recipes scale] [--data DIR] [--device cuda]
+    python -m training.bench [--only views throughput beside taught students recipes scale] [--data DIR] [--device cuda]
 
 Prints tables and writes them into docs/benchmarks.md, between the marks of their names; nothing else of the page is
 touched.
@@ -24,7 +24,7 @@ import torch
 from bev_perception.evaluation.bench import table
 from bev_perception.evaluation.demo import machine
 from bev_perception.evaluation.pages import check_sections, replace_sections
-from training.bench import large_set, latency, recipes, scale, taught, throughput, views
+from training.bench import beside, large_set, latency, recipes, scale, taught, throughput, views
 from training.bench.large_set import write_tables
 from training.command_line import errors_as_text
 from training.data.source import Source
@@ -70,6 +70,16 @@ def throughput_section(args: argparse.Namespace) -> str:
         f"Samples per second; {_where(args)}. *Loading*: one process alone, the first time (images and LiDAR files are "
         "read) and again (keyframes stay in memory). *Training*: optimiser steps of four samples with "
         f"{args.workers} loader process(es) on the same cores, from the first epoch on.\n\n{table(head, rows)}"
+    )
+
+
+def beside_section(args: argparse.Namespace) -> str:
+    found = beside.measure()
+    rows = [[w.name, f"{w.alone:.0f}", f"{w.beside:.0f}", f"{w.beside / w.alone:.1f}"] for w in found]
+    return (
+        "A step of six convolutions of the study's size, forward and backward, milliseconds, medians; each program has "
+        f"as many threads as there are cores; {_where(args)}.\n\n"
+        f"{table(['a thread that waits turns so long before it sleeps', 'alone', 'two at once', 'ratio'], rows)}"
     )
 
 
@@ -203,6 +213,7 @@ def _where(args: argparse.Namespace) -> str:
 SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "views": views_section,
     "throughput": throughput_section,
+    "beside": beside_section,
     "taught": taught_section,
     "students": students_section,
     "recipes": recipes_section,

@@ -98,8 +98,8 @@ def _step(module: DetectorModule, batch: dict[str, Tensor], run: Run) -> StepCos
 
 
 def _detection(module: DetectorModule, batch: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
-    prediction = module.predict(batch)
-    return prediction, module.losses(prediction, batch)
+    prediction = module.network.predict(batch)
+    return prediction, module.network.losses(prediction, batch)
 
 
 def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[Any, float]:

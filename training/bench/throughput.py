@@ -71,8 +71,8 @@ def training(
         batch = {name: tensor.to(device) for name, tensor in next(batches).items()}
         waits.append(time.perf_counter() - started)
         with torch.autocast(device.type, AUTOCAST[run.precision], enabled=AUTOCAST[run.precision] is not None):
-            prediction = module.predict(batch)
-            losses = module.losses(prediction, batch)
+            prediction = module.network.predict(batch)
+            losses = module.network.losses(prediction, batch)
             if module.distiller is not None:
                 losses = losses | module.distiller(prediction, batch).losses
             total = torch.stack(list(losses.values())).sum()

@@ -12,8 +12,8 @@ from training.data.nuscenes import Keyframes
 from training.data.sensor_frame import sensor_frame
 from training.data.source import Source
 from training.models.detector import Detector
-from training.trainer.lightning_module import recall
 from training.trainer.loading import open_keyframes
+from training.trainer.network import recall
 
 # The file must stay small: colours and the earlier state are rounded. That changes the question, not its worth.
 COLOR_STEP = 16

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from bev_perception.plain import to_plain
+from training.bundling.card_metadata import Origin, card_metadata, join_card
 from training.models.detector import Detector
 from training.models.exported import parameters_exported
 
 SCORES = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+UNKNOWN = Origin()
 ERRORS = ("ate", "ase", "aoe", "ave", "aae")
 
 
@@ -36,8 +38,14 @@ def range_table(scores: dict[str, Any]) -> str:
     return _table(("range", "objects", "mAP", *(f"m{e.upper()}" for e in ERRORS)), rows)
 
 
-def model_card(student: Detector, scores: dict[str, dict[str, Any]], notes: str) -> str:
-    """Markdown: sizes of the exported network, its scores (JSON of training.evaluate; may be empty) and the notes."""
+def model_card(
+    student: Detector,
+    scores: dict[str, dict[str, Any]],
+    notes: str,
+    origin: Origin = UNKNOWN,
+) -> str:
+    """Markdown: what model hubs read, sizes of the exported network, its scores (JSON of training.evaluate; may be
+    empty) and the notes."""
     spec = student.spec
     parameters = parameters_exported(student)
     x, y = spec.grid.shape
@@ -51,7 +59,7 @@ def model_card(student: Detector, scores: dict[str, dict[str, Any]], notes: str)
         first = next(iter(scores))
         sections += ["## Scores", score_table(scores), f"Per class with `{first}`:", class_table(scores[first])]
         sections += [f"Per range with `{first}`:", range_table(scores[first])]
-    return "\n\n".join([*sections, notes.strip()]).strip() + "\n"
+    return join_card(card_metadata(spec, scores, origin), "\n\n".join([*sections, notes.strip()]).strip() + "\n")
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

@@ -19,8 +19,9 @@ from training.convert.reading import State, read_published
 from training.convert.table import Report, Table, apply
 from training.experiments.pillarnet import of_every_height
 from training.models.frame import EGO, LIDAR_TOP, Frame, grid_in
-from training.run import Run, run_to_plain
-from training.trainer.lightning_module import DetectorModule
+from training.run import Run, build_detector, run_to_plain
+from training.trainer.checkpoint import weights_of
+from training.trainer.network import Network
 
 CHECKPOINT, REPORT = "last.ckpt", "conversion.json"
 
@@ -73,9 +74,7 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
-def convert(
-    theirs: State, name: str, published_grid: bool = False, frame: Frame = LIDAR_TOP
-) -> tuple[DetectorModule, Report]:
+def convert(theirs: State, name: str, published_grid: bool = False, frame: Frame = LIDAR_TOP) -> tuple[Network, Report]:
     """Published tensors -> our network with them, in eval mode, and what became of their names.
 
     published_grid: cells lie around the LiDAR as in training, for a comparison with the published code; else around
@@ -86,10 +85,11 @@ def convert(
     run = family.run(frame)
     if published_grid:
         run = around_lidar(run)
-    module = DetectorModule(run)
-    ours, report = apply(family.table(), family.prepared(theirs), module.detector.state_dict())
-    module.detector.load_state_dict(ours)
-    return module.eval(), report
+    network = Network(run, build_detector(run))
+    ours, report = apply(family.table(), family.prepared(theirs), network.detector.state_dict())
+    network.detector.load_state_dict(ours)
+    network.detector.eval()
+    return network, report
 
 
 def around_lidar(run: Run) -> Run:
@@ -108,7 +108,7 @@ def around_lidar(run: Run) -> Run:
     return dataclasses.replace(run, spec=dataclasses.replace(run.spec, grid=grid), data=data)
 
 
-def write_checkpoint(module: DetectorModule, report: Report, source: Path, name: str, out: Path) -> Path:
+def write_checkpoint(network: Network, report: Report, source: Path, name: str, out: Path) -> Path:
     """`out`/last.ckpt, which training.evaluate, --teacher, --init and training.export take, and `out`/conversion.json,
     which says what it was made of."""
     made_of: dict[str, Any] = {
@@ -116,8 +116,8 @@ def write_checkpoint(module: DetectorModule, report: Report, source: Path, name:
         "published": FAMILIES[name].published,
     }  # fmt: skip
     buffer = io.BytesIO()
-    plain = run_to_plain(module.run)
-    torch.save({"state_dict": module.state_dict(), "run": plain, "converted": made_of}, buffer)
+    plain = run_to_plain(network.run)
+    torch.save({"state_dict": weights_of(network.detector), "run": plain, "converted": made_of}, buffer)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / REPORT, json.dumps(made_of | dataclasses.asdict(report), indent=1) + "\n")
     write_atomic(out / CHECKPOINT, buffer.getvalue())
@@ -128,7 +128,7 @@ def convert_file(source: Path, name: str, out: Path, published_grid: bool = Fals
     """Read, convert, write. Raises what `read_published` raises, and ValueError for a file of another network."""
     theirs = read_published(source)
     try:
-        module, report = convert(theirs, name, published_grid)
+        network, report = convert(theirs, name, published_grid)
     except ValueError as error:
         raise ValueError(f"{source}, as {name}: {error}") from error
-    return write_checkpoint(module, report, source, name, out), report
+    return write_checkpoint(network, report, source, name, out), report

@@ -34,7 +34,7 @@ NAME_ANOTHER = "make room, or name another folder with --teacher-cache"
 def teacher_hash(detector: Detector) -> str:
     """sha256 over a network's spec, config and weights."""
     digest = hashlib.sha256(type(detector).__name__.encode())
-    digest.update(detector.spec.to_json().encode())
+    digest.update(f"{json.dumps(to_plain(detector.spec), indent=2)}\n".encode())
     digest.update(json.dumps(to_plain(detector.config), sort_keys=True).encode())
     for name, tensor in sorted(detector.state_dict().items()):
         array = np.ascontiguousarray(tensor.detach().cpu().float().numpy())

@@ -16,29 +16,30 @@ from torch import Tensor, nn
 
 from training.models.widths import Norm
 from training.pruning.dependencies import Group
-from training.trainer.lightning_module import DetectorModule
+from training.trainer.network import Network
 
 
 def taylor_importance(
-    module: DetectorModule, batches: Iterable[dict[str, Tensor]], groups: Sequence[Group]
+    network: Network, batches: Iterable[dict[str, Tensor]], groups: Sequence[Group]
 ) -> dict[str, np.ndarray]:
     """Group -> (channels,) float64, mean over the batches of (sum of gradient x weight)^2 of the run's own losses.
 
     Batch norms keep their statistics. Teachers are not asked. Raises ValueError for a loss that is not finite, and for
     no batches.
     """
-    layers = dict(module.detector.named_modules())
+    detector = network.detector
+    layers = dict(detector.named_modules())
     totals = {group.name: np.zeros(group.channels) for group in groups}
     seen = 0
-    module.train()
-    for layer in module.modules():
+    detector.train()
+    for layer in detector.modules():
         if isinstance(layer, Norm):
             layer.eval()
     try:
         for batch in batches:
-            module.zero_grad(set_to_none=True)
-            batch = {name: tensor.to(module.device) for name, tensor in batch.items()}
-            loss = torch.stack(list(module.losses(module.predict(batch), batch).values())).sum()
+            detector.zero_grad(set_to_none=True)
+            batch = {name: tensor.to(network.device) for name, tensor in batch.items()}
+            loss = torch.stack(list(network.losses(network.predict(batch), batch).values())).sum()
             if not torch.isfinite(loss):
                 raise ValueError(f"the loss of batch {seen} is {float(loss)}: this network cannot be pruned")
             loss.backward()  # type: ignore[no-untyped-call]
@@ -46,8 +47,8 @@ def taylor_importance(
                 totals[group.name] += _changes(group, layers) ** 2
             seen += 1
     finally:
-        module.zero_grad(set_to_none=True)
-        module.eval()
+        detector.zero_grad(set_to_none=True)
+        detector.eval()
     if not seen:
         raise ValueError("importance needs batches of the training split, found none; set --batches 1 or more")
     return {name: total / seen for name, total in totals.items()}

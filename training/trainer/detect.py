@@ -13,23 +13,23 @@ from training.data.nuscenes import Keyframe
 from training.processes import gather_dict, own_share
 from training.scoring import floor_thresholds, score_found
 from training.sensor_masks import kept_by, mask_sensors
-from training.trainer.lightning_module import DetectorModule
 from training.trainer.loading import Batches, evaluation_loader
+from training.trainer.network import Network
 
 
 def detect(
-    module: DetectorModule, keyframes: Sequence[Keyframe], rows: Sequence[int], sensors: Sequence[str], batches: Batches
+    network: Network, keyframes: Sequence[Keyframe], rows: Sequence[int], sensors: Sequence[str], batches: Batches
 ) -> dict[str, dict[int, Objects]]:
     """Word of `sensors` (see `mask_sensors`) -> row of the keyframe -> detections; every process gets those of all."""
     for word in sensors:
-        kept_by(word, module.spec)  # a wrong word is told at once
-    loader = evaluation_loader(keyframes, own_share(rows), module.spec, module.data, batches)
-    thresholds = floor_thresholds(module.spec)
+        kept_by(word, network.spec)  # a wrong word is told at once
+    loader = evaluation_loader(keyframes, own_share(rows), network.spec, network.data, batches)
+    thresholds = floor_thresholds(network.spec)
     found: dict[str, dict[int, Objects]] = {word: {} for word in sensors}
     started = time.monotonic()
     for number, batch in enumerate(loader):
         for word in sensors:
-            objects = module.detect_batch(mask_sensors(batch, word, module.spec), thresholds)
+            objects = network.detect_batch(mask_sensors(batch, word, network.spec), thresholds)
             found[word].update(zip(batch["index"].flatten().tolist(), objects, strict=True))
         if number % 20 == 19:
             done = (number + 1) / len(loader)
@@ -39,11 +39,11 @@ def detect(
 
 
 def evaluate(
-    module: DetectorModule, keyframes: Sequence[Keyframe], sensors: Sequence[str], batches: Batches
+    network: Network, keyframes: Sequence[Keyframe], sensors: Sequence[str], batches: Batches
 ) -> dict[str, Scores]:
     """Official scores of every word of `sensors` (see `mask_sensors`) on all keyframes."""
     rows = range(len(keyframes))
-    module.eval()
+    network.detector.eval()
     with torch.inference_mode():
-        found = detect(module, keyframes, rows, sensors, batches)
-    return {word: score_found(keyframes, module.spec, objects, rows) for word, objects in found.items()}
+        found = detect(network, keyframes, rows, sensors, batches)
+    return {word: score_found(keyframes, network.spec, objects, rows) for word, objects in found.items()}

@@ -1,4 +1,4 @@
-"""Lightning around a plain detector: clips, losses, schedule and decoded predictions."""
+"""Lightning around a network: a step of training, its losses, what is logged, the schedule."""
 
 from __future__ import annotations
 
@@ -11,71 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bev_perception.decode import Thresholds, decode
-from bev_perception.evaluation.objects import Objects, make_objects
-from bev_perception.model_spec import ModelSpec
-from training.data.clips import POINT_INPUTS
 from training.distill.agreement import gradient_norms, gradient_share
 from training.distill.cache import TeacherCache, teacher_hash
 from training.distill.module import Distiller
-from training.losses.detection import detection_losses
-from training.models.detector import Detector, Memory, Prediction, SetDetector, empty_memory
-from training.models.exported import MEMORY_INPUTS, candidates_of
-from training.processes import any_of_all
-from training.run import Run, build_detector, parameter_groups, run_to_plain, seen_by_network
+from training.models.detector import Prediction
+from training.run import Run, build_detector, parameter_groups, run_to_plain
 from training.schedules import rates
 from training.teachers.frozen import FrozenTeacher
+from training.trainer.network import Network, predict_clip
 
 # Steps between two looks at how far student and teacher agree, and at how hard each loss pulls (a backward pass each;
 # the first steps are looked at after 1, 2, 4, ...).
 AGREEMENT_EVERY, GRADIENTS_EVERY = 20, 100
-CANDIDATES = ("scores", "labels", "cells", "boxes")
-
-
-def inputs_of(batch: dict[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-    """The current frame's inputs (see training.models.detector): those of the spec, and point clouds for teachers."""
-    names = [t.name for t in spec.inputs() if t.name not in MEMORY_INPUTS]
-    names += [f"{cloud}{what}" for cloud in POINT_INPUTS for what in ("", "_counts")]
-    return {name: batch[name] for name in names if name in batch}
-
-
-def recall(detector: Detector, batch: dict[str, Tensor]) -> Memory | None:
-    """Run the earlier frames of a clip, oldest first, without gradient -> the memory that the current frame reads.
-
-    Frames that no item of the batch has are skipped; in training no item of any process: batch norms of several GPUs
-    wait for each other. None for a network without memory.
-    """
-    memory = empty_memory(detector.spec, batch["heatmap"], len(batch["heatmap"]))
-    if memory is None:
-        return None
-    for t in range(batch["prev_valid"].shape[1] if "prev_valid" in batch else 0):
-        valid = batch["prev_valid"][:, t : t + 1]
-        state = memory.bev
-        if any_of_all(valid) if detector.training else bool(valid.any()):
-            earlier = {n.removeprefix("prev."): v[:, t] for n, v in batch.items() if n.startswith("prev.")}
-            with torch.no_grad():
-                encoded = detector.encode(earlier, memory)
-            assert encoded is not None  # the spec has a state
-            state = encoded.float()
-        memory = Memory(state, batch["prev_from_curr"][:, t], valid, batch["prev_dt"][:, t : t + 1])
-    return memory
-
-
-def predict_clip(detector: Detector, batch: dict[str, Tensor]) -> Prediction:
-    """A detector's prediction for the current frame of a clip."""
-    return detector(inputs_of(batch, detector.spec), recall(detector, batch))
 
 
 def gradients_due(step: int) -> bool:
     """Whether gradients are looked at in this step: 0, 1, 2, 4, ... 64, then every GRADIENTS_EVERY."""
     early = step < GRADIENTS_EVERY and step & (step - 1) == 0
     return early or step % GRADIENTS_EVERY == 0
-
-
-def objects_of(candidates: dict[str, np.ndarray], spec: ModelSpec, thresholds: Thresholds) -> Objects:
-    """One frame's candidates (ModelSpec.outputs()) -> detections."""
-    d = decode(candidates, spec, thresholds)
-    return make_objects(d.boxes, d.velocity, d.scores, tuple(spec.classes[i] for i in d.labels))
 
 
 class DetectorModule(lightning.LightningModule):
@@ -94,22 +47,13 @@ class DetectorModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.run = run
-        self.spec, self.data = run.spec, seen_by_network(run)
         self.steps = steps or run.optim.steps or 1
-        self.detector = build_detector(run)
+        self.network = Network(run, build_detector(run))
+        self.detector = self.network.detector
         self.distiller: Distiller | None = None
         self.taught_by = {name: teacher_hash(teacher.detector) for name, teacher in (teachers or {}).items()}
         if run.distill is not None and teachers:
             self.distiller = Distiller(self.detector, teachers, run.distill, predict_clip, caches)
-
-    def predict(self, batch: dict[str, Tensor]) -> Prediction:
-        return predict_clip(self.detector, batch)
-
-    def losses(self, prediction: Prediction, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weighted terms; a set detector brings its own."""
-        if isinstance(self.detector, SetDetector):
-            return self.detector.losses(prediction, batch)
-        return detection_losses(prediction, batch, self.detector, self.run.losses)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout depends on (seed, step) alone, like the data: a resumed run draws what an uninterrupted one does."""
@@ -117,8 +61,8 @@ class DetectorModule(lightning.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        prediction = self.predict(batch)
-        own, taught = self.losses(prediction, batch), self._distilled(prediction, batch)
+        prediction = self.network.predict(batch)
+        own, taught = self.network.losses(prediction, batch), self._distilled(prediction, batch)
         if taught and gradients_due(self.global_step) and batch_idx % self.run.optim.accumulate == 0:
             taught = self._balanced(own, taught)
         losses = own | taught
@@ -177,14 +121,6 @@ class DetectorModule(lightning.LightningModule):
         _, momentum = rates(self.run.optim, self.global_step, self.steps)
         for group in optimizer.param_groups:
             group["betas"] = (momentum, group["betas"][1])
-
-    @torch.no_grad()
-    def detect_batch(self, batch: dict[str, Tensor], thresholds: Thresholds) -> list[Objects]:
-        """Decoded detections of each item, by the runtime's own decode."""
-        prediction = self.predict({name: tensor.to(self.device) for name, tensor in batch.items()})
-        prediction.heatmap, prediction.regression = prediction.heatmap.float(), prediction.regression.float()
-        candidates = [t.cpu().numpy() for t in candidates_of(self.detector, prediction)]
-        return [objects_of(dict(zip(CANDIDATES, row)), self.spec, thresholds) for row in zip(*candidates)]
 
     def configure_optimizers(self) -> Any:
         optim, steps = self.run.optim, self.steps

@@ -15,7 +15,7 @@ from training.data.nuscenes import Keyframe, Keyframes, open_nuscenes, read_spli
 from training.data.source import Source
 from training.processes import RankShard
 from training.run import Run
-from training.trainer.termination import outlive_signals
+from training.workers import outlive_signals
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from training.models.detector import Detector
 from training.models.weights_file import read_weights_file
 from training.run import Run, run_from_plain, with_state
 from training.teachers.frozen import FrozenTeacher
-from training.trainer.checkpoint import load_module, read_checkpoint
+from training.trainer.checkpoint import load_network, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ def start_branches(student: Detector, checkpoints: Mapping[str, Path]) -> None:
     for branch, path in checkpoints.items():
         if branch not in dict(student.named_modules()):
             raise ValueError(f"--init-branch {branch}: the network has {[n for n, _ in student.named_children()]}")
-        copied, kept = copy_weights(student, load_module(path).detector.state_dict(), f"{branch}.")
+        copied, kept = copy_weights(student, load_network(path).detector.state_dict(), f"{branch}.")
         print(f"{branch}: {len(copied)} tensors from {path}, {len(kept)} afresh", flush=True)
 
 
 def start_network(detector: Detector, path: Path) -> None:
     """Begin with all weights of a checkpoint. Raises ValueError when it is of another network."""
     with _fitting(f"--init {path}"):
-        detector.load_state_dict(load_module(path).detector.state_dict())
+        detector.load_state_dict(load_network(path).detector.state_dict())
 
 
 def start_backbone(detector: Detector, path: Path) -> None:
@@ -119,7 +119,7 @@ def start_backbone(detector: Detector, path: Path) -> None:
     content = read_weights_file(path)
     with _fitting(f"--backbone {path}"):
         if isinstance(content, dict) and "run" in content:
-            backbone.load_state_dict(_image_backbone(load_module(path).detector, str(path)).state_dict())
+            backbone.load_state_dict(_image_backbone(load_network(path).detector, str(path)).state_dict())
         elif isinstance(backbone, FAN):
             raise ValueError(
                 f"--backbone {path}: there is no ImageNet file for FAN here; give a checkpoint of training.train whose "

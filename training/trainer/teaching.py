@@ -17,9 +17,9 @@ from training.distill.module import Distiller
 from training.processes import own_device, own_share
 from training.run import Run, image_targets
 from training.teachers.frozen import FrozenTeacher
-from training.trainer.checkpoint import load_module, read_checkpoint
-from training.trainer.lightning_module import predict_clip
+from training.trainer.checkpoint import load_network, read_checkpoint
 from training.trainer.loading import Batches, evaluation_loader
+from training.trainer.network import predict_clip
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ def open_teachers(run: Run, checkpoints: Mapping[str, Path]) -> dict[str, Frozen
 
 
 def _open(name: str, path: Path, run: Run) -> FrozenTeacher:
-    module = load_module(path)
+    network = load_network(path)
     for what in ("lidar", "virtual"):
-        wanted, found = getattr(module.run.data, what), getattr(run.data, what)
+        wanted, found = getattr(network.run.data, what), getattr(run.data, what)
         if wanted is not None and wanted != found:
             raise ValueError(
                 f"teacher {name!r} was trained with data.{what} = {wanted}, this run has {found}: set the same"
             )
-    return FrozenTeacher(module.detector).to(own_device())
+    return FrozenTeacher(network.detector).to(own_device())
 
 
 def open_caches(
@@ -107,17 +107,17 @@ def held_out_agreement(
 ) -> dict[str, float]:
     """How far a trained student says what its teachers say, in eval mode: the mean over `rows` of the keyframes of what
     training.distill.agreement measures, "<term>/cosine/foreground" and so on."""
-    module = load_module(checkpoint)
-    run, state = module.run, read_checkpoint(checkpoint)["state_dict"]
+    network = load_network(checkpoint)
+    run, state = network.run, read_checkpoint(checkpoint)["state_dict"]
     assert run.distill is not None
-    distiller = Distiller(module.detector, open_teachers(run, teachers), run.distill, predict_clip, diagnose=True)
+    distiller = Distiller(network.detector, open_teachers(run, teachers), run.distill, predict_clip, diagnose=True)
     own = {name.removeprefix("distiller."): value for name, value in state.items() if name.startswith("distiller.")}
     distiller.load_state_dict(own)
     distiller.eval()
     totals: dict[str, float] = {}
     targets = image_targets(run)
     for batch in evaluation_loader(keyframes, rows, run.spec, run.data, Batches(run.batch_size, workers), targets):
-        found = distiller(module.predict(batch), batch).diagnostics
+        found = distiller(network.predict(batch), batch).diagnostics
         share = len(batch["index"]) / len(rows)
         totals = {name: totals.get(name, 0.0) + share * float(value) for name, value in found.items()}
     return totals

@@ -65,13 +65,13 @@ class Validation(Callback):
         modes = {name: part.training for name, part in module.named_modules()}
         module.eval()
         with torch.no_grad(), self.ema.used_by(module.detector) if self.ema else nullcontext():
-            found = detect(module, self.keyframes, self.rows, ["all"], self.batches)["all"]
+            found = detect(module.network, self.keyframes, self.rows, ["all"], self.batches)["all"]
         for name, part in module.named_modules():
             part.training = modes[name]
         if trainer.is_global_zero:
             for row in self.rows[:: max(1, len(self.rows) // PICTURES)][:PICTURES]:
                 self._draw(row, found[row])
-        return score_found(self.keyframes, module.spec, found, self.rows)
+        return score_found(self.keyframes, self.run.spec, found, self.rows)
 
     def _draw(self, row: int, found: Objects) -> None:
         keyframe, spec = self.keyframes[row], self.run.spec
