@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +91,7 @@ class Vehicle:
 
     def __init__(self, bundle: Bundle) -> None:
         self.engines: list[Engine] = []
+        self.refuses = ""
         self.fault: tuple[int, Fault] = (10**9, lambda outputs: None)
         self._serving = Serving(bundle, self.pipeline(bundle, self.open(bundle)))
         self._observer: Observer | None = None
@@ -130,6 +132,10 @@ class Vehicle:
 
     def period_ms(self) -> float:
         return STEP_NS / 1e6
+
+    def check(self, bundle: Bundle) -> None:
+        if self.refuses:
+            raise ValueError(self.refuses)
 
     def open(self, bundle: Bundle, cancelled: Callable[[], bool] = lambda: False) -> InferenceBackend:
         self.engines.append(Engine(bundle, *self.fault) if self.engines else Engine(bundle))
@@ -402,6 +408,31 @@ def test_a_bundle_that_needs_more_memory_than_there_is(
     assert vehicle.serving().bundle.spec.name == "old"
 
 
+def test_a_bundle_of_somebody_else(vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle]) -> None:
+    vehicle.refuses = "is not signed"
+    ended = deployment(vehicle, folder, bundles["new"].path).run()
+    assert (ended.step, ended.reason) == ("refused", "bad_signature: is not signed")
+    all_is_as_before(vehicle, folder)
+
+
+def test_the_node_asks_for_a_signature_where_it_has_a_key(tmp_path: Path, bundles: dict[str, Bundle]) -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not sourced")
+    pytest.importorskip("model_signing", reason="model-signing is not installed")
+    from bev_perception.ros.active_node import ActiveNode
+
+    run: Any = SimpleNamespace(serving=None, settle=None)
+    config: Any = None
+    node = ActiveNode(run, config, lambda spec: {}, lambda model: None, print, None)
+    node.check(bundles["new"])
+    key = tmp_path / "key.pem"
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(key)], check=True)
+    public = tmp_path / "public.pem"
+    subprocess.run(["openssl", "ec", "-in", str(key), "-pubout", "-out", str(public)], check=True, capture_output=True)
+    node = ActiveNode(run, config, lambda spec: {}, lambda model: None, print, public)
+    with pytest.raises(ValueError, match="is not signed"):
+        node.check(bundles["new"])
+
+
 # ---- the shadow alone
 
 
@@ -456,6 +487,7 @@ def test_the_shadow_says_what_its_model_did_and_never_keeps_the_other_waiting(bu
 CRASHES = """
 import os, sys
 from pathlib import Path
+from types import SimpleNamespace
 from bev_perception.deployment.folder import VehicleFolder
 from bev_perception.deployment.start import start
 folder = VehicleFolder(Path(sys.argv[1]))

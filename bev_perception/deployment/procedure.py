@@ -115,6 +115,7 @@ class Deployment:
     def _check(self, gate: Gate) -> Bundle:
         bundle = self._try("bad_bundle", lambda: self._folder.take(self._goal.source, self._at))
         self._know(bundle)
+        self._try("bad_signature", lambda: self._host.check(bundle))
         running = self._before.bundle
         if bundle.spec.onnx_sha256 == running.spec.onnx_sha256:
             raise Failed(f"already_in_service: {bundle.spec.name}")

@@ -45,6 +45,9 @@ class Host(Protocol):
     def period_ms(self) -> float:
         """From one frame to the next."""
 
+    def check(self, bundle: Bundle) -> None:
+        """Whether it may run here, by who made it. Raises ValueError, OSError, ImportError where not."""
+
     def open(self, bundle: Bundle, cancelled: Callable[[], bool]) -> InferenceBackend:
         """A proven engine; what is long in it ends early where `cancelled` says so. Raises what its backend raises."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from bev_perception.bundle import Bundle
 from bev_perception.deployment.serving import Observer, Serving
@@ -13,12 +14,14 @@ from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
 from bev_perception.pipeline import BevPipeline
 from bev_perception.ros.run import ActiveRun, Model, make_pipeline
+from bev_perception.signing import require_signature
 from bev_perception.sync_config import MS
 
 
 class ActiveNode:
     """thresholds(spec): least score of each class by the node's parameters. follow(model): what else of the node
-    changes with the model in service; it returns at once. log: of what takes long."""
+    changes with the model in service; it returns at once. log: of what takes long. public_key: bundles must be signed
+    with its other half, where there is one."""
 
     def __init__(
         self,
@@ -27,12 +30,18 @@ class ActiveNode:
         thresholds: Callable[[ModelSpec], Mapping[str, float]],
         follow: Callable[[Model], None],
         log: Callable[[str], None],
+        public_key: Path | None,
     ) -> None:
+        self._public_key = public_key
         self._run, self._config, self._thresholds, self._follow, self._log = run, config, thresholds, follow, log
         self.serving, self.settle = run.serving, run.settle
 
     def period_ms(self) -> float:
         return self._config.sync_config(self._run.serving().bundle.spec).period_ns / MS
+
+    def check(self, bundle: Bundle) -> None:
+        if self._public_key is not None:
+            require_signature(bundle.path, self._public_key)
 
     def open(self, bundle: Bundle, cancelled: Callable[[], bool]) -> InferenceBackend:
         config = self._config

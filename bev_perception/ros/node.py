@@ -214,7 +214,9 @@ class PerceptionNode(LifecycleNode):
         run, config = self._run, self._config
         if run is None or config is None:
             return None
-        return ActiveNode(run, config, self._params.thresholds, self._follow, self.get_logger().info)
+        name = self._params.optional("deploy.public_key")
+        key = resolve_path(name) if name else None
+        return ActiveNode(run, config, self._params.thresholds, self._follow, self.get_logger().info, key)
 
     def _follow(self, model: Model) -> None:
         """Another model has come into service; in any thread. Its parameters follow in the executor's."""
