@@ -11,6 +11,7 @@ HERE = Path(__file__).resolve().parent
 # Name for `ros2 run bev_perception NAME` -> function.
 PROGRAMS = {
     "perception_node": "bev_perception.ros.node:main",
+    "deploy": "bev_perception.ros.deploy:main",
     "build_engine": "bev_perception.inference.build_engine:main",
     "upgrade_bundle": "bev_perception.upgrade_bundle:main",
     "archive": "bev_perception.archive:main",

@@ -2,7 +2,7 @@
 
 A bundle is a directory: model.onnx (which carries its facts in its metadata), model_spec.json, golden.npz (an input of
 the network and the output it must give), golden_frame.npz (what the sensors of a drive gave, and the detections that it
-must lead to), MODEL_CARD.md. Nothing outside the directory is read.
+must lead to), MODEL_CARD.md, and scores.json where scores are stated. Nothing outside the directory is read.
 """
 
 from __future__ import annotations

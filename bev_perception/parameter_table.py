@@ -109,6 +109,19 @@ REFUSE, USE = "refuse", "use"  # extrinsics.implausible
 INHERIT = "inherit"  # radars.NAME.fields.*
 PARAMETERS: tuple[Parameter, ...] = (
     P("bundle", "string", REQUIRED, f"Directory of the model bundle; may start with {PACKAGE_SCHEME}"),
+    P(
+        "deploy.folder",
+        "string",
+        "",
+        "Directory in which the vehicle keeps the bundle in service, the one before and the journal of deployments; "
+        "what it says is what runs. Empty: `bundle` is, and nothing can be deployed",
+    ),
+    P(
+        "deploy.public_key",
+        "string",
+        "",
+        "PEM file: only bundles that were signed with its other half are deployed (sign_bundle). Empty: all are",
+    ),
     P("backend", "string", "onnxruntime", "What runs the network", choices=BACKENDS),
     P("onnxruntime.threads", "int", 0, "Threads of the onnxruntime backend; 0: at most four", (0, 256)),
     P("openvino.threads", "int", 0, "Threads of the openvino backend; 0: at most four", (0, 256)),

@@ -79,6 +79,10 @@ class TemporalMemory:
         self._states = []
         self._last = None
 
+    def follow(self, reason: str) -> None:
+        """This memory is empty and takes the place of another network's: told by the next `inputs`."""
+        self._reset_reason = reason
+
     def __len__(self) -> int:
         return len(self._states)
 

@@ -233,7 +233,8 @@ def colcon_build(*options: str) -> None:
 
 def colcon_inputs() -> list[Path]:
     messages = ROOT / "bev_perception_msgs"
-    files = [*messages.rglob("*.msg"), messages / "CMakeLists.txt", messages / "package.xml"]
+    files = [*messages.rglob("*.msg"), *messages.rglob("*.action")]
+    files += [messages / "CMakeLists.txt", messages / "package.xml"]
     files += [ROOT / "package.xml", ROOT / "setup.py", ROOT / "setup.cfg", ROOT / "colcon_defaults.yaml"]
     files += [*ROOT.glob("launch/*.py"), *ROOT.glob("bev_perception/config/*")]
     return sorted(files)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file belongs to the longest name that it is under; a name with a star stands for every file that it fits. Within a
 # folder that is one unit, files still form no circle.
 FLOORS: tuple[tuple[str, str], ...] = (
-    ("bev_perception", "colors fault files geometry grid nms onnx_file places plain stamped_buffer sync_config"),
+    ("bev_perception", "colors fault files geometry grid nms onnx_file places plain stamped_buffer sync_config worker"),
     (
         "bev_perception",
         "array_file bags model_spec sensors.plausible sensors.serialised stamp_guard structures yaml_file",
@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "store"),
     ("bev_perception", "decode ego_motion messages modes preprocess sensors.twist temporal"),
     ("bev_perception", "inference.engine_cache inference.half"),
-    ("bev_perception", "conversions golden_frame inference.gpu inference.interface measurements"),
+    ("bev_perception", "conversions golden_frame inference.gpu inference.interface measurements stated_scores"),
     ("bev_perception", "sensors.odometry_messages sensors.radar_checks sensors.radar_messages"),
     (
         "bev_perception",
@@ -35,11 +35,11 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     ("bev_perception", "inference.*_backend"),
     ("bev_perception", "inference.backend inference.build_engine"),
-    ("bev_perception", "frame_proof parameter_table"),
+    ("bev_perception", "frame_proof inference.build_beside parameter_table"),
     ("bev_perception", "parameters"),
     ("bev_perception", "sensors.sensor_calibration"),
     ("bev_perception", "sensors.intake"),
-    ("bev_perception", "health"),
+    ("bev_perception", "deployment health"),
     ("bev_perception", "evaluation ros"),
     ("bev_perception", "replay upgrade_bundle"),
     ("bev_perception", "evaluation.demo evaluation.bench_node"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ pytest.importorskip("onnx", reason="onnx is not installed")
 import tiny_bundle
 from node_rig import default_values
 
+from bev_perception.deployment.serving import Serving
 from bev_perception.parameters import make_config
 from bev_perception.ros import run
 from bev_perception.ros.run import ActiveRun, Model
@@ -84,7 +86,8 @@ def test_the_stages_of_a_frame_add_up_to_the_total(tmp_path: Path) -> None:
         return detections
 
     timings = {"preprocess": 20.0, "inference": 30.0, "decode": 10.0, "total": 60.0}
-    active.run._pipeline = SimpleNamespace(step=step, timings_ms=timings, faults={})
+    pipeline: Any = SimpleNamespace(step=step, timings_ms=timings, faults={}, counters=Counter(), spec=SPEC)
+    active.run.switch(Serving(active.run.serving().bundle, pipeline))
     found: list[Any] = []
     active.run._publisher = SimpleNamespace(put=found.append)
     frame: Any = SimpleNamespace(stamp_ns=NOW)

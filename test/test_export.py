@@ -26,6 +26,7 @@ from bev_perception.inference.backend import open_backend  # noqa: E402
 from bev_perception.inference.builder import BuildError  # noqa: E402
 from bev_perception.inference.proof import self_test  # noqa: E402
 from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec  # noqa: E402
+from bev_perception.stated_scores import read_scores  # noqa: E402
 from training import export  # noqa: E402
 from training.bundling.card_metadata import split_card  # noqa: E402
 from training.bundling.export_checks import ask_tensorrt, check_parameters  # noqa: E402
@@ -73,12 +74,14 @@ def test_a_checkpoint_becomes_a_bundle_that_the_vehicle_accepts(bundle_dir):
     assert dataclasses.replace(bundle.spec, onnx_sha256="") == dataclasses.replace(SPEC, score_threshold=thresholds)
     assert sorted(f.name for f in out.iterdir()) == [
         "MODEL_CARD.md", "golden.npz", "golden_frame.npz", "model.onnx",
-        *(["model.safetensors"] if importlib.util.find_spec("safetensors") else []), "model_spec.json",
+        *(["model.safetensors"] if importlib.util.find_spec("safetensors") else []), "model_spec.json", "scores.json",
     ]  # fmt: skip
     metadata, text = split_card((out / "MODEL_CARD.md").read_text())
     assert (metadata["license"], metadata["datasets"]) == ("mit", ["tiny"]) and text.startswith("# tiny\n")
     assert metadata["model-index"][0]["results"][0]["dataset"]["config"] == "all"
     assert (out / "MODEL_CARD.md").read_text().endswith("Trained in a test.\n")
+    stated, evaluated = read_scores(bundle), json.loads((out.parent / "scores.json").read_text())["all"]
+    assert stated is not None and (stated.nds, stated.frames) == (evaluated["nds"], evaluated["frames"])
     inputs, _ = bundle.golden()
     assert inputs["prev_valid"] == 1 and inputs["camera_valid"].all() and inputs["radar_valid"].all()
     assert (inputs["prev_bev"] > 0).any() and not (inputs["images"] % COLOR_STEP).any() and inputs["images"].any()

@@ -24,7 +24,8 @@ from bev_perception_msgs.msg import PerceptionStatus  # noqa: E402
 # The node, interrupted at a bad moment: in its main thread, which has just taken a lock that stopping needs.
 INTERRUPTED = """
 import os, signal, sys, threading
-from bev_perception.ros import node, worker
+from bev_perception import worker
+from bev_perception.ros import node
 
 class Condition(threading.Condition):
     struck = False

@@ -1,9 +1,8 @@
 """Checkpoint -> bundle: `python -m training.export CHECKPOINT OUT [--golden-data DIR] [--scores JSON] [--notes MD]`.
 
-Writes model.onnx, model_spec.json, golden.npz, golden_frame.npz and MODEL_CARD.md, with --safetensors the weights for
-torch, and refuses when PyTorch, ONNX
-Runtime and the spec disagree, when a parameter is not in the graph, when TensorRT's parser refuses or when the bundle
-is above --limit-mib.
+Writes model.onnx, model_spec.json, golden.npz, golden_frame.npz and MODEL_CARD.md, with --scores also scores.json, with
+--safetensors the weights for torch, and refuses when PyTorch, ONNX Runtime and the spec disagree, when a parameter is
+not in the graph, when TensorRT's parser refuses or when the bundle is above --limit-mib.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from bev_perception.inference.backend import open_backend
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.inference.proof import TOLERANCES, compare_outputs
 from bev_perception.model_spec import ModelSpec
+from bev_perception.stated_scores import SCORES, scores_json
 from bev_perception.structures import SensorFrame
 from training.bundling.card_metadata import Origin
 from training.bundling.export_checks import ask_tensorrt, check_parameters
@@ -65,13 +66,14 @@ def export_bundle(
     inputs: dict[str, np.ndarray] | None = None,
     limit_mib: float | None = None,
     frames: tuple[SensorFrame, SensorFrame] | None = None,
+    scores: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a bundle for `student` (with its spec) to `out`, replacing what is there once everything is proven.
 
     extra_files: file name -> content, for the model card and the weights of torch.
     inputs: of the golden sample (default: `pattern_inputs`).
     limit_mib: how large the bundle may be; None for any size. One that goes into a repository wants a limit.
-    frames: of the golden frame (default: `pattern_frames`).
+    frames: of the golden frame (default: `pattern_frames`). scores: Scores.to_dict(), which the bundle then states.
     Raises BundleError when ONNX Runtime disagrees with PyTorch, ValueError when a parameter is not in the graph or a
     file is too large, BuildError when TensorRT's parser refuses.
     """
@@ -93,6 +95,8 @@ def export_bundle(
         np.savez_compressed(work / GOLDEN, **arrays)  # type: ignore[arg-type]
         for name, content in (extra_files or {}).items():
             (work / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        if scores:
+            (work / SCORES).write_text(scores_json(scores, spec.onnx_sha256))
         print(ask_tensorrt(onnx_bytes))
         backend = open_backend(open_bundle(work))
         try:
@@ -176,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path, help="bundle directory to write")
-    parser.add_argument("--scores", type=Path, help="JSON of training.evaluate --out: card, thresholds")
+    parser.add_argument("--scores", type=Path, help="JSON of training.evaluate --out: card, thresholds, scores.json")
     parser.add_argument("--notes", type=Path, help="Markdown appended to the card: data, command, duration, limits")
     add_source(parser, False, "golden-data", "nuScenes-format data root: golden sample and frame are of the split val")
     parser.add_argument(
@@ -196,8 +200,9 @@ def main(argv: list[str] | None = None) -> int:
         )
     student = network.detector
     scores = json.loads(args.scores.read_text()) if args.scores else {}
-    if scores:
-        student.spec = with_thresholds(student.spec, next(iter(scores.values()))["classes"])
+    whole = next(iter(scores.values()), None)
+    if whole is not None:
+        student.spec = with_thresholds(student.spec, whole["classes"])
     origin = Origin(args.licence, tuple(args.datasets))
     card = model_card(student, scores, args.notes.read_text() if args.notes else "", origin)
     files: dict[str, str | bytes] = {"MODEL_CARD.md": card}
@@ -205,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
         files[WEIGHTS] = weights_file(student, network.run)
     inputs = recorded_inputs(student, source_of(args)) if args.data else None
     frames = recorded_frames(student.spec, source_of(args)) if args.data else None
-    export_bundle(student, args.out, files, inputs, args.limit_mib, frames)
+    export_bundle(student, args.out, files, inputs, args.limit_mib, frames, whole)
     print(f"bundle: {args.out} ({sum(f.stat().st_size for f in args.out.iterdir()) / 2**20:.2f} MiB)")
     return 0
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from bev_perception.bundle import Bundle, load_bundle, replace_bundle
 from bev_perception.files import work_folder, write_atomic
 from bev_perception.inference.backend import BACKENDS, open_backend
+from bev_perception.stated_scores import SCORES, scores_json
 from training import export
 from training.bundling.calibration import calibration_rows, network_inputs
 from training.bundling.card_metadata import join_card, model_index, split_card
@@ -66,6 +67,8 @@ def quantize(source: Bundle, data: Source, out: Path, settings: Settings) -> Pas
         score = scores_on(validation, settings.backend)
         passed = pass_gate(source, quantizer, ranked_on, score, settings.gate, settings.backend, work)
         written = passed.bundle.path
+        if scores := passed.steps[-1].scores:
+            write_atomic(written / SCORES, scores_json(scores, passed.bundle.spec.onnx_sha256))
         write_atomic(written / CARD, _card(source, passed, settings, seen, len(validation)))
         replace_bundle(written, out)
     return passed

@@ -14,6 +14,7 @@ from bev_perception.parameter_table import (
     ANY_TIME,
     PARAMETERS,
     REQUIRED,
+    THRESHOLD,
     UNCONFIGURED,
     Parameter,
     ParameterError,
@@ -57,6 +58,7 @@ class NodeParameters:
         self._given = given.beside | {name: parameter.value for name, parameter in overrides.items()}
         self._rows: dict[str, Parameter] = {}
         self._errors: dict[str, str] = {}
+        self._chosen: set[str] = set(self._given)  # by the command line, or by somebody since
         for row in PARAMETERS:
             self._declare(row)
         node.add_on_set_parameters_callback(self._on_set)
@@ -73,6 +75,24 @@ class NodeParameters:
             if row.name not in self._rows:
                 self._declare(row)
 
+    def follow(self, spec: ModelSpec) -> None:
+        """`declare_sensors`, and thresholds that nobody chose are those of the bundle. In the executor's thread."""
+        self.declare_sensors(spec)
+        chosen = set(self._chosen)
+        wanted = {f"{THRESHOLD}{name}": value for name, value in spec.score_threshold.items()}
+        changed = [RosParameter(name, value=value) for name, value in wanted.items() if name not in chosen]
+        self._node.set_parameters(changed)
+        self._chosen = chosen
+
+    def thresholds(self, spec: ModelSpec) -> dict[str, float]:
+        """Least score of each class: what somebody chose, else what the bundle recommends."""
+        return {
+            name: float(self._node.get_parameter(f"{THRESHOLD}{name}").value)
+            if f"{THRESHOLD}{name}" in self._chosen and f"{THRESHOLD}{name}" in self._rows
+            else recommended
+            for name, recommended in spec.score_threshold.items()
+        }
+
     def first(self, name: str) -> Any:
         """One value before the bundle is known. Raises ParameterError, with whatever else is wrong already."""
         if self._file_errors:  # whatever else is missing may stand in that file
@@ -85,6 +105,10 @@ class NodeParameters:
         )
         unknown = unknown_names(self._given, parameters_of_any_bundle(self._given))
         raise ParameterError("\n".join([*required, *self._errors.values(), *unknown]))
+
+    def optional(self, name: str) -> str:
+        """One text before the bundle is known; "" where it is not given."""
+        return str(self._node.get_parameter(name).value or "")
 
     def values(self) -> dict[str, Any]:
         """All declared values, for make_config. Raises ParameterError for unknown names and refused values."""
@@ -134,6 +158,7 @@ class NodeParameters:
         for parameter in parameters:
             if parameter.name in self._rows:  # set now, not just being declared
                 self._errors.pop(parameter.name, None)
+                self._chosen.add(parameter.name)
         new = {p.name: p.value for p in parameters if p.name in self._rows and self._rows[p.name].change == ANY_TIME}
         if new:
             try:

@@ -13,7 +13,7 @@ from bev_perception.health import Kind, SensorHealth, State
 from bev_perception.messages import to_time
 from bev_perception.ros.shared_memory import Problem
 from bev_perception.ros.telemetry import Snapshot
-from bev_perception_msgs.msg import Counter, LatencyStat, PerceptionStatus, SensorState
+from bev_perception_msgs.msg import Counter, Deployment, LatencyStat, PerceptionStatus, SensorState
 
 ACTIVE = "active"
 # bev_perception.health -> constants of SensorState, and what /diagnostics calls them.
@@ -65,6 +65,7 @@ class NodeReport:
     output_timeout_ms: float = math.inf
     hardware_id: str = ""
     problems: tuple[Problem, ...] = ()
+    deployment: Deployment = field(default_factory=Deployment)
 
 
 def level_and_summary(report: NodeReport) -> tuple[int, str]:
@@ -103,6 +104,7 @@ def status_message(report: NodeReport) -> PerceptionStatus:
         model_name=report.model_name,
         model_sha256=report.model_sha256,
         backend=report.backend,
+        deployment=report.deployment,
         modes=list(report.modes),
         sensors=[
             SensorState(
@@ -158,6 +160,7 @@ def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
         "memory_resets": snapshot.memory_resets,
         "last_memory_reset_reason": snapshot.last_memory_reset_reason,
         "modes": ", ".join(report.modes),
+        "deployment": report.deployment.event or "none since the start",
     }
     pipeline_level = DiagnosticStatus.ERROR if report.configuration_error else DIAGNOSTIC_LEVELS[level]
     statuses = [status("pipeline", pipeline_level, summary, pipeline)]

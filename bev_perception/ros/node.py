@@ -26,8 +26,10 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import InvalidQosOverridesError
 
-from bev_perception.bundle import load_bundle
+from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.calibration import CalibrationError
+from bev_perception.deployment.folder import VehicleFolder
+from bev_perception.deployment.start import stands, start
 from bev_perception.frame_proof import open_proven
 from bev_perception.health import situation
 from bev_perception.inference.pace import engine_ms, too_slow
@@ -35,7 +37,9 @@ from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
 from bev_perception.model_spec import BundleError
 from bev_perception.modes import modes_that_hold
 from bev_perception.parameters import NODE_NAME, NodeConfig, ParameterError, make_config, resolve_path
+from bev_perception.ros.active_node import ActiveNode
 from bev_perception.ros.declare import NodeParameters
+from bev_perception.ros.deploy_server import DeployServer, deployment_message
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
 from bev_perception.ros.inputs import check_message_types
 from bev_perception.ros.middleware import MiddlewareWatch
@@ -50,6 +54,7 @@ from bev_perception_msgs.msg import PerceptionStatus
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR,
 )  # fmt: skip
+STANDING_S = 20.0  # a node that has no frames but lives so long stands
 # What an integrator can mend: configure fails with the message and the node stays unconfigured.
 CONFIGURATION_ERRORS = (
     ParameterError, BundleError, CalibrationError, ImportError, ValueError, OSError, RuntimeError,
@@ -70,6 +75,9 @@ class PerceptionNode(LifecycleNode):
         self._run: ActiveRun | None = None
         self._configuration_error = ""
         self._middleware = MiddlewareWatch(self)
+        self._folder: VehicleFolder | None = None
+        self._starting_since: float | None = None  # of a start that the folder's record does not call ended
+        self._deploy = DeployServer(self, self._host, lambda: self._folder)
         self._guard_transitions()
         self._status_publisher = self.create_publisher(PerceptionStatus, STATUS_TOPIC, 10)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, DIAGNOSTICS_TOPIC, 10)
@@ -79,6 +87,7 @@ class PerceptionNode(LifecycleNode):
 
     def close(self) -> None:
         """Stop threads and free the engine; before destroy_node."""
+        self._deploy.close()
         self._closing.set()
         self._status_thread.join()
         self._free()
@@ -127,21 +136,23 @@ class PerceptionNode(LifecycleNode):
         return SUCCESS
 
     def _configure(self) -> None:
-        bundle = load_bundle(resolve_path(self._params.first("bundle")))
-        self._params.declare_sensors(bundle.spec)
+        wanted = resolve_path(self._params.first("bundle"))
+        name = self._params.optional("deploy.folder")
+        if not name:
+            self._open(load_bundle(wanted))
+            return
+        self._folder = VehicleFolder(resolve_path(name))
+        self._folder.open()
+        self._starting_since = time.monotonic()
+        start(self._folder, wanted, self._open, self.get_logger().info)
+
+    def _open(self, bundle: Bundle) -> None:
+        """Engine, self-test, publishers. Raises CONFIGURATION_ERRORS."""
+        self._params.follow(bundle.spec)
         config = make_config(self._params.values(), bundle.spec)
         read_extrinsics(config)
         check_message_types(config)
-        for name in config.outputs:
-            output = PUBLISHERS[name]
-            try:
-                message_type = output.message_type()
-            except ImportError as error:
-                raise ImportError(
-                    f"publish.outputs has {name!r}, but the package {output.package} is not installed ({error})"
-                ) from error
-            qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-            self._outputs[name] = self.create_lifecycle_publisher(message_type, output.topic, qos)
+        self._make_publishers(config)
         started = time.perf_counter()
         backend, figures = open_proven(bundle, config.backend, **config.backend_options)
         self._model = Model(bundle, backend)
@@ -155,6 +166,20 @@ class PerceptionNode(LifecycleNode):
             f"self-test passed, largest differences { ({k: float(f'{v:.2g}') for k, v in figures.items()}) }"
         )
 
+    def _make_publishers(self, config: NodeConfig) -> None:
+        for name in config.outputs:
+            if name in self._outputs:  # of a bundle that could not be opened
+                continue
+            output = PUBLISHERS[name]
+            try:
+                message_type = output.message_type()
+            except ImportError as error:
+                raise ImportError(
+                    f"publish.outputs has {name!r}, but the package {output.package} is not installed ({error})"
+                ) from error
+            qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+            self._outputs[name] = self.create_lifecycle_publisher(message_type, output.topic, qos)
+
     def _activate(self) -> None:
         assert self._config is not None and self._model is not None
         self.telemetry.clear()
@@ -165,6 +190,7 @@ class PerceptionNode(LifecycleNode):
         )
 
     def _stop(self) -> None:
+        self._deploy.stop("node_stopped: the node was deactivated")
         run, self._run = self._run, None
         if run is not None:
             run.stop()
@@ -177,6 +203,42 @@ class PerceptionNode(LifecycleNode):
         model, self._model, self._config = self._model, None, None
         if model is not None:
             model.backend.close()
+        self._end_start()
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.close()
+
+    # ---- deployments
+
+    def _host(self) -> ActiveNode | None:
+        run, config = self._run, self._config
+        if run is None or config is None:
+            return None
+        name = self._params.optional("deploy.public_key")
+        key = resolve_path(name) if name else None
+        return ActiveNode(run, config, self._params.thresholds, self._follow, self.get_logger().info, key)
+
+    def _follow(self, model: Model) -> None:
+        """Another model has come into service; in any thread. Its parameters follow in the executor's."""
+        self._model = model
+        assert self.executor is not None
+        self.executor.create_task(self._follow_parameters)
+
+    def _follow_parameters(self) -> None:
+        if self._model is not None and self._run is not None:
+            self._params.follow(self._model.bundle.spec)
+            self._config = make_config(self._params.values(), self._model.bundle.spec)
+
+    def _end_start(self) -> None:
+        """The node works, or ends in order: what it started with did not take it down."""
+        self._starting_since = None
+        if self._folder is not None:
+            stands(self._folder)
+
+    def _look_at_start(self) -> None:
+        since = self._starting_since
+        if since is not None and (self.telemetry.snapshot().frames_processed or time.monotonic() - since > STANDING_S):
+            self._end_start()
 
     def _label(self) -> str:
         return str(self._state_machine.current_state[1])
@@ -214,6 +276,7 @@ class PerceptionNode(LifecycleNode):
         period_s = 1.0 / self.get_parameter("publish.status_rate_hz").value
         while not self._closing.wait(period_s):
             try:
+                self._look_at_start()
                 report = self._report()
                 self._status_publisher.publish(status_message(report))
                 self._diagnostics_publisher.publish(diagnostics_message(report, self.get_fully_qualified_name()))
@@ -238,6 +301,7 @@ class PerceptionNode(LifecycleNode):
             configuration_error=self._configuration_error,
             hardware_id=self.get_parameter("diagnostics.hardware_id").value or socket.gethostname(),
             problems=self._middleware.problems(),
+            deployment=deployment_message(self._deploy.progress),
         )
         if config is None or model is None:
             return NodeReport(**common)

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,20 +18,22 @@ from rclpy.node import Node
 
 from bev_perception.bundle import Bundle
 from bev_perception.decode import Thresholds
+from bev_perception.deployment.serving import Observer, Serving, Stepped
 from bev_perception.fault import Fault
 from bev_perception.health import SensorHealth, newest_outcome, sensor_health
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.measurements import Measurements
 from bev_perception.messages import PUBLISHERS, Context
+from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
 from bev_perception.pipeline import BevPipeline
 from bev_perception.ros.inputs import SensorInputs
 from bev_perception.ros.silence import TOLD_AFTER_S, never_seen_warning, nothing_on
 from bev_perception.ros.telemetry import Telemetry
-from bev_perception.ros.worker import EveryWorker, NewestWorker
 from bev_perception.sensors.intake import SensorIntake
 from bev_perception.structures import DEADLINE, ODOMETRY, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
+from bev_perception.worker import EveryWorker, NewestWorker
 
 PIPELINE_THREAD = "bev_pipeline"
 PATIENCE_S = 10.0  # with the step that runs when the node is deactivated
@@ -47,6 +50,13 @@ class Model:
     backend: InferenceBackend
 
 
+def make_pipeline(model: Model, config: NodeConfig, score_threshold: Mapping[str, float]) -> BevPipeline:
+    """With an empty memory. score_threshold: by class."""
+    spec = model.bundle.spec
+    thresholds = Thresholds(score_threshold, spec.nms_radius)
+    return BevPipeline(spec, model.backend, thresholds, config.sync["max_speed_mps"], config.image_checks)
+
+
 @dataclass(frozen=True)
 class _Closed:
     """A frame with what it has waited: ms from its stamp until it was closed, and when that was (perf_counter_ns)."""
@@ -59,6 +69,7 @@ class _Closed:
 @dataclass(frozen=True)
 class _Found:
     detections: Detections
+    spec: ModelSpec
     closed: _Closed
     done_at: int
 
@@ -69,17 +80,17 @@ class ActiveRun:
     def __init__(
         self, node: Node, config: NodeConfig, model: Model, outputs: dict[str, Any], telemetry: Telemetry
     ) -> None:
-        self._node, self._config, self._model = node, config, model
+        self._node, self._config = node, config
         self._outputs, self._telemetry = outputs, telemetry
         self._clock = node.get_clock()
         spec = model.bundle.spec
         self._lock = threading.Lock()  # guards intake and measurements: executor and status thread use them
         self._taken = Measurements(config.sync_config(spec))
         self._intake = SensorIntake(config, self._taken, self._report)
-        self._thresholds = Thresholds(config.score_threshold, spec.nms_radius)
-        self._pipeline = BevPipeline(
-            spec, model.backend, self._thresholds, config.sync["max_speed_mps"], config.image_checks
-        )
+        self._serving = Serving(model.bundle, make_pipeline(model, config, config.score_threshold))
+        self._counted: Counter[str] = Counter()  # of every pipeline while it served
+        self._observer: Observer | None = None
+        self._stepping = threading.Lock()  # held while a step runs and is observed
         self._newest: Detections | None = None
         self._faults: dict[str, Fault] = {}  # of the same frame
         self._worker = NewestWorker(PIPELINE_THREAD, self._process, telemetry.dropped)
@@ -108,14 +119,32 @@ class ActiveRun:
         finally:
             if not self._worker.stop(PATIENCE_S):
                 self._node.get_logger().error(f"a step has not ended in {PATIENCE_S:g} s: the engine is interrupted")
-                self._model.backend.interrupt()
+                self._serving.pipeline.backend.interrupt()
                 self._worker.stop(PATIENCE_S)
             self._publisher.stop()
 
     def change_config(self, config: NodeConfig) -> None:
         """Thresholds and marker lifetime apply from the next step on."""
         self._config = config
-        self._thresholds = Thresholds(config.score_threshold, self._model.bundle.spec.nms_radius)
+        pipeline = self._serving.pipeline
+        pipeline.thresholds = Thresholds(config.score_threshold, pipeline.spec.nms_radius)
+
+    def serving(self) -> Serving:
+        """The model in service."""
+        return self._serving
+
+    def observe(self, observer: Observer | None) -> None:
+        """Called after each step, in the pipeline's thread; what it raises costs no frame."""
+        self._observer = observer
+
+    def switch(self, serving: Serving) -> None:
+        """From the next frame on, in any thread; a step that runs ends with what it began with."""
+        self._serving = serving
+
+    def settle(self) -> None:
+        """Wait for the step that runs and for who observes it. Not in the pipeline's thread."""
+        with self._stepping:
+            pass
 
     def sensor_health(self) -> list[SensorHealth]:
         """One entry for each sensor of the model and one for odometry."""
@@ -130,7 +159,7 @@ class ActiveRun:
         """What intake, synchroniser and pipeline counted since activation: `SENSOR/reason`, `frame/reason`,
         `reset/reason`, `radar/reason`, `memory/reason`."""
         with self._lock:
-            return dict(self._taken.counters + Counter(dict(self._pipeline.counters)))
+            return dict(self._taken.counters + self._counted)
 
     def _silent_topics(self) -> dict[str, str]:
         """Sensor from which nothing ever came -> its topics and who publishes there; after a while the log says so."""
@@ -166,30 +195,48 @@ class ActiveRun:
 
     def _process(self, closed: _Closed) -> None:
         """One step: frame -> detections. A failure costs this frame and the memory, not the node."""
+        with self._stepping:
+            serving = self._serving  # for the whole of this frame
+            stepped = self._step(serving, closed)
+            observer = self._observer
+            if observer is None:
+                return
+            try:
+                observer(stepped)
+            except Exception:
+                self._failed("observer_failed")
+
+    def _step(self, serving: Serving, closed: _Closed) -> Stepped:
+        pipeline, sha256 = serving.pipeline, serving.bundle.spec.onnx_sha256
         started = time.perf_counter_ns()
+        before = Counter(pipeline.counters)
         try:
-            self._pipeline.thresholds = self._thresholds
-            detections = self._pipeline.step(closed.frame)
-        except Exception:
+            detections = pipeline.step(closed.frame)
+        except Exception as error:
             self._failed("step_failed")
-            self._pipeline.memory.reset("step_failed")
-            return
+            pipeline.memory.reset("step_failed")
+            ms = (time.perf_counter_ns() - started) / 1e6
+            return Stepped(closed.frame, sha256, ms, None, error=f"{type(error).__name__}: {error}")
+        done = time.perf_counter_ns()
+        counted = pipeline.counters - before
         with self._lock:
-            self._newest, self._faults = detections, self._pipeline.faults
-        for sensor, fault in self._pipeline.faults.items():
+            self._newest, self._faults = detections, pipeline.faults
+            self._counted += counted
+        for sensor, fault in pipeline.faults.items():
             self._report(sensor, fault.reason, fault.detail)  # the pipeline has counted it
         self._telemetry.time("wait", closed.wait_ms)
         self._telemetry.time("queue", (started - closed.closed_at) / 1e6)
-        for stage, ms in self._pipeline.timings_ms.items():
+        for stage, ms in pipeline.timings_ms.items():
             if stage in STAGES:
                 self._telemetry.time(STAGES[stage], ms)
-        self._publisher.put(_Found(detections, closed, time.perf_counter_ns()))
+        self._publisher.put(_Found(detections, pipeline.spec, closed, done))
+        return Stepped(closed.frame, sha256, (done - started) / 1e6, detections, counted["output/not_finite"])
 
     # ---- in the publisher's thread
 
     def _publish(self, found: _Found) -> None:
         config, detections = self._config, found.detections
-        context = Context(self._model.bundle.spec, config.base_frame, config.marker_lifetime_s)
+        context = Context(found.spec, config.base_frame, config.marker_lifetime_s)
         # The detections first: what somebody else's message type makes of them may fail.
         for name in sorted(self._outputs, key=lambda name: name != DETECTIONS):
             publisher = self._outputs[name]

@@ -1,4 +1,4 @@
-"""docs/messages.md from bev_perception_msgs/msg/*.msg and the table of outputs."""
+"""docs/messages.md from bev_perception_msgs (msg/*.msg, action/*.action) and the table of outputs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
 from docs.pages.markdown import code, join, table, written_by
 
 MSG = Path(__file__).resolve().parents[2] / "bev_perception_msgs" / "msg"
+ACTION = MSG.parent / "action" / "Deploy.action"
 HEAD = """\
 The node says what it sees on `perception/detections` and how well it is on `perception/status`. Topics are relative:
 they move with the node's namespace, except `/diagnostics`. All are reliable with a queue of ten.
@@ -21,13 +22,20 @@ Which of these are published is the parameter `publish.outputs` ([parameters.md]
 for every frame, the others are built only while somebody listens. An output whose package is not installed fails
 `configure` with its name. Status and diagnostics are published in every lifecycle state, on a timer of the wall clock,
 also when sensor data or the simulated clock stop. Their reasons are explained in [reasons.md](reasons.md)."""
+DEPLOY = """\
+`/bev_perception/deploy` puts another model into service while the node runs ([redeploy.md](redeploy.md)). It moves with
+the node's name and namespace. A goal is always accepted, and one that cannot begin is answered with a reason.
+`/bev_perception/rollback` (std_srvs/Trigger) begins what a goal with `rollback` does, for clients without actions."""
 # Topic, message: published whatever `publish.outputs` says.
 ALWAYS = {
     STATUS_TOPIC: "bev_perception_msgs/PerceptionStatus: state of sensors and node",
     DIAGNOSTICS_TOPIC: "diagnostic_msgs/DiagnosticArray: the same for the usual tools",
 }
 # In the order in which a reader wants them.
-ORDER = ("Detection3DArray", "Detection3D", "SensorInput", "PerceptionStatus", "SensorState", "Counter", "LatencyStat")
+ORDER = (
+    "Detection3DArray", "Detection3D", "SensorInput", "PerceptionStatus", "SensorState", "Counter", "LatencyStat",
+    "Deployment",
+)  # fmt: skip
 
 
 @dataclass
@@ -59,6 +67,9 @@ def page() -> str:
     outputs += [("always", code(topic), text) for topic, text in ALWAYS.items()]
     head = ("output", "topic", "message")
     parts = [part for name in ORDER for part in section(name, files[name])]
+    parts += ["## The action Deploy", DEPLOY]
+    for name, text in zip(("Goal", "Result", "Feedback"), ACTION.read_text().split("---\n"), strict=True):
+        parts += [f"### {name}", *section("", parse_msg(text, ACTION.name))[1:]]
     source = "bev_perception_msgs/msg, PUBLISHERS and docs/pages/messages.py"
     return join(*("# Messages", written_by(source), HEAD, "## Outputs", table(head, outputs), OUTPUTS), *parts)
 

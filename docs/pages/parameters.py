@@ -49,7 +49,7 @@ Some values are only right or wrong beside others, and `configure` checks these 
 # Title -> (first words of the names, what the reader should know).
 GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
     "Model and engine": (
-        ("bundle", "backend", "absent", *BACKENDS),
+        ("bundle", "deploy", "backend", "absent", *BACKENDS),
         "Which model runs, in which engine, and with which of its sensors.",
     ),
     "Frames and calibration": (

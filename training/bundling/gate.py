@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ HEAD = (
 @dataclass(frozen=True)
 class Reached:
     """What one network reaches. in_float: its convolutions in 32 bits; cpu_s: of one frame, all threads together; size:
-    of its ONNX, bytes."""
+    of its ONNX, bytes; scores: Scores.to_dict()."""
 
     what: str
     in_float: int
@@ -36,6 +37,7 @@ class Reached:
     nds: float
     cpu_s: float
     size: int
+    scores: Mapping[str, Any] = field(default_factory=dict)
 
     def loss(self, before: Reached) -> float:
         """The larger one of mAP and NDS, in points (hundredths)."""
@@ -110,7 +112,7 @@ def scores_on(keyframes: Sequence[Keyframe], backend: str) -> Callable[[Bundle, 
         found = detect_by_bundle(bundle, keyframes, ["all"], backend)["all"]
         scores = score_found(keyframes, bundle.spec, found, range(len(keyframes)))
         size = bundle.onnx_path.stat().st_size
-        return Reached(what, in_float, scores.mean_ap, scores.nds, cpu_seconds(bundle, backend), size)
+        return Reached(what, in_float, scores.mean_ap, scores.nds, cpu_seconds(bundle, backend), size, scores.to_dict())
 
     return score
 

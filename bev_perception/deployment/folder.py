@@ -1,0 +1,175 @@
+"""A vehicle's folder of bundles: which one serves, copies of those that may, and the journal.
+
+in_service.json   the record (bev_perception.deployment.record), replaced as a whole
+journal.jsonl     one line for each step of each deployment
+bundles/          copies, with a hash of all files in the name: what others do to the originals is no matter
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from bev_perception.bundle import MODEL_LIMIT, Bundle, load_bundle
+from bev_perception.deployment import journal
+from bev_perception.deployment.journal import Line
+from bev_perception.deployment.record import FORMAT, Record, Stored
+from bev_perception.files import read_text, write_atomic
+from bev_perception.model_spec import BundleError
+from bev_perception.plain import from_plain, parse_json, to_plain
+
+RECORD, JOURNAL, BUNDLES, LOCK = "in_service.json", "journal.jsonl", "bundles", ".lock"
+PART = ".taking-"  # a copy that is not finished
+RECORD_LIMIT = 2**20
+FILES_LIMIT = 64  # of a bundle
+CHUNK = 2**20
+
+
+class DeployError(ValueError):
+    """The folder of bundles cannot be used; the message says why and how to mend it."""
+
+
+class VehicleFolder:
+    """Held by one process at a time, from `open` to `close`. Methods raise OSError where the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = -1
+        self._changing = threading.Lock()
+
+    def open(self) -> None:
+        """Make it and lock it. Raises DeployError where another process holds it."""
+        (self.path / BUNDLES).mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise DeployError(
+                f"deploy.folder {self.path} is in use by another node; give each node a folder of its own"
+            ) from None
+        self._lock = lock
+        self.drop_parts()
+
+    def close(self) -> None:
+        """Idempotent."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+    def record(self) -> Record:
+        """Raises DeployError where it is malformed."""
+        path = self.path / RECORD
+        if not path.exists():
+            return Record()
+        try:
+            data = parse_json(read_text(path, RECORD_LIMIT))
+            if not isinstance(data, dict) or data.get("format") != FORMAT:
+                raise ValueError(f"expected an object of format {FORMAT}")
+            found: Record = from_plain(Record, data, "record")
+        except ValueError as error:
+            raise DeployError(
+                f"{path} cannot be read ({error}); move it away, then the parameter `bundle` is what serves"
+            ) from error
+        return found
+
+    def write(self, record: Record) -> None:
+        write_atomic(self.path / RECORD, json.dumps(to_plain(record), indent=2) + "\n")
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name too is on the disk
+        finally:
+            os.close(folder)
+
+    def change(self, rule: Callable[[Record], Record]) -> Record:
+        """One of the record's rules, from any thread; what it raises is raised, and nothing written."""
+        with self._changing:
+            changed = rule(self.record())
+            self.write(changed)
+        return changed
+
+    def note(self, line: Line) -> None:
+        journal.append(self.path / JOURNAL, line)
+
+    def history(self) -> journal.Journal:
+        return journal.read(self.path / JOURNAL)
+
+    def take(self, source: Path, at: Callable[[str], None]) -> Bundle:
+        """A verified copy of a bundle. Raises BundleError where it is none, or does not fit on the disk."""
+        files = _files_of(source)
+        size = sum(file.stat().st_size for file in files)
+        free = shutil.disk_usage(self.path).free
+        if size > free - CHUNK:
+            raise BundleError(f"{source} has {size} bytes, {self.path} has {free} left; make room there")
+        part = self.path / BUNDLES / f"{PART}{os.getpid()}"
+        part.mkdir()
+        try:
+            digest = hashlib.sha256()
+            for file in files:
+                digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+                _copy(file, part / file.name, digest.update)
+                at("copying")
+            _sync(part)
+            try:
+                spec = load_bundle(part).spec
+            except BundleError as error:  # people know it by the name that they gave
+                raise BundleError(str(error).replace(str(part), str(source))) from error
+            target = self.path / BUNDLES / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', spec.name)}_{digest.hexdigest()[:16]}"
+            at("copied")
+            if not target.exists():
+                os.replace(part, target)
+                _sync(target.parent)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return load_bundle(target)
+
+    def drop_parts(self) -> None:
+        """Copies that a process which is gone did not finish."""
+        for part in (self.path / BUNDLES).glob(f"{PART}*"):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def stored(bundle: Bundle, since: str) -> Stored:
+    return Stored(str(bundle.path), bundle.spec.name, bundle.spec.onnx_sha256, since)
+
+
+def _files_of(source: Path) -> list[Path]:
+    if not source.is_dir():
+        raise BundleError(f"bundle {source}: there is no such folder on the node's machine")
+    entries = sorted(source.iterdir())
+    odd = [entry.name for entry in entries if entry.is_symlink() or not entry.is_file()]
+    if odd or len(entries) > FILES_LIMIT:
+        raise BundleError(
+            f"bundle {source}: {len(entries)} entries, of which {odd[:5]} are no plain files; a bundle is at most "
+            f"{FILES_LIMIT} files"
+        )
+    large = [file.name for file in entries if file.stat().st_size > MODEL_LIMIT]
+    if large:
+        raise BundleError(f"bundle {source}: {large} are larger than {MODEL_LIMIT} bytes")
+    return entries
+
+
+def _copy(source: Path, target: Path, note: Callable[[bytes], None]) -> None:
+    with open(source, "rb") as reading, open(target, "xb") as writing:
+        left = os.fstat(reading.fileno()).st_size
+        while left > 0 and (data := reading.read(min(CHUNK, left))):
+            left -= len(data)
+            note(data)
+            writing.write(data)
+        writing.flush()
+        os.fsync(writing.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

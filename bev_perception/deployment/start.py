@@ -1,0 +1,113 @@
+"""Which bundle a node comes up with, whatever ended it: the last good one, and none that is known to crash.
+
+The record says that a start is begun before anything of the bundle is opened, and that it ended when the node stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from bev_perception.bundle import Bundle, load_bundle
+from bev_perception.deployment import record as records
+from bev_perception.deployment import rollout as steps
+from bev_perception.deployment.folder import DeployError, VehicleFolder, stored
+from bev_perception.deployment.journal import Line, now, unfinished
+from bev_perception.deployment.procedure import nowhere
+from bev_perception.deployment.record import Record, Stored
+from bev_perception.model_spec import BundleError
+
+Opened = TypeVar("Opened")
+START = "start"  # a step of the journal, which no deployment has
+ITSELF = "the node"  # who asked
+
+
+def start(folder: VehicleFolder, wanted: Path, open_: Callable[[Bundle], Opened], say: Callable[[str], None]) -> Opened:
+    """What `open_` gives of the bundle that is to serve. wanted: that of the parameters, for a folder that knows none.
+
+    Where `open_` or the bundle's files raise BundleError, the bundle before is tried, and both are said. Raises what
+    `open_` raises, BundleError where no bundle is left, DeployError for a folder that cannot be used; the start has
+    ended in order then.
+    """
+    _end_what_was_begun(folder, say)
+    try:
+        return _first_that_opens(folder, wanted, open_, say)
+    except Exception:
+        stands(folder)
+        raise
+
+
+def stands(folder: VehicleFolder) -> None:
+    """The start is over: the node works, or ended in order."""
+    if folder.record().starts:
+        folder.change(records.end_start)
+
+
+def _end_what_was_begun(folder: VehicleFolder, say: Callable[[str], None]) -> None:
+    """A deployment in which the process ended gets its end in the journal; the record knows which."""
+    found = folder.history()
+    for problem in found.problems:
+        say(problem)
+    last = unfinished([line for line in found.lines if line.step != START], steps.ENDS)
+    if last is None:
+        return
+    record = folder.record()
+    came_in = record.serving is not None and bool(last.candidate) and record.serving.sha256 == last.candidate
+    switched = record.trial is not None or last.step == steps.SWITCHING
+    verdict = steps.DONE if came_in else steps.ROLLED_BACK if switched else steps.REFUSED
+    serving = record.serving.sha256 if record.serving else ""
+    why = f"node_ended: the node's process ended after `{last.step} {last.verdict}`"
+    folder.note(Line(now(), last.deployment, last.asked_by, last.step, verdict, last.candidate, serving, why))
+    say(f"the last deployment was {verdict.replace('_', ' ')}: {why}")
+
+
+def _first_that_opens(
+    folder: VehicleFolder, wanted: Path, open_: Callable[[Bundle], Opened], say: Callable[[str], None]
+) -> Opened:
+    begun = records.begin_start(folder.record())
+    folder.write(begun.record)
+    record = begun.record
+    for text in begun.told:
+        _tell(folder, record.serving, text, say)
+    if record.serving is None:
+        record = _adopt(folder, wanted, say)
+    else:
+        say(f"in service by {folder.path}: {_named(record.serving)}, since {record.serving.since}")
+    while record.serving is not None:
+        serving = record.serving
+        try:
+            return open_(_of_record(serving))
+        except BundleError as error:
+            record = folder.change(records.fall_back)
+            then = f"{_named(record.serving)} is tried" if record.serving else "no other good bundle is known"
+            _tell(folder, serving, f"cannot_open: {_named(serving)}: {error}; {then}", say)
+    raise BundleError(f"no bundle of {folder.path} can be opened; the journal there says why. Name another `bundle`")
+
+
+def _adopt(folder: VehicleFolder, wanted: Path, say: Callable[[str], None]) -> Record:
+    bundle = folder.take(wanted, nowhere)
+    first = stored(bundle, now())
+    try:
+        record = folder.change(lambda record: records.adopt(record, first))
+    except ValueError as error:
+        raise DeployError(str(error)) from error
+    _tell(folder, first, f"adopted: {_named(first)} of the parameter `bundle`, as no good bundle is known", say)
+    return record
+
+
+def _of_record(serving: Stored) -> Bundle:
+    bundle = load_bundle(serving.path)
+    if bundle.spec.onnx_sha256 != serving.sha256:
+        raise BundleError(f"{serving.path} holds another model than the record says, {bundle.spec.onnx_sha256[:12]}...")
+    return bundle
+
+
+def _tell(folder: VehicleFolder, serving: Stored | None, text: str, say: Callable[[str], None]) -> None:
+    say(text)
+    time = now()
+    folder.note(Line(time, time, ITSELF, START, steps.TOLD, in_service=serving.sha256 if serving else "", reason=text))
+
+
+def _named(bundle: Stored | None) -> str:
+    return f"{bundle.name!r} ({bundle.sha256[:12]}, {bundle.path})" if bundle else "none"

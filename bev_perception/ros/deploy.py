@@ -1,0 +1,196 @@
+"""Puts another model into the running vehicle, and says how it went: `ros2 run bev_perception deploy BUNDLE`.
+
+Exit status 0 where the model that was asked for is in service at the end (with --rollback: the one before), else 1. The
+bundle is a folder on the machine of the node. When this command ends early the deployment goes on; the journal and the
+status say how it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import socket
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+from bev_perception.deployment import journal
+from bev_perception.deployment.folder import JOURNAL
+from bev_perception.deployment.gate import TEXT_LIMIT, parse_gate
+from bev_perception.deployment.rollout import DONE, ROLLED_BACK
+from bev_perception.files import read_text
+from bev_perception.parameters import NODE_NAME, resolve_path
+
+FOLDER = "deploy.folder"
+PATIENCE_S = 10.0  # until the node answers
+WAKE_S = 0.5
+WIDTH = 110  # characters of a line that is printed
+
+
+class DeployFailed(RuntimeError):
+    """The node is not there or does not answer."""
+
+
+def asked_by() -> str:
+    """user@host, for the journal."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+class Client:
+    """The action `deploy` of one node. Raises DeployFailed where the node does not answer."""
+
+    def __init__(self, node_name: str) -> None:
+        import rclpy
+        from rclpy.action import ActionClient
+
+        from bev_perception_msgs.action import Deploy
+
+        self._rclpy, self._kind = rclpy, Deploy
+        self._name = f"{node_name}/deploy"
+        self._node = rclpy.create_node(f"deploy_{os.getpid()}")
+        self._client = ActionClient(self._node, Deploy, self._name)
+        self._said: tuple[str, str] = ("", "")
+        self._said_at = 0.0
+
+    def run(self, **goal: Any) -> Any:
+        """The result of a goal; progress is printed."""
+        if not self._client.wait_for_server(PATIENCE_S):
+            raise DeployFailed(f"no action {self._name} after {PATIENCE_S:g} s; is the node running, and named so?")
+        sent = self._client.send_goal_async(self._kind.Goal(**goal), self._progress)
+        handle = self._wait(sent, PATIENCE_S)
+        if handle is None or not handle.accepted:
+            raise DeployFailed(f"{self._name} did not take the goal")
+        result = self._wait(handle.get_result_async(), None)
+        if result is None:
+            raise DeployFailed("this command was ended; the deployment goes on, see --history")
+        return result.result
+
+    def close(self) -> None:
+        self._client.destroy()
+        self._node.destroy_node()
+
+    def _wait(self, future: Any, seconds: float | None) -> Any:
+        """None where the time is over, the node is gone or ROS ends."""
+        end = None if seconds is None else time.monotonic() + seconds
+        gone_since: float | None = None
+        while self._rclpy.ok() and not future.done() and (end is None or time.monotonic() < end):
+            self._rclpy.spin_until_future_complete(self._node, future, timeout_sec=WAKE_S)
+            gone_since = None if self._client.server_is_ready() else gone_since or time.monotonic()
+            if gone_since is not None and time.monotonic() - gone_since > PATIENCE_S:
+                raise DeployFailed("the node is gone; when it is back, --history says how the deployment ended")
+        return future.result() if future.done() else None
+
+    def _progress(self, message: Any) -> None:
+        state = message.feedback.state
+        if (state.step, state.event) != self._said:
+            self._said = (state.step, state.event)
+            print(textwrap.fill(state.event, WIDTH, subsequent_indent="    "), flush=True)
+        elif time.monotonic() - self._said_at > 2.0 and state.frames:
+            print(
+                f"  {state.step}: {state.frames} frames compared (share {state.share:.2f}), agreement "
+                f"{state.agreement:.3f}, {state.latency_p50_ms:.1f} ms, p99 {state.latency_p99_ms:.1f}",
+                flush=True,
+            )
+        else:
+            return
+        self._said_at = time.monotonic()
+
+
+def folder_of_node(node_name: str) -> Path:
+    """What the node's parameter `deploy.folder` says. Raises DeployFailed."""
+    import rclpy
+    from rcl_interfaces.srv import GetParameters
+
+    from bev_perception.ros.start import init_ros
+
+    init_ros([])
+    node = rclpy.create_node(f"deploy_{os.getpid()}")
+    try:
+        client: Any = node.create_client(GetParameters, f"{node_name}/get_parameters")
+        if not client.wait_for_service(PATIENCE_S):
+            raise DeployFailed(f"{node_name} is not there after {PATIENCE_S:g} s; name the folder: --history FOLDER")
+        future = client.call_async(GetParameters.Request(names=[FOLDER]))
+        rclpy.spin_until_future_complete(node, future, timeout_sec=PATIENCE_S)
+        answer = future.result() if future.done() else None
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    if answer is None or not answer.values or not answer.values[0].string_value:
+        raise DeployFailed(f"{node_name} does not say a `{FOLDER}`; it is empty there, or the node does not answer")
+    return resolve_path(answer.values[0].string_value)
+
+
+def show_history(folder: Path) -> int:
+    """The journal as a table."""
+    found = journal.read(folder / JOURNAL)
+    if found.lines:
+        print(journal.table(found.lines))
+    for problem in found.problems:
+        print(problem, file=sys.stderr)
+    if not found.lines:
+        print(f"deploy: {folder / JOURNAL} has no lines; nothing was deployed there yet", file=sys.stderr)
+    return int(not found.lines)
+
+
+def ask(options: argparse.Namespace) -> int:
+    import rclpy
+
+    from bev_perception.ros.start import init_ros
+
+    gate = read_text(options.gate, TEXT_LIMIT) if options.gate else ""
+    parse_gate(gate)  # what is wrong with it is said at once
+    goal: dict[str, Any] = dict(watch_s=options.watch, gate=gate, asked_by=options.asked_by or asked_by())
+    if options.rollback:
+        goal["rollback"] = True
+    else:
+        goal |= dict(bundle=os.path.abspath(options.bundle), shadow_s=options.shadow)
+    init_ros([])
+    client = Client(options.node)
+    try:
+        result = client.run(**goal)
+    finally:
+        client.close()
+        rclpy.try_shutdown()
+    print(f"{result.verdict.replace('_', ' ')}: {result.reason}")
+    print(f"in service: {result.in_service_sha256 or 'unknown'}")
+    good = (DONE, ROLLED_BACK) if options.rollback else (DONE,)
+    return int(result.verdict not in good)
+
+
+def main(args: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="deploy", description=__doc__)
+    parser.add_argument("bundle", nargs="?", type=Path, help="folder of the bundle, on the node's machine")
+    parser.add_argument("--node", default=NODE_NAME, help="name of the node, with its namespace")
+    parser.add_argument("--shadow", type=float, default=60.0, metavar="S", help="beside the old one first; 0: not")
+    parser.add_argument("--watch", type=float, default=60.0, metavar="S", help="watched after the switch; 0: not")
+    parser.add_argument("--gate", type=Path, metavar="YAML", help="what must hold; default: docs/redeploy.md has them")
+    parser.add_argument("--asked-by", default="", metavar="NAME", help="for the journal; default: user and host")
+    parser.add_argument("--rollback", action="store_true", help="back to the model before, or end what is at work")
+    parser.add_argument(
+        "--history",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="print the journal of a `deploy.folder`; without a folder that of the node",
+    )
+    options = parser.parse_args(args)
+    if sum((options.bundle is not None, options.rollback, options.history is not None)) != 1:
+        parser.error("name a bundle, or --rollback, or --history")
+    try:
+        if options.history is None:
+            return ask(options)
+        return show_history(Path(options.history) if options.history else folder_of_node(options.node))
+    except (DeployFailed, ValueError, OSError) as error:
+        print(f"deploy: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
