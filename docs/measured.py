@@ -33,6 +33,8 @@ MADE_BY = {
     "distillation_ablations.csv": STUDY.format("distillation:study"),
     "distillation_search.csv": STUDY.format("distillation:search"),
     "near_results.csv": STUDY.format("near:study"),
+    "near_city.csv": STUDY.format("near:study"),
+    "near_city_sensors.json": "python -m training.evaluate MODEL --data DATA --sensors all no_temporal camera radar --out IT",
     "demo_scores.json": "python -m training.evaluate MODEL --data DATA --sensors all no_temporal camera radar --out IT",
     "blanked_scores.json": "python -m training.evaluate MODEL --data DATA --scenes 6 --sensors all blank:CAM --out IT",
     "velocity.csv": "python -m training.velocity MODEL --data DATA --out IT",
@@ -146,7 +148,8 @@ def gains(names: Sequence[Row], results: Sequence[Row]) -> list[Gain]:
 
 
 def networks(names: Sequence[Row], results: Sequence[Row]) -> list[Network]:
-    """One Network for each row of network_names.csv, in its order."""
+    """One Network for each row of network_names.csv that has results, in its order."""
+    scored = {row["run"] for row in results}
     return [
         Network(
             row["name"],
@@ -156,4 +159,5 @@ def networks(names: Sequence[Row], results: Sequence[Row]) -> list[Network]:
             int(next(iter(of_run(results, row["run"]).values()))["parameters"]),
         )
         for row in names
+        if row["run"] in scored
     ]

@@ -150,6 +150,10 @@ TABLES: dict[tuple[str, str], Table] = {
     ("synthetic_radar.md", "radars"): Table(two_tables("clear", "listed"), ("radar_clear.csv", "radar_listed.csv")),
     ("synthetic_city.md", "images"): Table(two_tables("town", "city"), ("images_town.csv", "images_city.csv")),
     ("synthetic_city.md", "traffic"): Table(two_tables("town", "city"), ("traffic_town.csv", "traffic_city.csv")),
+    ("synthetic_city.md", "networks"): Table(
+        lambda names, results: networks_table(networks(names, results)), ("network_names.csv", "near_city.csv")
+    ),
+    ("synthetic_city.md", "sensors"): Table(sensors_table, ("near_city_sensors.json",)),
     ("models.md", "networks"): Table(
         lambda names, results: networks_table(networks(names, results)), ("network_names.csv", "near_results.csv")
     ),

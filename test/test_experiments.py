@@ -22,8 +22,8 @@ from training.experiments import crn, demo, family, near  # noqa: E402
 from training.models import STUDENTS  # noqa: E402
 from training.run import build_detector, run_from_plain, run_to_plain  # noqa: E402
 from training.teachers import TEACHERS  # noqa: E402
-from training.trainer.lightning_module import DetectorModule  # noqa: E402
 from training.trainer.loading import open_keyframes  # noqa: E402
+from training.trainer.network import Network  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "lab_notes" / "eight_keyframes.md"
 SIZES = {"tiny": family.tiny(), "near": near.family(), "small": family.small(), "paper": family.paper()}
@@ -146,10 +146,11 @@ def test_a_step_reaches_every_weight(name, samples):
     run = run_of("tiny", name)
     if name == "centerpoint_voxel" and not torch.cuda.is_available():
         pytest.skip("sparse convolutions have no gradient on the CPU")
-    module = DetectorModule(run).train()
+    network = Network(run, build_detector(run))
+    network.detector.train()
     batch = samples(run)
-    terms = module.losses(module.predict(batch), batch)
+    terms = network.losses(network.predict(batch), batch)
     assert all(torch.isfinite(value) for value in terms.values())
     torch.stack(list(terms.values())).sum().backward()
-    without = [n for n, p in module.detector.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    without = [n for n, p in network.detector.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
     assert without == []

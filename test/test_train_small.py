@@ -100,6 +100,29 @@ def test_a_step_that_is_told_to_end_may_save_and_is_the_last(
     assert "two" not in said
 
 
+# The signal is taken by a second thread: then it interrupts no wait of the main one, in which Python's handlers run.
+DEAF = """
+import signal, sys, threading, time
+from bev_perception.evaluation.process import run_in_front
+threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+sys.exit(run_in_front(["saves"]))
+"""
+
+
+def test_a_signal_that_interrupts_no_wait_is_passed_on(tmp_path: Path) -> None:
+    hearing = "import signal\nsignal.pthread_sigmask(signal.SIG_SETMASK, [])\n"  # a child begins as deaf as its parent
+    (tmp_path / "saves.py").write_text(hearing + SAVES)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}"}
+    command = subprocess.Popen(
+        [sys.executable, "-c", DEAF], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert command.stdout is not None and command.stdout.readline() == "at work\n"
+    command.terminate()
+    said, _ = command.communicate(timeout=20)
+    assert command.returncode == 1 and "saved after SIGTERM" in said
+
+
 @pytest.mark.parametrize(
     ("scenes", "every", "validates"),
     [(1, 6, []), (2, 6, [1]), (4, 6, [3]), (6, 6, [5]), (13, 6, [5, 11]), (4, 2, [1, 3]), (3, 1, [1])],

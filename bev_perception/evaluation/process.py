@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -22,6 +23,7 @@ ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGTERM))
 if os.getppid() == int(parent):
     os.execv(command[0], command)
 """
+WAKE_S = 0.5  # how long a signal may be unheard
 DDS_PROFILE = Path(__file__).resolve().parents[1] / "config" / "fastdds_shm.xml"
 
 
@@ -87,7 +89,12 @@ def run_in_front(arguments: Sequence[str]) -> int:
         if handler is not signal.SIG_IGN:
             signal.signal(sign, pass_on)
     try:
-        status = child.wait()
+        status = None
+        while (
+            status is None
+        ):  # a signal that comes just before a wait without limit, or to another thread, stays unheard
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = child.wait(WAKE_S)
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)

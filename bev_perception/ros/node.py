@@ -21,7 +21,6 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.exceptions import InvalidTopicNameException
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import InvalidQosOverridesError
@@ -45,7 +44,7 @@ from bev_perception.ros.inputs import check_message_types
 from bev_perception.ros.middleware import MiddlewareWatch
 from bev_perception.ros.parameter_files import CommandLine, read_command_line
 from bev_perception.ros.run import ActiveRun, Model
-from bev_perception.ros.start import WAKE_PERIOD_S, init_ros, make_executor
+from bev_perception.ros.start import init_ros, make_executor, spins
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.sensors.sensor_calibration import read_extrinsics
 from bev_perception.sync_config import MS
@@ -326,14 +325,11 @@ def spin(node: PerceptionNode) -> None:
     """Spin until shutdown. An exception of a callback is logged and counted, the node goes on."""
     executor = make_executor()
     executor.add_node(node)
-    while rclpy.ok():
+    up = True
+    while up:
         try:
-            executor.spin_once(timeout_sec=WAKE_PERIOD_S)
-        except ExternalShutdownException:
-            break
+            up = spins(executor)
         except Exception as error:
-            if not rclpy.ok():
-                break
             if node.telemetry.count("callback_failed", f"{type(error).__name__}: {error}"):
                 node.get_logger().error(f"a callback failed, the node goes on: {traceback.format_exc()}")
     executor.shutdown(timeout_sec=1.0)

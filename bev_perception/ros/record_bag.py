@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from bev_perception.messages import message_class
-from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
+from bev_perception.ros.start import init_ros, spins
 
 DISCOVERY_PERIOD_S = 0.1
 DEPTH = 200
@@ -136,9 +136,8 @@ def record(node: Node, out: str | Path, topics: list[str]) -> dict[str, int]:
                 recorder = Recorder(node, writer, get_typestore(Stores.ROS2_JAZZY), topics)
                 executor = SingleThreadedExecutor()
                 executor.add_node(node)
-                with suppress(ExternalShutdownException):
-                    while rclpy.ok():
-                        executor.spin_once(timeout_sec=WAKE_PERIOD_S)
+                while spins(executor):
+                    pass
         except OSError as error:
             file = out / f"{out.name}.mcap"
             os.replace(unfinished, out)

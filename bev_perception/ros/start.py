@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rclpy
-from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 
 from bev_perception.places import cache_places, in_first
 
@@ -27,6 +27,22 @@ def make_executor() -> Executor:
     except ImportError:  # Humble, and Jazzy before its end of 2024
         return SingleThreadedExecutor()
     return EventsExecutor()
+
+
+def spins(executor: Executor) -> bool:
+    """Wait for something to call, WAKE_PERIOD_S at most, and call it -> whether ROS is up still.
+
+    Where a signal ends the context after somebody has looked at `rclpy.ok()` and before the wait, rclpy raises an error
+    that has no class of its own: that is the end, too. Raises what a callback raises.
+    """
+    try:
+        executor.spin_once(timeout_sec=WAKE_PERIOD_S)
+    except ExternalShutdownException:
+        return False
+    except Exception:
+        if rclpy.ok():
+            raise
+    return bool(rclpy.ok())
 
 
 def init_ros(args: Sequence[str] | None = None) -> None:
