@@ -34,7 +34,6 @@ MADE_BY = {
     "distillation_search.csv": STUDY.format("distillation:search"),
     "near_results.csv": STUDY.format("near:study"),
     "near_city.csv": STUDY.format("near:study"),
-    "near_city_sensors.json": "python -m training.evaluate MODEL --data DATA --sensors all no_temporal camera radar --out IT",
     "demo_scores.json": "python -m training.evaluate MODEL --data DATA --sensors all no_temporal camera radar --out IT",
     "blanked_scores.json": "python -m training.evaluate MODEL --data DATA --scenes 6 --sensors all blank:CAM --out IT",
     "velocity.csv": "python -m training.velocity MODEL --data DATA --out IT",

@@ -153,7 +153,6 @@ TABLES: dict[tuple[str, str], Table] = {
     ("synthetic_city.md", "networks"): Table(
         lambda names, results: networks_table(networks(names, results)), ("network_names.csv", "near_city.csv")
     ),
-    ("synthetic_city.md", "sensors"): Table(sensors_table, ("near_city_sensors.json",)),
     ("models.md", "networks"): Table(
         lambda names, results: networks_table(networks(names, results)), ("network_names.csv", "near_results.csv")
     ),

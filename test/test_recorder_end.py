@@ -1,4 +1,4 @@
-"""ROS ends between a look whether it is up and the wait for messages: rclpy raises an error without a class of its own."""
+"""ROS ends after somebody has looked whether it is up: in the wait for messages rclpy raises an error."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def node() -> Iterator[Any]:
 
 def test_the_recording_is_there(node: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_bag, "SingleThreadedExecutor", Late)
-    assert not record_bag.record(node, tmp_path / "bag", ["/nothing"])
+    assert record_bag.record(node, tmp_path / "bag", ["/nothing"]) == {"/nothing": 0}
     assert (tmp_path / "bag" / "metadata.yaml").is_file()
 
 
