@@ -90,9 +90,8 @@ def run_in_front(arguments: Sequence[str]) -> int:
             signal.signal(sign, pass_on)
     try:
         status = None
-        while (
-            status is None
-        ):  # a signal that comes just before a wait without limit, or to another thread, stays unheard
+        # A signal that comes just before a wait, or to another thread, interrupts it not: nobody would hear it.
+        while status is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = child.wait(WAKE_S)
     finally:
