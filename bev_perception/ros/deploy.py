@@ -81,7 +81,11 @@ class Client:
         end = None if seconds is None else time.monotonic() + seconds
         gone_since: float | None = None
         while self._rclpy.ok() and not future.done() and (end is None or time.monotonic() < end):
-            self._rclpy.spin_until_future_complete(self._node, future, timeout_sec=WAKE_S)
+            try:
+                self._rclpy.spin_until_future_complete(self._node, future, timeout_sec=WAKE_S)
+            except Exception:  # rclpy's own where Ctrl-C ended ROS just before the wait
+                if self._rclpy.ok():
+                    raise
             gone_since = None if self._client.server_is_ready() else gone_since or time.monotonic()
             if gone_since is not None and time.monotonic() - gone_since > PATIENCE_S:
                 raise DeployFailed("the node is gone; when it is back, --history says how the deployment ended")
