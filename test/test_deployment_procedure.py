@@ -173,6 +173,16 @@ def folder(tmp_path: Path, bundles: dict[str, Bundle]) -> VehicleFolder:
     return folder
 
 
+def test_a_damaged_copy_is_replaced_by_the_whole_one(folder: VehicleFolder, bundles: dict[str, Bundle]) -> None:
+    kept = folder.take(bundles["new"].path, nowhere)
+    data = bytearray(kept.onnx_path.read_bytes())
+    data[len(data) // 2] ^= 1
+    kept.onnx_path.write_bytes(data)
+    again = folder.take(bundles["new"].path, nowhere)
+    assert again.path == kept.path and again.onnx_path.read_bytes() == bundles["new"].onnx_path.read_bytes()
+    assert len(list((folder.path / BUNDLES).iterdir())) == 2, "nothing but the two copies is left"
+
+
 @pytest.fixture
 def vehicle(folder: VehicleFolder) -> Iterator[Vehicle]:
     serving = folder.record().serving

@@ -123,17 +123,28 @@ class VehicleFolder:
                 raise BundleError(str(error).replace(str(part), str(source))) from error
             target = self.path / BUNDLES / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', spec.name)}_{digest.hexdigest()[:16]}"
             at("copied")
+            if target.exists() and not _whole(target):  # damaged since: its name is of what it was
+                os.replace(target, self.path / BUNDLES / f"{PART}damaged-{os.getpid()}")
             if not target.exists():
                 os.replace(part, target)
                 _sync(target.parent)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+        self.drop_parts()
         return load_bundle(target)
 
     def drop_parts(self) -> None:
         """Copies that a process which is gone did not finish."""
         for part in (self.path / BUNDLES).glob(f"{PART}*"):
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _whole(path: Path) -> bool:
+    try:
+        load_bundle(path)
+    except BundleError:
+        return False
+    return True
 
 
 def stored(bundle: Bundle, since: str) -> Stored:

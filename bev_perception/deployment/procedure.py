@@ -118,7 +118,7 @@ class Deployment:
         self._try("bad_signature", lambda: self._host.check(bundle))
         running = self._before.bundle
         if bundle.spec.onnx_sha256 == running.spec.onnx_sha256:
-            raise Failed(f"already_in_service: {bundle.spec.name}")
+            raise Failed(f"{steps.ALREADY}: {bundle.spec.name}")
         facts = gates.judge_facts(bundle.spec, running.spec, gate)
         _pass_or_fail(facts)
         scores = self._try("bad_bundle", lambda: gates.judge_scores(read_scores(bundle), read_scores(running), gate))

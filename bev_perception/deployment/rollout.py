@@ -14,6 +14,7 @@ DONE, REFUSED, ROLLED_BACK = "done", "refused", "rolled_back"
 DEPLOYMENT = "deployment"  # the step of its first line
 BEGUN, PASSED, TOLD = "begun", "passed", "told"  # verdicts of lines, beside the three above
 ENDS = (DONE, REFUSED, ROLLED_BACK)
+ALREADY, ROLLBACK_ASKED = "already_in_service", "rollback_asked"  # reasons after which what was asked for serves
 # Step -> the one after it, where it passes. A step that fails leads to REFUSED while nothing was switched, else back.
 AFTER = {
     IDLE: CHECKING, CHECKING: OPENING, OPENING: SHADOWING, SHADOWING: SWITCHING, SWITCHING: WATCHING, WATCHING: DONE,

@@ -20,7 +20,7 @@ from typing import Any
 from bev_perception.deployment import journal
 from bev_perception.deployment.folder import JOURNAL
 from bev_perception.deployment.gate import TEXT_LIMIT, parse_gate
-from bev_perception.deployment.rollout import DONE, ROLLED_BACK
+from bev_perception.deployment.rollout import ALREADY, DONE, ROLLBACK_ASKED, ROLLED_BACK
 from bev_perception.files import read_text
 from bev_perception.parameters import NODE_NAME, resolve_path
 
@@ -58,6 +58,7 @@ class Client:
         self._client = ActionClient(self._node, Deploy, self._name)
         self._said: tuple[str, str] = ("", "")
         self._said_at = 0.0
+        self._server: set[bytes] = set()  # what publishes the action's status, once the goal is taken
 
     def run(self, **goal: Any) -> Any:
         """The result of a goal; progress is printed."""
@@ -65,6 +66,7 @@ class Client:
             raise DeployFailed(f"no action {self._name} after {PATIENCE_S:g} s; is the node running, and named so?")
         sent = self._client.send_goal_async(self._kind.Goal(**goal), self._progress)
         handle = self._wait(sent, PATIENCE_S)
+        self._server = self._servers()
         if handle is None or not handle.accepted:
             raise DeployFailed(f"{self._name} did not take the goal")
         result = self._wait(handle.get_result_async(), None)
@@ -86,10 +88,19 @@ class Client:
             except Exception:  # rclpy's own where Ctrl-C ended ROS just before the wait
                 if self._rclpy.ok():
                     raise
-            gone_since = None if self._client.server_is_ready() else gone_since or time.monotonic()
+            gone_since = None if self._is_there() else gone_since or time.monotonic()
             if gone_since is not None and time.monotonic() - gone_since > PATIENCE_S:
                 raise DeployFailed("the node is gone; when it is back, --history says how the deployment ended")
         return future.result() if future.done() else None
+
+    def _servers(self) -> set[bytes]:
+        """Who publishes the action's status: a node that was started anew is another one."""
+        return {
+            bytes(info.endpoint_gid) for info in self._node.get_publishers_info_by_topic(f"{self._name}/_action/status")
+        }
+
+    def _is_there(self) -> bool:
+        return bool(self._server & self._servers()) if self._server else bool(self._client.server_is_ready())
 
     def _progress(self, message: Any) -> None:
         state = message.feedback.state
@@ -164,8 +175,15 @@ def ask(options: argparse.Namespace) -> int:
         rclpy.try_shutdown()
     print(f"{result.verdict.replace('_', ' ')}: {result.reason}")
     print(f"in service: {result.in_service_sha256 or 'unknown'}")
-    good = (DONE, ROLLED_BACK) if options.rollback else (DONE,)
-    return int(result.verdict not in good)
+    return int(not _as_asked(result.verdict, result.reason, options.rollback))
+
+
+def _as_asked(verdict: str, reason: str, rollback: bool) -> bool:
+    """Whether the model that was asked for is in service. A deployment that a rollback ended before its switch is
+    refused, and what it led back to serves."""
+    if rollback:
+        return verdict in (DONE, ROLLED_BACK) or reason.startswith(ROLLBACK_ASKED)
+    return verdict == DONE or reason.startswith(ALREADY)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from std_srvs.srv import Trigger
 from bev_perception.deployment.folder import VehicleFolder
 from bev_perception.deployment.goal import Goal, Progress
 from bev_perception.deployment.procedure import Deployment, nowhere
-from bev_perception.deployment.rollout import DONE, REFUSED, Rollout
+from bev_perception.deployment.rollout import DONE, REFUSED, ROLLBACK_ASKED, Rollout
 from bev_perception.deployment.serving import Host
 from bev_perception.parameters import ParameterError, resolve_path
 from bev_perception_msgs.action import Deploy
@@ -26,7 +26,9 @@ ACTION, ROLLBACK = "~/deploy", "~/rollback"
 PATIENCE_S = 20.0  # with a deployment that is cancelled
 LONGEST_S = 7 * 24 * 3600.0  # of a shadow or a watch
 # What a goal is told where nothing can begin.
-NO_FOLDER = "no_folder: the parameter `deploy.folder` is empty; name a folder that lasts, and configure the node again"
+NO_FOLDER = (
+    "no_folder: the node was configured without `deploy.folder`, or not yet; name a folder that lasts, configure it"
+)
 NOT_ACTIVE = "not_active: the node is not active; activate it, a model is proven on frames"
 BUSY = "busy: another deployment is at work; cancel it, or wait for its end"
 
@@ -83,7 +85,7 @@ class DeployServer:
         """The service: begun when this is answered; status and journal say how it ends."""
         running = self._running
         if running is not None:
-            running.cancel("rollback_asked: by the service")
+            running.cancel(f"{ROLLBACK_ASKED}: by the service")
             response.success, response.message = True, "the deployment that is at work is led back"
         elif reason := self._hindrance():
             response.success, response.message = False, reason
@@ -153,7 +155,7 @@ class DeployServer:
     def _end_the_running(self, goal: Goal) -> Any:
         running, thread = self._running, self._thread
         if running is not None and thread is not None:
-            running.cancel(f"rollback_asked: by {goal.asked_by or 'nobody named'}")
+            running.cancel(f"{ROLLBACK_ASKED}: by {goal.asked_by or 'nobody named'}")
             thread.join()
             return _result(running.rollout)
         return _refused("nothing_to_end: the deployment has just ended; ask again")

@@ -232,7 +232,10 @@ class PerceptionNode(LifecycleNode):
         """The node works, or ends in order: what it started with did not take it down."""
         self._starting_since = None
         if self._folder is not None:
-            stands(self._folder)
+            try:
+                stands(self._folder)
+            except (OSError, ValueError) as error:  # the record is damaged, or the disk full: the next start says so
+                self.get_logger().error(f"the end of the start could not be recorded: {error}")
 
     def _look_at_start(self) -> None:
         since = self._starting_since
