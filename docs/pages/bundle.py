@@ -124,7 +124,8 @@ names the old one waits as `.NAME.before`, and the next `unpack`, export or quan
 first. A folder that is no bundle is never replaced."""
 SIGNED = """\
 Whoever signs a bundle says that it is theirs; a vehicle that is given the public key fetches and deploys no other
-(`bev_perception.signing.require_signature`). What it began with, and what it goes back to, is not asked. The signature is the file `model.sig`, in the format of
+(`bev_perception.signing.require_signature`). What it began with, and what it goes back to, is not asked.
+The signature is the file `model.sig`, in the format of
 [OpenSSF model signing](https://github.com/sigstore/model-transparency), with a key of one's own, no service and no
 network. Both computers need the package: `pip install model-signing pyopenssl`.
 
