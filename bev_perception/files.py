@@ -112,7 +112,7 @@ def replace_folder(new: str | Path, target: str | Path) -> None:
     if target.exists():
         os.rename(target, aside(target))
     os.rename(new, target)
-    _sync(target.parent)
+    sync(target.parent)
     restore_folder(target)
 
 
@@ -136,10 +136,11 @@ def aside(target: str | Path) -> Path:
 
 def _sync_folder(folder: Path) -> None:
     for file in (*folder.rglob("*"), folder):
-        _sync(file)
+        sync(file)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """What a file holds, or which names a folder has, is on the disk afterwards. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

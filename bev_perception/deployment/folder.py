@@ -21,7 +21,7 @@ from bev_perception.bundle import MODEL_LIMIT, Bundle, load_bundle
 from bev_perception.deployment import journal
 from bev_perception.deployment.journal import Line
 from bev_perception.deployment.record import FORMAT, Record, Stored
-from bev_perception.files import read_text, write_atomic
+from bev_perception.files import read_text, sync, write_atomic
 from bev_perception.model_spec import BundleError
 from bev_perception.plain import from_plain, parse_json, to_plain
 
@@ -82,11 +82,7 @@ class VehicleFolder:
 
     def write(self, record: Record) -> None:
         write_atomic(self.path / RECORD, json.dumps(to_plain(record), indent=2) + "\n")
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name too is on the disk
-        finally:
-            os.close(folder)
+        sync(self.path)  # the name, too
 
     def change(self, rule: Callable[[Record], Record]) -> Record:
         """One of the record's rules, from any thread; what it raises is raised, and nothing written."""
@@ -116,7 +112,7 @@ class VehicleFolder:
                 digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
                 _copy(file, part / file.name, digest.update)
                 at("copying")
-            _sync(part)
+            sync(part)
             try:
                 spec = load_bundle(part).spec
             except BundleError as error:  # people know it by the name that they gave
@@ -127,7 +123,7 @@ class VehicleFolder:
                 os.replace(target, self.path / BUNDLES / f"{PART}damaged-{os.getpid()}")
             if not target.exists():
                 os.replace(part, target)
-                _sync(target.parent)
+                sync(target.parent)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         self.drop_parts()
@@ -176,11 +172,3 @@ def _copy(source: Path, target: Path, note: Callable[[bytes], None]) -> None:
             writing.write(data)
         writing.flush()
         os.fsync(writing.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

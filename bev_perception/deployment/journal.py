@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bev_perception.files import sync
 from bev_perception.plain import from_plain, parse_json, to_plain
 
 READ_LIMIT = 4 * 2**20  # bytes from the end; a deployment writes 3 KiB
@@ -80,7 +81,7 @@ def append(path: Path, line: Line) -> None:
     if written != len(data):
         raise OSError(f"{path}: {written} of {len(data)} bytes of a line were written; is the disk full?")
     if not size:
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def read(path: Path, limit: int = READ_LIMIT) -> Journal:
@@ -133,11 +134,3 @@ def unfinished(lines: Sequence[Line], ends: Sequence[str]) -> Line | None:
     """The newest line of the newest deployment, where it has no end: the process ended in it."""
     newest: Any = lines[-1] if lines else None
     return None if newest is None or newest.verdict in ends else newest
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
