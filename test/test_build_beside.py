@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bev_perception.inference.build_beside import NICE, build_beside
-from bev_perception.inference.builder import BuildError
+from bev_perception.inference.tensorrt_api import BuildError
 
 TELLS = (sys.executable, "-c", "import os, sys; print('nice', os.nice(0)); print(*sys.argv[1:])")
 OPTIONS = {"precision": "fp16", "cache": ""}

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import re
 import subprocess
 import sys
 import threading
+import types
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bev_perception.bundle import load_bundle
-from bev_perception.inference import build_engine
+from bev_perception.inference import budget, build_engine, builder, tensorrt_api
 from bev_perception.inference.backend import open_backend
-from bev_perception.inference.builder import BuildError, as_spec, build_serialized, import_builder
+from bev_perception.inference.builder import BuildOptions, as_spec, build_serialized
+from bev_perception.inference.dry_run import dry_run
 from bev_perception.inference.gpu import BufferPool, DeviceState, OwnerThread
 from bev_perception.inference.half import LAST_CONVOLUTION, halve
+from bev_perception.inference.precisions import Counts, count_precisions, require, wanted
 from bev_perception.inference.proof import TOLERANCES, compare_outputs
+from bev_perception.inference.tensorrt_api import BuildError, import_builder
+from bev_perception.inference.tensorrt_backend import engine_key
 from bev_perception.model_spec import BundleError, TensorSpec
 
 pytest.importorskip("onnx")
@@ -26,6 +34,7 @@ import onnx
 import tiny_bundle
 
 ROOT = Path(__file__).parents[1]
+RTX = ["--builder", "tensorrt_rtx", "--without-gpu"]
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +57,9 @@ def changed(graph: str) -> bytes:
 # ---- builder and parser ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", build_engine.PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_command_builds_an_engine_and_finds_it_again(rtx, bundle, tmp_path, capsys, precision):
-    command = [str(bundle.path), "--builder", "tensorrt_rtx", "--precision", precision, "--cache", str(tmp_path)]
+    command = [str(bundle.path), *RTX, "--precision", precision, "--cache", str(tmp_path)]
     assert build_engine.main(command) == 0
     first = capsys.readouterr().out.splitlines()
     assert first[-1].startswith(f"{tmp_path}/tiny_{precision}_") and "not proven" in first[-2]
@@ -121,26 +130,314 @@ def test_missing_packages_are_named(bundle):
         pytest.skip("tensorrt is installed here")
 
 
-@pytest.mark.parametrize("precision", build_engine.PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_shipped_student_is_accepted(rtx, precision):
     path = ROOT / "bev_perception" / "bundles" / "demo"
     if not (path / "model.onnx").is_file():
         pytest.skip("no bundle is shipped in bev_perception/bundles/demo")
     shipped = load_bundle(path)
     lines: list[str] = []
-    assert build_serialized(rtx, shipped.model(), shipped.spec, precision, log=lines.append)
+    built = build_serialized(rtx, shipped.model(), shipped.spec, precision, log=lines.append)
+    assert built.engine and built.share > 0.9
     assert precision == "fp32" or int(lines[0].split()[0]) > 20  # convolutions in fp16
     assert precision == "fp32" or any(LAST_CONVOLUTION in line for line in lines)
 
 
 def test_the_command_names_every_node_that_stays_when_asked(rtx, bundle, tmp_path, capsys):
-    command = [str(bundle.path), "--builder", "tensorrt_rtx", "--precision", "fp16", "--cache", str(tmp_path)]
+    command = [str(bundle.path), *RTX, "--precision", "fp16", "--cache", str(tmp_path)]
     assert build_engine.main([*command, "--verbose"]) == 0
     lines = capsys.readouterr().out.splitlines()
     kept = halve(bundle.model()).kept
     assert len(kept) > 20 and [line for line in lines if line.startswith("  fp32: ")] == [
         f"  fp32: {one.node} ({one.op}) {one.reason}" for one in kept
     ]
+
+
+# ---- options, dry run, precisions -----------------------------------------------------------------------------------
+
+
+def with_refused(operator: str) -> bytes:
+    """Two nodes that no TensorRT takes, culprit_a and culprit_b, and one that reads what they make."""
+    graph = tiny_bundle.GRAPH.replace(
+        "bev = Squeeze (state, axis_0)",
+        f"bev = Squeeze (state, axis_0)\na = {operator} (prev_from_curr)\nb = {operator} (prev_from_curr)\n"
+        "c = Add (a, b)",
+    )
+    model = onnx.parser.parse_model(graph)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in tiny_bundle.weights().items()
+    )
+    for node in model.graph.node:
+        if node.op_type == operator:
+            node.name = f"culprit_{node.output[0]}"
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("operator", ["NonZero", "Det"])
+def test_a_dry_run_names_every_node_that_is_refused(rtx, operator):
+    """The parser tells the first one at once of NonZero, and both at once of Det."""
+    model = with_refused(operator)
+    expected = rf"(?s)refuses 2 nodes of the model:.*culprit_a \({operator}\).*culprit_b \({operator}\)"
+    with pytest.raises(BuildError, match=expected):
+        dry_run(rtx, model, tiny_bundle.SPEC, "fp32", lambda line: None)
+    with pytest.raises(BuildError, match="culprit_a"):  # a build stops at the first, and says so too
+        build_serialized(rtx, model, tiny_bundle.SPEC, log=lambda line: None)
+
+
+def test_a_dry_run_says_what_it_could_not_look_at(rtx):
+    with pytest.raises(BuildError, match="not looked at: the file is no ONNX"):
+        dry_run(rtx, b"garbage", tiny_bundle.SPEC, "fp32", print)
+
+
+def test_a_dry_run_tells_the_layers_and_builds_nothing(rtx, bundle, tmp_path, capsys):
+    command = [str(bundle.path), *RTX, "--dry-run", "--cache", str(tmp_path)]
+    assert build_engine.main([*command, "--precision", "fp16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith("accepts the model; nothing was built, nothing was run")
+    assert lines[-2] == "convolutions: fp16 2, fp32 2" and "CONVOLUTION 4" in lines[-3]
+    assert not any(line.startswith("built") for line in lines) and not list(tmp_path.iterdir())
+    with pytest.raises(BundleError, match="the spec says float32"):
+        dry_run(rtx, bundle.model(), dataclasses.replace(tiny_bundle.SPEC, top_k=30), "fp32", print)
+
+
+def test_the_build_tells_its_progress(rtx, bundle, monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(tensorrt_api, "TELL_S", 0.0)
+    build_serialized(rtx, bundle.model(), bundle.spec, log=lines.append)
+    phases = [line for line in lines if line.startswith("  ")]
+    assert "  Building engine" in phases and len(phases) > 4
+    assert any(" of " in line for line in phases), "steps of a phase"
+
+
+def test_options_reach_the_builder(rtx, bundle, tmp_path):
+    """As far as a builder without a GPU obeys them: what it is asked for is read back from the configuration."""
+    seen: list[Any] = []
+
+    class Builder(rtx.Builder):
+        def build_serialized_network(self, network, config):
+            seen.append((config.get_memory_pool_limit(rtx.MemoryPoolType.WORKSPACE), config.builder_optimization_level))
+            seen.append((config.get_flag(rtx.BuilderFlag.TF32), config.profiling_verbosity.name))
+            return rtx.Builder.build_serialized_network(self, network, config)
+
+    names = {name: getattr(rtx, name) for name in dir(rtx) if not name.startswith("__")}
+    watched = types.SimpleNamespace(**names | {"Builder": Builder}, __name__=rtx.__name__, __version__=rtx.__version__)
+    lines: list[str] = []
+    options = BuildOptions(workspace_mib=64, level=1, timings=str(tmp_path / "timings"))
+    build_serialized(watched, bundle.model(), bundle.spec, "fp32", options, lines.append)
+    assert seen == [(64 << 20, 1), (False, "DETAILED")]
+    assert f"{tmp_path}/timings is not used" in " ".join(lines), "TensorRT for RTX has none"
+    for wrong in ({"workspace_mib": 0}, {"level": 6}):
+        with pytest.raises(ValueError, match=r"at least 1 is needed|choose one of 0 to 5"):
+            BuildOptions(**wrong)
+
+
+def test_a_precision_that_the_graph_has_not_is_refused(rtx, bundle):
+    with pytest.raises(ValueError, match="is in fp32; quantise it first"):
+        build_serialized(rtx, bundle.model(), bundle.spec, "int8", log=lambda line: None)
+    in_8_bits = dataclasses.replace(tiny_bundle.SPEC, precision="int8")
+    assert wanted("bundle", tiny_bundle.SPEC) == "fp32" and wanted("bundle", in_8_bits) == "int8"
+    for asked in ("fp32", "fp16"):
+        with pytest.raises(ValueError, match=f"precision {asked}: .* ask for int8"):
+            wanted(asked, in_8_bits)
+
+
+def test_plugins_are_loaded_and_part_of_the_key(rtx, bundle, tmp_path):
+    with pytest.raises(OSError, match=r"none\.so"):
+        build_serialized(rtx, b"", bundle.spec, "fp32", BuildOptions(plugins=("/nowhere/none.so",)), print)
+    library = tmp_path / "lib.so"
+    library.write_bytes(b"one")
+    keys = set()
+    for content in (b"one", b"two"):
+        library.write_bytes(content)
+        keys.add(engine_key(bundle, "tensorrt", "10.3", "fp32", BuildOptions(plugins=(str(library),))).file_name)
+    assert len(keys) == 2
+
+
+def test_memory_for_a_build_is_known_before_it_begins(bundle, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(budget, "available", lambda: 100 * 2**20)
+    assert build_engine.main([str(bundle.path), *RTX, "--cache", str(tmp_path)]) == 1
+    assert "a build is taken to need 1536 MiB and 100 are free" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_build_without_a_gpu_is_for_rtx_only(bundle, capsys):
+    assert build_engine.main([str(bundle.path), "--without-gpu"]) == 1
+    assert "tensorrt builds on a GPU only; name --builder tensorrt_rtx" in capsys.readouterr().err
+
+
+def test_what_an_engine_says_of_itself_is_counted():
+    """Lines as TensorRT 8.6 and 10 have them, and fields as 11 has them."""
+    layers = [
+        {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Row major linear FP32"}], "Outputs": []},
+        {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Thirty-two wide channel vectorized row major "
+         "Int8 format"}], "Outputs": [{"Format/Datatype": "Row major linear FP16 format"}]},
+        {"LayerType": "kgen", "Inputs": [{"Format/Datatype": "Half"}], "Outputs": []},
+        {"LayerType": "Constant", "Inputs": [], "Outputs": [{"Format": "Channel major BFloat16", "Datatype": ""}]},
+        {"LayerType": "Reformat", "Inputs": [{"Datatype": "UInt8", "Format": "Row major"}], "Outputs": []},
+        {"LayerType": "Shape", "Inputs": [], "Outputs": []},
+        {"LayerType": "gemm", "ParameterType": "Convolution", "Inputs": [{"DataType": "Float"}], "Outputs": []},
+    ]  # fmt: skip
+    counts = count_precisions(layers)
+    assert counts.layers == {"fp32": 2, "int8": 1, "fp16": 1, "bf16": 1, "uint8": 1, "unknown": 1}
+    assert counts.convolutions == {"fp32": 2, "int8": 1}
+    assert str(counts).startswith("fp32 2, ") and str(counts).endswith("of these convolutions: fp32 2, int8 1")
+
+
+@pytest.mark.parametrize(
+    ("asked", "convolutions", "share", "reason"),
+    [
+        ("fp32", {"fp32": 9}, 0.0, ""),
+        ("fp32", {"fp32": 9, "int8": 1}, 0.0, "1 layers are in int8"),
+        ("fp16", {"fp16": 45, "fp32": 2}, 45 / 47, ""),
+        ("fp16", {"fp16": 42, "fp32": 5}, 45 / 47, ""),
+        (
+            "fp16",
+            {"fp16": 1, "fp32": 46},
+            45 / 47,
+            "1 of 47 convolutions are in fp16, the network has 96%",
+        ),
+        ("fp16", {"fp32": 47}, 0.0, "none of its 47 layers is in fp16"),
+        ("int8", {"int8": 40, "fp32": 7}, 40 / 47, ""),
+        ("int8", {"int8": 40, "fp16": 7}, 40 / 47, "7 layers are in fp16"),
+    ],
+)
+def test_an_engine_is_what_was_asked_for_or_refused(asked, convolutions, share, reason):
+    counts = Counts(Counter(convolutions), Counter(convolutions))
+    if not reason:
+        return require(counts, asked, share)
+    with pytest.raises(BuildError, match=f"not the {asked} that was asked for: .*{reason}"):
+        require(counts, asked, share)
+
+
+# ---- what differs between versions, on stand-ins with the names that each has ---------------------------------------
+
+
+class Layer(types.SimpleNamespace):
+    """What of ILayer the types need. outputs: (tensor, type)."""
+
+    def __init__(self, kind: str, *outputs: tuple[str, str]) -> None:
+        super().__init__(type=types.SimpleNamespace(name=kind), num_outputs=len(outputs), told={}, precision=None)
+        self.outputs = outputs
+
+    def get_output(self, index: int) -> Any:
+        name, dtype = self.outputs[index]
+        return types.SimpleNamespace(name=name, dtype=types.SimpleNamespace(name=dtype))
+
+    def set_output_type(self, index: int, dtype: str) -> None:
+        self.told[index] = dtype
+
+
+def version(*flags: str, network: tuple[str, ...], name: str = "tensorrt", **more: Any) -> Any:
+    """A module with these builder flags and network flags."""
+    return types.SimpleNamespace(
+        __name__=name,
+        BuilderFlag=types.SimpleNamespace(**{flag: flag for flag in flags}),
+        NetworkDefinitionCreationFlag=types.SimpleNamespace(**{flag: i for i, flag in enumerate(network)}),
+        DataType=types.SimpleNamespace(FLOAT="float", HALF="half"),
+        **more,
+    )
+
+
+V8 = version("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS", "TF32", network=("EXPLICIT_BATCH", "EXPLICIT_PRECISION"))
+V10 = version("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS", "TF32", network=("EXPLICIT_BATCH", "STRONGLY_TYPED"))
+V11 = version("TF32", network=())
+VERSIONS = {"8.6": (V8, 1), "10": (V10, 2), "11": (V11, 0)}
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_each_version_has_its_networks(name):
+    trt, flag = VERSIONS[name]
+    builder = types.SimpleNamespace(create_network=lambda flags: flags)
+    assert tensorrt_api.create_network(trt, builder) == flag
+    assert tensorrt_api.strongly_typed(trt) == (name != "8.6")
+
+
+def test_where_types_are_not_the_networks_own_each_layer_is_told():
+    layers = [
+        Layer("CAST", ("x_fp16", "HALF")),
+        Layer("CONVOLUTION", ("y_fp16", "FLOAT")),  # the ONNX has it in FP16, whatever TensorRT 8 would take
+        Layer("SHUFFLE", ("within", "HALF")),  # of the parser's making
+        Layer("TOPK", ("scores", "FLOAT"), ("index", "INT32")),
+        Layer("QUANTIZE", ("q", "INT8")),
+        Layer("SHAPE", ("s", "INT32")),
+    ]
+    network = types.SimpleNamespace(num_layers=len(layers), get_layer=lambda i: layers[i])
+    flags: list[str] = []
+    config = types.SimpleNamespace(set_flag=flags.append)
+    types_of = {"x_fp16": 10, "y_fp16": 10, "scores": 1, "index": 7, "q": 3}
+    assert tensorrt_api.constrain_types(V8, network, config, types_of) == 3
+    assert [(layer.precision, layer.told) for layer in layers] == [
+        (None, {}), ("half", {0: "half"}), ("half", {0: "half"}), ("float", {0: "float"}), (None, {}), (None, {}),
+    ]  # fmt: skip
+    assert flags == ["OBEY_PRECISION_CONSTRAINTS", "FP16", "INT8"]
+    flags.clear()
+    assert tensorrt_api.constrain_types(V8, types.SimpleNamespace(num_layers=0), config, {"x": 1}) == 0
+    assert flags == ["OBEY_PRECISION_CONSTRAINTS"], "fp32 is not a mixture"
+    for trt in (V10, V11):
+        flags.clear()
+        assert tensorrt_api.constrain_types(trt, network, config, types_of) == 0 and flags == []
+
+
+def test_memory_of_a_context_by_either_name():
+    assert tensorrt_api.context_bytes(types.SimpleNamespace(device_memory_size=5)) == 5
+    assert tensorrt_api.context_bytes(types.SimpleNamespace(device_memory_size=5, device_memory_size_v2=6)) == 6
+
+
+def test_errors_of_the_parser_by_either_name():
+    old = types.SimpleNamespace(node=lambda: 7, desc=lambda: "no")
+    new = types.SimpleNamespace(node=lambda: 7, desc=lambda: "no", node_name=lambda: "n", node_operator=lambda: "Det")
+    assert tensorrt_api.parser_error(old) == "node 7 : no" and tensorrt_api.parser_error(new) == "node n (Det): no"
+
+
+def test_without_a_progress_monitor_nothing_is_told():
+    assert tensorrt_api.make_progress(V8, types.SimpleNamespace(), print) is None
+
+
+class Timings:
+    """What of IBuilderConfig keeps a timing cache. fits: whether an earlier one is taken."""
+
+    def __init__(self, fits: bool) -> None:
+        self.fits, self.cache = fits, None
+
+    def create_timing_cache(self, data: bytes) -> Any:
+        return types.SimpleNamespace(serialize=lambda: data + b"+")
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        assert ignore_mismatch is False
+        if cache.serialize() != b"+" and not self.fits:
+            return False
+        self.cache = cache
+        return True
+
+    def get_timing_cache(self) -> Any:
+        return self.cache
+
+
+def test_timings_of_earlier_builds_are_read_and_renewed(tmp_path):
+    file, lines = tmp_path / "timings", []
+    for fits, content in ((True, b"+"), (True, b"++"), (False, b"+")):
+        config = Timings(fits)
+        builder._take_timings(V10, config, str(file), lines.append)
+        builder._keep_timings(V10, config, str(file), lines.append)
+        assert file.read_bytes() == content
+    assert [line.split(":")[0].split(" ")[0:2] for line in lines] == [
+        ["timings", "for"], ["timings", "of"], ["timings", "for"], ["timings", "begin"], ["timings", "for"],
+    ]  # fmt: skip
+    builder._keep_timings(V10, Timings(True), "", lines.append)
+    (tmp_path / "folder").mkdir()
+    config = Timings(True)
+    builder._take_timings(V10, config, str(tmp_path / "folder"), lines.append)
+    builder._keep_timings(V10, config, str(tmp_path / "folder"), lines.append)
+    assert "is no regular file" in lines[-2] and "cannot be written" in lines[-1]
+
+
+def test_versions_differ_in_one_file_only():
+    names = r"hasattr\(|STRONGLY_TYPED|EXPLICIT_BATCH|OBEY_PRECISION|device_memory_size|IProgressMonitor|node_operator"
+    for file in (ROOT / "bev_perception").rglob("*.py"):
+        text = file.read_text()
+        if "tensorrt" in text and file.name not in ("tensorrt_api.py", "parameter_table.py"):
+            found = [line.strip() for line in text.splitlines() if re.search(names, line)]
+            assert found == [], file
 
 
 # ---- device memory, without a device --------------------------------------------------------------------------------
@@ -247,7 +544,7 @@ def gpu():
     return tensorrt
 
 
-@pytest.mark.parametrize("precision", build_engine.PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_engine_on_the_gpu_agrees_with_onnxruntime(gpu, bundle, tmp_path, precision):
     reference = open_backend(bundle, threads=1)
     lines: list[str] = []

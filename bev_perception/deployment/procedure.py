@@ -28,6 +28,7 @@ from bev_perception.deployment.rollout import Rollout
 from bev_perception.deployment.serving import Host, Serving
 from bev_perception.deployment.shadow import Findings, Pace, Plan, Shadow, plan
 from bev_perception.deployment.watch import Trial, Watch
+from bev_perception.inference.budget import available
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.inference.pace import engine_ms
 from bev_perception.stated_scores import read_scores
@@ -128,7 +129,7 @@ class Deployment:
         return bundle
 
     def _open(self, bundle: Bundle, gate: Gate) -> tuple[Serving, float]:
-        asked = gates.judge_memory(memory.needed(bundle), memory.available(), gate)
+        asked = gates.judge_memory(memory.needed(bundle), available(), gate)
         _pass_or_fail(asked)
         self._at("opening")
         before = memory.resident()
