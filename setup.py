@@ -13,6 +13,7 @@ PROGRAMS = {
     "perception_node": "bev_perception.ros.node:main",
     "deploy": "bev_perception.ros.deploy:main",
     "build_engine": "bev_perception.inference.build_engine:main",
+    "check_gpu": "bev_perception.inference.check_gpu:main",
     "upgrade_bundle": "bev_perception.upgrade_bundle:main",
     "archive": "bev_perception.archive:main",
     "sign_bundle": "bev_perception.signing:main",

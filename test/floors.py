@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "inference.dry_run inference.tensorrt_engine"),
     ("bev_perception", "inference.*_backend"),
     ("bev_perception", "inference.backend inference.build_engine"),
-    ("bev_perception", "frame_proof inference.build_beside parameter_table"),
+    ("bev_perception", "frame_proof inference.build_beside inference.check_gpu parameter_table"),
     ("bev_perception", "parameters"),
     ("bev_perception", "sensors.sensor_calibration"),
     ("bev_perception", "sensors.intake"),

@@ -6,6 +6,7 @@ STEPS=100000 python -m pytest -n 0 test/test_tensorrt_backend.py -k many_steps i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import os
 import threading
@@ -21,6 +22,7 @@ import tiny_bundle
 from fake_cuda import Breach, FakeGpu
 from fake_tensorrt import FakeTensorRt, inspector_layers, onnx_kernel
 
+from bev_perception.golden_pattern import pattern_frames
 from bev_perception.inference import tensorrt_backend
 from bev_perception.inference.backend import open_backend
 from bev_perception.inference.builder import Built
@@ -29,6 +31,7 @@ from bev_perception.inference.cuda_driver import CudaCore, CudaDriver, CudaError
 from bev_perception.inference.gpu import MIB, Gpu, GpuMemoryError
 from bev_perception.inference.tensorrt_api import BuildError
 from bev_perception.inference.tensorrt_backend import TensorRtBackend, open_tensorrt
+from bev_perception.pipeline import BevPipeline
 
 STEPS = int(os.environ.get("STEPS", "1000"))
 SPEC = tiny_bundle.SPEC
@@ -163,6 +166,39 @@ def test_each_camera_goes_to_the_device_when_it_is_there(bundle, face) -> None:
     with pytest.raises(RuntimeError, match="closed"):
         backend.offer("images", 0, inputs["images"][0])
     rig.check()
+
+
+def test_the_pipeline_offers_images_as_they_are_made(bundle) -> None:
+    """And finds what it finds with ONNX Runtime, also where an image is masked after it went to the device."""
+    rig = Rig()
+    backend, reference = rig.open(bundle.model()), open_backend(bundle, threads=1)
+    offered: list[int] = []
+    offer = backend.offer
+    backend.offer = lambda name, index, row: (offered.append(index), offer(name, index, row))  # type: ignore[method-assign]
+    ours, theirs = (BevPipeline(SPEC, engine) for engine in (backend, reference))
+    for frame in pattern_frames(SPEC):
+        black = dataclasses.replace(frame.cameras[1], frame=_black(frame.cameras[1].frame))
+        for seen in (frame, dataclasses.replace(frame, cameras=(frame.cameras[0], black))):
+            found, expected = ours.step(seen), theirs.step(seen)
+            np.testing.assert_array_equal(found.boxes, expected.boxes)
+            np.testing.assert_array_equal(found.scores, expected.scores)
+            assert found.missing == expected.missing
+    assert offered == [0, 1] * 4 and "cam_b" in found.missing
+
+    def broken(name: str, index: int, row: np.ndarray) -> None:
+        raise CudaError("the device is gone")
+
+    backend.offer = broken  # type: ignore[method-assign]
+    with pytest.raises(CudaError):  # no fault of a camera
+        BevPipeline(SPEC, backend).step(pattern_frames(SPEC)[0])
+    reference.close()
+    ours.memory.reset("the test ends")
+    backend.close()
+    rig.check()
+
+
+def _black(image: Any) -> Any:
+    return dataclasses.replace(image, data=np.zeros_like(image.data))
 
 
 # ---- lifetimes and threads ------------------------------------------------------------------------------------------

@@ -188,6 +188,10 @@ class TensorRtBackend:
             raise ValueError("this device state belongs to another engine")
         return self._gpu.run(lambda: self._fetch(value))
 
+    def free_bytes(self) -> int:
+        """Of device memory, now."""
+        return self._gpu.run(self._driver.memory)[0]
+
     def interrupt(self) -> None:
         """TensorRT stops no engine that runs."""
 
