@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = ROOT / "bev_perception_msgs"
 # Of `ros2 run bev_perception`.
 SCRIPTS = {
-    "perception_node", "build_engine", "deploy", "upgrade_bundle", "archive", "sign_bundle", "fetch_bundle",
+    "perception_node", "build_engine", "check_gpu", "deploy", "upgrade_bundle", "archive", "sign_bundle", "fetch_bundle",
     "replay", "play_bag", "record_bag",
 }  # fmt: skip
 ON_PATH = {  # what pip installs: among everybody's programs these must not collide

@@ -256,7 +256,7 @@ def test_plugins_are_loaded_and_part_of_the_key(rtx, bundle, tmp_path):
 def test_memory_for_a_build_is_known_before_it_begins(bundle, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(budget, "available", lambda: 100 * 2**20)
     assert build_engine.main([str(bundle.path), *RTX, "--cache", str(tmp_path)]) == 1
-    assert "a build is taken to need 1536 MiB and 100 are free" in capsys.readouterr().err
+    assert "a build is taken to need 1024 MiB and 100 are free" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

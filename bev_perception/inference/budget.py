@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bev_perception.inference.tensorrt_api import BuildError
 
-# Measured with TensorRT for RTX 1.7, docs/inference.md: its libraries, and copies of the weights while it builds.
-PER_BYTE, BESIDE = 12, 1536 * 2**20
+# A byte of ONNX took 19 with TensorRT for RTX 1.7 (docs/inference.md). Beside: for CUDA's context and TensorRT's
+# libraries on a GPU, which was not measured.
+PER_BYTE, BESIDE = 20, 1024 * 2**20
 MIB = 2**20
 
 

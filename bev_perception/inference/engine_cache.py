@@ -151,7 +151,7 @@ def _find(places: Sequence[Path], key: EngineKey, prove: Prove[Opened], log: Log
         except Exception as error:  # whatever makes a cached engine unusable, a fresh one is the mend
             problems.append(f"{path}: {error}")
         else:
-            log(f"using the cached engine {path}: made for this model, GPU and TensorRT, whole, and proven")
+            log(f"using the cached engine {path}: whole, made for just this, and checked again")
             return opened, path
     why = "; ".join(problems) if problems else f"there is none in {_told(places)}"
     log(f"building {'again ' if problems else ''}{key.file_name}: {why}")
@@ -179,7 +179,7 @@ def _keep(
     except OSError as error:  # the engine is proven, and the vehicle waits for it
         log(f"the engine is used but not kept: {error}")
         return None
-    log(f"wrote {path} ({len(engine) / 2**20:.1f} MiB): built and proven")
+    log(f"wrote {path} ({len(engine) / 2**20:.1f} MiB), the first place that takes it")
     return path
 
 
