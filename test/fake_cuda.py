@@ -39,6 +39,7 @@ class FakeGpu:
         self.keep_calls = True
         self.fail: dict[str, int] = {}
         self.owner: int | None = None
+        self.lost: dict[str, int] = {}  # what was there when the context was given back
         self.contexts = 0
         self._next = FIRST
         self._device: dict[int, np.ndarray] = {}
@@ -86,7 +87,7 @@ class FakeGpu:
         self.contexts += 1
 
     def leave(self) -> None:
-        left = self.left()
+        left = self.lost = self.left()
         for kept in (self._graphs, self._executables, self._queues):
             kept.clear()  # goes with its context
         if left != {"contexts": 1}:
