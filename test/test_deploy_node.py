@@ -17,7 +17,8 @@ tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 
 import kill_points  # noqa: E402
 from action_msgs.msg import GoalStatus  # noqa: E402
-from deploy_rig import Deployer, named_bundle, start_of  # noqa: E402
+from deploy_rig import Deployer, start_of  # noqa: E402
+from deployment_folder import named_bundle  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from node_rig import ROOT, Rig, running_node  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
