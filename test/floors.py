@@ -48,7 +48,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "changes command_line processes quiet schedules tables workers"),
     ("training", "models data sensor_masks"),
     ("training", "world recorded losses scoring"),
-    ("training", "teachers bag_to_nuscenes"),
+    ("training", "teachers bag_to_nuscenes nuscenes_to_bag"),
     ("training", "distill"),
     ("training", "run recipes"),
     ("training", "trainer experiments"),
