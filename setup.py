@@ -19,6 +19,7 @@ PROGRAMS = {
     "sign_bundle": "bev_perception.signing:main",
     "fetch_bundle": "bev_perception.store:main",
     "replay": "bev_perception.replay:main",
+    "evaluate": "bev_perception.evaluation.evaluate:main",
     "play_bag": "bev_perception.ros.play_bag:main",
     "record_bag": "bev_perception.ros.record_bag:main",
 }
@@ -83,7 +84,7 @@ setup(
         "tensorrt": ["tensorrt", "pycuda", "onnx"],
         "video": ["av"],
         "signing": ["model-signing", "pyopenssl"],  # the first imports the second and does not say so
-        "evaluation": ["nuscenes-devkit==1.2.0", "matplotlib", "trimesh", "embreex"],
+        "evaluation": ["trimesh", "embreex"],
         "training": [
             "torch==2.13.0",  # the version that trained and exported the shipped model
             "lightning",
@@ -94,6 +95,7 @@ setup(
             "torch-pruning",
             "safetensors",
             "nuscenes-devkit==1.2.0",
+            "matplotlib",
             "trimesh",
             "embreex",
         ],

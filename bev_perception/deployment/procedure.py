@@ -18,7 +18,7 @@ from bev_perception.deployment import gate as gates
 from bev_perception.deployment import memory
 from bev_perception.deployment import record as records
 from bev_perception.deployment import rollout as steps
-from bev_perception.deployment.folder import RECORD, VehicleFolder, stored
+from bev_perception.deployment.folder import RECORD, VehicleFolder
 from bev_perception.deployment.gate import Gate, Judged, parse_gate
 from bev_perception.deployment.goal import Goal, Progress
 from bev_perception.deployment.journal import Line, now
@@ -104,6 +104,8 @@ class Deployment:
             if self._backend is not None:
                 self._host.settle()
                 self._backend.close()
+        with contextlib.suppress(OSError, ValueError):  # the next start looks again
+            self._folder.drop_copies()
         return self.rollout
 
     def _deploy(self) -> None:
@@ -152,6 +154,7 @@ class Deployment:
         self._host.observe(heard.note)
         # A few frames tell how long the model in service takes; from that follows the share.
         wait_s = max(FRAMES_WITHIN_S, 2 * FIRST * self._host.period_ms() / 1e3)
+        self._say(event=f"waiting for {FIRST} frames of the model in service, {wait_s:g} s at most")
         self._wait(lambda: len(heard) >= FIRST, wait_s)
         if len(heard) < FIRST:
             raise Failed(
@@ -182,7 +185,7 @@ class Deployment:
         """From the next frame on the candidate serves, and the model before is its shadow."""
         before_ms = heard.median_ms()
         watch = Watch(gate, gates.allowed_ms(before_ms, self._host.period_ms(), gate), heard.boxes > 0)
-        new = stored(candidate.bundle, now())
+        new = self._folder.stored(candidate.bundle, now())
         self._record = self._folder.record()
         self._folder.change(lambda record: records.begin_trial(record, new))
         self._at("on_trial")
@@ -227,7 +230,7 @@ class Deployment:
         before = self._folder.record().before
         if before is None:
             raise Failed("nothing_before: no good bundle before this one is known")
-        bundle = self._try("bad_bundle", lambda: load_bundle(before.path))
+        bundle = self._try("bad_bundle", lambda: load_bundle(self._folder.path_of(before)))
         self._know(bundle)
         _pass_or_fail(gates.judge_facts(bundle.spec, self._before.bundle.spec, Gate(classes="any", grid="any")))
         self._passed()

@@ -8,7 +8,6 @@ frames) on /tf_static.
 
 from __future__ import annotations
 
-import heapq
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
@@ -51,6 +49,7 @@ from training.world.observation import (
     observe,
     snapshot,
 )
+from training.world.record_queue import RecordQueue
 from training.world.rig import RIG
 from training.world.styles import TOWN, Style
 from training.world.world import World
@@ -130,7 +129,7 @@ def _write(path: Path, settings: BagSettings, workers: int) -> dict[str, Any]:
     store = make_typestore()
     messages = Messages(store)
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        queue = _RecordQueue(writer, store)
+        queue = RecordQueue(writer, store)
         mounts = {name.lower(): mount.ego_from_sensor for name, mount in RIG.items() if name in channels}
         queue.push(start_ns, *topic("tf_static"), messages.transforms(start_ns, "base_link", mounts))
         odometry = _odometry(world, settings)
@@ -212,7 +211,7 @@ def _take_one(task: tuple[Scan, BagSettings]) -> _Take:
     return _Take(scan, result, (0, 0), seen)
 
 
-def _push_scan(queue: _RecordQueue, messages: Messages, start_ns: int, taken: _Take, settings: BagSettings) -> None:
+def _push_scan(queue: RecordQueue, messages: Messages, start_ns: int, taken: _Take, settings: BagSettings) -> None:
     scan, frame = taken.scan, taken.scan.channel.lower()
     kind = RIG[scan.channel].kind
     stamp = start_ns + scan.stamp_ns
@@ -230,7 +229,7 @@ def _push_scan(queue: _RecordQueue, messages: Messages, start_ns: int, taken: _T
 
 
 def _push_odometry(
-    queue: _RecordQueue,
+    queue: RecordQueue,
     messages: Messages,
     start_ns: int,
     stamp_ns: int,
@@ -261,44 +260,3 @@ def _odometry(world: World, settings: BagSettings) -> Iterator[tuple[int, np.nda
             motion[:2, 3] = rotation_from_yaw(twist[2] * dt / 2)[:2, :2] @ twist[:2] * dt
             pose = pose @ motion
         yield stamp_ns, pose, (float(twist[0]), float(twist[1]), float(twist[2]))
-
-
-class _RecordQueue:
-    """Writes messages by record time although they are made by stamp; among equals the first pushed goes first."""
-
-    def __init__(self, writer: Writer, store: Any) -> None:
-        self.writer, self.store = writer, store
-        self.connections: dict[str, Any] = {}
-        self.waiting: list[tuple[int, int, str, str, Any]] = []
-        self.pushed = 0
-
-    def push(self, record_ns: int, topic_name: str, message_type: str, message: Any) -> None:
-        heapq.heappush(self.waiting, (record_ns, self.pushed, topic_name, message_type, message))
-        self.pushed += 1
-
-    def flush(self, until_ns: int | None) -> None:
-        """Writes everything with a record time up to until_ns (None: all); nothing earlier may be pushed afterwards."""
-        while self.waiting and (until_ns is None or self.waiting[0][0] <= until_ns):
-            record_ns, _, name, message_type, message = heapq.heappop(self.waiting)
-            if name not in self.connections:
-                qos = [_LATCHED] if name == "/tf_static" else []
-                self.connections[name] = self.writer.add_connection(
-                    name, message_type, typestore=self.store, offered_qos_profiles=qos
-                )
-            data = self.store.serialize_cdr(message, message_type)
-            self.writer.write(self.connections[name], record_ns, data)
-
-
-_FOREVER = QosTime(9223372036, 854775807)
-# Late subscribers to /tf_static must get it too, so players have to offer it transient local.
-_LATCHED = Qos(
-    QosHistory.KEEP_LAST,
-    1,
-    QosReliability.RELIABLE,
-    QosDurability.TRANSIENT_LOCAL,
-    _FOREVER,
-    _FOREVER,
-    QosLiveliness.AUTOMATIC,
-    _FOREVER,
-    False,
-)
