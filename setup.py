@@ -18,6 +18,7 @@ PROGRAMS = {
     "sign_bundle": "bev_perception.signing:main",
     "fetch_bundle": "bev_perception.store:main",
     "replay": "bev_perception.replay:main",
+    "doctor": "bev_perception.doctor:main",
     "play_bag": "bev_perception.ros.play_bag:main",
     "record_bag": "bev_perception.ros.record_bag:main",
 }
