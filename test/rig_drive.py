@@ -174,6 +174,18 @@ def only(topic: str, change: Change) -> Change:
     return lambda row: change(row) if row.topic == topic else (row,)
 
 
+def then(*changes: Change) -> Change:
+    """One change after the other."""
+
+    def change(row: Row) -> list[Row]:
+        rows = [row]
+        for one in changes:
+            rows = [changed for row in rows for changed in one(row)]
+        return rows
+
+    return change
+
+
 def points_of(row: Row) -> np.ndarray:
     return np.frombuffer(row.message.data.tobytes(), RADAR_DTYPE).copy()
 

@@ -16,7 +16,7 @@ import rig_drive
 import tiny_bundle
 import yaml
 from bag_copies import copy_bag
-from rig_drive import MS, NS, START, Change, Row, altered, as_it_is, only, points_of, stamped, with_points
+from rig_drive import MS, NS, START, Change, Row, altered, as_it_is, only, points_of, stamped, then, with_points
 
 from bev_perception import doctor
 from bev_perception.geometry import rotation_from_yaw
@@ -190,6 +190,13 @@ WRONG: dict[str, tuple[Change, dict[str, Any], str, str, str]] = {
     ),
     "an encoding": (
         only(CAMERA, lambda row: [altered(row, encoding="32FC3")]), {}, "images", "error", "image_encoding",
+    ),
+    "an image that is too flat": (
+        then(
+            only(CAMERA, lambda row: [altered(row, height=6, data=row.message.data[: 6 * 32 * 3])]),
+            only(INFO, lambda row: [altered(row, height=6, k=np.array([20.0, 0, 15.5, 0, 20.0, 2.5, 0, 0, 1]))]),
+        ), {},
+        "images", "error", "cam_a: too_flat",
     ),
     "camera_info of another size": (
         only(INFO, lambda row: [altered(row, width=64, height=32)]), {}, "camera_info", "error", "image_size_differs",

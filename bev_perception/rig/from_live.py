@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
 from bev_perception.rig.listener import RigListener
 from bev_perception.rig.summary import Offer, Summary
+from bev_perception.rig.survey import SURVEYED, Survey, Surveyor
 from bev_perception.sensors.intake import Source
 
 
@@ -29,5 +30,25 @@ def listen_live(config: NodeConfig, spec: ModelSpec, seconds: float) -> Summary:
         listener.poll()
 
     found = listen(listener.sources, take, seconds)
-    topics = {topic: tuple(Offer(p.kind, p.reliable, p.latched) for p in all_) for topic, all_ in found.items()}
-    return listener.finish("live", seconds, topics, live=True)
+    return listener.finish("live", seconds, _offers(found), live=True)
+
+
+def survey_live(seconds: float) -> Survey:
+    """What is published within so many seconds. Raises ImportError without ROS."""
+    from bev_perception.ros.listen import listen, topics_there
+
+    surveyor = Surveyor()
+    sources = [
+        Source(topic, topic, kind, lambda message: None)
+        for topic, offers in topics_there().items()
+        for kind in sorted({offer.kind for offer in offers} & set(SURVEYED))
+    ]
+
+    def take(source: Source, raw: bytes, make: Callable[[], Any], now_ns: int) -> None:
+        surveyor.take(source.topic, source.kind, make(), now_ns)
+
+    return surveyor.finish(_offers(listen(sources, take, seconds)))
+
+
+def _offers(found: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Offer, ...]]:
+    return {topic: tuple(Offer(p.kind, p.reliable, p.latched) for p in all_) for topic, all_ in found.items()}

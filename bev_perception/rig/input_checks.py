@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from bev_perception.preprocess.encodings import ImageError
+from bev_perception.preprocess.images import image_from_source
 from bev_perception.rig.finding import Finding, Verdict, or_fine
 from bev_perception.rig.refusals import EXPLAINED, OTHER, check_of, refusals
 from bev_perception.rig.summary import Heard, Offer, Summary
@@ -188,13 +190,21 @@ def check_frames_made(summary: Summary) -> list[Finding]:
 
 
 def check_images(summary: Summary) -> list[Finding]:
-    def changing() -> Iterator[Finding]:
+    def unfit() -> Iterator[Finding]:
         for name, picture in summary.pictures.items():
             if len(picture.sizes) > 1:
                 sizes = ", ".join(f"{w}x{h}" for w, h in picture.sizes)
                 yield Finding("images", "warning", f"{name}: images of {sizes}", "one size", "the camera's mode")
 
-    found = [*refusals(summary, "images", "images that can be read"), *changing()]
+            for width, height in picture.sizes:
+                try:
+                    image_from_source(width, height, summary.spec.image)
+                except ImageError as error:
+                    expected = "an image that fills the model's"
+                    mend = "a camera mode with more rows, or a model for this camera"
+                    yield Finding("images", "error", f"{name}: {error}", expected, mend)
+
+    found = [*refusals(summary, "images", "images that can be read"), *unfit()]
     came = sum(bool(picture.sizes) for picture in summary.pictures.values())
     return or_fine(found, "images", _pictures(summary), came or not summary.pictures)
 
