@@ -43,7 +43,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "evaluation ros"),
     ("bev_perception", "replay rig upgrade_bundle"),
     ("bev_perception", "doctor"),
-    ("bev_perception", "bring_up_rig"),
+    ("bev_perception", "bring_up_rig calibration_check"),
     ("bev_perception", "evaluation.demo evaluation.bench_node"),
     ("bev_perception", "evaluation.faults evaluation.soak"),
     ("bev_perception", "evaluation.bench"),
