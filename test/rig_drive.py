@@ -6,7 +6,7 @@ Radars measure in closed form: what stands closes in by its direction times the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -100,7 +100,8 @@ def radar_returns(ego_from_radar: np.ndarray, stamp_ns: int, things: np.ndarray,
 
 
 @cache
-def _good_rows() -> tuple[Row, ...]:
+def good_rows(seconds: float = SECONDS) -> tuple[Row, ...]:
+    """Of the drive, in the order of recording. Shared: a change makes new messages (`altered`)."""
     rng = np.random.default_rng(5)
     make = Messages(make_typestore())
     rows: list[Row] = []
@@ -109,7 +110,7 @@ def _good_rows() -> tuple[Row, ...]:
         rows.append(Row(stamp_ns + DELAY, topic, kind, message))
 
     add(START, "/tf_static", "tf2_msgs/msg/TFMessage", make.transforms(START, "base_link", MOUNTS))
-    end = START + round(SECONDS * NS)
+    end = START + round(seconds * NS)
     for anchor in range(START + 200 * MS, end, PERIOD):
         for camera in CAMERAS:
             stamp = anchor + OFFSETS[camera]
@@ -127,11 +128,6 @@ def _good_rows() -> tuple[Row, ...]:
         odometry = make.odometry(stamp, pose_at(stamp), (SPEED_MPS, 0.0, TURN_RPS))
         add(stamp, "/odometry", "nav_msgs/msg/Odometry", odometry)
     return tuple(sorted(rows, key=lambda row: row.record_ns))
-
-
-def good_rows() -> Sequence[Row]:
-    """Of the drive, in the order of recording. Shared: a change makes new messages (`altered`)."""
-    return _good_rows()
 
 
 def write_rows(path: Path, rows: Iterable[Row], latched: bool = True) -> Path:

@@ -143,7 +143,7 @@ def test_odometry_is_the_continuous_one(tmp_path: Path, model: dict[str, np.ndar
 def test_other_clouds_and_pictures_are_left(bag: Path, tmp_path: Path, model: dict[str, np.ndarray]) -> None:
     def with_others(row: Row) -> list[Row]:
         if row.topic == "/camera/cam_a/image_raw":
-            return [row, dataclasses.replace(row, topic="/camera/cam_a/image_rect_color")]
+            return [row, dataclasses.replace(row, topic="/camera/cam_a/image_a_rect")]
         if row.topic == "/radar/radar_a/points":
             lidar = rig_drive.Messages(rig_drive.make_typestore()).cloud(
                 START, "lidar", np.zeros(5, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")])
@@ -153,7 +153,7 @@ def test_other_clouds_and_pictures_are_left(bag: Path, tmp_path: Path, model: di
 
     found = proposed(rig_drive.write_drive(tmp_path / "bag", with_others), model)
     assert found.values["cameras.CAM_FRONT.topic"] == "/camera/cam_a/image_raw"
-    assert any("/camera/cam_a/image_rect_color" in text for text in found.told)
+    assert any("/camera/cam_a/image_a_rect" in text for text in found.told)
     assert "/lidar" not in str(found.values)
 
 

@@ -67,6 +67,16 @@ def test_a_turned_camera_is_found(turn: dict[str, float]) -> None:
     assert "when it is turned by" in judge(pairs, EGO_FROM_CAM, turn)
 
 
+def test_a_turn_alone_moves_nothing() -> None:
+    """What is so far away that only the turn of the vehicle moves it says nothing of lines."""
+    turn = integrate_twist(np.array([2.0, 0, 0]), np.array([0, 0, 0.1]), 1.0)
+    far = np.column_stack([np.full(40, 1e6), np.linspace(-3e5, 3e5, 40), np.linspace(0, 2e5, 40)])
+    img_from_ego = IMG_FROM_CAM @ invert(EGO_FROM_CAM)
+    before, after = project(img_from_ego, far)[0], project(img_from_ego, transform_points(invert(turn), far))[0]
+    assert np.linalg.norm(before - after, axis=1).min() > 10
+    assert len(line_distances(Pair(before, after, K, turn), EGO_FROM_CAM)) == 0
+
+
 def test_what_cannot_be_judged() -> None:
     assert "it takes a drive" in judge([], EGO_FROM_CAM, {})
     rng = np.random.default_rng(0)

@@ -26,6 +26,7 @@ from bev_perception.rig.doppler import fit_velocity
 from bev_perception.rig.finding import Finding, lines, merged
 from bev_perception.rig.from_bag import listen_to_bag
 from bev_perception.rig.machine import MACHINE_CHECKS, Machine, check_machine
+from bev_perception.rig.summary import Offer
 from bev_perception.rig.thinned import Thinned
 from bev_perception.rig.times import TimesHeard, phase_of
 
@@ -265,6 +266,23 @@ def test_a_latched_topic_that_was_not_recorded_as_one(tmp_path: Path) -> None:
     bag = rig_drive.write_drive(tmp_path / "bag", latched=False)
     (found,) = (finding for finding in examined(bag) if finding.check == "qos")
     assert found.verdict == "warning" and "/tf_static is not latched" in found.found
+
+
+@pytest.mark.parametrize(
+    ("topic", "offer", "said"),
+    [
+        ("/tf_static", {"latched": False}, "/tf_static is not latched"),
+        ("/tf_static", {"reliable": False, "latched": True}, "/tf_static is best effort"),
+        (CAMERA, {"reliable": False}, "cam_a: /camera/cam_a/image_raw is best effort"),
+    ],
+)
+def test_what_publishers_offer_must_be_enough(good: Path, topic: str, offer: dict[str, bool], said: str) -> None:
+    config = make_config(rig_drive.VALUES | {"qos.reliability": "reliable"}, rig_drive.SPEC)
+    summary = listen_to_bag(good, config, rig_drive.SPEC)
+    assert [finding.verdict for finding in CHECKS["qos"](summary)] == ["ok"]
+    weak = summary.topics | {topic: (Offer("any", **offer),)}
+    found = CHECKS["qos"](dataclasses.replace(summary, topics=weak, live=True))
+    assert [(finding.verdict, finding.found) for finding in found] == [("error", said)]
 
 
 def test_damage_is_told(good: Path, tmp_path: Path) -> None:
