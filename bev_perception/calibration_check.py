@@ -13,9 +13,8 @@ pictures as they are.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -28,13 +27,9 @@ from bev_perception.evaluation.telling import Progress
 from bev_perception.files import write_atomic
 from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, ParameterError
-from bev_perception.rig.epipolar import Pair, mean_distance
-from bev_perception.rig.perturb import TURNS, parse_change, perturbed
+from bev_perception.rig.direction import direction_of
+from bev_perception.rig.perturb import TURNS, parse_change
 from bev_perception.rig.views import Moment, draw, read_views
-
-SEARCH_DEG = (2.0, 1.0, 0.5, 0.25)
-LOST_PX = 1.0  # worse than this at its best, points were not the same ones
-SURE_PX = 0.05  # a turn that gains less is none
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         write_atomic(path, _jpeg(_picture(moment, bundle.spec, args.perturb)))
         print(f"written: {path}")
     for camera in config.cameras:
-        print(f"{camera}: {judge(views.pairs.get(camera, ()), views.poses.get(camera), args.perturb)}")
+        print(f"{camera}: {direction_of(views.pairs.get(camera, ()), views.poses.get(camera), args.perturb).text()}")
     return 0
 
 
@@ -71,52 +66,6 @@ def _change(text: str) -> dict[str, float]:
         return parse_change(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def judge(pairs: Sequence[Pair], pose: np.ndarray | None, change: Mapping[str, float]) -> str:
-    """The score of one camera at its pose (4, 4) or changed, what a degree does to it, and where it would be least."""
-    if pose is None or not pairs or math.isnan(mean_distance(pairs, pose)):
-        return "nothing moves in its images: it takes a drive at more than 2 m/s past standing things"
-    pose = perturbed(pose, change)
-    here = mean_distance(pairs, pose)
-    turned = [
-        f"{name} {np.mean([mean_distance(pairs, perturbed(pose, {name: sign})) for sign in (-1.0, 1.0)]):.2f}"
-        for name in TURNS
-    ]
-    text = f"{here:.2f} px off the lines of motion in {len(pairs)} pairs of images; a degree more: {', '.join(turned)}"
-    best, least = best_turn(pairs, pose)
-    if least > LOST_PX:
-        return f"{text}; nothing can be said: points cannot be followed that far, images closer together are needed"
-    if here - least < SURE_PX:
-        return f"{text}; no turn is better"
-    words = ", ".join(f"{name} {degrees:+.2f}" for name, degrees in best.items() if degrees)
-    return f"{text}; least, {least:.2f} px, when it is turned by {words} degrees"
-
-
-def best_turn(pairs: Sequence[Pair], pose: np.ndarray) -> tuple[dict[str, float], float]:
-    """({yaw, pitch, roll: degrees} that fit best, pixels): downhill in steps that become smaller."""
-    best = dict.fromkeys(TURNS, 0.0)
-    least = mean_distance(pairs, pose)
-    seen = [name for name in TURNS if _shows(pairs, pose, name, least)]
-    for step in SEARCH_DEG:
-        gained = True
-        while gained:
-            gained = False
-            for name in seen:
-                for sign in (-1.0, 1.0):
-                    turn = best | {name: best[name] + sign * step}
-                    if max(map(abs, turn.values())) > 10.0:
-                        continue
-                    found = mean_distance(pairs, perturbed(pose, turn))
-                    if found < least - 1e-4:
-                        best, least, gained = turn, found, True
-    return best, least
-
-
-def _shows(pairs: Sequence[Pair], pose: np.ndarray, name: str, here: float) -> bool:
-    """Whether a turn about this axis changes anything: one about the direction of travel does not."""
-    turned = [mean_distance(pairs, perturbed(pose, {name: sign * 2.0})) for sign in (-1.0, 1.0)]
-    return max(abs(found - here) for found in turned) > SURE_PX / 2
 
 
 def _picture(moment: Moment, spec: ModelSpec, change: Mapping[str, float]) -> np.ndarray:

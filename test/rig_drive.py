@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import tiny_bundle
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bev_perception.evaluation.result_bag import make_typestore
-from bev_perception.geometry import invert, make_transform, rotation_from_yaw, transform_points
+from bev_perception.geometry import invert, make_transform, project, rotation_from_yaw, transform_points
 from bev_perception.model_spec import ModelSpec
 from training.world.bag_messages import Messages
 from training.world.bag_writer import _LATCHED
@@ -114,8 +115,8 @@ def good_rows(seconds: float = SECONDS) -> tuple[Row, ...]:
     for anchor in range(START + 200 * MS, end, PERIOD):
         for camera in CAMERAS:
             stamp = anchor + OFFSETS[camera]
-            image = rng.integers(0, 120, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-            image[: HEIGHT // 3] = np.array([235, 205, 190]) + rng.integers(0, 8, (HEIGHT // 3, WIDTH, 1))  # a sky
+            image = np.full((HEIGHT, WIDTH, 3), rng.integers(40, 120), np.uint8)  # without a corner to be followed
+            image[: HEIGHT // 3] = 235, 205, 190  # a sky
             info = make.camera_info(stamp, camera, K, WIDTH, HEIGHT)
             add(stamp, f"/camera/{camera}/camera_info", "sensor_msgs/msg/CameraInfo", info)
             add(stamp, f"/camera/{camera}/image_raw", "sensor_msgs/msg/Image", make.image(stamp, camera, image))
@@ -150,6 +151,31 @@ def write_drive(path: Path, change: Change = as_it_is, latched: bool = True) -> 
 
 
 # ---- ways to be wrong
+
+
+@cache
+def _blobs() -> np.ndarray:
+    """(P, 4): x, y, z in odom and a grey level, of things along the way."""
+    rng = np.random.default_rng(11)
+    return np.column_stack([rng.uniform(-50, 80, (700, 2)), rng.uniform(0, 7, 700), rng.integers(0, 256, 700)])
+
+
+def in_sight(row: Row) -> Iterable[Row]:
+    """Cameras see standing things, in images of 160x90."""
+    if row.name not in CAMERAS:
+        return (row,)
+    matrix = np.array([[120.0, 0, 79.5], [0, 120.0, 44.5], [0, 0, 1]])
+    if row.topic.endswith("camera_info"):
+        return (altered(row, width=160, height=90, k=matrix.reshape(-1)),)
+    img_from_cam = make_transform(matrix, np.zeros(3))
+    blobs, stamp_ns = _blobs(), row.record_ns - DELAY
+    pixels, depth = project(img_from_cam @ invert(pose_at(stamp_ns) @ MOUNTS[row.name]), blobs[:, :3])
+    image = np.full((90, 160, 3), 128, np.uint8)
+    for k in np.argsort(-depth):
+        if 3.0 < depth[k] < 60.0 and np.abs(pixels[k]).max() < 1000:
+            center, level = np.round(pixels[k] * 16).astype(int), int(blobs[k, 3])
+            cv2.circle(image, center.tolist(), round(16 * 40 / depth[k]), (level,) * 3, -1, cv2.LINE_AA, 4)
+    return (altered(row, width=160, height=90, step=480, data=image.reshape(-1)),)
 
 
 def altered(row: Row, **fields: Any) -> Row:

@@ -16,9 +16,9 @@ import yaml
 from rig_drive import LOOK_AHEAD, MS, START, Row, altered
 
 from bev_perception import calibration_check
-from bev_perception.calibration_check import best_turn, judge
 from bev_perception.ego_motion import integrate_twist
 from bev_perception.geometry import invert, make_transform, project, transform_points
+from bev_perception.rig.direction import best_turn, direction_of
 from bev_perception.rig.epipolar import Pair, line_distances, mean_distance, track
 from bev_perception.rig.overlay import draw_ground, draw_horizon, draw_points, draw_returns
 from bev_perception.rig.perturb import parse_change, perturbed
@@ -62,9 +62,9 @@ def test_a_turned_camera_is_found(turn: dict[str, float]) -> None:
     assert {n: found[n] for n in ("yaw", "pitch")} == pytest.approx(
         {n: -turn.get(n, 0.0) for n in ("yaw", "pitch")}, abs=0.3
     )
-    assert "when it is turned by" in judge(pairs, wrong, {})
-    assert "no turn is better" in judge(pairs, EGO_FROM_CAM, {})
-    assert "when it is turned by" in judge(pairs, EGO_FROM_CAM, turn)
+    assert "when it is turned by" in direction_of(pairs, wrong).text()
+    assert "no turn is better" in direction_of(pairs, EGO_FROM_CAM).text()
+    assert "when it is turned by" in direction_of(pairs, EGO_FROM_CAM, turn).text()
 
 
 def test_a_turn_alone_moves_nothing() -> None:
@@ -78,10 +78,10 @@ def test_a_turn_alone_moves_nothing() -> None:
 
 
 def test_what_cannot_be_judged() -> None:
-    assert "it takes a drive" in judge([], EGO_FROM_CAM, {})
+    assert "it takes a drive" in direction_of([], EGO_FROM_CAM).text()
     rng = np.random.default_rng(0)
     unrelated = [dataclasses.replace(p, after=rng.uniform(0, 360, p.after.shape)) for p in pairs_of(EGO_FROM_CAM)]
-    assert "nothing can be said" in judge(unrelated, EGO_FROM_CAM, {})
+    assert "nothing can be said" in direction_of(unrelated, EGO_FROM_CAM).text()
 
 
 def test_corners_are_followed() -> None:

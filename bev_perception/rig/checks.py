@@ -27,6 +27,7 @@ CHECKS: dict[str, Check] = {
     "camera_info": input_checks.check_camera_info,
     "colors": content_checks.check_colors,
     "extrinsics": input_checks.check_extrinsics,
+    "camera_direction": content_checks.check_camera_direction,
     "odometry_frame": content_checks.check_odometry_frame,
     "odometry": content_checks.check_odometry,
     "radar_messages": input_checks.check_radar_messages,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bev_perception.rig.direction import Direction
 from bev_perception.rig.finding import Finding, Verdict, or_fine
 from bev_perception.rig.refusals import refusals
 from bev_perception.rig.summary import Motion, Summary
@@ -13,6 +14,7 @@ from bev_perception.rig.summary import Motion, Summary
 LEAST_SCANS = 10
 YAW_WARNING_DEG, YAW_ERROR_DEG = 2.0, 6.0
 SPEED_SHARE = 0.06  # of the speed by odometry
+CAMERA_WARNING_DEG, CAMERA_ERROR_DEG = 1.0, 4.0
 LEFT_SHARE = 0.15  # of the speed, in what is called compensated
 UNITS = {3.6: "km/h", 2.237: "mph", 1 / 3.6: "a 3.6th of m/s"}
 TURNED_ROUND_DEG = 150.0
@@ -168,6 +170,34 @@ def check_colors(summary: Summary) -> list[Finding]:
     if not skies:
         return [Finding("colors", "unknown", "no image shows a bright sky", "a drive by day", "look at a picture")]
     return or_fine(red(), "colors", f"skies of {len(skies)} cameras are blue or grey")
+
+
+def check_camera_direction(summary: Summary) -> list[Finding]:
+    """Where each camera looks, by what moves in its images, against the extrinsics."""
+    told: list[str] = []
+
+    def turned() -> Iterator[Finding]:
+        for name in summary.config.cameras:
+            direction = summary.directions.get(name, Direction(0))
+            if not direction.tells:
+                why = (
+                    "points cannot be followed from image to image"
+                    if direction.pairs
+                    else "nothing moves in its images"
+                )
+                yield Finding("camera_direction", "unknown", f"{name}: {why}", "images that follow each other", DRIVE)
+                continue
+            told.append(f"{name} {direction.here_px:.2f}")
+            off_deg = max(map(abs, direction.turn.values()), default=0.0)
+            if direction.is_off and off_deg >= CAMERA_WARNING_DEG:
+                text = f"{name}: what stands moves as if it looked elsewhere ({direction.here_px:.2f} px off its lines)"
+                expected = f"{direction.least_px:.2f} px, as with another direction"
+                mend = f"turn it by {direction.turn_words()} in the extrinsics; look first: calibration_check"
+                verdict: Verdict = "error" if off_deg > CAMERA_ERROR_DEG else "warning"
+                yield Finding("camera_direction", verdict, text, expected, mend)
+
+    found = list(turned())
+    return or_fine(found, "camera_direction", f"pixels off the lines of motion: {', '.join(told) or 'no cameras'}")
 
 
 def check_odometry_frame(summary: Summary) -> list[Finding]:

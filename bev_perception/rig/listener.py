@@ -19,7 +19,9 @@ from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig, RadarConfig
 from bev_perception.preprocess.encodings import ImageError, decode_image, source_size
 from bev_perception.preprocess.radar import own_velocities
+from bev_perception.rig.direction import direction_of
 from bev_perception.rig.doppler import fit_velocity
+from bev_perception.rig.pairs import PairsHeard
 from bev_perception.rig.summary import Drive, Heard, Motion, Offer, Picture, Summary
 from bev_perception.rig.thinned import Thinned
 from bev_perception.rig.times import TimesHeard, fold, phase_of
@@ -62,6 +64,7 @@ class RigListener:
         self._motions = {name: _MotionHeard() for name in config.radars}
         self._columns: dict[str, tuple[str, ...]] = {}
         self._odometry = _DriveHeard()
+        self._pairs = PairsHeard(spec.cameras)
         self._frames = 0
         self._used: Counter[str] = Counter()
 
@@ -82,6 +85,7 @@ class RigListener:
         refused = {name: self._refused(name) for name in times}
         period_ns = self.taken.config.period_ns
         phases = {name: phase_of(found.values, period_ns) for name, found in self._phases.items() if found.values}
+        found, poses = self._pairs.pairs, self._pairs.poses
         gaps = {name: self.intake.calibration.gap(name) for name in (*self.config.cameras, *self.config.radars)}
         return Summary(
             source=source,
@@ -101,6 +105,7 @@ class RigListener:
             phases={name: (mean / MS, agreement) for name, (mean, agreement) in phases.items()},
             motions={name: found.finish() for name, found in self._motions.items()},
             radar_columns=self._columns,
+            directions={name: direction_of(found[name], poses[name]) for name in found},
             drive=self._odometry.finish(),
             notes=tuple(notes),
             live=live,
@@ -175,6 +180,7 @@ class RigListener:
 
     def _look_at(self, frame: SensorFrame) -> None:
         self._frames += 1
+        self._pairs.add(frame)
         self._used.update(n for n in (*self.spec.cameras, *self.spec.radars) if n not in frame.missing)
         for name, sweeps in zip(self.spec.radars, frame.radars):
             if sweeps:

@@ -9,6 +9,7 @@ import numpy as np
 
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
+from bev_perception.rig.direction import Direction
 from bev_perception.rig.times import Times
 
 
@@ -95,6 +96,7 @@ class Summary:
     phases: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     motions: Mapping[str, Motion] = field(default_factory=dict)
     radar_columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    directions: Mapping[str, Direction] = field(default_factory=dict)
     drive: Drive = Drive()
     notes: tuple[str, ...] = ()
     live: bool = False

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from bev_perception.bags.recording import open_bag
@@ -21,26 +20,23 @@ from bev_perception.evaluation.frames import hear
 from bev_perception.evaluation.objects import Objects, objects_from_message
 from bev_perception.geometry import invert, transform_boxes, transform_points
 from bev_perception.measurements import Measurements
-from bev_perception.model_spec import ImageSpec, ModelSpec
+from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
-from bev_perception.preprocess.encodings import ImageError
-from bev_perception.preprocess.images import img_from_cam, received_image, resample_received
+from bev_perception.preprocess.images import img_from_cam
 from bev_perception.preprocess.radar import over_ground, own_velocities
-from bev_perception.rig.epipolar import Pair, track
+from bev_perception.rig.epipolar import Pair
 from bev_perception.rig.found import radar_fields
 from bev_perception.rig.overlay import MOVING_MPS, draw_ground, draw_horizon, draw_points, draw_returns
+from bev_perception.rig.pairs import PairsHeard, picture_of, picture_spec
 from bev_perception.rig.perturb import perturbed
 from bev_perception.rig.survey import CLOUD, TRANSFORMS
 from bev_perception.rig.thinned import Thinned
 from bev_perception.sensors.intake import SensorIntake, Source
 from bev_perception.sensors.sensor_calibration import TF_STATIC
-from bev_perception.structures import CameraCalibration, CameraView, EgoPose, SensorFrame
+from bev_perception.structures import CameraView, EgoPose, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 from bev_perception.sync_config import NS
 
-WIDTH = 640  # of the pictures
-PAIRS_KEPT = 24  # of each camera
-STEP_M, LONGEST_S = 1.5, 1.0  # driven from one image of a pair to the other, at least, and within
 LIDAR_AGE_NS = NS // 5
 
 
@@ -74,11 +70,6 @@ class _Extras:
     objects: dict[int, Objects] = field(default_factory=dict)
 
 
-def picture_spec(calibration: CameraCalibration) -> ImageSpec:
-    """The whole image, WIDTH columns wide."""
-    return ImageSpec(height=round(calibration.height * WIDTH / calibration.width), width=WIDTH)
-
-
 def read_views(
     bag: str | Path,
     config: NodeConfig,
@@ -90,9 +81,7 @@ def read_views(
     taken = Measurements(config.sync_config(spec))
     intake, sync, extras = SensorIntake(config, taken), FrameSynchronizer(taken), _Extras()
     moments: Thinned[Moment] = Thinned(max(2, 2 * count))
-    pairs: dict[str, Thinned[Pair | None]] = {name: Thinned(PAIRS_KEPT) for name in spec.cameras}
-    before: dict[str, CameraView] = {}
-    poses: dict[str, np.ndarray] = {}
+    pairs = PairsHeard(spec.cameras)
     waiting: SensorFrame | None = None
     with open_bag(bag) as recording:
         others = _other_sources({channel.topic: channel.msgtype for channel in recording.connections}, config, extras)
@@ -101,20 +90,9 @@ def read_views(
                 if waiting is not None:  # what belongs to it may have come after it was made
                     moments.offer(partial(_moment, waiting, config, extras))
                 waiting = frame
-                for name, view in zip(spec.cameras, frame.cameras):
-                    last = before.get(name)
-                    if view is None:
-                        before.pop(name, None)
-                        continue
-                    poses[name] = view.calibration.ego_from_cam
-                    if last is not None and _near(last, view):
-                        continue
-                    before[name] = view
-                    if last is not None and _follows(last, view):
-                        pairs[name].offer(partial(_pair, last, view))
+                pairs.add(frame)
     chosen = moments.values[:: max(1, len(moments.values) // count)][:count]
-    found = {name: tuple(p for p in kept.values if p is not None) for name, kept in pairs.items()}
-    return Views(tuple(chosen), {name: kept for name, kept in found.items() if kept}, poses)
+    return Views(tuple(chosen), pairs.pairs, pairs.poses)
 
 
 def _other_sources(topics: Mapping[str, str], config: NodeConfig, extras: _Extras) -> list[Source]:
@@ -172,41 +150,9 @@ def _moment(frame: SensorFrame, config: NodeConfig, extras: _Extras) -> Moment:
     return Moment(frame, transform_points(ego_from_lidar, points), ego, objects)
 
 
-def _moved_m(before: CameraView, after: CameraView) -> float:
-    return float(np.linalg.norm(after.ego.odom_from_ego[:3, 3] - before.ego.odom_from_ego[:3, 3]))
-
-
-def _near(before: CameraView, after: CameraView) -> bool:
-    """Whether to wait for a later image: too little has moved as yet."""
-    return _follows(before, after) and _moved_m(before, after) < STEP_M
-
-
-def _follows(before: CameraView, after: CameraView) -> bool:
-    step_s = (after.frame.stamp_ns - before.frame.stamp_ns) / NS
-    return 0 < step_s < LONGEST_S and before.ego.epoch == after.ego.epoch
-
-
-def _picture(view: CameraView) -> np.ndarray | None:
-    """(H, WIDTH, 3) uint8 BGR without the lens's distortion; None for one that cannot be read."""
-    spec = picture_spec(view.calibration)
-    try:
-        return resample_received(received_image(view, spec), view.calibration, spec)
-    except ImageError:
-        return None
-
-
-def _pair(before: CameraView, after: CameraView) -> Pair | None:
-    images = [image for view in (before, after) if (image := _picture(view)) is not None]
-    if len(images) < 2:
-        return None
-    points = track(*(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)) for image in images))
-    matrix = img_from_cam(after.calibration, picture_spec(after.calibration))[:3, :3]
-    return Pair(*points, matrix, invert(before.ego.odom_from_ego) @ after.ego.odom_from_ego)
-
-
 def draw(moment: Moment, view: CameraView, spec: ModelSpec, change: Mapping[str, float]) -> np.ndarray | None:
     """One camera's picture with what the calibration says lies in it, the camera turned or moved by `change`."""
-    image = _picture(view)
+    image = picture_of(view)
     if image is None:
         return None
     image = np.ascontiguousarray(image)
