@@ -20,6 +20,9 @@ PROGRAMS = {
     "fetch_bundle": "bev_perception.store:main",
     "replay": "bev_perception.replay:main",
     "evaluate": "bev_perception.evaluation.evaluate:main",
+    "doctor": "bev_perception.doctor:main",
+    "calibration_check": "bev_perception.calibration_check:main",
+    "bring_up_rig": "bev_perception.bring_up_rig:main",
     "play_bag": "bev_perception.ros.play_bag:main",
     "record_bag": "bev_perception.ros.record_bag:main",
 }

@@ -70,6 +70,8 @@ RULES = (
             "bev_perception/evaluation/bench_node.py",
             "bev_perception/evaluation/faults.py",
             "bev_perception/evaluation/soak.py",
+            "bev_perception/rig/from_live.py",
+            "bev_perception/rig/machine.py",
         ),
     ),
     Rule(
