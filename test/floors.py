@@ -41,7 +41,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "sensors.intake"),
     ("bev_perception", "deployment health"),
     ("bev_perception", "evaluation ros"),
-    ("bev_perception", "replay upgrade_bundle"),
+    ("bev_perception", "evaluation.live replay upgrade_bundle"),
     ("bev_perception", "evaluation.demo evaluation.bench_node"),
     ("bev_perception", "evaluation.faults evaluation.soak"),
     ("bev_perception", "evaluation.bench"),

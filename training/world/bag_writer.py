@@ -1,7 +1,8 @@
 """A synthetic drive as a rosbag2 MCAP recording, as a car with the nuScenes rig would have made it.
 
-TOPICS below lists what is in it. Headers carry the true stamps of the measurements; the record time of a message is its
-stamp plus the fixed latency of its kind (LATENCY_NS), and messages are stored by record time.
+TOPICS below lists what is in it, at the rig's rates where no lower ones are asked for. Headers carry the true stamps of
+the measurements; the record time of a message is its stamp plus the fixed latency of its kind (LATENCY_NS), and
+messages are stored by record time.
 Frames: odom -> base_link on /tf, base_link -> one frame per sensor (its channel in lower case; cameras are optical
 frames) on /tf_static.
 """
@@ -12,7 +13,7 @@ import heapq
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class BagSettings:
     odometry_noise: float = 0.0
     radar: ListedRadar | None = None  # None: the profile `clear`
     style: Style = TOWN
+    rates: Rates = field(default_factory=Rates)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def write_bag(out: str | Path, settings: BagSettings, workers: int = 2, overwrit
 def _write(path: Path, settings: BagSettings, workers: int) -> dict[str, Any]:
     world = world_of(settings.seed, settings.duration_s, settings.style)
     channels = [name for name, mount in RIG.items() if settings.lidar or mount.kind != "lidar"]
-    scans = plan_drive(settings.duration_s, Rates(), channels)
+    scans = plan_drive(settings.duration_s, settings.rates, channels)
     start_ns = epoch_ns(settings.seed)
     progress = Progress("scans", len(scans))
     store = make_typestore()
