@@ -235,3 +235,19 @@ def test_odometry_noise_drifts_and_is_off_by_default(world):
     gaps = [np.linalg.norm(a[1][:3, 3] - b[1][:3, 3]) for a, b in zip(exact, noisy)]
     assert gaps[0] == 0 and 0 < gaps[-1] < 0.5
     assert [a[0] for a in exact] == [b[0] for b in noisy]
+
+
+def test_fewer_scans_are_kept_where_that_is_asked_for(tmp_path):
+    """Two images a second of each camera, each the newest at its tick; the truth comes with them."""
+    out = tmp_path / "thin"
+    assert main(["bag", str(out), "--duration", "1", "--scale", "0.04", "--camera-hz", "2", "--workers", "1"]) == 0
+    found, _ = _read(out)
+    counts = {name: len(messages) for name, messages in found.items()}
+    assert {counts[topic("raw", name)[0]] for name in CAMERAS} == {2}
+    assert {counts[topic("radar", name)[0]] for name in RADARS} == {len(stamps(RIG[RADARS[0]], 1, 10**9 + 1))}
+    anchors = [_seconds(message) for _, message in found[topic("raw", "CAM_BACK_LEFT")[0]]]
+    assert anchors == [_seconds(message) for _, message in found[topic("ground_truth")[0]]]
+
+
+def _seconds(message):
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec

@@ -64,7 +64,9 @@ def write_parameters(
     tree = StaticTree()
     for message in read_bag(bag, {"/tf_static"}):
         tree.add(message.message.transforms)
-    sensors = (*spec.cameras, *spec.radars)
+    # Of a LiDAR, too, which the node does not hear: a drive that is recorded becomes training data.
+    lidars = [frame.upper() for frame in tree.children if frame.startswith("lidar")]
+    sensors = (*spec.cameras, *spec.radars, *lidars)
     extrinsics = out / "extrinsics.yaml"
     save_extrinsics(extrinsics, "base_link", {name: tree.lookup("base_link", name.lower()) for name in sensors})
     values = parse_yaml(base or SHIPPED_PARAMETERS)
