@@ -154,8 +154,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
         read_progress(tmp_path)
 
 
-def line(bundle: str, step: str, verdict: str) -> Line:
-    return Line("2026-01-01T00:00:00.000Z", "1", asked_by(bundle), step, verdict, reason="why")
+def line(bundle: str, step: str, verdict: str, reason: str = "why") -> Line:
+    return Line("2026-01-01T00:00:00.000Z", "1", asked_by(bundle), step, verdict, reason=reason)
 
 
 def test_a_deployment_must_end_as_it_is_to_end(tmp_path: Path) -> None:
@@ -171,6 +171,9 @@ def test_a_deployment_must_end_as_it_is_to_end(tmp_path: Path) -> None:
     assert "was to end done, the journal says refused" in circle.judged(
         dataclasses.replace(step, verdict="done"), 1, tmp_path
     )
+    again = dataclasses.replace(step, deploys="better", verdict="done")
+    journal.append(path, line("better", "checking", "refused", "already_in_service: tiny"))
+    assert circle.judged(again, 0, tmp_path) == ""  # of a circle that was stopped when it had just come in
 
 
 def test_the_summary_says_scores_times_and_verdicts(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+from bev_perception.deployment.rollout import ALREADY, DONE
 from bev_perception.evaluation.process import run_in_front
 from bev_perception.files import write_atomic
 from training.circle import summary as summaries
@@ -45,6 +46,8 @@ def judged(step: Step, status: int, out: Path) -> str:
     if step.deploys and status in (0, 1):
         line = summaries.ending(summaries.read_lines(out), step.deploys)
         ended = line.verdict if line else "nothing"
+        if line and line.reason.startswith(ALREADY):  # of a circle that was stopped just after it had come in
+            ended = DONE
         return "" if ended == step.verdict else f"{step.deploys} was to end {step.verdict}, the journal says {ended}"
     if status:
         return f"it ended with status {status}"

@@ -16,5 +16,5 @@ def student() -> Run:
         run.data.augmentation, bev_flip_x=0.0, bev_flip_y=0.0, bev_rotation_deg=0.0, bev_scale=(1.0, 1.0)
     )
     data = dataclasses.replace(run.data, augmentation=still)
-    optim = OptimConfig(lr=8e-4, warmup_steps=20, steps=250, clip_norm=10.0)
+    optim = OptimConfig(lr=8e-4, warmup_steps=20, steps=160, clip_norm=10.0)
     return dataclasses.replace(run, data=data, optim=optim, checkpoint_every=50)
