@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         ("steps", "of the student's"),
         ("share", "of the scenes that is chosen"),
         ("rate", "at which drives are played; below 1 for a machine that is busy"),
+        ("deploy_rate", "the same while something is deployed: two networks run then"),
         ("workers", "processes that render"),
     ):
         value = getattr(usual, name)

@@ -23,7 +23,8 @@ PYTHON = ("python", "-m")
 @dataclass(frozen=True)
 class Settings:
     """fleet, held_out: drives of each kind; seconds: of a drive; teacher_steps, steps: of training; share: of the
-    scenes that are chosen; rate: at which drives are played; workers: processes that render."""
+    scenes that are chosen; rate, deploy_rate: at which drives are played, and at which while something is deployed;
+    workers: processes that render."""
 
     fleet: int = 8
     held_out: int = 4
@@ -32,6 +33,7 @@ class Settings:
     steps: int = 160
     share: float = 0.6
     rate: float = 1.0
+    deploy_rate: float = 1.0
     workers: int = 2
 
 
@@ -212,21 +214,22 @@ def vehicle(out: Path, settings: Settings) -> list[Step]:
     folder = ("deploy.folder=" + str(out / "vehicle"), "deploy.public_key=" + str(out / "fleet.pub"))
     node = (
         *PYTHON, "bev_perception.evaluation.live", held_out, "--out", str(out / "live"),
-        "--bundle", str(out / "before"), "--set", *PARAMETERS, *folder, "--rate", f"{settings.rate:g}",
+        "--bundle", str(out / "before"), "--set", *PARAMETERS, *folder, "--rate",
     )  # fmt: skip
-    seconds = {"--shadow": 20 / settings.rate, "--watch": 15 / settings.rate}
+    rate = settings.deploy_rate
+    seconds = {"--shadow": 20 / rate, "--watch": 15 / rate}
 
     def published(name: str, why: str) -> Step:
         said = ("--record", str(out / "published" / name), "--topics", DETECTIONS_TOPIC, STATUS_TOPIC)
         scores = out / "published" / f"{name}.json"
-        return Step("drive", why, (*node, *said, "--scores", str(scores)), scores)
+        return Step("drive", why, (*node, f"{settings.rate:g}", *said, "--scores", str(scores)), scores)
 
     def deployed(bundle: str, why: str, verdict: str, shadow: bool = True) -> Step:
         # One that is seen first while it serves is watched for longer: it ends with the breach.
-        times = seconds if shadow else {"--shadow": 0.0, "--watch": 60 / settings.rate}
+        times = seconds if shadow else {"--shadow": 0.0, "--watch": 60 / rate}
         asked = [word for name, value in times.items() for word in (name, f"{value:g}")]
         command = (
-            *node, "--", "bev_perception.ros.deploy", str(out / bundle), *asked, "--gate", str(GATE),
+            *node, f"{rate:g}", "--", "bev_perception.ros.deploy", str(out / bundle), *asked, "--gate", str(GATE),
             "--asked-by", asked_by(bundle),
         )  # fmt: skip
         return Step(f"deploy {bundle}", why, command, out / "vehicle" / "journal.jsonl", bundle, verdict)
