@@ -43,7 +43,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "sensors.intake"),
     ("bev_perception", "deployment health"),
     ("bev_perception", "evaluation ros"),
-    ("bev_perception", "replay rig upgrade_bundle"),
+    ("bev_perception", "evaluation.live replay rig upgrade_bundle"),
     ("bev_perception", "doctor"),
     ("bev_perception", "bring_up_rig calibration_check"),
     ("bev_perception", "evaluation.demo evaluation.bench_node evaluation.drive"),
@@ -62,6 +62,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "train evaluate export pruning average velocity check_data object_database model_table study_tables",
     ),
     ("training", "bench decoding overfit prune quantize study train_small"),
+    ("training", "circle"),
 )
 ROOTS = ("bev_perception", "training")
 

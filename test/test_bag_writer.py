@@ -268,3 +268,19 @@ def test_a_rig_of_other_names_measures_the_same(tmp_path):
 
 def _stamp_of(message, seed):
     return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec - epoch_ns(seed)
+
+
+def test_fewer_scans_are_kept_where_that_is_asked_for(tmp_path):
+    """Two images a second of each camera, each the newest at its tick; the truth comes with them."""
+    out = tmp_path / "thin"
+    assert main(["bag", str(out), "--duration", "1", "--scale", "0.04", "--camera-hz", "2", "--workers", "1"]) == 0
+    found, _ = _read(out)
+    counts = {name: len(messages) for name, messages in found.items()}
+    assert {counts[topic("raw", name)[0]] for name in CAMERAS} == {2}
+    assert {counts[topic("radar", name)[0]] for name in RADARS} == {len(stamps(RIG[RADARS[0]], 1, 10**9 + 1))}
+    anchors = [_seconds(message) for _, message in found[topic("raw", "CAM_BACK_LEFT")[0]]]
+    assert anchors == [_seconds(message) for _, message in found[topic("ground_truth")[0]]]
+
+
+def _seconds(message):
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec

@@ -66,6 +66,7 @@ RULES = (
         exempt=(
             "bev_perception/ros",
             "bev_perception/evaluation/demo.py",
+            "bev_perception/evaluation/live.py",
             "bev_perception/evaluation/bench.py",
             "bev_perception/evaluation/bench_node.py",
             "bev_perception/evaluation/faults.py",

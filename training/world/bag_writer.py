@@ -1,7 +1,8 @@
 """A synthetic drive as a rosbag2 MCAP recording, as a car with the nuScenes rig would have made it.
 
-TOPICS below lists what is in it. Headers carry the true stamps of the measurements; the record time of a message is its
-stamp plus the fixed latency of its kind (LATENCY_NS), and messages are stored by record time.
+TOPICS below lists what is in it, at the rig's rates where no lower ones are asked for. Headers carry the true stamps of
+the measurements; the record time of a message is its stamp plus the fixed latency of its kind (LATENCY_NS), and
+messages are stored by record time.
 Frames: odom -> base_link on /tf, base_link -> one frame per sensor (its channel in lower case; cameras are optical
 frames) on /tf_static.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ class BagSettings:
     radar: ListedRadar | None = None  # None: the profile `clear`
     style: Style = TOWN
     rig: str = "nuscenes"  # a key of BAG_RIGS
+    rates: Rates = field(default_factory=Rates)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _write(path: Path, settings: BagSettings, workers: int) -> dict[str, Any]:
     if rig is not None:
         channels = [name for name in channels if name in rig.names]
     truth_at = "CAM_BACK_LEFT" if rig is None else rig.truth_at
-    scans = plan_drive(settings.duration_s, Rates(), channels)
+    scans = plan_drive(settings.duration_s, settings.rates, channels)
     start_ns = epoch_ns(settings.seed)
     progress = Progress("scans", len(scans))
     store = make_typestore()
