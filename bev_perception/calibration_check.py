@@ -2,6 +2,7 @@
 
     ros2 run bev_perception calibration_check BAG --params my.param.yaml --out out/calibration
     ros2 run bev_perception calibration_check BAG --params my.param.yaml --out out/turned --perturb yaw=1
+    ros2 run bev_perception calibration_check --live --params my.param.yaml --out out/calibration
 
 Into some frames of the recording is drawn where the calibration says that things are: a picture of all cameras for each
 frame. The score of a camera is how far, in pixels of a picture 640 wide, what moves in its images lies from the lines
@@ -28,29 +29,41 @@ from bev_perception.files import write_atomic
 from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, ParameterError
 from bev_perception.rig.direction import direction_of
+from bev_perception.rig.from_bag import view_bag
+from bev_perception.rig.from_live import view_live
 from bev_perception.rig.perturb import TURNS, parse_change
-from bev_perception.rig.views import Moment, draw, read_views
+from bev_perception.rig.views import Moment, draw
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="calibration_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bag", type=Path, help="a rosbag2 recording of a drive")
+    parser.add_argument("bag", type=Path, nargs="?", help="a rosbag2 recording of a drive")
+    parser.add_argument("--live", action="store_true", help="look at the system that runs, instead of a recording")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long to look (default: %(default)g)")
     parser.add_argument("--params", type=Path, default=SHIPPED_PARAMETERS, help="the node's parameter YAML")
     parser.add_argument("--bundle", type=Path, help="the model (default: that of the parameters)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--frames", type=int, default=4, help="pictures (default: %(default)s)")
     parser.add_argument("--perturb", type=_change, default={}, metavar="yaw=1,z=0.1", help="degrees and metres")
     args = parser.parse_args(argv)
+    if args.live == (args.bag is not None):
+        parser.error("give a recording, or --live")
     try:
         bundle, config = load(args.params, args.bundle)
-        views = read_views(args.bag, config, bundle.spec, args.frames, Progress())
+        if args.live:
+            views = view_live(config, bundle.spec, args.frames, args.seconds)
+        else:
+            views = view_bag(args.bag, config, bundle.spec, args.frames, Progress())
     except (BagError, BundleError, ParameterError, CalibrationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     if not views.moments:
-        print(f"error: {args.bag}: no frame can be made of it; ask the doctor why", file=sys.stderr)
+        print(f"error: {args.bag or 'live'}: no frame can be made; ask the doctor why", file=sys.stderr)
         return 1
     for k, moment in enumerate(views.moments):
         path = args.out / f"frame_{k}.jpg"

@@ -13,18 +13,21 @@ import pytest
 
 pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
 import rig_drive
-from rig_drive import MOUNTS, MS, START, Row, stamped, then
+from rig_drive import MOUNTS, MS, NS, START, Row, stamped, then
 
 from bev_perception import bring_up_rig
 from bev_perception.bundle import load_bundle
-from bev_perception.calibration import load_extrinsics
+from bev_perception.calibration import StaticTree, load_extrinsics
 from bev_perception.geometry import invert, make_transform, rotation_from_yaw
 from bev_perception.parameters import SHIPPED_BUNDLE, load_config
 from bev_perception.rig.assign import assign, model_poses
-from bev_perception.rig.found import radar_fields
+from bev_perception.rig.found import find_odometry, radar_fields
 from bev_perception.rig.from_bag import survey_bag
 from bev_perception.rig.proposal import OPTICAL_IN_FORWARD, Proposal, propose
+from bev_perception.rig.survey import INFO, ODOMETRY, POSE, TRANSFORMS, TWIST, Survey, TopicSeen
+from bev_perception.rig.times import Times
 from bev_perception.rig.timing import measure_timing
+from bev_perception.sensors.intake import COMPRESSED, PACKET
 from bev_perception.sensors.plausible import FORWARD, OPTICAL
 
 TOPICS = {
@@ -250,6 +253,47 @@ def test_columns_of_a_radar(columns: dict[str, float], fields: dict[str, str], g
 @pytest.mark.parametrize("columns", [{"x": 1.0, "y": 1.0, "z": 1.0, "intensity": 9.0}, {"speed": 1.0}, {}])
 def test_a_cloud_that_is_no_radar(columns: dict[str, Any]) -> None:
     assert radar_fields(columns) is None
+
+
+def seen(topic: str, kind: str, *frames: str, rate_hz: float = 10.0, delay_ms: float = 5.0, **more: Any) -> TopicSeen:
+    times = Times(count=100, period_ns=round(NS / rate_hz), delay_ns=round(delay_ms * MS), span_ns=10 * NS)
+    stamps = START + np.arange(100) * round(NS / rate_hz)
+    return TopicSeen(topic, kind, times, stamps, frames, **more)
+
+
+def survey(*topics: TopicSeen, moving: tuple[tuple[str, str], ...] = ()) -> Survey:
+    tree = StaticTree()
+    make = rig_drive.Messages(rig_drive.make_typestore())
+    tree.add(make.transforms(START, "base_link", MOUNTS).transforms)
+    return Survey({topic.topic: topic for topic in topics}, {}, tree, frozenset(moving))
+
+
+def test_odometry_that_comes_in_another_way() -> None:
+    pose, twist = seen("/pose", POSE, "odom"), seen("/speed", TWIST, "base_link", rate_hz=50)
+    found = find_odometry(survey(pose, twist, seen("/tf", TRANSFORMS)))
+    assert found is not None and found.base_frame == "base_link"
+    expected = {"source": "pose_twist", "pose_topic": "/pose", "twist_topic": "/speed", "frame": "odom"}
+    assert found.values == expected
+    in_map = survey(
+        seen("/pose", POSE, "map"), twist, seen("/tf", TRANSFORMS), moving=(("map", "odom"), ("odom", "car"))
+    )
+    found = find_odometry(in_map)
+    assert found is not None and found.values == {"source": "tf", "frame": "odom"} and found.base_frame == "car"
+    assert find_odometry(survey(pose)) is None
+
+
+def test_images_that_are_compressed_and_late(model: dict[str, np.ndarray]) -> None:
+    camera = seen("/eye/image/compressed", COMPRESSED, "cam_a", delay_ms=180.0, size=(640, 360), encoding="jpeg")
+    info = seen("/eye/camera_info", INFO, "cam_a", size=(640, 360))
+    video = seen("/back/h265", PACKET, "cam_b", encoding="hevc")
+    odometry = seen("/odom", ODOMETRY, "odom", "base_link")
+    found = propose(survey(camera, info, video, odometry), SPEC, model, {})
+    assert found.values["cameras.CAM_FRONT.compressed"] and found.values["cameras.CAM_BACK.packets"]
+    assert found.values["cameras.CAM_FRONT.info_topic"] == "/eye/camera_info"
+    assert "cameras.CAM_BACK.info_topic" not in found.values
+    assert [text for text in found.asked if "no camera_info belongs to it" in text and text.startswith("/back/h265")]
+    assert found.values["sync.deadline_ms"] == 220.0 and "sync.deadline_ms" in found.guesses
+    assert "RADAR_FRONT" in found.values["absent"] and "CAM_FRONT" not in found.values["absent"]
 
 
 def test_the_rig_of_the_model_is_that_of_its_golden_frame(model: dict[str, np.ndarray]) -> None:

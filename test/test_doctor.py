@@ -188,6 +188,14 @@ WRONG: dict[str, tuple[Change, dict[str, Any], str, str, str]] = {
     "odometry with a gap": (
         only("/odometry", lambda row: [] if _late(row) else [row]), {}, "gaps", "warning", "odometry: nothing for 1.5",
     ),
+    "poses are missing for a third of the drive": (
+        only("/odometry", lambda row: [] if _late(row) else [row]), {},
+        "frames_made", "warning", "frames could not be made: no_pose",
+    ),
+    "one camera is there now and then": (
+        only(CAMERA, lambda row: [row] if _since(row) < 1500 * MS else []), {},
+        "frames_made", "error", "cam_a is in 2",
+    ),
     "another offset": (
         as_it_is, {"cameras.cam_a.offset_ms": 30.0},
         "camera_offsets", "error",
@@ -294,6 +302,13 @@ def test_what_publishers_offer_must_be_enough(good: Path, topic: str, offer: dic
     weak = summary.topics | {topic: (Offer("any", **offer),)}
     found = CHECKS["qos"](dataclasses.replace(summary, topics=weak, live=True))
     assert [(finding.verdict, finding.found) for finding in found] == [("error", said)]
+
+
+def test_a_clock_that_was_set_back_is_told(good: Path) -> None:
+    config = make_config(rig_drive.VALUES, rig_drive.SPEC)
+    summary = listen_to_bag(good, config, rig_drive.SPEC)
+    (found,) = CHECKS["stamps"](dataclasses.replace(summary, counters={"reset/time_jump_back": 2}))
+    assert found.verdict == "warning" and found.found == "everything was forgotten 2 times: time_jump_back"
 
 
 def test_damage_is_told(good: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A recording through a RigListener, once, in the order in which it was recorded."""
+"""A recording, once, in the order in which it was recorded: listened to, surveyed, or looked at."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bev_perception.parameters import NodeConfig
 from bev_perception.rig.listener import RigListener
 from bev_perception.rig.summary import Offer, Summary
 from bev_perception.rig.survey import SURVEYED, Survey, Surveyor
+from bev_perception.rig.views import Viewer, Views
 from bev_perception.sync_config import NS
 
 NOTES_KEPT = 20
@@ -62,3 +63,18 @@ def survey_bag(bag: str | Path, seconds: float) -> Survey:
             except UnreadableMessage:
                 continue  # the doctor tells of it
         return surveyor.finish(offers_of(recording))
+
+
+def view_bag(
+    bag: str | Path,
+    config: NodeConfig,
+    spec: ModelSpec,
+    count: int,
+    watch: Callable[[float], None] = lambda share: None,
+) -> Views:
+    """`count` moments of a recording, and what moves in its images. Raises BagError, CalibrationError."""
+    with open_bag(bag) as recording:
+        viewer = Viewer(config, spec, count, {channel.topic: channel.msgtype for channel in recording.connections})
+        for _ in hear(recording, viewer.intake, viewer.sources, viewer.taken, watch):
+            viewer.poll()
+        return viewer.finish()

@@ -184,9 +184,17 @@ def check_frames_made(summary: Summary) -> list[Finding]:
             verdict: Verdict = "error" if share < 0.5 else "warning"
             yield Finding("frames_made", verdict, text, f"{USED_SHARE:.0%} or more", EXPLAINED)
 
-    return or_fine(
-        seldom(), "frames_made", f"{summary.frames} frames, every sensor in {USED_SHARE:.0%} of them or more"
-    )
+    def lost() -> Iterator[Finding]:
+        for name, number in summary.counters.items():
+            kind, _, reason = name.partition("/")
+            if kind != "frame" or number <= (1 - USED_SHARE) * (summary.frames + number):
+                continue
+            what = "went without what came late" if reason == "closed_by_deadline" else "could not be made"
+            text = f"{number} frames {what}: {reason}; {summary.frames} were made"
+            yield Finding("frames_made", "warning", text, f"{1 - USED_SHARE:.0%} at most", EXPLAINED)
+
+    fine = f"{summary.frames} frames, every sensor in {USED_SHARE:.0%} of them or more"
+    return or_fine([*seldom(), *lost()], "frames_made", fine)
 
 
 def check_images(summary: Summary) -> list[Finding]:

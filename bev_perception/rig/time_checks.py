@@ -41,6 +41,12 @@ def check_stamps(summary: Summary) -> list[Finding]:
                 mend = "two publishers on the topic, or a driver that repeats stamps"
                 yield Finding("stamps", "warning", text, "a stamp of its own for each measurement", mend)
 
+    def restarted() -> Iterator[Finding]:
+        for name, number in summary.counters.items():
+            if name.startswith("reset/") and number:
+                text = f"everything was forgotten {number} times: {name.removeprefix('reset/')}"
+                yield Finding("stamps", "warning", text, "time that goes on", "a recording that starts over, or clocks")
+
     def refused() -> Iterator[Finding]:
         told = {heard.sensor for heard in _measured(summary) if heard.times.unstamped or heard.times.back}
         told |= {heard.sensor for heard in _measured(summary) if heard.times.repeated}
@@ -49,7 +55,7 @@ def check_stamps(summary: Summary) -> list[Finding]:
                 yield finding
 
     seen = sum(1 for _ in _measured(summary))
-    return or_fine([*wrong(), *refused()], "stamps", "every message has one, and they rise", seen)
+    return or_fine([*wrong(), *restarted(), *refused()], "stamps", "every message has one, and they rise", seen)
 
 
 def check_clocks(summary: Summary) -> list[Finding]:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bev_perception.bags.recording import open_bag
 from bev_perception.calibration import CalibrationError, StaticTree
 from bev_perception.conversions import read_points, stamp_ns
 from bev_perception.ego_motion import integrate_twist
 from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
 from bev_perception.evaluation.draw import draw_boxes
-from bev_perception.evaluation.frames import hear
 from bev_perception.evaluation.objects import Objects, objects_from_message
 from bev_perception.geometry import invert, transform_boxes, transform_points
 from bev_perception.measurements import Measurements
@@ -70,29 +67,34 @@ class _Extras:
     objects: dict[int, Objects] = field(default_factory=dict)
 
 
-def read_views(
-    bag: str | Path,
-    config: NodeConfig,
-    spec: ModelSpec,
-    count: int,
-    watch: Callable[[float], None] = lambda share: None,
-) -> Views:
-    """Raises BagError, CalibrationError."""
-    taken = Measurements(config.sync_config(spec))
-    intake, sync, extras = SensorIntake(config, taken), FrameSynchronizer(taken), _Extras()
-    moments: Thinned[Moment] = Thinned(max(2, 2 * count))
-    pairs = PairsHeard(spec.cameras)
-    waiting: SensorFrame | None = None
-    with open_bag(bag) as recording:
-        others = _other_sources({channel.topic: channel.msgtype for channel in recording.connections}, config, extras)
-        for _ in hear(recording, intake, (*intake.sources, *others), taken, watch):
-            for frame in sync.poll():
-                if waiting is not None:  # what belongs to it may have come after it was made
-                    moments.offer(partial(_moment, waiting, config, extras))
-                waiting = frame
-                pairs.add(frame)
-    chosen = moments.values[:: max(1, len(moments.values) // count)][:count]
-    return Views(tuple(chosen), pairs.pairs, pairs.poses)
+class Viewer:
+    """Give the messages of `sources` to `intake`, then call `poll`; `finish` says what was seen. Bounded.
+
+    topics: topic -> type of what there is, among it what the node does not listen to. Raises CalibrationError as
+    SensorIntake does.
+    """
+
+    def __init__(self, config: NodeConfig, spec: ModelSpec, count: int, topics: Mapping[str, str]) -> None:
+        self.taken = Measurements(config.sync_config(spec))
+        self.intake = SensorIntake(config, self.taken)
+        self._config, self._count, self._extras = config, count, _Extras()
+        self.sources = (*self.intake.sources, *_other_sources(topics, config, self._extras))
+        self._sync = FrameSynchronizer(self.taken)
+        self._moments: Thinned[Moment] = Thinned(max(2, 2 * count))
+        self._pairs = PairsHeard(spec.cameras)
+        self._waiting: SensorFrame | None = None
+
+    def poll(self) -> None:
+        for frame in self._sync.poll():
+            if self._waiting is not None:  # what belongs to it may have come after it was made
+                self._moments.offer(partial(_moment, self._waiting, self._config, self._extras))
+            self._waiting = frame
+            self._pairs.add(frame)
+
+    def finish(self) -> Views:
+        moments = self._moments.values
+        chosen = moments[:: max(1, len(moments) // self._count)][: self._count]
+        return Views(tuple(chosen), self._pairs.pairs, self._pairs.poses)
 
 
 def _other_sources(topics: Mapping[str, str], config: NodeConfig, extras: _Extras) -> list[Source]:

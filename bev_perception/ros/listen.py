@@ -13,12 +13,12 @@ from rclpy.serialization import deserialize_message
 
 from bev_perception.messages import message_class
 from bev_perception.ros.inputs import LATCHED
-from bev_perception.ros.start import EndedEarly, asking, make_executor, spins
+from bev_perception.ros.start import LOOK_S, EndedEarly, asking, make_executor, spins
 from bev_perception.sensors.intake import Source
 from bev_perception.sensors.sensor_calibration import TF_STATIC
 
 DEPTH = 20  # of each subscription; more than the node's, so that what is counted here is the way and not the queue
-DISCOVERY_S = 2.0
+DISCOVERY_S, QUIET_S = 15.0, 2.0  # how long others are looked for at most, and without finding one
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,18 @@ def publishers(node: Node) -> dict[str, tuple[Publisher, ...]]:
     return found
 
 
-def topics_there(seconds: float = DISCOVERY_S) -> dict[str, tuple[Publisher, ...]]:
-    """What is published, after waiting for everybody to be found. Raises EndedEarly."""
+def topics_there() -> dict[str, tuple[Publisher, ...]]:
+    """What is published, once nobody new has been found for QUIET_S. Raises EndedEarly."""
     with asking("bev_perception_doctor") as node:
-        time.sleep(seconds)
-        return publishers(node)
+        found = publishers(node)
+        end = time.monotonic() + DISCOVERY_S
+        quiet_from = time.monotonic()
+        while time.monotonic() < end and (not found or time.monotonic() - quiet_from < QUIET_S):
+            time.sleep(LOOK_S)
+            now = publishers(node)
+            if now != found:
+                found, quiet_from = now, time.monotonic()
+        return found
 
 
 def listen(
