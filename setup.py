@@ -13,11 +13,16 @@ PROGRAMS = {
     "perception_node": "bev_perception.ros.node:main",
     "deploy": "bev_perception.ros.deploy:main",
     "build_engine": "bev_perception.inference.build_engine:main",
+    "check_gpu": "bev_perception.inference.check_gpu:main",
     "upgrade_bundle": "bev_perception.upgrade_bundle:main",
     "archive": "bev_perception.archive:main",
     "sign_bundle": "bev_perception.signing:main",
     "fetch_bundle": "bev_perception.store:main",
     "replay": "bev_perception.replay:main",
+    "evaluate": "bev_perception.evaluation.evaluate:main",
+    "doctor": "bev_perception.doctor:main",
+    "calibration_check": "bev_perception.calibration_check:main",
+    "bring_up_rig": "bev_perception.bring_up_rig:main",
     "play_bag": "bev_perception.ros.play_bag:main",
     "record_bag": "bev_perception.ros.record_bag:main",
 }
@@ -82,7 +87,7 @@ setup(
         "tensorrt": ["tensorrt", "pycuda", "onnx"],
         "video": ["av"],
         "signing": ["model-signing", "pyopenssl"],  # the first imports the second and does not say so
-        "evaluation": ["nuscenes-devkit==1.2.0", "matplotlib", "trimesh", "embreex"],
+        "evaluation": ["trimesh", "embreex"],
         "training": [
             "torch==2.13.0",  # the version that trained and exported the shipped model
             "lightning",
@@ -93,6 +98,7 @@ setup(
             "torch-pruning",
             "safetensors",
             "nuscenes-devkit==1.2.0",
+            "matplotlib",
             "trimesh",
             "embreex",
         ],

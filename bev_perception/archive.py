@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 
 from bev_perception.bundle import (
     FILE_LIMIT,
+    FILES_LIMIT,
     GOLDEN,
     GOLDEN_FRAME,
     MODEL,
@@ -45,7 +46,6 @@ from bev_perception.signing import require_signature
 # Of a bundle's files, which lie in no folder. Bytes unpacked; what is not named here may be as large as a model.
 MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 MEMBER_LIMITS = {MODEL: MODEL_LIMIT, SPEC: SPEC_LIMIT, GOLDEN: FILE_LIMIT, GOLDEN_FRAME: FILE_LIMIT}
-MEMBERS = 100
 ARCHIVE_LIMIT = 2**32 - 1  # bytes of the archive, and of all that is in it; also where the plain zip format ends
 END = struct.Struct("<4s4H2LH")  # the record at the end of a zip: magic, disks, entries, size and place of the list
 LOCAL_HEADER = 30  # bytes before the name of a member, and its name again
@@ -122,8 +122,8 @@ def _verified(work: Path, archive: Path, public_key: str | Path | None) -> Bundl
 def check_members(names: Sequence[str], sizes: Sequence[int], where: str) -> None:
     """Raises BundleError unless these can be the files of a bundle, by names and by sizes in bytes."""
     mend = "an archive holds the files of a bundle, in no folder, as `archive pack` writes it"
-    if len(names) > MEMBERS:
-        raise BundleError(f"{where}: has {len(names)} files, expected at most {MEMBERS}; {mend}")
+    if len(names) > FILES_LIMIT:
+        raise BundleError(f"{where}: has {len(names)} files, expected at most {FILES_LIMIT}; {mend}")
     odd = [name[:100] for name in names if not MEMBER_NAME.fullmatch(name)]
     if odd:
         raise BundleError(f"{where}: holds {odd[:5]}, expected names like {MODEL!r}; {mend}")
@@ -153,10 +153,10 @@ def _members(file: BinaryIO, archive: Path) -> list[zipfile.ZipInfo]:
             f"{archive}: does not end like a zip in one part without a comment; copy or download it again, or pack the "
             "bundle with `archive pack`"
         )
-    if count > MEMBERS or size > MEMBERS * 1000 or place + size + END.size != status.st_size:
+    if count > FILES_LIMIT or size > FILES_LIMIT * 1000 or place + size + END.size != status.st_size:
         raise BundleError(
-            f"{archive}: lists {count} files in {size} bytes at {place}, expected at most {MEMBERS}, and the list at "
-            "the end; pack the bundle with `archive pack`"
+            f"{archive}: lists {count} files in {size} bytes at {place}, expected at most {FILES_LIMIT}, and the list "
+            "at the end; pack the bundle with `archive pack`"
         )
     with zipfile.ZipFile(file) as opened:
         members = opened.infolist()

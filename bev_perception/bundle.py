@@ -25,6 +25,7 @@ MODEL, SPEC, GOLDEN, GOLDEN_FRAME = "model.onnx", "model_spec.json", "golden.npz
 FACTS_KEY = "bev_perception.facts"  # in the metadata of the ONNX: ModelSpec.facts()
 # Bytes. A protobuf message ends at 2 GiB; golden files hold a few inputs of a network.
 MODEL_LIMIT, SPEC_LIMIT, FILE_LIMIT = 2**31, 2**20, 2**27
+FILES_LIMIT = 64  # of a bundle, however it travels
 ARRAY_LIMIT = 2**30
 
 

@@ -19,10 +19,9 @@ MENDS: dict[str, str] = {
     **dict.fromkeys(("numpy", "cv2", "yaml", "onnxruntime", "rosbags"), RUNTIME),
     **dict.fromkeys(("model_signing", "OpenSSL"), '`pip install ".[signing]"` in the repository'),
     "openvino": '`pip install ".[openvino]"` in the repository',
-    **dict.fromkeys(("nuscenes", "matplotlib", "trimesh", "embreex"), EVALUATION),
-    **dict.fromkeys(
-        ("torch", "lightning", "onnx", "onnxscript", "scipy", "tensorboard", "torch_pruning", "safetensors"), TRAINING
-    ),
+    **dict.fromkeys(("trimesh", "embreex"), EVALUATION),
+    **dict.fromkeys(("torch", "lightning", "onnx", "onnxscript", "scipy", "tensorboard", "torch_pruning"), TRAINING),
+    **dict.fromkeys(("safetensors", "nuscenes", "matplotlib"), TRAINING),
     **dict.fromkeys(("rclpy", "rpyutils", "rosidl_runtime_py"), ROS),
 }
 

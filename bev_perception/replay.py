@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,7 @@ from bev_perception.decode import Thresholds
 from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, composition_of, read_detection_arrays, read_ground_truth
 from bev_perception.evaluation.compare import compare_runs
 from bev_perception.evaluation.frames import absent_topics, frames_of
+from bev_perception.evaluation.metrics import in_common, score
 from bev_perception.evaluation.objects import Objects, objects_from_detections
 from bev_perception.evaluation.result_bag import open_detection_bag
 from bev_perception.evaluation.result_folder import DETECTIONS, SCORES, claim, sha256
@@ -53,12 +53,14 @@ from bev_perception.sync import FrameSynchronizer
 
 @dataclass(frozen=True)
 class Found:
-    """A frame's detections with the time of the recording at which they came: those the node publishes, and all down to
-    the score floor (without a floor the same)."""
+    """A frame with the time of the recording at which it came, and its detections: those the node publishes, and all
+    down to the score floor (without a floor the same). timings_ms: of its step, by stage."""
 
     record_ns: int
+    frame: SensorFrame
     published: Detections
     candidates: Detections
+    timings_ms: Mapping[str, float]
 
 
 class Replay:
@@ -115,7 +117,7 @@ class Replay:
                     if self._only is not None and frame.stamp_ns not in self._only:
                         self.skipped += 1
                     elif (detections := self._step(pipeline, frame)) is not None:
-                        yield self._found(record_ns, detections)
+                        yield self._found(record_ns, frame, detections, dict(pipeline.timings_ms))
             finally:
                 self.counters += taken.counters + pipeline.counters
                 for sensor in (*config.cameras, *config.radars):
@@ -139,12 +141,14 @@ class Replay:
             self._report(sensor, fault.reason, fault.detail)
         return detections
 
-    def _found(self, record_ns: int, detections: Detections) -> Found:
+    def _found(
+        self, record_ns: int, frame: SensorFrame, detections: Detections, timings_ms: Mapping[str, float]
+    ) -> Found:
         published = strong_only(detections, self._config.score_threshold, self._bundle.spec)
         self.frames += 1
         self.boxes += len(published)
         self.used.update(detections.sensors_used)
-        return Found(record_ns, published, detections)
+        return Found(record_ns, frame, published, detections, timings_ms)
 
     def _report(self, sensor: str, reason: str, detail: str) -> None:
         name = f"{sensor}/{reason}" if sensor else reason
@@ -225,7 +229,6 @@ def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str) -> tuple[dict
     was interrupted)."""
     claim(out)
     candidates: dict[int, Objects] = {}
-    scored = find_spec("nuscenes") is not None
     interrupted = False
     with ExitStack() as stack:
         bag = stack.enter_context(open_detection_bag(out / DETECTIONS, spec, frame_id))
@@ -234,7 +237,7 @@ def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str) -> tuple[dict
             for found in run:
                 bag.add(found.record_ns, found.published)
                 text.add(found.record_ns, found.published)
-                if scored and GROUND_TRUTH_TOPIC in run.topics:
+                if GROUND_TRUTH_TOPIC in run.topics:
                     candidates[found.published.stamp_ns] = objects_from_detections(found.candidates, spec.classes)
         except KeyboardInterrupt:
             interrupted = True
@@ -256,14 +259,8 @@ def _fault(run: Replay, spec: ModelSpec) -> str:
 
 
 def _score(args: argparse.Namespace, candidates: Mapping[int, Objects]) -> None:
-    # The metric needs nuscenes-devkit, which a vehicle does not have: only asked for when there is ground truth.
     try:
-        from bev_perception.evaluation.metrics import in_common, score
-
         wanted, found = in_common(read_ground_truth(args.bag, note=lambda text: None), dict(candidates))
-    except ImportError as error:
-        print(f"  not scored: {error}; install the `evaluation` extra")
-        return
     except BagError as error:
         print(f"  not scored: {error}")
         return

@@ -206,7 +206,11 @@ def fetch_release(
                 f"{source}: has sha256 {found[:12]}..., the manifest expects {release.sha256[:12]}...; nothing of it "
                 "was used. Upload the archive again, and the manifest after it"
             )
-        bundle = unpack_bundle(part, folder, public_key)
+        try:
+            bundle = unpack_bundle(part, folder, public_key)
+        except BundleError:  # it is what the manifest says, and no good bundle: another call would find the same
+            forget(part)
+            raise
         forget(part)
     return bundle
 

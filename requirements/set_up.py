@@ -264,7 +264,7 @@ def install(profile: str, environment: str) -> None:
 
         demo_key = digest(environment, constraints, REQUIREMENTS / "demo.lock")
         if not is_done("demo", demo_key):
-            say("installing OpenCV, ONNX Runtime, rosbags, nuscenes-devkit, the ray caster")
+            say("installing OpenCV, ONNX Runtime, rosbags, the ray caster")
             install_locked("demo")
             write(stamp("demo"), demo_key)
 

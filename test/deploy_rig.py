@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-import tiny_bundle
 from node_rig import Rig
 from rclpy.action import ActionClient
 
-from bev_perception.bundle import Bundle
 from bev_perception_msgs.action import Deploy
 
 # A node whose engines do what the model's name says once they have been proven: `slow`, `nan`, `empty`, `raising`.
@@ -51,11 +48,6 @@ sys.exit(node.main([sys.argv[0], *sys.argv[2:]]))
 def start_of(point: str = "") -> tuple[str, ...]:
     """For running_node(start=): a node that dies at a point."""
     return ("-c", NODE, point)
-
-
-def named_bundle(path: Path, name: str, **changes: Any) -> Bundle:
-    """A tiny bundle of another name, and so of another hash."""
-    return tiny_bundle.write_bundle(path, spec=dataclasses.replace(tiny_bundle.SPEC, name=name, **changes))
 
 
 class Deployer:

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import tiny_bundle
-from deploy_rig import named_bundle, start_of
+from deploy_rig import start_of
+from deployment_folder import named_bundle
 from lifecycle_msgs.msg import Transition
 from node_rig import NodeProcess, Rig, default_values, environment
 

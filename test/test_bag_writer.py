@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from town_drive import SETTINGS
 from bev_perception.geometry import invert, rotation_from_quaternion, transform_points
 from training.tables.files import RADAR_DTYPE
 from training.world.__main__ import main
+from training.world.bag_rig import POLAR_DTYPE
 from training.world.bag_writer import LATENCY_NS, BagSettings, _odometry, topic, write_bag
 from training.world.generate import Scan, epoch_ns, take, world_of
 from training.world.rig import RIG, stamps
@@ -251,3 +253,34 @@ def test_fewer_scans_are_kept_where_that_is_asked_for(tmp_path):
 
 def _seconds(message):
     return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+def test_a_rig_of_other_names_measures_the_same(tmp_path):
+    settings = replace(TINY, image_format="raw", rig="other")
+    write_bag(tmp_path / "other", settings, workers=1)
+    topics, _ = _read(tmp_path / "other")
+    cameras = {
+        f"/sensing/{name}/{end}"
+        for name in ("front", "left", "right", "rear")
+        for end in ("image_color", "camera_info")
+    }
+    other = {"/sensing/radar/bumper", "/sensing/radar/tail", "/wheels/odometry", "/tf", "/tf_static"}
+    assert set(topics) == cameras | other | {"/ground_truth/detections"}
+    assert topics["/sensing/rear/image_color"][0][1].header.frame_id == "rear_optical"
+    cloud = topics["/sensing/radar/bumper"][-1][1]
+    polar = np.frombuffer(cloud.data.tobytes(), POLAR_DTYPE)
+    listed = np.asarray(take(world_of(902, 1.0), Scan("RADAR_FRONT", _stamp_of(cloud, 902)), 902, TINY.scale))
+    np.testing.assert_allclose(
+        polar["range"] * np.cos(polar["elevation"]) * np.cos(polar["azimuth"]), listed["x"], atol=1e-4
+    )
+    np.testing.assert_allclose(
+        polar["range"] * np.cos(polar["elevation"]) * np.sin(polar["azimuth"]), listed["y"], atol=1e-4
+    )
+    along = (listed["x"] * listed["vx"] + listed["y"] * listed["vy"]) / np.hypot(listed["x"], listed["y"])
+    np.testing.assert_allclose(polar["radial_speed"], along, atol=1e-4)
+    with pytest.raises(ValueError, match="rig must be one of nuscenes, other"):
+        write_bag(tmp_path / "none", replace(TINY, rig="none"))
+
+
+def _stamp_of(message, seed):
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec - epoch_ns(seed)

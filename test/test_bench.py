@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
-pytest.importorskip("nuscenes", reason="nuscenes-devkit is part of the evaluation extra")
 
 from bev_perception.conversions import read_points
 from bev_perception.decode import decode

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytest.importorskip("nuscenes", reason="nuscenes-devkit is part of the evaluation extra")
 pytest.importorskip("trimesh", reason="the synthetic world needs trimesh")
 import tiny_bundle
 import tiny_drive

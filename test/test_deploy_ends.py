@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +14,7 @@ import pytest
 
 from bev_perception.deployment.folder import RECORD, VehicleFolder
 from bev_perception.deployment.rollout import ALREADY, DONE, REFUSED, ROLLBACK_ASKED, ROLLED_BACK
-from bev_perception.ros.deploy import Client, _as_asked
+from bev_perception.ros.deploy import Client, _as_asked, main
 
 
 @pytest.mark.parametrize(
@@ -61,3 +65,52 @@ def test_a_damaged_record_is_told_and_takes_no_transition_down(tmp_path: Path) -
     PerceptionNode._end_start(node)
     folder.close()
     assert node._starting_since is None and RECORD in told[0]
+
+
+def test_a_gate_that_is_wrong_is_named_with_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gate.yaml").write_text("agreement: 2\n")
+    assert main(["bundle", "--gate", str(tmp_path / "gate.yaml")]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"deploy: {tmp_path / 'gate.yaml'}: gate") and "`agreement` is 2" in told
+
+
+def test_an_empty_name_is_not_the_folder_one_stands_in(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([""])
+    assert "is empty; name the folder of a bundle" in capsys.readouterr().err
+
+
+# Says when ROS is up, for whoever is to end it then.
+UP = """
+import sys
+from bev_perception.ros import start
+init = start.init_ros
+start.init_ros = lambda arguments: (init(arguments), print("up", flush=True))
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["deploy", "bundle"], ["deploy", "--history"], ["bring_up", "configure"]],
+    ids=["deploy", "history", "bring_up"],
+)
+def test_ctrl_c_while_no_node_is_there_is_no_traceback(command: list[str], tmp_path: Path) -> None:
+    """Again and again, at several times of the wait."""
+    pytest.importorskip("rclpy", reason="ROS 2 is not sourced")
+    pytest.importorskip("bev_perception_msgs.action", reason="bev_perception_msgs is not built")
+    name, *arguments = command
+    code = UP + f"from bev_perception.ros.{name} import main; sys.exit(main({[*arguments, '--node', '/nobody']!r}))"
+    running = []
+    for delay in (0.0, 0.02, 0.3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        running.append((process, delay))
+    for process, delay in running:
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+    for process, _ in running:
+        told = process.communicate(timeout=60)[1]
+        assert process.returncode == 1 and "Traceback" not in told, told
+        assert told.splitlines()[-1].startswith(f"{name}: "), told

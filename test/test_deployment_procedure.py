@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,21 +16,22 @@ import pytest
 
 tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 
+from deployment_folder import Said, folder_with, named_bundle  # noqa: E402
+
 from bev_perception.bundle import Bundle, load_bundle  # noqa: E402
-from bev_perception.deployment import journal  # noqa: E402
-from bev_perception.deployment import record as rules  # noqa: E402
-from bev_perception.deployment.folder import BUNDLES, JOURNAL, VehicleFolder, stored  # noqa: E402
+from bev_perception.deployment import journal, procedure  # noqa: E402
+from bev_perception.deployment.folder import BUNDLES, JOURNAL, VehicleFolder  # noqa: E402
 from bev_perception.deployment.goal import Goal, Progress  # noqa: E402
+from bev_perception.deployment.priority import EngineThreads  # noqa: E402
 from bev_perception.deployment.procedure import POINTS, Deployment, nowhere  # noqa: E402
 from bev_perception.deployment.record import Record  # noqa: E402
 from bev_perception.deployment.serving import Observer, Serving, Stepped  # noqa: E402
 from bev_perception.deployment.shadow import Findings, Pace, Plan, Shadow, plan  # noqa: E402
-from bev_perception.deployment.start import START, stands, start  # noqa: E402
+from bev_perception.deployment.start import START, start  # noqa: E402
 from bev_perception.deployment.watch import Watch  # noqa: E402
 from bev_perception.golden_pattern import pattern_frames  # noqa: E402
 from bev_perception.inference.interface import InferenceBackend  # noqa: E402
 from bev_perception.inference.onnxruntime_backend import OnnxRuntimeBackend  # noqa: E402
-from bev_perception.model_spec import BundleError  # noqa: E402
 from bev_perception.pipeline import BevPipeline  # noqa: E402
 from bev_perception.structures import SensorFrame  # noqa: E402
 
@@ -158,19 +157,12 @@ class Vehicle:
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     folder = tmp_path_factory.mktemp("bundles")
-    return {
-        name: tiny_bundle.write_bundle(folder / name, spec=dataclasses.replace(tiny_bundle.SPEC, name=name))
-        for name in ("old", "new")
-    }
+    return {name: named_bundle(folder / name, name) for name in ("old", "new")}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, bundles: dict[str, Bundle]) -> VehicleFolder:
-    folder = VehicleFolder(tmp_path / "vehicle")
-    folder.open()
-    kept = folder.take(bundles["old"].path, nowhere)
-    folder.write(Record(serving=stored(kept, "then")))
-    return folder
+    return folder_with(tmp_path / "vehicle", bundles["old"])
 
 
 def test_a_damaged_copy_is_replaced_by_the_whole_one(folder: VehicleFolder, bundles: dict[str, Bundle]) -> None:
@@ -187,7 +179,7 @@ def test_a_damaged_copy_is_replaced_by_the_whole_one(folder: VehicleFolder, bund
 def vehicle(folder: VehicleFolder) -> Iterator[Vehicle]:
     serving = folder.record().serving
     assert serving is not None
-    vehicle = Vehicle(load_bundle(serving.path))
+    vehicle = Vehicle(load_bundle(folder.path_of(serving)))
     yield vehicle
     vehicle.close()
     assert not [engine.misused for engine in vehicle.engines if engine.misused]
@@ -323,9 +315,9 @@ def test_what_is_in_service_stays_so_where_the_journal_cannot_say_it(
     assert ended.step == "done" and vehicle.serving().bundle.spec.name == "new"
     assert "the journal could not be written" in told[-1].event
     # The next start finds the deployment without its end, and gives it the right one.
-    said: list[str] = []
-    start(folder, bundles["old"].path, lambda bundle: bundle, said.append)
-    assert said[0].startswith("the last deployment was done: node_ended")
+    said = Said()
+    start(folder, bundles["old"].path, lambda bundle: bundle, said)
+    assert said.told[0].startswith("the last deployment was done: node_ended")
 
 
 def test_where_even_the_way_back_cannot_be_written_the_old_model_serves(
@@ -336,7 +328,7 @@ def test_where_even_the_way_back_cannot_be_written_the_old_model_serves(
     ended = deployment(vehicle, full, bundles["new"].path).run()
     assert ended.step == "rolled_back" and vehicle.serving().bundle.spec.name == "old"
     assert folder.record().trial is not None
-    found = start(folder, bundles["old"].path, lambda bundle: bundle, lambda text: None)
+    found = start(folder, bundles["old"].path, lambda bundle: bundle, Said())
     assert found.spec.name == "old" and folder.record().trial is None
     last = [line for line in journal.read(folder.path / JOURNAL).lines if line.step != START][-1]
     assert last.verdict == "rolled_back" and last.reason.startswith("node_ended")
@@ -418,6 +410,41 @@ def test_a_bundle_that_needs_more_memory_than_there_is(
     assert vehicle.serving().bundle.spec.name == "old"
 
 
+class Priorities(EngineThreads):
+    """What is asked of the threads of the new engine, among the points that are reached."""
+
+    def __init__(self, events: list[str], refused: bool) -> None:
+        super().__init__()
+        self.events, self.refused = events, refused
+
+    def low(self) -> None:
+        self.events.append("low")
+
+    def normal(self) -> None:
+        self.events.append("normal")
+        if self.refused and "shadowed" in self.events:
+            raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_new_engines_threads_are_low_in_the_shadow_and_normal_when_it_serves(
+    vehicle: Vehicle,
+    folder: VehicleFolder,
+    bundles: dict[str, Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+    refused: bool,
+) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(procedure, "EngineThreads", lambda: Priorities(events, refused))
+    ended = deployment(vehicle, folder, bundles["new"].path, events.append).run()
+    told = [event for event in events if event in ("opening", "opened", "low", "normal", "shadowing", "switched")]
+    if refused:
+        assert ended.reason.startswith("low_priority: ") and "switched" not in told
+        return all_is_as_before(vehicle, folder)
+    assert told == ["opening", "opened", "normal", "low", "shadowing", "normal", "switched"]
+    assert ended.step == "done"
+
+
 def test_a_bundle_of_somebody_else(vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle]) -> None:
     vehicle.refuses = "is not signed"
     ended = deployment(vehicle, folder, bundles["new"].path).run()
@@ -489,68 +516,3 @@ def test_the_shadow_says_what_its_model_did_and_never_keeps_the_other_waiting(bu
     assert shadow.stop()
     assert shadow.findings().first_error == "RuntimeError: late"
     assert isinstance(shadow.findings(), Findings)
-
-
-# ---- starts
-
-
-CRASHES = """
-import os, sys
-from pathlib import Path
-from types import SimpleNamespace
-from bev_perception.deployment.folder import VehicleFolder
-from bev_perception.deployment.start import start
-folder = VehicleFolder(Path(sys.argv[1]))
-folder.open()
-def open_(bundle):
-    if bundle.spec.name == sys.argv[2]:
-        os._exit(9)
-    return bundle
-print(start(folder, Path(sys.argv[3]), open_, lambda text: print(text, file=sys.stderr)).spec.name)
-"""
-
-
-def test_a_bundle_that_takes_the_process_with_it_twice_is_not_tried_again(
-    folder: VehicleFolder, bundles: dict[str, Bundle]
-) -> None:
-    kept = folder.take(bundles["new"].path, nowhere)
-    folder.change(lambda record: rules.accept(rules.begin_trial(record, stored(kept, "now"))))
-    folder.close()
-    command = [sys.executable, "-c", CRASHES, str(folder.path), "new", str(bundles["old"].path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    runs = [subprocess.run(command, capture_output=True, text=True, env=environment) for _ in range(3)]
-    assert [run.returncode for run in runs] == [9, 9, 0] and runs[2].stdout == "old\n"
-    assert "crashed_at_start: new took the process with it in 2 starts and is not tried again" in runs[2].stderr
-    stands(folder)
-    record = folder.record()
-    assert record.serving is not None and record.serving.name == "old" and record.starts == 0
-    assert list(record.barred) == [bundles["new"].spec.onnx_sha256]
-
-
-def test_a_bundle_that_cannot_be_opened_gives_way_to_the_one_before(
-    folder: VehicleFolder, bundles: dict[str, Bundle]
-) -> None:
-    kept = folder.take(bundles["new"].path, nowhere)
-    folder.change(lambda record: rules.accept(rules.begin_trial(record, stored(kept, "now"))))
-    (kept.path / "model.onnx").write_bytes(b"altered")
-    said: list[str] = []
-    assert start(folder, bundles["new"].path, lambda bundle: bundle.spec.name, said.append) == "old"
-    assert any(text.startswith("cannot_open: 'new'") and "'old'" in text for text in said)
-
-    def refuse(bundle: Bundle) -> None:
-        raise BundleError("not today")
-
-    with pytest.raises(BundleError, match=r"no bundle of .* can be opened"):
-        start(folder, bundles["new"].path, refuse, said.append)
-    assert folder.record().serving is None and folder.record().starts == 0
-    # What is wrong with the node, not with the bundle, costs no bundle its place.
-    assert start(folder, bundles["old"].path, lambda bundle: bundle.spec.name, said.append) == "old"
-
-    def misconfigured(bundle: Bundle) -> None:
-        raise ValueError("sync.period_ms")
-
-    for _ in range(3):
-        with pytest.raises(ValueError, match="period"):
-            start(folder, bundles["old"].path, misconfigured, said.append)
-    found = folder.record().serving
-    assert found is not None and found.name == "old" and folder.record().starts == 0

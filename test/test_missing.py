@@ -35,7 +35,7 @@ def without(package: str, place: Path, *command: str, **environment: str) -> sub
         *[("torch", f"training.{name}") for name in ("train", "study", "overfit", "evaluate", "bench", "convert")],
         ("lightning", "training.train"),
         ("nuscenes", "training.evaluate"),
-        ("nuscenes", "bev_perception.evaluation.demo"),
+        ("embreex", "training.world"),
         *[("rclpy", module) for module in ROS_COMMANDS],
         ("numpy", "bev_perception.replay"),
     ],

@@ -21,13 +21,19 @@ ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = ROOT / "bev_perception_msgs"
 # Of `ros2 run bev_perception`.
 SCRIPTS = {
-    "perception_node", "build_engine", "deploy", "upgrade_bundle", "archive", "sign_bundle", "fetch_bundle",
-    "replay", "play_bag", "record_bag",
+    "perception_node", "build_engine", "check_gpu", "deploy", "upgrade_bundle", "archive", "sign_bundle",
+    "fetch_bundle", "replay", "evaluate", "play_bag", "record_bag",
+    "doctor", "bring_up_rig", "calibration_check",
 }  # fmt: skip
 ON_PATH = {  # what pip installs: among everybody's programs these must not collide
     *("bev_perception_node", "bev_perception_build_engine", "bev_perception_upgrade_bundle", "bev_perception_replay"),
     *("bev_perception_archive", "bev_perception_sign_bundle", "bev_perception_fetch_bundle"),
     *("bev_perception_play_bag", "bev_perception_record_bag", "bev_perception_deploy"),
+    "bev_perception_check_gpu",
+    "bev_perception_evaluate",
+    "bev_perception_doctor",
+    "bev_perception_bring_up_rig",
+    "bev_perception_calibration_check",
 }
 
 TOP_LEVEL = {
@@ -129,7 +135,7 @@ def pinned(name: str) -> dict[str, str]:
 def test_requirements_agree_and_the_demo_has_no_torch() -> None:
     constraints = pinned("constraints.txt")
     lists = {name: pinned(name) for name in ("ros.txt", "demo.txt", "test.txt")}
-    assert not (HEAVY - {"nuscenes-devkit", "trimesh", "embreex"}) & set(lists["demo.txt"])
+    assert not (HEAVY - {"trimesh", "embreex"}) & set(lists["demo.txt"])
     assert "torch" in lists["test.txt"]
     for name, requirements in lists.items():
         for package, version in requirements.items():

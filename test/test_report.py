@@ -8,8 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
-pytest.importorskip("nuscenes", reason="nuscenes-devkit is part of the evaluation extra")
 import tiny_bundle
 import tiny_drive
 

@@ -15,13 +15,13 @@ devkit = pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from devkit_scores import evaluate_nuscenes  # noqa: E402
+from devkit_scores import evaluate_nuscenes, official_config  # noqa: E402
 from nuscenes.eval.common.loaders import load_prediction  # noqa: E402
 from nuscenes.eval.detection.data_classes import DetectionBox  # noqa: E402
 from nuscenes.eval.detection.evaluate import DetectionEval  # noqa: E402
 from tiny_set import SPEC  # noqa: E402
 
-from bev_perception.evaluation.metrics import official_config  # noqa: E402
+from bev_perception.evaluation.matching import MAX_BOXES  # noqa: E402
 from bev_perception.evaluation.nuscenes_format import result_rows, results_meta, write_results  # noqa: E402
 from bev_perception.evaluation.objects import make_objects  # noqa: E402
 from bev_perception.model_spec import CLASSES  # noqa: E402
@@ -89,7 +89,7 @@ def official(root: Path, results: Path) -> Any:
 
 def loaded(path: Path) -> tuple[Any, dict[str, bool]]:
     """As the devkit loads it: it checks every box."""
-    boxes, meta = load_prediction(str(path), official_config().max_boxes_per_sample, DetectionBox)
+    boxes, meta = load_prediction(str(path), MAX_BOXES, DetectionBox)
     return boxes, meta
 
 

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import threading
 from pathlib import Path
 from typing import Any
-
-
-def end_with_parent() -> None:
-    """Initializer of a pool: the worker ends when its parent has. A parent that is killed cannot tell its workers to
-    stop, and they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave, daemon=True).start()
 
 
 def outlive_signals(worker: int) -> None:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from bev_perception.bundle import MODEL_LIMIT, Bundle, load_bundle
+from bev_perception.bundle import FILES_LIMIT, MODEL_LIMIT, Bundle, load_bundle
 from bev_perception.deployment import journal
 from bev_perception.deployment.journal import Line
 from bev_perception.deployment.record import FORMAT, Record, Stored
@@ -28,7 +28,7 @@ from bev_perception.plain import from_plain, parse_json, to_plain
 RECORD, JOURNAL, BUNDLES, LOCK = "in_service.json", "journal.jsonl", "bundles", ".lock"
 PART = ".taking-"  # a copy that is not finished
 RECORD_LIMIT = 2**20
-FILES_LIMIT = 64  # of a bundle
+COPY = re.compile(r"[A-Za-z0-9_-]+_[0-9a-f]{16}")  # names that `take` gives
 CHUNK = 2**20
 
 
@@ -46,8 +46,11 @@ class VehicleFolder:
 
     def open(self) -> None:
         """Make it and lock it. Raises DeployError where another process holds it."""
-        (self.path / BUNDLES).mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            (self.path / BUNDLES).mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise DeployError(f"deploy.folder {self.path}: there is a file in its place; name a folder") from error
+        lock = _open_lock(self.path / LOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -129,10 +132,25 @@ class VehicleFolder:
         self.drop_parts()
         return load_bundle(target)
 
+    def path_of(self, bundle: Stored) -> Path:
+        return self.path / bundle.path
+
+    def stored(self, bundle: Bundle, since: str) -> Stored:
+        """A copy of this folder, as the record has it: by its place in the folder, which may be moved as a whole."""
+        return Stored(f"{BUNDLES}/{bundle.path.name}", bundle.spec.name, bundle.spec.onnx_sha256, since)
+
     def drop_parts(self) -> None:
         """Copies that a process which is gone did not finish."""
         for part in (self.path / BUNDLES).glob(f"{PART}*"):
             shutil.rmtree(part, ignore_errors=True)
+
+    def drop_copies(self) -> None:
+        """Copies of bundles that were refused, or that served before the one before: nothing leads to them."""
+        record = self.record()
+        kept = {self.path_of(bundle).name for bundle in (record.serving, record.before, record.trial) if bundle}
+        for copy in (self.path / BUNDLES).iterdir():
+            if COPY.fullmatch(copy.name) and copy.name not in kept:
+                shutil.rmtree(copy, ignore_errors=True)
 
 
 def _whole(path: Path) -> bool:
@@ -143,8 +161,14 @@ def _whole(path: Path) -> bool:
     return True
 
 
-def stored(bundle: Bundle, since: str) -> Stored:
-    return Stored(str(bundle.path), bundle.spec.name, bundle.spec.onnx_sha256, since)
+def _open_lock(path: Path) -> int:
+    """On a disk that takes no writes what is there can be locked all the same."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _files_of(source: Path) -> list[Path]:

@@ -18,16 +18,18 @@ from bev_perception.deployment import gate as gates
 from bev_perception.deployment import memory
 from bev_perception.deployment import record as records
 from bev_perception.deployment import rollout as steps
-from bev_perception.deployment.folder import RECORD, VehicleFolder, stored
+from bev_perception.deployment.folder import RECORD, VehicleFolder
 from bev_perception.deployment.gate import Gate, Judged, parse_gate
 from bev_perception.deployment.goal import Goal, Progress
 from bev_perception.deployment.journal import Line, now
 from bev_perception.deployment.listening import FIRST, Listening
+from bev_perception.deployment.priority import EngineThreads
 from bev_perception.deployment.record import Record
 from bev_perception.deployment.rollout import Rollout
 from bev_perception.deployment.serving import Host, Serving
 from bev_perception.deployment.shadow import Findings, Pace, Plan, Shadow, plan
 from bev_perception.deployment.watch import Trial, Watch
+from bev_perception.inference.budget import available
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.inference.pace import engine_ms
 from bev_perception.stated_scores import read_scores
@@ -77,6 +79,7 @@ class Deployment:
         self._backend: InferenceBackend | None = None  # of the candidate, while it is ours to close
         self._shadow: Shadow | None = None
         self._pace = Pace(0.0, 0.0)
+        self._threads = EngineThreads()  # the candidate's own
         self._record: Record | None = None  # before the trial
         self._told_at = 0.0
 
@@ -101,6 +104,8 @@ class Deployment:
             if self._backend is not None:
                 self._host.settle()
                 self._backend.close()
+        with contextlib.suppress(OSError, ValueError):  # the next start looks again
+            self._folder.drop_copies()
         return self.rollout
 
     def _deploy(self) -> None:
@@ -128,14 +133,17 @@ class Deployment:
         return bundle
 
     def _open(self, bundle: Bundle, gate: Gate) -> tuple[Serving, float]:
-        asked = gates.judge_memory(memory.needed(bundle), memory.available(), gate)
+        asked = gates.judge_memory(memory.needed(bundle), available(), gate)
         _pass_or_fail(asked)
         self._at("opening")
         before = memory.resident()
-        self._backend = backend = self._try("cannot_open", lambda: self._host.open(bundle, self._stop.is_set))
+        with self._threads.opening():
+            self._backend = backend = self._try("cannot_open", lambda: self._host.open(bundle, self._stop.is_set))
         self._at("opened")
         self._look()
+        self._try("cannot_open", self._threads.normal)
         ms = engine_ms(backend, bundle)
+        self._threads.low()
         grown = max(0, memory.resident() - before) / 2**20
         self._passed({**asked.figures, "grown_mib": grown, "engine_ms": ms})
         return Serving(bundle, self._host.pipeline(bundle, backend)), ms
@@ -146,6 +154,7 @@ class Deployment:
         self._host.observe(heard.note)
         # A few frames tell how long the model in service takes; from that follows the share.
         wait_s = max(FRAMES_WITHIN_S, 2 * FIRST * self._host.period_ms() / 1e3)
+        self._say(event=f"waiting for {FIRST} frames of the model in service, {wait_s:g} s at most")
         self._wait(lambda: len(heard) >= FIRST, wait_s)
         if len(heard) < FIRST:
             raise Failed(
@@ -176,7 +185,7 @@ class Deployment:
         """From the next frame on the candidate serves, and the model before is its shadow."""
         before_ms = heard.median_ms()
         watch = Watch(gate, gates.allowed_ms(before_ms, self._host.period_ms(), gate), heard.boxes > 0)
-        new = stored(candidate.bundle, now())
+        new = self._folder.stored(candidate.bundle, now())
         self._record = self._folder.record()
         self._folder.change(lambda record: records.begin_trial(record, new))
         self._at("on_trial")
@@ -186,6 +195,7 @@ class Deployment:
         trial = Trial(watch, self._shadow, old, candidate, self._host.switch)
         self._shadow.start()
         kept = len(states)
+        self._try("low_priority", self._threads.normal)
         why = f"its own memory of {kept} states goes on" if kept else _begin_empty(candidate)
         self._host.observe(trial.note)
         self._host.switch(candidate)
@@ -220,13 +230,14 @@ class Deployment:
         before = self._folder.record().before
         if before is None:
             raise Failed("nothing_before: no good bundle before this one is known")
-        bundle = self._try("bad_bundle", lambda: load_bundle(before.path))
+        bundle = self._try("bad_bundle", lambda: load_bundle(self._folder.path_of(before)))
         self._know(bundle)
         _pass_or_fail(gates.judge_facts(bundle.spec, self._before.bundle.spec, Gate(classes="any", grid="any")))
         self._passed()
         target, _ = self._open(bundle, Gate(memory_mib=0))
         self._passed({}, NOT_ASKED)
         why = _begin_empty(target)
+        self._try("low_priority", self._threads.normal)
         self._folder.change(records.step_back)
         self._host.switch(target)
         self.rollout, line = steps.passed(self.rollout, {}, why)

@@ -14,8 +14,8 @@ STARTS = 2  # begun and not ended: a bundle that took the process with it so oft
 
 @dataclass(frozen=True)
 class Stored:
-    """A bundle in the vehicle's folder. sha256: of its ONNX file, in which all its facts are. since: when it came into
-    service, UTC."""
+    """A bundle in the vehicle's folder. path: relative to it. sha256: of its ONNX file, in which all its facts are.
+    since: when it came into service, UTC."""
 
     path: str
     name: str

@@ -3,7 +3,7 @@
     python -m bev_perception.evaluation.demo DRIVE --out out/demo
 
 DRIVE is a rosbag2 recording with ground truth, such as `make demo` renders. Stages: start and bring up the node,
-record, play in real time, stop, score with nuscenes-devkit, replay the same frames offline, draw, write the report.
+record, play in real time, stop, score with the nuScenes metric, replay the same frames offline, draw, write the report.
 Everything that needs ROS is a process.
 """
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     environment = ros_environment(0)
     with Child("replay", replay_arguments, log / "replay.log", environment) as offline:
         live: LiveRun = read_live_run(bag, result, spec)
-        say(f"  {live.frames} live frames scored with nuscenes-devkit")
+        say(f"  {live.frames} live frames scored")
         pictures = live.draw(bag, spec, config)
         say("  pictures drawn")
         offline.wait(300)

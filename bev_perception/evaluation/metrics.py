@@ -1,34 +1,25 @@
-"""The official nuScenes detection metric on plain objects, computed by nuscenes-devkit's own functions.
+"""The official nuScenes detection metric on plain objects (configuration detection_cvpr_2019).
 
-The devkit's DetectionEval wants a data set on disk; here the same `accumulate`, `calc_ap`, `calc_tp` and
-`DetectionMetrics` (configuration detection_cvpr_2019) run on objects of any source. All its rules hold: class ranges by
-each box's own distance to the ego vehicle, ground truth without a single point is dropped, 500 boxes a frame at most.
+Computed here, as nuscenes-devkit wants a data set on disk and an older numpy; its tests hold it against the devkit. All
+rules hold: class ranges by each box's own distance to the ego vehicle, ground truth without a single point is dropped,
+500 boxes a frame at most.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nuscenes.eval.common.config import config_factory
-from nuscenes.eval.common.data_classes import EvalBoxes
-from nuscenes.eval.detection.algo import accumulate, calc_ap, calc_tp
-from nuscenes.eval.detection.constants import TP_METRICS
-from nuscenes.eval.detection.data_classes import (
-    DetectionBox,
-    DetectionConfig,
-    DetectionMetricData,
-    DetectionMetrics,
-)
 
+from bev_perception.evaluation.benchmark import Curve, class_errors, curve, means, nds
+from bev_perception.evaluation.matching import CLASS_RANGE, DISTANCES, Matched, join, match
 from bev_perception.evaluation.objects import Objects
 
 RANGES = ((0.0, 15.0), (15.0, 30.0), (30.0, 50.0))  # metres, rows of the table by range
-NO_VELOCITY = ("traffic_cone", "barrier")  # classes without velocity and attribute errors
 
 
 @dataclass(frozen=True)
@@ -127,9 +118,13 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def official_config() -> DetectionConfig:
-    """detection_cvpr_2019, as shipped in nuscenes-devkit."""
-    return config_factory("detection_cvpr_2019")
+@dataclass(frozen=True)
+class Tally:
+    """What the detections of some frames are: class -> rows, of all that counts and of each range of the table."""
+
+    frames: int
+    whole: dict[str, Matched]
+    ranges: dict[tuple[float, float], dict[str, Matched]]
 
 
 def score(
@@ -152,14 +147,50 @@ def score(
             f"{len(set(ground_truth) - set(detections))} stamps are only in the ground truth, "
             f"{len(set(detections) - set(ground_truth))} only in the detections; see `in_common`"
         )
-    config = official_config()
-    limit = config.max_boxes_per_sample
-    vehicle = dict.fromkeys(ground_truth, np.zeros(3)) if vehicle is None else vehicle
-    wanted = {stamp: _eval_boxes(stamp, objects, vehicle[stamp]) for stamp, objects in ground_truth.items()}
-    found = {
-        stamp: _eval_boxes(stamp, strongest(objects, limit), vehicle[stamp]) for stamp, objects in detections.items()
-    }
-    return score_eval_boxes(_filtered(wanted, config), _filtered(found, config), config, ranges)
+    places = {} if vehicle is None else vehicle
+    tallies = [tally(wanted, detections[stamp], places.get(stamp), ranges) for stamp, wanted in ground_truth.items()]
+    return score_tally(add_tallies(tallies))
+
+
+def tally(
+    wanted: Objects,
+    found: Objects,
+    vehicle: np.ndarray | None = None,
+    ranges: tuple[tuple[float, float], ...] = RANGES,
+) -> Tally:
+    """One frame; see `matching.match`."""
+    parts = {limits: match(wanted, found, vehicle, *limits) for limits in ranges}
+    return Tally(1, match(wanted, found, vehicle), parts)
+
+
+def add_tallies(parts: Sequence[Tally]) -> Tally:
+    """Frames, or drives, after each other; all with the same ranges."""
+
+    def added(rows: Sequence[Mapping[str, Matched]]) -> dict[str, Matched]:
+        return {name: join([row[name] for row in rows if name in row]) for name in CLASS_RANGE}
+
+    ranges = parts[0].ranges if parts else {}
+    return Tally(
+        sum(part.frames for part in parts),
+        added([part.whole for part in parts]),
+        {limits: added([part.ranges[limits] for part in parts]) for limits in ranges},
+    )
+
+
+def score_tally(whole: Tally) -> Scores:
+    """Of `add_tallies`."""
+    curves = {name: curve(matched) for name, matched in whole.whole.items()}
+    mean_ap, errors = means(curves)
+    classes = {name: _class_score(name, matched, curves[name]) for name, matched in whole.whole.items()}
+    return Scores(
+        mean_ap,
+        nds(mean_ap, errors.tolist()),
+        Errors(*errors.tolist()),
+        _mean([c.ap for c in classes.values() if c.ground_truth]),
+        classes,
+        tuple(_score_range(low, high, part) for (low, high), part in whole.ranges.items()),
+        whole.frames,
+    )
 
 
 def in_common(
@@ -170,110 +201,28 @@ def in_common(
     return {s: ground_truth[s] for s in stamps}, {s: detections[s] for s in stamps}
 
 
-def strongest(objects: Objects, limit: int) -> Objects:
-    """The `limit` objects of the highest scores, in the same order: the benchmark takes no more of a frame."""
-    if len(objects) <= limit:
-        return objects
-    mask = np.zeros(len(objects), dtype=bool)
-    mask[np.argsort(-objects.scores, kind="stable")[:limit]] = True
-    return objects.select(mask)
-
-
-def _eval_boxes(stamp: int, objects: Objects, vehicle: np.ndarray) -> list[DetectionBox]:
-    return [
-        DetectionBox(
-            sample_token=str(stamp),
-            translation=tuple(box[:3].tolist()),
-            size=(float(box[4]), float(box[3]), float(box[5])),  # the devkit's order is w l h
-            rotation=(math.cos(box[6] / 2), 0.0, 0.0, math.sin(box[6] / 2)),
-            velocity=tuple(objects.velocity[k].tolist()),
-            ego_translation=tuple((box[:3] - vehicle).tolist()),
-            num_pts=int(objects.num_points[k]),
-            detection_name=objects.names[k],
-            detection_score=float(objects.scores[k]),
-            attribute_name=objects.attributes[k],
-        )
-        for k, box in enumerate(objects.boxes)
-    ]
-
-
-def _filtered(boxes: Mapping[int, list[DetectionBox]], config: DetectionConfig) -> EvalBoxes:
-    """The devkit's filter_eval_boxes without its bike racks, which only nuScenes annotates."""
-    result = EvalBoxes()
-    for stamp, rows in boxes.items():
-        kept = [b for b in rows if b.ego_dist < config.class_range[b.detection_name] and b.num_pts != 0]
-        result.add_boxes(str(stamp), kept)
-    return result
-
-
-def score_eval_boxes(
-    wanted: EvalBoxes,
-    found: EvalBoxes,
-    config: DetectionConfig,
-    ranges: tuple[tuple[float, float], ...] = RANGES,
-) -> Scores:
-    """Filtered boxes of the devkit -> Scores; the one computation behind bags and nuScenes-format data sets."""
-    metrics, curves = _official(wanted, found, config)
-    counts = {name: sum(b.detection_name == name for b in wanted.all) for name in config.class_names}
-    predicted = {name: sum(b.detection_name == name for b in found.all) for name in config.class_names}
-    classes = {
-        name: ClassScore(
-            float(metrics.mean_dist_aps[name]),
-            {d: metrics.get_label_ap(name, d) for d in config.dist_ths},
-            Errors(*(float(metrics.get_label_tp(name, m)) for m in TP_METRICS)),
-            counts[name],
-            predicted[name],
-            _best_score(curves[name]),
-        )
-        for name in config.class_names
-    }
-    return Scores(
-        metrics.mean_ap,
-        metrics.nd_score,
-        Errors(*(metrics.tp_errors[m] for m in TP_METRICS)),
-        _mean([c.ap for c in classes.values() if c.ground_truth]),
-        classes,
-        tuple(_score_range(wanted, found, config, low, high) for low, high in ranges),
-        len(wanted.sample_tokens),
+def _class_score(name: str, matched: Matched, curve: Curve) -> ClassScore:
+    ap = dict(zip(DISTANCES, curve.ap()))
+    return ClassScore(
+        _mean(list(ap.values())),
+        ap,
+        Errors(*class_errors(name, curve).tolist()),
+        matched.wanted,
+        len(matched.scores),
+        curve.best_score(),
     )
 
 
-def _best_score(curve: DetectionMetricData) -> float:
-    f1 = 2 * curve.precision * curve.recall / np.maximum(curve.precision + curve.recall, 1e-9)
-    return float(curve.confidence[np.argmax(f1)]) if f1.max() > 0 else math.nan
-
-
-def _official(
-    wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig
-) -> tuple[DetectionMetrics, dict[str, DetectionMetricData]]:
-    """DetectionEval.evaluate of the devkit, step for step; with the curves at the true-positive distance."""
-    metrics, curves = DetectionMetrics(config), {}
-    for name in config.class_names:
-        data = {d: accumulate(wanted, found, name, config.dist_fcn_callable, d) for d in config.dist_ths}
-        curves[name] = data[config.dist_th_tp]
-        for distance, curve in data.items():
-            metrics.add_label_ap(name, distance, calc_ap(curve, config.min_recall, config.min_precision))
-        for metric in TP_METRICS:
-            undefined = (name in NO_VELOCITY and metric in ("attr_err", "vel_err")) or (
-                name == "traffic_cone" and metric == "orient_err"
-            )
-            error = np.nan if undefined else calc_tp(data[config.dist_th_tp], config.min_recall, metric)
-            metrics.add_label_tp(name, metric, error)
-    return metrics, curves
-
-
-def _score_range(wanted: EvalBoxes, found: EvalBoxes, config: DetectionConfig, low: float, high: float) -> RangeScore:
-    def inside(boxes: EvalBoxes) -> EvalBoxes:
-        result = EvalBoxes()
-        for token in boxes.sample_tokens:
-            result.add_boxes(token, [b for b in boxes[token] if low <= b.ego_dist < high])
-        return result
-
-    near, near_found = inside(wanted), inside(found)
-    metrics, _ = _official(near, near_found, config)
-    present = [name for name in config.class_names if any(b.detection_name == name for b in near.all)]
-    errors = Errors(*(_mean([float(metrics.get_label_tp(name, m)) for name in present]) for m in TP_METRICS))
-    return RangeScore(low, high, _mean([float(metrics.mean_dist_aps[n]) for n in present]), errors, len(near.all))
+def _score_range(low: float, high: float, part: Mapping[str, Matched]) -> RangeScore:
+    present = {name: curve(matched) for name, matched in part.items() if matched.wanted}
+    errors = np.array([class_errors(name, c) for name, c in present.items()]).reshape(-1, 5)
+    return RangeScore(
+        low,
+        high,
+        _mean([_mean(list(c.ap())) for c in present.values()]),
+        Errors(*(_mean(column.tolist()) for column in errors.T)),
+        sum(matched.wanted for matched in part.values()),
+    )
 
 
 def _mean(values: list[float]) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bev_perception.evaluation.metrics import official_config, strongest
+from bev_perception.evaluation.matching import MAX_BOXES, strongest
 from bev_perception.evaluation.objects import Objects
 from bev_perception.files import write_atomic
 from bev_perception.geometry import quaternion_from_rotation, rotation_from_yaw
@@ -27,7 +27,7 @@ def result_rows(sample_token: str, objects: Objects, world_from_ego: np.ndarray)
 
     Of more than the benchmark's 500 the strongest are taken. A velocity that is not known is written as 0.
     """
-    objects = strongest(objects, official_config().max_boxes_per_sample)
+    objects = strongest(objects, MAX_BOXES)
     world = objects.in_world(world_from_ego)
     return [
         {

@@ -205,7 +205,7 @@ def _class_table(scores: Scores) -> str:
     foot = ["mean", _bar(scores.mean_ap), *blank, *_errors(scores.errors), str(objects), str(found)]
     absent = [name.replace("_", " ") for name, c in scores.classes.items() if not c.ground_truth]
     note = (
-        f"<p>Official nuScenes metric (detection_cvpr_2019, nuscenes-devkit) over the {scores.frames} frames that the "
+        f"<p>Official nuScenes metric (detection_cvpr_2019) over the {scores.frames} frames that the "
         "node processed: class ranges 30 to 50 m, ground truth without LiDAR or radar points left out."
     )
     if absent:

@@ -10,12 +10,12 @@ import sys
 import time
 from typing import Any
 
-import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
 
 from bev_perception.parameters import NODE_NAME
+from bev_perception.ros.start import EndedEarly, answered, asking, comes
 
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
@@ -30,17 +30,16 @@ class BringUpError(RuntimeError):
 
 
 def change_state(node: Node, target: str, transitions: list[str], timeout_s: float) -> None:
-    """Ask `target` for each transition in turn. Raises BringUpError."""
+    """Ask `target` for each transition in turn. Raises BringUpError, EndedEarly."""
     client: Any = node.create_client(ChangeState, f"{target}/change_state")
     deadline = time.monotonic() + timeout_s
     try:
-        if not client.wait_for_service(timeout_s):
+        if not comes(client.service_is_ready, timeout_s):
             raise BringUpError(f"{target} offers no change_state service after {timeout_s:.0f} s; is it running?")
         for name in transitions:
             request = ChangeState.Request(transition=Transition(id=TRANSITIONS[name]))
             future = client.call_async(request)
-            rclpy.spin_until_future_complete(node, future, timeout_sec=max(0.1, deadline - time.monotonic()))
-            response = future.result() if future.done() else None
+            response = answered(node, future, max(0.1, deadline - time.monotonic()))
             if response is None:
                 raise BringUpError(f"{target} did not answer to `{name}` within {timeout_s:.0f} s")
             if not response.success:
@@ -56,16 +55,12 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--node", default=NODE_NAME)
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S")
     options = parser.parse_args(args)
-    rclpy.init()
-    node = rclpy.create_node("bring_up")
     try:
-        change_state(node, options.node, options.transitions, options.timeout)
-    except BringUpError as error:
+        with asking("bring_up") as node:
+            change_state(node, options.node, options.transitions, options.timeout)
+    except (BringUpError, EndedEarly) as error:
         print(f"bring_up: {error}", file=sys.stderr)
         return 1
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
     return 0
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from bev_perception.deployment import journal
 from bev_perception.deployment.folder import JOURNAL
-from bev_perception.deployment.gate import TEXT_LIMIT, parse_gate
+from bev_perception.deployment.gate import TEXT_LIMIT, GateError, parse_gate
 from bev_perception.deployment.rollout import ALREADY, DONE, ROLLBACK_ASKED, ROLLED_BACK
 from bev_perception.files import read_text
 from bev_perception.parameters import NODE_NAME, resolve_path
@@ -44,50 +44,45 @@ def asked_by() -> str:
 
 
 class Client:
-    """The action `deploy` of one node. Raises DeployFailed where the node does not answer."""
+    """The action `deploy` of one node. Raises DeployFailed where the node does not answer.
 
-    def __init__(self, node_name: str) -> None:
-        import rclpy
+    node: of this command, inside of bev_perception.ros.start.asking, whose EndedEarly is raised, too.
+    """
+
+    def __init__(self, node: Any, node_name: str) -> None:
         from rclpy.action import ActionClient
 
+        from bev_perception.ros.start import answered, comes
         from bev_perception_msgs.action import Deploy
 
-        self._rclpy, self._kind = rclpy, Deploy
+        self._answered, self._comes, self._kind = answered, comes, Deploy
         self._name = f"{node_name}/deploy"
-        self._node = rclpy.create_node(f"deploy_{os.getpid()}")
-        self._client = ActionClient(self._node, Deploy, self._name)
+        self._node = node
+        self._client = ActionClient(node, Deploy, self._name)
         self._said: tuple[str, str] = ("", "")
         self._said_at = 0.0
         self._server: set[bytes] = set()  # what publishes the action's status, once the goal is taken
 
     def run(self, **goal: Any) -> Any:
         """The result of a goal; progress is printed."""
-        if not self._client.wait_for_server(PATIENCE_S):
+        if not self._comes(self._client.server_is_ready, PATIENCE_S):
             raise DeployFailed(f"no action {self._name} after {PATIENCE_S:g} s; is the node running, and named so?")
         sent = self._client.send_goal_async(self._kind.Goal(**goal), self._progress)
         handle = self._wait(sent, PATIENCE_S)
         self._server = self._servers()
         if handle is None or not handle.accepted:
             raise DeployFailed(f"{self._name} did not take the goal")
-        result = self._wait(handle.get_result_async(), None)
-        if result is None:
-            raise DeployFailed("this command was ended; the deployment goes on, see --history")
-        return result.result
+        return self._wait(handle.get_result_async(), None).result
 
     def close(self) -> None:
         self._client.destroy()
-        self._node.destroy_node()
 
     def _wait(self, future: Any, seconds: float | None) -> Any:
-        """None where the time is over, the node is gone or ROS ends."""
+        """None where the time is over."""
         end = None if seconds is None else time.monotonic() + seconds
         gone_since: float | None = None
-        while self._rclpy.ok() and not future.done() and (end is None or time.monotonic() < end):
-            try:
-                self._rclpy.spin_until_future_complete(self._node, future, timeout_sec=WAKE_S)
-            except Exception:  # rclpy's own where Ctrl-C ended ROS just before the wait
-                if self._rclpy.ok():
-                    raise
+        while not future.done() and (end is None or time.monotonic() < end):
+            self._answered(self._node, future, WAKE_S)
             gone_since = None if self._is_there() else gone_since or time.monotonic()
             if gone_since is not None and time.monotonic() - gone_since > PATIENCE_S:
                 raise DeployFailed("the node is gone; when it is back, --history says how the deployment ended")
@@ -120,23 +115,20 @@ class Client:
 
 def folder_of_node(node_name: str) -> Path:
     """What the node's parameter `deploy.folder` says. Raises DeployFailed."""
-    import rclpy
     from rcl_interfaces.srv import GetParameters
 
-    from bev_perception.ros.start import init_ros
+    from bev_perception.ros.start import EndedEarly, answered, asking, comes
 
-    init_ros([])
-    node = rclpy.create_node(f"deploy_{os.getpid()}")
     try:
-        client: Any = node.create_client(GetParameters, f"{node_name}/get_parameters")
-        if not client.wait_for_service(PATIENCE_S):
-            raise DeployFailed(f"{node_name} is not there after {PATIENCE_S:g} s; name the folder: --history FOLDER")
-        future = client.call_async(GetParameters.Request(names=[FOLDER]))
-        rclpy.spin_until_future_complete(node, future, timeout_sec=PATIENCE_S)
-        answer = future.result() if future.done() else None
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+        with asking(f"deploy_{os.getpid()}") as node:
+            client: Any = node.create_client(GetParameters, f"{node_name}/get_parameters")
+            if not comes(client.service_is_ready, PATIENCE_S):
+                raise DeployFailed(
+                    f"{node_name} is not there after {PATIENCE_S:g} s; name the folder: --history FOLDER"
+                )
+            answer = answered(node, client.call_async(GetParameters.Request(names=[FOLDER])), PATIENCE_S)
+    except EndedEarly as error:
+        raise DeployFailed(str(error)) from error
     if answer is None or not answer.values or not answer.values[0].string_value:
         raise DeployFailed(f"{node_name} does not say a `{FOLDER}`; it is empty there, or the node does not answer")
     return resolve_path(answer.values[0].string_value)
@@ -155,27 +147,36 @@ def show_history(folder: Path) -> int:
 
 
 def ask(options: argparse.Namespace) -> int:
-    import rclpy
+    from bev_perception.ros.start import EndedEarly, asking
 
-    from bev_perception.ros.start import init_ros
-
-    gate = read_text(options.gate, TEXT_LIMIT) if options.gate else ""
-    parse_gate(gate)  # what is wrong with it is said at once
+    gate = _gate_text(options.gate) if options.gate else ""
     goal: dict[str, Any] = dict(watch_s=options.watch, gate=gate, asked_by=options.asked_by or asked_by())
     if options.rollback:
         goal["rollback"] = True
     else:
         goal |= dict(bundle=os.path.abspath(options.bundle), shadow_s=options.shadow)
-    init_ros([])
-    client = Client(options.node)
     try:
-        result = client.run(**goal)
-    finally:
-        client.close()
-        rclpy.try_shutdown()
+        with asking(f"deploy_{os.getpid()}") as node:
+            client = Client(node, options.node)
+            try:
+                result = client.run(**goal)
+            finally:
+                client.close()
+    except EndedEarly as error:
+        raise DeployFailed("this command was ended; a deployment that has begun goes on, see --history") from error
     print(f"{result.verdict.replace('_', ' ')}: {result.reason}")
     print(f"in service: {result.in_service_sha256 or 'unknown'}")
     return int(not _as_asked(result.verdict, result.reason, options.rollback))
+
+
+def _gate_text(path: Path) -> str:
+    """What is wrong with it is said at once. Raises ValueError, OSError."""
+    text = read_text(path, TEXT_LIMIT)
+    try:
+        parse_gate(text)
+    except GateError as error:
+        raise GateError(f"{path}: {error}") from error
+    return text
 
 
 def _as_asked(verdict: str, reason: str, rollback: bool) -> bool:
@@ -186,9 +187,15 @@ def _as_asked(verdict: str, reason: str, rollback: bool) -> bool:
     return verdict == DONE or reason.startswith(ALREADY)
 
 
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name the folder of a bundle")
+    return Path(text)
+
+
 def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="deploy", description=__doc__)
-    parser.add_argument("bundle", nargs="?", type=Path, help="folder of the bundle, on the node's machine")
+    parser.add_argument("bundle", nargs="?", type=_folder, help="folder of the bundle, on the node's machine")
     parser.add_argument("--node", default=NODE_NAME, help="name of the node, with its namespace")
     parser.add_argument("--shadow", type=float, default=60.0, metavar="S", help="beside the old one first; 0: not")
     parser.add_argument("--watch", type=float, default=60.0, metavar="S", help="watched after the switch; 0: not")

@@ -143,7 +143,7 @@ class PerceptionNode(LifecycleNode):
         self._folder = VehicleFolder(resolve_path(name))
         self._folder.open()
         self._starting_since = time.monotonic()
-        start(self._folder, wanted, self._open, self.get_logger().info)
+        start(self._folder, wanted, self._open, self.get_logger())
 
     def _open(self, bundle: Bundle) -> None:
         """Engine, self-test, publishers. Raises CONFIGURATION_ERRORS."""

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import rclpy
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
 
 from bev_perception.places import cache_places, in_first
 
 # How long a loop may wait at once: rclpy can miss a signal while it waits without limit, as it wakes the wait before it
 # shuts the context down.
 WAKE_PERIOD_S = 0.5
+LOOK_S = 0.05
 LOG_VARIABLE = "ROS_LOG_DIR"
 
 
@@ -43,6 +49,54 @@ def spins(executor: Executor) -> bool:
         if rclpy.ok():
             raise
     return bool(rclpy.ok())
+
+
+class EndedEarly(RuntimeError):
+    """A signal ended ROS before the program was done."""
+
+
+@contextmanager
+def asking(name: str) -> Iterator[Node]:
+    """A node of a program that asks others and ends; ROS begins and ends with it.
+
+    Raises EndedEarly for what rclpy raises, wherever the program stands, where a signal has ended the context.
+    """
+    init_ros([])
+    node: Node | None = None
+    try:
+        node = rclpy.create_node(name)
+        yield node
+    except Exception as error:
+        if rclpy.ok() or not type(error).__module__.startswith("rclpy"):
+            raise
+        raise EndedEarly("ended by a signal") from None
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def answered(node: Node, future: Future, seconds: float) -> Any:
+    """The result of a future; None where the time is over. Raises EndedEarly, in `asking`."""
+    end = time.monotonic() + seconds
+    while not future.done() and (left := end - time.monotonic()) > 0:
+        _require_ros()
+        rclpy.spin_until_future_complete(node, future, timeout_sec=min(left, WAKE_PERIOD_S))
+    return future.result() if future.done() else None
+
+
+def comes(ready: Callable[[], bool], seconds: float) -> bool:
+    """Whether `ready`, of a client of rclpy, becomes true in that time. Raises EndedEarly, in `asking`."""
+    end = time.monotonic() + seconds
+    while not (there := ready()) and time.monotonic() < end:
+        _require_ros()
+        time.sleep(LOOK_S)
+    return there
+
+
+def _require_ros() -> None:
+    if not rclpy.ok():
+        raise EndedEarly("ended by a signal")
 
 
 def init_ros(args: Sequence[str] | None = None) -> None:

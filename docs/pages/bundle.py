@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bev_perception.archive import MEMBERS
-from bev_perception.bundle import FACTS_KEY, load_bundle
+from bev_perception.bundle import FACTS_KEY, FILES_LIMIT, load_bundle
 from bev_perception.frame_proof import FRAME_TOLERANCES, KEPT, MATCH_M
 from bev_perception.grid import BevGrid
 from bev_perception.inference.proof import TIME_LIMIT_S, TOLERANCES
@@ -268,7 +267,7 @@ def page() -> str:
             frame_tolerances(),
         ),
         *("## Versions", VERSION.format(format=FORMAT, minor=MINOR)),
-        *("## As one file", ARCHIVE.format(members=MEMBERS, limit="4 GiB")),
+        *("## As one file", ARCHIVE.format(members=FILES_LIMIT, limit="4 GiB")),
         *("## The signature", SIGNED),
         *("## Bundles of earlier versions", UPGRADE, "## The card", CARD),
         *("## model_spec.json", facts(spec), *nested_facts(spec)),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from bev_perception.evaluation.process import end_with_parent
 from bev_perception.files import write_atomic
 from bev_perception.plain import from_plain, to_plain
 from training.bench import throughput
@@ -21,7 +22,6 @@ from training.experiments import family, load_run
 from training.run import Run
 from training.trainer.allocation import keep_freed_memory
 from training.trainer.teaching import teacher_names
-from training.workers import end_with_parent
 
 KEYFRAMES, BALANCED = 28_130, 123_580  # of nuScenes' train split; its length after class-balanced resampling
 RECIPES = (

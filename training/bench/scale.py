@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from bev_perception.evaluation.process import end_with_parent
 from bev_perception.model_spec import CLASSES
 from training.bench.large_set import write_clouds
 from training.data.clips import ClipDataset
@@ -30,7 +31,6 @@ from training.data.prepared import prepare_clouds
 from training.data.source import Source
 from training.experiments import load_run
 from training.run import Run
-from training.workers import end_with_parent
 
 RECIPE = "training.experiments.centerpoint:pillar"  # ten sweeps, pasted objects, class-balanced
 KEYFRAMES_PASTED_INTO = 40

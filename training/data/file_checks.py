@@ -11,12 +11,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from bev_perception.evaluation.process import end_with_parent
 from bev_perception.preprocess.compressed import COMPRESSED, compression_of
 from training.data.lidar import read_lidar
 from training.data.masks import mask_path, read_masks
 from training.data.nuscenes import Keyframes, SensorFile
 from training.data.radar_pcd import read_pcd
-from training.workers import end_with_parent
 
 AT_ONCE = 32  # files that a process is given
 TOLD_EVERY_S = 10.0

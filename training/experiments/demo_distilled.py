@@ -35,6 +35,19 @@ def teacher() -> Run:
     return dataclasses.replace(run, data=data, losses=losses, optim=small_optim(1e-3, steps=1500))
 
 
+def full() -> Run:
+    """`demo:full` taught from its first step on.
+
+    Scenes are mirrored and turned by up to a quarter, so that traffic comes from all sides alike: what crosses is as
+    frequent as what goes along (docs/lab_notes/velocity.md).
+    """
+    run = demo.full()
+    augmentation = dataclasses.replace(run.data.augmentation, bev_rotation_deg=90.0)
+    data = dataclasses.replace(run.data, augmentation=augmentation)
+    optim = dataclasses.replace(run.optim, steps=3400)
+    return taught(dataclasses.replace(run, data=data, optim=optim), pulled(logits("centerpoint")), sweeps=SWEEPS)
+
+
 def student() -> Run:
     """`demo:finetune` with what taught the compact student best on the study's holdout: the teacher's heatmap and boxes
     (docs/distillation.md), in fewer steps. Scenes are flipped and turned, so the teacher runs at every step."""

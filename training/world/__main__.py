@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     bag.add_argument("--lidar", action="store_true", help="with the LiDAR topic")
     bag.add_argument("--odometry-noise", type=float, default=0.0, help="1: as a wheel odometer; 0: exact")
     _add_rates(bag, Rates())
+    bag.add_argument("--rig", default="nuscenes", help="nuscenes, or other: four cameras, two radars, other names")
     _add_world(bag)
     bag.add_argument("--workers", type=int, default=2)
     replacing = bag.add_mutually_exclusive_group()
@@ -127,7 +128,7 @@ def _run(args: argparse.Namespace) -> dict:
     from training.world.kept_bag import keep_bag
 
     sensors = args.scale, args.image_format, args.lidar, args.odometry_noise
-    drive = BagSettings(args.seed, args.duration, *sensors, *_world(args), _rates(args))
+    drive = BagSettings(args.seed, args.duration, *sensors, *_world(args), args.rig, _rates(args))
     if args.keep:
         return keep_bag(Path(args.out), drive, args.workers)
     return write_bag(args.out, drive, args.workers, args.overwrite)

@@ -72,14 +72,11 @@ class Messages:
             data=np.ascontiguousarray(bgr).reshape(-1),
         )
 
-    def compressed_image(self, stamp_ns: int, frame_id: str, jpeg: bytes) -> Any:
-        data = np.frombuffer(jpeg, np.uint8)
-        return self.make(
-            "sensor_msgs/CompressedImage",
-            header=self.header(stamp_ns, frame_id),
-            format="bgr8; jpeg compressed bgr8",
-            data=data,
-        )
+    def compressed_image(
+        self, stamp_ns: int, frame_id: str, encoded: bytes, kind: str = "bgr8; jpeg compressed bgr8"
+    ) -> Any:
+        data = np.frombuffer(encoded, np.uint8)
+        return self.make("sensor_msgs/CompressedImage", header=self.header(stamp_ns, frame_id), format=kind, data=data)
 
     def camera_info(self, stamp_ns: int, frame_id: str, K: np.ndarray, width: int, height: int) -> Any:
         return self.make(

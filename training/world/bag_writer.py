@@ -9,7 +9,6 @@ frames) on /tf_static.
 
 from __future__ import annotations
 
-import heapq
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
@@ -28,6 +26,7 @@ from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.geometry import rotation_from_yaw
 from bev_perception.model_spec import CLASSES
 from training.world.bag_messages import DETECTION_ARRAY, Messages
+from training.world.bag_rig import BAG_RIGS, BagRig
 from training.world.camera import CameraImage
 from training.world.generate import (
     NS,
@@ -52,6 +51,7 @@ from training.world.observation import (
     observe,
     snapshot,
 )
+from training.world.record_queue import RecordQueue
 from training.world.rig import RIG
 from training.world.styles import TOWN, Style
 from training.world.world import World
@@ -90,6 +90,7 @@ class BagSettings:
     odometry_noise: float = 0.0
     radar: ListedRadar | None = None  # None: the profile `clear`
     style: Style = TOWN
+    rig: str = "nuscenes"  # a key of BAG_RIGS
     rates: Rates = field(default_factory=Rates)
 
 
@@ -106,11 +107,13 @@ class _Take:
 def write_bag(out: str | Path, settings: BagSettings, workers: int = 2, overwrite: bool = False) -> dict[str, Any]:
     """Writes the rosbag2 directory `out` (metadata.yaml and one .mcap), atomically; returns the rates.
 
-    Raises FileExistsError when `out` is there and not to be overwritten, ValueError for an unknown image format.
+    Raises FileExistsError when `out` is there and not to be overwritten, ValueError for an unknown image format or rig.
     """
     out = Path(out)
     if settings.image_format not in ("raw", "jpeg"):
         raise ValueError(f"image format must be 'raw' or 'jpeg', found {settings.image_format!r}")
+    if settings.rig not in BAG_RIGS:
+        raise ValueError(f"rig must be one of {', '.join(BAG_RIGS)}, found {settings.rig!r}")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists already; choose another name, delete it or ask to overwrite it")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -125,15 +128,19 @@ def write_bag(out: str | Path, settings: BagSettings, workers: int = 2, overwrit
 
 def _write(path: Path, settings: BagSettings, workers: int) -> dict[str, Any]:
     world = world_of(settings.seed, settings.duration_s, settings.style)
+    rig = BAG_RIGS[settings.rig]
     channels = [name for name, mount in RIG.items() if settings.lidar or mount.kind != "lidar"]
+    if rig is not None:
+        channels = [name for name in channels if name in rig.names]
+    truth_at = "CAM_BACK_LEFT" if rig is None else rig.truth_at
     scans = plan_drive(settings.duration_s, settings.rates, channels)
     start_ns = epoch_ns(settings.seed)
     progress = Progress("scans", len(scans))
     store = make_typestore()
     messages = Messages(store)
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        queue = _RecordQueue(writer, store)
-        mounts = {name.lower(): mount.ego_from_sensor for name, mount in RIG.items() if name in channels}
+        queue = RecordQueue(writer, store)
+        mounts = {frame_of(name, rig): RIG[name].ego_from_sensor for name in channels}
         queue.push(start_ns, *topic("tf_static"), messages.transforms(start_ns, "base_link", mounts))
         odometry = _odometry(world, settings)
         upcoming = next(odometry, None)
@@ -141,26 +148,33 @@ def _write(path: Path, settings: BagSettings, workers: int) -> dict[str, Any]:
         for taken in ordered_map(_take_one, [(scan, settings) for scan in scans], workers):
             now = taken.scan.stamp_ns
             while upcoming is not None and upcoming[0] <= now:
-                _push_odometry(queue, messages, start_ns, *upcoming)
+                _push_odometry(queue, messages, start_ns, rig, *upcoming)
                 upcoming = next(odometry, None)
             newest[taken.scan.channel] = taken
             _push_scan(queue, messages, start_ns, taken, settings)
-            if taken.scan.channel == "CAM_BACK_LEFT":
+            if taken.scan.channel == truth_at:
                 truth = ground_truth(messages, world, now, start_ns, list(newest.values()))
                 queue.push(start_ns + now + LATENCY_NS["camera"], *topic("ground_truth"), truth)
             queue.flush(start_ns + now)
             progress.add(1, images=int(RIG[taken.scan.channel].kind == "camera"))
         while upcoming is not None:
-            _push_odometry(queue, messages, start_ns, *upcoming)
+            _push_odometry(queue, messages, start_ns, rig, *upcoming)
             upcoming = next(odometry, None)
         queue.flush(None)
     return summary(progress)
 
 
-def topic(kind: str, channel: str = "") -> tuple[str, str]:
+def topic(kind: str, channel: str = "", rig: BagRig | None = None) -> tuple[str, str]:
     """(topic, message type) of a kind in TOPICS, for the sensor `channel` where it is one per sensor."""
     name, message_type = TOPICS[kind]
+    if rig is not None and kind in rig.topics:
+        return rig.topics[kind].format(name=rig.names.get(channel, "")), message_type
     return name.format(frame=channel.lower()), message_type
+
+
+def frame_of(channel: str, rig: BagRig | None = None) -> str:
+    """frame_id of a sensor."""
+    return channel.lower() if rig is None else rig.frames[RIG[channel].kind].format(name=rig.names[channel])
 
 
 def ground_truth(messages: Messages, world: World, stamp_ns: int, start_ns: int, takes: list[_Take]) -> Any:
@@ -214,34 +228,38 @@ def _take_one(task: tuple[Scan, BagSettings]) -> _Take:
     return _Take(scan, result, (0, 0), seen)
 
 
-def _push_scan(queue: _RecordQueue, messages: Messages, start_ns: int, taken: _Take, settings: BagSettings) -> None:
-    scan, frame = taken.scan, taken.scan.channel.lower()
-    kind = RIG[scan.channel].kind
+def _push_scan(queue: RecordQueue, messages: Messages, start_ns: int, taken: _Take, settings: BagSettings) -> None:
+    scan, rig = taken.scan, BAG_RIGS[settings.rig]
+    frame, kind = frame_of(scan.channel, rig), RIG[scan.channel].kind
     stamp = start_ns + scan.stamp_ns
     record = stamp + LATENCY_NS[kind]
     if kind != "camera":
-        queue.push(record, *topic(kind, scan.channel), messages.cloud(stamp, frame, np.asarray(taken.data)))
+        points = np.asarray(taken.data)
+        if rig is not None and kind == "radar":
+            points = rig.returns(points)
+        queue.push(record, *topic(kind, scan.channel, rig), messages.cloud(stamp, frame, points))
         return
     info = messages.camera_info(stamp, frame, camera_matrix(scan.channel, settings.scale), *taken.size)
-    queue.push(record, *topic("camera_info", scan.channel), info)
+    queue.push(record, *topic("camera_info", scan.channel, rig), info)
     if isinstance(taken.data, bytes):
         image = messages.compressed_image(stamp, frame, taken.data)
     else:
         image = messages.image(stamp, frame, taken.data)
-    queue.push(record, *topic(settings.image_format, scan.channel), image)
+    queue.push(record, *topic(settings.image_format, scan.channel, rig), image)
 
 
 def _push_odometry(
-    queue: _RecordQueue,
+    queue: RecordQueue,
     messages: Messages,
     start_ns: int,
+    rig: BagRig | None,
     stamp_ns: int,
     pose: np.ndarray,
     twist: tuple[float, float, float],
 ) -> None:
     stamp = start_ns + stamp_ns
     record = stamp + LATENCY_NS["odometry"]
-    queue.push(record, *topic("odometry"), messages.odometry(stamp, pose, twist))
+    queue.push(record, *topic("odometry", rig=rig), messages.odometry(stamp, pose, twist))
     queue.push(record, *topic("tf"), messages.transforms(stamp, "odom", {"base_link": pose}))
 
 
@@ -263,44 +281,3 @@ def _odometry(world: World, settings: BagSettings) -> Iterator[tuple[int, np.nda
             motion[:2, 3] = rotation_from_yaw(twist[2] * dt / 2)[:2, :2] @ twist[:2] * dt
             pose = pose @ motion
         yield stamp_ns, pose, (float(twist[0]), float(twist[1]), float(twist[2]))
-
-
-class _RecordQueue:
-    """Writes messages by record time although they are made by stamp; among equals the first pushed goes first."""
-
-    def __init__(self, writer: Writer, store: Any) -> None:
-        self.writer, self.store = writer, store
-        self.connections: dict[str, Any] = {}
-        self.waiting: list[tuple[int, int, str, str, Any]] = []
-        self.pushed = 0
-
-    def push(self, record_ns: int, topic_name: str, message_type: str, message: Any) -> None:
-        heapq.heappush(self.waiting, (record_ns, self.pushed, topic_name, message_type, message))
-        self.pushed += 1
-
-    def flush(self, until_ns: int | None) -> None:
-        """Writes everything with a record time up to until_ns (None: all); nothing earlier may be pushed afterwards."""
-        while self.waiting and (until_ns is None or self.waiting[0][0] <= until_ns):
-            record_ns, _, name, message_type, message = heapq.heappop(self.waiting)
-            if name not in self.connections:
-                qos = [_LATCHED] if name == "/tf_static" else []
-                self.connections[name] = self.writer.add_connection(
-                    name, message_type, typestore=self.store, offered_qos_profiles=qos
-                )
-            data = self.store.serialize_cdr(message, message_type)
-            self.writer.write(self.connections[name], record_ns, data)
-
-
-_FOREVER = QosTime(9223372036, 854775807)
-# Late subscribers to /tf_static must get it too, so players have to offer it transient local.
-_LATCHED = Qos(
-    QosHistory.KEEP_LAST,
-    1,
-    QosReliability.RELIABLE,
-    QosDurability.TRANSIENT_LOCAL,
-    _FOREVER,
-    _FOREVER,
-    QosLiveliness.AUTOMATIC,
-    _FOREVER,
-    False,
-)

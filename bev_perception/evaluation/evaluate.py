@@ -1,0 +1,239 @@
+"""Is this model good enough, on these recordings? `ros2 run bev_perception evaluate BAG [BAG ...] --bundle DIR`.
+
+Each drive goes through the vehicle's own intake, synchroniser, memory and pipeline, straight from the bag; --workers
+drives at once. With ground truth it is scored by the official metric; without, it is held against itself and the
+radars. --baseline compares with an earlier result on the same recordings, --gate says what must be reached.
+
+A drive that was evaluated before with the same bundle, parameters and recording is not evaluated again: the same
+command goes on where it was stopped. Exit status: 0; 1 where the gate does not hold or a drive could not be evaluated;
+130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
+from bev_perception.evaluation.drive import DriveResult, Job, evaluate_drive, read_drive
+from bev_perception.evaluation.frame_table import worst_differences
+from bev_perception.evaluation.metrics import Scores
+from bev_perception.evaluation.paired import Difference, compare_scores
+from bev_perception.evaluation.process import end_with_parent
+from bev_perception.evaluation.score_gate import TEXT_LIMIT, Bound, faults_of, parse_score_gate
+from bev_perception.evaluation.summary import drift, figures_of, scores_of, tallies
+from bev_perception.files import read_text, write_atomic
+from bev_perception.parameters import SHIPPED_PARAMETERS, load_config
+
+DRIVES, RESULT = "drives", "result.json"
+SHOWN = 5  # frames in which two results differ most
+
+
+@dataclass(frozen=True)
+class Compared:
+    """With a baseline: figures `gain.*` and `drift.*`, and sentences for a person."""
+
+    figures: dict[str, float]
+    told: tuple[str, ...]
+
+
+def drive_names(bags: Sequence[Path]) -> list[str]:
+    """A folder's name for each recording. Raises ValueError where two have the same."""
+    names = [_drive_name(bag) for bag in bags]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise ValueError(f"recordings of the same name {twice} cannot be told apart; rename one, or evaluate it apart")
+    return names
+
+
+def _drive_name(bag: Path) -> str:
+    return Path(os.path.abspath(bag)).name.removesuffix(".mcap").removesuffix(".db3")
+
+
+def evaluate_all(jobs: Sequence[Job], workers: int) -> tuple[list[DriveResult], dict[str, str]]:
+    """-> (results in the order of the jobs, name -> what went wrong). Progress goes to stderr."""
+    done: dict[int, DriveResult] = {}
+    failed: dict[str, str] = {}
+    begun = time.monotonic()
+
+    def note(index: int, future: Future[DriveResult]) -> None:
+        name = jobs[index].out.name
+        try:
+            done[index] = result = future.result()
+            rate = result.seconds / result.wall_s if result.wall_s else math.nan
+            text = f"{result.frames} frames, {rate:.1f} times real time"
+        except Exception as error:  # one drive is no reason to leave the others
+            failed[name] = text = f"{type(error).__name__}: {error}"
+        passed, count = time.monotonic() - begun, len(done) + len(failed)
+        left = passed / count * (len(jobs) - count)
+        print(f"[{count}/{len(jobs)}] {name}: {text}; about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, _begin_worker) as pool:
+        futures = {pool.submit(evaluate_drive, job): index for index, job in enumerate(jobs)}
+        try:
+            for future in as_completed(futures):
+                note(futures[future], future)
+        except KeyboardInterrupt:
+            print("interrupted: drives that are whole are kept, the same command goes on", file=sys.stderr, flush=True)
+            os._exit(130)  # the workers end with this process
+    return [done[index] for index in sorted(done)], failed
+
+
+def compare(out: Path, baseline: Path, names: Sequence[str], results: Sequence[DriveResult]) -> Compared:
+    """This result against an earlier one, drive by drive. Raises ValueError where they have no drive in common."""
+    common = [name for name in names if (baseline / DRIVES / name).is_dir() and (out / DRIVES / name).is_dir()]
+    if not common:
+        raise ValueError(f"{baseline} has none of these recordings; it has {_listed(baseline / DRIVES)}")
+    ours, theirs = ([folder / DRIVES / name for name in common] for folder in (out, baseline))
+    before = [read_drive(folder) for folder in theirs]
+    now = [read_drive(folder) for folder in ours]
+    figures = drift(now, before)
+    told = [f"against {before[0].model} ({before[0].model_sha256[:12]}), {len(common)} drives in common:"]
+    mine, other = tallies(ours), tallies(theirs)
+    both = [name for name in common if name in mine and name in other]
+    if both:
+        found = compare_scores([other[name] for name in both], [mine[name] for name in both])
+        figures |= {f"gain.{name}": d.value for name, d in found.items()}
+        figures |= {f"gain.{name}.low": d.low for name, d in found.items()}
+        told += [_gain(name, d, len(both)) for name, d in found.items()]
+        told += worst_differences(dict(zip(common, theirs)), dict(zip(common, ours)), SHOWN)
+    return Compared(figures, tuple(told))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bags", type=Path, nargs="+", metavar="BAG", help="rosbag2 folder or file, MCAP or sqlite3")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--params", type=Path, default=SHIPPED_PARAMETERS, help="the node's YAML; default: the shipped")
+    parser.add_argument("--ground-truth", default=GROUND_TRUTH_TOPIC, metavar="TOPIC")
+    parser.add_argument("--backend", default="", help="overrides the parameter `backend`")
+    parser.add_argument("--baseline", type=Path, metavar="RESULT", help="folder of an earlier result")
+    parser.add_argument("--gate", type=Path, metavar="YAML", help="what must be reached; names as in OUT/result.json")
+    parser.add_argument("--score-floor", type=float, default=0.03, help="where the scores' whole curve begins")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="drives at once")
+    parser.add_argument("--threads", type=int, default=1, help="of each drive's engine")
+    parser.add_argument("--out", type=Path, default=Path("out/evaluate"))
+    args = parser.parse_args(argv)
+    try:
+        return _run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    gate = parse_score_gate(read_text(args.gate, TEXT_LIMIT)) if args.gate else ()
+    load_config(args.bundle, args.params, args.backend or None)  # what is wrong with it is said once, and at once
+    names = drive_names(args.bags)
+    jobs = [
+        Job(
+            bag, args.bundle, args.params, args.out / DRIVES / name, args.ground_truth, args.backend,
+            args.score_floor, args.threads,
+        )
+        for bag, name in zip(args.bags, names)
+    ]  # fmt: skip
+    results, failed = evaluate_all(jobs, max(1, args.workers))
+    whole = [job.out for job in jobs if job.out.name not in failed]
+    scores = scores_of(tallies(whole))
+    figures = figures_of(results, scores)
+    compared = compare(args.out, args.baseline, [folder.name for folder in whole], results) if args.baseline else None
+    if compared is not None:
+        figures |= compared.figures
+    faults = faults_of(gate, figures) if results else []
+    _write(args, results, failed, scores, figures, gate, faults)
+    _tell(args.out, results, failed, scores, figures, compared)
+    for fault in faults:
+        print(f"gate: {fault}")
+    if gate:
+        print("gate: held" if not faults and not failed else "gate: NOT held")
+    return int(bool(faults or failed or not sum(result.frames for result in results)))
+
+
+def _begin_worker() -> None:
+    """Ctrl-C, which a terminal sends to all, is the main process's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+def _write(
+    args: argparse.Namespace,
+    results: Sequence[DriveResult],
+    failed: Mapping[str, str],
+    scores: Scores | None,
+    figures: Mapping[str, float],
+    gate: Sequence[Bound],
+    faults: Sequence[str],
+) -> None:
+    data: dict[str, Any] = {
+        "model": results[0].model if results else "",
+        "model_sha256": results[0].model_sha256 if results else "",
+        "drives": [_drive_name(Path(result.bag)) for result in results],
+        "failed": dict(failed),
+        "figures": {name: None if math.isnan(value) else value for name, value in figures.items()},
+        "gate": None if not gate else {"held": not faults and not failed, "faults": list(faults)},
+        "scores": scores.to_dict() if scores else None,
+    }
+    write_atomic(args.out / RESULT, json.dumps(data, indent=1) + "\n")
+
+
+def _tell(
+    out: Path,
+    results: Sequence[DriveResult],
+    failed: Mapping[str, str],
+    scores: Scores | None,
+    figures: Mapping[str, float],
+    compared: Compared | None,
+) -> None:
+    def shown(*names: str) -> str:
+        return ", ".join(f"{name.rpartition('.')[2]} {figures[name]:.3g}" for name in names if name in figures)
+
+    print(f"{len(results)} drives, {shown('frames', 'boxes_per_frame', 'annotated', 'scored')}")
+    if scores is not None:
+        e = scores.errors
+        print(
+            f"mAP {scores.mean_ap:.3f} NDS {scores.nds:.3f} mATE {e.ate:.3f} m mASE {e.ase:.3f} mAOE {e.aoe:.3f} rad "
+            f"mAVE {e.ave:.3f} m/s mAAE {e.aae:.3f}"
+        )
+        present = {name: row.ap for name, row in scores.classes.items() if row.ground_truth}
+        print(f"  AP: {', '.join(f'{name} {ap:.3f}' for name, ap in present.items())}")
+    for group in ("consistency", "latency_ms.total"):
+        print(f"{group}: {shown(*(name for name in figures if name.startswith(group + '.')))}")
+    lost = {name: value for name, value in figures.items() if name.startswith("lost.")}
+    for name, value in sorted(lost.items(), key=lambda item: -item[1])[:SHOWN]:
+        print(f"  {value:6.0f} x {name.removeprefix('lost.')}")
+    for name, why in failed.items():
+        print(f"  {name} could not be evaluated: {why}")
+    for line in compared.told if compared else ():
+        print(line)
+    print(f"everything by name: {out / RESULT}; frame by frame: {out / DRIVES}/*/frames.csv")
+
+
+def _gain(name: str, d: Difference, drives: int) -> str:
+    label = {"mean_ap": "mAP", "nds": "NDS"}[name]
+    if math.isnan(d.low):
+        return f"  {d.value * 100:+.1f} points of {label} on one drive, which tells no spread"
+    verdict = "better" if d.low > 0 else "worse" if d.high < 0 else "no difference that these drives could tell"
+    return f"  {d.text()} points of {label} (95 % of draws of {drives} drives): {verdict}"
+
+
+def _listed(folder: Path) -> str:
+    return ", ".join(sorted(path.name for path in folder.glob("*"))[:10]) if folder.is_dir() else "no drives"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
