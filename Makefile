@@ -16,7 +16,7 @@ PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 
 ENV := source .venv/env.sh &&
 
-.PHONY: help demo test test-fast mutants lint docs bench train-small train-demo setup-demo setup-test clean
+.PHONY: help demo test test-fast mutants lint docs bench train-small circle train-demo setup-demo setup-test clean
 
 help:
 	@echo "make demo        drive through ROS 2, scored detections and a report in $(OUT)/demo"
@@ -27,6 +27,7 @@ help:
 	@echo "make docs        make plots, figures, tables and pages anew that follow from docs/data and the code"
 	@echo "make bench       what node, networks and training cost in time; writes the tables in docs/"
 	@echo "make train-small a distilled, exported, replayed student from nothing, in minutes; in $(OUT)/small"
+	@echo "make circle      from a drive to a better model in the running vehicle, and back out of worse ones; in $(OUT)/circle"
 	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
 	@echo "make clean       remove the virtual environment, builds and outputs"
 	@echo "Variables: PYTHON=python3.12, OUT=folder, DATA=folder, SEED=number, ARGS=\"further arguments\""
@@ -64,6 +65,9 @@ bench: setup-test
 
 train-small: setup-test
 	@$(ENV) python -m training.train_small "$(OUT)/small" $(ARGS)
+
+circle: setup-test
+	@$(ENV) python -m training.circle "$(OUT)/circle" $(ARGS)
 
 train-demo: setup-test
 	@$(ENV) python -m training.train training.experiments.demo:full --data "$(DATA)" --out "$(OUT)/train-demo" $(ARGS)

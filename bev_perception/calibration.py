@@ -113,6 +113,11 @@ class StaticTree:
             raise CalibrationError("; ".join(errors))
         return changed
 
+    @property
+    def children(self) -> list[str]:
+        """Frames that have a parent, in the order in which they were first heard of."""
+        return list(self._parent)
+
     def lookup(self, target: str, source: str) -> np.ndarray:
         """target_from_source (4, 4), by way of their common ancestor. Raises CalibrationError naming what is known."""
         root_target, chain_target = self._to_root(target.lstrip("/"))

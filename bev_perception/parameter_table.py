@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bev_perception.conversions import CLOUD_READERS, IMAGE_READERS
+from bev_perception.inference import precisions
 from bev_perception.inference.backend import BACKENDS
-from bev_perception.inference.builder import PRECISIONS
+from bev_perception.inference.builder import LEVELS, BuildOptions
+from bev_perception.inference.tensorrt_api import BUILDERS
 from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import ModelSpec
 from bev_perception.modes import MODES, SEVERITIES
@@ -125,8 +127,25 @@ PARAMETERS: tuple[Parameter, ...] = (
     P("backend", "string", "onnxruntime", "What runs the network", choices=BACKENDS),
     P("onnxruntime.threads", "int", 0, "Threads of the onnxruntime backend; 0: at most four", (0, 256)),
     P("openvino.threads", "int", 0, "Threads of the openvino backend; 0: at most four", (0, 256)),
-    P("tensorrt.precision", "string", "fp32", "Precision of the TensorRT engine", choices=PRECISIONS),
+    P(
+        "tensorrt.precision",
+        "string",
+        precisions.AS_BUNDLE,
+        f"Precision of the TensorRT engine; {precisions.AS_BUNDLE}: the graph's. An engine of another is refused",
+        choices=precisions.CHOICES,
+    ),
     P("tensorrt.cache", "string", "", "Directory of built engines; empty: the default places of build_engine"),
+    P("tensorrt.builder", "string", "tensorrt", "Which TensorRT: NVIDIA's, or the one for RTX", choices=BUILDERS),
+    P(
+        "tensorrt.workspace_mib",
+        "int",
+        BuildOptions.workspace_mib,
+        "Device memory, in MiB, that the layers of a TensorRT engine may use beside inputs and outputs",
+        (1, 1_000_000),
+    ),
+    P("tensorrt.level", "int", BuildOptions.level, "How long TensorRT's builder tries", (LEVELS[0], LEVELS[-1])),
+    P("tensorrt.plugins", "string[]", (), "Libraries with layers of their own that TensorRT loads first"),
+    P("tensorrt.graph", "bool", True, "Replay the TensorRT engine as a CUDA graph"),
     P(
         "base_frame",
         "string",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import partial
 
 from bev_perception.decode import Thresholds, decode, thresholds_of
 from bev_perception.fault import Fault
-from bev_perception.inference.interface import InferenceBackend
+from bev_perception.inference.interface import InferenceBackend, TakesRows
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess import prepare_inputs
 from bev_perception.preprocess.contents import ImageChecks, Seen, check_images
@@ -43,11 +44,13 @@ class BevPipeline:
         self.counters: Counter[str] = Counter()
         self._image_checks = image_checks or ImageChecks()
         self._seen: dict[str, Seen] = {}
+        # Each image goes to the engine's device, where it has one, while the next is prepared.
+        self._image_ready = partial(backend.offer, "images") if isinstance(backend, TakesRows) else None
 
     def step(self, frame: SensorFrame) -> Detections:
         """Detect in `frame`; frames come in stamp order. Sensors that are missing or unusable are masked and named."""
         started = time.perf_counter_ns()
-        inputs, problems, lost = prepare_inputs(frame, self.spec)
+        inputs, problems, lost = prepare_inputs(frame, self.spec, self._image_ready)
         self.counters.update(lost)
         told: dict[str, Fault] = {}
         if self.spec.cameras:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -226,6 +227,50 @@ def learning_curves(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+# Step of a deployment -> colour of its bar.
+OF_STEP = {"checking": GREY, "opening": ORANGE, "shadowing": SKY, "switching": BLACK, "watching": GREEN}
+
+
+def circle(told: Mapping[str, Any]) -> Figure:
+    """Stages of `make circle` one after the other: wall clock, and CPU time within; below, the deployments from the
+    vehicle's journal, a bar for each step, from the line before it to its own."""
+    stages = told["stages"]
+    asked = list(dict.fromkeys(line["asked_by"] for line in told["journal"] if line["step"] in OF_STEP))
+    figure = Figure(figsize=(9.0, 1.6 + 0.24 * (len(stages) + 1.6 * len(asked))), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=(len(stages), 1.6 * len(asked) + 1))
+    begun = 0.0
+    for height, row in enumerate(stages):
+        upper.barh(height, row["seconds"] / 60, 0.7, left=begun / 60, color=SKY)
+        upper.barh(height, row["cpu_s"] / 60, 0.25, left=begun / 60, color=BLUE)
+        begun += row["seconds"]
+    upper.set_yticks(range(len(stages)), [row["stage"] for row in stages])
+    upper.set_xlabel("minutes; light: wall clock, dark: CPU time of one core")
+    for height, name in enumerate(asked):
+        lines = [line for line in told["journal"] if line["asked_by"] == name]
+        start = before = _seconds(lines[0]["time"])
+        for line in lines[1:]:
+            now = _seconds(line["time"])
+            lower.barh(height, now - before, 0.6, left=before - start, color=OF_STEP[line["step"]])
+            before = now
+        lower.text(before - start + 0.5, height, f"{lines[-1]['verdict'].replace('_', ' ')}", va="center", fontsize=8)
+    lower.set_yticks(range(len(asked)), [name.rpartition(", ")[2] for name in asked])
+    lower.set_xlabel("seconds from the beginning of a deployment, and how it ended")
+    lower.set_xlim(right=1.15 * lower.get_xlim()[1])
+    marks = [Line2D([], [], color=color, linewidth=6, label=step) for step, color in OF_STEP.items()]
+    lower.legend(handles=marks, frameon=False, fontsize=8, ncols=len(marks), loc="upper right")
+    for axes, count in ((upper, len(stages)), (lower, len(asked))):
+        axes.set_ylim(count - 0.4, -1.1 if axes is lower else -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
+        axes.set_axisbelow(True)
+    return figure
+
+
+def _seconds(time: str) -> float:
+    """Of ISO 8601 in UTC."""
+    return datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp()
+
+
 PLOTS: dict[str, Plot] = {
     "distillation_gains.svg": Plot(
         lambda names, results: forest(gains(names, results)), ("distillation_runs.csv", "distillation_results.csv")
@@ -242,5 +287,6 @@ PLOTS: dict[str, Plot] = {
     "velocity.svg": Plot(reliability, ("velocity.csv",)),
     "latency.svg": Plot(latency, ("latency.csv",)),
     "soak.svg": Plot(soak, ("soak.csv",)),
+    "circle.svg": Plot(circle, ("circle.json",)),
     "learning_curves.svg": Plot(learning_curves, ("learning_curves.csv",)),
 }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bev_perception.deployment.journal import Line, table
+from bev_perception.plain import from_plain
 from docs.measured import SENSORS, Estimate, Gain, Network, Row, gains, networks
 from training.world.statistic import RARE, Statistic, of_rows
 
@@ -138,7 +141,33 @@ def _value(s: Statistic) -> str:
 
 
 # (page, mark in it) -> table.
+def circle_scores(told: Mapping[str, Any]) -> str:
+    rows = [
+        (name, str(row["frames"]), f"{row['mAP']:.3f}", f"{row['NDS']:.3f}") for name, row in told["scores"].items()
+    ]
+    return markdown(("what, and where", "frames", "mAP", "NDS"), rows)
+
+
+def circle_stages(told: Mapping[str, Any]) -> str:
+    rows = [(row["stage"], f"{row['seconds']:.0f}", f"{row['cpu_s']:.0f}") for row in told["stages"]]
+    whole = [f"{sum(row[key] for row in told['stages']):.0f}" for key in ("seconds", "cpu_s")]
+    return markdown(("stage", "wall clock, s", "CPU of all cores, s"), [*rows, ("all", *whole)])
+
+
+def circle_journal(told: Mapping[str, Any]) -> str:
+    """As `deploy --history` prints it, without days and figures."""
+    short = [{**line, "time": line["time"][11:19], "figures": {}} for line in told["journal"]]
+    head, *rows = table([from_plain(Line, line, "journal") for line in short]).splitlines()
+    indent = " " * head.index("reason")
+    rows = [textwrap.fill(row, 128, subsequent_indent=indent) for row in (head, *rows)]
+    return "\n".join(["```text", *rows, "```"])
+
+
+# (page, mark in it) -> table.
 TABLES: dict[tuple[str, str], Table] = {
+    ("redeploy.md", "scores"): Table(circle_scores, ("circle.json",)),
+    ("redeploy.md", "stages"): Table(circle_stages, ("circle.json",)),
+    ("redeploy.md", "journal"): Table(circle_journal, ("circle.json",)),
     ("distillation.md", "gains"): Table(
         lambda names, results: gains_table(gains(names, results)),
         ("distillation_runs.csv", "distillation_results.csv"),

@@ -138,6 +138,7 @@ class Rig:
         self._describe = n.create_client(DescribeParameters, f"{namespace}/{node_name}/describe_parameters")
         self._odometry_ns = 0
         self._cycle_ns = 0
+        self.cycles: list[int] = []  # stamps of the images that were sent
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -227,6 +228,7 @@ class Rig:
         if now - self._cycle_ns < PERIOD_S * 1e9:
             return
         self._cycle_ns = now
+        self.cycles.append(now)
         for radar, publisher in self.radars.items():
             if radar not in without:
                 publisher.publish(make_scan(radar, now))

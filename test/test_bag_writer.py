@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from town_drive import SETTINGS
 from bev_perception.geometry import invert, rotation_from_quaternion, transform_points
 from training.tables.files import RADAR_DTYPE
 from training.world.__main__ import main
+from training.world.bag_rig import POLAR_DTYPE
 from training.world.bag_writer import LATENCY_NS, BagSettings, _odometry, topic, write_bag
 from training.world.generate import Scan, epoch_ns, take, world_of
 from training.world.rig import RIG, stamps
@@ -235,3 +237,50 @@ def test_odometry_noise_drifts_and_is_off_by_default(world):
     gaps = [np.linalg.norm(a[1][:3, 3] - b[1][:3, 3]) for a, b in zip(exact, noisy)]
     assert gaps[0] == 0 and 0 < gaps[-1] < 0.5
     assert [a[0] for a in exact] == [b[0] for b in noisy]
+
+
+def test_a_rig_of_other_names_measures_the_same(tmp_path):
+    settings = replace(TINY, image_format="raw", rig="other")
+    write_bag(tmp_path / "other", settings, workers=1)
+    topics, _ = _read(tmp_path / "other")
+    cameras = {
+        f"/sensing/{name}/{end}"
+        for name in ("front", "left", "right", "rear")
+        for end in ("image_color", "camera_info")
+    }
+    other = {"/sensing/radar/bumper", "/sensing/radar/tail", "/wheels/odometry", "/tf", "/tf_static"}
+    assert set(topics) == cameras | other | {"/ground_truth/detections"}
+    assert topics["/sensing/rear/image_color"][0][1].header.frame_id == "rear_optical"
+    cloud = topics["/sensing/radar/bumper"][-1][1]
+    polar = np.frombuffer(cloud.data.tobytes(), POLAR_DTYPE)
+    listed = np.asarray(take(world_of(902, 1.0), Scan("RADAR_FRONT", _stamp_of(cloud, 902)), 902, TINY.scale))
+    np.testing.assert_allclose(
+        polar["range"] * np.cos(polar["elevation"]) * np.cos(polar["azimuth"]), listed["x"], atol=1e-4
+    )
+    np.testing.assert_allclose(
+        polar["range"] * np.cos(polar["elevation"]) * np.sin(polar["azimuth"]), listed["y"], atol=1e-4
+    )
+    along = (listed["x"] * listed["vx"] + listed["y"] * listed["vy"]) / np.hypot(listed["x"], listed["y"])
+    np.testing.assert_allclose(polar["radial_speed"], along, atol=1e-4)
+    with pytest.raises(ValueError, match="rig must be one of nuscenes, other"):
+        write_bag(tmp_path / "none", replace(TINY, rig="none"))
+
+
+def _stamp_of(message, seed):
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec - epoch_ns(seed)
+
+
+def test_fewer_scans_are_kept_where_that_is_asked_for(tmp_path):
+    """Two images a second of each camera, each the newest at its tick; the truth comes with them."""
+    out = tmp_path / "thin"
+    assert main(["bag", str(out), "--duration", "1", "--scale", "0.04", "--camera-hz", "2", "--workers", "1"]) == 0
+    found, _ = _read(out)
+    counts = {name: len(messages) for name, messages in found.items()}
+    assert {counts[topic("raw", name)[0]] for name in CAMERAS} == {2}
+    assert {counts[topic("radar", name)[0]] for name in RADARS} == {len(stamps(RIG[RADARS[0]], 1, 10**9 + 1))}
+    anchors = [_seconds(message) for _, message in found[topic("raw", "CAM_BACK_LEFT")[0]]]
+    assert anchors == [_seconds(message) for _, message in found[topic("ground_truth")[0]]]
+
+
+def _seconds(message):
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-import types
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,11 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 
 import torch
+from fake_cuda import FakeGpu
 from torch import Tensor, nn
 
 from bev_perception.inference import gpu as gpu_module
+from bev_perception.inference.cuda_driver import DRIVERS, CudaCore, Pycuda
 from bev_perception.inference.gpu import OwnerThread
 from bev_perception.model_spec import TensorSpec
 from training.bench import gpu, gpu_buffers, gpu_network, gpu_rows
@@ -154,9 +155,8 @@ def test_what_is_missing_is_named(toy: Network, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(Unavailable, match="no C\\+\\+ compiler: no-such-compiler"):
         gpu_network.aot_inductor(toy, False, tmp_path)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    for row, reason in (("state buffers, pycuda", "pycuda is not installed"), ("TensorRT, FP32", "tensorrt")):
-        if row.endswith("pycuda") and gpu_rows.importlib.util.find_spec("pycuda"):
-            continue
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    for row, reason in (("state buffers, pycuda", "pycuda cannot be used: "), ("TensorRT, FP32", "tensorrt")):
         found = measured(row, options(tmp_path))
         assert found.median_ms is None and reason in found.note
 
@@ -253,47 +253,17 @@ def test_handles_that_leak_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.stop()
 
 
-class FakeCuda(types.SimpleNamespace):
-    """The calls of pycuda.driver that the buffers need, on host memory, with pointers as numbers."""
-
-    class Allocation:
-        def __init__(self, cuda: FakeCuda, address: int) -> None:
-            self.cuda, self.address = cuda, address
-
-        def __int__(self) -> int:
-            return self.address
-
-        def free(self) -> None:
-            self.cuda.freed.append(self.address)
-
-    def __init__(self) -> None:
-        super().__init__(memory=np.zeros(2**21, np.uint8), end=0, freed=[])
-
-    def mem_alloc(self, size: int) -> Allocation:
-        self.end += size
-        return self.Allocation(self, self.end - size)
-
-    def _at(self, address: Any, size: int) -> np.ndarray:
-        return self.memory[int(address) : int(address) + size]
-
-    def memcpy_dtod(self, target: Any, source: Any, size: int) -> None:
-        self._at(target, size)[:] = self._at(source, size)
-
-    def memcpy_htod(self, target: Any, array: np.ndarray) -> None:
-        self._at(target, array.nbytes)[:] = array.view(np.uint8)
-
-    def memcpy_dtoh(self, array: np.ndarray, source: Any) -> None:
-        array.view(np.uint8)[:] = self._at(source, array.nbytes)
-
-    def memset_d8(self, target: Any, value: int, size: int) -> None:
-        self._at(target, size)[:] = value
-
-
-def test_pycudas_calls_do_the_same_and_free_every_buffer() -> None:
-    cuda, thread = FakeCuda(), OwnerThread("fake")
-    _, buffers = gpu_buffers.exercise(thread.run, gpu_buffers.PycudaMemory(cuda), 300)
-    thread.stop()
-    assert buffers == len(cuda.freed) == len(set(cuda.freed)) == cuda.end // gpu_buffers.BYTES
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_drivers_of_the_backend_do_the_same_and_free_every_buffer(
+    driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU made of Python, which sees what is read too early or freed too soon."""
+    fake = FakeGpu()
+    functions = {"pycuda": lambda: Pycuda(fake.pycuda()), "cuda-core": lambda: CudaCore(fake.bindings())}
+    monkeypatch.setattr(gpu_rows, "DRIVERS", functions)
+    row = measured(f"state buffers, {driver}", options(tmp_path))
+    assert row.note == "300 steps, each result right; 14 buffers" and row.median_ms
+    assert fake.breaches == [] and fake.left() == {}
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bev_perception.inference import build_engine
 from bev_perception.inference.build_beside import NICE, build_beside
-from bev_perception.inference.builder import BuildError
+from bev_perception.inference.tensorrt_api import BuildError
+from bev_perception.parameter_table import PARAMETERS
 
 TELLS = (sys.executable, "-c", "import os, sys; print('nice', os.nice(0)); print(*sys.argv[1:])")
 OPTIONS = {"precision": "fp16", "cache": ""}
@@ -20,6 +22,18 @@ def test_it_is_built_at_low_priority_with_the_backends_options() -> None:
     said: list[str] = []
     build_beside(Path("/bundle"), OPTIONS, lambda: False, said.append, TELLS)
     assert said[1:] == [f"nice {NICE}", "/bundle --precision fp16"]
+
+
+def test_every_option_of_the_backend_is_one_of_the_command() -> None:
+    """As the node's parameters have them; what is empty is left out."""
+    rows = {row.name.removeprefix("tensorrt."): row for row in PARAMETERS if row.name.startswith("tensorrt.")}
+    options = {name: row.default for name, row in rows.items()} | {"plugins": ["a.so", "b.so"], "graph": False}
+    said: list[str] = []
+    build_beside(Path("/bundle"), options, lambda: False, said.append, TELLS)
+    words = said[2].split()
+    asked = build_engine._parser().parse_args(words)
+    assert {name: getattr(asked, name) for name in options} == options
+    assert "--cache" not in words and {"--no-graph", "--workspace-mib"} <= set(words)
 
 
 def test_a_build_that_fails_says_why() -> None:

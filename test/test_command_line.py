@@ -13,7 +13,7 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("lightning", reason="needs lightning")
 
-from bev_perception.inference.builder import BuildError  # noqa: E402
+from bev_perception.inference.tensorrt_api import BuildError  # noqa: E402
 from training import check_data, evaluate, export, object_database, overfit, study, train  # noqa: E402
 from training.command_line import INTERRUPTED, TrainingStopped, errors_as_text  # noqa: E402
 

@@ -11,7 +11,8 @@ pytest.importorskip("onnxscript", reason="needs onnxscript")
 import torch
 
 from bev_perception.bundle import load_bundle
-from bev_perception.inference.builder import build_serialized, import_builder
+from bev_perception.inference.builder import build_serialized
+from bev_perception.inference.tensorrt_api import import_builder
 from bev_perception.model_spec import ImageSpec
 from training.convert.bevdepth import released
 from training.experiments import bevdepth, bevdet4d, radar_pillarnet

@@ -20,9 +20,10 @@ from replays import replay, write_detections
 
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import load_extrinsics
-from bev_perception.evaluation import bench, demo, faults, soak
+from bev_perception.evaluation import bench, demo, faults, live, soak
 from bev_perception.evaluation.bag import BagError, composition_of, read_detection_arrays
 from bev_perception.evaluation.compare import compare_runs
+from bev_perception.evaluation.live import write_parameters
 from bev_perception.evaluation.process import (
     DDS_PROFILE,
     TIED_TO_PARENT,
@@ -194,10 +195,8 @@ def test_parameters_follow_the_drive(tmp_path: Path):
     shipped = tiny_drive.write_params(tmp_path / "shipped.yaml")
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
-        patch.setattr(demo, "SHIPPED_PARAMETERS", shipped)
-        path, config = demo.write_parameters(
-            tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC, ["onnxruntime.threads=3"]
-        )
+        patch.setattr(live, "SHIPPED_PARAMETERS", shipped)
+        path, config = write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC, ["onnxruntime.threads=3"])
         for wrong, message in (
             ("backend", "expected NAME=VALUE"),
             ("onnxruntime.thread=1", "no such parameter"),
@@ -205,7 +204,7 @@ def test_parameters_follow_the_drive(tmp_path: Path):
             ("backend=" + "[" * 20_000, "levels below each other"),
         ):
             with pytest.raises(ParameterError, match=message):
-                demo.write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC, [wrong])
+                write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC, [wrong])
     assert config.backend_options["threads"] == 3
     found = load_extrinsics(tmp_path / "extrinsics.yaml", "base_link", ["cam_a", "radar_a"])
     assert abs(found["cam_a"] - tiny_drive.EGO_FROM_CAM).max() < 1e-6
@@ -222,32 +221,32 @@ def test_a_live_run_is_scored_compared_and_reported(tmp_path: Path):
     config = load_config(tmp_path / "bundle", tiny_drive.write_params(tmp_path / "params.yaml", **least))
     result = replay(bag, tmp_path / "bundle", config)
     write_detections(tmp_path / "result", result.detections, spec)
-    live = read_live_run(bag, tmp_path / "result", spec)
-    assert live.frames == live.scores.frames == 5
-    assert list(live.ages_ms) == sorted(live.messages)
-    assert all(age == pytest.approx(8, abs=60) for age in live.ages_ms.values())
+    run = read_live_run(bag, tmp_path / "result", spec)
+    assert run.frames == run.scores.frames == 5
+    assert list(run.ages_ms) == sorted(run.messages)
+    assert all(age == pytest.approx(8, abs=60) for age in run.ages_ms.values())
     arguments = [str(bag), "--bundle", str(tmp_path / "bundle"), "--params", str(tmp_path / "params.yaml")]
     assert replay_main([*arguments, "--out", str(tmp_path / "offline"), "--score-floor", "0.01"]) == 0
-    data = report_data(live, live.draw(bag, spec, config), tmp_path / "offline", {"machine": "this one"}, bag)
+    data = report_data(run, run.draw(bag, spec, config), tmp_path / "offline", {"machine": "this one"}, bag)
     counts = [sum(c.predictions for c in s.classes.values()) for s in (data.scores, data.published)]
     assert counts[0] > counts[1] > 0
     assert data.agreement == ("identical: all 5 frames, bit for bit", True)
     drive = data.drives[0]
     assert drive.used == {"cam_a": 5, "cam_b": 5, "radar_a": 5} and drive.recording == bag
     assert [row.stamp_ns for row in drive.frames] == tiny_drive.anchor_stamps(5)
-    assert [row.memory for row in drive.frames] == [m.temporal_used for m in live.messages.values()]
+    assert [row.memory for row in drive.frames] == [m.temporal_used for m in run.messages.values()]
     rows = [row.wrong for row in drive.frames if row.wrong]
     assert sum(hits + missed for hits, _, missed in rows) == 5, "each frame has one car"
     worst = max(false + missed for _, false, missed in rows)
-    assert drive.scenes[0].errors() == worst and drive.scenes[0].stamp_ns in live.messages
+    assert drive.scenes[0].errors() == worst and drive.scenes[0].stamp_ns in run.messages
     assert {c.ap_at[2.0] for c in data.scores.classes.values()} >= {data.curves["car"].ap()[2]}
     assert data.reliability is not None and sum(data.reliability.count) == counts[0]
-    summary = summarize(data, live, tmp_path, 83.3)
+    summary = summarize(data, run, tmp_path, 83.3)
     assert summary["live_offline"]["identical"] and "5 frames processed" in summary["text"]
     assert "stamp to publication unknown; of that the engine (unknown engine) unknown" in summary["text"]
     timed = replace(data, latencies=[Latency("infer", 40.2, 51, 52, 53, 5), Latency("total", 99.6, 120, 121, 122, 5)])
-    assert "times too slow" not in summarize(timed, live, tmp_path, 83.3)["text"]
-    text = summarize(timed, live, tmp_path, 20.0)["text"]
+    assert "times too slow" not in summarize(timed, run, tmp_path, 83.3)["text"]
+    text = summarize(timed, run, tmp_path, 20.0)["text"]
     assert "the engine takes 40 ms and frames come every 20 ms: 2.0 times too slow" in text
     assert "publication 100 ms median, 120 ms p95; of that the engine (unknown engine) 40 ms median, 51 ms p95" in text
     assert (tmp_path / "summary.json").is_file() and (tmp_path / "report.html").stat().st_size > 10_000
@@ -267,16 +266,16 @@ def test_live_over_dds_and_offline_agree_bit_for_bit(tmp_path: Path):
     sure = {"qos__reliability": "reliable", "qos__depth": 100}
     shipped = tiny_drive.write_params(tmp_path / "shipped.yaml", **sure)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "SHIPPED_PARAMETERS", shipped)
-        params, config = demo.write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC)
+        patch.setattr(live, "SHIPPED_PARAMETERS", shipped)
+        params, config = write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC)
     result = demo.drive_live(bag, params, config, tmp_path, tmp_path / "log", rate=0.15)
-    live = read_detection_arrays(result)
-    assert set(live) <= set(tiny_drive.anchor_stamps(12)) and len(live) >= 3
+    found = read_detection_arrays(result)
+    assert set(found) <= set(tiny_drive.anchor_stamps(12)) and len(found) >= 3
     offline = replay(
-        bag, tmp_path / "bundle", config, only={stamp: composition_of(message) for stamp, message in live.items()}
+        bag, tmp_path / "bundle", config, only={stamp: composition_of(message) for stamp, message in found.items()}
     )
     write_detections(tmp_path / "offline", offline.detections, load_bundle(tmp_path / "bundle").spec)
-    agreement = compare_runs(live, read_detection_arrays(tmp_path / "offline"))
+    agreement = compare_runs(found, read_detection_arrays(tmp_path / "offline"))
     assert agreement.agrees, f"{agreement.sentence()}\n{(tmp_path / 'log' / 'node.log').read_text()}"
     left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(p)]
     assert not left

@@ -20,7 +20,7 @@ from action_msgs.msg import GoalStatus  # noqa: E402
 from deploy_rig import Deployer, start_of  # noqa: E402
 from deployment_folder import named_bundle  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
-from node_rig import ROOT, Rig, running_node  # noqa: E402
+from node_rig import ROOT, Rig, running_node, stamp_ns  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from bev_perception.bundle import MODEL  # noqa: E402
@@ -126,7 +126,8 @@ def test_a_bad_bundle_never_stays(vehicle: Vehicle, name: str) -> None:
 def test_a_good_bundle_comes_in_without_a_lost_frame_and_back_again(vehicle: Vehicle) -> None:
     higher = dict.fromkeys(tiny_bundle.SPEC.classes, 0.3)
     better = named_bundle(vehicle.work / "better", "better", score_threshold=higher)
-    frames = len(vehicle.rig.detections)
+    vehicle.rig.drive_until(lambda: vehicle.rig.status, "a status")
+    frames, dropped = len(vehicle.rig.detections), vehicle.rig.status.frames_dropped
     result = vehicle.deployer.deploy(better.path, gate=GATE)
     assert (result.verdict, result.in_service_sha256) == ("done", better.spec.onnx_sha256)
     assert vehicle.publishing() == "better" == vehicle.serving()
@@ -134,6 +135,11 @@ def test_a_good_bundle_comes_in_without_a_lost_frame_and_back_again(vehicle: Veh
     hashes = [message.model_sha256 for message in messages]
     changes = [i for i, (one, other) in enumerate(pairwise(hashes), 1) if one != other]
     assert len(changes) == 1 and hashes[-1] == better.spec.onnx_sha256
+    last, first = (stamp_ns(message.header) for message in messages[changes[0] - 1 : changes[0] + 1])
+    vehicle.rig.drive_until_detection()
+    vehicle.rig.drive_until(lambda: stamp_ns(vehicle.rig.status.header) > first, "a status of after the switch")
+    lost = [stamp for stamp in vehicle.rig.cycles if last < stamp < first]
+    assert len(lost) <= vehicle.rig.status.frames_dropped - dropped, "only what a busy machine drops and counts"
     (switching,) = [line for line in journal.read(vehicle.folder / JOURNAL).lines if line.step == "switching"][-1:]
     if not switching.figures["states"]:  # a shadow that saw next to nothing on a busy machine
         assert not messages[changes[0]].temporal_used
@@ -155,7 +161,7 @@ def test_a_good_bundle_comes_in_without_a_lost_frame_and_back_again(vehicle: Veh
 
 
 def test_worse_scores_are_refused(vehicle: Vehicle) -> None:
-    kept = Path(json.loads((vehicle.folder / RECORD).read_text())["serving"]["path"])
+    kept = vehicle.folder / json.loads((vehicle.folder / RECORD).read_text())["serving"]["path"]
     with_scores(tiny_bundle.load_bundle(kept), 0.5)
     worse = with_scores(named_bundle(vehicle.work / "worse", "worse"), 0.4)
     result = vehicle.deployer.deploy(worse.path, gate=GATE)

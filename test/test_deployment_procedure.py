@@ -19,9 +19,10 @@ tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 from deployment_folder import Said, folder_with, named_bundle  # noqa: E402
 
 from bev_perception.bundle import Bundle, load_bundle  # noqa: E402
-from bev_perception.deployment import journal  # noqa: E402
+from bev_perception.deployment import journal, procedure  # noqa: E402
 from bev_perception.deployment.folder import BUNDLES, JOURNAL, VehicleFolder  # noqa: E402
 from bev_perception.deployment.goal import Goal, Progress  # noqa: E402
+from bev_perception.deployment.priority import EngineThreads  # noqa: E402
 from bev_perception.deployment.procedure import POINTS, Deployment, nowhere  # noqa: E402
 from bev_perception.deployment.record import Record  # noqa: E402
 from bev_perception.deployment.serving import Observer, Serving, Stepped  # noqa: E402
@@ -407,6 +408,41 @@ def test_a_bundle_that_needs_more_memory_than_there_is(
     ended = deployment(vehicle, folder, bundles["new"].path, gate="memory_mib: 1000000").run()
     assert ended.step == "refused" and ended.reason.startswith("no_memory") and len(vehicle.engines) == 1
     assert vehicle.serving().bundle.spec.name == "old"
+
+
+class Priorities(EngineThreads):
+    """What is asked of the threads of the new engine, among the points that are reached."""
+
+    def __init__(self, events: list[str], refused: bool) -> None:
+        super().__init__()
+        self.events, self.refused = events, refused
+
+    def low(self) -> None:
+        self.events.append("low")
+
+    def normal(self) -> None:
+        self.events.append("normal")
+        if self.refused and "shadowed" in self.events:
+            raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_new_engines_threads_are_low_in_the_shadow_and_normal_when_it_serves(
+    vehicle: Vehicle,
+    folder: VehicleFolder,
+    bundles: dict[str, Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+    refused: bool,
+) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(procedure, "EngineThreads", lambda: Priorities(events, refused))
+    ended = deployment(vehicle, folder, bundles["new"].path, events.append).run()
+    told = [event for event in events if event in ("opening", "opened", "low", "normal", "shadowing", "switched")]
+    if refused:
+        assert ended.reason.startswith("low_priority: ") and "switched" not in told
+        return all_is_as_before(vehicle, folder)
+    assert told == ["opening", "opened", "normal", "low", "shadowing", "normal", "switched"]
+    assert ended.step == "done"
 
 
 def test_a_bundle_of_somebody_else(vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle]) -> None:

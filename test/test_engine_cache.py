@@ -17,9 +17,12 @@ from pathlib import Path
 import pytest
 
 from bev_perception import places
+from bev_perception.inference import engine_cache
 from bev_perception.inference.engine_cache import (
     EngineCacheError,
     EngineKey,
+    NotNow,
+    Proof,
     engine_places,
     open_cached,
     read_engine,
@@ -27,8 +30,13 @@ from bev_perception.inference.engine_cache import (
 )
 
 ROOT = Path(__file__).parents[1]
-KEY = EngineKey("demo", "ab" * 32, "tensorrt", "10.3.0", "NVIDIA Orin sm87", "fp16")
+KEY = EngineKey(
+    model="demo", onnx_sha256="ab" * 32, builder="tensorrt", version="10.3.0", cuda="12.6", driver="540.4.0",
+    gpu="NVIDIA Orin", architecture="sm87", precision="fp16", shapes="images uint8 6x128x352x3", plugins="",
+    options="workspace 2048 MiB, level 3",
+)  # fmt: skip
 ENGINE = bytes(range(256)) * 40
+PROOF = Proof({"scores": 1e-6}, "fp16 45, fp32 60", 123)
 
 
 class Builder:
@@ -46,7 +54,7 @@ class Builder:
     def prove(self, engine: bytes):
         if not self.good(engine):
             raise ValueError("`boxes` differs from the golden sample by 3")
-        return ("opened", engine), {"scores": 1e-6}
+        return ("opened", engine), PROOF
 
     def open(self, cache: Path, key: EngineKey = KEY, force: bool = False, more: tuple[Path, ...] = ()):
         opened, path = open_cached([cache, *more], key, self.build, self.prove, force=force, log=self.lines.append)
@@ -68,10 +76,10 @@ def test_every_part_of_the_key_changes_the_readable_name():
     names = {KEY.file_name}
     for field in dataclasses.fields(KEY):
         value = getattr(KEY, field.name)
-        other = value + 1 if isinstance(value, int) else value[:-1] + "x"
+        other = value + 1 if isinstance(value, int) else f"{value[:-1]}x"
         names.add(dataclasses.replace(KEY, **{field.name: other}).file_name)
     assert len(names) == 1 + len(dataclasses.fields(KEY))
-    assert KEY.file_name.startswith("demo_fp16_NVIDIA-Orin-sm87_tensorrt_10.3.0_")
+    assert KEY.file_name.startswith("demo_fp16_NVIDIA-Orin_sm87_tensorrt_10.3.0_")
     assert "/" not in dataclasses.replace(KEY, model="../../etc/x").file_name
 
 
@@ -81,7 +89,7 @@ def test_built_once_then_reused(tmp_path):
     assert (engine, path.read_bytes(), builder.built) == (ENGINE + b"\1", ENGINE + b"\1", 1)
     sidecar = json.loads(path.with_suffix(".json").read_text())
     assert sidecar["key"] == dataclasses.asdict(KEY)
-    assert sidecar["size"] == len(engine) and sidecar["golden_differences"] == {"scores": 1e-6}
+    assert sidecar["size"] == len(engine) and sidecar["proof"] == dataclasses.asdict(PROOF)
     assert builder.open(tmp_path / "new" / "place") == (engine, path)
     assert builder.built == 1 and "using the cached engine" in builder.lines[-1]
     builder.open(tmp_path / "new" / "place", dataclasses.replace(KEY, precision="fp32"))
@@ -97,7 +105,7 @@ def flip_a_bit(path):
 
 def other_gpu(path):
     sidecar = json.loads(path.with_suffix(".json").read_text())
-    sidecar["key"]["gpu"] = "NVIDIA H200 sm90"
+    sidecar["key"]["gpu"] = "NVIDIA H200"
     path.with_suffix(".json").write_text(json.dumps(sidecar))
 
 
@@ -109,7 +117,7 @@ DAMAGES = {
     "sidecar cut": (lambda path: path.with_suffix(".json").write_text('{"key": {'), "sidecar is not readable"),
     "sidecar nested": (lambda path: path.with_suffix(".json").write_text("[" * 100_000), "sidecar is not readable"),
     "sidecar list": (lambda path: path.with_suffix(".json").write_text("[]"), "sidecar is not readable"),
-    "other gpu": (other_gpu, "made for gpu 'NVIDIA H200 sm90', needed is 'NVIDIA Orin sm87'"),
+    "other gpu": (other_gpu, "made for gpu 'NVIDIA H200', needed is 'NVIDIA Orin'"),
 }
 
 
@@ -204,6 +212,74 @@ def test_a_disk_that_is_full_costs_the_file_not_the_engine(tmp_path):
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"], "nothing half written is left"
 
 
+@pytest.mark.parametrize("write", [1, 2, 3, 4])
+def test_a_disk_that_fills_up_in_the_middle_leaves_the_engine_before(tmp_path, monkeypatch, write):
+    """At the nth time that something has to reach the disk: sidecar, engine, and the sidecar's end."""
+    _, path = Builder().open(tmp_path)
+    sync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == write:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    builder = Builder()
+    builder.built = 1
+    monkeypatch.setattr(os, "fsync", full)
+    engine, kept = builder.open(tmp_path, force=True)
+    monkeypatch.undo()
+    assert engine == ENGINE + b"\2", "it is used, kept or not"
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".engine", ".json", ".lock"], "no part is left"
+    if write < 3:
+        assert kept is None and read_engine(path, KEY) == ENGINE + b"\1"
+        assert any("used but not kept" in line and str(tmp_path) in line for line in builder.lines)
+    if write == 4:
+        assert len(calls) == 3 and read_engine(kept, KEY) == engine
+
+
+def test_where_the_first_place_is_full_the_next_keeps_the_engine(tmp_path, monkeypatch):
+    write, full = engine_cache.write_engine, tmp_path / "full"
+
+    def refuse(path, *rest):
+        if path.parent == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, *rest)
+
+    monkeypatch.setattr(engine_cache, "write_engine", refuse)
+    builder = Builder()
+    engine, path = builder.open(full, more=(tmp_path / "next",))
+    assert path.parent == tmp_path / "next" and read_engine(path, KEY) == engine
+    assert any(
+        f"cannot write {full} (No space left on device); using {tmp_path}/next" in line for line in builder.lines
+    )
+    assert builder.open(full, more=(tmp_path / "next",)) == (engine, path) and builder.built == 1
+
+
+def test_an_engine_that_cannot_be_opened_now_is_not_built_again(tmp_path):
+    builder = Builder()
+    _, path = builder.open(tmp_path)
+
+    def no_room(engine):
+        raise NotNow("the GPU is full")
+
+    with pytest.raises(NotNow, match="the GPU is full"):
+        open_cached([tmp_path], KEY, builder.build, no_room, log=builder.lines.append)
+    assert builder.built == 1 and read_engine(path, KEY)
+    assert builder.lines[-1] == f"the cached engine {path} is not opened, and stays: the GPU is full"
+
+
+def test_every_line_says_which_file_or_place(tmp_path):
+    builder = Builder()
+    builder.open(tmp_path)
+    builder.open(tmp_path)
+    flip_a_bit(tmp_path / KEY.file_name)
+    builder.open(tmp_path)
+    builder.open(tmp_path, force=True)
+    assert len(builder.lines) == 7
+    assert all(str(tmp_path) in line for line in builder.lines), builder.lines
+
+
 def start(tmp_path: Path, script: str) -> subprocess.Popen:
     """A process of its own with KEY, ENGINE, Builder and the cache functions; `cache` is tmp_path."""
     header = (
@@ -223,13 +299,13 @@ def test_two_processes_build_once(tmp_path):
         "    with open(cache / 'builds', 'a') as file: file.write('x')\n"
         "    while not (cache / 'go').exists(): time.sleep(0.01)\n"
         "    return t.ENGINE\n"
-        "engine_cache.open_cached([cache], t.KEY, build, lambda e: (e, {}))\n"
+        "engine_cache.open_cached([cache], t.KEY, build, lambda e: (e, t.PROOF))\n"
     )
     first = start(tmp_path, script)
-    assert first.stdout.readline().startswith("building: the cache has no engine")
+    assert first.stdout.readline().startswith(f"building {KEY.file_name}: there is none in {tmp_path}")
     assert first.stdout.readline() == "building\n"
     second = start(tmp_path, script)
-    assert second.stdout.readline().startswith("waiting: another process is building this engine")
+    assert second.stdout.readline().startswith(f"waiting: another process is building {tmp_path}/{KEY.file_name}")
     (tmp_path / "go").touch()
     output, _ = second.communicate(timeout=20)
     first.communicate(timeout=20)
@@ -257,11 +333,11 @@ STOP_AT = {
 @pytest.mark.parametrize("point", STOP_AT)
 def test_killed_while_writing_leaves_the_last_good_engine(tmp_path, point):
     path = tmp_path / KEY.file_name
-    write_engine(path, KEY, ENGINE, {})
+    write_engine(path, KEY, ENGINE, PROOF)
     killed(
         tmp_path,
         f"{STOP_AT[point]} = lambda *_: (print('now'), time.sleep(60))\n"
-        "engine_cache.open_cached([cache], t.KEY, lambda: b'new' * 10000, lambda e: (e, {}), force=True)\n",
+        "engine_cache.open_cached([cache], t.KEY, lambda: b'new' * 10000, lambda e: (e, t.PROOF), force=True)\n",
     )
     assert read_engine(path, KEY) == ENGINE
     assert list(tmp_path.glob(".*.part"))  # it did die in the middle
@@ -273,12 +349,12 @@ def test_killed_while_writing_leaves_the_last_good_engine(tmp_path, point):
 
 def test_killed_between_engine_and_sidecar_is_refused_and_mended(tmp_path):
     path = tmp_path / KEY.file_name
-    write_engine(path, KEY, ENGINE, {})
+    write_engine(path, KEY, ENGINE, PROOF)
     killed(
         tmp_path,
         "replace = os.replace\n"
         "os.replace = lambda *a: (replace(*a), print('now'), time.sleep(60))\n"
-        "engine_cache.open_cached([cache], t.KEY, lambda: b'new' * 10000, lambda e: (e, {}), force=True)\n",
+        "engine_cache.open_cached([cache], t.KEY, lambda: b'new' * 10000, lambda e: (e, t.PROOF), force=True)\n",
     )
     with pytest.raises(EngineCacheError, match="30000 bytes, 10240 were written"):
         read_engine(path, KEY)

@@ -177,7 +177,7 @@ def test_the_report_shows_the_result(
 
 
 def test_recordings_of_one_name_are_refused() -> None:
-    assert drive_names([Path("a/drive"), Path("other.mcap")]) == ["drive", "other"]
+    assert drive_names([Path("a/drive"), Path("other.mcap"), Path("a/drive.2")]) == ["drive", "other", "drive.2"]
     with pytest.raises(ValueError, match=r"same name \['drive'\]"):
         drive_names([Path("a/drive"), Path("b/drive")])
 

@@ -23,8 +23,8 @@ from bev_perception.bundle import load_bundle  # noqa: E402
 from bev_perception.frame_proof import prove_frame  # noqa: E402
 from bev_perception.golden_frame import read_golden_frame  # noqa: E402
 from bev_perception.inference.backend import open_backend  # noqa: E402
-from bev_perception.inference.builder import BuildError  # noqa: E402
 from bev_perception.inference.proof import self_test  # noqa: E402
+from bev_perception.inference.tensorrt_api import BuildError  # noqa: E402
 from bev_perception.model_spec import BundleError, RadarSpec, TemporalSpec  # noqa: E402
 from bev_perception.stated_scores import read_scores  # noqa: E402
 from training import export  # noqa: E402

@@ -19,7 +19,7 @@ TRAINING_ONLY = {
     "onnxscript",
     "tensorboard",
 }
-ENGINES = {"onnxruntime", "openvino", "onnx", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda"}
+ENGINES = {"onnxruntime", "openvino", "onnx", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda", "cuda"}
 ROS_WITHOUT_SUFFIX = {"rclpy", "launch", "launch_ros", "cv_bridge", "sensor_msgs_py", "builtin_interfaces", "tf2_py"}
 ROS_PREFIXES = ("ament_", "rosidl_", "rosbag2_", "tf2_", "rcl_", "ros2")
 ROS_SUFFIXES = ("_msgs", "_interfaces", "_srvs")
@@ -66,10 +66,13 @@ RULES = (
         exempt=(
             "bev_perception/ros",
             "bev_perception/evaluation/demo.py",
+            "bev_perception/evaluation/live.py",
             "bev_perception/evaluation/bench.py",
             "bev_perception/evaluation/bench_node.py",
             "bev_perception/evaluation/faults.py",
             "bev_perception/evaluation/soak.py",
+            "bev_perception/rig/from_live.py",
+            "bev_perception/rig/machine.py",
         ),
     ),
     Rule(

@@ -21,14 +21,19 @@ ROOT = Path(__file__).resolve().parent.parent
 MESSAGES = ROOT / "bev_perception_msgs"
 # Of `ros2 run bev_perception`.
 SCRIPTS = {
-    "perception_node", "build_engine", "deploy", "upgrade_bundle", "archive", "sign_bundle", "fetch_bundle",
-    "replay", "evaluate", "play_bag", "record_bag",
+    "perception_node", "build_engine", "check_gpu", "deploy", "upgrade_bundle", "archive", "sign_bundle",
+    "fetch_bundle", "replay", "evaluate", "play_bag", "record_bag",
+    "doctor", "bring_up_rig", "calibration_check",
 }  # fmt: skip
 ON_PATH = {  # what pip installs: among everybody's programs these must not collide
     *("bev_perception_node", "bev_perception_build_engine", "bev_perception_upgrade_bundle", "bev_perception_replay"),
     *("bev_perception_archive", "bev_perception_sign_bundle", "bev_perception_fetch_bundle"),
     *("bev_perception_play_bag", "bev_perception_record_bag", "bev_perception_deploy"),
+    "bev_perception_check_gpu",
     "bev_perception_evaluate",
+    "bev_perception_doctor",
+    "bev_perception_bring_up_rig",
+    "bev_perception_calibration_check",
 }
 
 TOP_LEVEL = {

@@ -15,8 +15,10 @@ from bev_perception.calibration import CalibrationError, StaticTree, load_extrin
 from bev_perception.frame_proof import FRAME_TOLERANCES
 from bev_perception.geometry import make_transform, quaternion_from_rotation, rotation_from_yaw
 from bev_perception.inference.backend import BACKENDS
-from bev_perception.inference.builder import PRECISIONS
+from bev_perception.inference.precisions import CHOICES as ENGINE_PRECISIONS
+from bev_perception.inference.precisions import PRECISIONS
 from bev_perception.inference.proof import TOLERANCES
+from bev_perception.inference.tensorrt_api import BUILDERS
 from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.modes import MODES, SEVERITIES
@@ -46,6 +48,7 @@ SPEC = ModelSpec(
 # Parameter -> the table that says what there is.
 TABLES = {
     "backend": BACKENDS,
+    "tensorrt.builder": BUILDERS,
     "radar_fields.layout": radar_messages.LAYOUTS,
     "radar_fields.angle_unit": radar_messages.ANGLE_UNITS,
     "radar_fields.velocity": radar_messages.VELOCITIES,
@@ -111,7 +114,7 @@ def test_no_other_choices_are_written_down() -> None:
     """But words that no table of ours holds: precisions, where extrinsics come from, ROS's names of reliabilities, what
     to do about an image."""
     with_choices = {row.name: row.choices for row in PARAMETERS + CAMERA_PARAMETERS + RADAR_PARAMETERS if row.choices}
-    assert with_choices.pop("tensorrt.precision") is PRECISIONS
+    assert with_choices.pop("tensorrt.precision") is ENGINE_PRECISIONS
     assert {*PRECISIONS, *model_spec.PRECISIONS} == set(TOLERANCES) == set(FRAME_TOLERANCES)
     checks = {f"images.{field.name}" for field in dataclasses.fields(ImageChecks)}
     assert all(with_choices.pop(name) is CHOICES for name in checks)

@@ -64,7 +64,8 @@ def test_it_says_what_it_was_given(tmp_path: Path) -> None:
     assert "A &lt;report&gt; &amp; more" in text and "<drive>" not in text
     for said in (
         "identical: all 40 frames", "not held: scores.mean_ap is 0.5048", "broken could not be evaluated",
-        f"{data.scores.classes['car'].ap:.3f}", "no trailer", "7.0\N{NO-BREAK SPACE}%", "3 of 43", "11.9", "a_reason_that_has",
+        f"{data.scores.classes['car'].ap:.3f}", "no trailer",
+        "7.0\N{NO-BREAK SPACE}%", "3 of 43", "11.9", "a_reason_that_has",
         "CAM_BACK_RIGHT never_seen, 0.83 to 1.25 s, 5 frames", "memory emptied: time_jump_back", "radars alone",
         "+0.050", "2.00 s into the recording: 10 hit, 6 false alarms, 3 missed", "found in 26 of 30 frames",
     ):  # fmt: skip

@@ -54,8 +54,8 @@ def test_tensorrt_builds_it(exported: tuple[str, Bundle]) -> None:
     from bev_perception.inference.builder import build_serialized
 
     _, bundle = exported
-    engine = build_serialized(trt, bundle.onnx_path.read_bytes(), bundle.spec, log=lambda _: None)
-    assert len(engine) > 10_000
+    built = build_serialized(trt, bundle.onnx_path.read_bytes(), bundle.spec, log=lambda _: None)
+    assert len(built.engine) > 10_000
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,18 +7,25 @@ import gc
 import subprocess
 import sys
 import threading
+import types
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bev_perception.bundle import load_bundle
-from bev_perception.inference import build_engine
+from bev_perception.inference import budget, build_engine, tensorrt_api
 from bev_perception.inference.backend import open_backend
-from bev_perception.inference.builder import BuildError, as_spec, build_serialized, import_builder
+from bev_perception.inference.builder import BuildOptions, as_spec, build_serialized
+from bev_perception.inference.dry_run import dry_run
 from bev_perception.inference.gpu import BufferPool, DeviceState, OwnerThread
 from bev_perception.inference.half import LAST_CONVOLUTION, halve
+from bev_perception.inference.precisions import Counts, count_precisions, require, wanted
 from bev_perception.inference.proof import TOLERANCES, compare_outputs
+from bev_perception.inference.tensorrt_api import BuildError, import_builder
+from bev_perception.inference.tensorrt_backend import engine_key
 from bev_perception.model_spec import BundleError, TensorSpec
 
 pytest.importorskip("onnx")
@@ -26,6 +33,7 @@ import onnx
 import tiny_bundle
 
 ROOT = Path(__file__).parents[1]
+RTX = ["--builder", "tensorrt_rtx", "--without-gpu"]
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +56,9 @@ def changed(graph: str) -> bytes:
 # ---- builder and parser ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", build_engine.PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_command_builds_an_engine_and_finds_it_again(rtx, bundle, tmp_path, capsys, precision):
-    command = [str(bundle.path), "--builder", "tensorrt_rtx", "--precision", precision, "--cache", str(tmp_path)]
+    command = [str(bundle.path), *RTX, "--precision", precision, "--cache", str(tmp_path)]
     assert build_engine.main(command) == 0
     first = capsys.readouterr().out.splitlines()
     assert first[-1].startswith(f"{tmp_path}/tiny_{precision}_") and "not proven" in first[-2]
@@ -121,26 +129,183 @@ def test_missing_packages_are_named(bundle):
         pytest.skip("tensorrt is installed here")
 
 
-@pytest.mark.parametrize("precision", build_engine.PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_shipped_student_is_accepted(rtx, precision):
     path = ROOT / "bev_perception" / "bundles" / "demo"
     if not (path / "model.onnx").is_file():
         pytest.skip("no bundle is shipped in bev_perception/bundles/demo")
     shipped = load_bundle(path)
     lines: list[str] = []
-    assert build_serialized(rtx, shipped.model(), shipped.spec, precision, log=lines.append)
+    built = build_serialized(rtx, shipped.model(), shipped.spec, precision, log=lines.append)
+    assert built.engine and built.share > 0.9
     assert precision == "fp32" or int(lines[0].split()[0]) > 20  # convolutions in fp16
     assert precision == "fp32" or any(LAST_CONVOLUTION in line for line in lines)
 
 
 def test_the_command_names_every_node_that_stays_when_asked(rtx, bundle, tmp_path, capsys):
-    command = [str(bundle.path), "--builder", "tensorrt_rtx", "--precision", "fp16", "--cache", str(tmp_path)]
+    command = [str(bundle.path), *RTX, "--precision", "fp16", "--cache", str(tmp_path)]
     assert build_engine.main([*command, "--verbose"]) == 0
     lines = capsys.readouterr().out.splitlines()
     kept = halve(bundle.model()).kept
     assert len(kept) > 20 and [line for line in lines if line.startswith("  fp32: ")] == [
         f"  fp32: {one.node} ({one.op}) {one.reason}" for one in kept
     ]
+
+
+# ---- options, dry run, precisions -----------------------------------------------------------------------------------
+
+
+def with_refused(operator: str) -> bytes:
+    """Two nodes that no TensorRT takes, culprit_a and culprit_b, and one that reads what they make."""
+    graph = tiny_bundle.GRAPH.replace(
+        "bev = Squeeze (state, axis_0)",
+        f"bev = Squeeze (state, axis_0)\na = {operator} (prev_from_curr)\nb = {operator} (prev_from_curr)\n"
+        "c = Add (a, b)",
+    )
+    model = onnx.parser.parse_model(graph)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in tiny_bundle.weights().items()
+    )
+    for node in model.graph.node:
+        if node.op_type == operator:
+            node.name = f"culprit_{node.output[0]}"
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("operator", ["NonZero", "Det"])
+def test_a_dry_run_names_every_node_that_is_refused(rtx, operator):
+    """The parser tells the first one at once of NonZero, and both at once of Det."""
+    model = with_refused(operator)
+    expected = rf"(?s)refuses 2 nodes of the model:.*culprit_a \({operator}\).*culprit_b \({operator}\)"
+    with pytest.raises(BuildError, match=expected):
+        dry_run(rtx, model, tiny_bundle.SPEC, "fp32", lambda line: None)
+    with pytest.raises(BuildError, match="culprit_a"):  # a build stops at the first, and says so too
+        build_serialized(rtx, model, tiny_bundle.SPEC, log=lambda line: None)
+
+
+def test_a_dry_run_says_what_it_could_not_look_at(rtx):
+    with pytest.raises(BuildError, match="not looked at: the file is no ONNX"):
+        dry_run(rtx, b"garbage", tiny_bundle.SPEC, "fp32", print)
+
+
+def test_a_dry_run_tells_the_layers_and_builds_nothing(rtx, bundle, tmp_path, capsys):
+    command = [str(bundle.path), *RTX, "--dry-run", "--cache", str(tmp_path)]
+    assert build_engine.main([*command, "--precision", "fp16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith("accepts the model; nothing was built, nothing was run")
+    assert lines[-2] == "convolutions: fp16 2, fp32 2" and "CONVOLUTION 4" in lines[-3]
+    assert not any(line.startswith("built") for line in lines) and not list(tmp_path.iterdir())
+    with pytest.raises(BundleError, match="the spec says float32"):
+        dry_run(rtx, bundle.model(), dataclasses.replace(tiny_bundle.SPEC, top_k=30), "fp32", print)
+
+
+def test_the_build_tells_its_progress(rtx, bundle, monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(tensorrt_api, "TELL_S", 0.0)
+    build_serialized(rtx, bundle.model(), bundle.spec, log=lines.append)
+    phases = [line for line in lines if line.startswith("  ")]
+    assert "  Building engine" in phases and len(phases) > 4
+    assert any(" of " in line for line in phases), "steps of a phase"
+
+
+def test_options_reach_the_builder(rtx, bundle, tmp_path):
+    """As far as a builder without a GPU obeys them: what it is asked for is read back from the configuration."""
+    seen: list[Any] = []
+
+    class Builder(rtx.Builder):
+        def build_serialized_network(self, network, config):
+            seen.append((config.get_memory_pool_limit(rtx.MemoryPoolType.WORKSPACE), config.builder_optimization_level))
+            seen.append((config.get_flag(rtx.BuilderFlag.TF32), config.profiling_verbosity.name))
+            return rtx.Builder.build_serialized_network(self, network, config)
+
+    names = {name: getattr(rtx, name) for name in dir(rtx) if not name.startswith("__")}
+    watched = types.SimpleNamespace(**names | {"Builder": Builder}, __name__=rtx.__name__, __version__=rtx.__version__)
+    lines: list[str] = []
+    options = BuildOptions(workspace_mib=64, level=1, timings=str(tmp_path / "timings"))
+    build_serialized(watched, bundle.model(), bundle.spec, "fp32", options, lines.append)
+    assert seen == [(64 << 20, 1), (False, "DETAILED")]
+    assert f"{tmp_path}/timings is not used" in " ".join(lines), "TensorRT for RTX has none"
+    for wrong in ({"workspace_mib": 0}, {"level": 6}):
+        with pytest.raises(ValueError, match=r"at least 1 is needed|choose one of 0 to 5"):
+            BuildOptions(**wrong)
+
+
+def test_a_precision_that_the_graph_has_not_is_refused(rtx, bundle):
+    with pytest.raises(ValueError, match="is in fp32; quantise it first"):
+        build_serialized(rtx, bundle.model(), bundle.spec, "int8", log=lambda line: None)
+    in_8_bits = dataclasses.replace(tiny_bundle.SPEC, precision="int8")
+    assert wanted("bundle", tiny_bundle.SPEC) == "fp32" and wanted("bundle", in_8_bits) == "int8"
+    for asked in ("fp32", "fp16"):
+        with pytest.raises(ValueError, match=f"precision {asked}: .* ask for int8"):
+            wanted(asked, in_8_bits)
+
+
+def test_plugins_are_loaded_and_part_of_the_key(rtx, bundle, tmp_path):
+    with pytest.raises(OSError, match=r"none\.so"):
+        build_serialized(rtx, b"", bundle.spec, "fp32", BuildOptions(plugins=("/nowhere/none.so",)), print)
+    library = tmp_path / "lib.so"
+    library.write_bytes(b"one")
+    keys = set()
+    for content in (b"one", b"two"):
+        library.write_bytes(content)
+        keys.add(engine_key(bundle, "tensorrt", "10.3", "fp32", BuildOptions(plugins=(str(library),))).file_name)
+    assert len(keys) == 2
+
+
+def test_memory_for_a_build_is_known_before_it_begins(bundle, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(budget, "available", lambda: 100 * 2**20)
+    assert build_engine.main([str(bundle.path), *RTX, "--cache", str(tmp_path)]) == 1
+    assert "a build is taken to need 1024 MiB and 100 are free" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_build_without_a_gpu_is_for_rtx_only(bundle, capsys):
+    assert build_engine.main([str(bundle.path), "--without-gpu"]) == 1
+    assert "tensorrt builds on a GPU only; name --builder tensorrt_rtx" in capsys.readouterr().err
+
+
+def test_what_an_engine_says_of_itself_is_counted():
+    """Lines as TensorRT 8.6 and 10 have them, and fields as 11 has them."""
+    layers = [
+        {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Row major linear FP32"}], "Outputs": []},
+        {"LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "Thirty-two wide channel vectorized row major "
+         "Int8 format"}], "Outputs": [{"Format/Datatype": "Row major linear FP16 format"}]},
+        {"LayerType": "kgen", "Inputs": [{"Format/Datatype": "Half"}], "Outputs": []},
+        {"LayerType": "Constant", "Inputs": [], "Outputs": [{"Format": "Channel major BFloat16", "Datatype": ""}]},
+        {"LayerType": "Reformat", "Inputs": [{"Datatype": "UInt8", "Format": "Row major"}], "Outputs": []},
+        {"LayerType": "Shape", "Inputs": [], "Outputs": []},
+        {"LayerType": "gemm", "ParameterType": "Convolution", "Inputs": [{"DataType": "Float"}], "Outputs": []},
+    ]  # fmt: skip
+    counts = count_precisions(layers)
+    assert counts.layers == {"fp32": 2, "int8": 1, "fp16": 1, "bf16": 1, "uint8": 1, "unknown": 1}
+    assert counts.convolutions == {"fp32": 2, "int8": 1}
+    assert str(counts).startswith("fp32 2, ") and str(counts).endswith("of these convolutions: fp32 2, int8 1")
+
+
+@pytest.mark.parametrize(
+    ("asked", "convolutions", "share", "reason"),
+    [
+        ("fp32", {"fp32": 9}, 0.0, ""),
+        ("fp32", {"fp32": 9, "int8": 1}, 0.0, "1 layers are in int8"),
+        ("fp16", {"fp16": 45, "fp32": 2}, 45 / 47, ""),
+        ("fp16", {"fp16": 42, "fp32": 5}, 45 / 47, ""),
+        (
+            "fp16",
+            {"fp16": 1, "fp32": 46},
+            45 / 47,
+            "1 of 47 convolutions are in fp16, the network has 96%",
+        ),
+        ("fp16", {"fp32": 47}, 0.0, "none of its 47 layers is in fp16"),
+        ("int8", {"int8": 40, "fp32": 7}, 40 / 47, ""),
+        ("int8", {"int8": 40, "fp16": 7}, 40 / 47, "7 layers are in fp16"),
+    ],
+)
+def test_an_engine_is_what_was_asked_for_or_refused(asked, convolutions, share, reason):
+    counts = Counts(Counter(convolutions), Counter(convolutions))
+    if not reason:
+        return require(counts, asked, share)
+    with pytest.raises(BuildError, match=f"not the {asked} that was asked for: .*{reason}"):
+        require(counts, asked, share)
 
 
 # ---- device memory, without a device --------------------------------------------------------------------------------
@@ -247,7 +412,7 @@ def gpu():
     return tensorrt
 
 
-@pytest.mark.parametrize("precision", build_engine.PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_engine_on_the_gpu_agrees_with_onnxruntime(gpu, bundle, tmp_path, precision):
     reference = open_backend(bundle, threads=1)
     lines: list[str] = []

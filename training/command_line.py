@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import ParamSpec
 
-from bev_perception.inference.builder import BuildError
+from bev_perception.inference.tensorrt_api import BuildError
 from bev_perception.missing import mend
 
 Arguments = ParamSpec("Arguments")

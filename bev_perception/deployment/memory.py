@@ -16,15 +16,6 @@ def needed(bundle: Bundle) -> int:
     return PER_BYTE * sum(file.stat().st_size for file in files) + BESIDE
 
 
-def available() -> int:
-    """What the machine can still give away, in bytes. Raises OSError where it does not say."""
-    with open("/proc/meminfo") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    raise OSError("/proc/meminfo does not say what is available")
-
-
 def resident() -> int:
     """Of this process, in bytes."""
     with open("/proc/self/statm") as file:

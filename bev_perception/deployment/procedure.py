@@ -23,11 +23,13 @@ from bev_perception.deployment.gate import Gate, Judged, parse_gate
 from bev_perception.deployment.goal import Goal, Progress
 from bev_perception.deployment.journal import Line, now
 from bev_perception.deployment.listening import FIRST, Listening
+from bev_perception.deployment.priority import EngineThreads
 from bev_perception.deployment.record import Record
 from bev_perception.deployment.rollout import Rollout
 from bev_perception.deployment.serving import Host, Serving
 from bev_perception.deployment.shadow import Findings, Pace, Plan, Shadow, plan
 from bev_perception.deployment.watch import Trial, Watch
+from bev_perception.inference.budget import available
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.inference.pace import engine_ms
 from bev_perception.stated_scores import read_scores
@@ -77,6 +79,7 @@ class Deployment:
         self._backend: InferenceBackend | None = None  # of the candidate, while it is ours to close
         self._shadow: Shadow | None = None
         self._pace = Pace(0.0, 0.0)
+        self._threads = EngineThreads()  # the candidate's own
         self._record: Record | None = None  # before the trial
         self._told_at = 0.0
 
@@ -130,14 +133,17 @@ class Deployment:
         return bundle
 
     def _open(self, bundle: Bundle, gate: Gate) -> tuple[Serving, float]:
-        asked = gates.judge_memory(memory.needed(bundle), memory.available(), gate)
+        asked = gates.judge_memory(memory.needed(bundle), available(), gate)
         _pass_or_fail(asked)
         self._at("opening")
         before = memory.resident()
-        self._backend = backend = self._try("cannot_open", lambda: self._host.open(bundle, self._stop.is_set))
+        with self._threads.opening():
+            self._backend = backend = self._try("cannot_open", lambda: self._host.open(bundle, self._stop.is_set))
         self._at("opened")
         self._look()
+        self._try("cannot_open", self._threads.normal)
         ms = engine_ms(backend, bundle)
+        self._threads.low()
         grown = max(0, memory.resident() - before) / 2**20
         self._passed({**asked.figures, "grown_mib": grown, "engine_ms": ms})
         return Serving(bundle, self._host.pipeline(bundle, backend)), ms
@@ -189,6 +195,7 @@ class Deployment:
         trial = Trial(watch, self._shadow, old, candidate, self._host.switch)
         self._shadow.start()
         kept = len(states)
+        self._try("low_priority", self._threads.normal)
         why = f"its own memory of {kept} states goes on" if kept else _begin_empty(candidate)
         self._host.observe(trial.note)
         self._host.switch(candidate)
@@ -230,6 +237,7 @@ class Deployment:
         target, _ = self._open(bundle, Gate(memory_mib=0))
         self._passed({}, NOT_ASKED)
         why = _begin_empty(target)
+        self._try("low_priority", self._threads.normal)
         self._folder.change(records.step_back)
         self._host.switch(target)
         self.rollout, line = steps.passed(self.rollout, {}, why)

@@ -15,76 +15,24 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bev_perception.bundle import load_bundle
-from bev_perception.calibration import StaticTree, save_extrinsics
-from bev_perception.evaluation.bag import (
-    DETECTIONS_TOPIC,
-    MARKERS_TOPIC,
-    STATUS_TOPIC,
-    BagError,
-    bag_duration_s,
-    read_bag,
-)
-from bev_perception.evaluation.process import Child, StageError, ends_with_its_children, own_domain, ros_environment
+from bev_perception.evaluation.bag import BagError, bag_duration_s, read_bag
+from bev_perception.evaluation.live import SAID, LiveNode, input_topics, record_drive, write_parameters
+from bev_perception.evaluation.process import Child, StageError, ends_with_its_children, ros_environment
 from bev_perception.evaluation.results import LiveRun, read_live_run, report_data, summarize
-from bev_perception.files import write_atomic
-from bev_perception.messages import DIAGNOSTICS_TOPIC
-from bev_perception.model_spec import BundleError, ModelSpec
-from bev_perception.parameters import (
-    SHIPPED_BUNDLE,
-    SHIPPED_PARAMETERS,
-    NodeConfig,
-    ParameterError,
-    load_config,
-    parse_yaml,
-)
+from bev_perception.model_spec import BundleError
+from bev_perception.parameters import SHIPPED_BUNDLE, NodeConfig, ParameterError
 from bev_perception.sync_config import MS
-from bev_perception.yaml_file import YamlError, parse_yaml_text
 
 SCORE_FLOOR = 0.03  # AP wants the whole curve; the node publishes from the bundle's thresholds up
-RECORDED = (DETECTIONS_TOPIC, MARKERS_TOPIC, STATUS_TOPIC, DIAGNOSTICS_TOPIC)
-LAST_FRAMES_S = 1.5  # after the bag has ended, until what is under way has been published and recorded
 START = time.monotonic()
 
 
 def say(text: str) -> None:
     print(f"[demo {time.monotonic() - START:5.1f} s] {text}", flush=True)
-
-
-def write_parameters(
-    out: Path, bag: Path, bundle: Path, spec: ModelSpec, changes: Sequence[str] = ()
-) -> tuple[Path, NodeConfig]:
-    """The shipped parameters with this bundle, and extrinsics from the drive in a file.
-
-    A file, because tf2_msgs is not among the ROS wheels; node and replay read the same one. changes: `NAME=VALUE`, the
-    value as YAML. Raises ParameterError for an unknown name or a value that it cannot have.
-    """
-    tree = StaticTree()
-    for message in read_bag(bag, {"/tf_static"}):
-        tree.add(message.message.transforms)
-    sensors = (*spec.cameras, *spec.radars)
-    extrinsics = out / "extrinsics.yaml"
-    save_extrinsics(extrinsics, "base_link", {name: tree.lookup("base_link", name.lower()) for name in sensors})
-    values = parse_yaml(SHIPPED_PARAMETERS)
-    values |= {"bundle": str(bundle), "extrinsics.source": "file", "extrinsics.file": str(extrinsics)}
-    for change in changes:
-        name, equals, text = change.partition("=")
-        if not equals:
-            raise ParameterError(f"--set {change}: expected NAME=VALUE, such as onnxruntime.threads=1")
-        try:
-            values[name] = parse_yaml_text(text)
-        except YamlError as error:
-            raise ParameterError(f"--set {change[:80]}: {error}") from error
-    path = out / "params.yaml"
-    write_atomic(path, yaml.safe_dump({"/**": {"ros__parameters": values}}, sort_keys=False))
-    return path, load_config(bundle, path)
 
 
 def drive_facts(bag: Path, config: NodeConfig) -> str:
@@ -98,43 +46,9 @@ def drive_live(bag: Path, params: Path, config: NodeConfig, out: Path, log: Path
     """Node, recorder and player over DDS -> the recorded result bag. rate 1 is real time. Raises StageError."""
     result = out / "result"
     shutil.rmtree(result, ignore_errors=True)
-    environment = ros_environment(own_domain())
-    topics = [config.odometry.topic, *(r.topic for r in config.radars.values())]
-    topics += [t for c in config.cameras.values() for t in (c.topic, c.info_topic)]
-    with ExitStack() as stack:
-
-        def start(name: str, *arguments: str) -> Child:
-            return stack.enter_context(Child(name, arguments, log / f"{name}.log", environment))
-
-        say("starting the node")
-        node_arguments = ("--ros-args", "--params-file", str(params), "-p", "use_sim_time:=true")
-        node = start("node", "bev_perception.ros.node", *node_arguments)
-        record_arguments = (str(result), "--use-sim-time", "--topics", *RECORDED)
-        recorder = start("recorder", "bev_perception.ros.record_bag", *record_arguments)
-        bring_up = start("bring_up", "bev_perception.ros.bring_up", "configure", "activate", "--timeout", "60")
-        bring_up.wait(70, others=(node, recorder))
-        say(f"the node is active; playing the drive at {rate:g} x real time")
-        play_arguments = (
-            str(bag),
-            "--clock",
-            "--rate",
-            str(rate),
-            "--topics",
-            *topics,
-            "--wait-for-subscribers",
-            str(len(topics)),
-        )
-        player = start("player", "bev_perception.ros.play_bag", *play_arguments)
-        player.wait(60 + 60 / rate, others=(node, recorder))
-        say(player.tail())
-        time.sleep(LAST_FRAMES_S)
-        for child in (node, recorder):
-            child.check()
-        recorder.stop()
-        if not result.is_dir():
-            raise StageError(f"the recorder left no result bag: {recorder.tail()}", recorder.log)
-        if node.stop() != 0:
-            raise StageError(f"the node did not end cleanly: {node.tail()}", node.log)
+    say(f"starting the node; then the drive is played at {rate:g} x real time")
+    with LiveNode(params, log) as live:
+        say(record_drive(bag, live, input_topics(config), result, SAID, rate))
     return result
 
 

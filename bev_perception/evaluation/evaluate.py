@@ -42,11 +42,15 @@ SHOWN = 5  # reasons, those that were counted most
 
 def drive_names(bags: Sequence[Path]) -> list[str]:
     """A folder's name for each recording. Raises ValueError where two have the same."""
-    names = [bag.resolve().stem for bag in bags]
+    names = [_drive_name(bag) for bag in bags]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"recordings of the same name {twice} cannot be told apart; rename one, or evaluate it apart")
     return names
+
+
+def _drive_name(bag: Path) -> str:
+    return Path(os.path.abspath(bag)).name.removesuffix(".mcap").removesuffix(".db3")
 
 
 def evaluate_all(jobs: Sequence[Job], workers: int) -> tuple[list[DriveResult], dict[str, str]]:
@@ -150,7 +154,7 @@ def _write(
     data: dict[str, Any] = {
         "model": results[0].model if results else "",
         "model_sha256": results[0].model_sha256 if results else "",
-        "drives": [Path(result.bag).resolve().stem for result in results],
+        "drives": [_drive_name(Path(result.bag)) for result in results],
         "failed": dict(failed),
         "figures": {name: None if math.isnan(value) else value for name, value in figures.items()},
         "gate": None if not gate else {"held": not faults and not failed, "faults": list(faults)},

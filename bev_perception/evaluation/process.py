@@ -84,14 +84,16 @@ def end_with_parent() -> None:
     threading.Thread(target=leave, daemon=True).start()
 
 
-def run_in_front(arguments: Sequence[str]) -> int:
+def run_in_front(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """`python -m MODULE ...` at this terminal, to its end -> its exit status, 128 and the number of a signal.
+
+    environment: None for that of this process.
 
     SIGTERM and SIGHUP are passed on, Ctrl-C the terminal gives to both: what is done about it is the child's business,
     and takes the time that it takes. Where this process ends at once the child gets SIGTERM, as a `Child` does.
     """
     told = 0
-    child = subprocess.Popen(_tied(arguments))
+    child = subprocess.Popen(_tied(arguments), env=None if environment is None else dict(environment))
 
     def pass_on(number: int, _: Any) -> None:
         nonlocal told

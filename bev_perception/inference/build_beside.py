@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bev_perception.inference.builder import BuildError
+from bev_perception.inference.tensorrt_api import BuildError
 
 BACKEND = "tensorrt"  # the one whose engines are built
 PROGRAM = (sys.executable, "-m", "bev_perception.inference.build_engine")
@@ -29,10 +29,10 @@ def build_beside(
     log: Callable[[str], None],
     program: Sequence[str] = PROGRAM,
 ) -> None:
-    """options: of the backend (precision, cache). Returns when the cache has the engine, or when `cancelled` says so
+    """options: of the backend. Returns when the cache has the engine, or when `cancelled` says so
     and the process has been ended. Raises BuildError with the end of what the build said."""
     command = ["nice", "-n", str(NICE), *program, str(bundle)]
-    command += [word for name, value in options.items() if str(value) for word in (f"--{name}", str(value))]
+    command += [word for name, value in options.items() for word in _words(name, value)]
     log(f"building the engine beside the running one: {' '.join(command)}")
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=os.environ.copy())
@@ -54,3 +54,13 @@ def build_beside(
         raise BuildError(f"the engine was not built (exit status {process.returncode}): {text[-TAIL:].strip()}")
     for line in text.splitlines():
         log(line)
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """An option of the backend as build_engine takes it; what is empty is left to its default."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, list | tuple):
+        return [f"--{flag}", *map(str, value)] if value else []
+    return [f"--{flag}", str(value)] if str(value) else []

@@ -1,141 +1,208 @@
-"""ONNX -> serialised TensorRT engine, with the Python API of TensorRT 8.6 to 11 or of TensorRT for RTX.
+"""ONNX -> serialised TensorRT engine. Precision is written into the graph and never left to the builder.
 
-TensorRT for RTX and TensorRT from 10 on have strongly typed networks: FP16 is written into the ONNX beforehand
-(half.py).
+FP16 comes from half.py, INT8 from the Q/DQ nodes that the quantiser put into the ONNX; what TensorRT's versions need to
+obey either is in tensorrt_api.py.
 """
 
 from __future__ import annotations
 
-import importlib
+import ctypes
 import time
-from types import ModuleType
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from bev_perception.inference.engine_cache import Log
+from bev_perception.files import read_bytes, sha256_of, write_atomic
+from bev_perception.inference import tensorrt_api as api
 from bev_perception.inference.half import halve
 from bev_perception.inference.interface import check_interface
+from bev_perception.inference.precisions import wanted
+from bev_perception.inference.tensorrt_api import BuildError, Log
 from bev_perception.model_spec import ModelSpec, TensorSpec
 
-BUILDERS = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
-PRECISIONS = ("fp32", "fp16")
-DTYPES = {
-    "FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32", "INT64": "int64",
-    "BOOL": "bool",
-}  # fmt: skip
+LARGEST_TIMINGS = 256 * 2**20  # bytes of a timing cache that are read
+LEVELS = range(6)
 
 
-class BuildError(RuntimeError):
-    """TensorRT refuses the network; the message holds its own errors with the names of the nodes."""
+@dataclass(frozen=True)
+class BuildOptions:
+    """workspace_mib: device memory that the builder's layers may use beside their inputs and outputs. level: how long
+    it tries, 0 to 5. timings: file of measured kernels, read and renewed; none where empty. plugins: libraries to load
+    first, which may have layers of their own. verbose: tell everything."""
+
+    workspace_mib: int = 2048
+    level: int = 3
+    timings: str = ""
+    plugins: tuple[str, ...] = ()
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workspace_mib < 1:
+            raise ValueError(f"workspace of {self.workspace_mib} MiB: at least 1 is needed")
+        if self.level not in LEVELS:
+            raise ValueError(f"level {self.level}: choose one of {LEVELS[0]} to {LEVELS[-1]}")
+
+    def of_the_engine(self) -> str:
+        """What of it changes the engine: for the cache's key. What is measured anew, or told, does not."""
+        return f"workspace {self.workspace_mib} MiB, level {self.level}"
+
+    def plugin_hashes(self) -> tuple[str, ...]:
+        """Raises OSError where a library cannot be read."""
+        return tuple(f"{Path(library).name} {sha256_of(library)}" for library in self.plugins)
 
 
-def import_builder(name: str = "tensorrt") -> ModuleType:
-    """The module with TensorRT's API. Raises ImportError saying what to install."""
-    for module in BUILDERS[name]:
-        try:
-            return importlib.import_module(module)
-        except ModuleNotFoundError:
-            continue
-        except (ImportError, OSError) as error:
-            raise ImportError(f"{module} is installed but its libraries do not load: {error}") from error
-    hint = "it comes with JetPack, with NVIDIA's apt packages (python3-libnvinfer), or: pip install tensorrt"
-    if name == "tensorrt_rtx":
-        hint = "pip install tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs"
-    raise ImportError(f"the Python package {BUILDERS[name][0]} is missing; {hint}")
+@dataclass(frozen=True)
+class Built:
+    """engine: serialised. share: of the network's convolutions that are in the precision asked for."""
 
-
-def make_logger(trt: Any, log: Log, verbose: bool = False) -> Any:
-    """A TensorRT logger that passes warnings (with verbose, everything) to `log` and keeps errors in `.errors`."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.errors.append(message)
-            if verbose or severity == trt.ILogger.WARNING:
-                log(f"{trt.__name__}: {message}")
-
-    return Logger()
+    engine: bytes
+    share: float
 
 
 def as_spec(name: str, shape: Any, dtype: Any, spec: ModelSpec) -> TensorSpec:
-    """What TensorRT says of a tensor. TensorRT 8 has no INT64 and gives int32 where the spec wants int64: accepted."""
-    found = DTYPES.get(dtype.name, dtype.name)
+    """What TensorRT says of a tensor. Where it has no INT64 it gives int32 where the spec wants int64: accepted."""
+    found = api.DTYPES.get(dtype.name, dtype.name)
     if found == "int32" and any(t.name == name and t.dtype == "int64" for t in spec.outputs()):
         found = "int64"
     return TensorSpec(name, tuple(shape), found)
+
+
+def in_precision(onnx: bytes, precision: str, log: Log, verbose: bool = False) -> bytes:
+    """The graph with that precision in it; fp16 logs why nodes stay in FP32, by reason, with verbose node by node."""
+    if precision != "fp16":
+        return onnx
+    halved = halve(onnx)
+    for line in halved.summary():
+        log(line)
+    for kept in halved.kept if verbose else ():
+        log(f"  fp32: {kept.node} ({kept.op}) {kept.reason}")
+    return halved.onnx
 
 
 def build_serialized(
     trt: Any,
     onnx: bytes,
     spec: ModelSpec,
-    precision: str = "fp32",
-    *,
-    workspace_mib: int = 2048,
+    precision: str = "bundle",
+    options: BuildOptions = BuildOptions(),
     log: Log = print,
-    verbose: bool = False,
-) -> bytes:
-    """Parse, check the interface against the spec, build; returns the serialised engine.
+) -> Built:
+    """Parse, check the interface against the spec, build. fp32 is FP32: TF32 is switched off.
 
-    fp32 is FP32: TF32 is switched off. fp16 logs why nodes stay in FP32, by reason; with verbose node by node, besides
-    all that TensorRT says. Raises BuildError (TensorRT's reasons), BundleError (another interface),
-    ValueError (unknown precision).
+    Raises BuildError (TensorRT's reasons), BundleError (another interface), ValueError (a precision that is unknown or
+    not the graph's), OSError (a plugin that cannot be loaded).
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r}: choose one of {PRECISIONS}")
-    logger = make_logger(trt, log, verbose)
+    precision = wanted(precision, spec)
+    load_plugins(options.plugins)
+    logger = api.make_logger(trt, log, options.verbose)
     builder = trt.Builder(logger)
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
-    if hasattr(trt.BuilderFlag, "TF32"):
-        config.clear_flag(trt.BuilderFlag.TF32)
-    flags = trt.NetworkDefinitionCreationFlag
-    if hasattr(flags, "STRONGLY_TYPED"):
-        network = builder.create_network(1 << int(flags.STRONGLY_TYPED))
-        if precision == "fp16":
-            halved = halve(onnx)
-            onnx = halved.onnx
-            for line in halved.summary():
-                log(line)
-            for kept in halved.kept if verbose else ():
-                log(f"  fp32: {kept.node} ({kept.op}) {kept.reason}")
-    else:  # TensorRT 8: types are the builder's choice, within what its flags allow
-        network = builder.create_network(1 << int(flags.EXPLICIT_BATCH))
-        if precision == "fp16":
-            config.set_flag(trt.BuilderFlag.FP16)
-            log("fp16 wherever this TensorRT finds it faster")
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    config.builder_optimization_level = options.level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the engine does not tell its layers' types
+    config.clear_flag(trt.BuilderFlag.TF32)
+    onnx = in_precision(onnx, precision, log, options.verbose)
 
     start = time.monotonic()
-    parse_onnx(trt, onnx, network, logger)
-    inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    outputs = [network.get_output(i) for i in range(network.num_outputs)]
-    check_interface([as_spec(t.name, t.shape, t.dtype, spec) for t in inputs], spec.inputs(), "network inputs")
-    check_interface([as_spec(t.name, t.shape, t.dtype, spec) for t in outputs], spec.outputs(), "network outputs")
-    log(f"parsed {network.num_layers} layers in {time.monotonic() - start:.1f} s; building, this can take minutes")
+    network = parsed(trt, builder, onnx, logger)
+    check_network(network, spec)
+    told = 0 if api.strongly_typed(trt) else api.constrain_types(trt, network, config, _types(onnx))
+    if told:
+        log(f"{told} layers were told their types, which the builder must obey")
+    convolutions = convolution_precisions(network)
+    share = convolutions[precision] / max(convolutions.total(), 1)
+    counted = ", ".join(f"{name} {count}" for name, count in convolutions.most_common())
+    log(f"parsed {network.num_layers} layers in {time.monotonic() - start:.1f} s; convolutions: {counted or 'none'}")
 
+    _take_timings(trt, config, options.timings, log)
     start = time.monotonic()
+    log(f"building {precision} with {options.of_the_engine()}; this can take minutes")
+    progress = api.make_progress(trt, config, log)
     engine = builder.build_serialized_network(network, config)
+    del progress  # it had to outlive the build
     if engine is None:
         errors = logger.errors or ["no reason given, try again with --verbose"]
         raise BuildError(f"{trt.__name__} {trt.__version__} cannot build the engine:\n  " + "\n  ".join(errors))
     data = bytes(engine)
     log(f"built {len(data) / 2**20:.1f} MiB in {time.monotonic() - start:.1f} s")
-    return data
+    _keep_timings(trt, config, options.timings, log)
+    return Built(data, share)
 
 
-def parse_onnx(trt: Any, onnx: bytes, network: Any, logger: Any) -> None:
-    """Fill `network` from ONNX. Raises BuildError with the parser's reasons."""
+def parsed(trt: Any, builder: Any, onnx: bytes, logger: Any) -> Any:
+    """The network that ONNX describes. Raises BuildError with the parser's reasons."""
+    network = api.create_network(trt, builder)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
-        errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
+        errors = [api.parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
         raise BuildError(f"{trt.__name__} {trt.__version__} cannot parse the model:\n  " + "\n  ".join(errors))
+    return network
 
 
-def _parser_error(error: Any) -> str:
-    """One line; the node's name and operator exist from TensorRT 8.6 and 10 on."""
-    node = error.node_name() if hasattr(error, "node_name") else ""
-    operator = error.node_operator() if hasattr(error, "node_operator") else ""
-    return f"node {node or error.node()!s} {f'({operator})' if operator else ''}: {error.desc()}"
+def check_network(network: Any, spec: ModelSpec) -> None:
+    """Raise BundleError unless its inputs and outputs are the spec's."""
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    check_interface([as_spec(t.name, t.shape, t.dtype, spec) for t in inputs], spec.inputs(), "network inputs")
+    check_interface([as_spec(t.name, t.shape, t.dtype, spec) for t in outputs], spec.outputs(), "network outputs")
+
+
+def convolution_precisions(network: Any) -> Counter[str]:
+    """Precision -> convolutions of a network that are to compute in it: 8 bits where their input is dequantised."""
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    dequantised = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        if layer.type.name in ("CONVOLUTION", "DECONVOLUTION"):
+            given = layer.get_input(0)
+            half = given.dtype.name == "HALF"
+            counts["int8" if given.name in dequantised else "fp16" if half else "fp32"] += 1
+    return counts
+
+
+def load_plugins(libraries: Sequence[str]) -> None:
+    """They register their layers with TensorRT; before parsing, and before an engine is read. Raises OSError."""
+    for library in libraries:
+        ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+
+
+def _types(onnx: bytes) -> dict[str, int]:
+    from bev_perception.inference.half import tensor_types
+
+    try:
+        from onnx import load_model_from_string
+    except ImportError as error:
+        raise ImportError("this TensorRT is told the types of layers by the package onnx: pip install onnx") from error
+    return tensor_types(load_model_from_string(onnx))
+
+
+def _take_timings(trt: Any, config: Any, file: str, log: Log) -> None:
+    if not file:
+        return
+    if not api.keeps_timings(trt):
+        log(f"{trt.__name__} times no kernels while it builds: {file} is not used")
+        return
+    try:
+        kept = read_bytes(file, LARGEST_TIMINGS) if Path(file).exists() else b""
+    except (OSError, ValueError) as error:
+        log(f"timings begin anew: {file} {error}")
+        kept = b""
+    if kept and api.take_timings(config, kept):
+        log(f"timings of earlier builds are taken from {file} ({len(kept)} bytes)")
+    elif kept:
+        log(f"timings begin anew: those in {file} are of another TensorRT or GPU")
+    else:
+        api.take_timings(config, b"")
+
+
+def _keep_timings(trt: Any, config: Any, file: str, log: Log) -> None:
+    """What cannot be written costs the next build time and nothing else."""
+    if not file or not api.keeps_timings(trt):
+        return
+    try:
+        write_atomic(file, api.timings(config))
+        log(f"timings for the next build are in {file}")
+    except OSError as error:
+        log(f"timings are not kept: {file} cannot be written ({error.strerror or error})")

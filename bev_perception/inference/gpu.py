@@ -1,25 +1,43 @@
-"""A CUDA device through pycuda: the thread that owns its context, and state tensors that stay in its memory.
+"""A CUDA device: the thread that owns its context, what memory it has, and state tensors that stay there.
 
-pycuda ties a context to the thread that made it: it releases it from no other, frees memory in others only while it is
-current there, and aborts the process when a thread ends with a context on its stack. Nodes call from several threads
-(configure, worker, shutdown). So one thread of our own makes every CUDA call, and leaves in order.
+A context is current in threads, one by one; pycuda releases it in no other than made it, frees memory in others only
+while it is current there, and aborts the process when a thread ends with a context on its stack. Nodes call from
+several threads (configure, worker, shutdown). So one thread of our own makes every CUDA call, and leaves in order.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import queue
+import re
 import threading
+import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from bev_perception.inference.capture import Graphs
+from bev_perception.inference.cuda_driver import CudaDriver, CudaError, Device, find_driver
+from bev_perception.inference.engine_cache import NotNow
 from bev_perception.model_spec import TensorSpec
 
 Result = TypeVar("Result")
+
+MIB = 2**20
+MARGIN = 64 * MIB  # stays free: CUDA's modules and other processes take some whenever they like
+KERNEL_DRIVERS = {
+    "/proc/driver/nvidia/version": r"Kernel Module.*?\s(\d+(?:\.\d+)+)",
+    "/etc/nv_tegra_release": r"R(\d+) \(release\), REVISION: ([\d.]+)",
+}
+
+
+class GpuMemoryError(NotNow):
+    """The device has no room now; building again would not mend it."""
 
 
 class OwnerThread:
@@ -57,53 +75,77 @@ class OwnerThread:
             try:
                 future.set_result(function())
             except BaseException as error:  # the caller's to handle; this thread must live on
+                _let_go(error)
                 future.set_exception(error)
             del future, function, call  # hold nothing while waiting
+
+
+def _let_go(error: BaseException | None) -> None:
+    """What the frames of a failed call hold dies now, in this thread, and not when the caller drops the error."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 class Gpu:
     """A CUDA device whose primary context is current in one thread: `run` brings functions there.
 
-    name: the device's name with its compute capability, like "NVIDIA Orin sm87".
+    driver: CUDA's functions; graphs: its graphs, None where they cannot be had, and `no_graphs` says why. Both are used
+    within `run` only. device: the GPU; kernel_driver: version of the driver of the system.
     """
 
-    def __init__(self, index: int = 0) -> None:
-        try:
-            import pycuda.driver as cuda
-        except ImportError as error:
-            raise ImportError(f"the tensorrt backend needs the package pycuda ({error}): pip install pycuda") from error
-        self.cuda = cuda
+    def __init__(self, index: int = 0, driver: CudaDriver | None = None, graphs: Graphs | None = None) -> None:
+        self.driver = driver or find_driver()
+        self.graphs, self.no_graphs = graphs, ""
+        self.kernel_driver = kernel_driver()
         self._thread = OwnerThread("tensorrt")
         try:
-            self.name: str = self._thread.run(lambda: self._make_current(index))
-        except cuda.Error as error:
+            self.device: Device = self._thread.run(lambda: self.driver.open(index))
+            if self.graphs is None:
+                try:
+                    self.graphs = self._thread.run(Graphs)
+                except CudaError as error:
+                    self.no_graphs = str(error)
+        except Exception as error:  # each driver has errors of its own
             self._thread.stop()
             raise RuntimeError(f"CUDA device {index} cannot be used: {error}; does nvidia-smi show it?") from error
         self._released = False
         atexit.register(self.release)
 
-    def _make_current(self, index: int) -> str:
-        self.cuda.init()
-        device = self.cuda.Device(index)
-        self._context = device.retain_primary_context()
-        self._context.push()
-        return "{} sm{}{}".format(device.name(), *device.compute_capability())
-
     def run(self, function: Callable[[], Result]) -> Result:
         """function() in the thread where the context is current. Raises RuntimeError after `release`."""
         return self._thread.run(function)
+
+    def require(self, needed: Mapping[str, int]) -> None:
+        """Within `run`: raise GpuMemoryError unless the device has room for all of `needed` (bytes) and MARGIN."""
+        free, total = self.driver.memory()
+        if sum(needed.values()) + MARGIN > free:
+            parts = ", ".join(f"{what} {size / MIB:.0f}" for what, size in needed.items())
+            raise GpuMemoryError(
+                f"{self.device.name} has {free / MIB:.0f} of {total / MIB:.0f} MiB free, needed are "
+                f"{sum(needed.values()) / MIB:.0f} ({parts}) and {MARGIN / MIB:.0f} that stay free; end what else "
+                "uses it, or take a smaller network or workspace"
+            )
 
     def release(self) -> None:
         """Give the primary context back and end the thread. Idempotent. Free what lies on the device before."""
         if not self._released:
             self._released = True
             atexit.unregister(self.release)
-            self._thread.run(self._leave)
-            self._thread.stop()
+            try:
+                self._thread.run(self.driver.close)
+            finally:
+                self._thread.stop()
 
-    def _leave(self) -> None:
-        self.cuda.Context.pop()
-        self._context.detach()
+
+def kernel_driver() -> str:
+    """Version of NVIDIA's driver in this system, or of Jetson's; "unknown" where neither says."""
+    for file, pattern in KERNEL_DRIVERS.items():
+        with contextlib.suppress(OSError):
+            found = re.search(pattern, Path(file).read_text()[:1000])
+            if found:
+                return ".".join(found.groups())
+    return "unknown"
 
 
 class BufferPool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +37,14 @@ class InferenceBackend(Protocol):
 
     def close(self) -> None:
         """Free the engine. Idempotent; the backend and its handles cannot be used afterwards."""
+
+
+@runtime_checkable
+class TakesRows(Protocol):
+    """An engine to which rows of an input go while the others are still being made."""
+
+    def offer(self, name: str, index: int, row: np.ndarray) -> None:
+        """Row `index` of the input `name` that the next `infer` will be given; what `infer` is given counts."""
 
 
 def default_threads() -> int:

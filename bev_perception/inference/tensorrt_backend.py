@@ -1,4 +1,4 @@
-"""TensorRT through pycuda: the state tensors stay on the device.
+"""TensorRT on a GPU: states stay on the device, images go there one by one, and one thread makes every call.
 
 Every CUDA and TensorRT call is made in the owner thread (gpu.py), and close() frees every allocation there: what the
 garbage collector frees later, in another thread or without a context, is the classic crash at shutdown.
@@ -7,65 +7,105 @@ garbage collector frees later, in another thread or without a context, is the cl
 from __future__ import annotations
 
 import atexit
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bev_perception.bundle import Bundle
-from bev_perception.inference.builder import (
-    DTYPES,
-    Log,
-    as_spec,
-    build_serialized,
-    import_builder,
-    make_logger,
-)
-from bev_perception.inference.engine_cache import EngineKey, engine_places, open_cached
-from bev_perception.inference.gpu import BufferPool, DeviceState, Gpu
-from bev_perception.inference.interface import check_interface, validate_inputs
+from bev_perception.inference import tensorrt_api as api
+from bev_perception.inference.builder import BuildOptions, build_serialized, load_plugins
+from bev_perception.inference.engine_cache import EngineKey, Proof, engine_places, open_cached
+from bev_perception.inference.gpu import MIB, BufferPool, DeviceState, Gpu
+from bev_perception.inference.interface import validate_inputs
+from bev_perception.inference.precisions import AS_BUNDLE, wanted
 from bev_perception.inference.proof import self_test
-from bev_perception.model_spec import ModelSpec, TensorSpec
-
-STATE_IN, STATE_OUT = "prev_bev", "bev"
+from bev_perception.inference.tensorrt_engine import STATE_IN, STATE_OUT, LoadedEngine, as_wanted, size_of
+from bev_perception.model_spec import ModelSpec
 
 NOT_KEPT = "not kept"  # details["engine"] where no place could be written
+ANY = "any"  # of a key: what a builder that needs no GPU cannot know
+
+
+def engine_key(
+    bundle: Bundle, builder: str, version: str, precision: str, options: BuildOptions, gpu: Gpu | None = None
+) -> EngineKey:
+    """Raises OSError where a plugin cannot be read."""
+    tensors = (*bundle.spec.inputs(), *bundle.spec.outputs())
+    return EngineKey(
+        model=bundle.spec.name,
+        onnx_sha256=bundle.spec.onnx_sha256,
+        builder=builder,
+        version=version,
+        cuda=gpu.device.cuda if gpu else ANY,
+        driver=gpu.kernel_driver if gpu else ANY,
+        gpu=gpu.device.name if gpu else ANY,
+        architecture=gpu.device.architecture if gpu else ANY,
+        precision=precision,
+        shapes=", ".join(f"{t.name} {t.dtype} {'x'.join(map(str, t.shape))}" for t in tensors),
+        plugins=", ".join(options.plugin_hashes()),
+        options=options.of_the_engine(),
+    )
 
 
 def open_tensorrt(
     bundle: Bundle,
     *,
-    precision: str = "fp32",
+    precision: str = AS_BUNDLE,
     cache: str | Path = "",
+    builder: str = "tensorrt",
+    workspace_mib: int = BuildOptions.workspace_mib,
+    level: int = BuildOptions.level,
+    timings: str = "",
+    plugins: Sequence[str] = (),
+    graph: bool = True,
     device: int = 0,
     force: bool = False,
-    log: Log = print,
+    log: api.Log = print,
     verbose: bool = False,
+    gpu: Gpu | None = None,
 ) -> TensorRtBackend:
     """The engine for this machine from `cache` ("": the default places), or built now; proven on the golden sample.
 
-    Raises ImportError (packages missing), BundleError, builder.BuildError, RuntimeError (no usable GPU).
+    graph: replay the network as a CUDA graph. gpu: opened already; else `device` is. Raises ImportError (packages
+    missing), BundleError, ValueError (another precision than the bundle has), api.BuildError, RuntimeError (no usable
+    GPU), GpuMemoryError.
     """
-    trt = import_builder("tensorrt")
-    gpu = Gpu(device)
-    key = EngineKey(bundle.spec.name, bundle.spec.onnx_sha256, "tensorrt", trt.__version__, gpu.name, precision)
+    options = BuildOptions(workspace_mib, level, timings, tuple(plugins), verbose)
+    asked = wanted(precision, bundle.spec)
+    trt = api.import_builder(builder)
+    gpu = gpu or Gpu(device)
+    share = 0.0  # what the last build promised; a cached engine was held to it when it was new
 
     def build() -> bytes:
+        nonlocal share
         onnx = bundle.model()
-        return gpu.run(lambda: build_serialized(trt, onnx, bundle.spec, precision, log=log, verbose=verbose))
 
-    def prove(engine: bytes) -> tuple[TensorRtBackend, dict[str, float]]:
-        backend = TensorRtBackend(trt, gpu, engine, bundle.spec, precision, log)
+        def work() -> bytes:
+            nonlocal share
+            gpu.require({"the builder's workspace": options.workspace_mib * MIB})
+            built = build_serialized(trt, onnx, bundle.spec, asked, options, log)
+            share = built.share
+            return built.engine
+
+        return gpu.run(work)
+
+    def prove(engine: bytes) -> tuple[TensorRtBackend, Proof]:
+        backend = TensorRtBackend(trt, gpu, engine, bundle.spec, asked, share=share, graph=graph, log=log)
         try:
             figures = self_test(backend, bundle)
         except BaseException:
             backend.close(release_gpu=False)
             raise
+        log(f"layers: {backend.details['layers']}")
         log("golden sample: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
-        return backend, figures
+        return backend, Proof(figures, backend.details["layers"], backend.device_bytes)
 
     try:
+        load_plugins(options.plugins)
+        key = engine_key(bundle, builder, trt.__version__, asked, options, gpu)
         backend, path = open_cached(engine_places(cache), key, build, prove, force=force, log=log)
     except BaseException:
         gpu.release()
@@ -75,60 +115,58 @@ def open_tensorrt(
 
 
 class TensorRtBackend:
-    """Runs an engine. `bev` comes back as a DeviceState; as `prev_bev` it is read where it lies (arrays work too)."""
+    """Runs an engine. `bev` comes back as a DeviceState; as `prev_bev` it is read where it lies (arrays work too).
+
+    device_bytes: what it takes on the GPU with as many states as the memory may hold.
+    """
 
     name = "tensorrt"
 
-    def __init__(self, trt: Any, gpu: Gpu, engine: bytes, spec: ModelSpec, precision: str, log: Log) -> None:
+    def __init__(
+        self,
+        trt: Any,
+        gpu: Gpu,
+        engine: bytes,
+        spec: ModelSpec,
+        precision: str,
+        *,
+        share: float = 0.0,
+        graph: bool = True,
+        log: api.Log = print,
+    ) -> None:
         self.spec = spec
-        self.details = {"version": trt.__version__, "gpu": gpu.name, "precision": precision}
-        self._trt, self._gpu, self._cuda = trt, gpu, gpu.cuda
+        self._gpu, self._driver = gpu, gpu.driver
         self._tensors = {t.name: t for t in (*spec.inputs(), *spec.outputs())}
-        self._stateful = STATE_OUT in self._tensors
-        self._pool = BufferPool(lambda: self._allocate(_size(self._tensors[STATE_OUT])))
-        self._host: dict[str, np.ndarray] = {}
-        self._device: dict[str, Any] = {}
-        self._runtime: Any = None
-        self._engine: Any = None
-        self._context: Any = None
-        self._stream: Any = None
-        self._zero_state: Any = None
+        self._pool = BufferPool(lambda: self._driver.allocate(size_of(self._tensors[STATE_OUT])))
+        self._offered: set[tuple[str, int]] = set()
+        self._engine = loaded = gpu.run(lambda: LoadedEngine(trt, gpu, engine, spec, precision, share, graph, log))
         self._open = True
         atexit.register(self.close)  # before the context goes, which registered itself earlier
-        self._logger = make_logger(trt, log)
-        try:
-            gpu.run(lambda: self._load(engine))
-        except BaseException:
-            self.close(release_gpu=False)
-            raise
+        self.device_bytes = loaded.device_bytes
+        self.details = {
+            "version": trt.__version__,
+            "gpu": f"{gpu.device.name} {gpu.device.architecture}",
+            "cuda": f"{gpu.device.cuda} by {gpu.driver.name}",
+            "precision": precision,
+            "layers": str(loaded.layers),
+            "graph": f"no: {loaded.why_no_graph}" if loaded.why_no_graph else "yes",
+            "device_mib": f"{loaded.device_bytes / MIB:.0f}",
+        }
+        if loaded.why_no_graph:
+            log(f"the network is not replayed as a CUDA graph: {loaded.why_no_graph}")
 
-    def _allocate(self, size: int) -> Any:
-        return self._cuda.mem_alloc(size)
+    def offer(self, name: str, index: int, row: np.ndarray) -> None:
+        """Row `index` of the input `name` that the next `infer` will be given: it goes to the device now, beside
+        whatever the caller does next. What `infer` is given counts, should it differ.
 
-    def _load(self, data: bytes) -> None:
-        trt = self._trt
-        self._runtime = trt.Runtime(self._logger)
-        self._engine = engine = self._runtime.deserialize_cuda_engine(data)
-        if engine is None:
-            raise RuntimeError(f"TensorRT {trt.__version__} cannot load the engine: {'; '.join(self._logger.errors)}")
-        found: dict[bool, list[TensorSpec]] = {True: [], False: []}
-        types = {}
-        for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
-            types[name] = engine.get_tensor_dtype(name)
-            is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            found[is_input].append(as_spec(name, engine.get_tensor_shape(name), types[name], self.spec))
-        check_interface(found[True], self.spec.inputs(), "engine inputs")
-        check_interface(found[False], self.spec.outputs(), "engine outputs")
-        self._context = engine.create_execution_context()
-        self._stream = self._cuda.Stream()
-        # Pinned host memory: asynchronous copies need it. One pair for each tensor but the state output.
-        for name, tensor in self._tensors.items():
-            if name != STATE_OUT:
-                self._host[name] = self._cuda.pagelocked_empty(tensor.shape, np.dtype(DTYPES[types[name].name]))
-                self._device[name] = self._allocate(self._host[name].nbytes)
-        if self._stateful:
-            self._zero_state = self._allocate(_size(self._tensors[STATE_IN]))
-            self._cuda.memset_d8(self._zero_state, 0, _size(self._tensors[STATE_IN]))
+        Raises ValueError for a row that is not the spec's, RuntimeError after `close` and where CUDA fails.
+        """
+        tensor = self._tensors[name]
+        if row.shape != tensor.shape[1:] or row.dtype != np.dtype(tensor.dtype):
+            raise ValueError(
+                f"row of `{name}` is {row.dtype} {list(row.shape)}, expected {tensor.dtype} {list(tensor.shape[1:])}"
+            )
+        self._gpu.run(lambda: self._upload_row(name, index, row))
 
     def infer(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """See InferenceBackend.infer. Blocks until the outputs are there.
@@ -142,33 +180,6 @@ class TensorRtBackend:
                 raise ValueError(f"`{name}` is a device state of another engine or tensor; pass the array of fetch()")
         return self._gpu.run(lambda: self._infer(inputs))
 
-    def _infer(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        self._require_open()
-        addresses = {name: int(buffer) for name, buffer in self._device.items()}
-        for name in (t.name for t in self.spec.inputs()):
-            value = inputs[name]
-            if isinstance(value, DeviceState):
-                addresses[name] = int(value.buffer)
-            elif name == STATE_IN and not inputs["prev_valid"].any() and not value.any():
-                addresses[name] = int(self._zero_state)  # no memory: megabytes of zeros need no copy
-            else:
-                np.copyto(self._host[name], value)
-                self._cuda.memcpy_htod_async(self._device[name], self._host[name], self._stream)
-        states: dict[str, Any] = {}
-        if self._stateful:
-            states[STATE_OUT] = DeviceState(self._pool, self._tensors[STATE_OUT], self)
-            addresses[STATE_OUT] = int(states[STATE_OUT].buffer)
-        for name, address in addresses.items():
-            self._context.set_tensor_address(name, address)
-        if not self._context.execute_async_v3(self._stream.handle):
-            raise RuntimeError(f"TensorRT could not run the engine: {'; '.join(self._logger.errors)}")
-        arrays = [t for t in self.spec.outputs() if t.name != STATE_OUT]
-        for tensor in arrays:
-            self._cuda.memcpy_dtoh_async(self._host[tensor.name], self._device[tensor.name], self._stream)
-        self._stream.synchronize()
-        # A copy, also where the dtype agrees: the pinned buffer is overwritten by the next call.
-        return {t.name: self._host[t.name].astype(t.dtype) for t in arrays} | states
-
     def fetch(self, value: Any) -> np.ndarray:
         """DeviceState -> array on the host; arrays pass through. Raises ValueError for another engine's state."""
         if not isinstance(value, DeviceState):
@@ -177,37 +188,90 @@ class TensorRtBackend:
             raise ValueError("this device state belongs to another engine")
         return self._gpu.run(lambda: self._fetch(value))
 
-    def _fetch(self, state: DeviceState) -> np.ndarray:
-        self._require_open()
-        array = np.empty(state.shape, state.dtype)
-        self._cuda.memcpy_dtoh(array, state.buffer)
-        return array
+    def free_bytes(self) -> int:
+        """Of device memory, now."""
+        return self._gpu.run(self._driver.memory)[0]
 
     def interrupt(self) -> None:
         """TensorRT stops no engine that runs."""
+
+    def close(self, release_gpu: bool = True) -> None:
+        """Free everything on the device, then the context. Idempotent; handles still alive become unusable."""
+        atexit.unregister(self.close)
+        try:
+            if self._open:
+                self._gpu.run(self._free)
+        finally:
+            if release_gpu:
+                self._gpu.release()
+
+    # ---- in the owner thread
+
+    def _infer(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        self._require_open()
+        engine = self._engine
+        try:
+            for name in (t.name for t in self.spec.inputs()):
+                self._give(name, inputs)
+            engine.run()
+            states: dict[str, Any] = {}
+            if STATE_OUT in self._tensors:
+                state = states[STATE_OUT] = DeviceState(self._pool, self._tensors[STATE_OUT], self)
+                size = size_of(self._tensors[STATE_OUT])
+                self._driver.copy(state.buffer, engine.address[STATE_OUT], size, engine.stream)
+            found = {t.name: engine.host[t.name] for t in self.spec.outputs() if t.name != STATE_OUT}
+            for name, array in found.items():
+                self._driver.download(array, engine.address[name], engine.stream)
+            self._driver.wait(engine.stream)
+        except BaseException:
+            with contextlib.suppress(Exception):  # what is under way still reads and writes pinned memory
+                self._driver.wait(engine.stream)
+            raise
+        finally:
+            self._offered.clear()
+        return as_wanted(found, self.spec) | states
+
+    def _give(self, name: str, inputs: Mapping[str, Any]) -> None:
+        """The input to its place on the device."""
+        engine, value = self._engine, inputs[name]
+        if isinstance(value, DeviceState):
+            self._driver.copy(engine.address[name], value.buffer, size_of(self._tensors[name]), engine.stream)
+        elif name == STATE_IN and not inputs["prev_valid"].any() and not value.any():
+            self._driver.zero(engine.address[name], value.nbytes, engine.stream)  # megabytes of zeros need no copy
+        elif any(offered == name for offered, _ in self._offered):
+            for index, row in enumerate(value):
+                if (name, index) not in self._offered or not np.array_equal(engine.host[name][index], row):
+                    self._upload_row(name, index, row)
+        else:
+            np.copyto(engine.host[name], value)
+            self._driver.upload(engine.address[name], engine.host[name], engine.stream)
+
+    def _upload_row(self, name: str, index: int, row: np.ndarray) -> None:
+        self._require_open()
+        engine = self._engine
+        host = engine.host[name][index : index + 1]
+        if (name, index) in self._offered:  # what was copied before may still be on its way out of here
+            self._driver.wait(engine.stream)
+        np.copyto(host[0], row)
+        self._driver.upload(engine.address[name] + index * host.nbytes, host, engine.stream)
+        self._offered.add((name, index))
+
+    def _fetch(self, state: DeviceState) -> np.ndarray:
+        self._require_open()
+        pinned = self._engine.host[STATE_IN]
+        self._driver.download(pinned, state.buffer, self._engine.stream)
+        self._driver.wait(self._engine.stream)
+        return pinned.copy()
 
     def _require_open(self) -> None:
         if not self._open:
             raise RuntimeError("the tensorrt backend is closed")
 
-    def close(self, release_gpu: bool = True) -> None:
-        """Free everything on the device, then the context. Idempotent; handles still alive become unusable."""
-        atexit.unregister(self.close)
-        if self._open:
-            self._gpu.run(self._free)
-        if release_gpu:
-            self._gpu.release()
-
     def _free(self) -> None:
         self._open = False
-        self._context = self._engine = self._runtime = self._stream = None  # in the reverse order of their making
-        pinned = [array.base for array in self._host.values()]
-        for allocation in (*self._pool.drain(), *self._device.values(), self._zero_state, *pinned):
-            if allocation is not None:  # the engine did not load
-                allocation.free()
-        self._host, self._device, self._zero_state = {}, {}, None
-
-
-def _size(tensor: TensorSpec) -> int:
-    """Bytes."""
-    return int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
+        with contextlib.ExitStack() as all_of_it:
+            all_of_it.callback(self._engine.free)
+            for buffer in self._pool.drain():
+                all_of_it.callback(self._driver.free, buffer)
+            with contextlib.suppress(Exception):  # offered images may be on their way
+                self._driver.wait(self._engine.stream)

@@ -15,6 +15,8 @@ from bev_perception.preprocess.encodings import POINTWISE, ImageError, decode_im
 from bev_perception.preprocess.undistort import DISTORTION_MODELS, is_distorted, undistort
 from bev_perception.structures import CameraCalibration, CameraView, EgoPose, SensorFrame
 
+ImageReady = Callable[[int, np.ndarray], None]  # (index of the camera, its (H, W, 3) uint8 image)
+
 
 def samples_per_pixel(width: int, spec: ImageSpec) -> int:
     """f: a pixel of the network's image is the mean of f x f bilinear samples of the source, `width` columns wide.
@@ -129,11 +131,15 @@ def network_image(view: CameraView, spec: ImageSpec) -> np.ndarray:
 
 
 def prepare_images(
-    frame: SensorFrame, spec: ModelSpec, make: Callable[[CameraView, ImageSpec], np.ndarray] = network_image
+    frame: SensorFrame,
+    spec: ModelSpec,
+    make: Callable[[CameraView, ImageSpec], np.ndarray] = network_image,
+    ready: ImageReady | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Fault]]:
     """SensorFrame -> images (N, H, W, 3) uint8, img_from_ego (N, 4, 4) float32, camera_valid (N,) float32, problems.
 
-    make: for who wants more of a view than its network image (training keeps what it was decoded to).
+    make: for who wants more of a view than its network image (training keeps what it was decoded to). ready: called
+    with each image that can be used while the next is not made yet; what it raises is raised.
 
     img_from_ego starts in the ego frame at the frame's stamp; the vehicle's motion until the image was taken is in it.
     A camera that is absent or cannot be used has zeros, identity and valid 0; problems: camera -> why the latter.
@@ -154,6 +160,8 @@ def prepare_images(
             problems[name] = Fault(error.reason, error.detail)
         except Exception as error:  # OpenCV's own, too: what a sensor sends must not reach the other sensors
             problems[name] = Fault("image_failed", f"{type(error).__name__}: {error}")
+        if ready is not None and camera_valid[i]:
+            ready(i, images[i])
     return images, img_from_ego, camera_valid, problems
 
 

@@ -6,7 +6,8 @@ of paper recipes.
 Prints tables and writes them into docs/benchmarks.md, between the marks of their names; nothing else of the page is
 touched.
 `recipes` takes half an hour on a CPU and is measured only when asked for; what OUT/recipes_DEVICE.json has is kept.
-`scale` too: it makes tables of nuScenes' size in a folder of OUT, 3 GB, and takes them away again.
+`scale` too: it makes tables of nuScenes' size in a folder of OUT, 3 GB, and takes them away again; and `recordings`,
+which renders 70 s of drives.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from bev_perception.evaluation.bench import table
 from bev_perception.evaluation.demo import machine
 from bev_perception.evaluation.pages import check_sections, replace_sections
-from training.bench import beside, large_set, latency, recipes, scale, taught, throughput, views
+from training.bench import beside, large_set, latency, recipes, recordings, scale, taught, throughput, views
 from training.bench.large_set import write_tables
 from training.command_line import errors_as_text
 from training.data.source import Source
@@ -190,6 +191,26 @@ def scale_section(args: argparse.Namespace) -> str:
     )
 
 
+def recordings_section(args: argparse.Namespace) -> str:
+    short, long = recordings.make_drives(_made(args.out), max(recordings.WORKERS))
+    with tempfile.TemporaryDirectory(prefix="bench_recordings.", dir=args.out) as folder:
+        found = recordings.measure(short, long, Path(folder))
+    one, two = found.walls_s
+    rows = [
+        ["messages to the network's inputs, seconds of recording in a second of a core", f"{found.realtime:.1f}"],
+        [f"start of a replay of {recordings.LONG_S:g} s to its first detections, s", f"{found.first_s:.2f}"],
+        [f"peak memory, drive of {recordings.SHORT_S:g} s, MB", f"{found.memory_mb[0]:.0f}"],
+        [f"peak memory, drive of {recordings.LONG_S:g} s, MB", f"{found.memory_mb[1]:.0f}"],
+        [f"{recordings.DRIVES} drives of {recordings.SHORT_S:g} s, one at once, s", f"{one:.1f}"],
+        ["the same, two at once, s", f"{two:.1f}"],
+        ["ratio", f"{one / two:.2f}"],
+    ]
+    return (
+        "Drives of the synthetic rig, six raw cameras of 160x90 at 12 Hz and five radars, ground truth at every frame, "
+        f"the shipped model in ONNX Runtime with one thread; {_where(args)}.\n\n{table(['', ''], rows)}"
+    )
+
+
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -218,8 +239,9 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "students": students_section,
     "recipes": recipes_section,
     "scale": scale_section,
+    "recordings": recordings_section,
 }
-DEAR = ("recipes", "scale")  # measured only when asked for
+DEAR = ("recipes", "scale", "recordings")  # measured only when asked for
 
 
 @errors_as_text

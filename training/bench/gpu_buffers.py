@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from bev_perception.inference.cuda_driver import CudaDriver
 from bev_perception.inference.gpu import BufferPool, DeviceState
 from bev_perception.model_spec import TensorSpec
 
@@ -35,31 +36,42 @@ class Memory(Protocol):
     def free(self, buffer: Any) -> None: ...
 
 
-class PycudaMemory:
-    """As the TensorRT backend allocates and copies."""
+class DriverMemory:
+    """As the TensorRT backend allocates and copies: on one stream, by pinned memory."""
 
-    def __init__(self, cuda: Any) -> None:
-        self._cuda = cuda
+    def __init__(self, driver: CudaDriver) -> None:
+        self._driver = driver
+        self._stream = driver.stream()
+        self._word = driver.pinned((1,), np.float32)
+        self._words = driver.pinned((BYTES // 4,), np.float32)
 
-    def allocate(self) -> Any:
-        return self._cuda.mem_alloc(BYTES)
+    def allocate(self) -> int:
+        return self._driver.allocate(BYTES)
 
-    def copy(self, target: Any, source: Any) -> None:
-        self._cuda.memcpy_dtod(target, source, BYTES)
+    def copy(self, target: int, source: int) -> None:
+        self._driver.copy(target, source, BYTES, self._stream)
 
-    def write(self, target: Any, word: int, value: float) -> None:
-        self._cuda.memcpy_htod(int(target) + 4 * word, np.array([value], np.float32))
+    def write(self, target: int, word: int, value: float) -> None:
+        self._driver.wait(self._stream)  # the word may be on its way still
+        self._word[0] = value
+        self._driver.upload(target + 4 * word, self._word, self._stream)
 
-    def zero(self, target: Any) -> None:
-        self._cuda.memset_d8(target, 0, BYTES)
+    def zero(self, target: int) -> None:
+        self._driver.zero(target, BYTES, self._stream)
 
-    def read(self, source: Any) -> np.ndarray:
-        words = np.empty(BYTES // 4, np.float32)
-        self._cuda.memcpy_dtoh(words, source)
-        return words
+    def read(self, source: int) -> np.ndarray:
+        self._driver.download(self._words, source, self._stream)
+        self._driver.wait(self._stream)
+        return self._words.copy()
 
-    def free(self, buffer: Any) -> None:
-        buffer.free()
+    def free(self, buffer: int) -> None:
+        self._driver.free(buffer)
+
+    def end(self) -> None:
+        """After the last buffer was freed."""
+        self._driver.free_pinned(self._word)
+        self._driver.free_pinned(self._words)
+        self._driver.end_stream(self._stream)
 
 
 class TorchMemory:

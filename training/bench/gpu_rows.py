@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import resource
 import time
 import traceback
@@ -16,8 +15,9 @@ import torch
 from torch import nn
 
 from bev_perception.files import open_atomic
-from bev_perception.inference.builder import import_builder
+from bev_perception.inference.cuda_driver import DRIVERS
 from bev_perception.inference.gpu import Gpu, OwnerThread
+from bev_perception.inference.tensorrt_api import import_builder
 from training.bench import gpu_buffers
 from training.bench.candidate_errors import errors
 from training.bench.gpu_network import (
@@ -128,14 +128,23 @@ def buffers_in_torch(name: str, options: Options) -> Row:
         thread.stop()
 
 
-def buffers_in_pycuda(name: str, options: Options) -> Row:
-    if importlib.util.find_spec("pycuda") is None:
-        raise Unavailable("pycuda is not installed")
-    gpu = Gpu(options.device.index or 0)
-    try:
-        return _buffers(name, options, gpu.run, gpu_buffers.PycudaMemory(gpu.cuda))
-    finally:
-        gpu.release()
+def buffers_by(driver: str) -> Callable[[str, Options], Row]:
+    """The same through what the TensorRT backend uses: a row of DRIVERS."""
+
+    def measure(name: str, options: Options) -> Row:
+        try:
+            functions = DRIVERS[driver]()
+        except Exception as error:  # CUDA's own library that is missing has errors of its own
+            raise Unavailable(f"{driver} cannot be used: {error}") from error
+        gpu = Gpu(options.device.index or 0, functions)
+        memory = gpu.run(lambda: gpu_buffers.DriverMemory(functions))
+        try:
+            return _buffers(name, options, gpu.run, memory)
+        finally:
+            gpu.run(memory.end)
+            gpu.release()
+
+    return measure
 
 
 def _buffers(name: str, options: Options, run: Callable[..., object], memory: gpu_buffers.Memory) -> Row:
@@ -192,7 +201,7 @@ ROWS: dict[str, Callable[[str, Options], Row]] = {
     "CUDA graph, FP16": NetworkRow(cuda_graph, half=True).measure,
     "CUDA graph, FP16, channels last": NetworkRow(cuda_graph, half=True, channels_last=True).measure,
     "state buffers, PyTorch": buffers_in_torch,
-    "state buffers, pycuda": buffers_in_pycuda,
+    **{f"state buffers, {driver}": buffers_by(driver) for driver in DRIVERS},
     "TensorRT, FP32": tensorrt("fp32"),
     "TensorRT, FP16": tensorrt("fp16"),
     "AOTInductor, FP32": NetworkRow(aot_inductor).measure,

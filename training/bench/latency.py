@@ -13,7 +13,8 @@ import torch
 
 from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.inference.backend import open_backend
-from bev_perception.inference.builder import build_serialized, import_builder
+from bev_perception.inference.builder import build_serialized
+from bev_perception.inference.tensorrt_api import import_builder
 from training.export import export_bundle
 from training.models.exported import parameters_exported
 from training.run import Run, build_detector

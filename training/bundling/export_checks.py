@@ -7,7 +7,8 @@ from typing import Any
 from torch import fx
 from torch.export import ExportedProgram
 
-from bev_perception.inference.builder import BuildError, import_builder, make_logger, parse_onnx
+from bev_perception.inference.builder import parsed
+from bev_perception.inference.tensorrt_api import BuildError, import_builder, make_logger
 from training.models.detector import Detector
 
 
@@ -58,9 +59,9 @@ def ask_tensorrt(onnx: bytes) -> str:
     except ImportError as error:
         return f"TensorRT's parser was not asked: {error}"
     logger = make_logger(trt, lambda _: None)
-    network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    builder = trt.Builder(logger)
     try:
-        parse_onnx(trt, onnx, network, logger)
+        network = parsed(trt, builder, onnx, logger)
     except BuildError as error:
         raise BuildError(f"{error}\nWrite these operators with others") from error
     return f"{trt.__name__} {trt.__version__} parses the graph: {network.num_layers} layers"

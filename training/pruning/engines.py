@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bev_perception.inference.builder import BuildError, import_builder, make_logger, parse_onnx
+from bev_perception.inference.builder import parsed
 from bev_perception.inference.gpu import Gpu
+from bev_perception.inference.tensorrt_api import BuildError, import_builder, make_logger
 
 LEAST_RUNS, LEAST_MS = 5, 20.0  # of each measurement
 # Runs the graph once -> ms.
@@ -67,21 +68,20 @@ def open_tensorrt(onnx: bytes, inputs: Mapping[str, np.ndarray], threads: int) -
 
     def load() -> Any:
         builder = trt.Builder(logger)
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parse_onnx(trt, onnx, network, logger)
+        network = parsed(trt, builder, onnx, logger)
         built = builder.build_serialized_network(network, builder.create_builder_config())
         if built is None:
             raise BuildError(f"{trt.__name__} {trt.__version__} cannot build a layer: {'; '.join(logger.errors)}")
         engine = trt.Runtime(logger).deserialize_cuda_engine(built)
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         sizes = [4 * int(np.prod(engine.get_tensor_shape(name))) for name in names]
-        return engine, engine.create_execution_context(), [gpu.cuda.mem_alloc(size) for size in sizes]
+        return engine, engine.create_execution_context(), [gpu.driver.allocate(size) for size in sizes]
 
     loaded = gpu.run(load)  # kept whole: the engine must outlive its context
 
     def run() -> float:
         begun = time.perf_counter()
-        gpu.run(lambda: loaded[1].execute_v2([int(buffer) for buffer in loaded[2]]))
+        gpu.run(lambda: loaded[1].execute_v2(loaded[2]))
         return 1e3 * (time.perf_counter() - begun)
 
     return run

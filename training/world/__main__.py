@@ -38,9 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset.add_argument("--seed", type=int, default=0)
     dataset.add_argument("--duration", type=float, default=20.0, help="seconds per scene")
     dataset.add_argument("--scale", type=float, default=0.22, help="image size as a share of 1600x900")
-    dataset.add_argument("--camera-hz", type=float, default=2.0)
-    dataset.add_argument("--lidar-hz", type=float, default=2.0)
-    dataset.add_argument("--radar-hz", type=float, default=13.0)
+    _add_rates(dataset, Rates(camera=2.0, lidar=2.0))
     dataset.add_argument("--workers", type=int, default=2)
     dataset.add_argument("--version", default="v1.0-trainval")
     dataset.add_argument("--val-every", type=int, default=6, help="every n-th scene validates, of fewer the last")
@@ -60,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     bag.add_argument("--image-format", choices=("raw", "jpeg"), default="raw")
     bag.add_argument("--lidar", action="store_true", help="with the LiDAR topic")
     bag.add_argument("--odometry-noise", type=float, default=0.0, help="1: as a wheel odometer; 0: exact")
+    bag.add_argument("--rig", default="nuscenes", help="nuscenes, or other: four cameras, two radars, other names")
+    _add_rates(bag, Rates())
     _add_world(bag)
     bag.add_argument("--workers", type=int, default=2)
     replacing = bag.add_mutually_exclusive_group()
@@ -85,6 +85,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _add_rates(parser: argparse.ArgumentParser, usual: Rates) -> None:
+    for kind, hz in vars(usual).items():
+        parser.add_argument(f"--{kind}-hz", type=float, default=hz, help="scans kept a second (%(default)g)")
+
+
+def _rates(args: argparse.Namespace) -> Rates:
+    return Rates(camera=args.camera_hz, lidar=args.lidar_hz, radar=args.radar_hz)
+
+
 def _add_world(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--world", default=TOWN.name, help=STYLES_ABOUT)
     parser.add_argument("--rolling-shutter", type=float, default=0.0, metavar="S", help="first to last row, seconds")
@@ -106,8 +115,7 @@ def _run(args: argparse.Namespace) -> dict:
     if args.command == "nuscenes":
         from training.world.nuscenes_writer import DatasetSettings, write_dataset
 
-        rates = Rates(camera=args.camera_hz, lidar=args.lidar_hz, radar=args.radar_hz)
-        settings = DatasetSettings(args.seed, args.duration, args.scale, rates, *_world(args))
+        settings = DatasetSettings(args.seed, args.duration, args.scale, _rates(args), *_world(args))
         made = write_dataset(args.out, args.scenes, settings, args.workers, args.version, args.val_every)
     if args.command == "masks" or (args.command == "nuscenes" and args.masks):
         from training.world.masks import write_masks
@@ -120,7 +128,7 @@ def _run(args: argparse.Namespace) -> dict:
     from training.world.kept_bag import keep_bag
 
     sensors = args.scale, args.image_format, args.lidar, args.odometry_noise
-    drive = BagSettings(args.seed, args.duration, *sensors, *_world(args))
+    drive = BagSettings(args.seed, args.duration, *sensors, *_world(args), args.rig, _rates(args))
     if args.keep:
         return keep_bag(Path(args.out), drive, args.workers)
     return write_bag(args.out, drive, args.workers, args.overwrite)

@@ -1,7 +1,8 @@
 """A synthetic drive as a rosbag2 MCAP recording, as a car with the nuScenes rig would have made it.
 
-TOPICS below lists what is in it. Headers carry the true stamps of the measurements; the record time of a message is its
-stamp plus the fixed latency of its kind (LATENCY_NS), and messages are stored by record time.
+TOPICS below lists what is in it, at the rig's rates where no lower ones are asked for. Headers carry the true stamps of
+the measurements; the record time of a message is its stamp plus the fixed latency of its kind (LATENCY_NS), and
+messages are stored by record time.
 Frames: odom -> base_link on /tf, base_link -> one frame per sensor (its channel in lower case; cameras are optical
 frames) on /tf_static.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.geometry import rotation_from_yaw
 from bev_perception.model_spec import CLASSES
 from training.world.bag_messages import DETECTION_ARRAY, Messages
+from training.world.bag_rig import BAG_RIGS, BagRig
 from training.world.camera import CameraImage
 from training.world.generate import (
     NS,
@@ -88,6 +90,8 @@ class BagSettings:
     odometry_noise: float = 0.0
     radar: ListedRadar | None = None  # None: the profile `clear`
     style: Style = TOWN
+    rig: str = "nuscenes"  # a key of BAG_RIGS
+    rates: Rates = field(default_factory=Rates)
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,13 @@ class _Take:
 def write_bag(out: str | Path, settings: BagSettings, workers: int = 2, overwrite: bool = False) -> dict[str, Any]:
     """Writes the rosbag2 directory `out` (metadata.yaml and one .mcap), atomically; returns the rates.
 
-    Raises FileExistsError when `out` is there and not to be overwritten, ValueError for an unknown image format.
+    Raises FileExistsError when `out` is there and not to be overwritten, ValueError for an unknown image format or rig.
     """
     out = Path(out)
     if settings.image_format not in ("raw", "jpeg"):
         raise ValueError(f"image format must be 'raw' or 'jpeg', found {settings.image_format!r}")
+    if settings.rig not in BAG_RIGS:
+        raise ValueError(f"rig must be one of {', '.join(BAG_RIGS)}, found {settings.rig!r}")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists already; choose another name, delete it or ask to overwrite it")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -122,15 +128,19 @@ def write_bag(out: str | Path, settings: BagSettings, workers: int = 2, overwrit
 
 def _write(path: Path, settings: BagSettings, workers: int) -> dict[str, Any]:
     world = world_of(settings.seed, settings.duration_s, settings.style)
+    rig = BAG_RIGS[settings.rig]
     channels = [name for name, mount in RIG.items() if settings.lidar or mount.kind != "lidar"]
-    scans = plan_drive(settings.duration_s, Rates(), channels)
+    if rig is not None:
+        channels = [name for name in channels if name in rig.names]
+    truth_at = "CAM_BACK_LEFT" if rig is None else rig.truth_at
+    scans = plan_drive(settings.duration_s, settings.rates, channels)
     start_ns = epoch_ns(settings.seed)
     progress = Progress("scans", len(scans))
     store = make_typestore()
     messages = Messages(store)
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         queue = RecordQueue(writer, store)
-        mounts = {name.lower(): mount.ego_from_sensor for name, mount in RIG.items() if name in channels}
+        mounts = {frame_of(name, rig): RIG[name].ego_from_sensor for name in channels}
         queue.push(start_ns, *topic("tf_static"), messages.transforms(start_ns, "base_link", mounts))
         odometry = _odometry(world, settings)
         upcoming = next(odometry, None)
@@ -138,26 +148,33 @@ def _write(path: Path, settings: BagSettings, workers: int) -> dict[str, Any]:
         for taken in ordered_map(_take_one, [(scan, settings) for scan in scans], workers):
             now = taken.scan.stamp_ns
             while upcoming is not None and upcoming[0] <= now:
-                _push_odometry(queue, messages, start_ns, *upcoming)
+                _push_odometry(queue, messages, start_ns, rig, *upcoming)
                 upcoming = next(odometry, None)
             newest[taken.scan.channel] = taken
             _push_scan(queue, messages, start_ns, taken, settings)
-            if taken.scan.channel == "CAM_BACK_LEFT":
+            if taken.scan.channel == truth_at:
                 truth = ground_truth(messages, world, now, start_ns, list(newest.values()))
                 queue.push(start_ns + now + LATENCY_NS["camera"], *topic("ground_truth"), truth)
             queue.flush(start_ns + now)
             progress.add(1, images=int(RIG[taken.scan.channel].kind == "camera"))
         while upcoming is not None:
-            _push_odometry(queue, messages, start_ns, *upcoming)
+            _push_odometry(queue, messages, start_ns, rig, *upcoming)
             upcoming = next(odometry, None)
         queue.flush(None)
     return summary(progress)
 
 
-def topic(kind: str, channel: str = "") -> tuple[str, str]:
+def topic(kind: str, channel: str = "", rig: BagRig | None = None) -> tuple[str, str]:
     """(topic, message type) of a kind in TOPICS, for the sensor `channel` where it is one per sensor."""
     name, message_type = TOPICS[kind]
+    if rig is not None and kind in rig.topics:
+        return rig.topics[kind].format(name=rig.names.get(channel, "")), message_type
     return name.format(frame=channel.lower()), message_type
+
+
+def frame_of(channel: str, rig: BagRig | None = None) -> str:
+    """frame_id of a sensor."""
+    return channel.lower() if rig is None else rig.frames[RIG[channel].kind].format(name=rig.names[channel])
 
 
 def ground_truth(messages: Messages, world: World, stamp_ns: int, start_ns: int, takes: list[_Take]) -> Any:
@@ -212,33 +229,37 @@ def _take_one(task: tuple[Scan, BagSettings]) -> _Take:
 
 
 def _push_scan(queue: RecordQueue, messages: Messages, start_ns: int, taken: _Take, settings: BagSettings) -> None:
-    scan, frame = taken.scan, taken.scan.channel.lower()
-    kind = RIG[scan.channel].kind
+    scan, rig = taken.scan, BAG_RIGS[settings.rig]
+    frame, kind = frame_of(scan.channel, rig), RIG[scan.channel].kind
     stamp = start_ns + scan.stamp_ns
     record = stamp + LATENCY_NS[kind]
     if kind != "camera":
-        queue.push(record, *topic(kind, scan.channel), messages.cloud(stamp, frame, np.asarray(taken.data)))
+        points = np.asarray(taken.data)
+        if rig is not None and kind == "radar":
+            points = rig.returns(points)
+        queue.push(record, *topic(kind, scan.channel, rig), messages.cloud(stamp, frame, points))
         return
     info = messages.camera_info(stamp, frame, camera_matrix(scan.channel, settings.scale), *taken.size)
-    queue.push(record, *topic("camera_info", scan.channel), info)
+    queue.push(record, *topic("camera_info", scan.channel, rig), info)
     if isinstance(taken.data, bytes):
         image = messages.compressed_image(stamp, frame, taken.data)
     else:
         image = messages.image(stamp, frame, taken.data)
-    queue.push(record, *topic(settings.image_format, scan.channel), image)
+    queue.push(record, *topic(settings.image_format, scan.channel, rig), image)
 
 
 def _push_odometry(
     queue: RecordQueue,
     messages: Messages,
     start_ns: int,
+    rig: BagRig | None,
     stamp_ns: int,
     pose: np.ndarray,
     twist: tuple[float, float, float],
 ) -> None:
     stamp = start_ns + stamp_ns
     record = stamp + LATENCY_NS["odometry"]
-    queue.push(record, *topic("odometry"), messages.odometry(stamp, pose, twist))
+    queue.push(record, *topic("odometry", rig=rig), messages.odometry(stamp, pose, twist))
     queue.push(record, *topic("tf"), messages.transforms(stamp, "odom", {"base_link": pose}))
 
 

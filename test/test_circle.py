@@ -1,0 +1,298 @@
+"""The parts of `make circle`: what is chosen, what spoilt bundles do, what is gone on with; and its node stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("onnx", reason="onnx is not installed")
+
+import tiny_bundle
+
+from bev_perception.bundle import Bundle
+from bev_perception.deployment import journal
+from bev_perception.deployment.gate import Gate, parse_gate
+from bev_perception.deployment.journal import Line
+from bev_perception.inference.backend import open_backend
+from bev_perception.stated_scores import SCORES, StatedScores, read_scores
+from training.circle import __main__ as circle
+from training.circle.choose import LEFT, choose, missed, worst, write_splits
+from training.circle.gate import judge
+from training.circle.gate import main as gate_main
+from training.circle.progress import Progress, by_stage, read_progress, write_progress
+from training.circle.spoilt import spoil
+from training.circle.steps import GATE, Settings, Step, asked_by, steps
+from training.circle.summary import ending, summary, text
+
+
+def row(name: str, x: float, y: float, score: float = 0.9) -> dict[str, object]:
+    return {"detection_name": name, "translation": [x, y, 0.5], "detection_score": score}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "count"),
+    [
+        ([], [], 0),
+        ([row("car", 0, 0)], [], 1),
+        ([row("car", 0, 0)], [row("car", 1.2, 1.6)], 0),  # 2 m apart
+        ([row("car", 0, 0)], [row("car", 1.2, 1.7)], 1),
+        ([row("car", 0, 0)], [row("truck", 0, 0)], 1),
+        ([row("car", 0, 0)], [row("car", 0, 0, 0.2)], 1),  # too weak to count as found
+        ([row("car", 0, 0, 0.2)], [], 0),  # the teacher is not sure
+        ([row("car", 0, 0), row("car", 1, 0)], [row("car", 0.5, 0)], 1),  # one object is found once
+        ([], [row("car", 0, 0)], 0),  # what only the student finds is another question
+    ],
+)
+def test_what_the_student_misses(teacher: list, student: list, count: int) -> None:
+    assert missed(teacher, student) == count
+
+
+def test_the_worst_scenes_are_chosen_in_their_order() -> None:
+    found = {"a": [1, 1], "b": [9], "c": [0, 0, 9], "d": [5, 5]}
+    assert worst(found, 0.5) == ["b", "d"]
+    assert worst(found, 0.01) == ["b"] and worst(found, 1.0) == list(found)
+
+
+def test_choosing_rewrites_the_split_and_can_be_done_again(tmp_path: Path) -> None:
+    tables = tmp_path / "v1.0-trainval"
+    tables.mkdir()
+    names = ["one", "two", "three"]
+    (tables / "scene.json").write_text(json.dumps([{"token": f"s{n}", "name": n} for n in [*names, "held"]]))
+    (tables / "sample.json").write_text(
+        json.dumps([{"token": f"{n}{k}", "scene_token": f"s{n}"} for n in [*names, "held"] for k in range(2)])
+    )
+    (tmp_path / "splits.json").write_text(json.dumps({"train": names, "val": ["held"]}))
+    teacher = {f"{n}{k}": [row("car", 0, 0)] for n in names for k in range(2)}
+    student = {token: [] if token.startswith("two") else [row("car", 0, 0)] for token in teacher}
+    for _ in range(2):
+        told = choose(tables, teacher, student, 0.4)
+        assert told["chosen"] == ["two"] and told["missed_in_a_frame"] == {"one": 0, "two": 1, "three": 0}
+        write_splits(tmp_path, told["chosen"], list(told["missed_in_a_frame"]))
+        splits = json.loads((tmp_path / "splits.json").read_text())
+        assert splits == {"train": ["two"], LEFT: ["one", "three"], "val": ["held"]}
+    with pytest.raises(ValueError, match="three1 of three is not in both results"):
+        choose(tables, teacher, {t: r for t, r in student.items() if t != "three1"}, 0.4)
+
+
+def in_8_bits(path: Path, name: str = "tiny", mean_ap: float = 0.4) -> Bundle:
+    """A tiny bundle that says that it is in 8 bits, with scores."""
+    spec = dataclasses.replace(tiny_bundle.SPEC, precision="int8", name=name)
+    bundle = tiny_bundle.write_bundle(path, spec=spec)
+    scores = StatedScores(bundle.spec.onnx_sha256, mean_ap, 0.3, 10, {"car": 5}, {"car": mean_ap})
+    (path / SCORES).write_text(scores.to_json())
+    return bundle
+
+
+def outputs(bundle: Bundle, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    engine = open_backend(bundle, "onnxruntime", threads=1)
+    try:
+        return {name: np.array(engine.fetch(value)) for name, value in engine.infer(inputs).items()}
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("way", ["slow", "damaged"])
+def test_a_spoilt_bundle_is_whole_and_states_the_scores_of_another(way: str, tmp_path: Path) -> None:
+    source = in_8_bits(tmp_path / "source")
+    spoilt = spoil(way, source, tmp_path / "spoilt")
+    assert spoilt.spec.onnx_sha256 != source.spec.onnx_sha256
+    stated = read_scores(spoilt)
+    assert stated is not None and stated.mean_ap == 0.4 and stated.onnx_sha256 == spoilt.spec.onnx_sha256
+    inputs = tiny_bundle.make_inputs(seed=3)
+    one, other = outputs(source, inputs), outputs(spoilt, inputs)
+    same = {name: np.array_equal(one[name], other[name]) for name in one}
+    assert set(same.values()) == ({True} if way == "slow" else {False})
+    with pytest.raises(ValueError, match="expected a bundle of"):
+        spoil(way, tiny_bundle.write_bundle(tmp_path / "fp32"), tmp_path / "not")
+
+
+def test_the_gate_before_the_vehicle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, better = in_8_bits(tmp_path / "old"), in_8_bits(tmp_path / "better", "better", 0.6)
+    gate = parse_gate(GATE.read_text())
+    assert judge(better, old, gate).figures["map_gain"] == pytest.approx(0.2)
+    assert judge(old, better, gate).reason.startswith("worse_scores")
+    assert judge(tiny_bundle.write_bundle(tmp_path / "silent"), old, gate).reason.startswith("no_scores_stated")
+    other = dataclasses.replace(tiny_bundle.SPEC, radars=("radar_b",))
+    assert judge(tiny_bundle.write_bundle(tmp_path / "rig", spec=other), old, Gate()).reason.startswith("other_sensors")
+    arguments = [str(tmp_path / "better"), "--in-service", str(tmp_path / "old"), "--out", str(tmp_path / "gate.json")]
+    assert gate_main(arguments) == 0 and "map_gain +0.2000" in capsys.readouterr().out
+    assert json.loads((tmp_path / "gate.json").read_text())["map_gain"] == pytest.approx(0.2)
+
+
+def test_steps_are_whole_and_every_one_has_its_own_command() -> None:
+    todo = steps(Path("out"), Settings())
+    assert len({step.command for step in todo}) == len(todo)
+    made = {step.product for step in todo}
+    assert {Path("out/before"), Path("out/better"), Path("out/bad"), Path("out/slow")} <= made
+    assert [step.stage for step in todo if step.deploys] == ["deploy better", "deploy bad", "deploy slow"]
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    product = tmp_path / "product"
+    step, other = (Step("stage", "why", ("python", "-m", name), product) for name in ("one", "two"))
+    progress = Progress().after(step, 3.0, 2.0, done=False).after(other, 1.0, 1.0, done=True)
+    assert not progress.is_done(step) and not progress.is_done(other)
+    product.write_text("made")
+    assert not progress.is_done(step) and progress.is_done(other)
+    progress = progress.after(step, 4.0, 1.0, done=True)
+    write_progress(tmp_path, progress)
+    assert read_progress(tmp_path) == progress and progress.of(step).runs == 2
+    assert by_stage(progress.took) == {"stage": (8.0, 4.0)}
+    changed = dataclasses.replace(step, command=(*step.command, "--more"))
+    assert progress.is_done(step) and not progress.is_done(changed)
+    (tmp_path / "circle.json").write_text("[]")
+    with pytest.raises(ValueError, match="not what this command writes"):
+        read_progress(tmp_path)
+
+
+def line(bundle: str, step: str, verdict: str, reason: str = "why") -> Line:
+    return Line("2026-01-01T00:00:00.000Z", "1", asked_by(bundle), step, verdict, reason=reason)
+
+
+def test_a_deployment_must_end_as_it_is_to_end(tmp_path: Path) -> None:
+    path = tmp_path / "vehicle" / "journal.jsonl"
+    step = Step("deploy bad", "why", ("python", "-m", "x"), path, "bad", "refused")
+    assert "the journal says nothing" in circle.judged(step, 1, tmp_path)
+    journal.append(path, line("better", "watching", "done"))
+    journal.append(path, line("bad", "deployment", "begun"))
+    assert ending(journal.read(path).lines, "bad") is None
+    journal.append(path, line("bad", "shadowing", "refused"))
+    assert circle.judged(step, 1, tmp_path) == ""
+    assert circle.judged(step, 130, tmp_path) == "it ended with status 130"
+    assert "was to end done, the journal says refused" in circle.judged(
+        dataclasses.replace(step, verdict="done"), 1, tmp_path
+    )
+    again = dataclasses.replace(step, deploys="better", verdict="done")
+    journal.append(path, line("better", "checking", "refused", "already_in_service: tiny"))
+    assert circle.judged(again, 0, tmp_path) == ""  # of a circle that was stopped when it had just come in
+
+
+def test_the_summary_says_scores_times_and_verdicts(tmp_path: Path) -> None:
+    scores = {"mean_ap": 0.25, "nds": 0.5, "frames": 20}
+    for name, held in (
+        ("before.json", {"all": scores}), ("after.json", {"all": scores}), (f"better/{SCORES}", scores),
+        ("published/before.json", scores), ("published/after.json", scores),
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(held))
+    journal.append(tmp_path / "vehicle" / "journal.jsonl", line("slow", "watching", "rolled_back"))
+    progress = Progress().after(Step("gate", "why", ("x",), tmp_path), 61.0, 2.0, done=True)
+    told = summary(tmp_path, progress, Settings())
+    assert told["verdicts"] == {"slow": "watching rolled_back: why"}
+    said = text(json.loads(json.dumps(told)))
+    assert "| gate | 61 | 2 |" in said and said.count("| 20 | 0.250 | 0.500 |") == 5
+
+
+# Two steps of which the second waits: it is interrupted once, and gone on with.
+TWO = """
+import sys
+from pathlib import Path
+from training.circle import __main__ as circle
+from training.circle.steps import Step
+out = Path(sys.argv[1])
+circle.steps = lambda *_: [
+    Step("first", "one", ("python", "-m", "makes", str(out / "one"), "0"), out / "one"),
+    Step("second", "two", ("python", "-m", "makes", str(out / "two"), sys.argv[2]), out / "two"),
+]
+circle.summaries.summary = lambda *_: {}
+circle.summaries.text = lambda _: "the end"
+sys.exit(circle.main([sys.argv[1]]))
+"""
+MAKES = """
+import sys, time
+print("at work", flush=True)
+time.sleep(float(sys.argv[2]))
+open(sys.argv[1], "a").write("made ")
+"""
+
+
+def test_a_circle_that_was_interrupted_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "makes.py").write_text(MAKES)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}"}
+    command = [sys.executable, "-c", TWO, str(tmp_path / "out")]
+    with subprocess.Popen(
+        [*command, "60"], env=environment, start_new_session=True, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for _ in range(2):
+            "".join(iter(process.stdout.readline, "at work\n"))
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        said = process.stdout.read()
+    assert process.returncode == 130 and "the same command goes on from here" in said, said
+    progress = read_progress(tmp_path / "out")
+    assert [row.done for row in progress.took] == [True, False]
+    # The second of the same command is given another time here, so that the test need not wait.
+    again = subprocess.run([*command, "0"], env=environment, text=True, capture_output=True, check=False)
+    assert again.returncode == 0 and "done before: one" in again.stdout and "the end" in again.stdout, again.stderr
+    assert (tmp_path / "out" / "one").read_text() == "made "
+
+
+def test_a_deployment_beside_a_drive_and_a_drive_that_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The node stages, real processes over DDS: another model into the node while a drive is played to it; then the
+    drive once more with the folder that says what serves, recorded, and scored by what was published."""
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    pytest.importorskip("bev_perception_msgs.action", reason="needs the built messages")
+    import tiny_drive
+
+    from bev_perception.evaluation import live
+    from bev_perception.evaluation.bag import read_bag
+
+    tiny_bundle.write_bundle(tmp_path / "first")
+    other = tiny_bundle.write_bundle(tmp_path / "other", spec=dataclasses.replace(tiny_bundle.SPEC, name="other"))
+    bag = tiny_drive.write_drive(tmp_path / "bag", frames=20)
+    least = {f"score_threshold__{name}": 0.1 for name in tiny_bundle.SPEC.classes}
+    params = tiny_drive.write_params(tmp_path / "shipped.yaml", **least, qos__reliability="reliable")
+    (tmp_path / "gate.yaml").write_text("frames: 1")
+    node = [
+        str(bag), "--out", str(tmp_path / "live"), "--bundle", str(tmp_path / "first"), "--params", str(params),
+        "--set", f"deploy.folder={tmp_path / 'vehicle'}", "--rate", "0.5",
+    ]  # fmt: skip
+    deploy = ["bev_perception.ros.deploy", str(tmp_path / "other"), "--shadow", "0", "--watch", "1"]
+    asked = [*deploy, "--gate", str(tmp_path / "gate.yaml"), "--asked-by", asked_by("better")]
+    assert live.main([*node, "--", *asked]) == 0, capfd.readouterr()
+    last = ending(journal.read(tmp_path / "vehicle" / "journal.jsonl").lines, "better")
+    assert last is not None and (last.verdict, last.in_service) == ("done", other.spec.onnx_sha256)
+
+    recorded, scores = tmp_path / "recorded", tmp_path / "scores.json"
+    assert live.main([*node, "--record", str(recorded), "--scores", str(scores)]) == 0, capfd.readouterr()
+    assert other.spec.onnx_sha256[:8] in capfd.readouterr().out  # what was deployed serves after a new start
+    assert json.loads(scores.read_text())["frames"] > 0
+    found = {message.topic for message in read_bag(recorded)}
+    assert {"/perception/detections", "/ground_truth/detections", "/camera/cam_a/image_raw"} <= found
+    left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(p)]
+    assert not left
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has just ended
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["drive", "--out", "x"], "either --record BAG, or a command"),
+        (["drive", "--out", "x", "--record", "y", "--", "z"], "either --record BAG, or a command"),
+        (["drive", "--out", "x", "--scores", "y", "--", "z"], "--scores is of what --record records"),
+    ],
+)
+def test_live_says_what_it_cannot_do(given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from bev_perception.evaluation import live
+
+    with pytest.raises(SystemExit, match="2"):
+        live.main(given)
+    assert told in capsys.readouterr().err

@@ -1,0 +1,92 @@
+"""A rig that is there now, over real DDS: parameters are made of what it publishes, and the doctor listens to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not sourced")
+pytest.importorskip("rosbags", reason="rosbags is part of the evaluation extra")
+import rclpy
+import rig_drive
+from domains import next_domain
+from rclpy.context import Context
+from rig_drive import NS, START
+
+from bev_perception.evaluation.result_bag import make_typestore
+from bev_perception.messages import message_class
+from bev_perception.parameters import SHIPPED_BUNDLE, load_config
+from bev_perception.ros.car import LATCHED, SENSOR_QOS
+
+SECONDS = 60.0  # of the drive; the commands take a part of it
+
+
+@pytest.fixture
+def domain() -> Iterator[str]:
+    """A domain in which the drive goes on, as if it were now."""
+    rig_drive.good_rows(SECONDS)  # made before anybody waits for them
+    domain, over = next_domain(), threading.Event()
+    context = Context()
+    rclpy.init(context=context, domain_id=int(domain))
+    node = rclpy.create_node("rig", context=context)
+    driving = threading.Thread(target=_drive, args=(node, over))
+    driving.start()
+    yield domain
+    over.set()
+    driving.join()
+    node.destroy_node()
+    context.shutdown()
+
+
+def _drive(node: rclpy.node.Node, over: threading.Event) -> None:
+    store, rows = make_typestore(), rig_drive.good_rows(SECONDS)
+    publishers = {
+        row.topic: node.create_publisher(
+            message_class(row.kind), row.topic, LATCHED if row.topic == "/tf_static" else SENSOR_QOS
+        )
+        for row in rows[:200]
+    }
+    shift_ns = time.time_ns() - START
+    for row in rows:
+        if over.wait(max(0.0, (row.record_ns + shift_ns - time.time_ns()) / NS)):
+            return
+        now = row if row.topic == "/tf_static" else rig_drive.stamped(row, shift_ns)
+        publishers[row.topic].publish(bytes(store.serialize_cdr(now.message, now.kind)))
+
+
+def test_a_rig_comes_up_from_what_it_publishes(domain: str, tmp_path: Path) -> None:
+    out = tmp_path / "rig"
+    command = [sys.executable, "-m", "bev_perception.bring_up_rig", "--live", "--seconds", "3", "--no-machine"]
+    done = subprocess.run(
+        [*command, "--out", str(out)], env=os.environ | {"ROS_DOMAIN_ID": domain}, capture_output=True, text=True
+    )
+    assert (out / "rig.param.yaml").exists(), done.stdout + done.stderr
+    config = load_config(SHIPPED_BUNDLE, out / "rig.param.yaml")
+    assert {name: camera.topic for name, camera in config.cameras.items()} == {
+        "CAM_FRONT": "/camera/cam_a/image_raw",
+        "CAM_BACK": "/camera/cam_b/image_raw",
+    }
+    assert {name: radar.topic for name, radar in config.radars.items()} == {
+        "RADAR_FRONT": "/radar/radar_a/points",
+        "RADAR_FRONT_LEFT": "/radar/radar_b/points",
+    }
+    assert (config.anchor, config.odometry.topic) == ("CAM_BACK", "/odometry")
+    lines = done.stdout.splitlines()
+    # What does not depend on how busy this machine is.
+    for check in ("topics", "types", "qos", "frame_ids", "images", "camera_info", "extrinsics", "radar_messages"):
+        assert [line.split()[0] for line in lines if line.split()[1:2] == [check]] == ["ok"], done.stdout + done.stderr
+
+    look = [sys.executable, "-m", "bev_perception.calibration_check", "--live", "--seconds", "3", "--frames", "1"]
+    subprocess.run(
+        [*look, "--params", str(out / "rig.param.yaml"), "--out", str(out)],
+        env=os.environ | {"ROS_DOMAIN_ID": domain},
+        check=True,
+    )
+    assert (out / "frame_0.jpg").stat().st_size > 1000
