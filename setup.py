@@ -71,7 +71,7 @@ setup(
     packages=[*find_packages(include=[NAME, f"{NAME}.*", "training", "training.*"]), *DEFINITIONS],
     package_dir=DEFINITIONS,
     package_data={
-        NAME: ["bundles/**/*", "config/**/*", "evaluation/*.css", "evaluation/*.js"],
+        NAME: ["bundles/**/*", "config/**/*", "evaluation/report_page/*.css", "evaluation/report_page/*.js"],
         f"{NAME}.definitions": ["*.msg"],
     },
     data_files=[

@@ -34,11 +34,12 @@ from bev_perception.decode import Thresholds
 from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, composition_of, read_detection_arrays, read_ground_truth
 from bev_perception.evaluation.compare import compare_runs
 from bev_perception.evaluation.frames import absent_topics, frames_of
-from bev_perception.evaluation.metrics import in_common, score
+from bev_perception.evaluation.metrics import add_tallies, in_common, score_tally, tally
 from bev_perception.evaluation.objects import Objects, objects_from_detections
 from bev_perception.evaluation.result_bag import open_detection_bag
-from bev_perception.evaluation.result_folder import DETECTIONS, SCORES, claim, sha256
+from bev_perception.evaluation.result_folder import DETECTIONS, SCORES, TALLY, claim, sha256
 from bev_perception.evaluation.result_json import open_detection_json
+from bev_perception.evaluation.tally_file import tally_bytes
 from bev_perception.evaluation.telling import Progress, WarnOnce, main_reason, reason_lines
 from bev_perception.files import write_atomic
 from bev_perception.frame_proof import open_proven
@@ -242,7 +243,8 @@ def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str) -> tuple[dict
         except KeyboardInterrupt:
             interrupted = True
         text.finish(run.counters)
-    (out / SCORES).unlink(missing_ok=True)  # of an earlier run
+    for name in (SCORES, TALLY):
+        (out / name).unlink(missing_ok=True)  # of an earlier run
     return candidates, interrupted
 
 
@@ -267,7 +269,9 @@ def _score(args: argparse.Namespace, candidates: Mapping[int, Objects]) -> None:
     if not wanted:
         print("  not scored: no frame has ground truth")
         return
-    scores = score(wanted, found)
+    whole = add_tallies([tally(objects, found[stamp]) for stamp, objects in wanted.items()])
+    scores = score_tally(whole)
+    write_atomic(args.out / TALLY, tally_bytes(whole))
     write_atomic(args.out / SCORES, json.dumps(scores.to_dict(), indent=1) + "\n")
     e = scores.errors
     print(

@@ -32,7 +32,7 @@ from bev_perception.evaluation.process import (
     ends_with_its_children,
     ros_environment,
 )
-from bev_perception.evaluation.report import Latency
+from bev_perception.evaluation.report_page.data import Latency
 from bev_perception.evaluation.results import read_live_run, report_data, summarize
 from bev_perception.model_spec import CLASSES
 from bev_perception.parameters import ParameterError, load_config
@@ -223,14 +223,24 @@ def test_a_live_run_is_scored_compared_and_reported(tmp_path: Path):
     write_detections(tmp_path / "result", result.detections, spec)
     run = read_live_run(bag, tmp_path / "result", spec)
     assert run.frames == run.scores.frames == 5
-    assert all(age == pytest.approx(8, abs=60) for _, age in run.ages_ms)
+    assert list(run.ages_ms) == sorted(run.messages)
+    assert all(age == pytest.approx(8, abs=60) for age in run.ages_ms.values())
     arguments = [str(bag), "--bundle", str(tmp_path / "bundle"), "--params", str(tmp_path / "params.yaml")]
     assert replay_main([*arguments, "--out", str(tmp_path / "offline"), "--score-floor", "0.01"]) == 0
-    data = report_data(run, run.draw(bag, spec, config), tmp_path / "offline", {"machine": "this one"})
+    data = report_data(run, run.draw(bag, spec, config), tmp_path / "offline", {"machine": "this one"}, bag)
     counts = [sum(c.predictions for c in s.classes.values()) for s in (data.scores, data.published)]
     assert counts[0] > counts[1] > 0
     assert data.agreement == ("identical: all 5 frames, bit for bit", True)
-    assert data.sensors == {"cam_a": (5, 5), "cam_b": (5, 5), "radar_a": (5, 5)}
+    drive = data.drives[0]
+    assert drive.used == {"cam_a": 5, "cam_b": 5, "radar_a": 5} and drive.recording == bag
+    assert [row.stamp_ns for row in drive.frames] == tiny_drive.anchor_stamps(5)
+    assert [row.memory for row in drive.frames] == [m.temporal_used for m in run.messages.values()]
+    rows = [row.wrong for row in drive.frames if row.wrong]
+    assert sum(hits + missed for hits, _, missed in rows) == 5, "each frame has one car"
+    worst = max(false + missed for _, false, missed in rows)
+    assert drive.scenes[0].errors() == worst and drive.scenes[0].stamp_ns in run.messages
+    assert {c.ap_at[2.0] for c in data.scores.classes.values()} >= {data.curves["car"].ap()[2]}
+    assert data.reliability is not None and sum(data.reliability.count) == counts[0]
     summary = summarize(data, run, tmp_path, 83.3)
     assert summary["live_offline"]["identical"] and "5 frames processed" in summary["text"]
     assert "stamp to publication unknown; of that the engine (unknown engine) unknown" in summary["text"]

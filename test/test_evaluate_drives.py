@@ -18,10 +18,14 @@ tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 import tiny_drive  # noqa: E402
 
 from bev_perception.evaluation.bag import read_detection_arrays  # noqa: E402
-from bev_perception.evaluation.drive import DRIVE, FRAMES, TALLY, Job, evaluate_drive, read_drive  # noqa: E402
-from bev_perception.evaluation.evaluate import DRIVES, RESULT, drive_names, main  # noqa: E402
+from bev_perception.evaluation.drive import DRIVE, FRAMES, Job, evaluate_drive, read_drive  # noqa: E402
+from bev_perception.evaluation.evaluate import drive_names, main  # noqa: E402
 from bev_perception.evaluation.frame_table import worst_differences  # noqa: E402
-from bev_perception.evaluation.result_folder import DETECTIONS  # noqa: E402
+from bev_perception.evaluation.look import read_look  # noqa: E402
+from bev_perception.evaluation.report import REPORT  # noqa: E402
+from bev_perception.evaluation.report import main as report_main  # noqa: E402
+from bev_perception.evaluation.result_folder import DETECTIONS, TALLY  # noqa: E402
+from bev_perception.evaluation.summary import DRIVES, RESULT  # noqa: E402
 from bev_perception.replay import main as replay_main  # noqa: E402
 
 TIMES = ("latency_ms.", "realtime")  # figures that differ from run to run
@@ -146,6 +150,30 @@ def test_frames_in_which_two_results_differ_most(evaluated: Path, tmp_path: Path
     stamp = tiny_drive.anchor_stamps(8)[2] / 1e9
     told = worst_differences({"first": before}, {"first": tmp_path / "first"}, 5)
     assert told == [f"  first, stamp {stamp:.3f} s: 7 misses and false alarms more"]
+
+
+def test_the_report_shows_the_result(
+    folder: Path, evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = (evaluated / REPORT).read_text()
+    assert f"{json.loads((evaluated / RESULT).read_text())['scores']['nds']:.3f}" in said
+    for name in ("first", "second"):
+        look = read_look(evaluated / DRIVES / name)
+        with open(evaluated / DRIVES / name / FRAMES, newline="") as file:
+            rows = {int(row["stamp_ns"]): int(row["false"]) + int(row["missed"]) for row in csv.DictReader(file)}
+        assert look.scenes[0].errors() == max(rows.values()) == rows[look.scenes[0].stamp_ns]
+        assert look.followed is not None and look.followed.name == "car" and len(look.followed.moments) == len(rows)
+    arguments = [str(evaluated), "--baseline", str(evaluated), "--beside", f"cameras alone={evaluated}"]
+    assert report_main([*arguments, "--out", str(tmp_path / "more.html")]) == 0
+    more = (tmp_path / "more.html").read_text()
+    assert "cameras alone" in more and "Against a baseline" in more and len(more) < 8_000_000
+    for wrong, told in (
+        ([str(tmp_path)], "has no result.json"),
+        ([str(evaluated), "--beside", "nothing"], "expected NAME=RESULT"),
+        ([str(evaluated), "--beside", f"x={tmp_path}"], "has no scores of first, second"),
+    ):
+        assert report_main(wrong) == 1
+        assert told in capsys.readouterr().err
 
 
 def test_recordings_of_one_name_are_refused() -> None:

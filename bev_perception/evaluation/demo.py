@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.set:
         facts["parameters"] = " ".join(args.set)
-    data = report_data(live, pictures, out / "offline", facts)
+    data = report_data(live, pictures, out / "offline", facts, bag, result)
     return summarize(data, live, out, config.sync_config(spec).period_ns / MS / args.rate)
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from bev_perception.colors import color_of
+from bev_perception.evaluation.judged import Judged
 from bev_perception.evaluation.objects import Objects
+from bev_perception.evaluation.paint import MISSED_COLOR, TRUTH_COLOR, Paint, by_class, by_verdict
 from bev_perception.geometry import box_corners, project
 from bev_perception.model_spec import ImageSpec, ModelSpec
 from bev_perception.preprocess.images import prepare_images
@@ -17,7 +18,6 @@ from bev_perception.preprocess.radar import accumulate
 from bev_perception.structures import SensorFrame
 
 # BGR
-TRUTH_COLOR = (90, 200, 80)
 RADAR_COLOR = (205, 205, 205)
 RADAR_MOVING_COLOR = (255, 60, 255)
 BACKGROUND = (28, 22, 18)
@@ -38,12 +38,11 @@ FRONT_FACE = (0, 1, 5, 4)
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """Sizes in pixels; the BEV shows +-bev_range metres. Scores are written from `label_from` up."""
+    """Sizes in pixels; the BEV shows +-bev_range metres."""
 
     image_width: int = 480
     bev_range: float = 52.0
     gap: int = 4
-    label_from: float = 0.0
 
 
 def clip_segments(starts: np.ndarray, ends: np.ndarray, near: float) -> tuple[np.ndarray, np.ndarray]:
@@ -61,13 +60,16 @@ def clip_segments(starts: np.ndarray, ends: np.ndarray, near: float) -> tuple[np
     return starts, ends
 
 
-def draw_boxes(image: np.ndarray, img_from_ego: np.ndarray, objects: Objects, labels: bool = True) -> None:
+def draw_boxes(
+    image: np.ndarray, img_from_ego: np.ndarray, objects: Objects, labels: bool = True, paint: Paint | None = None
+) -> None:
     """Draws boxes (ego frame) into a BGR image in place: edges, the front face tinted and crossed, class and score."""
+    paint = paint or by_class(objects)
     order = np.argsort(-np.hypot(objects.boxes[:, 0], objects.boxes[:, 1]))  # near ones on top
     corners = box_corners(objects.boxes)
     height, width = image.shape[:2]
     for k in order:
-        color = color_of(objects.names[k])
+        color = paint.colors[k]
         points = corners[k] @ img_from_ego[:3, :3].T + img_from_ego[:3, 3]
         starts, ends = clip_segments(points[[a for a, _ in EDGES]], points[[b for _, b in EDGES]], NEAR_M)
         if not len(starts):
@@ -83,7 +85,7 @@ def draw_boxes(image: np.ndarray, img_from_ego: np.ndarray, objects: Objects, la
         for start, end in zip(starts, ends):
             _line(image, start, end, color)
         if labels and np.all(points[:, 2] >= NEAR_M) and high[1] - low[1] >= LABEL_HEIGHT:
-            _label(image, f"{objects.names[k]} {objects.scores[k]:.2f}", (low[0], low[1] - 3), color)
+            _label(image, paint.texts[k], (low[0], low[1] - 3), color)
 
 
 def _tint(image: np.ndarray, polygon: np.ndarray, color: tuple[int, int, int]) -> None:
@@ -137,10 +139,12 @@ def draw_bev(
     detections: Objects,
     ground_truth: Objects | None = None,
     radar: np.ndarray | None = None,
+    judged: Judged | None = None,
 ) -> np.ndarray:
     """(size, size, 3) BGR: +x (forward) up, +y left; ground truth green and filled, detections in class colours.
 
-    Velocity arrows are as long as the way of one second. radar: (P, 7) accumulated returns in the ego frame.
+    Velocity arrows are as long as the way of one second. radar: (P, 7) accumulated returns in the ego frame. judged:
+    then detections are in the colours of hits and false alarms, and missed objects in theirs, crossed.
     """
     canvas = np.full((size, size, 3), BACKGROUND, dtype=np.uint8)
     scale = size / (2 * bev_range)
@@ -153,15 +157,20 @@ def draw_bev(
         for point, (vx, vy) in zip(pixels(radar[:, :2]), radar[:, 4:6]):
             color = RADAR_MOVING_COLOR if np.hypot(vx, vy) > MOVING_MPS else (120, 115, 110)
             cv2.circle(canvas, tuple(map(int, _fixed(point))), 1 << SHIFT, color, -1, cv2.LINE_AA, SHIFT)
+    found_colors = by_verdict(detections, judged).colors if judged else by_class(detections).colors
     for objects, truth in ((ground_truth, True), (detections, False)):
         if objects is None:
             continue
         corners = box_corners(objects.boxes)[:, :4, :2]
         for k, polygon in enumerate(corners):
-            color = TRUTH_COLOR if truth else color_of(objects.names[k])
+            missed = truth and judged is not None and bool(judged.missed[k])
+            color = MISSED_COLOR if missed else TRUTH_COLOR if truth else found_colors[k]
             outline = pixels(polygon)
             if truth:
                 _tint(canvas, outline, color)
+            if missed:
+                for a, b in ((0, 2), (1, 3)):
+                    _line(canvas, outline[a], outline[b], color)
             cv2.polylines(canvas, [_fixed(outline)], True, color, 1, cv2.LINE_AA, SHIFT)
             center = objects.boxes[k, :2]
             nose = (polygon[0] + polygon[1]) / 2
@@ -206,9 +215,16 @@ def draw_frame(
     detections: Objects,
     ground_truth: Objects | None = None,
     settings: DrawSettings | None = None,
+    judged: Judged | None = None,
 ) -> np.ndarray:
-    """All cameras of a frame with detections and radar drawn in, beside the BEV with ground truth: one BGR picture."""
+    """All cameras of a frame with detections and radar drawn in, beside the BEV with ground truth: one BGR picture.
+
+    judged: of these detections and this ground truth; then hits, false alarms and misses have colours of their own, and
+    what was missed is drawn into the images as well.
+    """
     settings = settings or DrawSettings()
+    paint = by_verdict(detections, judged) if judged else by_class(detections)
+    missed = ground_truth.select(judged.missed) if judged and ground_truth is not None else None
     height = _panel_height(frame, settings.image_width)
     shown = replace(spec, image=ImageSpec(height, settings.image_width, "bgr", spec.image.interpolation))
     images, img_from_ego, valid, problems = prepare_images(frame, shown)
@@ -219,15 +235,18 @@ def draw_frame(
         view = frame.cameras[i]
         if valid[i] and view is not None:
             draw_radar(panel, img_from_ego[i], radar[radar[:, 6] < NEWEST_S])
-            seen = _moved(detections, (view.frame.stamp_ns - frame.stamp_ns) * 1e-9)
-            draw_boxes(panel, img_from_ego[i].astype(np.float64), seen.select(seen.scores >= settings.label_from))
+            projection, late_s = img_from_ego[i].astype(np.float64), (view.frame.stamp_ns - frame.stamp_ns) * 1e-9
+            draw_boxes(panel, projection, _moved(detections, late_s), paint=paint)
+            if missed is not None:
+                texts = [f"missed {name}" for name in missed.names]
+                draw_boxes(panel, projection, _moved(missed, late_s), paint=Paint([MISSED_COLOR] * len(missed), texts))
         else:
             reason = problems[name].reason if name in problems else frame.missing.get(name, "missing")
             _label(panel, f"no image: {reason}", (settings.image_width / 2 - 60, height / 2), TEXT_COLOR)
         _label(panel, name, (3, 14), TEXT_COLOR)
         panels.append(panel)
     size = 2 * height + settings.gap
-    return mosaic(panels, draw_bev(size, settings.bev_range, detections, ground_truth, radar), settings.gap)
+    return mosaic(panels, draw_bev(size, settings.bev_range, detections, ground_truth, radar, judged), settings.gap)
 
 
 def _panel_height(frame: SensorFrame, width: int) -> int:

@@ -4,6 +4,7 @@ themselves and the radars everywhere. Everything goes into one folder, which tak
 drive.json    what it was made of (`fingerprint`) and all sums
 frames.csv    a row for each frame
 tally.npz     matched detections, where there is ground truth: what scores of any choice of drives are made from
+look.json     with pictures in look/: the worst frames and one object over time, where there is ground truth
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from bev_perception.bags.storage import BagError
 from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, bag_topics, read_detection_arrays
 from bev_perception.evaluation.consistency import Consistency
-from bev_perception.evaluation.matching import TRUE_AT, match
+from bev_perception.evaluation.look import Looking, write_look
 from bev_perception.evaluation.metrics import Tally, add_tallies, tally
 from bev_perception.evaluation.objects import Objects, objects_from_detections, objects_from_message
+from bev_perception.evaluation.result_folder import TALLY
 from bev_perception.evaluation.tally_file import tally_bytes
 from bev_perception.files import read_text, replace_folder, work_folder, write_atomic
 from bev_perception.model_spec import ModelSpec
@@ -36,8 +38,8 @@ from bev_perception.plain import from_plain, parse_json
 from bev_perception.preprocess.radar import accumulate
 from bev_perception.replay import Found, Replay
 
-FORMAT = 1
-DRIVE, FRAMES, TALLY = "drive.json", "frames.csv", "tally.npz"
+FORMAT = 2
+DRIVE, FRAMES = "drive.json", "frames.csv"
 LIMIT = 2**26  # bytes of drive.json
 SCORE_BINS = 20  # of the histogram of each class's scores
 STAGES = ("preprocess", "inference", "decode", "total")
@@ -115,6 +117,7 @@ class _Sums:
         self._digest = hashlib.sha256()
         self._tallies: list[Tally] = []
         self.consistency = Consistency(spec.classes)
+        self.looking = Looking(spec)
         self.latency_ms = {stage: array("d") for stage in STAGES}
         self.bins = {name: np.zeros(SCORE_BINS, dtype=np.int64) for name in spec.classes}
         self.first_ns = self.last_ns = 0
@@ -127,7 +130,8 @@ class _Sums:
         row = _row(one)
         if wanted is not None:
             self._tallies.append(tally(wanted, objects_from_detections(one.candidates, self._spec.classes)))
-            row |= _hits(wanted, objects_from_detections(d, self._spec.classes))
+            totals = self.looking.add(one.frame, wanted, objects_from_detections(d, self._spec.classes))
+            row |= dict(zip(("true", "false", "missed"), totals))
             if len(self._tallies) >= FOLD:
                 self._tallies = [add_tallies(self._tallies)]
         self._rows.writerow(row)
@@ -187,6 +191,7 @@ def evaluate_drive(job: Job, watch: Callable[[float], None] = lambda share: None
         )
         if whole.frames:
             write_atomic(work / TALLY, tally_bytes(whole))
+            write_look(work, sums.looking.look())
         write_atomic(work / DRIVE, json.dumps(asdict(result), indent=1, allow_nan=False) + "\n")
         replace_folder(work, job.out)
     return result
@@ -228,17 +233,6 @@ def _row(one: Found) -> dict[str, Any]:
         "memory": int(d.temporal_used),
         "memory_reset": d.memory_reset,
         **{f"{stage}_ms": round(one.timings_ms[stage], 3) for stage in STAGES},
-    }
-
-
-def _hits(wanted: Objects, found: Objects) -> dict[str, int]:
-    """At 2 m, of what the node publishes."""
-    matched = match(wanted, found).values()
-    true = sum(int(m.true[:, TRUE_AT].sum()) for m in matched)
-    return {
-        "true": true,
-        "false": sum(len(m.scores) for m in matched) - true,
-        "missed": sum(m.wanted for m in matched) - true,
     }
 
 

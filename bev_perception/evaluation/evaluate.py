@@ -22,31 +22,22 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
-from bev_perception.evaluation.drive import DriveResult, Job, evaluate_drive, read_drive
-from bev_perception.evaluation.frame_table import worst_differences
+from bev_perception.evaluation.baseline import Compared, compare
+from bev_perception.evaluation.drive import DriveResult, Job, evaluate_drive
 from bev_perception.evaluation.metrics import Scores
-from bev_perception.evaluation.paired import Difference, compare_scores
 from bev_perception.evaluation.process import end_with_parent
+from bev_perception.evaluation.report import REPORT, report_of
+from bev_perception.evaluation.report_page.page import write_report
 from bev_perception.evaluation.score_gate import TEXT_LIMIT, Bound, faults_of, parse_score_gate
-from bev_perception.evaluation.summary import drift, figures_of, scores_of, tallies
+from bev_perception.evaluation.summary import DRIVES, RESULT, figures_of, scores_of, tallies
 from bev_perception.files import read_text, write_atomic
 from bev_perception.parameters import SHIPPED_PARAMETERS, load_config
 
-DRIVES, RESULT = "drives", "result.json"
-SHOWN = 5  # frames in which two results differ most
-
-
-@dataclass(frozen=True)
-class Compared:
-    """With a baseline: figures `gain.*` and `drift.*`, and sentences for a person."""
-
-    figures: dict[str, float]
-    told: tuple[str, ...]
+SHOWN = 5  # reasons, those that were counted most
 
 
 def drive_names(bags: Sequence[Path]) -> list[str]:
@@ -92,27 +83,6 @@ def evaluate_all(jobs: Sequence[Job], workers: int) -> tuple[list[DriveResult], 
     return [done[index] for index in sorted(done)], failed
 
 
-def compare(out: Path, baseline: Path, names: Sequence[str], results: Sequence[DriveResult]) -> Compared:
-    """This result against an earlier one, drive by drive. Raises ValueError where they have no drive in common."""
-    common = [name for name in names if (baseline / DRIVES / name).is_dir() and (out / DRIVES / name).is_dir()]
-    if not common:
-        raise ValueError(f"{baseline} has none of these recordings; it has {_listed(baseline / DRIVES)}")
-    ours, theirs = ([folder / DRIVES / name for name in common] for folder in (out, baseline))
-    before = [read_drive(folder) for folder in theirs]
-    now = [read_drive(folder) for folder in ours]
-    figures = drift(now, before)
-    told = [f"against {before[0].model} ({before[0].model_sha256[:12]}), {len(common)} drives in common:"]
-    mine, other = tallies(ours), tallies(theirs)
-    both = [name for name in common if name in mine and name in other]
-    if both:
-        found = compare_scores([other[name] for name in both], [mine[name] for name in both])
-        figures |= {f"gain.{name}": d.value for name, d in found.items()}
-        figures |= {f"gain.{name}.low": d.low for name, d in found.items()}
-        told += [_gain(name, d, len(both)) for name, d in found.items()]
-        told += worst_differences(dict(zip(common, theirs)), dict(zip(common, ours)), SHOWN)
-    return Compared(figures, tuple(told))
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -156,6 +126,8 @@ def _run(args: argparse.Namespace) -> int:
         figures |= compared.figures
     faults = faults_of(gate, figures) if results else []
     _write(args, results, failed, scores, figures, gate, faults)
+    if results:
+        write_report(args.out / REPORT, report_of(args.out, args.baseline))
     _tell(args.out, results, failed, scores, figures, compared)
     for fault in faults:
         print(f"gate: {fault}")
@@ -220,19 +192,9 @@ def _tell(
         print(f"  {name} could not be evaluated: {why}")
     for line in compared.told if compared else ():
         print(line)
-    print(f"everything by name: {out / RESULT}; frame by frame: {out / DRIVES}/*/frames.csv")
-
-
-def _gain(name: str, d: Difference, drives: int) -> str:
-    label = {"mean_ap": "mAP", "nds": "NDS"}[name]
-    if math.isnan(d.low):
-        return f"  {d.value * 100:+.1f} points of {label} on one drive, which tells no spread"
-    verdict = "better" if d.low > 0 else "worse" if d.high < 0 else "no difference that these drives could tell"
-    return f"  {d.text()} points of {label} (95 % of draws of {drives} drives): {verdict}"
-
-
-def _listed(folder: Path) -> str:
-    return ", ".join(sorted(path.name for path in folder.glob("*"))[:10]) if folder.is_dir() else "no drives"
+    print(
+        f"everything by name: {out / RESULT}; frame by frame: {out / DRIVES}/*/frames.csv; to look at: {out / REPORT}"
+    )
 
 
 if __name__ == "__main__":

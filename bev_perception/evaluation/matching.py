@@ -53,7 +53,8 @@ def match(
     Raises ValueError for sizes that are not above 0.
     """
     origin = np.zeros(2) if vehicle is None else np.asarray(vehicle, dtype=np.float64)[:2]
-    wanted, found = _within(wanted, origin, low, high), _within(strongest(found, MAX_BOXES), origin, low, high)
+    found = strongest(found, MAX_BOXES)
+    wanted, found = wanted.select(counts(wanted, origin, low, high)), found.select(counts(found, origin, low, high))
     names, found_names = np.array(wanted.names, dtype=object), np.array(found.names, dtype=object)
     return {
         name: _match_class(wanted.select(names == name), found.select(found_names == name), name)
@@ -88,10 +89,11 @@ def descending(scores: np.ndarray) -> np.ndarray:
     return len(scores) - 1 - np.argsort(-scores[::-1], kind="stable")
 
 
-def _within(objects: Objects, origin: np.ndarray, low: float, high: float) -> Objects:
+def counts(objects: Objects, origin: np.ndarray, low: float = 0.0, high: float = np.inf) -> np.ndarray:
+    """(M,) bool: which objects the benchmark looks at, those `low` to `high` metres from (2,) origin among them."""
     distance = np.linalg.norm(objects.boxes[:, :2] - origin, axis=1)
     limit = np.array([CLASS_RANGE.get(name, 0.0) for name in objects.names])
-    return objects.select((distance < limit) & (low <= distance) & (distance < high) & (objects.num_points != 0))
+    return (distance < limit) & (low <= distance) & (distance < high) & (objects.num_points != 0)
 
 
 def _match_class(wanted: Objects, found: Objects, name: str) -> Matched:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -11,23 +10,18 @@ import numpy as np
 
 from bev_perception.evaluation.draw import DrawSettings, draw_frame
 from bev_perception.evaluation.frames import read_frames
+from bev_perception.evaluation.judged import Judged, judge
 from bev_perception.evaluation.objects import Objects, make_objects
+from bev_perception.evaluation.worst_frames import COUNT, Scene, WorstFrames
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
 
-CHOSEN = 4
 ANIMATION_FRAMES = 60  # at most
 ANIMATION_WIDTH = 1280
-ANIMATION_BYTES = 3_800_000  # before base64
+# Before base64; together they leave a report below 8 MB.
+ANIMATION_BYTES, LARGE_BYTES = 3_300_000, 1_800_000
+QUALITIES = (82, 75, 60, 45, 30)
 NOTHING = make_objects(np.zeros((0, 7)), np.zeros((0, 2)), np.zeros(0), ())
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A JPEG of one frame."""
-
-    stamp_ns: int
-    jpeg: bytes
 
 
 def choose_stamps(detections: Mapping[int, Objects], ground_truth: Mapping[int, Objects], count: int) -> list[int]:
@@ -42,33 +36,49 @@ def choose_stamps(detections: Mapping[int, Objects], ground_truth: Mapping[int, 
     return [max((int(s) for s in part), key=near) for part in parts if len(part)]
 
 
+def worst_stamps(judged: Mapping[int, Judged]) -> list[int]:
+    """Of the worst frames, the worst first; nothing where nothing is wrong."""
+    worst = WorstFrames()
+    for stamp, verdict in sorted(judged.items()):
+        if worst.wants(stamp, verdict.errors()):
+            worst.add(Scene(stamp, b"", verdict.totals()))
+    return [scene.stamp_ns for scene in worst.scenes()]
+
+
 def draw_drive(
     bag: str | Path,
     spec: ModelSpec,
     config: NodeConfig,
     detections: Mapping[int, Objects],
     ground_truth: Mapping[int, Objects],
-) -> tuple[list[Picture], list[Picture]]:
-    """(large pictures of chosen frames, small pictures of at most ANIMATION_FRAMES frames) of a recorded drive.
+) -> tuple[list[Scene], list[Scene]]:
+    """(large pictures, small ones of at most ANIMATION_FRAMES frames) of a recorded drive.
 
-    Frames are assembled from the recording as the replay does; only those with detections are drawn.
+    Large are the worst frames, or, where nothing is known to be wrong, the busiest ones. Frames are assembled from the
+    recording as the replay does; only those with detections are drawn.
     """
-    chosen = set(choose_stamps(detections, ground_truth, CHOSEN))
+    judged = {s: judge(ground_truth[s], found) for s, found in detections.items() if s in ground_truth}
+    chosen = worst_stamps(judged) or choose_stamps(detections, ground_truth, COUNT)
     stamps = sorted(detections)
-    step = max(1, -(-len(stamps) // ANIMATION_FRAMES))
-    animated = set(stamps[::step])
-    large, small = [], []
+    animated = set(stamps[:: max(1, -(-len(stamps) // ANIMATION_FRAMES))])
+    large: dict[int, np.ndarray] = {}
+    small: list[tuple[int, np.ndarray]] = []
     for _, frame in read_frames(bag, spec, config):
         stamp = frame.stamp_ns
         if stamp not in chosen and stamp not in animated:
             continue
         found, truth = detections[stamp], ground_truth.get(stamp, NOTHING)
-        image = draw_frame(frame, spec, found, truth, DrawSettings())
+        image = draw_frame(frame, spec, found, truth, DrawSettings(), judged.get(stamp))
         if stamp in chosen:
-            large.append(Picture(stamp, encode_jpeg(image, 82)))
+            large[stamp] = image
         if stamp in animated:
             small.append((stamp, shrink(image, ANIMATION_WIDTH)))
-    return large, _within_budget(small)
+    wrong = {stamp: verdict.totals() for stamp, verdict in judged.items()}
+    in_order = [(stamp, large[stamp]) for stamp in chosen if stamp in large]
+    return (
+        [Scene(stamp, jpeg, wrong.get(stamp)) for stamp, jpeg in within(in_order, LARGE_BYTES)],
+        [Scene(stamp, jpeg, wrong.get(stamp)) for stamp, jpeg in within(small, ANIMATION_BYTES)],
+    )
 
 
 def shrink(image: np.ndarray, width: int) -> np.ndarray:
@@ -85,11 +95,11 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     return bytes(data.tobytes())
 
 
-def _within_budget(images: list[tuple[int, np.ndarray]]) -> list[Picture]:
-    """The best of a few JPEG qualities at which all images together fit ANIMATION_BYTES."""
-    pictures: list[Picture] = []
-    for quality in (75, 60, 45, 30):
-        pictures = [Picture(stamp, encode_jpeg(image, quality)) for stamp, image in images]
-        if sum(len(p.jpeg) for p in pictures) <= ANIMATION_BYTES:
-            break
-    return pictures
+def within(images: Sequence[tuple[int, np.ndarray]], limit: int) -> list[tuple[int, bytes]]:
+    """JPEGs of the best of QUALITIES at which all together have at most `limit` bytes; where even the lowest has more,
+    of every second image, and so on."""
+    for quality in QUALITIES:
+        jpegs = [(stamp, encode_jpeg(image, quality)) for stamp, image in images]
+        if sum(len(jpeg) for _, jpeg in jpegs) <= limit:
+            return jpegs
+    return within(images[::2], limit) if len(images) > 1 else jpegs

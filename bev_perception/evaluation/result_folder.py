@@ -9,9 +9,10 @@ from pathlib import Path
 
 from bev_perception.bags.storage import BagError
 from bev_perception.evaluation.result_json import is_detection_json
+from bev_perception.evaluation.tally_file import is_tally
 
-# The folder and, with .json, the file of what was found; the scores.
-DETECTIONS, SCORES = "detections", "scores.json"
+# The folder and, with .json, the file of what was found; the scores, and the matched boxes that they are made from.
+DETECTIONS, SCORES, TALLY = "detections", "scores.json", "tally.npz"
 
 
 def claim(out: Path) -> None:
@@ -22,7 +23,11 @@ def claim(out: Path) -> None:
             probe.write(bytes(4096))
     except OSError as error:
         raise BagError(f"{out} cannot be written ({error.strerror}): name another folder with --out") from error
-    for path, is_ours in ((out / f"{DETECTIONS}.json", is_detection_json), (out / SCORES, _is_scores)):
+    for path, is_ours in (
+        (out / f"{DETECTIONS}.json", is_detection_json),
+        (out / SCORES, _is_scores),
+        (out / TALLY, is_tally),
+    ):
         if path.exists() and not is_ours(path):
             raise BagError(f"{path} was not written by a replay and is not replaced: move it, or choose another --out")
 

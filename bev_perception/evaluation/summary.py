@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bev_perception.evaluation.drive import TALLY, DriveResult
+from bev_perception.evaluation.drive import DriveResult
 from bev_perception.evaluation.metrics import Scores, Tally, add_tallies, score_tally
+from bev_perception.evaluation.result_folder import TALLY
 from bev_perception.evaluation.tally_file import read_tally
+
+DRIVES, RESULT = "drives", "result.json"  # in the folder of a result
 
 
 def tallies(folders: Sequence[Path]) -> dict[str, Tally]:

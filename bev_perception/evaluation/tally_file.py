@@ -40,6 +40,15 @@ def read_tally(path: Path) -> Tally:
         raise ValueError(f"{path} is no tally of this version ({error}); evaluate that drive again") from error
 
 
+def is_tally(path: Path) -> bool:
+    """Whether a file can be replaced as one of these."""
+    try:
+        read_tally(path)
+    except (ValueError, OSError):
+        return False
+    return True
+
+
 def _matched(arrays: dict[str, np.ndarray], key: str) -> Matched:
     scores, true, errors = (arrays[f"{key}/{name}"] for name in ("scores", "true", "errors"))
     count = len(scores)
