@@ -147,7 +147,13 @@ def test_a_good_bundle_comes_in_without_a_lost_frame_and_back_again(vehicle: Veh
     assert min(d.score for message in messages[changes[0] :] for d in message.detections) >= 0.3
     states = {state.step for state in vehicle.deployer.states}
     assert {"checking", "opening", "shadowing", "watching"} <= states
-    assert max(state.agreement for state in vehicle.deployer.states if state.frames) > 0.5
+    compared = [state for state in vehicle.deployer.states if state.frames]
+    assert max(state.agreement for state in compared) > 0.5
+    assert sum(compared[-1].scores) and sum(compared[-1].scores_publishing), "both models found boxes"
+    for state in compared:
+        row = state.scores if state.step == "shadowing" else state.scores_publishing  # of the new model
+        assert not sum(row[:3]), "its threshold is 0.3"
+    assert compared[-1].memory_mib > 20 and not compared[-1].not_finite
     vehicle.rig.drive_until(lambda: vehicle.rig.status.deployment.step == "done", "the status to say done")
 
     frames = len(vehicle.rig.detections)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from bev_perception.deployment.rollout import IDLE
 
+SCORE_BINS = 10  # tenths, as in bev_perception_msgs/Deployment
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -34,3 +36,7 @@ class Progress:
     agreement: float = math.nan
     p50_ms: float = math.nan
     p99_ms: float = math.nan
+    scores: tuple[int, ...] = (0,) * SCORE_BINS
+    scores_publishing: tuple[int, ...] = (0,) * SCORE_BINS
+    not_finite: int = 0
+    memory_mib: float = math.nan

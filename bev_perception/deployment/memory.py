@@ -7,7 +7,8 @@ import os
 from bev_perception.bundle import Bundle
 
 # Weights in a few forms and working memory. The shipped network: 15.6 MiB of ONNX, 131 MiB with ONNX Runtime.
-PER_BYTE, BESIDE = 6, 64 * 2**20
+MIB = 2**20
+PER_BYTE, BESIDE = 6, 64 * MIB
 
 
 def needed(bundle: Bundle) -> int:

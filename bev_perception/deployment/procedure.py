@@ -144,7 +144,7 @@ class Deployment:
         self._try("cannot_open", self._threads.normal)
         ms = engine_ms(backend, bundle)
         self._threads.low()
-        grown = max(0, memory.resident() - before) / 2**20
+        grown = max(0, memory.resident() - before) / memory.MIB
         self._passed({**asked.figures, "grown_mib": grown, "engine_ms": ms})
         return Serving(bundle, self._host.pipeline(bundle, backend)), ms
 
@@ -175,7 +175,8 @@ class Deployment:
         judged = gates.judge_shadow(shadow.findings(), heard.median_ms(), ms, self._host.period_ms(), gate)
         _pass_or_fail(judged)
         self._at("passed")
-        self._passed({"share": chosen.share, **judged.figures, "serving_alone_p50_ms": alone_ms}, chosen.why)
+        figures = {"share": chosen.share, **judged.figures, "memory_mib": memory.resident() / memory.MIB}
+        self._passed({**figures, "serving_alone_p50_ms": alone_ms}, chosen.why)
         return heard
 
     def _plan(self, serving_ms: float, shadow_ms: float, shadow: Serving) -> Plan:
@@ -333,6 +334,10 @@ class Deployment:
             agreement=findings.agreement.total().share,
             p50_ms=findings.percentile(50),
             p99_ms=findings.percentile(99),
+            scores=tuple(findings.scores[0].tolist()),
+            scores_publishing=tuple(findings.scores[1].tolist()),
+            not_finite=findings.not_finite,
+            memory_mib=memory.resident() / memory.MIB,
         )
 
     def _say(self, **changes: object) -> None:

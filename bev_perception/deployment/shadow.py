@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bev_perception.deployment.agreement import Agreement, compare
+from bev_perception.deployment.goal import SCORE_BINS
 from bev_perception.model_spec import TemporalSpec
 from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import Detections, SensorFrame
@@ -28,7 +29,6 @@ from bev_perception.worker import NewestWorker
 NICE = 10
 LEAST_SHARE = 0.02
 WINDOW = 4096  # steps over which percentiles are taken
-SCORE_BINS = 10
 PATIENCE_S = 10.0
 
 

@@ -105,7 +105,8 @@ class Client:
         elif time.monotonic() - self._said_at > 2.0 and state.frames:
             print(
                 f"  {state.step}: {state.frames} frames compared (share {state.share:.2f}), agreement "
-                f"{state.agreement:.3f}, {state.latency_p50_ms:.1f} ms, p99 {state.latency_p99_ms:.1f}",
+                f"{state.agreement:.3f}, {state.latency_p50_ms:.1f} ms, p99 {state.latency_p99_ms:.1f}, "
+                f"{state.memory_mib:.0f} MiB",
                 flush=True,
             )
         else:

@@ -184,6 +184,10 @@ def deployment_message(progress: Progress) -> DeploymentMessage:
         agreement=progress.agreement,
         latency_p50_ms=progress.p50_ms,
         latency_p99_ms=progress.p99_ms,
+        scores=progress.scores,
+        scores_publishing=progress.scores_publishing,
+        not_finite=progress.not_finite,
+        memory_mib=progress.memory_mib,
     )
 
 
