@@ -19,7 +19,7 @@ import json
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,8 +68,8 @@ class Replay:
     """One run over a recording: iterate over it once. Frames are given as they come and none is kept.
 
     only: stamps of the frames of another run, with what each was made of: these alone, made of that again. score_floor:
-    of the candidates. note(text) is told what is wrong with the recording, and of every reason its first detail;
-    watch(share) how far the run is, after every message.
+    of the candidates. without: sensors that are left out, as if they had sent nothing. note(text) is told what is wrong
+    with the recording, and of every reason its first detail; watch(share) how far the run is, after every message.
 
     counters, as in the node's status, and details, the last one of each reason that has one; timings_ms by stage;
     frames; boxes, those published; skipped, frames left out because of `only`; used, how many frames used each sensor:
@@ -85,10 +85,11 @@ class Replay:
         score_floor: float | None = None,
         note: Note = warn,
         watch: Callable[[float], None] = lambda share: None,
+        without: Collection[str] = (),
     ) -> None:
         self._bag, self._bundle, self._config = Path(bag), load_bundle(bundle_path), config
         self._only, self._floor = only, score_floor
-        self._note, self._watch = note, watch
+        self._note, self._watch, self._without = note, watch, without
         self.counters: Counter[str] = Counter()
         self.details: dict[str, str] = {}
         self.timings_ms: dict[str, array[float]] = {}  # flat enough: 1.5 MB for an hour at 12 Hz
@@ -129,6 +130,8 @@ class Replay:
         """As in the node, a failure costs this frame and the memory, not the run."""
         if frame.composition.closed_by == DEADLINE:
             self._report("frame", "closed_by_deadline", f"without {frame.lacks()}")
+        if self._without:
+            frame = frame.without(self._without, self._bundle.spec.cameras, self._bundle.spec.radars)
         try:
             detections = pipeline.step(frame)
         except Exception as error:

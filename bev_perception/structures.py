@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from bev_perception.geometry import invert
 from bev_perception.sync_config import ABSENT
 
 ODOMETRY = "odometry"  # the name under which the ego motion is counted, beside the sensors of the model
+MASKED = "masked"  # why a sensor is missing that was left out on purpose
 COMPLETE, DEADLINE = "complete", "deadline"  # Composition.closed_by
 
 # Columns of RadarScan.points, in the radar's own frame.
@@ -174,6 +175,15 @@ class SensorFrame:
     missing: dict[str, str] = field(default_factory=dict)
     epoch: Epoch = Epoch()
     composition: Composition = Composition()
+
+    def without(self, off: Collection[str], cameras: Sequence[str], radars: Sequence[str]) -> SensorFrame:
+        """As if the sensors `off` had sent nothing; cameras, radars: the names of all of the spec, in its order."""
+        return replace(
+            self,
+            cameras=tuple(None if name in off else view for name, view in zip(cameras, self.cameras, strict=True)),
+            radars=tuple(() if name in off else sweeps for name, sweeps in zip(radars, self.radars, strict=True)),
+            missing=self.missing | dict.fromkeys(off, MASKED),
+        )
 
     def lacks(self) -> str:
         """What a frame that its deadline closed went without, for a person."""

@@ -152,6 +152,19 @@ def test_frames_in_which_two_results_differ_most(evaluated: Path, tmp_path: Path
     assert told == [f"  first, stamp {stamp:.3f} s: 7 misses and false alarms more"]
 
 
+def test_sensors_can_be_left_out(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, tmp_path / "a", "first", more=("--without", "cameras")) == 0
+    result = read_drive(tmp_path / "a" / DRIVES / "first")
+    assert result.frames == result.scored == 8 and set(result.used) == {"radar_a"}
+    with open(tmp_path / "a" / DRIVES / "first" / FRAMES, newline="") as file:
+        assert {row["missing"] for row in csv.DictReader(file)} == {"cam_a:masked;cam_b:masked"}
+    assert run(folder, tmp_path / "a", "first", more=("--without", "radar_a")) == 0, "which is another evaluation"
+    assert set(read_drive(tmp_path / "a" / DRIVES / "first").used) == {"cam_a", "cam_b"}
+    for wrong, told in ((("lidar",), "expected cameras, radars, or of cam_a"), (("cameras", "radars"), "no sensor")):
+        assert run(folder, tmp_path / "b", "first", more=("--without", *wrong)) == 1
+        assert told in capsys.readouterr().err
+
+
 def test_the_report_shows_the_result(
     folder: Path, evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

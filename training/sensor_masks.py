@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -67,9 +65,4 @@ def mask_frame(frame: SensorFrame, word: str, spec: ModelSpec) -> SensorFrame:
     kept, blanked = kept_by(word, spec), word.removeprefix("blank:")
     off = {name for name in spec.cameras if "cameras" not in kept or name == blanked}
     off |= {name for name in spec.radars if "radars" not in kept}
-    return replace(
-        frame,
-        cameras=tuple(None if name in off else view for name, view in zip(spec.cameras, frame.cameras, strict=True)),
-        radars=tuple(() if name in off else sweeps for name, sweeps in zip(spec.radars, frame.radars, strict=True)),
-        missing=frame.missing | dict.fromkeys(off, "masked"),
-    )
+    return frame.without(off, spec.cameras, spec.radars)

@@ -54,7 +54,7 @@ COLUMNS = (
 @dataclass(frozen=True)
 class Job:
     """What to evaluate, and how. score_floor: where the scores' curve begins. threads: of the engine, where it has such
-    an option; with one, results are the same however many drives run beside each other."""
+    an option; with one, results are the same however many drives run beside each other. without: sensors left out."""
 
     bag: Path
     bundle: Path
@@ -64,6 +64,7 @@ class Job:
     backend: str = ""
     score_floor: float = 0.03
     threads: int = 1
+    without: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """SHA-256 of all that the result depends on but the machine; of the recording its files' sizes and times count.
@@ -73,7 +74,7 @@ class Job:
             raise BagError(f"{self.bag}: there is no such recording")
         sizes = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
         facts = [FORMAT, load_bundle(self.bundle).spec.onnx_sha256, self.params.read_text(), sizes, self.ground_truth]
-        facts += [self.backend, self.score_floor, self.threads]
+        facts += [self.backend, self.score_floor, self.threads, self.without]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -161,7 +162,7 @@ def evaluate_drive(job: Job, watch: Callable[[float], None] = lambda share: None
     if "threads" in config.backend_options:
         config = replace(config, backend_options=config.backend_options | {"threads": job.threads})
     wanted = _ground_truth(job)
-    run = Replay(job.bag, job.bundle, config, None, job.score_floor, warn, watch)
+    run = Replay(job.bag, job.bundle, config, None, job.score_floor, warn, watch, job.without)
     with work_folder(job.out) as work:
         with open(work / FRAMES, "w", newline="") as frames:
             sums = _Sums(spec, frames)

@@ -25,6 +25,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
 from bev_perception.evaluation.baseline import Compared, compare
 from bev_perception.evaluation.drive import DriveResult, Job, evaluate_drive
@@ -35,6 +36,7 @@ from bev_perception.evaluation.report_page.page import write_report
 from bev_perception.evaluation.score_gate import TEXT_LIMIT, Bound, faults_of, parse_score_gate
 from bev_perception.evaluation.summary import DRIVES, RESULT, figures_of, scores_of, tallies
 from bev_perception.files import read_text, write_atomic
+from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, load_config
 
 SHOWN = 5  # reasons, those that were counted most
@@ -51,6 +53,20 @@ def drive_names(bags: Sequence[Path]) -> list[str]:
 
 def _drive_name(bag: Path) -> str:
     return Path(os.path.abspath(bag)).name.removesuffix(".mcap").removesuffix(".db3")
+
+
+def sensors_named(words: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
+    """The model's sensors of these names; `cameras` and `radars` are all of a kind. Raises ValueError for others, and
+    where nothing would be left."""
+    groups = {"cameras": spec.cameras, "radars": spec.radars}
+    every = (*spec.cameras, *spec.radars)
+    unknown = sorted(set(words) - set(groups) - set(every))
+    if unknown:
+        raise ValueError(f"--without {' '.join(unknown)}: expected cameras, radars, or of {', '.join(every)}")
+    off = {name for word in words for name in groups.get(word, (word,))}
+    if off >= set(every):
+        raise ValueError("--without leaves no sensor")
+    return tuple(name for name in every if name in off)
 
 
 def evaluate_all(jobs: Sequence[Job], workers: int) -> tuple[list[DriveResult], dict[str, str]]:
@@ -92,6 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=SHIPPED_PARAMETERS, help="the node's YAML; default: the shipped")
     parser.add_argument("--ground-truth", default=GROUND_TRUTH_TOPIC, metavar="TOPIC")
     parser.add_argument("--backend", default="", help="overrides the parameter `backend`")
+    parser.add_argument("--without", nargs="+", default=[], metavar="SENSOR", help="left out; also: cameras, radars")
     parser.add_argument("--baseline", type=Path, metavar="RESULT", help="folder of an earlier result")
     parser.add_argument("--gate", type=Path, metavar="YAML", help="what must be reached; names as in OUT/result.json")
     parser.add_argument("--score-floor", type=float, default=0.03, help="where the scores' whole curve begins")
@@ -109,11 +126,12 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     gate = parse_score_gate(read_text(args.gate, TEXT_LIMIT)) if args.gate else ()
     load_config(args.bundle, args.params, args.backend or None)  # what is wrong with it is said once, and at once
+    without = sensors_named(args.without, load_bundle(args.bundle).spec)
     names = drive_names(args.bags)
     jobs = [
         Job(
             bag, args.bundle, args.params, args.out / DRIVES / name, args.ground_truth, args.backend,
-            args.score_floor, args.threads,
+            args.score_floor, args.threads, without,
         )
         for bag, name in zip(args.bags, names)
     ]  # fmt: skip

@@ -3,7 +3,7 @@
     python -m bev_perception.evaluation.report RESULT [--baseline RESULT] [--beside NAME=RESULT ...] [--out FILE]
 
 `evaluate` writes a report by itself; this is for results of cameras alone or of radars alone, which are further runs of
-`evaluate` with parameters that call the other sensors absent.
+`evaluate --without`.
 """
 
 from __future__ import annotations

@@ -126,9 +126,10 @@ def _by_class(scores: Scores) -> str:
 
 
 def _by_range(scores: Scores) -> str:
-    rows = [
-        [f"{r.low:g}{DASH}{r.high:g} m", bar(r.mean_ap), *_errors(r.errors), str(r.ground_truth)] for r in scores.ranges
-    ]
+    rows = []
+    for r in scores.ranges:
+        metres = f"{r.low:g}{DASH}{r.high:g}\N{NO-BREAK SPACE}m"
+        rows.append([metres, bar(r.mean_ap), *_errors(r.errors), str(r.ground_truth)])
     made = table(["distance", "AP", *_error_heads(), "objects"], rows, caption="By distance from the vehicle")
     return f"<div>{made}<p>Means over the classes present in each range; not official.</p></div>"
 

@@ -1,0 +1,93 @@
+"""A recording as a film: cameras and bird's-eye view, with what the model finds, to send or to put on a page.
+
+    python -m bev_perception.evaluation.animate BAG [--detections RESULT_BAG] [--out out/film.mp4]
+
+Without --detections the bundle runs over the recording, as in a replay; with it, what another run published is shown, a
+live one for example. Where the recording has ground truth, hits, false alarms and misses have colours of their own.
+The ending of --out chooses the kind: .webm plays in every browser, .mp4 and .avi in players.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bev_perception.bags.storage import BagError
+from bev_perception.bundle import load_bundle
+from bev_perception.calibration import CalibrationError
+from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, bag_topics, read_detection_arrays, read_ground_truth
+from bev_perception.evaluation.draw import draw_frame
+from bev_perception.evaluation.film import open_film
+from bev_perception.evaluation.frames import read_frames
+from bev_perception.evaluation.judged import judge
+from bev_perception.evaluation.objects import Objects, objects_from_detections, objects_from_message
+from bev_perception.evaluation.pictures import shrink
+from bev_perception.evaluation.telling import WarnOnce
+from bev_perception.model_spec import BundleError, ModelSpec
+from bev_perception.parameters import SHIPPED_BUNDLE, SHIPPED_PARAMETERS, NodeConfig, ParameterError, load_config
+from bev_perception.replay import Replay
+from bev_perception.structures import SensorFrame
+
+
+def seen(args: argparse.Namespace, spec: ModelSpec, config: NodeConfig) -> Iterator[tuple[SensorFrame, Objects]]:
+    """Frames with what was published in each, in their order."""
+    note = WarnOnce()
+    if args.detections is None:
+        for found in Replay(args.bag, args.bundle, config, note=note):
+            yield found.frame, objects_from_detections(found.published, spec.classes)
+        return
+    published = read_detection_arrays(args.detections, note=note)
+    for _, frame in read_frames(args.bag, spec, config, note):
+        if frame.stamp_ns in published:
+            yield frame, objects_from_message(published[frame.stamp_ns])
+
+
+def animate(args: argparse.Namespace) -> int:
+    """Write the film; how many frames of the recording are in it. Raises the errors of bag, bundle and film."""
+    config = load_config(args.bundle, args.params, args.backend or None)
+    spec = load_bundle(args.bundle).spec
+    truth = read_ground_truth(args.bag) if GROUND_TRUTH_TOPIC in bag_topics(args.bag) else {}
+    first_ns, shown = 0, 0
+    with open_film(args.out, 1e9 / config.sync_config(spec).period_ns) as film:
+        for frame, found in seen(args, spec, config):
+            first_ns = first_ns or frame.stamp_ns
+            passed = (frame.stamp_ns - first_ns) / 1e9
+            if passed > args.start + args.seconds:
+                break
+            if passed >= args.start:
+                wanted = truth.get(frame.stamp_ns)
+                judged = judge(wanted, found) if wanted is not None else None
+                film.add(frame.stamp_ns, shrink(draw_frame(frame, spec, found, wanted, judged=judged), args.width))
+                shown += 1
+    return shown
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bev_perception.evaluation.animate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bag", type=Path, metavar="BAG", help="rosbag2 folder or file, MCAP or sqlite3")
+    parser.add_argument("--detections", type=Path, metavar="RESULT_BAG", help="of another run; default: run the bundle")
+    parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE)
+    parser.add_argument("--params", type=Path, default=SHIPPED_PARAMETERS, help="the node's YAML; default: the shipped")
+    parser.add_argument("--backend", default="", help="overrides the parameter `backend`")
+    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="seconds after the first frame")
+    parser.add_argument("--seconds", type=float, default=float("inf"), metavar="S", help="at most so many")
+    parser.add_argument("--width", type=int, default=1280, help="at most so many pixels")
+    parser.add_argument("--out", type=Path, default=Path("out/film.mp4"))
+    args = parser.parse_args(argv)
+    try:
+        shown = animate(args)
+    except (BagError, BundleError, ParameterError, CalibrationError, ImportError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.out}: {shown} frames, {args.out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

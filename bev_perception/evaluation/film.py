@@ -1,0 +1,74 @@
+"""Pictures after each other in a video file, in the time that lies between them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from bev_perception.files import sync
+
+# Ending of the file -> codec, of those that OpenCV's wheels can write. A WebM plays in every browser, an MPEG-4 in players.
+CODECS = {".mp4": "mp4v", ".webm": "VP80", ".avi": "MJPG"}
+LONGEST_S = 5.0  # that one picture stands; over a longer gap the film goes on
+
+
+class Film:
+    """Add pictures (H, W, 3) BGR of one size with their stamps, in order; each stands until the next, or LONGEST_S."""
+
+    def __init__(self, path: Path, rate_hz: float) -> None:
+        self._path, self._rate_hz = path, rate_hz
+        self._writer: cv2.VideoWriter | None = None
+        self._last: tuple[int, np.ndarray] | None = None
+        self._owed = 0.0  # of a frame, so that rounding does not add up
+        self.frames = 0
+
+    def add(self, stamp_ns: int, image: np.ndarray) -> None:
+        even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]  # codecs halve the colours' resolution
+        if self._writer is None:
+            size = (even.shape[1], even.shape[0])
+            codec = cv2.VideoWriter.fourcc(*CODECS[self._path.suffix])
+            self._writer = cv2.VideoWriter(str(self._path), codec, self._rate_hz, size)
+            if not self._writer.isOpened():
+                raise OSError(f"OpenCV could not begin a video of {size[0]}x{size[1]} in {self._path}")
+        if self._last is not None:
+            self._show(min((stamp_ns - self._last[0]) / 1e9, LONGEST_S))
+        self._last = stamp_ns, even
+
+    def finish(self) -> None:
+        """The last picture stands for one frame."""
+        if self._last is not None and self._writer is not None:
+            self._owed = 0.0
+            self._show(1 / self._rate_hz)
+            self._writer.release()
+
+    def _show(self, seconds: float) -> None:
+        assert self._writer is not None and self._last is not None
+        self._owed += seconds * self._rate_hz
+        for _ in range(round(self._owed)):
+            self._writer.write(self._last[1])
+            self.frames += 1
+        self._owed -= round(self._owed)
+
+
+@contextmanager
+def open_film(path: Path, rate_hz: float) -> Iterator[Film]:
+    """A film that takes its name, also from an earlier one, when the block ends; nothing of it stays when the block
+    raises. Raises ValueError for an ending that is none of CODECS, OSError where it cannot be written or has no picture.
+    """
+    if path.suffix not in CODECS:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(CODECS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as part:
+        film = Film(Path(part) / path.name, rate_hz)
+        yield film
+        film.finish()
+        if not film.frames:
+            raise OSError(f"{path} was not written: there was no frame to show")
+        sync(Path(part) / path.name)
+        os.replace(Path(part) / path.name, path)
