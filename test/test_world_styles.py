@@ -13,7 +13,7 @@ pytest.importorskip("trimesh", reason="the synthetic world needs trimesh and emb
 
 from training.world.__main__ import _world, main
 from training.world.bag_writer import BagSettings
-from training.world.kept_bag import drive_stamp
+from training.world.kept_bag import drive_stamp, sources
 from training.world.radar_profiles import LISTED
 from training.world.rig import NS
 from training.world.styles import CITY, STYLES, TOWN, style_named
@@ -77,3 +77,4 @@ def test_a_data_set_is_of_one_world(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_a_kept_drive_of_another_world_is_made_anew() -> None:
     assert drive_stamp(BagSettings(style=CITY)) != drive_stamp(BagSettings())
+    assert {"world.py", "bodies.py"} <= {path.name for path in sources()}, "the city's code draws, too"

@@ -26,6 +26,11 @@ def keep_bag(out: Path, settings: BagSettings, workers: int) -> dict[str, Any]:
 def drive_stamp(settings: BagSettings) -> str:
     """Hash of everything that the drive's bytes depend on: settings and sources."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(settings)).encode())
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(geometry.__file__)]:
+    for path in sources():
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def sources() -> list[Path]:
+    """All code that draws: both worlds', and the geometry."""
+    return [*sorted(Path(__file__).parent.rglob("*.py")), Path(geometry.__file__)]
