@@ -47,7 +47,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "doctor"),
     ("bev_perception", "bring_up_rig calibration_check"),
     ("bev_perception", "evaluation.animate evaluation.demo evaluation.bench_node evaluation.drive"),
-    ("bev_perception", "evaluation.faults evaluation.soak evaluation.frame_table evaluation.summary"),
+    ("bev_perception", "evaluation.faults evaluation.soak evaluation.summary"),
     ("bev_perception", "evaluation.baseline"),
     ("bev_perception", "evaluation.report"),
     ("bev_perception", "evaluation.bench evaluation.evaluate"),

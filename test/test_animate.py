@@ -59,7 +59,7 @@ def test_a_film_without_a_picture_or_with_a_fault_leaves_what_was_there(tmp_path
     with pytest.raises(KeyError), open_film(path, RATE_HZ) as film:
         film.add(0, grey(1))
         raise KeyError
-    with pytest.raises(ValueError, match="ends in .mp4, .webm, .avi"), open_film(tmp_path / "film.gif", RATE_HZ):
+    with pytest.raises(ValueError, match=r"ends in \.mp4, \.webm, \.avi"), open_film(tmp_path / "film.gif", RATE_HZ):
         pass
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
 

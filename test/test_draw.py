@@ -170,6 +170,12 @@ def test_hits_false_alarms_and_misses_have_their_colours():
     assert colors(wanted) == [True, False, False]
     assert colors(beside) == [False, True, True]
     assert colors(nothing) == [False, False, True]
+    # a miss is crossed out: half way from its centre (6, 4) to a corner there is a line, also without seeing colours
+    scale, size = 400 / 24, 400
+    row, column = int(size / 2 - 7 * scale), int(size / 2 - 4.5 * scale)
+    missed, hit = (draw_bev(400, 12.0, found, wanted, judged=judge(wanted, found)) for found in (nothing, wanted))
+    near = np.s_[row - 2 : row + 3, column - 2 : column + 3]
+    assert colored(missed[near], MISSED_COLOR) >= 3 and np.ptp(hit[near].astype(int), axis=(0, 1)).max() < 5
 
 
 def test_what_was_missed_is_in_the_images_too(drive):

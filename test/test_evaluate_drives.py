@@ -18,9 +18,9 @@ tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
 import tiny_drive  # noqa: E402
 
 from bev_perception.evaluation.bag import read_detection_arrays  # noqa: E402
+from bev_perception.evaluation.baseline import worst_differences  # noqa: E402
 from bev_perception.evaluation.drive import DRIVE, FRAMES, Job, evaluate_drive, read_drive  # noqa: E402
 from bev_perception.evaluation.evaluate import drive_names, main  # noqa: E402
-from bev_perception.evaluation.frame_table import worst_differences  # noqa: E402
 from bev_perception.evaluation.look import read_look  # noqa: E402
 from bev_perception.evaluation.report import REPORT  # noqa: E402
 from bev_perception.evaluation.report import main as report_main  # noqa: E402

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bev_perception.evaluation.drive import DriveResult, read_drive
-from bev_perception.evaluation.frame_table import worst_differences
+from bev_perception.evaluation.drive import FRAMES, DriveResult, read_drive
 from bev_perception.evaluation.metrics import Scores
 from bev_perception.evaluation.paired import Difference, compare_scores
 from bev_perception.evaluation.summary import DRIVES, drift, scores_of, tallies
@@ -48,6 +48,32 @@ def compare(out: Path, baseline: Path, names: Sequence[str], results: Sequence[D
     told += worst_differences(dict(zip(common, theirs)), dict(zip(common, ours)), SHOWN)
     scores = [scores_of({name: drives[name] for name in both}) for drives in (other, mine)]
     return Compared(figures, tuple(told), *scores)
+
+
+def worst_differences(before: Mapping[str, Path], now: Mapping[str, Path], count: int) -> list[str]:
+    """Name of a drive -> folder, of two results -> a line for each of the frames in which misses and false alarms
+    together changed most, the largest change first."""
+    changes = []
+    for name in before:
+        old, new = _errors(before[name] / FRAMES), _errors(now[name] / FRAMES)
+        changes += [(new[stamp] - old[stamp], name, stamp) for stamp in old.keys() & new.keys()]
+    changes.sort(key=lambda change: (-abs(change[0]), change[1:]))
+    words = {True: "more", False: "fewer"}
+    return [
+        f"  {name}, stamp {stamp / 1e9:.3f} s: {abs(change)} misses and false alarms {words[change > 0]}"
+        for change, name, stamp in changes[:count]
+        if change
+    ]
+
+
+def _errors(path: Path) -> dict[int, int]:
+    """Stamp -> misses and false alarms, of the frames that have ground truth."""
+    with open(path, newline="") as file:
+        return {
+            int(row["stamp_ns"]): int(row["false"]) + int(row["missed"])
+            for row in csv.DictReader(file)
+            if row["missed"]
+        }
 
 
 def _gain(name: str, d: Difference, drives: int) -> str:

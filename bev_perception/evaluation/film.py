@@ -13,7 +13,7 @@ import numpy as np
 
 from bev_perception.files import sync
 
-# Ending of the file -> codec, of those that OpenCV's wheels can write. A WebM plays in every browser, an MPEG-4 in players.
+# Ending of the file -> codec that OpenCV's wheels can write. A WebM plays in every browser, the others in players.
 CODECS = {".mp4": "mp4v", ".webm": "VP80", ".avi": "MJPG"}
 LONGEST_S = 5.0  # that one picture stands; over a longer gap the film goes on
 
@@ -59,8 +59,8 @@ class Film:
 @contextmanager
 def open_film(path: Path, rate_hz: float) -> Iterator[Film]:
     """A film that takes its name, also from an earlier one, when the block ends; nothing of it stays when the block
-    raises. Raises ValueError for an ending that is none of CODECS, OSError where it cannot be written or has no picture.
-    """
+    raises. Raises ValueError for an ending that is none of CODECS, OSError where it cannot be written or has no
+    picture."""
     if path.suffix not in CODECS:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(CODECS)}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -95,7 +95,8 @@ def opening(drives: Sequence[Drive], result: Path | None, folder: Path) -> str:
     command = f"ros2 bag play {bag} --clock --start-offset 0"
     return (
         f"<ul>{links}</ul><p>Links and paths are relative to this file and hold while it lies where it was made. "
-        "Foxglove opens the .mcap file itself (Open local file). Through ROS 2, in this file's folder:</p>"
+        "Foxglove opens the .mcap file itself (Open local file); config/foxglove_layout.json arranges it. Through "
+        "ROS 2, in this file's folder:</p>"
         f"<pre>{text(command)}</pre><p>A frame's time above, minus a second, is the offset at which to begin. "
         "Without a ros2 command: docs/commands.md.</p>"
     )
