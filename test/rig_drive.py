@@ -21,7 +21,7 @@ from bev_perception.evaluation.result_bag import make_typestore
 from bev_perception.geometry import invert, make_transform, project, rotation_from_yaw, transform_points
 from bev_perception.model_spec import ModelSpec
 from training.world.bag_messages import Messages
-from training.world.bag_writer import _LATCHED
+from training.world.record_queue import LATCHED
 
 NS, MS = 1_000_000_000, 1_000_000
 START = 1_700_000_000 * NS
@@ -139,7 +139,7 @@ def write_rows(path: Path, rows: Iterable[Row], latched: bool = True) -> Path:
         for row in rows:
             key = (row.topic, row.kind)
             if key not in connections:
-                qos = [_LATCHED] if latched and row.topic == "/tf_static" else []
+                qos = [LATCHED] if latched and row.topic == "/tf_static" else []
                 connections[key] = writer.add_connection(*key, typestore=store, offered_qos_profiles=qos)
             writer.write(connections[key], row.record_ns, store.serialize_cdr(row.message, row.kind))
     return path

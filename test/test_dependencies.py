@@ -17,7 +17,7 @@ KEYS = {
 }  # import -> rosdep key, where it differs
 # Imports that apt does not have -> name on PyPI.
 ON_PYPI = {
-    "av": "av", "model_signing": "model-signing", "nuscenes": "nuscenes-devkit", "onnx": "onnx",
+    "av": "av", "model_signing": "model-signing", "cuda": "cuda-core", "onnx": "onnx",
     "onnxruntime": "onnxruntime", "openvino": "openvino", "pycuda": "pycuda", "rosbags": "rosbags",
 }  # fmt: skip
 OPTIONAL = {"autoware_perception_msgs"}  # messages that are published where they are installed; not in every ROS 2
