@@ -17,6 +17,7 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("onnx", reason="onnx is not installed")
 
 import tiny_bundle
+from left_processes import left_processes
 
 from bev_perception.bundle import Bundle
 from bev_perception.deployment import journal
@@ -271,15 +272,7 @@ def test_a_deployment_beside_a_drive_and_a_drive_that_is_recorded(
     assert json.loads(scores.read_text())["frames"] > 0
     found = {message.topic for message in read_bag(recorded)}
     assert {"/perception/detections", "/ground_truth/detections", "/camera/cam_a/image_raw"} <= found
-    left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(p)]
-    assert not left
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # it has just ended
-        return b""
+    assert not left_processes(tmp_path)
 
 
 @pytest.mark.parametrize(

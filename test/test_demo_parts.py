@@ -16,6 +16,7 @@ import yaml
 pytest.importorskip("trimesh", reason="the synthetic world needs trimesh")
 import tiny_bundle
 import tiny_drive
+from left_processes import left_processes
 from replays import replay, write_detections
 
 from bev_perception.bundle import load_bundle
@@ -277,15 +278,7 @@ def test_live_over_dds_and_offline_agree_bit_for_bit(tmp_path: Path):
     write_detections(tmp_path / "offline", offline.detections, load_bundle(tmp_path / "bundle").spec)
     agreement = compare_runs(found, read_detection_arrays(tmp_path / "offline"))
     assert agreement.agrees, f"{agreement.sentence()}\n{(tmp_path / 'log' / 'node.log').read_text()}"
-    left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(p)]
-    assert not left
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # it has just ended
-        return b""
+    assert not left_processes(tmp_path)
 
 
 def test_failures_end_with_status_1_and_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
