@@ -63,7 +63,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "training",
         "train evaluate export pruning average velocity check_data object_database model_table study_tables",
     ),
-    ("training", "bench decoding overfit prune quantize study train_small"),
+    ("training", "bench decoding overfit prune quantize robustness study train_small"),
     ("training", "circle"),
 )
 ROOTS = ("bev_perception", "training")
