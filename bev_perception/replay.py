@@ -240,6 +240,7 @@ def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str) -> tuple[dict
         try:
             for found in run:
                 bag.add(found.record_ns, found.published)
+                bag.add_lines(found.record_ns, found.frame, found.published)
                 text.add(found.record_ns, found.published)
                 if GROUND_TRUTH_TOPIC in run.topics:
                     candidates[found.published.stamp_ns] = objects_from_detections(found.candidates, spec.classes)
