@@ -64,6 +64,15 @@ def read_text(path: str | Path, limit: int) -> str:
         raise ValueError(f"is not UTF-8 (byte {error.start}: 0x{data[error.start]:02x})") from error
 
 
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """A ValueError that is raised inside says first which file it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def sha256_of(path: str | Path) -> str:
     """Of a file of any size, in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()

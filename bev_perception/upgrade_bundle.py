@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from bev_perception.bundle import (
@@ -31,7 +29,7 @@ from bev_perception.bundle import (
     open_bundle,
     with_facts,
 )
-from bev_perception.files import read_bytes, write_atomic
+from bev_perception.files import read_bytes, replace_folder, work_folder, write_atomic
 from bev_perception.frame_proof import prove_frame, record_golden_frame
 from bev_perception.golden_pattern import pattern_frames
 from bev_perception.inference.backend import open_backend
@@ -56,9 +54,7 @@ def upgrade_bundle(old: str | Path, new: str | Path, frames: Frames | None = Non
     stated = read_scores(before)  # of the same network, which gets another hash
     if new.exists():
         raise FileExistsError(f"{new} is there already; name a folder that is not")
-    new.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{new.name}.", dir=new.parent))
-    try:
+    with work_folder(new) as work:
         shutil.copytree(before.path, work, dirs_exist_ok=True)
         (work / SIGNATURE).unlink(missing_ok=True)  # it is of the old files
         spec = dataclasses.replace(before.spec, weights_sha256=external_files(before))
@@ -75,10 +71,7 @@ def upgrade_bundle(old: str | Path, new: str | Path, frames: Frames | None = Non
             prove_frame(backend, load_bundle(work))
         finally:
             backend.close()
-        os.chmod(work, 0o755)
-        os.replace(work, new)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        replace_folder(work, new)
     return load_bundle(new)
 
 

@@ -26,7 +26,7 @@ from bev_perception.deployment.journal import Line
 from bev_perception.inference.backend import open_backend
 from bev_perception.stated_scores import SCORES, StatedScores, read_scores
 from training.circle import __main__ as circle
-from training.circle.choose import LEFT, choose, missed, worst, write_splits
+from training.circle.choose import CHOSEN, LEFT, choose, missed, worst, write_chosen
 from training.circle.gate import judge
 from training.circle.gate import main as gate_main
 from training.circle.progress import Progress, by_stage, read_progress, write_progress
@@ -63,25 +63,38 @@ def test_the_worst_scenes_are_chosen_in_their_order() -> None:
     assert worst(found, 0.01) == ["b"] and worst(found, 1.0) == list(found)
 
 
-def test_choosing_rewrites_the_split_and_can_be_done_again(tmp_path: Path) -> None:
-    tables = tmp_path / "v1.0-trainval"
-    tables.mkdir()
+def test_what_is_chosen_is_a_data_set_of_its_own(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "chosen"
+    tables = data / "v1.0-trainval"
+    for folder in (tables, data / "samples" / "CAM"):
+        folder.mkdir(parents=True)
+    (data / "samples" / "CAM" / "a.png").write_text("an image")
     names = ["one", "two", "three"]
     (tables / "scene.json").write_text(json.dumps([{"token": f"s{n}", "name": n} for n in [*names, "held"]]))
     (tables / "sample.json").write_text(
         json.dumps([{"token": f"{n}{k}", "scene_token": f"s{n}"} for n in [*names, "held"] for k in range(2)])
     )
-    (tmp_path / "splits.json").write_text(json.dumps({"train": names, "val": ["held"]}))
+    splits = json.dumps({"train": names, "val": ["held"]})
+    (data / "splits.json").write_text(splits)
     teacher = {f"{n}{k}": [row("car", 0, 0)] for n in names for k in range(2)}
     student = {token: [] if token.startswith("two") else [row("car", 0, 0)] for token in teacher}
     for _ in range(2):
         told = choose(tables, teacher, student, 0.4)
         assert told["chosen"] == ["two"] and told["missed_in_a_frame"] == {"one": 0, "two": 1, "three": 0}
-        write_splits(tmp_path, told["chosen"], list(told["missed_in_a_frame"]))
-        splits = json.loads((tmp_path / "splits.json").read_text())
-        assert splits == {"train": ["two"], LEFT: ["one", "three"], "val": ["held"]}
+        write_chosen(out, data, tables.name, told)
+        assert json.loads((out / "splits.json").read_text()) == {
+            "train": ["two"],
+            LEFT: ["one", "three"],
+            "val": ["held"],
+        }
+        assert json.loads((out / CHOSEN).read_text()) == told
+        assert (out / "samples" / "CAM" / "a.png").read_text() == "an image" and (out / tables.name).is_dir()
+    assert (data / "splits.json").read_text() == splits, "whoever scores or trains on all of it still can"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chosen", "data"]
     with pytest.raises(ValueError, match="three1 of three is not in both results"):
         choose(tables, teacher, {t: r for t, r in student.items() if t != "three1"}, 0.4)
+    with pytest.raises(ValueError, match=r"data is there and was not written here \(it holds no chosen.json\)"):
+        write_chosen(data, data, tables.name, told)
 
 
 def in_8_bits(path: Path, name: str = "tiny", mean_ap: float = 0.4) -> Bundle:
@@ -155,6 +168,52 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
         read_progress(tmp_path)
 
 
+def test_what_builds_on_what_was_made_anew_is_done_anew(tmp_path: Path) -> None:
+    todo = steps(tmp_path, Settings(fleet=2, held_out=1))
+    whole = Progress()
+    for step in todo:
+        whole = whole.after(step, 1.0, 1.0, done=True)
+
+    def stale(of: str, stage: str = "") -> set[str]:
+        (step,) = [step for step in todo if str(step.product.relative_to(tmp_path)) == of and stage in step.stage][:1]
+        after, told = whole.begin(step, todo)
+        assert {after.of(other).command for other in told} == {row.command for row in after.took if row.stale}
+        assert not any(after.is_done(other) for other in (step, *told))
+        assert after.begin(step, todo)[1] == [], "what is known is not told again"
+        return {str(other.product.relative_to(tmp_path)) for other in told}
+
+    journal = "vehicle/journal.jsonl"
+    last = {journal, "published/after.json"}
+    assert stale(journal, "deploy slow") == {journal}
+    assert stale("better") >= {"better/model.sig", "gate.json", "bad", "slow", "bad/model.sig", *last}
+    assert not stale("better") & {"published/before.json", "before", "fleet.key", "student/last.ckpt"}
+    assert stale("chosen/chosen.json") >= {"student/last.ckpt", "after.json", "after", "better", *last}
+    assert not stale("chosen/chosen.json") & {"teacher/last.ckpt", "teacher_found.json", "before"}
+    assert stale("published/before.json") == last
+    of_a_drive = stale("drives/fleet_2001")
+    assert of_a_drive >= {"drives/recorded_2001", "data/.drives/recorded_2001", "before", "teacher/last.ckpt", *last}
+    assert not of_a_drive & {"drives/recorded_2002", "drives/held_out_2101", "fleet.key"}
+
+
+def test_a_pace_that_is_changed_is_no_other_step(tmp_path: Path) -> None:
+    whole = Progress()
+    for step in steps(tmp_path, Settings()):
+        step.product.mkdir(parents=True, exist_ok=True)
+        whole = whole.after(step, 1.0, 1.0, done=True)
+    assert all(whole.is_done(step) for step in steps(tmp_path, Settings(rate=0.5, deploy_rate=0.2, workers=7)))
+    undone = [step.stage for step in steps(tmp_path, Settings(steps=7)) if not whole.is_done(step)]
+    assert undone == ["fine-tune"]
+
+
+def test_a_folder_is_of_one_circle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = Progress().made_with(Settings(fleet=2))
+    assert begun.made_with(Settings()).settings["fleet"] == 8, "nothing was made yet"
+    write_progress(tmp_path, begun.after(steps(tmp_path, Settings())[0], 1.0, 1.0, done=True))
+    assert circle.main([str(tmp_path), "--fleet", "2", "--steps", "7"]) == 1
+    told = capsys.readouterr().err
+    assert f"{tmp_path}: it was begun with --steps 160, asked for is --steps 7; name another folder" in told
+
+
 def line(bundle: str, step: str, verdict: str, reason: str = "why") -> Line:
     return Line("2026-01-01T00:00:00.000Z", "1", asked_by(bundle), step, verdict, reason=reason)
 
@@ -193,16 +252,19 @@ def test_the_summary_says_scores_times_and_verdicts(tmp_path: Path) -> None:
     assert "| gate | 61 | 2 |" in said and said.count("| 20 | 0.250 | 0.500 |") == 5
 
 
-# Two steps of which the second waits: it is interrupted once, and gone on with.
-TWO = """
+# Three steps, each of which waits and reads what the one before made. The second has a folder that it goes on in.
+THREE = """
 import sys
 from pathlib import Path
 from training.circle import __main__ as circle
 from training.circle.steps import Step
 out = Path(sys.argv[1])
+def step(name, before, seconds="0"):
+    return ("python", "-m", "makes", str(out / name), str(out / before), "--rate", seconds)
 circle.steps = lambda *_: [
-    Step("first", "one", ("python", "-m", "makes", str(out / "one"), "0"), out / "one"),
-    Step("second", "two", ("python", "-m", "makes", str(out / "two"), sys.argv[2]), out / "two"),
+    Step("first", "one", step("one", "none"), out / "one"),
+    Step("second", "two", step("two", "one", sys.argv[2]), out / "two", clears=(out / "two", out / "two.log")),
+    Step("third", "three", step("three", "two"), out / "three"),
 ]
 circle.summaries.summary = lambda *_: {}
 circle.summaries.text = lambda _: "the end"
@@ -210,16 +272,20 @@ sys.exit(circle.main([sys.argv[1]]))
 """
 MAKES = """
 import sys, time
+out, before = sys.argv[1:3]
+open(out + ".log", "a").write("begun ")
 print("at work", flush=True)
-time.sleep(float(sys.argv[2]))
-open(sys.argv[1], "a").write("made ")
+time.sleep(float(sys.argv[4]))
+open(out, "a").write("made " + (open(before).read() if before[-4:] != "none" else ""))
 """
 
 
-def test_a_circle_that_was_interrupted_goes_on(tmp_path: Path) -> None:
+def test_a_circle_that_was_interrupted_goes_on_and_what_is_deleted_is_made_with_all_that_follows(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "makes.py").write_text(MAKES)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}"}
-    command = [sys.executable, "-c", TWO, str(tmp_path / "out")]
+    command, out = [sys.executable, "-c", THREE, str(tmp_path / "out")], tmp_path / "out"
     with subprocess.Popen(
         [*command, "60"], env=environment, start_new_session=True, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -230,12 +296,24 @@ def test_a_circle_that_was_interrupted_goes_on(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         said = process.stdout.read()
     assert process.returncode == 130 and "the same command goes on from here" in said, said
-    progress = read_progress(tmp_path / "out")
-    assert [row.done for row in progress.took] == [True, False]
-    # The second of the same command is given another time here, so that the test need not wait.
-    again = subprocess.run([*command, "0"], env=environment, text=True, capture_output=True, check=False)
-    assert again.returncode == 0 and "done before: one" in again.stdout and "the end" in again.stdout, again.stderr
-    assert (tmp_path / "out" / "one").read_text() == "made "
+    assert [row.done for row in read_progress(out).took] == [True, False]
+
+    def again() -> str:
+        ended = subprocess.run([*command, "0"], env=environment, text=True, capture_output=True, check=False)
+        assert ended.returncode == 0 and "the end" in ended.stdout, ended.stderr
+        return ended.stdout
+
+    def held() -> dict[str, int]:
+        return {path.name: len(path.read_text().split()) for path in out.iterdir() if not path.suffix == ".json"}
+
+    assert "done before: one" in again()
+    # A word for each attempt: the second step went on where it was.
+    assert held() == {"one": 1, "one.log": 1, "two": 2, "two.log": 2, "three": 3, "three.log": 1}
+    assert again().count("done before") == 3
+    (out / "one").unlink()
+    assert "done anew after it, as it builds on it: second, third" in again()
+    assert held() == {"one": 1, "one.log": 2, "two": 2, "two.log": 1, "three": 3, "three.log": 2}
+    assert again().count("done before") == 3
 
 
 def test_a_deployment_beside_a_drive_and_a_drive_that_is_recorded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +13,14 @@ from typing import Any
 
 import pytest
 
-from bev_perception.deployment.folder import RECORD, VehicleFolder
+from bev_perception.deployment.folder import JOURNAL, RECORD, VehicleFolder
 from bev_perception.deployment.rollout import ALREADY, DONE, REFUSED, ROLLBACK_ASKED, ROLLED_BACK
-from bev_perception.ros.deploy import Client, _as_asked, main
+from bev_perception.evaluation.drive import DRIVE, read_drive
+from bev_perception.evaluation.evaluate import main as evaluate_main
+from bev_perception.evaluation.look import LOOK, read_look
+from bev_perception.ros.deploy import Client, _as_asked
+from bev_perception.ros.deploy import main as deploy_main
+from training.circle.gate import main as gate_main
 
 
 @pytest.mark.parametrize(
@@ -67,16 +73,54 @@ def test_a_damaged_record_is_told_and_takes_no_transition_down(tmp_path: Path) -
     assert node._starting_since is None and RECORD in told[0]
 
 
-def test_a_gate_that_is_wrong_is_named_with_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "gate.yaml").write_text("agreement: 2\n")
-    assert main(["bundle", "--gate", str(tmp_path / "gate.yaml")]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"deploy: {tmp_path / 'gate.yaml'}: gate") and "`agreement` is 2" in told
+@pytest.mark.parametrize("content", [b"\xff", b"a: b: c", b"agreement: 2"], ids=["no text", "no yaml", "no gate"])
+@pytest.mark.parametrize("command", [deploy_main, gate_main, evaluate_main], ids=["deploy", "circle", "evaluate"])
+def test_whatever_is_wrong_with_a_gate_names_the_file(
+    command: Any, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = tmp_path / "gate.yaml"
+    gate.write_bytes(content)
+    more = {
+        deploy_main: ["bundle"],
+        gate_main: ["bundle", "--in-service", "other", "--out", "out"],
+        evaluate_main: ["bag", "--bundle", "bundle"],
+    }[command]
+    assert command([*more, "--gate", str(gate)]) == 1
+    assert f"{gate}: " in capsys.readouterr().err
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    for name, read in ((DRIVE, read_drive), (LOOK, read_look)):
+        (tmp_path / name).write_text("{")
+        with pytest.raises(ValueError, match=re.escape(f"{tmp_path / name}: ")):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "is no folder of this machine"),
+        (b"", "has no lines; nothing was deployed there yet"),
+        (b"\0\0\0\0\n[]\n", "has no line that can be read"),
+    ],
+    ids=["no folder", "empty", "damaged"],
+)
+def test_a_history_that_cannot_be_had_says_why(
+    content: bytes | None, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "vehicle"
+    if content is not None:
+        folder.mkdir()
+        (folder / JOURNAL).write_bytes(content)
+    assert deploy_main(["--history", str(folder)]) == 1
+    said = capsys.readouterr()
+    assert told in said.err and not said.out
+    assert ("nothing was deployed" in said.err) == (content == b"")
 
 
 def test_an_empty_name_is_not_the_folder_one_stands_in(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main([""])
+        deploy_main([""])
     assert "is empty; name the folder of a bundle" in capsys.readouterr().err
 
 

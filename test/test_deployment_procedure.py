@@ -32,6 +32,7 @@ from bev_perception.deployment.watch import Watch  # noqa: E402
 from bev_perception.golden_pattern import pattern_frames  # noqa: E402
 from bev_perception.inference.interface import InferenceBackend  # noqa: E402
 from bev_perception.inference.onnxruntime_backend import OnnxRuntimeBackend  # noqa: E402
+from bev_perception.model_spec import BundleError  # noqa: E402
 from bev_perception.pipeline import BevPipeline  # noqa: E402
 from bev_perception.structures import SensorFrame  # noqa: E402
 
@@ -163,6 +164,24 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 @pytest.fixture
 def folder(tmp_path: Path, bundles: dict[str, Bundle]) -> VehicleFolder:
     return folder_with(tmp_path / "vehicle", bundles["old"])
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (lambda path: path.write_bytes(b"PK"), "is a file, expected the folder of a bundle; an archive is unpacked"),
+        (lambda path: None, "there is no such folder on the node's machine"),
+        (lambda path: (path / ".git").mkdir(parents=True), ".git is no regular file, as a bundle's are"),
+        (lambda path: [path.mkdir(), *((path / str(n)).touch() for n in range(65))], "has 65 files, expected at most"),
+    ],
+    ids=["archive", "nothing", "folder", "files"],
+)
+def test_what_is_no_bundles_folder_is_said_as_it_is(
+    folder: VehicleFolder, tmp_path: Path, made: Any, told: str
+) -> None:
+    made(tmp_path / "given")
+    with pytest.raises(BundleError, match=told):
+        folder.take(tmp_path / "given", nowhere)
 
 
 def test_a_damaged_copy_is_replaced_by_the_whole_one(folder: VehicleFolder, bundles: dict[str, Bundle]) -> None:

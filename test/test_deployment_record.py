@@ -152,6 +152,17 @@ def test_a_torn_line_is_told_and_skipped_and_stays(left: int, tmp_path: Path) ->
     assert path.read_bytes().startswith(whole + torn + b"\n")
 
 
+def test_of_a_file_that_is_no_journal_only_the_beginning_is_told(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    path.write_bytes(b"what\n" * 1000)
+    journal.append(path, line("checking"))
+    found = journal.read(path)
+    assert [one.step for one in found.lines] == ["checking"]
+    assert len(found.problems) == journal.TOLD_LINES + 1
+    assert "line 1 of the last 1001" in found.problems[0]
+    assert f"{1000 - journal.TOLD_LINES} further lines" in found.problems[-1]
+
+
 def test_a_line_without_its_end_is_a_line(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
     journal.append(path, line("checking"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,15 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(tmp_p
         with work_folder(target) as other, work_folder(mine / "inside"):
             assert (mine / "file").is_file() and other.is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+# A recording that was cut off is all that there is of a drive: it stays where it is, for whoever can mend it.
+LEFT_ON_PURPOSE = {"bev_perception/ros/record_bag.py"}
+
+
+def test_what_is_made_beside_its_place_is_made_in_a_work_folder() -> None:
+    """Else what a killed process left, often a whole drive, stays there for ever."""
+    beside = re.compile(r"(mkdtemp|TemporaryDirectory)\([^)]*dir=\w+\.parent")
+    sources = [file for part in ("bev_perception", "training") for file in (ROOT / part).rglob("*.py")]
+    found = {str(file.relative_to(ROOT)) for file in sources if beside.search(file.read_text())}
+    assert found == {"bev_perception/files.py"} | LEFT_ON_PURPOSE

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bev_perception.evaluation.result_bag import make_typestore
+from bev_perception.files import work_folder
 from bev_perception.geometry import invert, transform_boxes
 from bev_perception.model_spec import CLASSES
 from training.command_line import errors_as_text
@@ -51,9 +51,8 @@ def write_scene(out: Path, index: Index, scene: str, anchor: str, lidar: bool) -
     """
     number = _position(index.scenes, scene, "scene")
     anchor_channel = _position(index.channels, anchor, "sensor")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as part:
-        path = Path(part) / out.name  # rosbag2 names the file inside after the folder
+    with work_folder(out) as part:
+        path = part / out.name  # rosbag2 names the file inside after the folder
         with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
             store = make_typestore()
             queue = RecordQueue(writer, store)

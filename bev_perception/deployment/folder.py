@@ -172,14 +172,24 @@ def _open_lock(path: Path) -> int:
 
 
 def _files_of(source: Path) -> list[Path]:
+    if source.is_file():
+        raise BundleError(
+            f"bundle {source}: is a file, expected the folder of a bundle; an archive is unpacked first, with `archive "
+            "unpack`"
+        )
     if not source.is_dir():
         raise BundleError(f"bundle {source}: there is no such folder on the node's machine")
     entries = sorted(source.iterdir())
     odd = [entry.name for entry in entries if entry.is_symlink() or not entry.is_file()]
-    if odd or len(entries) > FILES_LIMIT:
+    if odd:
+        what = "is no regular file" if len(odd) == 1 else "are no regular files"
         raise BundleError(
-            f"bundle {source}: {len(entries)} entries, of which {odd[:5]} are no plain files; a bundle is at most "
-            f"{FILES_LIMIT} files"
+            f"bundle {source}: {', '.join(odd[:5])} {what}, as a bundle's are; take out what is no part of it, and put "
+            "a copy where a link is"
+        )
+    if len(entries) > FILES_LIMIT:
+        raise BundleError(
+            f"bundle {source}: has {len(entries)} files, expected at most {FILES_LIMIT}; name the bundle's own folder"
         )
     large = [file.name for file in entries if file.stat().st_size > MODEL_LIMIT]
     if large:

@@ -19,6 +19,7 @@ from bev_perception.plain import from_plain, parse_json, to_plain
 
 READ_LIMIT = 4 * 2**20  # bytes from the end; a deployment writes 3 KiB
 TEXT_LIMIT, NAME_LIMIT = 2000, 200  # characters of a reason, and of who asked
+TOLD_LINES = 5  # of those that cannot be read
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def read(path: Path, limit: int = READ_LIMIT) -> Journal:
             data = file.read(limit)
     except FileNotFoundError:
         return Journal()
-    problems = []
-    texts = data.split(b"\n")
+    problems, unread = [], []
+    texts = data.removesuffix(b"\n").split(b"\n")
     if size > limit:
         texts = texts[1:]  # it may begin in the middle
         problems.append(f"{path} has {size} bytes: the lines before the last {limit} are left out")
@@ -106,7 +107,10 @@ def read(path: Path, limit: int = READ_LIMIT) -> Journal:
             lines.append(_parsed(text))
         except ValueError as error:
             where = "the last line" if number == len(texts) else f"line {number} of the last {len(texts)}"
-            problems.append(f"{path}: {where} was torn or altered and is skipped ({error}): {text[:60]!r}")
+            unread.append(f"{path}: {where} was torn or altered and is skipped ({error}): {text[:60]!r}")
+    problems += unread[:TOLD_LINES]
+    if len(unread) > TOLD_LINES:
+        problems.append(f"{path}: and so are {len(unread) - TOLD_LINES} further lines")
     return Journal(tuple(lines), tuple(problems))
 
 

@@ -31,7 +31,7 @@ from bev_perception.evaluation.metrics import Tally, add_tallies, tally
 from bev_perception.evaluation.objects import Objects, objects_from_detections, objects_from_message
 from bev_perception.evaluation.result_folder import TALLY
 from bev_perception.evaluation.tally_file import tally_bytes
-from bev_perception.files import read_text, replace_folder, work_folder, write_atomic
+from bev_perception.files import naming, read_text, replace_folder, work_folder, write_atomic
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import load_config
 from bev_perception.plain import from_plain, parse_json
@@ -200,7 +200,8 @@ def evaluate_drive(job: Job, watch: Callable[[float], None] = lambda share: None
 
 def read_drive(folder: Path) -> DriveResult:
     """Raises ValueError for what is no result of this version, OSError where it cannot be read."""
-    result: DriveResult = from_plain(DriveResult, parse_json(read_text(folder / DRIVE, LIMIT)), DRIVE)
+    with naming(folder / DRIVE):
+        result: DriveResult = from_plain(DriveResult, parse_json(read_text(folder / DRIVE, LIMIT)), "result")
     if result.format != FORMAT:
         raise ValueError(f"{folder / DRIVE} is of format {result.format}, this version reads {FORMAT}; evaluate again")
     return result

@@ -35,7 +35,7 @@ from bev_perception.evaluation.report import REPORT, report_of
 from bev_perception.evaluation.report_page.page import write_report
 from bev_perception.evaluation.score_gate import TEXT_LIMIT, Bound, faults_of, parse_score_gate
 from bev_perception.evaluation.summary import DRIVES, RESULT, figures_of, scores_of, tallies
-from bev_perception.files import read_text, write_atomic
+from bev_perception.files import naming, read_text, write_atomic
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, load_config
 
@@ -124,7 +124,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    gate = parse_score_gate(read_text(args.gate, TEXT_LIMIT)) if args.gate else ()
+    with naming(args.gate or "gate"):
+        gate = parse_score_gate(read_text(args.gate, TEXT_LIMIT)) if args.gate else ()
     load_config(args.bundle, args.params, args.backend or None)  # what is wrong with it is said once, and at once
     without = sensors_named(args.without, load_bundle(args.bundle).spec)
     names = drive_names(args.bags)

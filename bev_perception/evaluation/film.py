@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bev_perception.files import sync
+from bev_perception.files import sync, work_folder
 
 # Ending of the file -> codec that OpenCV's wheels can write. A WebM plays in every browser, the others in players.
 CODECS = {".mp4": "mp4v", ".webm": "VP80", ".avi": "MJPG"}
@@ -63,12 +62,11 @@ def open_film(path: Path, rate_hz: float) -> Iterator[Film]:
     picture."""
     if path.suffix not in CODECS:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(CODECS)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as part:
-        film = Film(Path(part) / path.name, rate_hz)
+    with work_folder(path) as part:
+        film = Film(part / path.name, rate_hz)
         yield film
         film.finish()
         if not film.frames:
             raise OSError(f"{path} was not written: there was no frame to show")
-        sync(Path(part) / path.name)
-        os.replace(Path(part) / path.name, path)
+        sync(part / path.name)
+        os.replace(part / path.name, path)

@@ -13,7 +13,7 @@ from bev_perception.evaluation.judged import judge
 from bev_perception.evaluation.objects import Objects
 from bev_perception.evaluation.pictures import encode_jpeg
 from bev_perception.evaluation.worst_frames import Scene, WorstFrames
-from bev_perception.files import read_bytes, read_text, write_atomic
+from bev_perception.files import naming, read_bytes, read_text, write_atomic
 from bev_perception.model_spec import ModelSpec
 from bev_perception.plain import from_plain, parse_json, to_plain
 from bev_perception.structures import SensorFrame
@@ -72,9 +72,12 @@ def write_look(folder: Path, look: Look) -> None:
 
 def read_look(folder: Path) -> Look:
     """Raises ValueError for what is no such file, OSError where it cannot be read."""
-    file: _File = from_plain(_File, parse_json(read_text(folder / LOOK, LIMIT)), LOOK)
-    scenes = [
-        Scene(stamp, read_bytes(folder / PICTURES / f"{stamp}.jpg", PICTURE_LIMIT), row.wrong)
-        for stamp, row in ((int(row.stamp_ns), row) for row in file.scenes)
-    ]
+    with naming(folder / LOOK):
+        file: _File = from_plain(_File, parse_json(read_text(folder / LOOK, LIMIT)), "look")
+        stamps = [int(row.stamp_ns) for row in file.scenes]
+    scenes = []
+    for stamp, row in zip(stamps, file.scenes):
+        picture = folder / PICTURES / f"{stamp}.jpg"
+        with naming(picture):
+            scenes.append(Scene(stamp, read_bytes(picture, PICTURE_LIMIT), row.wrong))
     return Look(tuple(scenes), file.followed)

@@ -28,7 +28,7 @@ from bev_perception.evaluation.reliability import reliability
 from bev_perception.evaluation.report_page.data import Comparison, Drive, FrameRow, Latency, Pace, ReportData
 from bev_perception.evaluation.report_page.page import write_report
 from bev_perception.evaluation.summary import DRIVES, RESULT, tallies
-from bev_perception.files import read_text
+from bev_perception.files import naming, read_text
 from bev_perception.plain import parse_json
 
 REPORT = "report.html"
@@ -76,7 +76,8 @@ def report_of(result: Path, baseline: Path | None = None, beside: Mapping[str, P
 
 def _result(folder: Path) -> dict[str, Any]:
     try:
-        data = parse_json(read_text(folder / RESULT, LIMIT))
+        with naming(folder / RESULT):
+            data = parse_json(read_text(folder / RESULT, LIMIT))
     except FileNotFoundError as error:
         raise ValueError(f"{folder} has no {RESULT}: name the folder that `evaluate --out` wrote") from error
     wanted = {"model", "model_sha256", "drives", "failed", "gate"}

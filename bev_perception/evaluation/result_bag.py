@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from bev_perception.evaluation.foxglove_messages import ANNOTATIONS_TYPE, SCENE_
 from bev_perception.evaluation.message_maker import MessageMaker
 from bev_perception.evaluation.objects import objects_from_detections
 from bev_perception.evaluation.scene import image_annotations, scene_update
+from bev_perception.files import replace_folder, work_folder
 from bev_perception.messages import NOT_ESTIMATED, PUBLISHERS
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import Detections, SensorFrame
@@ -147,17 +147,14 @@ def open_detection_bag(path: Path, spec: ModelSpec, frame_id: str) -> Iterator[D
     store.register(foxglove_types())
     if path.exists() and not is_detection_bag(path):
         raise BagError(f"{path} was not written by a replay and is not replaced: move it, or choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as part:
-        unfinished = Path(part) / path.name  # rosbag2 names the file after the last folder
+    with work_folder(path) as part:
+        unfinished = part / path.name  # rosbag2 names the file after the last folder
         writer = Writer(unfinished, version=9, storage_plugin=StoragePlugin.MCAP)
         writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)  # six times smaller, for every reader
         writer.set_custom_data(*MARK)
         with writer:
             yield DetectionBag(writer, store, spec, frame_id)
-        if path.exists():
-            os.replace(path, Path(part) / "replaced")
-        os.replace(unfinished, path)
+        replace_folder(unfinished, path)
 
 
 def is_detection_bag(path: Path) -> bool:

@@ -19,9 +19,9 @@ from typing import Any
 
 from bev_perception.deployment import journal
 from bev_perception.deployment.folder import JOURNAL
-from bev_perception.deployment.gate import TEXT_LIMIT, GateError, parse_gate
+from bev_perception.deployment.gate import TEXT_LIMIT, parse_gate
 from bev_perception.deployment.rollout import ALREADY, DONE, ROLLBACK_ASKED, ROLLED_BACK
-from bev_perception.files import read_text
+from bev_perception.files import naming, read_text
 from bev_perception.parameters import NODE_NAME, resolve_path
 
 FOLDER = "deploy.folder"
@@ -136,14 +136,20 @@ def folder_of_node(node_name: str) -> Path:
 
 
 def show_history(folder: Path) -> int:
-    """The journal as a table."""
+    """The journal as a table. Raises DeployFailed where there is no such folder, OSError."""
+    if not folder.is_dir():
+        raise DeployFailed(
+            f"{folder} is no folder of this machine; --history wants the `deploy.folder` of a node, which holds "
+            f"{JOURNAL}, on the node's machine"
+        )
     found = journal.read(folder / JOURNAL)
     if found.lines:
         print(journal.table(found.lines))
     for problem in found.problems:
         print(problem, file=sys.stderr)
     if not found.lines:
-        print(f"deploy: {folder / JOURNAL} has no lines; nothing was deployed there yet", file=sys.stderr)
+        why = "no line that can be read" if found.problems else "no lines; nothing was deployed there yet"
+        print(f"deploy: {folder / JOURNAL} has {why}", file=sys.stderr)
     return int(not found.lines)
 
 
@@ -172,11 +178,9 @@ def ask(options: argparse.Namespace) -> int:
 
 def _gate_text(path: Path) -> str:
     """What is wrong with it is said at once. Raises ValueError, OSError."""
-    text = read_text(path, TEXT_LIMIT)
-    try:
+    with naming(path):
+        text = read_text(path, TEXT_LIMIT)
         parse_gate(text)
-    except GateError as error:
-        raise GateError(f"{path}: {error}") from error
     return text
 
 

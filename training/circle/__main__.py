@@ -14,14 +14,16 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from bev_perception.deployment.rollout import ALREADY, DONE
 from bev_perception.evaluation.process import run_in_front
-from bev_perception.files import write_atomic
+from bev_perception.files import naming, write_atomic
 from training.circle import summary as summaries
 from training.circle.progress import read_progress, timed, write_progress
 from training.circle.steps import PYTHON, Settings, Step, steps
@@ -38,6 +40,19 @@ def run(step: Step) -> int:
         return subprocess.run(step.command, check=False).returncode
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def clear(step: Step) -> None:
+    """Away with what an earlier attempt left. Asked for of what this command has made itself, by its own record."""
+    for path in (step.product,) if step.clears is None else step.clears:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _stages(some: Sequence[Step]) -> list[str]:
+    return list(dict.fromkeys(step.stage for step in some))
 
 
 def judged(step: Step, status: int, out: Path) -> str:
@@ -81,17 +96,25 @@ def main(argv: list[str] | None = None) -> int:
     out, until = args.pop("out"), args.pop("until")
     settings = Settings(**args)
     todo = steps(out, settings)
-    stages = list(dict.fromkeys(step.stage for step in todo))
+    stages = _stages(todo)
     if until and until not in stages:
         parser.error(f"--until {until}: the stages are {', '.join(stages)}")
     out.mkdir(parents=True, exist_ok=True)
-    begun, progress = time.monotonic(), read_progress(out)
+    begun = time.monotonic()
+    with naming(out):
+        progress = read_progress(out).made_with(settings)
     for number, step in enumerate(todo, 1):
         where = f"[{(time.monotonic() - begun) / 60:4.1f} min, {number} of {len(todo)}, {step.stage}]"
         if progress.is_done(step):
             print(f"{where} done before: {step.why}", flush=True)
             continue
         print(f"\n{where} {step.why}:\n    {shlex.join(step.command)}\n", flush=True)
+        if progress.begins_anew(step):
+            clear(step)
+        progress, stale = progress.begin(step, todo)
+        write_progress(out, progress)
+        if stale:
+            print(f"done anew after it, as it builds on it: {', '.join(_stages(stale))}\n", flush=True)
         step.product.parent.mkdir(parents=True, exist_ok=True)
         status, seconds, cpu_s = timed(run, step)
         wrong = judged(step, status, out)

@@ -1,10 +1,10 @@
 """Which scenes of the training split are worth most: those in which the student misses most of what its teacher finds.
 
-    python -m training.circle.choose DATA --teacher TEACHER.json --student STUDENT.json --share 0.6 --out CHOSEN.json
+    python -m training.circle.choose DATA OUT --teacher TEACHER.json --student STUDENT.json --share 0.6
 
 Both files are results of `training.evaluate --split train --results FILE`. No ground truth is looked at: what a teacher
-finds is at hand for every drive. The chosen scenes stay the split `train` of DATA/splits.json, the others become the
-split `left`; the same command again chooses among all of them anew.
+finds is at hand for every drive. OUT becomes a data set of the same drives, by links into DATA: the chosen scenes are
+its split `train`, the others its split `left`, and OUT/chosen.json says why. DATA stays as it is.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bev_perception.files import read_text, write_atomic
+from bev_perception.files import read_text, replace_folder, work_folder, write_atomic
 from training.command_line import errors_as_text
 from training.data.table_checks import check_splits
 
-SCORE, MATCH_M = (
-    0.3,
-    2.0,
-)  # what counts as found, and as the same object: nuScenes' widest match is 4 m, its middle one 2
+SCORE, MATCH_M = 0.3, 2.0  # what counts as found, and as the same object: nuScenes' middle match
 LIMIT = 2**30  # bytes of a results file
 LEFT = "left"
+SPLITS, CHOSEN = "splits.json", "chosen.json"
+LINKED = ("samples", "sweeps", "maps")  # of DATA, beside its tables
 Row = Mapping[str, Any]
 
 
@@ -65,10 +65,10 @@ def choose(
 ) -> dict[str, Any]:
     """Scenes, what is missed in a frame of each, and which are chosen. tables: a folder of a data set; teacher,
     student: sample token -> rows. Raises ValueError where they lack a sample of the training split."""
-    path = tables.parent / "splits.json"
+    path = tables.parent / SPLITS
     scenes = {row["token"]: row["name"] for row in json.loads((tables / "scene.json").read_bytes())}
     splits = check_splits(json.loads(path.read_bytes()), path)
-    found: dict[str, list[int]] = {name: [] for name in sorted([*splits["train"], *splits.get(LEFT, [])])}
+    found: dict[str, list[int]] = {name: [] for name in sorted(splits["train"])}
     for sample in json.loads((tables / "sample.json").read_bytes()):
         name, token = scenes[sample["scene_token"]], sample["token"]
         if name not in found:
@@ -83,13 +83,23 @@ def choose(
     }
 
 
-def write_splits(root: Path, chosen: Sequence[str], all_of: Sequence[str]) -> None:
-    """`train` becomes the chosen ones, `left` the others; other splits stay."""
-    path = root / "splits.json"
-    splits = json.loads(path.read_bytes())
-    splits["train"] = [name for name in all_of if name in set(chosen)]
-    splits[LEFT] = [name for name in all_of if name not in set(chosen)]
-    write_atomic(path, json.dumps(splits, indent=1))
+def write_chosen(out: Path, root: Path, version: str, told: Mapping[str, Any]) -> None:
+    """The data set `out`: that of `root`, whose training split is what `choose` told. An earlier one is replaced.
+
+    Raises ValueError where `out` is there and is none of these; OSError.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / CHOSEN).is_file():
+        raise ValueError(f"{out} is there and was not written here (it holds no {CHOSEN}); name another folder")
+    splits = json.loads((root / SPLITS).read_bytes())
+    splits[LEFT] = [name for name in told["missed_in_a_frame"] if name not in told["chosen"]]
+    splits["train"] = list(told["chosen"])
+    with work_folder(out) as work:
+        for name in (version, *LINKED):
+            if (root / name).exists():
+                (work / name).symlink_to(os.path.relpath(root / name, out))
+        write_atomic(work / SPLITS, json.dumps(splits, indent=1))
+        write_atomic(work / CHOSEN, json.dumps(told, indent=1))
+        replace_folder(work, out)
 
 
 def read_results(path: Path) -> dict[str, list[Row]]:
@@ -108,20 +118,19 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("data", type=Path, help="nuScenes-format data root; its splits.json is rewritten")
+    parser.add_argument("data", type=Path, help="nuScenes-format data root")
+    parser.add_argument("out", type=Path, help="data root to write, with links into DATA")
     parser.add_argument("--version", default="v1.0-trainval")
     parser.add_argument("--teacher", type=Path, required=True, help="what the teacher finds in the split train")
     parser.add_argument("--student", type=Path, required=True, help="what the student finds there")
     parser.add_argument("--share", type=float, default=0.6, help="of the scenes that is kept (%(default)g)")
-    parser.add_argument("--out", type=Path, required=True, help="JSON of what was chosen, and why")
     args = parser.parse_args(argv)
     if not 0 < args.share <= 1:
         parser.error(f"--share {args.share}: expected a share above 0, at most 1")
     told = choose(args.data / args.version, read_results(args.teacher), read_results(args.student), args.share)
     for name, mean in sorted(told["missed_in_a_frame"].items(), key=lambda item: -item[1]):
         print(f"{name}: {mean:5.1f} missed in a frame{', chosen' if name in told['chosen'] else ''}")
-    write_splits(args.data, told["chosen"], list(told["missed_in_a_frame"]))
-    write_atomic(args.out, json.dumps(told, indent=1))
+    write_chosen(args.out, args.data, args.version, told)
     return 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.deployment.gate import TEXT_LIMIT, Gate, Judged, judge_facts, judge_scores, parse_gate
-from bev_perception.files import read_text, write_atomic
+from bev_perception.files import naming, read_text, write_atomic
 from bev_perception.stated_scores import read_scores
 from training.command_line import errors_as_text
 
@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gate", type=Path, help="what must hold; docs/redeploy.md has the defaults")
     parser.add_argument("--out", type=Path, required=True, help="JSON of the figures, written where it passes")
     args = parser.parse_args(argv)
-    gate = parse_gate(read_text(args.gate, TEXT_LIMIT) if args.gate else "")
+    with naming(args.gate or "gate"):
+        gate = parse_gate(read_text(args.gate, TEXT_LIMIT) if args.gate else "")
     judged = judge(load_bundle(args.bundle), load_bundle(args.in_service), gate)
     figures = ", ".join(f"{name} {value:+.4f}" for name, value in judged.figures.items())
     print(f"{'refused' if judged.reason else 'passed'}: {judged.reason or judged.note or figures}")

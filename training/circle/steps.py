@@ -6,8 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bev_perception.deployment.folder import JOURNAL
 from bev_perception.deployment.rollout import DONE, REFUSED, ROLLED_BACK
 from bev_perception.evaluation.bag import DETECTIONS_TOPIC, STATUS_TOPIC
+from training.circle.choose import CHOSEN
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 CHECKPOINTS = HERE.parent / "checkpoints"
@@ -40,7 +42,8 @@ class Settings:
 @dataclass(frozen=True)
 class Step:
     """One command. stage: what it is a part of, once for several; why: what it is for; product: what is there when it
-    was done. deploys, verdict: which bundle it asks the vehicle to take, and how that is to end; "" for none."""
+    was done. deploys, verdict: which bundle it asks the vehicle to take, and how that is to end; "" for none. clears:
+    what goes before it is done anew, None for its product. needs: what it builds on beside what its command names."""
 
     stage: str
     why: str
@@ -48,6 +51,13 @@ class Step:
     product: Path
     deploys: str = ""
     verdict: str = ""
+    clears: tuple[Path, ...] | None = None
+    needs: tuple[Path, ...] = ()
+
+    def builds_on(self, earlier: Step) -> bool:
+        """Whether it takes what an earlier step made, or the folder that this lies in."""
+        named = {Path(part) for word in self.command for part in word.split("=") if part}
+        return bool({*named, *self.needs} & ({earlier.product, *earlier.product.parents} - {Path()}))
 
 
 def steps(out: Path, settings: Settings) -> list[Step]:
@@ -135,7 +145,8 @@ def first_bundle(out: Path) -> list[Step]:
 
 def learning(out: Path, settings: Settings) -> list[Step]:
     """A teacher, the frames that are worth most, the student."""
-    data, teacher, student = str(out / "data"), out / "teacher" / "last.ckpt", out / "student" / "last.ckpt"
+    data, chosen = str(out / "data"), out / "chosen"
+    teacher, student = out / "teacher" / "last.ckpt", out / "student" / "last.ckpt"
 
     def found(model: Path, name: str) -> Step:
         results = out / f"{name}_found.json"
@@ -157,17 +168,18 @@ def learning(out: Path, settings: Settings) -> list[Step]:
              (*PYTHON, "training.train", "training.experiments.demo_distilled:teacher", "--data", data,
               "--out", str(out / "teacher"), "--init", str(TEACHER), "--set", f"optim.steps={settings.teacher_steps}",
               "optim.warmup_steps=10"),
-             teacher),
+             teacher, clears=(teacher.parent,)),
         found(teacher, "teacher"),
         found(out / "before", "student"),
         Step("choose", "The scenes in which the student misses most of what its teacher finds",
-             (*PYTHON, "training.circle.choose", data, "--teacher", str(out / "teacher_found.json"),
-              "--student", str(out / "student_found.json"), "--share", f"{settings.share:g}",
-              "--out", str(out / "chosen.json")), out / "chosen.json"),
+             (*PYTHON, "training.circle.choose", data, str(chosen), "--teacher", str(out / "teacher_found.json"),
+              "--student", str(out / "student_found.json"), "--share", f"{settings.share:g}"),
+             chosen / CHOSEN, clears=(chosen,)),
         Step("fine-tune", "The shipped student goes on, taught by it",
-             (*PYTHON, "training.train", "training.experiments.circle:student", "--data", data,
+             (*PYTHON, "training.train", "training.experiments.circle:student", "--data", str(chosen),
               "--out", str(out / "student"), "--init", str(STUDENT), "--teacher", f"centerpoint={teacher}",
-              "--teacher-cache", str(out / "teacher_cache"), "--set", f"optim.steps={settings.steps}"), student),
+              "--teacher-cache", str(out / "teacher_cache"), "--set", f"optim.steps={settings.steps}"), student,
+             clears=(student.parent, out / "teacher_cache")),
         Step("score", "How good is it now?",
              (*PYTHON, "training.evaluate", str(student), "--data", data, "--out", str(out / "after.json")),
              out / "after.json"),
@@ -210,8 +222,9 @@ def next_bundle(out: Path) -> list[Step]:
 
 def vehicle(out: Path, settings: Settings) -> list[Step]:
     """The node with a held-out drive that is played to it, and what is deployed meanwhile."""
-    held_out = str(drive(out, "held_out", HELD_OUT_SEED))
-    folder = ("deploy.folder=" + str(out / "vehicle"), "deploy.public_key=" + str(out / "fleet.pub"))
+    held_out, published_in = str(drive(out, "held_out", HELD_OUT_SEED)), out / "published"
+    journal = out / "vehicle" / JOURNAL
+    folder = ("deploy.folder=" + str(journal.parent), "deploy.public_key=" + str(out / "fleet.pub"))
     node = (
         *PYTHON, "bev_perception.evaluation.live", held_out, "--out", str(out / "live"),
         "--bundle", str(out / "before"), "--set", *PARAMETERS, *folder, "--rate",
@@ -220,9 +233,10 @@ def vehicle(out: Path, settings: Settings) -> list[Step]:
     seconds = {"--shadow": 20 / rate, "--watch": 15 / rate}
 
     def published(name: str, why: str) -> Step:
-        said = ("--record", str(out / "published" / name), "--topics", DETECTIONS_TOPIC, STATUS_TOPIC)
-        scores = out / "published" / f"{name}.json"
-        return Step("drive", why, (*node, f"{settings.rate:g}", *said, "--scores", str(scores)), scores)
+        bag, scores = published_in / name, published_in / f"{name}.json"
+        said = ("--record", str(bag), "--topics", DETECTIONS_TOPIC, STATUS_TOPIC, "--scores", str(scores))
+        first = (journal.parent,) if name == "before" else ()  # which begins with the bundle that is told
+        return Step("drive", why, (*node, f"{settings.rate:g}", *said), scores, clears=(scores, bag, *first))
 
     def deployed(bundle: str, why: str, verdict: str, shadow: bool = True) -> Step:
         # One that is seen first while it serves is watched for longer: it ends with the breach.
@@ -232,16 +246,17 @@ def vehicle(out: Path, settings: Settings) -> list[Step]:
             *node, f"{rate:g}", "--", "bev_perception.ros.deploy", str(out / bundle), *asked, "--gate", str(GATE),
             "--asked-by", asked_by(bundle),
         )  # fmt: skip
-        return Step(f"deploy {bundle}", why, command, out / "vehicle" / "journal.jsonl", bundle, verdict)
+        begun = (published_in / "before.json",)
+        return Step(f"deploy {bundle}", why, command, journal, bundle, verdict, clears=(), needs=begun)
 
-    history = (*PYTHON, "bev_perception.ros.deploy", "--history", str(out / "vehicle"))
+    history = (*PYTHON, "bev_perception.ros.deploy", "--history", str(journal.parent))
     return [
         published("before", "A held-out drive with the model in service, scored by what the node publishes"),
         deployed("better", "The better one into the running node: check, shadow, switch, watch", DONE),
         published("after", "The same drive again"),
         deployed("bad", "The bad one, which the shadow refuses", REFUSED),
         deployed("slow", "The slow one, by somebody who leaves the shadow out: it is rolled back", ROLLED_BACK, False),
-        Step("journal", "What the vehicle says of all this", history, out / "vehicle" / "journal.jsonl"),
+        Step("journal", "What the vehicle says of all this", history, journal, clears=()),
     ]
 
 

@@ -9,8 +9,6 @@ frames) on /tf_static.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -23,6 +21,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
 from bev_perception.evaluation.result_bag import make_typestore
+from bev_perception.files import replace_folder, work_folder
 from bev_perception.geometry import rotation_from_yaw
 from bev_perception.model_spec import CLASSES
 from training.world.bag_messages import DETECTION_ARRAY, Messages
@@ -116,13 +115,10 @@ def write_bag(out: str | Path, settings: BagSettings, workers: int = 2, overwrit
         raise ValueError(f"rig must be one of {', '.join(BAG_RIGS)}, found {settings.rig!r}")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists already; choose another name, delete it or ask to overwrite it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as part:
+    with work_folder(out) as part:
         # rosbag2 names the file inside after the directory, so the last part of the name must be the final one
-        rates = _write(Path(part) / out.name, settings, workers)
-        if out.exists():
-            os.replace(out, Path(part) / "replaced")
-        os.replace(Path(part) / out.name, out)
+        rates = _write(part / out.name, settings, workers)
+        replace_folder(part / out.name, out)
     return rates
 
 
