@@ -73,9 +73,12 @@ def test_brightness_is_added_to_the_largest_colour() -> None:
 
 def test_low_light_is_a_gamma_of_two_with_noise_about_it() -> None:
     ramp = np.repeat(np.tile(np.arange(256, dtype=np.uint8), (400, 1))[..., None], 3, axis=2)
-    found = images.darken(ramp, 3, rng()).astype(np.float64).mean(axis=(0, 2)) / 255.0
+    found = images.darken(ramp, 3, rng()).astype(np.float64) / 255.0
     middle = np.arange(128, 250)  # clipping at black and the rounding are far from here
-    np.testing.assert_allclose(found[middle], 0.3 * (middle / 255.0) ** 2, atol=0.01)
+    mean = 0.3 * (middle / 255.0) ** 2
+    np.testing.assert_allclose(found.mean(axis=(0, 2))[middle], mean, atol=0.01)
+    noise = np.sqrt(mean / 50 + 0.026**2)  # of photons and of reading
+    np.testing.assert_allclose(found.std(axis=(0, 2))[middle], noise, rtol=0.12)
 
 
 def test_blur_keeps_the_light_and_spreads_along_one_direction() -> None:

@@ -3,7 +3,6 @@ Foxglove, which shows them without a plugin, a scene and lines in each image."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from bev_perception.evaluation.message_maker import MessageMaker
 from bev_perception.evaluation.objects import objects_from_detections
 from bev_perception.evaluation.scene import image_annotations, scene_update
 from bev_perception.files import replace_folder, work_folder
-from bev_perception.messages import NOT_ESTIMATED, PUBLISHERS
+from bev_perception.messages import PUBLISHERS, estimates
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import Detections, SensorFrame
 
@@ -58,7 +57,8 @@ def detection_message(make: MessageMaker, detections: Detections, spec: ModelSpe
     """The Detection3DArray of bev_perception.messages.detection_array, in the classes of rosbags."""
     rows = []
     columns = zip(detections.boxes.tolist(), detections.velocity.tolist(), detections.scores.tolist())
-    for ((x, y, z, length, width, height, yaw), (vx, vy), score), label in zip(columns, detections.labels.tolist()):
+    values = zip(columns, detections.labels.tolist(), estimates(detections))
+    for ((x, y, z, length, width, height, yaw), (vx, vy), score), label, (probability, place, speed) in values:
         pose = make.pose(x, y, z, yaw)
         twist = make.make("geometry_msgs/Twist", linear=make.vector(vx, vy, 0.0), angular=make.vector(0.0, 0.0, 0.0))
         rows.append(
@@ -67,10 +67,10 @@ def detection_message(make: MessageMaker, detections: Detections, spec: ModelSpe
                 class_name=spec.classes[label],
                 label=label,
                 score=score,
-                existence_probability=math.nan,
-                pose=make.make("geometry_msgs/PoseWithCovariance", pose=pose, covariance=NOT_ESTIMATED),
+                existence_probability=probability,
+                pose=make.make("geometry_msgs/PoseWithCovariance", pose=pose, covariance=place),
                 dimensions=make.vector(length, width, height),
-                twist=make.make("geometry_msgs/TwistWithCovariance", twist=twist, covariance=NOT_ESTIMATED),
+                twist=make.make("geometry_msgs/TwistWithCovariance", twist=twist, covariance=speed),
                 id="",
                 attribute="",
                 num_sensor_points=0,

@@ -48,8 +48,7 @@ def darken(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarra
     values = DARK_SCALE[level] * ((values - low) / max(high - low, 1e-6)) ** 2
     photons = 10.0 * PHOTONS[level]
     values = rng.poisson(values * photons).astype(np.float32) / photons
-    values = values + rng.normal(0.0, 0.1 * READ_NOISE[level], values.shape).astype(np.float32)
-    return _eight_bits(values)
+    return _eight_bits(values + rng.normal(0.0, 0.1 * READ_NOISE[level], values.shape))
 
 
 def fog(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
@@ -72,7 +71,7 @@ def snow(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
     flakes = _zoomed(rng.normal(mean, deviation, (round(height * wide / width), wide)).astype(np.float32), zoom)
     flakes[flakes < threshold] = 0.0
     fallen = _blur(_eight_bits(flakes), radius, sigma, rng.uniform(-135.0, -45.0)).astype(np.float32) / 255.0
-    fallen = cv2.resize(fallen, (width, height), interpolation=cv2.INTER_AREA)
+    fallen = np.asarray(cv2.resize(fallen, (width, height), interpolation=cv2.INTER_AREA), dtype=np.float32)
     grey = cv2.cvtColor(values, cv2.COLOR_BGR2GRAY)[..., None]
     values = kept * values + (1.0 - kept) * np.maximum(values, grey * 1.5 + 0.5)
     return _eight_bits(values + fallen[..., None] + np.rot90(fallen, 2)[..., None])

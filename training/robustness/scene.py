@@ -9,27 +9,23 @@ from pathlib import Path
 
 import cv2
 
-from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.metrics import RANGES, Tally, add_tallies
 from bev_perception.evaluation.objects import Objects, objects_from_detections
 from bev_perception.evaluation.tally_file import tally_bytes
 from bev_perception.files import write_atomic
-from bev_perception.frame_proof import open_proven
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.pipeline import BevPipeline
-from training.bundling.torch_engine import TorchEngine
+from training.bundling.engines import open_model
 from training.data.config import PLAIN
 from training.data.nuscenes import Keyframe, Keyframes, open_nuscenes
 from training.data.sensor_frame import sensor_frame
 from training.data.source import Source
-from training.processes import own_device
 from training.robustness.conditions import Cell
 from training.robustness.coverage import seen_by
 from training.robustness.lost import Loss, lost_sensors
 from training.robustness.moment import Moment, Track, track_of
 from training.robustness.reaction import interruptions, matched_share
 from training.scoring import floor_thresholds, ground_truth, tally_found
-from training.trainer.checkpoint import load_network
 
 SEEN, SEEN_CLEAN, REACTION = "seen", "seen_clean", "reaction"
 
@@ -47,14 +43,6 @@ class Job:
     out: Path
 
 
-@cache
-def open_engine(model: Path, backend: str) -> InferenceBackend:
-    """A bundle's engine with one thread, proven; of a checkpoint its network in torch. Once in a process."""
-    if model.is_dir():
-        return open_proven(load_bundle(model), backend, threads=1)[0]
-    return TorchEngine(load_network(model, own_device()).detector)
-
-
 def tally_path(folder: Path, cell: Cell, part: str = "") -> Path:
     """Of a scene's folder. part: SEEN or SEEN_CLEAN for what working sensors see, with and without the loss."""
     return folder / f"{cell.name}{part and '.'}{part}.npz"
@@ -68,13 +56,16 @@ def is_done(folder: Path, cell: Cell) -> bool:
 def drive(job: Job) -> int:
     """Drives the scene and writes what is found; returns the number of frames."""
     cv2.setNumThreads(1)
-    engine = open_engine(job.model, job.backend)
+    engine = _engine(job.model, job.backend)
     keyframes = open_nuscenes(job.source, [job.scene], engine.spec, PLAIN)
     run = _Run(engine, keyframes, job)
     for index, keyframe in enumerate(keyframes):
         run.step(index, keyframe)
     run.write(job.out)
     return len(keyframes)
+
+
+_engine = cache(open_model)  # once in a process
 
 
 class _Run:

@@ -1,16 +1,21 @@
-"""A checkpoint's network in the place of an engine: what would be exported, run by torch."""
+"""The engine of a bundle, or a checkpoint's network in the place of one: what would be exported, run by torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from bev_perception.inference.interface import validate_inputs
+from bev_perception.bundle import load_bundle
+from bev_perception.frame_proof import open_proven
+from bev_perception.inference.interface import InferenceBackend, validate_inputs
 from training.models.detector import Detector
 from training.models.exported import ExportedDetector
+from training.processes import own_device
+from training.trainer.checkpoint import load_network
 
 
 class TorchEngine:
@@ -41,3 +46,10 @@ class TorchEngine:
 
     def close(self) -> None:
         """Nothing is held but the network."""
+
+
+def open_model(model: Path, backend: str) -> InferenceBackend:
+    """A bundle's engine with one thread, proven; of a checkpoint its network in torch. Raises what opening raises."""
+    if model.is_dir():
+        return open_proven(load_bundle(model), backend, threads=1)[0]
+    return TorchEngine(load_network(model, own_device()).detector)
