@@ -61,7 +61,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "bundling compare_recipes convert uncertainty"),
     (
         "training",
-        "train evaluate export pruning average velocity check_data object_database model_table study_tables",
+        "train evaluate export data_need pruning average velocity check_data object_database model_table study_tables",
     ),
     ("training", "bench calibrate decoding overfit prune quantize robustness study train_small"),
     ("training", "circle"),
