@@ -471,6 +471,19 @@ def test_a_bundle_of_somebody_else(vehicle: Vehicle, folder: VehicleFolder, bund
     all_is_as_before(vehicle, folder)
 
 
+@pytest.mark.parametrize("step", ["check", "open"])
+def test_a_copy_is_told_by_the_name_that_was_given(
+    step: str, vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(bundle: Bundle, cancelled: object = None) -> None:
+        raise ValueError(f"{bundle.path / 'model.onnx'} is not as it should be")
+
+    monkeypatch.setattr(vehicle, step, refuse)
+    ended = deployment(vehicle, folder, bundles["new"].path).run()
+    assert ended.reason.endswith(f": {bundles['new'].path / 'model.onnx'} is not as it should be")
+    assert str(folder.path) not in ended.reason
+
+
 def test_the_node_asks_for_a_signature_where_it_has_a_key(tmp_path: Path, bundles: dict[str, Bundle]) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not sourced")
     pytest.importorskip("model_signing", reason="model-signing is not installed")
@@ -486,6 +499,9 @@ def test_the_node_asks_for_a_signature_where_it_has_a_key(tmp_path: Path, bundle
     subprocess.run(["openssl", "ec", "-in", str(key), "-pubout", "-out", str(public)], check=True, capture_output=True)
     node = ActiveNode(run, config, lambda spec: {}, lambda model: None, print, public)
     with pytest.raises(ValueError, match="is not signed"):
+        node.check(bundles["new"])
+    node = ActiveNode(run, config, lambda spec: {}, lambda model: None, print, tmp_path / "none.pem")
+    with pytest.raises(FileNotFoundError, match=r"`deploy.public_key` names .*none\.pem, and no such file"):
         node.check(bundles["new"])
 
 

@@ -76,6 +76,7 @@ class Deployment:
         self._stop = threading.Event()
         self.rollout = Rollout(goal.asked_by, now(), self._before.bundle.spec.onnx_sha256)
         self._progress = Progress(candidate=str(goal.source))
+        self._copy = ""  # of the candidate, in the vehicle's folder
         self._backend: InferenceBackend | None = None  # of the candidate, while it is ours to close
         self._shadow: Shadow | None = None
         self._pace = Pace(0.0, 0.0)
@@ -277,11 +278,15 @@ class Deployment:
         try:
             return work()
         except (ValueError, ImportError, OSError, RuntimeError) as error:
-            raise Failed(f"{reason}: {error}") from error
+            text = str(error)
+            if self._copy and not self._goal.rollback:  # people know it by the name that they gave, and the copy goes
+                text = text.replace(self._copy, str(self._goal.source))
+            raise Failed(f"{reason}: {text}") from error
 
     def _know(self, bundle: Bundle) -> None:
         self.rollout = replace(self.rollout, candidate=bundle.spec.onnx_sha256)
-        self._progress = replace(self._progress, candidate=str(bundle.path), candidate_sha256=bundle.spec.onnx_sha256)
+        self._copy = str(bundle.path)
+        self._progress = replace(self._progress, candidate=self._copy, candidate_sha256=bundle.spec.onnx_sha256)
 
     def _passed(self, figures: Mapping[str, float] | None = None, reason: str = "") -> None:
         self._look()
