@@ -61,9 +61,13 @@ WRITTEN = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can state; the real
 def pack_bundle(bundle: str | Path, out: str | Path) -> Bundle:
     """Write the archive of a bundle, verified before; the same bundle gives the same bytes. A file `out` is replaced.
 
-    Raises BundleError for what `unpack_bundle` would refuse, OSError.
+    Raises BundleError for what `unpack_bundle` would refuse, ValueError where `out` is a folder or in the bundle,
+    OSError.
     """
     source, out = load_bundle(bundle), Path(out)
+    if out.is_dir() or out.resolve().parent == source.path.resolve():
+        what, name = "a folder" if out.is_dir() else "in the bundle itself", f"{source.spec.name}.zip"
+        raise ValueError(f"{out} is {what}; name a file outside of the bundle, such as {name}")
     source.model()  # or BundleError: weights that are not those that the spec names
     names = bundle_files(source.path)
     files = [source.path / name for name in names]

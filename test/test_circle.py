@@ -295,7 +295,7 @@ def test_a_circle_that_was_interrupted_goes_on_and_what_is_deleted_is_made_with_
             "".join(iter(process.stdout.readline, "at work\n"))
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         said = process.stdout.read()
-    assert process.returncode == 130 and "the same command goes on from here" in said, said
+    assert process.returncode == 130 and "the same command goes on with this step" in said, said
     assert [row.done for row in read_progress(out).took] == [True, False]
 
     def again() -> str:

@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         progress = progress.after(step, seconds, cpu_s, done=not wrong)
         write_progress(out, progress)
         if wrong:
-            print(f"\nstopped at {step.stage}: {wrong}; the same command goes on from here", file=sys.stderr)
+            print(f"\nstopped at {step.stage}: {wrong}; the same command goes on with this step", file=sys.stderr)
             return status or 1
         print(f"\n{where} {seconds:.0f} s, {cpu_s:.0f} s of CPU", flush=True)
         if until == step.stage and all(progress.is_done(other) for other in todo if other.stage == until):
