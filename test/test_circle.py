@@ -31,7 +31,7 @@ from training.circle.gate import judge
 from training.circle.gate import main as gate_main
 from training.circle.progress import Progress, by_stage, read_progress, write_progress
 from training.circle.spoilt import spoil
-from training.circle.steps import GATE, Settings, Step, asked_by, steps
+from training.circle.steps import GATE, LIMITS, Settings, Step, asked_by, fleet_drives, held_out_drives, steps
 from training.circle.summary import ending, summary, text
 
 
@@ -212,6 +212,23 @@ def test_a_folder_is_of_one_circle(tmp_path: Path, capsys: pytest.CaptureFixture
     assert circle.main([str(tmp_path), "--fleet", "2", "--steps", "7"]) == 1
     told = capsys.readouterr().err
     assert f"{tmp_path}: it was begun with --steps 160, asked for is --steps 7; name another folder" in told
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--fleet", "0"), ("--fleet", "101"), ("--steps", "-1"), ("--share", "2"), ("--rate", "0"), ("--seconds", "nan")],
+)
+def test_what_no_circle_can_be_made_of_is_refused_at_once(
+    flag: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert circle.main([str(tmp_path / "out"), flag, value]) == 1
+    assert f"error: {flag} is {value}, expected a number within [" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_town_is_learnt_from_and_scored_on() -> None:
+    most = Settings(fleet=LIMITS["fleet"][1], held_out=LIMITS["held_out"][1])
+    assert not set(fleet_drives(most)) & set(held_out_drives(most))
 
 
 def line(bundle: str, step: str, verdict: str, reason: str = "why") -> Line:

@@ -99,10 +99,12 @@ def main(argv: list[str] | None = None) -> int:
     stages = _stages(todo)
     if until and until not in stages:
         parser.error(f"--until {until}: the stages are {', '.join(stages)}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file, expected a folder for everything")
     out.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
+    begun, progress = time.monotonic(), read_progress(out)
     with naming(out):
-        progress = read_progress(out).made_with(settings)
+        progress = progress.made_with(settings)
     for number, step in enumerate(todo, 1):
         where = f"[{(time.monotonic() - begun) / 60:4.1f} min, {number} of {len(todo)}, {step.stage}]"
         if progress.is_done(step):

@@ -20,6 +20,11 @@ LIDAR_TOPIC = "/lidar/top/points"
 # Cameras at 2 Hz, as fast as two cores that other work shares run two networks: what is silent for longer is missing.
 PARAMETERS = ("sync.period_ms=500", "sync.silence_ms=3000", "sync.startup_ms=3000", "backend=openvino")
 PYTHON = ("python", "-m")
+DRIVES = HELD_OUT_SEED - FLEET_SEED  # of each kind at most, or a town would be both learnt from and scored on
+LIMITS = {
+    "fleet": (1, DRIVES), "held_out": (1, DRIVES), "seconds": (5.0, 600.0), "teacher_steps": (1, 10**6),
+    "steps": (1, 10**6), "share": (0.01, 1.0), "rate": (0.01, 10.0), "deploy_rate": (0.01, 10.0), "workers": (1, 4096),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,13 @@ class Settings:
     rate: float = 1.0
     deploy_rate: float = 1.0
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, before anything is begun."""
+        for name, (low, high) in LIMITS.items():
+            if not low <= (found := getattr(self, name)) <= high:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} is {found:g}, expected a number within [{low:g}, {high:g}]")
 
 
 @dataclass(frozen=True)
