@@ -51,7 +51,10 @@ class Patience:
 
     def __post_init__(self) -> None:
         if not (self.timeout_s > 0 and self.tries >= 1 and self.wait_s >= 0 and self.total_s > 0):
-            raise ValueError(f"patience: times must be positive and tries at least one, found {self}")
+            raise ValueError(
+                f"times must be positive and tries at least one, found {self.timeout_s:g} s without a byte and "
+                f"{self.tries} tries, with {self.wait_s:g} s between, {self.total_s:g} s in all"
+            )
 
 
 def read_address(address: str, limit: int, patience: Patience, say: Say) -> bytes:
