@@ -245,9 +245,16 @@ def test_a_deployment_must_end_as_it_is_to_end(tmp_path: Path) -> None:
     journal.append(path, line("bad", "shadowing", "refused"))
     assert circle.judged(step, 1, tmp_path) == ""
     assert circle.judged(step, 130, tmp_path) == "it ended with status 130"
-    assert "was to end done, the journal says refused" in circle.judged(
+    assert "was to end done; the journal says refused" in circle.judged(
         dataclasses.replace(step, verdict="done"), 1, tmp_path
     )
+    why = dataclasses.replace(step, reasons=("empty_output", "disagrees"))
+    told = "was to end refused, empty_output or disagrees; the journal says refused, why"
+    assert told in circle.judged(why, 1, tmp_path)
+    known = len(journal.read(path).lines)
+    assert "the journal says nothing" in circle.judged(step, 1, tmp_path, known), "what it says of an earlier attempt"
+    journal.append(path, line("bad", "shadowing", "refused", "disagrees: 0.2 of the boxes"))
+    assert circle.judged(why, 1, tmp_path, known) == ""
     again = dataclasses.replace(step, deploys="better", verdict="done")
     journal.append(path, line("better", "checking", "refused", "already_in_service: tiny"))
     assert circle.judged(again, 0, tmp_path) == ""  # of a circle that was stopped when it had just come in

@@ -257,6 +257,27 @@ def test_a_good_bundle_passes_every_point_and_comes_in(
     assert new.closed and not vehicle.engines[-1].closed and folder.record().before is None
 
 
+def test_a_slow_replay_is_waited_for_and_one_that_has_ended_is_not(
+    vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames: list[None] = []
+    monkeypatch.setattr(procedure.Listening, "__len__", lambda heard: len(frames))
+
+    def wait(run: Deployment, true: Callable[[], bool], seconds: float) -> None:
+        assert seconds == procedure.SILENCE_S and not true()
+        if len(frames) < last:
+            frames.append(None)  # each of them just in time
+            assert true()
+
+    monkeypatch.setattr(Deployment, "_wait", wait)
+    last = 9
+    ended = deployment(vehicle, folder, bundles["new"].path).run()
+    assert ended.reason.startswith("too_few_frames: the model in service had 9 frames of 10, and then none in 30 s")
+    all_is_as_before(vehicle, folder)
+    last = 10
+    assert "had 9 frames" not in deployment(vehicle, folder, bundles["new"].path).run().reason
+
+
 @pytest.mark.parametrize("point", [p for p in POINTS if p not in ("accepted", "done", *BACKWARDS)])
 def test_whatever_is_raised_before_the_end_leads_back(
     point: str, vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle]

@@ -55,15 +55,20 @@ def _stages(some: Sequence[Step]) -> list[str]:
     return list(dict.fromkeys(step.stage for step in some))
 
 
-def judged(step: Step, status: int, out: Path) -> str:
+def judged(step: Step, status: int, out: Path, known: int = 0) -> str:
     """What is wrong with the end of a step, "" where it is as it should be: a deployment ends with the verdict that it
-    is to end with, everything else with status 0."""
+    is to end with, and for the reason; everything else with status 0. known: lines of the journal before the step."""
     if step.deploys and status in (0, 1):
-        line = summaries.ending(summaries.read_lines(out), step.deploys)
+        line = summaries.ending(summaries.read_lines(out)[known:], step.deploys)
         ended = line.verdict if line else "nothing"
         if line and line.reason.startswith(ALREADY):  # of a circle that was stopped just after it had come in
             ended = DONE
-        return "" if ended == step.verdict else f"{step.deploys} was to end {step.verdict}, the journal says {ended}"
+        why = line.reason.split(":", 1)[0] if line else ""
+        if ended == step.verdict and (not step.reasons or why in step.reasons):
+            return ""
+        wanted = f"{step.verdict}, {' or '.join(step.reasons)}" if step.reasons else step.verdict
+        said = f"{ended}, {line.reason}" if line and line.reason else ended
+        return f"{step.deploys} was to end {wanted}; the journal says {said}"
     if status:
         return f"it ended with status {status}"
     return "" if step.product.exists() else f"{step.product} is not there"
@@ -118,8 +123,9 @@ def main(argv: list[str] | None = None) -> int:
         if stale:
             print(f"done anew after it, as it builds on it: {', '.join(_stages(stale))}\n", flush=True)
         step.product.parent.mkdir(parents=True, exist_ok=True)
+        known = len(summaries.read_lines(out))
         status, seconds, cpu_s = timed(run, step)
-        wrong = judged(step, status, out)
+        wrong = judged(step, status, out, known)
         progress = progress.after(step, seconds, cpu_s, done=not wrong)
         write_progress(out, progress)
         if wrong:
