@@ -37,6 +37,7 @@ from bev_perception.bundle import (
     bundle_files,
     load_bundle,
     replace_bundle,
+    require_replaceable,
 )
 from bev_perception.files import open_atomic, read_text, sha256_of, work_folder
 from bev_perception.missing import mend
@@ -93,6 +94,7 @@ def unpack_bundle(archive: str | Path, out: str | Path, public_key: str | Path |
     model-signing where there is a key.
     """
     archive, out = Path(archive), Path(out)
+    require_replaceable(out)
     try:
         with open(archive, "rb") as file:
             members = _members(file, archive)
