@@ -19,6 +19,7 @@ from bev_perception.inference.proof import TIME_LIMIT_S, largest_kept, rounding,
 from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import Detections, SensorFrame
+from bev_perception.uncertainty import read_uncertainty
 
 KEPT = 100  # of the strongest detections, published or not: a network that finds little is proved as well
 MATCH_M = 0.5
@@ -49,8 +50,10 @@ FRAME_TOLERANCES = {
 def open_proven(bundle: Bundle, backend: str, **options: Any) -> tuple[InferenceBackend, dict[str, float]]:
     """An engine that passed the golden input and the golden frame, and the largest differences that it showed.
 
-    Raises what `open_backend` raises, and BundleError where a proof fails; the engine is closed then.
+    Raises what `open_backend` raises, and BundleError where a proof fails; the engine is closed then. So it does where
+    the bundle says what its detections are worth, and that cannot be read.
     """
+    read_uncertainty(bundle)
     engine = open_backend(bundle, backend, **options)
     try:
         return engine, self_test(engine, bundle) | prove_frame(engine, bundle)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,8 @@ import numpy as np
 from bev_perception.colors import color_of
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import Detections
+from bev_perception.uncertainty import NOT_ESTIMATED, message_covariances
 
-NOT_ESTIMATED = np.diag(np.full(6, -1.0)).ravel()
-NOT_ESTIMATED.setflags(write=False)
 HEADING_M = 0.7  # the heading reaches this far out of the front
 MIN_ARROW_MPS = 0.3  # slower objects get no velocity line
 ARROW_S = 1.0  # the line reaches where the object will be in this time
@@ -79,12 +79,10 @@ def detection_array(detections: Detections, context: Context) -> Any:
     )
     out = []
     rows = zip(detections.boxes.tolist(), detections.velocity.tolist(), detections.scores.tolist(), detections.labels)
-    for (x, y, z, length, width, height, yaw), (vx, vy), score, label in rows:
+    for ((x, y, z, length, width, height, yaw), (vx, vy), score, label), worth in zip(rows, estimates(detections)):
         d = Detection3D(class_name=spec.classes[label], label=int(label), score=score)
-        d.existence_probability = math.nan
         pose, twist = d.pose, d.twist
-        pose.covariance = NOT_ESTIMATED
-        twist.covariance = NOT_ESTIMATED
+        d.existence_probability, pose.covariance, twist.covariance = worth
         position, orientation, size, linear = (
             pose.pose.position,
             pose.pose.orientation,
@@ -98,6 +96,14 @@ def detection_array(detections: Detections, context: Context) -> Any:
         out.append(d)
     message.detections = out
     return message
+
+
+def estimates(detections: Detections) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+    """Of each detection: existence_probability and the covariances (36,) of pose and twist; NaN and NOT_ESTIMATED where
+    the model is not calibrated."""
+    if detections.uncertainty is None:
+        return repeat((math.nan, NOT_ESTIMATED, NOT_ESTIMATED), len(detections))
+    return zip(detections.uncertainty.probability.tolist(), *message_covariances(detections.uncertainty))
 
 
 def marker_array(detections: Detections, context: Context) -> Any:
@@ -199,7 +205,8 @@ def autoware_objects(detections: Detections, context: Context) -> Any:
     yaws = detections.boxes[:, 6].tolist()
     for ours, yaw in zip(detection_array(detections, context).detections, yaws):
         label = getattr(ObjectClassification, AUTOWARE_LABELS.get(ours.class_name, "UNKNOWN"))
-        theirs = DetectedObject(existence_probability=ours.score)
+        calibrated = not math.isnan(ours.existence_probability)
+        theirs = DetectedObject(existence_probability=ours.existence_probability if calibrated else ours.score)
         theirs.classification = [ObjectClassification(label=label, probability=1.0)]
         kinematics = theirs.kinematics
         kinematics.pose_with_covariance = ours.pose
@@ -208,9 +215,20 @@ def autoware_objects(detections: Detections, context: Context) -> Any:
         v, c, s = ours.twist.twist.linear, math.cos(yaw), math.sin(yaw)
         linear = kinematics.twist_with_covariance.twist.linear
         linear.x, linear.y = c * v.x + s * v.y, c * v.y - s * v.x
+        if calibrated:
+            kinematics.has_position_covariance = kinematics.has_twist_covariance = True
+            kinematics.twist_with_covariance.covariance = _in_own_axes(ours.twist.covariance, c, s)
         theirs.shape.type, theirs.shape.dimensions = Shape.BOUNDING_BOX, ours.dimensions
         message.objects.append(theirs)
     return message
+
+
+def _in_own_axes(covariance: np.ndarray, cos: float, sin: float) -> np.ndarray:
+    """(36,) of a twist along base_link -> along the axes of an object whose yaw has this cosine and sine."""
+    turned = np.array(covariance, dtype=np.float64).reshape(6, 6)
+    own_from_base = np.array([[cos, sin], [-sin, cos]])
+    turned[:2, :2] = own_from_base @ turned[:2, :2] @ own_from_base.T
+    return turned.ravel()
 
 
 @dataclass(frozen=True)

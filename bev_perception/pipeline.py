@@ -15,10 +15,13 @@ from bev_perception.preprocess.contents import ImageChecks, Seen, check_images
 from bev_perception.structures import Detections, SensorFrame
 from bev_perception.sync_config import SyncConfig
 from bev_perception.temporal import TemporalMemory
+from bev_perception.uncertainty import Estimator
 
 
 class BevPipeline:
     """Holds the engine, the memory and the thresholds (which may be replaced between steps).
+
+    estimator: of a calibrated bundle, says what each detection is worth.
 
     timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, total.
     faults: sensor -> why the last step could not use it, or what is to be told of it though it was used.
@@ -34,6 +37,7 @@ class BevPipeline:
         thresholds: Thresholds | None = None,
         max_speed_mps: float = SyncConfig.max_speed_mps,
         image_checks: ImageChecks | None = None,
+        estimator: Estimator | None = None,
     ) -> None:
         self.spec = spec
         self.backend = backend
@@ -42,6 +46,7 @@ class BevPipeline:
         self.timings_ms: dict[str, float] = {}
         self.faults: dict[str, Fault] = {}
         self.counters: Counter[str] = Counter()
+        self._estimator = estimator
         self._image_checks = image_checks or ImageChecks()
         self._seen: dict[str, Seen] = {}
         # Each image goes to the engine's device, where it has one, while the next is prepared.
@@ -77,6 +82,7 @@ class BevPipeline:
             self.memory.reset("not_finite_output")  # a state that came with NaN would spoil every frame after it
         elif self.spec.temporal.state_channels:
             self.memory.store(frame, outputs["bev"])
+        estimate = self._estimator and self._estimator(decoded.boxes, decoded.scores, decoded.labels)
 
         decoded_at = time.perf_counter_ns()
         self._note_timings(started, prepared, inferred, decoded_at)
@@ -92,6 +98,7 @@ class BevPipeline:
             temporal_used=bool(previous) and bool(previous["prev_valid"][0] > 0),
             memory_reset=memory_reset,
             composition=frame.composition,
+            uncertainty=estimate or None,
         )
 
     def _note_timings(self, started: int, prepared: int, inferred: int, decoded: int) -> None:

@@ -50,6 +50,7 @@ from bev_perception.pipeline import BevPipeline
 from bev_perception.sensors.intake import SensorIntake
 from bev_perception.structures import DEADLINE, ODOMETRY, Composition, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
+from bev_perception.uncertainty import estimator_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ class Replay:
             stack.callback(backend.close)
             floor = {c: t if self._floor is None else min(self._floor, t) for c, t in config.score_threshold.items()}
             thresholds = Thresholds(floor, spec.nms_radius)
-            pipeline = BevPipeline(spec, backend, thresholds, config.sync["max_speed_mps"], config.image_checks)
+            pipeline = BevPipeline(
+                spec, backend, thresholds, config.sync["max_speed_mps"], config.image_checks, estimator_of(self._bundle)
+            )
             try:
                 for record_ns, frame in frames:
                     if self._only is not None and frame.stamp_ns not in self._only:
@@ -240,6 +243,7 @@ def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str) -> tuple[dict
         try:
             for found in run:
                 bag.add(found.record_ns, found.published)
+                bag.add_lines(found.record_ns, found.frame, found.published)
                 text.add(found.record_ns, found.published)
                 if GROUND_TRUTH_TOPIC in run.topics:
                     candidates[found.published.stamp_ns] = objects_from_detections(found.candidates, spec.classes)

@@ -192,6 +192,16 @@ class SensorFrame:
 
 
 @dataclass(frozen=True)
+class Uncertainty:
+    """Of M detections. probability (M,): that an object of the class is there. pose (M, 4, 4): covariance of x, y, z
+    (m^2) and yaw (rad^2); velocity (M, 2, 2): of vx, vy ((m/s)^2); both along the axes of base_link."""
+
+    probability: np.ndarray
+    pose: np.ndarray
+    velocity: np.ndarray
+
+
+@dataclass(frozen=True)
 class Detections:
     """Boxes in base_link at `stamp_ns`, and what they were made from.
 
@@ -199,6 +209,7 @@ class Detections:
     x, y; scores (M,) float32; labels (M,) int64 into ModelSpec.classes. Sorted by falling score.
     missing: sensor name -> named reason for each sensor that did not contribute.
     memory_reset: why the temporal memory was emptied in this step, or "". composition: the frame's.
+    uncertainty: None where the model was not calibrated.
     """
 
     stamp_ns: int
@@ -211,6 +222,7 @@ class Detections:
     temporal_used: bool = False
     memory_reset: str = ""
     composition: Composition = Composition()
+    uncertainty: Uncertainty | None = None
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "array_file bags model_spec sensors.plausible sensors.serialised stamp_guard structures yaml_file",
     ),
     ("bev_perception", "bundle calibration golden_pattern"),
-    ("bev_perception", "download signing"),
+    ("bev_perception", "download signing uncertainty"),
     ("bev_perception", "archive"),
     ("bev_perception", "store"),
     ("bev_perception", "decode ego_motion messages modes preprocess sensors.twist temporal"),
@@ -58,12 +58,12 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "distill"),
     ("training", "run recipes"),
     ("training", "trainer experiments"),
-    ("training", "bundling compare_recipes convert"),
+    ("training", "bundling compare_recipes convert uncertainty"),
     (
         "training",
         "train evaluate export pruning average velocity check_data object_database model_table study_tables",
     ),
-    ("training", "bench decoding overfit prune quantize study train_small"),
+    ("training", "bench calibrate decoding overfit prune quantize robustness study train_small"),
     ("training", "circle"),
 )
 ROOTS = ("bev_perception", "training")

@@ -46,7 +46,7 @@ class Activation:
             context=SimpleNamespace(ok=lambda: True),
         )
         config = make_config(default_values(folder, SPEC, folder), SPEC)
-        model = Model(SimpleNamespace(spec=SPEC), SimpleNamespace(name="none"))  # type: ignore[arg-type]
+        model = Model(SimpleNamespace(spec=SPEC, path=Path("none")), SimpleNamespace(name="none"))  # type: ignore[arg-type]
         self.run: Any = ActiveRun(node, config, model, {}, self.telemetry)
 
     def reason(self, sensor: str) -> str:

@@ -1,4 +1,4 @@
-"""The table of faults: complete, on the vehicle's page, and some of it put to the node over DDS."""
+"""The table of faults: complete, on their page, and some of it put to the node over DDS."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bev_perception.ros.try_faults import Outcome, wrong
 from bev_perception.structures import ODOMETRY
 
 JITTER = "K jitters by 0.001 pixels; nothing happens"
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "vehicle.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "faults.md"
 EVERY = [fault for car in CARS.values() for faults in car.faults.values() for fault in faults]
 EVERY += try_faults.STOPPED.values()
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bev_perception.evaluation.bag import SCENE_TOPIC, image_boxes_topic
 from bev_perception.messages import DIAGNOSTICS_TOPIC, PUBLISHERS, STATUS_TOPIC
 from bev_perception.parameters import SHIPPED_BUNDLE, SHIPPED_PARAMETERS, NodeConfig, load_config
 
@@ -71,8 +72,12 @@ def test_foxglove_shows_all_cameras_all_radars_and_the_boxes(layout: dict[str, A
     pairs = {(p["imageMode"]["imageTopic"], p["imageMode"]["calibrationTopic"]) for p in images}
     assert pairs == {(c.topic, c.info_topic) for c in shipped.cameras.values()}
     assert all(set(p["topics"]) == {MARKERS} for p in images)
+    boxes = {c.topic: image_boxes_topic(name) for name, c in shipped.cameras.items()}
+    assert {p["imageMode"]["imageTopic"]: p["imageMode"]["annotations"] for p in images} == {
+        topic: {boxes_topic: {"visible": True}} for topic, boxes_topic in boxes.items()
+    }
     scene = panels["3D!scene"]
-    assert set(scene["topics"]) == {MARKERS, *(r.topic for r in shipped.radars.values())}
+    assert set(scene["topics"]) == {MARKERS, SCENE_TOPIC, *(r.topic for r in shipped.radars.values())}
     assert scene["followTf"] == shipped.base_frame
     assert panels["DiagnosticSummary!health"]["topicToRender"] == DIAGNOSTICS_TOPIC
 

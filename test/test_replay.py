@@ -28,6 +28,7 @@ from bev_perception.evaluation.bag import (
 )
 from bev_perception.evaluation.compare import UNEXPLAINED, Difference, compare_runs
 from bev_perception.evaluation.frames import read_frames
+from bev_perception.evaluation.message_maker import MessageMaker
 from bev_perception.evaluation.objects import objects_from_detections, objects_from_message
 from bev_perception.evaluation.result_bag import ARRAY_TYPE, detection_message, make_typestore
 from bev_perception.evaluation.result_json import open_detection_json
@@ -266,7 +267,7 @@ def test_message_is_the_one_the_node_publishes():
         True,
     )
     store = make_typestore()
-    ours = detection_message(store, detections, tiny_bundle.SPEC, "base_link")
+    ours = detection_message(MessageMaker(store), detections, tiny_bundle.SPEC, "base_link")
     theirs = serialize_message(detection_array(detections, Context(tiny_bundle.SPEC, "base_link", 1.0)))
     again = store.serialize_cdr(store.deserialize_cdr(theirs, ARRAY_TYPE), ARRAY_TYPE)
     assert bytes(store.serialize_cdr(ours, ARRAY_TYPE)) == bytes(again)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from bev_perception.decode import Thresholds
-from bev_perception.evaluation.metrics import Scores, score
+from bev_perception.evaluation.metrics import Scores, Tally, add_tallies, score_tally, tally
 from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.geometry import transform_boxes
 from bev_perception.model_spec import ModelSpec
@@ -75,12 +75,22 @@ def score_found(
 ) -> Scores:
     """Official scores of the detections in `rows` of the keyframes, both of the ego frame and compared in the global
     one, as nuscenes-devkit compares a results file with the annotations."""
-    wanted, detected, vehicle = {}, {}, {}
-    for i in rows:
-        keyframe = keyframes[i]
-        pose = keyframe.global_from_ego
-        racks = level_boxes(keyframe.racks, pose)
-        wanted[i] = outside_racks(level_truth(keyframe, spec), racks)
-        detected[i] = outside_racks(found[i].in_world(pose), racks)
-        vehicle[i] = pose[:3, 3]
-    return score(wanted, detected, RANGES, vehicle)
+    return score_tally(add_tallies([tally_found(keyframes[i], spec, found[i]) for i in rows]))
+
+
+def tally_found(
+    keyframe: Keyframe,
+    spec: ModelSpec,
+    found: Objects,
+    where: Callable[[np.ndarray], np.ndarray] | None = None,
+    ranges: tuple[tuple[float, float], ...] = RANGES,
+) -> Tally:
+    """One frame of `score_found`. where: of centres (N, 3) in the ego frame, which count (N,) bool; None: all."""
+    pose = keyframe.global_from_ego
+    racks = level_boxes(keyframe.racks, pose)
+    wanted = level_truth(keyframe, spec)
+    if where is not None:
+        wanted = wanted.select(where(ground_truth(keyframe, spec).boxes[:, :3]))
+        found = found.select(where(found.boxes[:, :3]))
+    detected = outside_racks(found.in_world(pose), racks)
+    return tally(outside_racks(wanted, racks), detected, pose[:3, 3], ranges)

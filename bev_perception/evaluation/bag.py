@@ -17,6 +17,12 @@ GROUND_TRUTH_TOPIC = "/ground_truth/detections"
 # As a node without a namespace publishes them.
 DETECTIONS_TOPIC, MARKERS_TOPIC = (f"/{messages.PUBLISHERS[name].topic}" for name in ("detections", "markers"))
 STATUS_TOPIC = f"/{messages.STATUS_TOPIC}"
+SCENE_TOPIC = "/perception/scene"  # of result bags, for Foxglove, as is image_boxes_topic
+
+
+def image_boxes_topic(camera: str) -> str:
+    """Boxes drawn into the images of a camera of the model."""
+    return f"/perception/image_boxes/{camera.lower()}"
 
 
 @dataclass(frozen=True)

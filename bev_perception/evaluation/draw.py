@@ -236,10 +236,10 @@ def draw_frame(
         if valid[i] and view is not None:
             draw_radar(panel, img_from_ego[i], radar[radar[:, 6] < NEWEST_S])
             projection, late_s = img_from_ego[i].astype(np.float64), (view.frame.stamp_ns - frame.stamp_ns) * 1e-9
-            draw_boxes(panel, projection, _moved(detections, late_s), paint=paint)
+            draw_boxes(panel, projection, detections.later(late_s), paint=paint)
             if missed is not None:
                 texts = [f"missed {name}" for name in missed.names]
-                draw_boxes(panel, projection, _moved(missed, late_s), paint=Paint([MISSED_COLOR] * len(missed), texts))
+                draw_boxes(panel, projection, missed.later(late_s), paint=Paint([MISSED_COLOR] * len(missed), texts))
         else:
             reason = problems[name].reason if name in problems else frame.missing.get(name, "missing")
             _label(panel, f"no image: {reason}", (settings.image_width / 2 - 60, height / 2), TEXT_COLOR)
@@ -253,13 +253,6 @@ def _panel_height(frame: SensorFrame, width: int) -> int:
     """Of the flattest camera at this width (others lose their top rows); 9/16 of the width without any camera."""
     calibrations = [view.calibration for view in frame.cameras if view is not None]
     return min((round(c.height * width / c.width) for c in calibrations), default=round(width * 9 / 16))
-
-
-def _moved(objects: Objects, seconds: float) -> Objects:
-    """Objects where they were `seconds` later: images of a sweep are taken at different times."""
-    boxes = objects.boxes.copy()
-    boxes[:, :2] += np.nan_to_num(objects.velocity) * seconds
-    return replace(objects, boxes=boxes)
 
 
 def mosaic(panels: list[np.ndarray], bev: np.ndarray, gap: int = 4) -> np.ndarray:

@@ -1,7 +1,7 @@
 """About a hundred faults of sensors, put to the node over real DDS: what is used, what the status says, how long it
 takes until all is as before.
 
-    python -m bev_perception.evaluation.faults [--only WORD ...] [--out out/faults] [--docs docs/vehicle.md]
+    python -m bev_perception.evaluation.faults [--only WORD ...] [--out out/faults] [--docs docs/faults.md]
 
 The node has its shipped model, with an engine that answers at once, and six cameras, five radars and odometry from a
 process beside it; both are started anew for each car of bev_perception.ros.fault_table. Ends with status 1 where
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bev_perception.evaluation.faults", description=__doc__)
     parser.add_argument("--only", nargs="+", default=[], help="faults whose name has one of these words")
     parser.add_argument("--out", type=Path, default=Path("out/faults"))
-    parser.add_argument("--docs", type=Path, help="page to write the table into, such as docs/vehicle.md")
+    parser.add_argument("--docs", type=Path, help="page to write the table into, such as docs/faults.md")
     args = parser.parse_args(argv)
     try:
         if args.docs:

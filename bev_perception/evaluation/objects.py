@@ -58,6 +58,12 @@ class Objects:
             tuple(self.ids[i] for i in kept),
         )
 
+    def later(self, seconds: float) -> Objects:
+        """The objects so many seconds later, at their velocity; one that has none stays."""
+        boxes = self.boxes.copy()
+        boxes[:, :2] += np.nan_to_num(self.velocity) * seconds
+        return dataclasses.replace(self, boxes=boxes)
+
     def in_world(self, world_from_ego: np.ndarray) -> Objects:
         """The objects of an ego frame as a results file has them: centres, headings and velocities follow the rotation
         of (4, 4) world_from_ego, in which a velocity lies in the ego frame's plane."""

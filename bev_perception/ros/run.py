@@ -33,6 +33,7 @@ from bev_perception.ros.telemetry import Telemetry
 from bev_perception.sensors.intake import SensorIntake
 from bev_perception.structures import DEADLINE, ODOMETRY, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
+from bev_perception.uncertainty import estimator_of
 from bev_perception.worker import EveryWorker, NewestWorker
 
 PIPELINE_THREAD = "bev_pipeline"
@@ -54,7 +55,9 @@ def make_pipeline(model: Model, config: NodeConfig, score_threshold: Mapping[str
     """With an empty memory. score_threshold: by class."""
     spec = model.bundle.spec
     thresholds = Thresholds(score_threshold, spec.nms_radius)
-    return BevPipeline(spec, model.backend, thresholds, config.sync["max_speed_mps"], config.image_checks)
+    return BevPipeline(
+        spec, model.backend, thresholds, config.sync["max_speed_mps"], config.image_checks, estimator_of(model.bundle)
+    )
 
 
 @dataclass(frozen=True)

@@ -144,15 +144,25 @@ def _order(rows: list[list[Item]], links: Sequence[Sequence[Edge]]) -> None:
 
 
 def _swap_once(rows: list[list[Item]], links: Sequence[Sequence[Edge]]) -> bool:
+    """Changes the places of neighbours whose own lines cross less the other way round; whether there were any."""
+    swapped = False
     for i, row in enumerate(rows):
-        near = [j for j in (i, i + 1) if 0 < j < len(rows)]  # the links that begin or end here
+        ends: dict[str, list[list[int]]] = {item.name: [] for item in row}  # per side, where its lines end
+        for j, link, own in ((i - 1, links[i], 0), (i + 1, links[i + 1] if i + 1 < len(rows) else (), 1)):
+            near = _neighbours(link, own)
+            at = {item.name: k for k, item in enumerate(rows[j])} if near else {}
+            for name, places in ends.items():
+                places.append([at[other] for other in near.get(name, ())])
         for k in range(len(row) - 1):
-            before = sum(_crossings(rows, links, j) for j in near)
-            row[k], row[k + 1] = row[k + 1], row[k]
-            if sum(_crossings(rows, links, j) for j in near) < before:
-                return True
-            row[k], row[k + 1] = row[k + 1], row[k]
-    return False
+            left, right = ends[row[k].name], ends[row[k + 1].name]
+            if _inversions(right, left) < _inversions(left, right):
+                row[k], row[k + 1] = row[k + 1], row[k]
+                swapped = True
+    return swapped
+
+
+def _inversions(left: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> int:
+    return sum(a > b for mine, other in zip(left, right, strict=True) for a in mine for b in other)
 
 
 def _crossings(rows: Sequence[Sequence[Item]], links: Sequence[Sequence[Edge]], i: int) -> int:

@@ -22,7 +22,8 @@ class Drawing:
     def box(self, x: float, y: float, width: float, height: float, fill: str, line: str, dash: str = "") -> None:
         style = f' stroke-dasharray="{dash}"' if dash else ""
         self._elements.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="5" fill="{fill}" '
+            f'<rect x="{_short(x)}" y="{_short(y)}" width="{_short(width)}" height="{_short(height)}" '
+            f'rx="5" fill="{fill}" '
             f'stroke="{line}"{style}/>'
         )
 
@@ -33,7 +34,7 @@ class Drawing:
         """One line; y is its baseline."""
         style = ' font-weight="bold"' * bold
         self._elements.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{color}" text-anchor="{anchor}"{style}>'
+            f'<text x="{_short(x)}" y="{_short(y)}" font-size="{size:g}" fill="{color}" text-anchor="{anchor}"{style}>'
             f"{escape(words, quote=False)}</text>"
         )
 
@@ -46,7 +47,7 @@ class Drawing:
 
     def arrow(self, points: Sequence[Point], color: str = GREY, width: float = 1.3, dash: str = "") -> None:
         """A line through the points with a head at the last."""
-        self._path("M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in points), color, width, dash)
+        self._path("M" + " L".join(f"{_short(x)} {_short(y)}" for x, y in points), color, width, dash)
 
     def curve(self, points: Sequence[Point], color: str = GREY, width: float = 1.3) -> None:
         """As `arrow`; upright at every point: bends lie between them."""
@@ -61,7 +62,7 @@ class Drawing:
             self._colors.append(color)
         style = f' stroke-dasharray="{dash}"' if dash else ""
         end = f' marker-end="url(#head{self._colors.index(color)})"' if head else ""
-        self._elements.append(f'<path d="{path}" fill="none" stroke="{color}" stroke-width="{width:g}"{style}{end}/>')
+        self._elements.append(f'<path d="{path}" stroke="{color}" stroke-width="{width:g}"{style}{end}/>')
 
     def __str__(self) -> str:
         heads = "".join(
@@ -70,15 +71,19 @@ class Drawing:
             for i, color in enumerate(self._colors)
         )
         size = f'width="{self.width:g}" height="{self.height:g}" viewBox="0 0 {self.width:g} {self.height:g}"'
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{FONT}">'
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{FONT}" fill="none">'
         body = [f"<title>{escape(self.title)}</title>", f"<defs>{heads}</defs>"]
         body.append('<rect width="100%" height="100%" fill="white"/>')
         return "\n".join([head, *body, *self._elements, "</svg>"]) + "\n"
 
 
+def _short(length: float) -> str:
+    return f"{length:.1f}".removesuffix(".0")
+
+
 def _bends(points: Sequence[Point]) -> str:
-    path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
+    path = f"M{_short(points[0][0])} {_short(points[0][1])}"
     for (x0, y0), (x1, y1) in pairwise(points):
         middle = (y0 + y1) / 2
-        path += f" C{x0:.1f} {middle:.1f} {x1:.1f} {middle:.1f} {x1:.1f} {y1:.1f}"
+        path += f" C{_short(x0)} {_short(middle)} {_short(x1)} {_short(middle)} {_short(x1)} {_short(y1)}"
     return path

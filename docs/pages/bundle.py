@@ -48,6 +48,7 @@ has nothing else to configure about the model.
 | `golden.npz` | an input of the network and the output that it must give |
 | `golden_frame.npz` | what the sensors of a vehicle gave, and the detections that it must lead to |
 | `scores.json` | may be left out: scores for machines, and of how many frames; read by a [gate](redeploy.md#the-gate) |
+| `uncertainty.json` | may be left out: what a detection is worth ([uncertainty.md](uncertainty.md)) |
 | `MODEL_CARD.md` | for people: size, scores, how it was trained, limits; what model hubs read of it |
 | `model.safetensors` | where it was asked for: the weights, for torch |
 | `model.sig` | where it is signed: who made all of the above |"""

@@ -1,0 +1,80 @@
+"""The benchmark from the command to its table, and that a part of it is the whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
+
+from training.robustness import __main__ as robustness
+
+
+def run(checkpoint: Path, data: Path, out: Path, *more: str) -> int:
+    return robustness.main([str(checkpoint), "--data", str(data), "--out", str(out), "--workers", "1", *more])
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_checkpoint: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("robustness") / "out"
+    assert run(tiny_checkpoint, tiny_dataset, out, "--only", "fog", "clutter", "lost") == 0
+    return out
+
+
+def test_a_table_has_every_cell(whole: Path) -> None:
+    result = json.loads((whole / "robustness.json").read_text())
+    assert set(result["conditions"]) == {"fog", "clutter"} and result["frames"] == 4
+    assert len(result["cells"]) == 1 + 3 + 3 + 16
+    assert set(result["mRR"]) == {"camera", "radar"} and result["mCE"] == {}
+    assert set(result["reaction"]) == {"2 cameras, 0 radars", "6 cameras, 0 radars", "0 cameras, 5 radars"}
+    table = (whole / "robustness.md").read_text()
+    assert "| fog | cameras |" in table and "| 6 | 1 |" in table
+
+
+def test_scenes_that_are_done_are_not_driven_again(
+    whole: Path, tiny_checkpoint: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(job: object) -> int:
+        raise AssertionError("driven again")
+
+    before = (whole / "robustness.json").read_text()
+    monkeypatch.setattr(robustness, "drive", never)
+    assert run(tiny_checkpoint, tiny_dataset, whole, "--only", "fog", "clutter", "lost") == 0
+    assert (whole / "robustness.json").read_text() == before
+
+
+def test_cells_made_one_by_one_are_those_made_together(
+    whole: Path, tiny_checkpoint: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    assert run(tiny_checkpoint, tiny_dataset, tmp_path, "--only", "clutter") == 0
+    assert run(tiny_checkpoint, tiny_dataset, tmp_path, "--only", "fog", "clutter") == 0
+    apart, together = (json.loads((path / "robustness.json").read_text())["cells"] for path in (tmp_path, whole))
+    assert apart == {name: together[name] for name in apart} and "fog-3" in apart
+
+
+def test_a_reference_gives_corruption_errors(whole: Path, tiny_checkpoint: Path, tiny_dataset: Path) -> None:
+    own = str(whole / "robustness.json")
+    assert run(tiny_checkpoint, tiny_dataset, whole, "--only", "fog", "clutter", "--reference", own) == 0
+    result = json.loads(Path(own).read_text())
+    assert result["mCE"] == pytest.approx({"camera": 100.0, "radar": 100.0})
+
+
+def test_a_folder_of_another_run_is_refused(
+    whole: Path, tiny_checkpoint: Path, tiny_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_checkpoint, tiny_dataset, whole, "--seed", "1") == 1
+    assert "seed was 0, now it is 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{}", "not JSON", '{"conditions": {"fog": {"NDS": []}}}'])
+def test_a_reference_that_is_none_is_named(
+    text: str, whole: Path, tiny_checkpoint: Path, tiny_dataset: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "other.json").write_text(text)
+    more = ("--only", "fog", "--reference", str(tmp_path / "other.json"))
+    assert run(tiny_checkpoint, tiny_dataset, whole, *more) == 1
+    assert "no result of training.robustness" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Fitting what detections are worth, and measuring whether it holds."""
