@@ -37,6 +37,7 @@ from bev_perception.bundle import (
     bundle_files,
     load_bundle,
     replace_bundle,
+    require_replaceable,
 )
 from bev_perception.files import open_atomic, read_text, sha256_of, work_folder
 from bev_perception.missing import mend
@@ -61,9 +62,13 @@ WRITTEN = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can state; the real
 def pack_bundle(bundle: str | Path, out: str | Path) -> Bundle:
     """Write the archive of a bundle, verified before; the same bundle gives the same bytes. A file `out` is replaced.
 
-    Raises BundleError for what `unpack_bundle` would refuse, OSError.
+    Raises BundleError for what `unpack_bundle` would refuse, ValueError where `out` is a folder or in the bundle,
+    OSError.
     """
     source, out = load_bundle(bundle), Path(out)
+    if out.is_dir() or out.resolve().parent == source.path.resolve():
+        what, name = "a folder" if out.is_dir() else "in the bundle itself", f"{source.spec.name}.zip"
+        raise ValueError(f"{out} is {what}; name a file outside of the bundle, such as {name}")
     source.model()  # or BundleError: weights that are not those that the spec names
     names = bundle_files(source.path)
     files = [source.path / name for name in names]
@@ -89,6 +94,7 @@ def unpack_bundle(archive: str | Path, out: str | Path, public_key: str | Path |
     model-signing where there is a key.
     """
     archive, out = Path(archive), Path(out)
+    require_replaceable(out)
     try:
         with open(archive, "rb") as file:
             members = _members(file, archive)

@@ -145,12 +145,19 @@ def replace_bundle(new: str | Path, target: str | Path) -> None:
 
     Raises ValueError where `target` is a link, a file, or a folder that holds other things; OSError.
     """
+    require_replaceable(target)
+    replace_folder(new, target)
+
+
+def require_replaceable(target: str | Path) -> None:
+    """Raises ValueError where `replace_bundle` would: to be asked before the work that makes the bundle."""
     target = Path(target)
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise ValueError(f"{target} is a link or a file, expected a bundle's folder or nothing; name the folder itself")
     if target.is_dir() and any(target.iterdir()) and not (target / SPEC).is_file():
         raise ValueError(
             f"{target} is there and is no bundle (it holds no {SPEC}), so it is not replaced; name another folder"
         )
-    replace_folder(new, target)
 
 
 def external_files(bundle: Bundle) -> dict[str, str]:

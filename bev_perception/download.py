@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bev_perception import __version__
-from bev_perception.files import read_text, write_atomic
+from bev_perception.files import naming_the_full_disk, read_text, write_atomic
 
 CHUNK = 2**18
 AGAIN = frozenset({408, 416, 425, 429, 500, 502, 503, 504})  # answers after which another try may bring more
@@ -51,7 +51,10 @@ class Patience:
 
     def __post_init__(self) -> None:
         if not (self.timeout_s > 0 and self.tries >= 1 and self.wait_s >= 0 and self.total_s > 0):
-            raise ValueError(f"patience: times must be positive and tries at least one, found {self}")
+            raise ValueError(
+                f"times must be positive and tries at least one, found {self.timeout_s:g} s without a byte and "
+                f"{self.tries} tries, with {self.wait_s:g} s between, {self.total_s:g} s in all"
+            )
 
 
 def read_address(address: str, limit: int, patience: Patience, say: Say) -> bytes:
@@ -94,7 +97,7 @@ def download(address: str, part: Path, size: int, patience: Patience, say: Say) 
             if error.code == 416:  # the file is shorter than what is here, so it is another one
                 forget(part)
             raise
-        with response, open(part, "ab") as file:
+        with response, naming_the_full_disk(part), open(part, "ab") as file:
             now = _identity(response)
             if response.status == 206 and (not _continues(response, have, size) or now not in ("", known)):
                 file.truncate(0)  # other bytes than those that were asked for: of another file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -13,23 +14,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write, which gets its name when the block ends and vanishes when the block raises.
 
     It lies beside the target, is synced and then replaces it: whatever happens, the file is the old one or the new one.
-    Folders are made. Several processes may write the same file: the last one wins, whole.
+    Folders are made. Several processes may write the same file: the last one wins, whole. Raises OSError, which names
+    the file also where the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # the name must not become visible before the bytes, even if the power goes
-        os.replace(part, path)
+        with naming_the_full_disk(path):
+            with open(part, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # the name must not become visible before the bytes, even if the power goes
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -62,6 +67,17 @@ def read_text(path: str | Path, limit: int) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8 (byte {error.start}: 0x{data[error.start]:02x})") from error
+
+
+@contextmanager
+def naming_the_full_disk(path: str | Path) -> Iterator[None]:
+    """An error of a disk or quota that is full says what was to be written: the system names no file in it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 @contextmanager
@@ -98,7 +114,8 @@ def work_folder(target: str | Path) -> Iterator[Path]:
     work = made.with_name(f"{made.name}.part")  # from here on others look at it, and find it held
     os.rename(made, work)
     try:
-        yield work
+        with naming_the_full_disk(target):
+            yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
         os.close(held)

@@ -41,6 +41,7 @@ RELEASES = 1000
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 PATIENCE = Patience()
 SHA256 = re.compile(r"[0-9a-f]{64}")
+PART = re.compile(rf"\.{VERSION.pattern}-[0-9a-f]{{12}}\.archive")  # what was received so far
 
 
 class StoreError(ValueError):
@@ -211,8 +212,15 @@ def fetch_release(
         except BundleError:  # it is what the manifest says, and no good bundle: another call would find the same
             forget(part)
             raise
-        forget(part)
+        _forget_all(out)
     return bundle
+
+
+def _forget_all(out: Path) -> None:
+    """Also what was received of releases that were withdrawn before they were whole; the caller holds the lock."""
+    for part in out.glob(".*.archive"):
+        if PART.fullmatch(part.name):
+            forget(part)
 
 
 def _address(store: str | Path, name: str) -> str | Path:
@@ -270,12 +278,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=Patience.timeout_s, help="s without a byte (%(default)s)")
     parser.add_argument("--tries", type=int, default=Patience.tries, help="in a row that bring nothing (%(default)s)")
     args = parser.parse_args(argv)
-    patience = Patience(timeout_s=args.timeout, tries=args.tries)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     try:
+        patience = Patience(timeout_s=args.timeout, tries=args.tries)
         choice = choose_release(read_manifest(args.store, patience, say), args.vehicle_id)
         for reason in choice.reasons:
             say(reason)

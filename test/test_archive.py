@@ -347,3 +347,12 @@ def test_only_whole_bundles_are_packed(bundle: Path, tmp_path: Path) -> None:
             pack_bundle(tmp_path / "copy", tmp_path / "a.zip")
         assert not (tmp_path / "a.zip").exists()
         shutil.rmtree(tmp_path / "copy")
+
+
+def test_an_archive_is_a_file_outside_of_the_bundle(tmp_path: Path) -> None:
+    bundle = tiny_bundle.write_bundle(tmp_path / "bundle")
+    before = sorted(bundle.path.iterdir())
+    for out, told in ((bundle.path / "mine.zip", "is in the bundle itself"), (tmp_path, "is a folder")):
+        with pytest.raises(ValueError, match=f"{told}; name a file outside of the bundle, such as tiny.zip"):
+            pack_bundle(bundle.path, out)
+    assert sorted(bundle.path.iterdir()) == before and list(tmp_path.iterdir()) == [bundle.path]

@@ -31,7 +31,7 @@ from training.circle.gate import judge
 from training.circle.gate import main as gate_main
 from training.circle.progress import Progress, by_stage, read_progress, write_progress
 from training.circle.spoilt import spoil
-from training.circle.steps import GATE, Settings, Step, asked_by, steps
+from training.circle.steps import GATE, LIMITS, Settings, Step, asked_by, fleet_drives, held_out_drives, steps
 from training.circle.summary import ending, summary, text
 
 
@@ -214,6 +214,23 @@ def test_a_folder_is_of_one_circle(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"{tmp_path}: it was begun with --steps 160, asked for is --steps 7; name another folder" in told
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--fleet", "0"), ("--fleet", "101"), ("--steps", "-1"), ("--share", "2"), ("--rate", "0"), ("--seconds", "nan")],
+)
+def test_what_no_circle_can_be_made_of_is_refused_at_once(
+    flag: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert circle.main([str(tmp_path / "out"), flag, value]) == 1
+    assert f"error: {flag} is {value}, expected a number within [" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_town_is_learnt_from_and_scored_on() -> None:
+    most = Settings(fleet=LIMITS["fleet"][1], held_out=LIMITS["held_out"][1])
+    assert not set(fleet_drives(most)) & set(held_out_drives(most))
+
+
 def line(bundle: str, step: str, verdict: str, reason: str = "why") -> Line:
     return Line("2026-01-01T00:00:00.000Z", "1", asked_by(bundle), step, verdict, reason=reason)
 
@@ -228,9 +245,16 @@ def test_a_deployment_must_end_as_it_is_to_end(tmp_path: Path) -> None:
     journal.append(path, line("bad", "shadowing", "refused"))
     assert circle.judged(step, 1, tmp_path) == ""
     assert circle.judged(step, 130, tmp_path) == "it ended with status 130"
-    assert "was to end done, the journal says refused" in circle.judged(
+    assert "was to end done; the journal says refused" in circle.judged(
         dataclasses.replace(step, verdict="done"), 1, tmp_path
     )
+    why = dataclasses.replace(step, reasons=("empty_output", "disagrees"))
+    told = "was to end refused, empty_output or disagrees; the journal says refused, why"
+    assert told in circle.judged(why, 1, tmp_path)
+    known = len(journal.read(path).lines)
+    assert "the journal says nothing" in circle.judged(step, 1, tmp_path, known), "what it says of an earlier attempt"
+    journal.append(path, line("bad", "shadowing", "refused", "disagrees: 0.2 of the boxes"))
+    assert circle.judged(why, 1, tmp_path, known) == ""
     again = dataclasses.replace(step, deploys="better", verdict="done")
     journal.append(path, line("better", "checking", "refused", "already_in_service: tiny"))
     assert circle.judged(again, 0, tmp_path) == ""  # of a circle that was stopped when it had just come in
@@ -295,7 +319,7 @@ def test_a_circle_that_was_interrupted_goes_on_and_what_is_deleted_is_made_with_
             "".join(iter(process.stdout.readline, "at work\n"))
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         said = process.stdout.read()
-    assert process.returncode == 130 and "the same command goes on from here" in said, said
+    assert process.returncode == 130 and "the same command goes on with this step" in said, said
     assert [row.done for row in read_progress(out).took] == [True, False]
 
     def again() -> str:

@@ -22,6 +22,8 @@ from bev_perception.ros.deploy import Client, _as_asked
 from bev_perception.ros.deploy import main as deploy_main
 from training.circle.gate import main as gate_main
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.mark.parametrize(
     ("verdict", "reason", "rollback", "serves"),
@@ -116,6 +118,16 @@ def test_a_history_that_cannot_be_had_says_why(
     said = capsys.readouterr()
     assert told in said.err and not said.out
     assert ("nothing was deployed" in said.err) == (content == b"")
+
+
+def test_the_page_names_every_reason_that_there_is() -> None:
+    sources = [*(ROOT / "bev_perception" / "deployment").glob("*.py"), ROOT / "bev_perception/ros/deploy_server.py"]
+    named = re.compile(r'"([a-z]+_[a-z_]+): |"(busy|failed|diverges|disagrees|cancelled): |_try\("([a-z_]+)"')
+    found = {name for file in sources for names in named.findall(file.read_text()) for name in names if name}
+    assert {"bad_goal", "nothing_before", "nothing_to_end", "low_priority", "busy", "too_slow"} <= found
+    page = (ROOT / "docs" / "redeploy.md").read_text()
+    steps = page[page.index("## The steps") : page.index("## The gate")]
+    assert not {name for name in found | {ALREADY, ROLLBACK_ASKED} if f"`{name}`" not in steps}
 
 
 def test_an_empty_name_is_not_the_folder_one_stands_in(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Fault = Callable[[dict[str, Any]], None]
 BACKWARDS = ("breached", "back", "rolled_back")
 STEP_NS = 100_000_000
-GATE = "frames: 1"
+GATE, IN_TIME = "frames: 1\nlatency_ratio: 100", "frames: 1"  # a busy machine is slow, which is no breach here
 FRAME_S = 0.005  # of the time of shadow and watch, which is counted in frames here: a busy machine changes nothing
 
 
@@ -257,6 +257,27 @@ def test_a_good_bundle_passes_every_point_and_comes_in(
     assert new.closed and not vehicle.engines[-1].closed and folder.record().before is None
 
 
+def test_a_slow_replay_is_waited_for_and_one_that_has_ended_is_not(
+    vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames: list[None] = []
+    monkeypatch.setattr(procedure.Listening, "__len__", lambda heard: len(frames))
+
+    def wait(run: Deployment, true: Callable[[], bool], seconds: float) -> None:
+        assert seconds == procedure.SILENCE_S and not true()
+        if len(frames) < last:
+            frames.append(None)  # each of them just in time
+            assert true()
+
+    monkeypatch.setattr(Deployment, "_wait", wait)
+    last = 9
+    ended = deployment(vehicle, folder, bundles["new"].path).run()
+    assert ended.reason.startswith("too_few_frames: the model in service had 9 frames of 10, and then none in 30 s")
+    all_is_as_before(vehicle, folder)
+    last = 10
+    assert "had 9 frames" not in deployment(vehicle, folder, bundles["new"].path).run().reason
+
+
 @pytest.mark.parametrize("point", [p for p in POINTS if p not in ("accepted", "done", *BACKWARDS)])
 def test_whatever_is_raised_before_the_end_leads_back(
     point: str, vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle]
@@ -413,7 +434,8 @@ def test_a_breach_leads_back_within_a_frame(
 ) -> None:
     vehicle.fault = (8, fault)  # of which engine_ms takes five
     seen: list[str] = []
-    ended = deployment(vehicle, folder, bundles["new"].path, seen.append, shadow_s=0.0, watch_s=20.0).run()
+    how: dict[str, Any] = dict(shadow_s=0.0, watch_s=20.0, gate=IN_TIME if fault is slowly else GATE)
+    ended = deployment(vehicle, folder, bundles["new"].path, seen.append, **how).run()
     assert ended.step == "rolled_back" and ended.reason.startswith(reason)
     assert seen[-3:] == [*BACKWARDS]
     if fault is not slowly:
@@ -461,7 +483,7 @@ def test_the_new_engines_threads_are_low_in_the_shadow_and_normal_when_it_serves
         assert ended.reason.startswith("low_priority: ") and "switched" not in told
         return all_is_as_before(vehicle, folder)
     assert told == ["opening", "opened", "normal", "low", "shadowing", "normal", "switched"]
-    assert ended.step == "done"
+    assert ended.step == "done", ended.reason
 
 
 def test_a_bundle_of_somebody_else(vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle]) -> None:
@@ -469,6 +491,19 @@ def test_a_bundle_of_somebody_else(vehicle: Vehicle, folder: VehicleFolder, bund
     ended = deployment(vehicle, folder, bundles["new"].path).run()
     assert (ended.step, ended.reason) == ("refused", "bad_signature: is not signed")
     all_is_as_before(vehicle, folder)
+
+
+@pytest.mark.parametrize("step", ["check", "open"])
+def test_a_copy_is_told_by_the_name_that_was_given(
+    step: str, vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(bundle: Bundle, cancelled: object = None) -> None:
+        raise ValueError(f"{bundle.path / 'model.onnx'} is not as it should be")
+
+    monkeypatch.setattr(vehicle, step, refuse)
+    ended = deployment(vehicle, folder, bundles["new"].path).run()
+    assert ended.reason.endswith(f": {bundles['new'].path / 'model.onnx'} is not as it should be")
+    assert str(folder.path) not in ended.reason
 
 
 def test_the_node_asks_for_a_signature_where_it_has_a_key(tmp_path: Path, bundles: dict[str, Bundle]) -> None:
@@ -486,6 +521,9 @@ def test_the_node_asks_for_a_signature_where_it_has_a_key(tmp_path: Path, bundle
     subprocess.run(["openssl", "ec", "-in", str(key), "-pubout", "-out", str(public)], check=True, capture_output=True)
     node = ActiveNode(run, config, lambda spec: {}, lambda model: None, print, public)
     with pytest.raises(ValueError, match="is not signed"):
+        node.check(bundles["new"])
+    node = ActiveNode(run, config, lambda spec: {}, lambda model: None, print, tmp_path / "none.pem")
+    with pytest.raises(FileNotFoundError, match=r"`deploy.public_key` names .*none\.pem, and no such file"):
         node.check(bundles["new"])
 
 

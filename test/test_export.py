@@ -19,6 +19,7 @@ onnx = pytest.importorskip("onnx", reason="needs onnx")
 
 from tiny_run import RUN, SPEC  # noqa: E402
 
+from bev_perception.bundle import SPEC as SPEC_FILE  # noqa: E402
 from bev_perception.bundle import load_bundle  # noqa: E402
 from bev_perception.frame_proof import prove_frame  # noqa: E402
 from bev_perception.golden_frame import read_golden_frame  # noqa: E402
@@ -250,14 +251,14 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(network, bundle_dir, tmp_pat
 
 def test_an_export_that_disagrees_leaves_the_old_bundle(network, bundle_dir, tmp_path, monkeypatch):
     (tmp_path / "bundle").mkdir()
-    (tmp_path / "bundle" / "old").touch()
+    (tmp_path / "bundle" / SPEC_FILE).touch()
     monkeypatch.setattr(export, "_to_onnx", lambda *_: (bundle_dir / "model.onnx").read_bytes())
     student = copy.deepcopy(network.detector)
     with torch.no_grad():
         student.fuse[0].weight[0] *= 1.1
     with pytest.raises(BundleError, match="ONNX Runtime against PyTorch"):
         export.export_bundle(student, tmp_path / "bundle")
-    assert [f.name for f in tmp_path.rglob("*")] == ["bundle", "old"]
+    assert [f.name for f in tmp_path.rglob("*")] == ["bundle", SPEC_FILE]
 
 
 def test_a_student_of_chosen_radar_returns_is_not_for_vehicles(tiny_checkpoint, tmp_path, capsys):
@@ -266,3 +267,20 @@ def test_a_student_of_chosen_radar_returns_is_not_for_vehicles(tiny_checkpoint, 
     torch.save(checkpoint, tmp_path / "chosen.ckpt")
     assert export.main([str(tmp_path / "chosen.ckpt"), str(tmp_path / "bundle")]) == 1
     assert "some radar returns only" in capsys.readouterr().err and not (tmp_path / "bundle").exists()
+
+
+def test_what_cannot_be_written_or_read_is_said_before_the_work(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "pattern_inputs", lambda spec: pytest.fail("the work has begun"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    scores = tmp_path / "scores.json"
+    for out, content, told in (
+        (tmp_path / "mine", "{}", "mine is there and is no bundle"),
+        (tmp_path / "new", "{", f"{scores}: Expecting"),
+        (tmp_path / "new", "[]", f"{scores}: is no result of `training.evaluate --out`"),
+        (tmp_path / "new", '{"all": {"mean_ap": 1}}', f"{scores}: is no result of `training.evaluate --out`"),
+    ):
+        scores.write_text(content)
+        assert export.main([str(tiny_checkpoint), str(out), "--scores", str(scores)]) == 1
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -130,3 +130,29 @@ def test_what_is_made_beside_its_place_is_made_in_a_work_folder() -> None:
     sources = [file for part in ("bev_perception", "training") for file in (ROOT / part).rglob("*.py")]
     found = {str(file.relative_to(ROOT)) for file in sources if beside.search(file.read_text())}
     assert found == {"bev_perception/files.py"} | LEFT_ON_PURPOSE
+
+
+def test_a_full_disk_is_told_with_the_place(tmp_path: Path) -> None:
+    """The system names no file when a write finds no room: here by a limit of the process, on the size of files."""
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from bev_perception import files
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    if sys.argv[1] == "file":
+        files.write_atomic(sys.argv[2], bytes(2000))
+    else:
+        with files.work_folder(sys.argv[2]) as work, open(work / "a", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(600))
+except OSError as error:
+    print(error)
+"""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    for kind in ("file", "folder"):
+        command = [sys.executable, "-S", "-c", code, kind, str(tmp_path / kind)]
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
+        assert said.strip() == f"[Errno 27] File too large: '{tmp_path / kind}'"
+    assert list(tmp_path.iterdir()) == []

@@ -278,6 +278,21 @@ def test_tensorrt_builds_it(written: Bundle) -> None:
         build_serialized(trt, written.model(), written.spec, "fp32", log=lambda line: None)
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--gate", "nan"], "a gate of nan points, expected a number within [-100, 100]"),
+        (["--frames", "0"], "0 frames to calibrate on, expected one at least"),
+        ([], "is there and is no bundle (it holds no model_spec.json)"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_work(written, tmp_path, capsys, given, told):
+    (tmp_path / "thesis.txt").write_text("mine")
+    arguments = [str(written.path), "--data", str(tmp_path / "none"), "--out", str(tmp_path), *given]
+    assert quantize.main(arguments) == 1
+    assert told in capsys.readouterr().err
+
+
 def test_nothing_is_written_where_the_gate_cannot_be_met(written, tiny_checkpoint, tiny_dataset, tmp_path, capsys):
     out = tmp_path / "bundle"
     command = ["--data", str(tiny_dataset), "--out", str(out), "--frames", "1", "--gate", "-1"]

@@ -278,7 +278,7 @@ def test_waits_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch, site: Site)
     with pytest.raises(DownloadError, match="3 times"):
         read_address("http://127.0.0.1:9/a", 100, Patience(total_s=3.5), print)
     assert waits == [1.0, 2.0], "the next would end too late"
-    with pytest.raises(ValueError, match="patience: times must be positive"):
+    with pytest.raises(ValueError, match="times must be positive and tries at least one"):
         Patience(tries=0)
 
 
@@ -576,6 +576,23 @@ def test_errors_of_the_command(site: Site, shelf: Path, tmp_path: Path, capsys: 
     (tmp_path / "empty" / MANIFEST).write_bytes(bytes(2**20 + 1))
     with pytest.raises(StoreError, match="has 1048577 bytes, at most 1048576 are read; a manifest is JSON"):
         read_manifest(tmp_path / "empty")
+
+
+def test_what_was_received_of_a_withdrawn_release_goes_with_the_next_one(shelf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    mine = [".notes.archive", "2-0123456789ab.archive", ".2-0123456789ab.zip"]
+    withdrawn = [".2+a-0123456789ab.archive", ".2+a-0123456789ab.archive.note", ".9-ba9876543210.archive"]
+    for name in (*mine, *withdrawn):
+        (out / name).write_text("some of it")
+    bundle = fetch_release(shelf, read_manifest(shelf).releases[0], out)
+    assert sorted(path.name for path in out.iterdir()) == sorted([*mine, bundle.path.name])
+
+
+@pytest.mark.parametrize("given", [["--tries", "0"], ["--timeout", "nan"]])
+def test_patience_that_is_none_is_said(given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "--out", str(tmp_path / "out"), *given]) == 1
+    assert capsys.readouterr().err.startswith("error: times must be positive and tries at least one, found")
 
 
 def test_an_archive_that_is_no_bundle_is_refused_after_its_hash(shelf: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import signal
 import subprocess
 import sys
 import threading
@@ -206,6 +207,32 @@ def test_the_build_tells_its_progress(rtx, bundle, monkeypatch):
     phases = [line for line in lines if line.startswith("  ")]
     assert "  Building engine" in phases and len(phases) > 4
     assert any(" of " in line for line in phases), "steps of a phase"
+
+
+# Presses Ctrl-C when the builder calls back, where Python's own handler is swallowed by TensorRT.
+INTERRUPTED = """
+import os, signal, sys
+from bev_perception.bundle import load_bundle
+from bev_perception.inference import builder, tensorrt_api
+def log(line):
+    if line == "  Building engine":
+        os.kill(os.getpid(), signal.SIGINT)
+        "a" + "b"  # Python looks at signals between two steps
+bundle = load_bundle(sys.argv[1])
+signal.signal(signal.SIGINT, signal.default_int_handler)
+builder.build_serialized(tensorrt_api.import_builder("tensorrt_rtx"), bundle.model(), bundle.spec, log=log)
+print("went on")
+"""
+
+
+def test_ctrl_c_ends_a_build(rtx, bundle):
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(bundle.path)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (ended.returncode, ended.stdout) == (-signal.SIGINT, ""), ended.stderr
+    chosen = signal.getsignal(signal.SIGINT)
+    build_serialized(rtx, bundle.model(), bundle.spec, log=lambda line: None)
+    assert signal.getsignal(signal.SIGINT) is chosen
 
 
 def test_options_reach_the_builder(rtx, bundle, tmp_path):

@@ -29,9 +29,10 @@ from bev_perception.bundle import (
     load_bundle,
     open_bundle,
     replace_bundle,
+    require_replaceable,
     with_facts,
 )
-from bev_perception.files import work_folder
+from bev_perception.files import naming, read_text, work_folder
 from bev_perception.frame_proof import record_golden_frame
 from bev_perception.golden_pattern import pattern_frames
 from bev_perception.inference.backend import open_backend
@@ -56,6 +57,7 @@ from training.quiet import quiet
 from training.trainer.checkpoint import load_network
 
 OPSET = 20
+SCORES_LIMIT = 2**24  # bytes of what `training.evaluate --out` writes
 GOLDEN_SHARE = 1 / 32  # of a bundle's limit, at most, is the golden sample
 
 
@@ -74,9 +76,10 @@ def export_bundle(
     inputs: of the golden sample (default: `pattern_inputs`).
     limit_mib: how large the bundle may be; None for any size. One that goes into a repository wants a limit.
     frames: of the golden frame (default: `pattern_frames`). scores: Scores.to_dict(), which the bundle then states.
-    Raises BundleError when ONNX Runtime disagrees with PyTorch, ValueError when a parameter is not in the graph or a
-    file is too large, BuildError when TensorRT's parser refuses.
+    Raises BundleError when ONNX Runtime disagrees with PyTorch, ValueError when `out` is there and is no bundle, when a
+    parameter is not in the graph or a file is too large, BuildError when TensorRT's parser refuses.
     """
+    require_replaceable(out)
     student.eval()
     inputs = inputs or pattern_inputs(student.spec)
     tensors = {t.name: torch.from_numpy(inputs[t.name]) for t in student.spec.inputs()}
@@ -175,6 +178,16 @@ def with_thresholds(spec: ModelSpec, classes: dict[str, Any]) -> ModelSpec:
     return dataclasses.replace(spec, score_threshold=chosen)
 
 
+def _read_scores(path: Path) -> dict[str, Any]:
+    """Sensors -> Scores.to_dict(), as `training.evaluate --out` writes them. Raises ValueError, OSError."""
+    with naming(path):
+        scores = json.loads(read_text(path, SCORES_LIMIT))
+        rows = list(scores.values()) if isinstance(scores, dict) else []
+        if not rows or not all(isinstance(row, dict) and {"classes", "mean_ap", "nds"} <= set(row) for row in rows):
+            raise ValueError("is no result of `training.evaluate --out`; name the file that it wrote")
+    return dict(scores)
+
+
 @errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
@@ -190,6 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--safetensors", action="store_true", help="also the weights, for torch")
     parser.add_argument("--limit-mib", type=float, help="refuse a larger bundle, such as 16 in a repository")
     args = parser.parse_args(argv)
+    require_replaceable(args.out)
     network = load_network(args.checkpoint)
     if network.run.model not in STUDENTS:
         parser.error(f"{args.checkpoint} is a {network.run.model}; vehicles run students: {sorted(STUDENTS)}")
@@ -199,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
             "them: train with data.returns as it is by default"
         )
     student = network.detector
-    scores = json.loads(args.scores.read_text()) if args.scores else {}
+    scores = _read_scores(args.scores) if args.scores else {}
     whole = next(iter(scores.values()), None)
     if whole is not None:
         student.spec = with_thresholds(student.spec, whole["classes"])

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bev_perception.bundle import Bundle, load_bundle, replace_bundle
+from bev_perception.bundle import Bundle, load_bundle, replace_bundle, require_replaceable
 from bev_perception.files import work_folder, write_atomic
 from bev_perception.inference.backend import BACKENDS, open_backend
 from bev_perception.stated_scores import SCORES, scores_json
@@ -45,6 +45,13 @@ class Settings:
     backend: str = "onnxruntime"
     weight_bits: int = 8
 
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        if not -100 <= self.gate <= 100:
+            raise ValueError(f"a gate of {self.gate:g} points, expected a number within [-100, 100]")
+        if self.frames < 1:
+            raise ValueError(f"{self.frames} frames to calibrate on, expected one at least")
+
 
 def quantize(source: Bundle, data: Source, out: Path, settings: Settings) -> Passed:
     """Write the bundle in 8 bits, which replaces `out` once it met the gate.
@@ -54,6 +61,7 @@ def quantize(source: Bundle, data: Source, out: Path, settings: Settings) -> Pas
     """
     if source.spec.precision != "fp32":
         raise ValueError(f"{source.path} is {source.spec.precision} already; quantise the bundle that it was made of")
+    require_replaceable(out)
     training = open_keyframes(source.spec, PLAIN, data, "train", image_targets=())
     validation = open_keyframes(source.spec, PLAIN, data, "val")
     require_objects(validation, "val")
@@ -131,6 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     settings = Settings(args.gate, args.frames, args.backend, args.weight_bits)
     data = source_of(args)
+    require_replaceable(args.out)
     if args.model.is_dir():
         quantize(load_bundle(args.model), data, args.out, settings)
     else:

@@ -21,7 +21,7 @@ from bev_perception.bundle import FILES_LIMIT, MODEL_LIMIT, Bundle, load_bundle
 from bev_perception.deployment import journal
 from bev_perception.deployment.journal import Line
 from bev_perception.deployment.record import FORMAT, Record, Stored
-from bev_perception.files import read_text, sync, write_atomic
+from bev_perception.files import naming_the_full_disk, read_text, sync, write_atomic
 from bev_perception.model_spec import BundleError
 from bev_perception.plain import from_plain, parse_json, to_plain
 
@@ -113,7 +113,8 @@ class VehicleFolder:
             digest = hashlib.sha256()
             for file in files:
                 digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-                _copy(file, part / file.name, digest.update)
+                with naming_the_full_disk(self.path):
+                    _copy(file, part / file.name, digest.update)
                 at("copying")
             sync(part)
             try:

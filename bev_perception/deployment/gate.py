@@ -7,7 +7,7 @@ classes: same                # or any
 grid: same                   # or any
 latency_ratio: 1.5           # slower than in service by this factor, and a tenth of a period, is too slow
 agreement: 0.5               # share of the boxes that have a partner in the other model
-frames: 20                   # compared at least, before the shadow's verdict counts
+frames: 20                   # compared at least in the shadow, and served at least in the watch
 memory_mib: 256              # stays free on the machine beside what the new engine is taken to need
 """
 

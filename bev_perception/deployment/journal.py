@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bev_perception.files import sync
+from bev_perception.files import naming_the_full_disk, sync
 from bev_perception.plain import from_plain, parse_json, to_plain
 
 READ_LIMIT = 4 * 2**20  # bytes from the end; a deployment writes 3 KiB
@@ -75,8 +75,9 @@ def append(path: Path, line: Line) -> None:
         size = os.fstat(file).st_size
         if size and os.pread(file, 1, size - 1) != b"\n":
             data = b"\n" + data  # what was torn keeps a line of its own
-        written = os.write(file, data)
-        os.fsync(file)
+        with naming_the_full_disk(path):
+            written = os.write(file, data)
+            os.fsync(file)
     finally:
         os.close(file)
     if written != len(data):

@@ -41,7 +41,7 @@ POINTS = (
 T = TypeVar("T")
 TELL_S = 0.5
 LOOK_S = 0.05
-FRAMES_WITHIN_S = 30.0  # as many of the model in service as tell how long it takes; a slow replay has few
+SILENCE_S = 30.0  # without a frame of the model in service; in a slow replay the next one is long in coming
 NOT_ASKED = "not asked for"
 
 
@@ -76,6 +76,7 @@ class Deployment:
         self._stop = threading.Event()
         self.rollout = Rollout(goal.asked_by, now(), self._before.bundle.spec.onnx_sha256)
         self._progress = Progress(candidate=str(goal.source))
+        self._copy = ""  # of the candidate, in the vehicle's folder
         self._backend: InferenceBackend | None = None  # of the candidate, while it is ours to close
         self._shadow: Shadow | None = None
         self._pace = Pace(0.0, 0.0)
@@ -153,13 +154,15 @@ class Deployment:
         heard = Listening()
         self._host.observe(heard.note)
         # A few frames tell how long the model in service takes; from that follows the share.
-        wait_s = max(FRAMES_WITHIN_S, 2 * FIRST * self._host.period_ms() / 1e3)
-        self._say(event=f"waiting for {FIRST} frames of the model in service, {wait_s:g} s at most")
-        self._wait(lambda: len(heard) >= FIRST, wait_s)
-        if len(heard) < FIRST:
-            raise Failed(
-                f"too_few_frames: the model in service had {len(heard)} frames in {wait_s:g} s; deploy while it works"
-            )
+        silence_s = max(SILENCE_S, 3 * self._host.period_ms() / 1e3)
+        self._say(event=f"waiting for {FIRST} frames of the model in service, for each {silence_s:g} s at most")
+        while (had := len(heard)) < FIRST:
+            self._wait(lambda: len(heard) > had, silence_s)
+            if len(heard) == had:
+                raise Failed(
+                    f"too_few_frames: the model in service had {had} frames of {FIRST}, and then none in {silence_s:g} "
+                    "s; deploy while it works"
+                )
         alone_ms, self._pace = heard.median_ms(), heard.pace()
         if self._goal.shadow_s <= 0:
             self._passed({"serving_p50_ms": alone_ms}, NOT_ASKED)
@@ -277,11 +280,15 @@ class Deployment:
         try:
             return work()
         except (ValueError, ImportError, OSError, RuntimeError) as error:
-            raise Failed(f"{reason}: {error}") from error
+            text = str(error)
+            if self._copy and not self._goal.rollback:  # people know it by the name that they gave, and the copy goes
+                text = text.replace(self._copy, str(self._goal.source))
+            raise Failed(f"{reason}: {text}") from error
 
     def _know(self, bundle: Bundle) -> None:
         self.rollout = replace(self.rollout, candidate=bundle.spec.onnx_sha256)
-        self._progress = replace(self._progress, candidate=str(bundle.path), candidate_sha256=bundle.spec.onnx_sha256)
+        self._copy = str(bundle.path)
+        self._progress = replace(self._progress, candidate=self._copy, candidate_sha256=bundle.spec.onnx_sha256)
 
     def _passed(self, figures: Mapping[str, float] | None = None, reason: str = "") -> None:
         self._look()

@@ -7,9 +7,12 @@ obey either is in tensorrt_api.py.
 from __future__ import annotations
 
 import ctypes
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +123,8 @@ def build_serialized(
     start = time.monotonic()
     log(f"building {precision} with {options.of_the_engine()}; this can take minutes")
     progress = api.make_progress(trt, config, log)
-    engine = builder.build_serialized_network(network, config)
+    with ended_by_ctrl_c():
+        engine = builder.build_serialized_network(network, config)
     del progress  # it had to outlive the build
     if engine is None:
         errors = logger.errors or ["no reason given, try again with --verbose"]
@@ -129,6 +133,22 @@ def build_serialized(
     log(f"built {len(data) / 2**20:.1f} MiB in {time.monotonic() - start:.1f} s")
     _keep_timings(trt, config, options.timings, log)
     return Built(data, share)
+
+
+@contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends the process at once, which the engine cache survives at every step, unless the program has chosen
+    something else. Python would raise it in one of TensorRT's calls back to us, where it is swallowed, and the build
+    would go on to its end."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def parsed(trt: Any, builder: Any, onnx: bytes, logger: Any) -> Any:

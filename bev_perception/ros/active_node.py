@@ -40,8 +40,15 @@ class ActiveNode:
         return self._config.sync_config(self._run.serving().bundle.spec).period_ns / MS
 
     def check(self, bundle: Bundle) -> None:
-        if self._public_key is not None:
-            require_signature(bundle.path, self._public_key)
+        key = self._public_key
+        if key is None:
+            return
+        if not key.is_file():
+            raise FileNotFoundError(
+                f"the parameter `deploy.public_key` names {key}, and no such file is on this machine; put the key "
+                "there, or name where it is and configure the node again"
+            )
+        require_signature(bundle.path, key)
 
     def open(self, bundle: Bundle, cancelled: Callable[[], bool]) -> InferenceBackend:
         config = self._config

@@ -55,15 +55,20 @@ def _stages(some: Sequence[Step]) -> list[str]:
     return list(dict.fromkeys(step.stage for step in some))
 
 
-def judged(step: Step, status: int, out: Path) -> str:
+def judged(step: Step, status: int, out: Path, known: int = 0) -> str:
     """What is wrong with the end of a step, "" where it is as it should be: a deployment ends with the verdict that it
-    is to end with, everything else with status 0."""
+    is to end with, and for the reason; everything else with status 0. known: lines of the journal before the step."""
     if step.deploys and status in (0, 1):
-        line = summaries.ending(summaries.read_lines(out), step.deploys)
+        line = summaries.ending(summaries.read_lines(out)[known:], step.deploys)
         ended = line.verdict if line else "nothing"
         if line and line.reason.startswith(ALREADY):  # of a circle that was stopped just after it had come in
             ended = DONE
-        return "" if ended == step.verdict else f"{step.deploys} was to end {step.verdict}, the journal says {ended}"
+        why = line.reason.split(":", 1)[0] if line else ""
+        if ended == step.verdict and (not step.reasons or why in step.reasons):
+            return ""
+        wanted = f"{step.verdict}, {' or '.join(step.reasons)}" if step.reasons else step.verdict
+        said = f"{ended}, {line.reason}" if line and line.reason else ended
+        return f"{step.deploys} was to end {wanted}; the journal says {said}"
     if status:
         return f"it ended with status {status}"
     return "" if step.product.exists() else f"{step.product} is not there"
@@ -99,10 +104,12 @@ def main(argv: list[str] | None = None) -> int:
     stages = _stages(todo)
     if until and until not in stages:
         parser.error(f"--until {until}: the stages are {', '.join(stages)}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file, expected a folder for everything")
     out.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
+    begun, progress = time.monotonic(), read_progress(out)
     with naming(out):
-        progress = read_progress(out).made_with(settings)
+        progress = progress.made_with(settings)
     for number, step in enumerate(todo, 1):
         where = f"[{(time.monotonic() - begun) / 60:4.1f} min, {number} of {len(todo)}, {step.stage}]"
         if progress.is_done(step):
@@ -116,12 +123,13 @@ def main(argv: list[str] | None = None) -> int:
         if stale:
             print(f"done anew after it, as it builds on it: {', '.join(_stages(stale))}\n", flush=True)
         step.product.parent.mkdir(parents=True, exist_ok=True)
+        known = len(summaries.read_lines(out))
         status, seconds, cpu_s = timed(run, step)
-        wrong = judged(step, status, out)
+        wrong = judged(step, status, out, known)
         progress = progress.after(step, seconds, cpu_s, done=not wrong)
         write_progress(out, progress)
         if wrong:
-            print(f"\nstopped at {step.stage}: {wrong}; the same command goes on from here", file=sys.stderr)
+            print(f"\nstopped at {step.stage}: {wrong}; the same command goes on with this step", file=sys.stderr)
             return status or 1
         print(f"\n{where} {seconds:.0f} s, {cpu_s:.0f} s of CPU", flush=True)
         if until == step.stage and all(progress.is_done(other) for other in todo if other.stage == until):

@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     judged = judge(load_bundle(args.bundle), load_bundle(args.in_service), gate)
     figures = ", ".join(f"{name} {value:+.4f}" for name, value in judged.figures.items())
     print(f"{'refused' if judged.reason else 'passed'}: {judged.reason or judged.note or figures}")
+    if judged.reason:
+        print("it is not signed; a student that learns for longer may pass (`--steps` of the circle)")
     if not judged.reason:
         write_atomic(args.out, json.dumps({"note": judged.note, **judged.figures}, indent=1))
     return int(bool(judged.reason))

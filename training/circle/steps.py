@@ -20,6 +20,11 @@ LIDAR_TOPIC = "/lidar/top/points"
 # Cameras at 2 Hz, as fast as two cores that other work shares run two networks: what is silent for longer is missing.
 PARAMETERS = ("sync.period_ms=500", "sync.silence_ms=3000", "sync.startup_ms=3000", "backend=openvino")
 PYTHON = ("python", "-m")
+DRIVES = HELD_OUT_SEED - FLEET_SEED  # of each kind at most, or a town would be both learnt from and scored on
+LIMITS = {
+    "fleet": (1, DRIVES), "held_out": (1, DRIVES), "seconds": (5.0, 600.0), "teacher_steps": (1, 10**6),
+    "steps": (1, 10**6), "share": (0.01, 1.0), "rate": (0.01, 10.0), "deploy_rate": (0.01, 10.0), "workers": (1, 4096),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,20 @@ class Settings:
     deploy_rate: float = 1.0
     workers: int = 2
 
+    def __post_init__(self) -> None:
+        """Raises ValueError, before anything is begun."""
+        for name, (low, high) in LIMITS.items():
+            if not low <= (found := getattr(self, name)) <= high:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} is {found:g}, expected a number within [{low:g}, {high:g}]")
+
 
 @dataclass(frozen=True)
 class Step:
     """One command. stage: what it is a part of, once for several; why: what it is for; product: what is there when it
-    was done. deploys, verdict: which bundle it asks the vehicle to take, and how that is to end; "" for none. clears:
-    what goes before it is done anew, None for its product. needs: what it builds on beside what its command names."""
+    was done. deploys, verdict: which bundle it asks the vehicle to take, and how that is to end; "" for none.
+    reasons: of which it is to end for one. clears: what goes before it is done anew, None for its product. needs: what
+    it builds on beside what its command names."""
 
     stage: str
     why: str
@@ -51,6 +64,7 @@ class Step:
     product: Path
     deploys: str = ""
     verdict: str = ""
+    reasons: tuple[str, ...] = ()
     clears: tuple[Path, ...] | None = None
     needs: tuple[Path, ...] = ()
 
@@ -238,7 +252,7 @@ def vehicle(out: Path, settings: Settings) -> list[Step]:
         first = (journal.parent,) if name == "before" else ()  # which begins with the bundle that is told
         return Step("drive", why, (*node, f"{settings.rate:g}", *said), scores, clears=(scores, bag, *first))
 
-    def deployed(bundle: str, why: str, verdict: str, shadow: bool = True) -> Step:
+    def deployed(bundle: str, why: str, verdict: str, *reasons: str, shadow: bool = True) -> Step:
         # One that is seen first while it serves is watched for longer: it ends with the breach.
         times = seconds if shadow else {"--shadow": 0.0, "--watch": 60 / rate}
         asked = [word for name, value in times.items() for word in (name, f"{value:g}")]
@@ -247,15 +261,23 @@ def vehicle(out: Path, settings: Settings) -> list[Step]:
             "--asked-by", asked_by(bundle),
         )  # fmt: skip
         begun = (published_in / "before.json",)
-        return Step(f"deploy {bundle}", why, command, journal, bundle, verdict, clears=(), needs=begun)
+        return Step(f"deploy {bundle}", why, command, journal, bundle, verdict, reasons, clears=(), needs=begun)
 
     history = (*PYTHON, "bev_perception.ros.deploy", "--history", str(journal.parent))
     return [
         published("before", "A held-out drive with the model in service, scored by what the node publishes"),
         deployed("better", "The better one into the running node: check, shadow, switch, watch", DONE),
         published("after", "The same drive again"),
-        deployed("bad", "The bad one, which the shadow refuses", REFUSED),
-        deployed("slow", "The slow one, by somebody who leaves the shadow out: it is rolled back", ROLLED_BACK, False),
+        deployed(
+            "bad", "The bad one, which the shadow refuses", REFUSED, "empty_output", "disagrees", "not_finite_output"
+        ),
+        deployed(
+            "slow",
+            "The slow one, by somebody who leaves the shadow out: it is rolled back",
+            ROLLED_BACK,
+            "too_slow",
+            shadow=False,
+        ),
         Step("journal", "What the vehicle says of all this", history, journal, clears=()),
     ]
 
