@@ -87,6 +87,7 @@ setup(
         "tensorrt": ["tensorrt", "pycuda", "onnx"],
         "video": ["av"],
         "signing": ["model-signing", "pyopenssl"],  # the first imports the second and does not say so
+        "ray": ["ray>=2.9"],
         "evaluation": ["trimesh", "embreex"],
         "training": [
             "torch==2.13.0",  # the version that trained and exported the shipped model

@@ -18,6 +18,7 @@ ROS = (
 MENDS: dict[str, str] = {
     **dict.fromkeys(("numpy", "cv2", "yaml", "onnxruntime", "rosbags"), RUNTIME),
     **dict.fromkeys(("model_signing", "OpenSSL"), '`pip install ".[signing]"` in the repository'),
+    "ray": '`pip install ".[ray]"` in the repository, on every machine of the cluster',
     "openvino": '`pip install ".[openvino]"` in the repository',
     **dict.fromkeys(("trimesh", "embreex"), EVALUATION),
     **dict.fromkeys(("torch", "lightning", "onnx", "onnxscript", "scipy", "tensorboard", "torch_pruning"), TRAINING),

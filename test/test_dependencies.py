@@ -18,12 +18,13 @@ KEYS = {
 # Imports that apt does not have -> name on PyPI.
 ON_PYPI = {
     "av": "av", "model_signing": "model-signing", "cuda": "cuda-core", "onnx": "onnx",
-    "onnxruntime": "onnxruntime", "openvino": "openvino", "pycuda": "pycuda", "rosbags": "rosbags",
+    "onnxruntime": "onnxruntime", "openvino": "openvino", "pycuda": "pycuda", "ray": "ray",
+    "rosbags": "rosbags",
 }  # fmt: skip
 OPTIONAL = {"autoware_perception_msgs"}  # messages that are published where they are installed; not in every ROS 2
 BY_COMMAND = {"ros2bag", "ros2launch", "rosbag2_storage_mcap"}  # programs, of which nothing is imported
-# Of older and newer Pythons; messages that few vehicles have.
-OF_OTHERS = {"backports", "compression", "ffmpeg_image_transport_msgs"}
+# Of older and newer Pythons; messages that few vehicles have, and that are written without their package.
+OF_OTHERS = {"backports", "compression", "ffmpeg_image_transport_msgs", "foxglove_msgs"}
 
 
 def imported() -> set[str]:
@@ -55,7 +56,7 @@ def test_package_xml_names_nothing_else() -> None:
 
 
 def test_what_is_only_on_pypi_is_in_a_documented_command() -> None:
-    page = (ROOT / "docs" / "vehicle.md").read_text()
+    page = "\n".join((ROOT / "docs" / name).read_text() for name in ("vehicle.md", "evaluation.md"))
     lines = re.findall(r"pip install ([^`\n]*)", page)
     installed = {re.split("[<=>]", word.strip('"'))[0] for line in lines for word in line.split()}
     assert set(ON_PYPI.values()) - installed == set()

@@ -79,7 +79,7 @@ def test_the_command_brings_the_package() -> None:
     """What a sentence names is in the extra of setup.py that it tells to install."""
     setup = (ROOT / "setup.py").read_text()
     brings = {"": re.search(r"install_requires=\[(.*?)\]", setup, re.DOTALL)}
-    extras = ("evaluation", "openvino", "signing", "training")
+    extras = ("evaluation", "openvino", "ray", "signing", "training")
     brings |= {name: re.search(rf'"{name}": \[(.*?)\]', setup, re.DOTALL) for name in extras}
     distributions = {
         "cv2": "opencv-python-headless",

@@ -14,14 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import os
-import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +26,10 @@ from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
 from bev_perception.evaluation.baseline import Compared, compare
 from bev_perception.evaluation.drive import DriveResult, Job, evaluate_drive
 from bev_perception.evaluation.metrics import Scores
-from bev_perception.evaluation.process import end_with_parent
 from bev_perception.evaluation.report import REPORT, report_of
 from bev_perception.evaluation.report_page.page import write_report
 from bev_perception.evaluation.score_gate import TEXT_LIMIT, Bound, faults_of, parse_score_gate
+from bev_perception.evaluation.spread import RAY_HERE, spread
 from bev_perception.evaluation.summary import DRIVES, RESULT, figures_of, scores_of, tallies
 from bev_perception.files import naming, read_text, write_atomic
 from bev_perception.model_spec import ModelSpec
@@ -69,33 +65,23 @@ def sensors_named(words: Sequence[str], spec: ModelSpec) -> tuple[str, ...]:
     return tuple(name for name in every if name in off)
 
 
-def evaluate_all(jobs: Sequence[Job], workers: int) -> tuple[list[DriveResult], dict[str, str]]:
-    """-> (results in the order of the jobs, name -> what went wrong). Progress goes to stderr."""
+def evaluate_all(jobs: Sequence[Job], workers: int, ray: str = "") -> tuple[list[DriveResult], dict[str, str]]:
+    """-> (results in the order of the jobs, name -> what went wrong). Progress goes to stderr. workers and ray: see
+    `spread`, which raises what this does."""
     done: dict[int, DriveResult] = {}
     failed: dict[str, str] = {}
-    begun = time.monotonic()
-
-    def note(index: int, future: Future[DriveResult]) -> None:
-        name = jobs[index].out.name
-        try:
-            done[index] = result = future.result()
+    cores = max((job.threads for job in jobs), default=1)
+    for drive in spread(evaluate_drive, jobs, workers, ray, cores):
+        name, result = jobs[drive.index].out.name, drive.result
+        if result is None:  # one drive is no reason to leave the others
+            failed[name] = text = f"{type(drive.error).__name__}: {drive.error}"
+        else:
+            done[drive.index] = result
             rate = result.seconds / result.wall_s if result.wall_s else math.nan
             text = f"{result.frames} frames, {rate:.1f} times real time"
-        except Exception as error:  # one drive is no reason to leave the others
-            failed[name] = text = f"{type(error).__name__}: {error}"
-        passed, count = time.monotonic() - begun, len(done) + len(failed)
-        left = passed / count * (len(jobs) - count)
-        print(f"[{count}/{len(jobs)}] {name}: {text}; about {left:.0f} s left", file=sys.stderr, flush=True)
-
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, _begin_worker) as pool:
-        futures = {pool.submit(evaluate_drive, job): index for index, job in enumerate(jobs)}
-        try:
-            for future in as_completed(futures):
-                note(futures[future], future)
-        except KeyboardInterrupt:
-            print("interrupted: drives that are whole are kept, the same command goes on", file=sys.stderr, flush=True)
-            os._exit(130)  # the workers end with this process
+        print(
+            f"[{drive.count}/{len(jobs)}] {name}: {text}; about {drive.left_s:.0f} s left", file=sys.stderr, flush=True
+        )
     return [done[index] for index in sorted(done)], failed
 
 
@@ -112,7 +98,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--baseline", type=Path, metavar="RESULT", help="folder of an earlier result")
     parser.add_argument("--gate", type=Path, metavar="YAML", help="what must be reached; names as in OUT/result.json")
     parser.add_argument("--score-floor", type=float, default=0.03, help="where the scores' whole curve begins")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="drives at once")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="drives at once; default: cores of this machine, all that a cluster has",
+    )
+    parser.add_argument(
+        "--ray", default="", metavar="ADDRESS", help=f"drives on a Ray cluster; `{RAY_HERE}`: on a Ray of this machine"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of each drive's engine")
     parser.add_argument("--out", type=Path, default=Path("out/evaluate"))
     args = parser.parse_args(argv)
@@ -136,7 +130,11 @@ def _run(args: argparse.Namespace) -> int:
         )
         for bag, name in zip(args.bags, names)
     ]  # fmt: skip
-    results, failed = evaluate_all(jobs, max(1, args.workers))
+    try:
+        results, failed = evaluate_all(jobs, _workers(args), args.ray)
+    except KeyboardInterrupt:
+        print("interrupted: drives that are whole are kept, the same command goes on", file=sys.stderr, flush=True)
+        os._exit(130)  # the workers end with this process
     whole = [job.out for job in jobs if job.out.name not in failed]
     scores = scores_of(tallies(whole))
     figures = figures_of(results, scores)
@@ -155,10 +153,11 @@ def _run(args: argparse.Namespace) -> int:
     return int(bool(faults or failed or not sum(result.frames for result in results)))
 
 
-def _begin_worker() -> None:
-    """Ctrl-C, which a terminal sends to all, is the main process's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+def _workers(args: argparse.Namespace) -> int:
+    if args.workers is not None:
+        return int(args.workers)
+    on_cluster = args.ray not in ("", RAY_HERE)
+    return len(args.bags) if on_cluster else len(os.sched_getaffinity(0))
 
 
 def _write(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,19 +67,6 @@ def ends_with_its_children(main: Callable[Arguments, int]) -> Callable[Arguments
                 signal.signal(sign, handler)
 
     return minding
-
-
-def end_with_parent() -> None:
-    """Initializer of a pool: the worker ends when its parent has. A parent that is killed cannot tell its workers to
-    stop, and they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave, daemon=True).start()
 
 
 def run_in_front(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bev_perception.evaluation.process import end_with_parent
+from bev_perception.evaluation.spread import end_with_parent
 from bev_perception.files import write_atomic
 from bev_perception.plain import from_plain, to_plain
 from training.bench import throughput

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from bev_perception.evaluation.process import end_with_parent
+from bev_perception.evaluation.spread import end_with_parent
 from bev_perception.model_spec import CLASSES
 from training.bench.large_set import write_clouds
 from training.data.clips import ClipDataset

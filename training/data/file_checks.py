@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bev_perception.evaluation.process import end_with_parent
+from bev_perception.evaluation.spread import end_with_parent
 from bev_perception.preprocess.compressed import COMPRESSED, compression_of
 from training.data.lidar import read_lidar
 from training.data.masks import mask_path, read_masks

@@ -19,7 +19,7 @@ from typing import Any, TextIO, TypeVar
 import cv2
 import numpy as np
 
-from bev_perception.evaluation.process import end_with_parent
+from bev_perception.evaluation.spread import end_with_parent
 from training.world.camera import CameraImage, render_camera
 from training.world.lidar import LidarSweep, scan_lidar
 from training.world.listed_radar import ListedRadar, scan_radar_as
