@@ -52,9 +52,20 @@ def check_frame(found: str, expected: str, what: str) -> None:
         )
 
 
-def _bytes(data: Any) -> np.ndarray:
-    """array.array, bytes or ndarray -> (n,) uint8 view."""
-    return data.view(np.uint8).reshape(-1) if isinstance(data, np.ndarray) else np.frombuffer(data, dtype=np.uint8)
+def byte_view(data: Any) -> np.ndarray:
+    """What a field uint8[] may be -> (n,) uint8: a view of an array.array (what rclpy makes), bytes, bytearray,
+    memoryview or ndarray; a copy of a list of numbers, and of a rosidl_buffer.Buffer.
+
+    Such a Buffer (ROS 2 Lyrical) is what a subscription gets that takes other memory than the processor's, and has
+    `to_bytes` and no buffer protocol; others get an array.array as before.
+    """
+    if isinstance(data, np.ndarray):
+        return data.view(np.uint8).reshape(-1)
+    if hasattr(data, "to_bytes"):
+        data = data.to_bytes()
+    elif isinstance(data, (list, tuple)):
+        data = bytes(data)
+    return np.frombuffer(data, dtype=np.uint8)
 
 
 def to_camera_frame(msg: Any, sensor: str, reader: str = "numpy", bits: int = 16) -> CameraFrame:
@@ -109,7 +120,7 @@ def _image_view(msg: Any, raw: RawEncoding) -> np.ndarray:
     sample = np.dtype(raw.dtype).newbyteorder(">" if msg.is_bigendian else "<")
     shape = (msg.height, msg.width, raw.channels)
     strides = (msg.step, raw.channels * sample.itemsize, sample.itemsize)
-    view: np.ndarray = np.ndarray(shape, sample, _bytes(msg.data), strides=strides)
+    view: np.ndarray = np.ndarray(shape, sample, byte_view(msg.data), strides=strides)
     view.flags.writeable = False
     view = np.require(view, raw.dtype, "A")  # OpenCV wants aligned samples in the machine's byte order
     return view[:, :, 0] if raw.channels == 1 else view
@@ -117,7 +128,7 @@ def _image_view(msg: Any, raw: RawEncoding) -> np.ndarray:
 
 def _planes(msg: Any, raw: RawEncoding) -> np.ndarray:
     """(rows, W) of all planes one below the other, as OpenCV takes them; a view where rows have no padding."""
-    buffer, step, width, height = _bytes(msg.data), int(msg.step), int(msg.width), int(msg.height)
+    buffer, step, width, height = byte_view(msg.data), int(msg.step), int(msg.width), int(msg.height)
     if step == width:
         return buffer[: int(height * raw.rows) * width].reshape(-1, width)
     planes, start = [], 0
@@ -148,7 +159,7 @@ def to_compressed_frame(msg: Any, sensor: str, bits: int = 16) -> CameraFrame:
     of itself is taken from `format`: that the picture was a mosaic before it was compressed. Raises MessageError:
     image_encoding, image_truncated, image_format (format and bytes contradict each other), stamp_not_set.
     """
-    view = _bytes(msg.data)
+    view = byte_view(msg.data)
     if len(view) < 16:
         raise MessageError("image_truncated", f"{len(view)} bytes are no image (format {msg.format!r})")
     data = view.tobytes()
@@ -235,7 +246,7 @@ def read_points(msg: Any) -> np.ndarray:
         raise MessageError("cloud_bytes", f"{found} bytes, {claim}; mend the driver")
     if height == 1 and found < msg.row_step:
         raise MessageError("cloud_truncated", f"{found} bytes, the only row has {msg.row_step} (row_step)")
-    rows = np.lib.stride_tricks.as_strided(_bytes(msg.data), (height, row), (step, 1), writeable=False)
+    rows = np.lib.stride_tricks.as_strided(byte_view(msg.data), (height, row), (step, 1), writeable=False)
     return np.ascontiguousarray(rows).view(dtype).reshape(-1)  # a copy only where padding lies between the rows
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
 import torch
 from tiny_distill import both, centerpoint, student
 from torch import nn

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 

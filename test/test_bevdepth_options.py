@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
+import numpy as np
 import torch
 from test_view_transform import BINS, GRID, RIG, SIZE, STRIDE, VALID, C, H, W, X, Y, random_inputs, rig
 

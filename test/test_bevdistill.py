@@ -6,8 +6,11 @@ import dataclasses
 import itertools
 import math
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from tiny_distill import Taught, batch_of, centerpoint, student, total

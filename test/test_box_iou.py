@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
 import numpy as np
 import torch
 from teacher_scene import GRID, targets

@@ -6,8 +6,11 @@ import dataclasses
 import json
 from typing import Any
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from tiny_networks import CONFIGS, STATES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import importlib
 import struct
 from types import SimpleNamespace
@@ -395,3 +396,55 @@ def test_no_ros_is_imported_by_the_conversions(name: str) -> None:
     source = importlib.util.find_spec(module).loader.get_source(module)
     for package in ("rclpy", "sensor_msgs", "nav_msgs"):
         assert f"\nimport {package}" not in source and f"\nfrom {package}" not in source
+
+
+class Buffer:
+    """As rosidl_buffer.Buffer of ROS 2 Lyrical is: a length and `to_bytes`, no buffer protocol, no items."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, data: bytes) -> None:
+        self._native = data
+
+    backend_type = "cuda"
+
+    def to_bytes(self) -> bytes:
+        return self._native
+
+    def __len__(self) -> int:
+        return len(self._native)
+
+
+HOLDERS = {
+    "array.array": lambda data: array.array("B", data),
+    "bytes": bytes,
+    "bytearray": bytearray,
+    "memoryview": memoryview,
+    "ndarray": lambda data: np.frombuffer(data, np.uint8),
+    "list": list,
+    "rosidl_buffer.Buffer": Buffer,
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_pixels_and_points_are_the_same_in_whatever_holds_them(holder: str) -> None:
+    """What distributions of ROS 2 and readers of recordings make of a field uint8[]."""
+    pixels = np.arange(4 * 24, dtype=np.uint8)
+    about = {"header": header(), "is_bigendian": 0, "data": HOLDERS[holder](pixels.tobytes())}
+    image = SimpleNamespace(**about, width=8, height=4, step=24, encoding="bgr8")
+    np.testing.assert_array_equal(conversions.to_camera_frame(image, "CAM").data, pixels.reshape(4, 8, 3))
+    planes = SimpleNamespace(**about, width=8, height=8, step=8, encoding="nv12")
+    np.testing.assert_array_equal(conversions.to_camera_frame(planes, "CAM").data, pixels.reshape(12, 8))
+    field = SimpleNamespace(name="x", offset=0, datatype=7, count=1)
+    cloud = SimpleNamespace(**about, fields=[field], width=6, height=1, point_step=16, row_step=96)
+    np.testing.assert_array_equal(conversions.read_points(cloud)["x"], pixels.view("<f4")[::4])
+    jpeg = b"\xff\xd8" + bytes(20)
+    short = SimpleNamespace(header=header(), format="jpeg", data=HOLDERS[holder](jpeg))
+    with pytest.raises(MessageError, match="image_truncated: jpeg of 22 bytes has no header or no end"):
+        conversions.to_compressed_frame(short, "CAM")
+
+
+@pytest.mark.parametrize("holder", ["array.array", "bytes", "bytearray", "memoryview", "ndarray"])
+def test_memory_is_looked_at_and_not_copied(holder: str) -> None:
+    held = HOLDERS[holder](bytes(96))
+    assert np.shares_memory(conversions.byte_view(held), np.frombuffer(held, np.uint8))

@@ -9,6 +9,9 @@ import json
 from typing import Any
 
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
 import torch
 from tiny_distill import (
     BEV,

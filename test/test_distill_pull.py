@@ -6,6 +6,9 @@ import dataclasses
 import math
 
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
 import torch
 from tiny_distill import BOTH, GRID, batch_of, both, total
 

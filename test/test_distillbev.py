@@ -7,6 +7,9 @@ import math
 from typing import Any
 
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
 import torch
 from torch import Tensor, nn
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
+import numpy as np
 import torch
 import torch.multiprocessing
 

@@ -7,6 +7,9 @@ import math
 
 import pytest
 
+pytest.importorskip("torch", reason="needs torch")
+
+
 from bev_perception.model_spec import BOX_CHANNELS
 from training.experiments import bevdepth, bevdet, centerpoint, lidar_transformer
 from training.model_table import measure, row

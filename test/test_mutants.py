@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("tomllib", reason="the tables of `make mutants` are read by Python 3.11 and later")
+
 from mutants import TESTS, choose, read_equivalents
 from mutations import find_mutants
 

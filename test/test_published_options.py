@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
 import cv2
 import numpy as np
-import pytest
 import torch
 from test_pillars import GRID as PILLARS
 from test_pillars import Z_RANGE, cloud, encoder

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
+import numpy as np
 import torch
 from tiny_networks import CONFIGS
 

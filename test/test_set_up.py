@@ -19,6 +19,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
 
+# With another Python the script would go over to a real one of these, past the stand-in.
+PYTHONS = ((3, 11), (3, 12))
+pytestmark = pytest.mark.skipif(sys.version_info[:2] not in PYTHONS, reason="the set-up is for Python 3.11 and 3.12")
+
 STAND_IN = r"""#!/usr/bin/env bash
 here="$(dirname "$(dirname "$0")")"
 case "$*" in

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
 import cv2
 import numpy as np
-import pytest
 
 from bev_perception.decode import boxes_from_cells
 from bev_perception.geometry import box_corners, project, transform_boxes

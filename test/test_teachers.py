@@ -7,8 +7,11 @@ import dataclasses
 import importlib.util
 from typing import Any
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
+import numpy as np
 import torch
 from teacher_scene import BOXES, GRID, LABELS, inputs_of, scene, targets
 from tiny_networks import CONFIGS

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
 import torch
 from tiny_students import NAMES, RUNS
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
 import numpy as np
 import onnxruntime
-import pytest
 import torch
 from torch import Tensor, nn
 

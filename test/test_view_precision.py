@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
 import torch
 from torch import Tensor
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch", reason="needs torch")
+
+import numpy as np
 import torch
 
 from bev_perception.grid import BevGrid

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from bev_perception import conversions
-from bev_perception.conversions import MessageError
+from bev_perception.conversions import MessageError, byte_view
 from bev_perception.measurements import Measurements
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
 from bev_perception.sensors.odometry_messages import OdometryInput, make_odometry
@@ -230,7 +230,7 @@ class SensorIntake:
         if not codec:
             return conversions.to_compressed_frame(msg, camera.name, camera.bits)
         stamp_ns = conversions.stamp_ns(msg.header.stamp)
-        return self._picture(camera, codec, bytes(msg.data), stamp_ns, position=stamp_ns)
+        return self._picture(camera, codec, byte_view(msg.data).tobytes(), stamp_ns, position=stamp_ns)
 
     def _packet(self, camera: CameraConfig, msg: Any) -> CameraFrame | None:
         conversions.check_frame(msg.header.frame_id, camera.frame_id, f"header.frame_id of {camera.topic}")
@@ -239,7 +239,7 @@ class SensorIntake:
             known = ", ".join(CODECS)
             raise MessageError("image_encoding", f"encoding {msg.encoding!r} begins with none of {known}")
         stamp_ns = conversions.stamp_ns(msg.header.stamp)
-        return self._picture(camera, codec, bytes(msg.data), stamp_ns, position=int(msg.pts))
+        return self._picture(camera, codec, byte_view(msg.data).tobytes(), stamp_ns, position=int(msg.pts))
 
     def _picture(
         self, camera: CameraConfig, codec: str, data: bytes, stamp_ns: int, position: int
