@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
+from bev_perception.evaluation.spread import Done
 from training.robustness import __main__ as robustness
 
 
@@ -37,11 +38,12 @@ def test_a_table_has_every_cell(whole: Path) -> None:
 def test_scenes_that_are_done_are_not_driven_again(
     whole: Path, tiny_checkpoint: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(job: object) -> int:
-        raise AssertionError("driven again")
+    def none(function: object, jobs: list[object], *more: object) -> list[object]:
+        assert jobs == []
+        return []
 
     before = (whole / "robustness.json").read_text()
-    monkeypatch.setattr(robustness, "drive", never)
+    monkeypatch.setattr(robustness, "spread", none)
     assert run(tiny_checkpoint, tiny_dataset, whole, "--only", "fog", "clutter", "lost") == 0
     assert (whole / "robustness.json").read_text() == before
 
@@ -53,6 +55,19 @@ def test_cells_made_one_by_one_are_those_made_together(
     assert run(tiny_checkpoint, tiny_dataset, tmp_path, "--only", "fog", "clutter") == 0
     apart, together = (json.loads((path / "robustness.json").read_text())["cells"] for path in (tmp_path, whole))
     assert apart == {name: together[name] for name in apart} and "fog-3" in apart
+
+
+def test_a_scene_that_fails_is_named_and_nothing_is_summed_up(
+    tiny_checkpoint: Path, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def broken(function: object, jobs: list[object], *more: object) -> list[Done[int]]:
+        return [Done(0, None, FileNotFoundError("no file x.jpg"), 1, 0.0)]
+
+    monkeypatch.setattr(robustness, "spread", broken)
+    assert run(tiny_checkpoint, tiny_dataset, tmp_path, "--only", "fog") == 1
+    assert "1 of 1 scenes failed, such as scene-0001 (FileNotFoundError: no file x.jpg)" in capsys.readouterr().err
+    assert not (tmp_path / "robustness.json").exists()
 
 
 def test_a_reference_gives_corruption_errors(whole: Path, tiny_checkpoint: Path, tiny_dataset: Path) -> None:

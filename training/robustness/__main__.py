@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from bev_perception.bundle import load_bundle
+from bev_perception.evaluation.spread import RAY_HERE, spread
 from bev_perception.files import read_text, sha256_of, write_atomic
 from bev_perception.model_spec import ModelSpec
 from training.command_line import errors_as_text
@@ -25,7 +26,6 @@ from training.robustness.scene import Job, drive, is_done
 from training.robustness.summary import RESULT_LIMIT, reference_of, summarise, tables
 from training.trainer.checkpoint import load_network
 from training.trainer.loading import open_keyframes, scenes_of
-from training.world.generate import Progress, ordered_map
 
 RUN, RESULT, TABLE = "run.json", "robustness.json", "robustness.md"
 
@@ -69,6 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--nuscenes-reference", action="store_true", help="CE and mCE beside DETR3D, as RoboBEV prints")
     parser.add_argument("--backend", default="onnxruntime", help="engine of a bundle")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="scenes at once")
+    parser.add_argument(
+        "--ray", default="", metavar="ADDRESS", help=f"of a Ray cluster, or {RAY_HERE}: scenes go there"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn: which sensors fail, noise, weather")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -88,9 +91,18 @@ def main(argv: list[str] | None = None) -> int:
         if missing:
             jobs.append(Job(args.model, args.backend, source, scene, tuple(missing), args.seed, folder))
     print(f"{len(scenes)} scenes, {len(rows)} cells; {len(scenes) - len(jobs)} scenes are done", file=sys.stderr)
-    progress = Progress("robustness", len(jobs))
-    for frames in ordered_map(drive, jobs, max(1, min(args.workers, len(jobs)))):
-        progress.add(keyframes=frames)
+    failed: dict[str, Exception] = {}
+    for done in spread(drive, jobs, max(1, args.workers), args.ray):
+        scene = jobs[done.index].scene
+        if done.error is not None:  # one scene is no reason to leave the others
+            failed[scene] = done.error
+        print(f"[{done.count}/{len(jobs)}] {scene}; about {done.left_s:.0f} s left", file=sys.stderr, flush=True)
+    if failed:
+        scene, error = next(iter(failed.items()))
+        raise ValueError(
+            f"{len(failed)} of {len(jobs)} scenes failed, such as {scene} ({type(error).__name__}: {error}); the others "
+            "are kept, and the same command goes on"
+        ) from error
     folders = [args.out / "scenes" / scene for scene in scenes]
     result = summarise(folders, rows, reference)
     write_atomic(args.out / RESULT, json.dumps(result, indent=1))
