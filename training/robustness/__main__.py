@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     if failed:
         scene, error = next(iter(failed.items()))
         raise ValueError(
-            f"{len(failed)} of {len(jobs)} scenes failed, such as {scene} ({type(error).__name__}: {error}); the others "
+    parser.add_argument("--ray", default="", metavar="ADDRESS", help=f"a Ray cluster, or {RAY_HERE}")
             "are kept, and the same command goes on"
         ) from error
     folders = [args.out / "scenes" / scene for scene in scenes]
