@@ -69,9 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--nuscenes-reference", action="store_true", help="CE and mCE beside DETR3D, as RoboBEV prints")
     parser.add_argument("--backend", default="onnxruntime", help="engine of a bundle")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="scenes at once")
-    parser.add_argument(
-        "--ray", default="", metavar="ADDRESS", help=f"of a Ray cluster, or {RAY_HERE}: scenes go there"
-    )
+    parser.add_argument("--ray", default="", metavar="ADDRESS", help=f"a Ray cluster, or {RAY_HERE}")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn: which sensors fail, noise, weather")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -100,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     if failed:
         scene, error = next(iter(failed.items()))
         raise ValueError(
-    parser.add_argument("--ray", default="", metavar="ADDRESS", help=f"a Ray cluster, or {RAY_HERE}")
+            f"{len(failed)} of {len(jobs)} scenes failed, such as {scene} ({type(error).__name__}: {error}); the others "
             "are kept, and the same command goes on"
         ) from error
     folders = [args.out / "scenes" / scene for scene in scenes]
