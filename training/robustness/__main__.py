@@ -98,8 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     if failed:
         scene, error = next(iter(failed.items()))
         raise ValueError(
-            f"{len(failed)} of {len(jobs)} scenes failed, such as {scene} ({type(error).__name__}: {error}); the others "
-            "are kept, and the same command goes on"
+            f"{len(failed)} of {len(jobs)} scenes failed, such as {scene} ({type(error).__name__}: {error}); "
+            "the others are kept, and the same command goes on"
         ) from error
     folders = [args.out / "scenes" / scene for scene in scenes]
     result = summarise(folders, rows, reference)
