@@ -19,10 +19,11 @@ from pathlib import Path
 from bev_perception.bags.storage import BagError
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError
-from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, bag_topics, read_detection_arrays, read_ground_truth
+from bev_perception.evaluation.bag import read_detection_arrays
 from bev_perception.evaluation.draw import draw_frame
 from bev_perception.evaluation.film import open_film
 from bev_perception.evaluation.frames import read_frames
+from bev_perception.evaluation.ground_truth import GroundTruth
 from bev_perception.evaluation.judged import judge
 from bev_perception.evaluation.objects import Objects, objects_from_detections, objects_from_message
 from bev_perception.evaluation.pictures import shrink
@@ -55,11 +56,11 @@ def animate(args: argparse.Namespace) -> int:
     film."""
     config = load_config(args.bundle, args.params, args.backend or None)
     spec = load_bundle(args.bundle).spec
-    truth = read_ground_truth(args.bag) if GROUND_TRUTH_TOPIC in bag_topics(args.bag) else {}
+    truth = GroundTruth(args.bag)
     shown = 0
     with _open(args.out, spec, 1e9 / config.sync_config(spec).period_ns, args.width) as add:
         for frame, found in within(seen(args, spec, config), args.start, args.seconds):
-            add(frame, found, truth.get(frame.stamp_ns))
+            add(frame, found, truth.at(frame.stamp_ns))
             shown += 1
     return shown
 
