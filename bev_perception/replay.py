@@ -31,11 +31,12 @@ from bev_perception.bags.storage import BagError, Note
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError
 from bev_perception.decode import Thresholds
-from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, composition_of, read_detection_arrays, read_ground_truth
+from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, bag_topics, composition_of, read_detection_arrays
 from bev_perception.evaluation.compare import compare_runs
 from bev_perception.evaluation.frames import absent_topics, frames_of
-from bev_perception.evaluation.metrics import add_tallies, in_common, score_tally, tally
-from bev_perception.evaluation.objects import Objects, objects_from_detections
+from bev_perception.evaluation.ground_truth import GroundTruth
+from bev_perception.evaluation.metrics import Tally, TallySum, score_tally, tally
+from bev_perception.evaluation.objects import objects_from_detections
 from bev_perception.evaluation.result_bag import open_detection_bag
 from bev_perception.evaluation.result_folder import DETECTIONS, SCORES, TALLY, claim, sha256
 from bev_perception.evaluation.result_json import open_detection_json
@@ -204,13 +205,14 @@ def _run(args: argparse.Namespace) -> int:
     only = None if live is None else {stamp: composition_of(message) for stamp, message in live.items()}
     progress = Progress()
     run = Replay(args.bag, args.bundle, config, only, args.score_floor, WarnOnce(), progress)
-    candidates, interrupted = _write(run, args.out, spec, config.base_frame)
+    truth = _ground_truth(args.bag)
+    whole, interrupted = _write(run, args.out, spec, config.base_frame, truth)
 
     print(f"{run.frames} frames, {run.boxes} boxes in {progress.seconds():.1f} s; {run.skipped} frames left out")
     for stage, values in run.timings_ms.items():
         print(f"  {stage:<12} median {np.median(values):7.1f} ms   p95 {np.percentile(values, 95):7.1f} ms")
-    if GROUND_TRUTH_TOPIC in run.topics:
-        _score(args, candidates)
+    if truth is not None:
+        _score(args.out, whole)
     explained = True
     if live is not None:
         agreement = compare_runs(live, read_detection_arrays(args.out / DETECTIONS))
@@ -231,11 +233,22 @@ def _run(args: argparse.Namespace) -> int:
     return 0 if explained else 1
 
 
-def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str) -> tuple[dict[int, Objects], bool]:
-    """Everything that is found into `out`, as it comes -> (all boxes by stamp where they can be scored; whether the run
-    was interrupted)."""
+def _ground_truth(bag: Path) -> GroundTruth | None:
+    """None where the recording has none, or none that can be read; the latter is said."""
+    if GROUND_TRUTH_TOPIC not in bag_topics(bag, lambda text: None):
+        return None
+    try:
+        return GroundTruth(bag)
+    except BagError as error:
+        print(f"  not scored: {error}")
+        return None
+
+
+def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str, truth: GroundTruth | None) -> tuple[Tally, bool]:
+    """Everything that is found into `out`, as it comes -> (what was matched with the ground truth; whether the run was
+    interrupted)."""
     claim(out)
-    candidates: dict[int, Objects] = {}
+    matched = TallySum()
     interrupted = False
     with ExitStack() as stack:
         bag = stack.enter_context(open_detection_bag(out / DETECTIONS, spec, frame_id))
@@ -245,14 +258,15 @@ def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str) -> tuple[dict
                 bag.add(found.record_ns, found.published)
                 bag.add_lines(found.record_ns, found.frame, found.published)
                 text.add(found.record_ns, found.published)
-                if GROUND_TRUTH_TOPIC in run.topics:
-                    candidates[found.published.stamp_ns] = objects_from_detections(found.candidates, spec.classes)
+                wanted = truth.at(found.published.stamp_ns) if truth is not None else None
+                if wanted is not None:
+                    matched.add(tally(wanted, objects_from_detections(found.candidates, spec.classes)))
         except KeyboardInterrupt:
             interrupted = True
         text.finish(run.counters)
     for name in (SCORES, TALLY):
         (out / name).unlink(missing_ok=True)  # of an earlier run
-    return candidates, interrupted
+    return matched.whole(), interrupted
 
 
 def _fault(run: Replay, spec: ModelSpec) -> str:
@@ -267,19 +281,13 @@ def _fault(run: Replay, spec: ModelSpec) -> str:
     return ""
 
 
-def _score(args: argparse.Namespace, candidates: Mapping[int, Objects]) -> None:
-    try:
-        wanted, found = in_common(read_ground_truth(args.bag, note=lambda text: None), dict(candidates))
-    except BagError as error:
-        print(f"  not scored: {error}")
-        return
-    if not wanted:
+def _score(out: Path, whole: Tally) -> None:
+    if not whole.frames:
         print("  not scored: no frame has ground truth")
         return
-    whole = add_tallies([tally(objects, found[stamp]) for stamp, objects in wanted.items()])
     scores = score_tally(whole)
-    write_atomic(args.out / TALLY, tally_bytes(whole))
-    write_atomic(args.out / SCORES, json.dumps(scores.to_dict(), indent=1) + "\n")
+    write_atomic(out / TALLY, tally_bytes(whole))
+    write_atomic(out / SCORES, json.dumps(scores.to_dict(), indent=1) + "\n")
     e = scores.errors
     print(
         f"  {scores.frames} frames scored: mAP {scores.mean_ap:.3f} NDS {scores.nds:.3f} mATE {e.ate:.3f} m "

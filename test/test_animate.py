@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -51,6 +52,28 @@ def test_uneven_stamps_do_not_add_up_and_gaps_end(tmp_path: Path) -> None:
     assert len(frames_of(tmp_path / "film.mp4")) == 25 + LONGEST_S * RATE_HZ + 1
 
 
+def test_a_gif_shows_each_picture_as_long(tmp_path: Path) -> None:
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    with open_film(tmp_path / "film.gif", 12.0) as film:
+        for stamp_ns, value in ((0, 40), (83_333_333, 120), (500_000_000, 200)):  # 1, 5 and 1 frames
+            film.add(stamp_ns, grey(value))
+    gif = pillow.open(tmp_path / "film.gif")
+    means, durations = [], []
+    for number in range(gif.n_frames):
+        gif.seek(number)
+        means.append(float(np.asarray(gif.convert("RGB")).mean()))
+        durations.append(gif.info["duration"])
+    assert means == pytest.approx([40, 120, 200], abs=3)
+    assert durations == [80, 420, 80] and gif.info["loop"] == 0  # 0 to 83, to 500, to 583 ms in steps of 10
+
+
+def test_a_gif_without_pillow_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ImportError, match="pip install pillow"), open_film(tmp_path / "film.gif", 10.0) as film:
+        film.add(0, grey(1))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_film_without_a_picture_or_with_a_fault_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(b"before")
@@ -59,7 +82,10 @@ def test_a_film_without_a_picture_or_with_a_fault_leaves_what_was_there(tmp_path
     with pytest.raises(KeyError), open_film(path, RATE_HZ) as film:
         film.add(0, grey(1))
         raise KeyError
-    with pytest.raises(ValueError, match=r"ends in \.mp4, \.webm, \.avi"), open_film(tmp_path / "film.gif", RATE_HZ):
+    with (
+        pytest.raises(ValueError, match=r"ends in \.mp4, \.webm, \.avi, \.gif"),
+        open_film(tmp_path / "film.mov", RATE_HZ),
+    ):
         pass
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
 

@@ -18,7 +18,8 @@ KEYS = {
 # Imports that apt does not have -> name on PyPI.
 ON_PYPI = {
     "av": "av", "model_signing": "model-signing", "cuda": "cuda-core", "onnx": "onnx",
-    "onnxruntime": "onnxruntime", "openvino": "openvino", "pycuda": "pycuda", "ray": "ray",
+    "onnxruntime": "onnxruntime", "openvino": "openvino", "PIL": "pillow", "pycuda": "pycuda", "ray": "ray",
+    "rerun": "rerun-sdk",
     "rosbags": "rosbags",
 }  # fmt: skip
 OPTIONAL = {"autoware_perception_msgs"}  # messages that are published where they are installed; not in every ROS 2

@@ -4,31 +4,38 @@
 
 Without --detections the bundle runs over the recording, as in a replay; with it, what another run published is shown, a
 live one for example. Where the recording has ground truth, hits, false alarms and misses have colours of their own.
-The ending of --out chooses the kind: .webm plays in every browser, .mp4 and .avi in players.
+The ending of --out chooses the kind: .webm plays in every browser, .mp4 and .avi in players, a .gif wants Pillow. With
+.rrd it is no film but a view for rerun, in which one can move and click; it wants rerun-sdk.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bev_perception.bags.storage import BagError
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError
-from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, bag_topics, read_detection_arrays, read_ground_truth
+from bev_perception.evaluation.bag import read_detection_arrays
 from bev_perception.evaluation.draw import draw_frame
 from bev_perception.evaluation.film import open_film
 from bev_perception.evaluation.frames import read_frames
+from bev_perception.evaluation.ground_truth import GroundTruth
 from bev_perception.evaluation.judged import judge
 from bev_perception.evaluation.objects import Objects, objects_from_detections, objects_from_message
 from bev_perception.evaluation.pictures import shrink
+from bev_perception.evaluation.rerun_view import ENDING as RERUN
+from bev_perception.evaluation.rerun_view import open_rerun
 from bev_perception.evaluation.telling import WarnOnce
 from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.parameters import SHIPPED_BUNDLE, SHIPPED_PARAMETERS, NodeConfig, ParameterError, load_config
 from bev_perception.replay import Replay
 from bev_perception.structures import SensorFrame
+
+Add = Callable[[SensorFrame, Objects, Objects | None], None]
 
 
 def seen(args: argparse.Namespace, spec: ModelSpec, config: NodeConfig) -> Iterator[tuple[SensorFrame, Objects]]:
@@ -45,23 +52,47 @@ def seen(args: argparse.Namespace, spec: ModelSpec, config: NodeConfig) -> Itera
 
 
 def animate(args: argparse.Namespace) -> int:
-    """Write the film; how many frames of the recording are in it. Raises the errors of bag, bundle and film."""
+    """Write the film, or the view; how many frames of the recording are in it. Raises the errors of bag, bundle and
+    film."""
     config = load_config(args.bundle, args.params, args.backend or None)
     spec = load_bundle(args.bundle).spec
-    truth = read_ground_truth(args.bag) if GROUND_TRUTH_TOPIC in bag_topics(args.bag) else {}
-    first_ns, shown = 0, 0
-    with open_film(args.out, 1e9 / config.sync_config(spec).period_ns) as film:
-        for frame, found in seen(args, spec, config):
-            first_ns = first_ns or frame.stamp_ns
-            passed = (frame.stamp_ns - first_ns) / 1e9
-            if passed > args.start + args.seconds:
-                break
-            if passed >= args.start:
-                wanted = truth.get(frame.stamp_ns)
-                judged = judge(wanted, found) if wanted is not None else None
-                film.add(frame.stamp_ns, shrink(draw_frame(frame, spec, found, wanted, judged=judged), args.width))
-                shown += 1
+    truth = GroundTruth(args.bag)
+    shown = 0
+    with _open(args.out, spec, 1e9 / config.sync_config(spec).period_ns, args.width) as add:
+        for frame, found in within(seen(args, spec, config), args.start, args.seconds):
+            add(frame, found, truth.at(frame.stamp_ns))
+            shown += 1
     return shown
+
+
+@contextmanager
+def _open(path: Path, spec: ModelSpec, rate_hz: float, width: int) -> Iterator[Add]:
+    """What takes a frame, what was found, and what was there where that is known."""
+    if path.suffix == RERUN:
+        with open_rerun(path, spec) as view:
+            yield view.add
+        return
+    with open_film(path, rate_hz) as film:
+
+        def add(frame: SensorFrame, found: Objects, wanted: Objects | None) -> None:
+            judged = judge(wanted, found) if wanted is not None else None
+            film.add(frame.stamp_ns, shrink(draw_frame(frame, spec, found, wanted, judged=judged), width))
+
+        yield add
+
+
+def within(
+    frames: Iterable[tuple[SensorFrame, Objects]], start_s: float, seconds: float
+) -> Iterator[tuple[SensorFrame, Objects]]:
+    """Those from start_s after the first on, and at most so many seconds."""
+    first_ns = 0
+    for frame, found in frames:
+        first_ns = first_ns or frame.stamp_ns
+        passed = (frame.stamp_ns - first_ns) / 1e9
+        if passed > start_s + seconds:
+            return
+        if passed >= start_s:
+            yield frame, found
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,11 +24,12 @@ import numpy as np
 from bev_perception.bags.recording import warn
 from bev_perception.bags.storage import BagError
 from bev_perception.bundle import load_bundle
-from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, bag_topics, read_detection_arrays
+from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
 from bev_perception.evaluation.consistency import Consistency
+from bev_perception.evaluation.ground_truth import GroundTruth
 from bev_perception.evaluation.look import Looking, write_look
-from bev_perception.evaluation.metrics import Tally, add_tallies, tally
-from bev_perception.evaluation.objects import Objects, objects_from_detections, objects_from_message
+from bev_perception.evaluation.metrics import Tally, TallySum, tally
+from bev_perception.evaluation.objects import Objects, objects_from_detections
 from bev_perception.evaluation.result_folder import TALLY
 from bev_perception.evaluation.tally_file import tally_bytes
 from bev_perception.files import naming, read_text, replace_folder, work_folder, write_atomic
@@ -44,7 +45,6 @@ LIMIT = 2**26  # bytes of drive.json
 SCORE_BINS = 20  # of the histogram of each class's scores
 STAGES = ("preprocess", "inference", "decode", "total")
 PERCENTILES = (50, 95, 99)
-FOLD = 256  # frames after which their matched rows are put together: many small arrays take more than what is in them
 COLUMNS = (
     "stamp_ns", "record_ns", "boxes", "sensors_used", "missing", "closed_by", "memory", "memory_reset",
     *(f"{stage}_ms" for stage in STAGES), "true", "false", "missed",
@@ -116,7 +116,7 @@ class _Sums:
         self._rows = csv.DictWriter(frames, COLUMNS, restval="", lineterminator="\n")
         self._rows.writeheader()
         self._digest = hashlib.sha256()
-        self._tallies: list[Tally] = []
+        self._tally = TallySum()
         self.consistency = Consistency(spec.classes)
         self.looking = Looking(spec)
         self.latency_ms = {stage: array("d") for stage in STAGES}
@@ -130,11 +130,9 @@ class _Sums:
             self.latency_ms[stage].append(one.timings_ms[stage])
         row = _row(one)
         if wanted is not None:
-            self._tallies.append(tally(wanted, objects_from_detections(one.candidates, self._spec.classes)))
+            self._tally.add(tally(wanted, objects_from_detections(one.candidates, self._spec.classes)))
             totals = self.looking.add(one.frame, wanted, objects_from_detections(d, self._spec.classes))
             row |= dict(zip(("true", "false", "missed"), totals))
-            if len(self._tallies) >= FOLD:
-                self._tallies = [add_tallies(self._tallies)]
         self._rows.writerow(row)
         self.first_ns, self.last_ns = self.first_ns or one.record_ns, one.record_ns
         for values in (np.array([d.stamp_ns]), d.boxes, d.velocity, d.scores, d.labels):
@@ -143,7 +141,7 @@ class _Sums:
             self.bins[name] += np.histogram(d.scores[d.labels == index], bins=SCORE_BINS, range=(0.0, 1.0))[0]
 
     def tally(self) -> Tally:
-        return add_tallies(self._tallies)
+        return self._tally.whole()
 
     def sha256(self) -> str:
         return self._digest.hexdigest()
@@ -161,13 +159,13 @@ def evaluate_drive(job: Job, watch: Callable[[float], None] = lambda share: None
     config = load_config(job.bundle, job.params, job.backend or None)
     if "threads" in config.backend_options:
         config = replace(config, backend_options=config.backend_options | {"threads": job.threads})
-    wanted = _ground_truth(job)
+    truth = GroundTruth(job.bag, job.ground_truth)
     run = Replay(job.bag, job.bundle, config, None, job.score_floor, warn, watch, job.without)
     with work_folder(job.out) as work:
         with open(work / FRAMES, "w", newline="") as frames:
             sums = _Sums(spec, frames)
             for one in run:
-                sums.add(one, wanted.get(one.published.stamp_ns))
+                sums.add(one, truth.at(one.published.stamp_ns))
         whole = sums.tally()
         figures = sums.consistency.figures()
         result = DriveResult(
@@ -180,7 +178,7 @@ def evaluate_drive(job: Job, watch: Callable[[float], None] = lambda share: None
             wall_s=round(time.monotonic() - begun, 3),
             frames=run.frames,
             boxes=run.boxes,
-            annotated=len(wanted),
+            annotated=truth.count,
             scored=whole.frames,
             latency_ms={stage: _percentiles(values) for stage, values in sums.latency_ms.items() if len(values)},
             used=dict(run.used),
@@ -213,14 +211,6 @@ def _finished(folder: Path, fingerprint: str) -> DriveResult | None:
     except (OSError, ValueError):
         return None
     return result if result.fingerprint == fingerprint else None
-
-
-def _ground_truth(job: Job) -> dict[int, Objects]:
-    """By stamp; nothing where the recording has none under that name."""
-    if job.ground_truth not in bag_topics(job.bag, lambda text: None):
-        return {}
-    messages = read_detection_arrays(job.bag, job.ground_truth, lambda text: None)
-    return {stamp: objects_from_message(message, ground_truth=True) for stamp, message in messages.items()}
 
 
 def _row(one: Found) -> dict[str, Any]:

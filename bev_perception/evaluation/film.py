@@ -10,10 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from bev_perception.evaluation.gif import GifWriter
 from bev_perception.files import sync, work_folder
 
 # Ending of the file -> codec that OpenCV's wheels can write. A WebM plays in every browser, the others in players.
 CODECS = {".mp4": "mp4v", ".webm": "VP80", ".avi": "MJPG"}
+GIF = ".gif"
+ENDINGS = (*CODECS, GIF)
 LONGEST_S = 5.0  # that one picture stands; over a longer gap the film goes on
 
 
@@ -22,7 +25,7 @@ class Film:
 
     def __init__(self, path: Path, rate_hz: float) -> None:
         self._path, self._rate_hz = path, rate_hz
-        self._writer: cv2.VideoWriter | None = None
+        self._writer: cv2.VideoWriter | GifWriter | None = None
         self._last: tuple[int, np.ndarray] | None = None
         self._owed = 0.0  # of a frame, so that rounding does not add up
         self.frames = 0
@@ -30,14 +33,20 @@ class Film:
     def add(self, stamp_ns: int, image: np.ndarray) -> None:
         even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]  # codecs halve the colours' resolution
         if self._writer is None:
-            size = (even.shape[1], even.shape[0])
-            codec = cv2.VideoWriter.fourcc(*CODECS[self._path.suffix])
-            self._writer = cv2.VideoWriter(str(self._path), codec, self._rate_hz, size)
-            if not self._writer.isOpened():
-                raise OSError(f"OpenCV could not begin a video of {size[0]}x{size[1]} in {self._path}")
+            self._writer = self._begin((even.shape[1], even.shape[0]))
         if self._last is not None:
             self._show(min((stamp_ns - self._last[0]) / 1e9, LONGEST_S))
         self._last = stamp_ns, even
+
+    def _begin(self, size: tuple[int, int]) -> cv2.VideoWriter | GifWriter:
+        if self._path.suffix == GIF:
+            return GifWriter(self._path, self._rate_hz)
+        writer = cv2.VideoWriter(
+            str(self._path), cv2.VideoWriter.fourcc(*CODECS[self._path.suffix]), self._rate_hz, size
+        )
+        if not writer.isOpened():
+            raise OSError(f"OpenCV could not begin a video of {size[0]}x{size[1]} in {self._path}")
+        return writer
 
     def finish(self) -> None:
         """The last picture stands for one frame."""
@@ -58,10 +67,10 @@ class Film:
 @contextmanager
 def open_film(path: Path, rate_hz: float) -> Iterator[Film]:
     """A film that takes its name, also from an earlier one, when the block ends; nothing of it stays when the block
-    raises. Raises ValueError for an ending that is none of CODECS, OSError where it cannot be written or has no
-    picture."""
-    if path.suffix not in CODECS:
-        raise ValueError(f"{path}: expected a name that ends in {', '.join(CODECS)}")
+    raises. Raises ValueError for an ending that is none of ENDINGS, OSError where it cannot be written or has no
+    picture, ImportError for a GIF without Pillow."""
+    if path.suffix not in ENDINGS:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")
     with work_folder(path) as part:
         film = Film(part / path.name, rate_hz)
         yield film

@@ -19,6 +19,7 @@ from bev_perception.evaluation.benchmark import Curve, class_errors, curve, mean
 from bev_perception.evaluation.matching import CLASS_RANGE, DISTANCES, Matched, join, match
 from bev_perception.evaluation.objects import Objects
 
+FOLD = 256  # tallies after which a TallySum puts them together
 RANGES = ((0.0, 15.0), (15.0, 30.0), (30.0, 50.0))  # metres, rows of the table by range
 
 
@@ -175,6 +176,22 @@ def add_tallies(parts: Sequence[Tally]) -> Tally:
         added([part.whole for part in parts]),
         {limits: added([part.ranges[limits] for part in parts]) for limits in ranges},
     )
+
+
+class TallySum:
+    """Tallies added up as they come, the arrays put together now and then: many small ones take more than what is in
+    them."""
+
+    def __init__(self) -> None:
+        self._parts: list[Tally] = []
+
+    def add(self, one: Tally) -> None:
+        self._parts.append(one)
+        if len(self._parts) >= FOLD:
+            self._parts = [add_tallies(self._parts)]
+
+    def whole(self) -> Tally:
+        return add_tallies(self._parts)
 
 
 def score_tally(whole: Tally) -> Scores:
