@@ -66,13 +66,15 @@ def listen(
     sources: Sequence[Source],
     take: Callable[[Source, bytes, Callable[[], Any], int], None],
     seconds: float,
+    use_sim_time: bool = False,
 ) -> dict[str, tuple[Publisher, ...]]:
     """take(source, serialised message, what makes the message of it, time in ns) for everything that comes within the
-    time -> what was published meanwhile.
+    time (of the wall) -> what was published meanwhile. use_sim_time: the time that is taken is that of /clock, 0 before
+    its first message.
 
     Types whose package is not installed are not listened to. Raises EndedEarly where ROS ends before.
     """
-    with asking("bev_perception_doctor") as node:
+    with asking("bev_perception_doctor", use_sim_time) as node:
         clock = node.get_clock()
         for source in sources:
             try:
