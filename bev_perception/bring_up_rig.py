@@ -47,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     source.add_argument("--bag", type=Path, help="a rosbag2 recording of the rig, best of a drive")
     source.add_argument("--live", action="store_true", help="listen to what is published now")
     parser.add_argument("--seconds", type=float, default=30.0, help="how much is looked at (default: %(default)g)")
+    parser.add_argument(
+        "--use-sim-time", action="store_true", help="live: take the time of /clock, as where a bag is played with it"
+    )
     parser.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="the model (default: the shipped one)")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the parameter YAML and the calibration file"
@@ -77,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
         if name.exists() and not args.overwrite:
             raise RigError(f"{name} is there already; choose another --out, or --overwrite")
     model = model_poses(bundle)
-    survey = survey_live(args.seconds) if args.live else survey_bag(args.bag, args.seconds)
+    survey = survey_live(args.seconds, args.use_sim_time) if args.live else survey_bag(args.bag, args.seconds)
     given = read_poses(args.pose, {seen.frame for seen in survey.seen.values() if "Image" in seen.kind})
     proposal = propose(survey, bundle.spec, model, given, args.base_frame)
     _tell(proposal)
@@ -92,7 +95,9 @@ def _run(args: argparse.Namespace) -> int:
         write_atomic(path, text)
         print(f"written: {path}")
     print()
-    findings = examine(args.bag, args.out / PARAMETERS, args.bundle, args.seconds, not args.no_machine)
+    findings = examine(
+        args.bag, args.out / PARAMETERS, args.bundle, args.seconds, not args.no_machine, args.use_sim_time
+    )
     report(findings, None)
     return int(has_errors(findings) or bool(proposal.asked))
 

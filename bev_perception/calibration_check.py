@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("bag", type=Path, nargs="?", help="a rosbag2 recording of a drive")
     parser.add_argument("--live", action="store_true", help="look at the system that runs, instead of a recording")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long to look (default: %(default)g)")
+    parser.add_argument(
+        "--use-sim-time", action="store_true", help="live: take the time of /clock, as where a bag is played with it"
+    )
     parser.add_argument("--params", type=Path, default=SHIPPED_PARAMETERS, help="the node's parameter YAML")
     parser.add_argument("--bundle", type=Path, help="the model (default: that of the parameters)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
@@ -53,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         bundle, config = load(args.params, args.bundle)
         if args.live:
-            views = view_live(config, bundle.spec, args.frames, args.seconds)
+            views = view_live(config, bundle.spec, args.frames, args.seconds, args.use_sim_time)
         else:
             views = view_bag(args.bag, config, bundle.spec, args.frames, Progress())
     except (BagError, BundleError, ParameterError, CalibrationError, OSError) as error:

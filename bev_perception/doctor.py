@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--live", action="store_true", help="listen to the system that runs, instead of a recording")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long to listen (default: %(default)g)")
     parser.add_argument(
+        "--use-sim-time", action="store_true", help="live: take the time of /clock, as where a bag is played with it"
+    )
+    parser.add_argument(
         "--params", type=Path, default=SHIPPED_PARAMETERS, help="the node's parameter YAML (default: the shipped one)"
     )
     parser.add_argument("--bundle", type=Path, help="the model (default: that of the parameters)")
@@ -51,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.live == (args.bag is not None):
         parser.error("give a recording, or --live")
     try:
-        findings = examine(args.bag, args.params, args.bundle, args.seconds, not args.no_machine)
+        findings = examine(args.bag, args.params, args.bundle, args.seconds, not args.no_machine, args.use_sim_time)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -60,9 +63,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def examine(
-    bag: Path | None, params: Path, bundle_path: Path | None, seconds: float, with_machine: bool
+    bag: Path | None,
+    params: Path,
+    bundle_path: Path | None,
+    seconds: float,
+    with_machine: bool,
+    use_sim_time: bool = False,
 ) -> list[Finding]:
-    """All findings. bag None: the live system, for so long."""
+    """All findings. bag None: the live system, for so long, by its own time where it is simulated."""
     try:
         bundle, config = load(params, bundle_path)
     except (BundleError, OSError) as error:
@@ -77,7 +85,10 @@ def examine(
     if with_machine:
         findings += check_machine(look_at_machine(config, bundle))
     try:
-        summary = listen_live(config, spec, seconds) if bag is None else listen_to_bag(bag, config, spec, Progress())
+        if bag is None:
+            summary = listen_live(config, spec, seconds, use_sim_time)
+        else:
+            summary = listen_to_bag(bag, config, spec, Progress())
     except BagError as error:
         return [*findings, Finding("recording", "error", str(error), "a rosbag2 recording")]
     except CalibrationError as error:

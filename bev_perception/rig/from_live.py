@@ -16,18 +16,19 @@ from bev_perception.rig.views import Viewer, Views
 from bev_perception.sensors.intake import SensorIntake, Source
 
 
-def listen_live(config: NodeConfig, spec: ModelSpec, seconds: float) -> Summary:
-    """Everything that the node would hear for so long. Raises CalibrationError; ImportError without ROS."""
+def listen_live(config: NodeConfig, spec: ModelSpec, seconds: float, use_sim_time: bool = False) -> Summary:
+    """Everything that the node would hear for so long. use_sim_time: the time is that of /clock, as of a bag that is
+    played with it; here and below. Raises CalibrationError; ImportError without ROS."""
     from bev_perception.ros.listen import listen
 
     listener = RigListener(config, spec)
     take = _to_intake(listener.intake, listener.taken, listener.poll)
     with _ends_as_ctrl_c():
-        found = listen(listener.sources, take, seconds)
+        found = listen(listener.sources, take, seconds, use_sim_time)
     return listener.finish("live", seconds, _offers(found), live=True)
 
 
-def survey_live(seconds: float) -> Survey:
+def survey_live(seconds: float, use_sim_time: bool = False) -> Survey:
     """What is published within so many seconds. Raises ImportError without ROS."""
     from bev_perception.ros.listen import listen, topics_there
 
@@ -42,7 +43,7 @@ def survey_live(seconds: float) -> Survey:
             for topic, offers in topics_there().items()
             for kind in sorted({offer.kind for offer in offers} & set(SURVEYED))
         ]
-        return surveyor.finish(_offers(listen(sources, take, seconds)))
+        return surveyor.finish(_offers(listen(sources, take, seconds, use_sim_time)))
 
 
 @contextmanager
@@ -60,13 +61,13 @@ def _offers(found: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Offer, ...]]:
     return {topic: tuple(Offer(p.kind, p.reliable, p.latched) for p in all_) for topic, all_ in found.items()}
 
 
-def view_live(config: NodeConfig, spec: ModelSpec, count: int, seconds: float) -> Views:
+def view_live(config: NodeConfig, spec: ModelSpec, count: int, seconds: float, use_sim_time: bool = False) -> Views:
     """`count` moments of so many seconds. Raises CalibrationError; ImportError without ROS."""
     from bev_perception.ros.listen import listen, topics_there
 
     with _ends_as_ctrl_c():
         viewer = Viewer(config, spec, count, {topic: offers[0].kind for topic, offers in topics_there().items()})
-        listen(viewer.sources, _to_intake(viewer.intake, viewer.taken, viewer.poll), seconds)
+        listen(viewer.sources, _to_intake(viewer.intake, viewer.taken, viewer.poll), seconds, use_sim_time)
     return viewer.finish()
 
 

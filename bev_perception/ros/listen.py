@@ -66,14 +66,18 @@ def listen(
     sources: Sequence[Source],
     take: Callable[[Source, bytes, Callable[[], Any], int], None],
     seconds: float,
+    use_sim_time: bool = False,
 ) -> dict[str, tuple[Publisher, ...]]:
     """take(source, serialised message, what makes the message of it, time in ns) for everything that comes within the
-    time -> what was published meanwhile.
+    time (of the wall) -> what was published meanwhile. The time begins with the first message, which is waited for
+    DISCOVERY_S: finding each other is not what is looked at. use_sim_time: the time that is taken is that of /clock, 0
+    before its first message.
 
     Types whose package is not installed are not listened to. Raises EndedEarly where ROS ends before.
     """
-    with asking("bev_perception_doctor") as node:
-        clock = node.get_clock()
+    with asking("bev_perception_doctor", use_sim_time) as node:
+        clock, heard = node.get_clock(), False
+        end = time.monotonic() + DISCOVERY_S
         for source in sources:
             try:
                 kind = message_class(source.kind)
@@ -81,12 +85,14 @@ def listen(
                 continue
 
             def on_message(raw: bytes, source: Source = source, kind: Any = kind) -> None:
+                nonlocal end, heard
+                if not heard:
+                    end, heard = time.monotonic() + seconds, True
                 take(source, raw, lambda: deserialize_message(raw, kind), int(clock.now().nanoseconds))
 
             node.create_subscription(kind, source.topic, on_message, _qos(source), raw=True)
         executor = make_executor()
         executor.add_node(node)
-        end = time.monotonic() + seconds
         while time.monotonic() < end:
             if not spins(executor):
                 raise EndedEarly("interrupted")

@@ -14,6 +14,7 @@ from typing import Any
 import rclpy
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from bev_perception.places import cache_places, in_first
@@ -56,15 +57,15 @@ class EndedEarly(RuntimeError):
 
 
 @contextmanager
-def asking(name: str) -> Iterator[Node]:
-    """A node of a program that asks others and ends; ROS begins and ends with it.
+def asking(name: str, use_sim_time: bool = False) -> Iterator[Node]:
+    """A node of a program that asks others and ends; ROS begins and ends with it. use_sim_time: its clock is /clock.
 
     Raises EndedEarly for what rclpy raises, wherever the program stands, where a signal has ended the context.
     """
     init_ros([])
     node: Node | None = None
     try:
-        node = rclpy.create_node(name)
+        node = rclpy.create_node(name, parameter_overrides=[Parameter("use_sim_time", value=use_sim_time)])
         yield node
     except Exception as error:
         if rclpy.ok() or not type(error).__module__.startswith("rclpy"):
