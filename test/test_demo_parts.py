@@ -20,7 +20,7 @@ from left_processes import left_processes
 from replays import replay, write_detections
 
 from bev_perception.bundle import load_bundle
-from bev_perception.calibration import load_extrinsics
+from bev_perception.calibration import CalibrationError, load_extrinsics
 from bev_perception.evaluation import bench, demo, faults, live, soak
 from bev_perception.evaluation.bag import BagError, composition_of, read_detection_arrays
 from bev_perception.evaluation.compare import compare_runs
@@ -187,6 +187,28 @@ def test_drive_is_kept_while_nothing_changes(tmp_path: Path):
     assert keep_bag(out, BagSettings(900, 1.0, 0.03), 1)
     others = (BagSettings(901), BagSettings(duration_s=5.0), BagSettings(scale=0.5), BagSettings())
     assert len({drive_stamp(s) for s in others}) == 4
+
+
+def test_frames_have_the_names_of_the_parameters_and_what_is_absent_has_none(tmp_path: Path):
+    """A rig of one's own: other frames than the sensors' names, and not all sensors of the model."""
+    tiny_bundle.write_bundle(tmp_path / "bundle")
+    bag = tiny_drive.write_drive(tmp_path / "bag", frames=1)
+    frames = {"cameras__cam_a__frame_id": "radar_a", "absent": ["radar_a"]}
+    own = tiny_drive.write_params(tmp_path / "own.yaml", **frames)
+    write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC, base=own)
+    sensors = [name for name in (*tiny_bundle.SPEC.cameras, *tiny_bundle.SPEC.radars) if name != "radar_a"]
+    found = load_extrinsics(tmp_path / "extrinsics.yaml", "base_link", sensors)
+    assert abs(found["cam_a"] - tiny_drive.EGO_FROM_RADAR).max() < 1e-6, "of the frame that the parameters name"
+    with pytest.raises(CalibrationError, match="radar_a"):
+        load_extrinsics(tmp_path / "extrinsics.yaml", "base_link", ["radar_a"])
+    by_hand = {"extrinsics__source": "file", "extrinsics__file": str(tmp_path / "extrinsics.yaml")}
+    other = tiny_drive.write_params(tmp_path / "other.yaml", **frames, **by_hand)
+    (tmp_path / "again").mkdir()
+    _, config = write_parameters(tmp_path / "again", bag, tmp_path / "bundle", tiny_bundle.SPEC, base=other)
+    assert config.extrinsics_file == tmp_path / "extrinsics.yaml", "a calibration of one's own stays"
+    nowhere = tiny_drive.write_params(tmp_path / "nowhere.yaml", cameras__cam_a__frame_id="mars")
+    with pytest.raises(CalibrationError, match="'mars'"):
+        write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC, base=nowhere)
 
 
 def test_parameters_follow_the_drive(tmp_path: Path):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bev_perception.bundle import load_bundle
+from bev_perception.calibration import CalibrationError
 from bev_perception.evaluation.bag import BagError, bag_duration_s, read_bag
 from bev_perception.evaluation.live import SAID, LiveNode, input_topics, record_drive, write_parameters
 from bev_perception.evaluation.process import Child, StageError, ends_with_its_children, ros_environment
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
         where = f"\n  log: {error.log}" if error.log else ""
         print(f"demo failed: {error}{where}", file=sys.stderr)
         return 1
-    except (BundleError, BagError, ParameterError) as error:
+    except (BundleError, BagError, CalibrationError, ParameterError) as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
     say("done")

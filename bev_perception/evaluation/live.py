@@ -23,7 +23,7 @@ import yaml
 
 from bev_perception.bags.recording import open_bag
 from bev_perception.bundle import load_bundle
-from bev_perception.calibration import StaticTree, save_extrinsics
+from bev_perception.calibration import CalibrationError, StaticTree, save_extrinsics
 from bev_perception.evaluation.bag import DETECTIONS_TOPIC, MARKERS_TOPIC, STATUS_TOPIC, BagError, read_bag
 from bev_perception.evaluation.process import (
     Child,
@@ -44,6 +44,7 @@ from bev_perception.parameters import (
     NodeConfig,
     ParameterError,
     load_config,
+    make_config,
     parse_yaml,
 )
 from bev_perception.yaml_file import YamlError, parse_yaml_text
@@ -56,21 +57,27 @@ BRING_UP_S = 60.0
 def write_parameters(
     out: Path, bag: Path, bundle: Path, spec: ModelSpec, changes: Sequence[str] = (), base: Path | None = None
 ) -> tuple[Path, NodeConfig]:
-    """The parameters of `base` (default: the shipped ones) with this bundle, and extrinsics from the drive in a file.
+    """The parameters of `base` (default: the shipped ones) with this bundle; where they take extrinsics from tf, those
+    of the drive in a file, for the sensors that the vehicle has.
 
     A file, because tf2_msgs is not among the ROS wheels; node and replay read the same one. changes: `NAME=VALUE`, the
-    value as YAML. Raises ParameterError for an unknown name or a value that it cannot have.
+    value as YAML. Raises ParameterError for an unknown name or a value that it cannot have, CalibrationError where the
+    drive does not say where a sensor sits.
     """
-    tree = StaticTree()
-    for message in read_bag(bag, {"/tf_static"}):
-        tree.add(message.message.transforms)
-    # Of a LiDAR, too, which the node does not hear: a drive that is recorded becomes training data.
-    lidars = [frame.upper() for frame in tree.children if frame.startswith("lidar")]
-    sensors = (*spec.cameras, *spec.radars, *lidars)
-    extrinsics = out / "extrinsics.yaml"
-    save_extrinsics(extrinsics, "base_link", {name: tree.lookup("base_link", name.lower()) for name in sensors})
-    values = parse_yaml(base or SHIPPED_PARAMETERS)
-    values |= {"bundle": str(bundle), "extrinsics.source": "file", "extrinsics.file": str(extrinsics)}
+    values = parse_yaml(base or SHIPPED_PARAMETERS) | {"bundle": str(bundle)}
+    config = make_config(values, spec)
+    extrinsics = config.extrinsics_file
+    if extrinsics is None:
+        extrinsics = out / "extrinsics.yaml"
+        tree = StaticTree()
+        for message in read_bag(bag, {"/tf_static"}):
+            tree.add(message.message.transforms)
+        # Of a LiDAR, too, which the node does not hear: a drive that is recorded becomes training data.
+        frames = {frame.upper(): frame for frame in tree.children if frame.startswith("lidar")}
+        frames |= {name: sensor.frame_id or name.lower() for name, sensor in (config.cameras | config.radars).items()}
+        found = {name: tree.lookup(config.base_frame, frame) for name, frame in frames.items()}
+        save_extrinsics(extrinsics, config.base_frame, found)
+    values |= {"extrinsics.source": "file", "extrinsics.file": str(extrinsics)}
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
@@ -227,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     except StageError as error:
         where = f"\n  log: {error.log}" if error.log else ""
         print(f"live: {error}{where}", file=sys.stderr)
-    except (BundleError, BagError, ParameterError, OSError) as error:
+    except (BundleError, BagError, CalibrationError, ParameterError, OSError) as error:
         print(f"live: {error}", file=sys.stderr)
     return 1
 
