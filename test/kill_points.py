@@ -130,7 +130,13 @@ def try_point(of: str, point: str, work: Path) -> Row:
         asking = deployer(candidate.path, env, 0.0 if bad else 1.0, log)
         try:
             if of == "node":
-                rig.drive_until(lambda: not process.alive(), f"the node to be killed at {point}")
+                rig.drive_until(
+                    lambda: not process.alive() or asking.poll() is not None, f"the node to be killed at {point}"
+                )
+                said = log.read_text(errors="replace")
+                assert not process.alive(), (
+                    f"the deployer ended with {asking.poll()} and the node lives; it said: {said}"
+                )
                 killed = process.process.returncode == -signal.SIGKILL
             else:
                 rig.drive_until(lambda: point in log.read_text(), f"the deployer to say {point}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from bev_perception.evaluation.box_lines import box_lines
 from bev_perception.evaluation.draw import MOVING_MPS, RADAR_COLOR, RADAR_MOVING_COLOR
 from bev_perception.evaluation.objects import Objects
 from bev_perception.evaluation.paint import TRUTH_COLOR, by_class
-from bev_perception.files import sync
+from bev_perception.files import sync, work_folder
 from bev_perception.messages import ARROW_S, MIN_ARROW_MPS
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.encodings import ImageError, decode_image
@@ -134,9 +133,8 @@ def open_rerun(path: Path, spec: ModelSpec) -> Iterator[RerunView]:
         rerun = importlib.import_module("rerun")
     except ImportError as error:
         raise ImportError(f"a view for rerun needs its SDK ({error}): `pip install rerun-sdk`", name="rerun") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as part:
-        unfinished = Path(part) / path.name
+    with work_folder(path) as part:
+        unfinished = part / path.name
         recording = rerun.RecordingStream("bev_perception")
         recording.save(unfinished, default_blueprint=blueprint(rerun, spec))
         yield RerunView(rerun, recording, spec)
