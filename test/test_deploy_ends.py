@@ -68,6 +68,7 @@ def test_a_damaged_record_is_told_and_takes_no_transition_down(tmp_path: Path) -
 
 
 def test_a_gate_that_is_wrong_is_named_with_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rclpy", reason="ROS 2 is not sourced")
     (tmp_path / "gate.yaml").write_text("agreement: 2\n")
     assert main(["bundle", "--gate", str(tmp_path / "gate.yaml")]) == 1
     told = capsys.readouterr().err
