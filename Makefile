@@ -16,7 +16,7 @@ PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 
 ENV := source .venv/env.sh &&
 
-.PHONY: help demo test test-fast mutants lint docs bench train-small circle train-demo setup-demo setup-test clean
+.PHONY: help demo test test-fast mutants lint docs bench train-small circle train-demo platforms setup-demo setup-test clean
 
 help:
 	@echo "make demo        drive through ROS 2, scored detections and a report in $(OUT)/demo"
@@ -29,6 +29,7 @@ help:
 	@echo "make train-small a distilled, exported, replayed student from nothing, in minutes; in $(OUT)/small"
 	@echo "make circle      from a drive to a better model in the running vehicle, and back out of worse ones; in $(OUT)/circle"
 	@echo "make train-demo  train the shipped model anew on the nuScenes-format data in $(DATA)"
+	@echo "make platforms   on which Pythons and numpys does the runtime run? Throw-away environments, minutes each"
 	@echo "make clean       remove the virtual environment, builds and outputs"
 	@echo "Variables: PYTHON=python3.12, OUT=folder, DATA=folder, SEED=number, ARGS=\"further arguments\""
 
@@ -71,6 +72,9 @@ circle: setup-test
 
 train-demo: setup-test
 	@$(ENV) python -m training.train training.experiments.demo:full --data "$(DATA)" --out "$(OUT)/train-demo" $(ARGS)
+
+platforms:
+	@"$(PYTHON)" requirements/platforms.py $(ARGS)
 
 clean:
 	rm -rf .venv .venv.aside .venv.log build install log out .pytest_cache .ruff_cache .mypy_cache *.egg-info

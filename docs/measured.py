@@ -43,6 +43,7 @@ MADE_BY = {
     "radar_clear.csv": RADARS,
     "radar_listed.csv": RADARS,
     "learning_curves.csv": "python -m docs.learning_curves NAME=RUN_FOLDER",
+    "platforms.csv": "make platforms",
     "circle.json": "make circle, then a copy of out/circle/summary.json",
 }
 

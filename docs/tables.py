@@ -140,7 +140,20 @@ def _value(s: Statistic) -> str:
     return f"{s.value:.3g} ± {s.error:.2g}"
 
 
-# (page, mark in it) -> table.
+def platforms_table(rows: Sequence[Row]) -> str:
+    """What was tried where; of what could not be tried, why."""
+    head = ("Python", "numpy", "ROS 2", "passed", "skipped", "failed", "frames", "ONNX Runtime", "OpenCV", "date")
+    body = []
+    for row in rows:
+        place = (row["python"], row["numpy"] or row["asked"], row["ros"].capitalize() or "-")
+        if row["outcome"] != "ran":
+            body.append((*place, f"not run: {row['outcome']}", *[""] * 5, row["date"]))
+            continue
+        counts = (row["passed"], row["skipped"], row["failed"], row["frames"])
+        body.append((*place, *counts, row["onnxruntime"], row["opencv"], row["date"]))
+    return markdown(head, body)
+
+
 def circle_scores(told: Mapping[str, Any]) -> str:
     rows = [
         (name, str(row["frames"]), f"{row['mAP']:.3f}", f"{row['NDS']:.3f}") for name, row in told["scores"].items()
@@ -165,6 +178,7 @@ def circle_journal(told: Mapping[str, Any]) -> str:
 
 # (page, mark in it) -> table.
 TABLES: dict[tuple[str, str], Table] = {
+    ("platforms.md", "tried"): Table(platforms_table, ("platforms.csv",)),
     ("redeploy.md", "scores"): Table(circle_scores, ("circle.json",)),
     ("redeploy.md", "stages"): Table(circle_stages, ("circle.json",)),
     ("redeploy.md", "journal"): Table(circle_journal, ("circle.json",)),

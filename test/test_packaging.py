@@ -39,7 +39,7 @@ ON_PATH = {  # what pip installs: among everybody's programs these must not coll
 TOP_LEVEL = {
     *("bev_perception", "bev_perception_msgs", "launch", "training", "test", "package.xml", "setup.py", "README.md"),
     *("setup.cfg", "pyproject.toml", "colcon_defaults.yaml", "Makefile", "requirements", "resource", "docs", "LICENSE"),
-    *("CHANGELOG.rst", "CONTRIBUTING.md", ".ci", ".gitignore", "deploy"),
+    *("CHANGELOG.rst", "CONTRIBUTING.md", "QUALITY_DECLARATION.md", ".ci", ".github", ".gitignore", "deploy"),
 }
 # Needed to train or to score, not on a vehicle: none of it may come with the runtime.
 HEAVY = {
@@ -67,6 +67,27 @@ def test_top_level_is_the_documented_one() -> None:
     found = {name.split("/")[0] for name in listed.stdout.splitlines()}
     assert found - TOP_LEVEL == set(), "new files go into one of the existing folders"
     assert TOP_LEVEL - found == set()
+
+
+# Of REP-2004, "Package requirements".
+QUALITY = (
+    *(f"1.{item}" for item in ("i", "ii", "iii", "iv", "v", "vi")),
+    *(f"{group}.{item}" for group in (2, 3, 4) for item in ("i", "ii", "iii", "iv", "v")),
+    *("5.i", "5.ii", "5.iii"),
+)
+
+
+def test_the_quality_declaration_answers_every_item() -> None:
+    page = (ROOT / "QUALITY_DECLARATION.md").read_text()
+    assert re.findall(r"^\| (\d\.[iv]+) ", page, re.MULTILINE) == list(QUALITY)
+    version = ast.literal_eval(setup_keywords()["version"])
+    assert re.search(rf"^\| 1\.ii .*no: {re.escape(version)} \| no: {re.escape(version)} \|", page, re.MULTILINE)
+    assert "QUALITY_DECLARATION.md" in (ROOT / "README.md").read_text()
+    levels = [re.search(r"Quality Level (\d)", (p / "QUALITY_DECLARATION.md").read_text())[1] for p in (ROOT, MESSAGES)]
+    assert levels[0] == levels[1]
+    sources = [path for part in ("bev_perception", "training", "launch") for path in ROOT.glob(f"{part}/**/*.py")]
+    stated = all("Copyright" in path.read_text()[:300] for path in sources)
+    assert stated == (levels[0] != "5"), "Level 4 wants a copyright statement in each source file, and nothing else"
 
 
 @pytest.mark.parametrize("folder", ["launch", "test"])
