@@ -45,8 +45,8 @@ TORCH_LOCKS = ("torch", "torch_cpu")  # PyPI's build, and one of another index
 
 # What a proven environment imports.
 IMPORTS = {
-    "demo": "rclpy bev_perception bev_perception_msgs.msg numpy cv2 onnxruntime rosbags nuscenes trimesh embreex",
-    "test": "torch lightning onnx onnxscript scipy tensorboard pytest hypothesis mypy",
+    "demo": "rclpy bev_perception bev_perception_msgs.msg numpy cv2 onnxruntime openvino rosbags trimesh embreex",
+    "test": "torch lightning nuscenes onnx onnxscript scipy tensorboard pytest hypothesis mypy",
 }
 
 # Prefix of the machine that built the ROS wheels: it is written into their exported CMake files.
@@ -264,7 +264,7 @@ def install(profile: str, environment: str) -> None:
 
         demo_key = digest(environment, constraints, REQUIREMENTS / "demo.lock")
         if not is_done("demo", demo_key):
-            say("installing OpenCV, ONNX Runtime, rosbags, the ray caster")
+            say("installing OpenCV, ONNX Runtime, OpenVINO, rosbags, the ray caster")
             install_locked("demo")
             write(stamp("demo"), demo_key)
 

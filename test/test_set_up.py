@@ -6,8 +6,10 @@ it is asked for (`-m venv`, `-m pip install`, colcon, imports), pretends to have
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -379,3 +381,21 @@ def test_python_of_another_clone_gives_way_to_that_of_the_machine(machine: Machi
     run = [python, "-S", "-c", DRIVER, str(machine.folder), script, "demo"]
     done = subprocess.run(run, env=env, capture_output=True, text=True)
     assert done.stdout == f"this machine: {script} demo\n", done.stderr
+
+
+@pytest.mark.parametrize("profile", ["demo", "test"])
+def test_what_is_imported_to_prove_it_is_what_its_locks_install(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make demo` on a fresh machine has nothing of the tests' packages, which every other place does that is tried."""
+    locks = {"demo": ("ros", "demo"), "test": ("test", "torch")}[profile]
+    locked = {
+        name
+        for lock in locks
+        for name in re.findall(r"(?m)^([\w-]+)==", (ROOT / f"requirements/{lock}.lock").read_text())
+    }
+    monkeypatch.syspath_prepend(str(ROOT / "requirements"))
+    here = importlib.metadata.packages_distributions()
+    imported = runpy.run_path(str(ROOT / "requirements" / "set_up.py"))["IMPORTS"][profile].split()
+    own = ("bev_perception", "bev_perception_msgs.msg", "rclpy")  # of colcon; rclpy may be a ROS 2 installation's
+    for name in set(imported) - set(own):
+        makers = {re.sub(r"[-_.]+", "-", maker).lower() for maker in here[name]}
+        assert makers & locked, f"{name} is of {makers}, which no lock of `make {profile}` has"
