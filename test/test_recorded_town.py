@@ -112,7 +112,7 @@ def test_sensors_sit_where_the_rig_has_them(nusc):
         turned = rotation_from_quaternion(np.array(row["rotation"]))
         np.testing.assert_allclose(turned, mount.ego_from_sensor[:3, :3], rtol=0, atol=1e-15)
         if mount.kind == "camera":
-            assert row["camera_intrinsic"] == camera_matrix(channel, SETTINGS.scale).tolist(), "to the last bit"
+            assert row["camera_intrinsic"] == camera_matrix(mount, SETTINGS.scale).tolist(), "to the last bit"
     assert len(nusc.calibrated_sensor) == len(RIG)
 
 

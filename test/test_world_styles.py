@@ -15,7 +15,7 @@ from training.world.__main__ import _world, main
 from training.world.bag_writer import BagSettings
 from training.world.kept_bag import drive_stamp, sources
 from training.world.radar_profiles import LISTED
-from training.world.rig import NS
+from training.world.rig import NS, NUSCENES
 from training.world.styles import CITY, STYLES, TOWN, style_named
 from training.world.world import World, make_world
 
@@ -52,13 +52,13 @@ def test_worlds_have_names_and_a_rolling_shutter_when_asked_for() -> None:
 
 def test_a_city_has_the_listed_radar_unless_another_is_named() -> None:
     class Arguments:
-        world, rolling_shutter, radar_profile = "city", 0.0, None
+        world, rolling_shutter, radar_profile, mounts = "city", 0.0, None, "nuscenes"
 
-    assert _world(Arguments) == (LISTED, CITY)  # type: ignore[arg-type]
+    assert _world(Arguments) == (LISTED, CITY, NUSCENES)  # type: ignore[arg-type]
     Arguments.radar_profile = "clear"  # type: ignore[assignment]
-    assert _world(Arguments) == (None, CITY)  # type: ignore[arg-type]
+    assert _world(Arguments) == (None, CITY, NUSCENES)  # type: ignore[arg-type]
     Arguments.world, Arguments.radar_profile = "town", None
-    assert _world(Arguments) == (None, TOWN)  # type: ignore[arg-type]
+    assert _world(Arguments) == (None, TOWN, NUSCENES)  # type: ignore[arg-type]
 
 
 def test_a_data_set_is_of_one_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,9 @@ from bev_perception.files import write_atomic
 from training.world.generate import NS, Rates
 from training.world.listed_radar import ListedRadar
 from training.world.radar_profiles import ABOUT, RADAR_OF, radar_named
+from training.world.rig import NUSCENES, Rig
+from training.world.rigs import ABOUT as RIGS_ABOUT
+from training.world.rigs import rig_named
 from training.world.styles import ABOUT as STYLES_ABOUT
 from training.world.styles import TOWN, Style, style_named
 from training.world.world import make_world
@@ -97,19 +100,21 @@ def _rates(args: argparse.Namespace) -> Rates:
 def _add_world(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--world", default=TOWN.name, help=STYLES_ABOUT)
     parser.add_argument("--rolling-shutter", type=float, default=0.0, metavar="S", help="first to last row, seconds")
+    parser.add_argument("--mounts", default=NUSCENES.name, help=RIGS_ABOUT)
     parser.add_argument("--radar-profile", help=f"{ABOUT}; of the town clear, of the city listed unless given")
 
 
-def _world(args: argparse.Namespace) -> tuple[ListedRadar | None, Style]:
+def _world(args: argparse.Namespace) -> tuple[ListedRadar | None, Style, Rig]:
     style = style_named(args.world, args.rolling_shutter)
-    return radar_named(args.radar_profile or RADAR_OF[style.name]), style
+    return radar_named(args.radar_profile or RADAR_OF[style.name]), style, rig_named(args.mounts)
 
 
 def _run(args: argparse.Namespace) -> dict:
     if args.command == "look":
         from training.world.look import encoded
 
-        world = make_world(args.seed, args.duration, style=_world(args)[1])
+        _, style, rig = _world(args)
+        world = make_world(args.seed, args.duration, style=style, rig=rig)
         write_atomic(Path(args.out), encoded(world, round(args.at * NS), args.scale, Path(args.out).suffix))
         return {"pictures": 1}
     if args.command == "nuscenes":

@@ -9,7 +9,7 @@ frames) on /tf_static.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -51,7 +51,7 @@ from training.world.observation import (
     snapshot,
 )
 from training.world.record_queue import RecordQueue
-from training.world.rig import RIG
+from training.world.rig import NUSCENES, Rig, SensorMount
 from training.world.styles import TOWN, Style
 from training.world.world import World
 
@@ -65,7 +65,7 @@ TOPICS = {
     "odometry": ("/odometry", "nav_msgs/msg/Odometry"),  # 50 Hz, odom -> base_link, twist in base_link
     "tf": ("/tf", "tf2_msgs/msg/TFMessage"),  # 50 Hz, odom -> base_link
     "tf_static": ("/tf_static", "tf2_msgs/msg/TFMessage"),  # once, base_link -> every sensor
-    "ground_truth": (GROUND_TRUTH_TOPIC, DETECTION_ARRAY),  # base_link, at every stamp of CAM_BACK_LEFT
+    "ground_truth": (GROUND_TRUTH_TOPIC, DETECTION_ARRAY),  # base_link, at every stamp of the camera that fires last
 }
 LATENCY_NS = {"camera": 12_000_000, "radar": 8_000_000, "lidar": 15_000_000, "odometry": 2_000_000}
 ODOMETRY_HZ = 50
@@ -89,6 +89,7 @@ class BagSettings:
     odometry_noise: float = 0.0
     radar: ListedRadar | None = None  # None: the profile `clear`
     style: Style = TOWN
+    mounts: Rig = NUSCENES
     rig: str = "nuscenes"  # a key of BAG_RIGS
     rates: Rates = field(default_factory=Rates)
 
@@ -123,21 +124,23 @@ def write_bag(out: str | Path, settings: BagSettings, workers: int = 2, overwrit
 
 
 def _write(path: Path, settings: BagSettings, workers: int) -> dict[str, Any]:
-    world = world_of(settings.seed, settings.duration_s, settings.style)
+    world = world_of(settings.seed, settings.duration_s, settings.style, settings.mounts)
     rig = BAG_RIGS[settings.rig]
-    channels = [name for name, mount in RIG.items() if settings.lidar or mount.kind != "lidar"]
-    if rig is not None:
-        channels = [name for name in channels if name in rig.names]
-    truth_at = "CAM_BACK_LEFT" if rig is None else rig.truth_at
-    scans = plan_drive(settings.duration_s, settings.rates, channels)
+    mounts = {
+        name: mount
+        for name, mount in world.rig.mounts.items()
+        if (settings.lidar or mount.kind != "lidar") and (rig is None or name in rig.names)
+    }
+    truth_at = _last_camera(mounts) if rig is None else rig.truth_at
+    scans = plan_drive(settings.duration_s, settings.rates, mounts)
     start_ns = epoch_ns(settings.seed)
     progress = Progress("scans", len(scans))
     store = make_typestore()
     messages = Messages(store)
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         queue = RecordQueue(writer, store)
-        mounts = {frame_of(name, rig): RIG[name].ego_from_sensor for name in channels}
-        queue.push(start_ns, *topic("tf_static"), messages.transforms(start_ns, "base_link", mounts))
+        poses = {frame_of(mount, rig): mount.ego_from_sensor for mount in mounts.values()}
+        queue.push(start_ns, *topic("tf_static"), messages.transforms(start_ns, "base_link", poses))
         odometry = _odometry(world, settings)
         upcoming = next(odometry, None)
         newest: dict[str, _Take] = {}
@@ -147,12 +150,12 @@ def _write(path: Path, settings: BagSettings, workers: int) -> dict[str, Any]:
                 _push_odometry(queue, messages, start_ns, rig, *upcoming)
                 upcoming = next(odometry, None)
             newest[taken.scan.channel] = taken
-            _push_scan(queue, messages, start_ns, taken, settings)
+            _push_scan(queue, messages, start_ns, taken, mounts[taken.scan.channel], settings)
             if taken.scan.channel == truth_at:
                 truth = ground_truth(messages, world, now, start_ns, list(newest.values()))
                 queue.push(start_ns + now + LATENCY_NS["camera"], *topic("ground_truth"), truth)
             queue.flush(start_ns + now)
-            progress.add(1, images=int(RIG[taken.scan.channel].kind == "camera"))
+            progress.add(1, images=int(mounts[taken.scan.channel].kind == "camera"))
         while upcoming is not None:
             _push_odometry(queue, messages, start_ns, rig, *upcoming)
             upcoming = next(odometry, None)
@@ -168,9 +171,14 @@ def topic(kind: str, channel: str = "", rig: BagRig | None = None) -> tuple[str,
     return name.format(frame=channel.lower()), message_type
 
 
-def frame_of(channel: str, rig: BagRig | None = None) -> str:
+def frame_of(mount: SensorMount, rig: BagRig | None = None) -> str:
     """frame_id of a sensor."""
-    return channel.lower() if rig is None else rig.frames[RIG[channel].kind].format(name=rig.names[channel])
+    return mount.name.lower() if rig is None else rig.frames[mount.kind].format(name=rig.names[mount.name])
+
+
+def _last_camera(mounts: Mapping[str, SensorMount]) -> str:
+    """The one that closes a sweep of all."""
+    return max((mount.phase_ns, name) for name, mount in mounts.items() if mount.kind == "camera")[1]
 
 
 def ground_truth(messages: Messages, world: World, stamp_ns: int, start_ns: int, takes: list[_Take]) -> Any:
@@ -195,16 +203,17 @@ def ground_truth(messages: Messages, world: World, stamp_ns: int, start_ns: int,
 
 
 @lru_cache(maxsize=4)
-def _actors_of(seed: int, duration_s: float, style: Style, stamp_ns: int) -> Snapshot:
-    return snapshot(world_of(seed, duration_s, style), stamp_ns)
+def _actors_of(seed: int, duration_s: float, style: Style, rig: Rig, stamp_ns: int) -> Snapshot:
+    return snapshot(world_of(seed, duration_s, style, rig), stamp_ns)
 
 
 def _take_one(task: tuple[Scan, BagSettings]) -> _Take:
     scan, settings = task
-    world = world_of(settings.seed, settings.duration_s, settings.style)
+    drive = settings.seed, settings.duration_s, settings.style, settings.mounts
+    world = world_of(*drive)
     result = take(world, scan, settings.seed, settings.scale, settings.radar)
     # one snapshot serves the scans of a tenth of a second
-    actors = _actors_of(settings.seed, settings.duration_s, settings.style, round(scan.stamp_ns, -8))
+    actors = _actors_of(*drive, round(scan.stamp_ns, -8))
     seen = {track_id: o for track_id, o in observe(world, scan, result, actors, settings.scale).items() if o.seen}
     data: np.ndarray | bytes
     if isinstance(result, CameraImage):
@@ -224,9 +233,11 @@ def _take_one(task: tuple[Scan, BagSettings]) -> _Take:
     return _Take(scan, result, (0, 0), seen)
 
 
-def _push_scan(queue: RecordQueue, messages: Messages, start_ns: int, taken: _Take, settings: BagSettings) -> None:
+def _push_scan(
+    queue: RecordQueue, messages: Messages, start_ns: int, taken: _Take, mount: SensorMount, settings: BagSettings
+) -> None:
     scan, rig = taken.scan, BAG_RIGS[settings.rig]
-    frame, kind = frame_of(scan.channel, rig), RIG[scan.channel].kind
+    frame, kind = frame_of(mount, rig), mount.kind
     stamp = start_ns + scan.stamp_ns
     record = stamp + LATENCY_NS[kind]
     if kind != "camera":
@@ -235,7 +246,7 @@ def _push_scan(queue: RecordQueue, messages: Messages, start_ns: int, taken: _Ta
             points = rig.returns(points)
         queue.push(record, *topic(kind, scan.channel, rig), messages.cloud(stamp, frame, points))
         return
-    info = messages.camera_info(stamp, frame, camera_matrix(scan.channel, settings.scale), *taken.size)
+    info = messages.camera_info(stamp, frame, camera_matrix(mount, settings.scale), *taken.size)
     queue.push(record, *topic("camera_info", scan.channel, rig), info)
     if isinstance(taken.data, bytes):
         image = messages.compressed_image(stamp, frame, taken.data)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from training.world.edges import SUBPIXELS, edges, open_above, through_leaves
 from training.world.raycast import Hits
-from training.world.rig import RIG, SensorMount
+from training.world.rig import SensorMount, number_of
 from training.world.sensor import Sun, develop, draw_sensor
 from training.world.shading import light, shade
 from training.world.shot import Shot
@@ -61,7 +61,7 @@ def _develop(
     lit = light(conditions)
     h, w = radiance.shape[:2]
     # What belongs to this camera on this drive, whatever the frame.
-    own = np.random.default_rng([world.seed, 101, list(RIG).index(mount.name)])
+    own = np.random.default_rng([world.seed, 101, number_of(mount.name)])
     gain = np.exp(own.normal(0, 0.12))
     balance = np.exp(own.normal(0, 0.03, 3))
     image = radiance * F(lit.exposure * gain * np.exp(rng.normal(0, 0.03)))
@@ -129,7 +129,7 @@ def _detailed(shot: Shot, directions: NDArray[np.float32], hits: Hits, rng: np.r
     image[edge] /= F(1 + len(SUBPIXELS))
     image = image.reshape(h, w, 3)
     # What belongs to this camera on this drive, whatever the frame.
-    own = np.random.default_rng([world.seed, 101, list(RIG).index(shot.mount.name)])
+    own = np.random.default_rng([world.seed, 101, number_of(shot.mount.name)])
     sensor = draw_sensor(own, world.conditions.time_of_day)
     if world.conditions.rain:
         image = _lens_drops(image, world.conditions.rain, own)

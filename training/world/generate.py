@@ -10,7 +10,7 @@ import multiprocessing
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +23,7 @@ from bev_perception.evaluation.spread import end_with_parent
 from training.world.camera import CameraImage, render_camera
 from training.world.lidar import LidarSweep, scan_lidar
 from training.world.listed_radar import ListedRadar, scan_radar_as
-from training.world.rig import RIG, scan_rng, stamps
+from training.world.rig import NUSCENES, RIG, Rig, SensorMount, scan_rng, stamps
 from training.world.styles import TOWN, Style
 from training.world.world import World, make_world
 
@@ -72,8 +72,8 @@ def keyframe_stamps(duration_s: float) -> list[int]:
     return list(range(KEYFRAME_NS, round(duration_s * NS) + 1, KEYFRAME_NS))
 
 
-def plan_drive(duration_s: float, rates: Rates, channels: Iterable[str] = tuple(RIG)) -> list[Scan]:
-    """All scans in (0, duration_s], by stamp and then in the rig's order.
+def plan_drive(duration_s: float, rates: Rates, mounts: Mapping[str, SensorMount] = RIG) -> list[Scan]:
+    """All scans in (0, duration_s], by stamp and then in the order of `mounts`.
 
     The key scan of a keyframe is, for every sensor, its newest scan at or before the keyframe's stamp: what a vehicle
     has at that moment. (For the cameras: the sweep that CAM_BACK_LEFT closes; for the LiDAR: the one ending there.)
@@ -83,13 +83,12 @@ def plan_drive(duration_s: float, rates: Rates, channels: Iterable[str] = tuple(
     if not keyframes:
         raise ValueError(f"a drive must last at least {KEYFRAME_NS / NS} s to hold a keyframe, found {duration_s} s")
     scans = []
-    for channel in channels:
-        mount = RIG[channel]
+    for channel, mount in mounts.items():
         fired = [t for t in stamps(mount, 0, round(duration_s * NS) + 1) if 0 < t <= round(duration_s * NS)]
         kept = _thin(fired, mount.rate_hz, getattr(rates, mount.kind), channel, duration_s)
         key_of = {_newest(kept, stamp, channel): index for index, stamp in enumerate(keyframes)}
         scans += [Scan(channel, t, key_of.get(t, -1)) for t in kept]
-    order = {channel: index for index, channel in enumerate(RIG)}
+    order = {channel: index for index, channel in enumerate(mounts)}
     return sorted(scans, key=lambda scan: (scan.stamp_ns, order[scan.channel]))
 
 
@@ -114,9 +113,9 @@ def _thin(fired: list[int], native_hz: float, wanted_hz: float, channel: str, du
 
 
 @lru_cache(maxsize=1)
-def world_of(seed: int, duration_s: float, style: Style = TOWN) -> World:
+def world_of(seed: int, duration_s: float, style: Style = TOWN, rig: Rig = NUSCENES) -> World:
     """The drive's world; kept for the next scan of the same drive, since a worker makes many of one."""
-    return make_world(seed, duration_s, style=style)
+    return make_world(seed, duration_s, style=style, rig=rig)
 
 
 def take(
@@ -124,7 +123,7 @@ def take(
 ) -> CameraImage | LidarSweep | np.ndarray:
     """Makes one scan: CameraImage at `scale` of 1600x900, structured radar returns (of None the radar `clear`), or
     LidarSweep (sensor frame)."""
-    mount = RIG[scan.channel]
+    mount = world.rig.mounts[scan.channel]
     rng = scan_rng(seed, scan.channel, scan.stamp_ns)
     if mount.kind == "camera":
         return render_camera(world, mount, scan.stamp_ns, scale, rng)

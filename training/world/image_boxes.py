@@ -46,7 +46,7 @@ def in_images(frames: Sequence[tuple[Sequence[str], Floats]]) -> ImageBoxes:
     for number, (names, boxes) in enumerate(frames):
         corners = box_corners(boxes).reshape(-1, 3)
         for k, channel in enumerate(CAMERAS):
-            K = camera_matrix(channel, 1.0)
+            K = camera_matrix(RIG[channel], 1.0)
             seen = transform_points(invert(RIG[channel].ego_from_sensor), corners).reshape(-1, 8, 3)
             for name, eight in zip(names, seen):
                 hull = outline(eight, K)

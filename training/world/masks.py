@@ -28,7 +28,6 @@ from training.world.generate import (
 )
 from training.world.lidar import LidarSweep
 from training.world.nuscenes_writer import JPEG_QUALITY, scene_name, settings_of
-from training.world.rig import RIG
 from training.world.shot import Shot
 from training.world.world import World
 
@@ -61,9 +60,9 @@ def _write_scene(stamp: str) -> int:
     settings = settings_of(json.loads(Path(stamp).read_text()), Path(stamp))
     index = int(Path(stamp).stem.rpartition("-")[2])
     name, seed = scene_name(index), settings.scene_seed(index)
-    world, images = world_of(seed, settings.duration_s, settings.style), 0
-    for scan in plan_drive(settings.duration_s, settings.rates):
-        if scan.keyframe < 0 or RIG[scan.channel].kind != "camera":
+    world, images = world_of(seed, settings.duration_s, settings.style, settings.rig), 0
+    for scan in plan_drive(settings.duration_s, settings.rates, world.rig.mounts):
+        if scan.keyframe < 0 or world.rig.mounts[scan.channel].kind != "camera":
             continue
         stamp_us = (epoch_ns(seed) + scan.stamp_ns) // 1000
         image = out / "samples" / scan.channel / f"{name}__{scan.channel}__{stamp_us}.jpg"
@@ -92,7 +91,7 @@ def _require_same_world(path: Path, drawn: CameraImage | LidarSweep | np.ndarray
 
 def masks_document(world: World, scan: Scan, scale: float) -> dict[str, Any]:
     """The COCO document of one image: every object that shows at least LEAST_PIXELS pixels."""
-    shot = Shot(world, RIG[scan.channel], scan.stamp_ns, scale)
+    shot = Shot(world, world.rig.mounts[scan.channel], scan.stamp_ns, scale)
     hits, (height, width) = cast_camera(shot)[1], shot.size
     instance = hits.owner.reshape(height, width)
     names = {actor.track_id: actor.name for actor in world.actors}

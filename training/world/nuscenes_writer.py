@@ -53,7 +53,7 @@ from training.world.observation import (
     observe,
     snapshot,
 )
-from training.world.rig import RIG
+from training.world.rig import NUSCENES, Rig, SensorMount
 from training.world.styles import TOWN, Style
 from training.world.world import World
 
@@ -74,6 +74,7 @@ class DatasetSettings:
     rates: Rates = field(default_factory=Rates)
     radar: ListedRadar | None = None  # None: the profile `clear`
     style: Style = TOWN
+    rig: Rig = NUSCENES
 
     def scene_seed(self, index: int) -> int:
         """The world seed of scene `index`. Raises ValueError beyond SCENES_PER_SEED, where seeds would repeat."""
@@ -83,7 +84,7 @@ class DatasetSettings:
 
 
 # What scenes that lack a field were made with.
-ADDED_LATER: AddedLater = {DatasetSettings: {"radar": None, "style": TOWN}}
+ADDED_LATER: AddedLater = {DatasetSettings: {"radar": None, "style": TOWN, "rig": NUSCENES}}
 
 
 def settings_of(content: dict[str, Any], path: Path) -> DatasetSettings:
@@ -115,7 +116,7 @@ def write_dataset(
         progress.add(1, keyframes=keyframes, images=images)
     splits = splits_of(scenes, val_every)
     if todo or not _has_tables(out, version, splits):  # an index is of tables as they were: those that fit stay
-        _write_tables(out, scenes, version, splits)
+        _write_tables(out, scenes, settings.rig, version, splits)
     return summary(progress)
 
 
@@ -139,9 +140,9 @@ def write_scene(task: tuple[str, int, DatasetSettings]) -> tuple[int, int]:
     """(OUT, index, settings): writes the scene's files, and its rows last; returns (keyframes, images) written."""
     out, index, settings = Path(task[0]), task[1], task[2]
     name, seed = scene_name(index), settings.scene_seed(index)
-    world = world_of(seed, settings.duration_s, settings.style)
+    world = world_of(seed, settings.duration_s, settings.style, settings.rig)
     scene = _SceneRows(name, epoch_ns(seed), keyframe_stamps(settings.duration_s), world, settings.scale)
-    for scan in plan_drive(settings.duration_s, settings.rates):
+    for scan in plan_drive(settings.duration_s, settings.rates, world.rig.mounts):
         result = take(world, scan, seed, settings.scale, settings.radar)
         path, data = scene.add(scan, result)
         (out / path).parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +179,7 @@ class _SceneRows:
         width, height = (result.bgr.shape[1], result.bgr.shape[0]) if isinstance(result, CameraImage) else (0, 0)
         self.images += isinstance(result, CameraImage)
         if scan.channel not in self.calibrated:
-            self.calibrated[scan.channel] = _calibrated_row(self.name, scan.channel, self.scale)
+            self.calibrated[scan.channel] = _calibrated_row(self.name, self.world.rig.mounts[scan.channel], self.scale)
         token = token_of("sample_data", self.name, scan.channel, scan.stamp_ns)
         calibrated = self.calibrated[scan.channel]["token"]
         sample_of = sample_token(self.name, sample)
@@ -269,12 +270,12 @@ def _encode(result: CameraImage | LidarSweep | np.ndarray) -> tuple[str, bytes]:
     return ".pcd", radar_pcd(result)
 
 
-def _calibrated_row(name: str, channel: str, scale: float) -> Row:
+def _calibrated_row(name: str, mount: SensorMount, scale: float) -> Row:
     return {
-        "token": token_of("calibrated_sensor", name, channel),
-        "sensor_token": token_of("sensor", channel),
-        **pose_fields(RIG[channel].ego_from_sensor),
-        "camera_intrinsic": camera_matrix(channel, scale).tolist() if RIG[channel].kind == "camera" else [],
+        "token": token_of("calibrated_sensor", name, mount.name),
+        "sensor_token": token_of("sensor", mount.name),
+        **pose_fields(mount.ego_from_sensor),
+        "camera_intrinsic": camera_matrix(mount, scale).tolist() if mount.kind == "camera" else [],
     }
 
 
@@ -302,6 +303,6 @@ def _has_tables(out: Path, version: str, splits: dict[str, list[str]]) -> bool:
     return (out / version).is_dir() and path.is_file() and json.loads(path.read_bytes()) == splits
 
 
-def _write_tables(out: Path, scenes: int, version: str, splits: dict[str, list[str]]) -> None:
+def _write_tables(out: Path, scenes: int, rig: Rig, version: str, splits: dict[str, list[str]]) -> None:
     rows = (json.loads(_stamp(out, index).read_text())["tables"] for index in range(scenes))
-    write_tables(out, version, rows, {m.name: m.kind for m in RIG.values()}, splits, "synthetic")
+    write_tables(out, version, rows, {sensor.name: sensor.kind for sensor in rig.sensors}, splits, "synthetic")

@@ -14,7 +14,7 @@ from bev_perception.geometry import box_corners, invert, transform_points
 from training.world.camera import CameraImage
 from training.world.generate import Scan
 from training.world.lidar import LidarSweep
-from training.world.rig import RIG
+from training.world.rig import SensorMount
 from training.world.shot import scaled_K
 from training.world.world import World
 
@@ -93,12 +93,13 @@ def observe(
 
     `scale` is the one that cameras were rendered with.
     """
-    world_from_sensor = world.ego_pose(scan.stamp_ns) @ RIG[scan.channel].ego_from_sensor
+    mount = world.rig.mounts[scan.channel]
+    world_from_sensor = world.ego_pose(scan.stamp_ns) @ mount.ego_from_sensor
     boxes = actors.boxes_at(scan.stamp_ns)
     if isinstance(result, CameraImage):
         pixels = _count(result.instance)
         height, width = result.instance.shape
-        K = camera_matrix(scan.channel, scale)
+        K = camera_matrix(mount, scale)
         corners = transform_points(invert(world_from_sensor), box_corners(boxes).reshape(-1, 3)).reshape(-1, 8, 3)
         return {
             track_id: Observation(pixels.get(track_id, 0), OUTLINE_FILL[name] * outline_area(eight, K, width, height))
@@ -114,11 +115,10 @@ def observe(
     return {track_id: Observation(radar_points=count) for track_id, count in zip(actors.track_ids, counts)}
 
 
-def camera_matrix(channel: str, scale: float) -> np.ndarray:
+def camera_matrix(mount: SensorMount, scale: float) -> np.ndarray:
     """(3, 3) intrinsics of the camera's image at `scale`, pixel centres at integer coordinates."""
-    K = RIG[channel].K
-    assert K is not None, channel
-    return scaled_K(K, scale)
+    assert mount.K is not None, mount.name
+    return scaled_K(mount.K, scale)
 
 
 def _count(instance: np.ndarray) -> dict[int, int]:

@@ -18,7 +18,7 @@ from training.world.listed_radar import ListedRadar, scan_radar_as
 from training.world.observation import ANNOTATION_RANGE_M
 from training.world.radar import DTYPE
 from training.world.radar_statistics import in_boxes
-from training.world.rig import RIG, scan_rng
+from training.world.rig import scan_rng
 from training.world.styles import TOWN, Style
 from training.world.world import World, make_world
 
@@ -159,16 +159,16 @@ def simulated(radar: ListedRadar | None, seeds: Sequence[int], duration_s: float
 
 
 def _keyframe(world: World, radar: ListedRadar | None, stamp_ns: int) -> KeyScan:
-    sweep = scan_lidar(world, RIG["LIDAR_TOP"], stamp_ns, scan_rng(world.seed, "LIDAR_TOP", stamp_ns))
+    sweep = scan_lidar(world, world.rig.mounts["LIDAR_TOP"], stamp_ns, scan_rng(world.seed, "LIDAR_TOP", stamp_ns))
     ids, counts = np.unique(sweep.instance, return_counts=True)
     points = dict(zip(ids.tolist(), counts.tolist()))
     states = world.actor_states(stamp_ns, ANNOTATION_RANGE_M)
     boxes = np.array([[*s.center, *s.size_lwh, s.yaw] for s in states]).reshape(-1, 7)
     returns = np.zeros(len(states), np.int64)
     front, pose = np.zeros(0, DTYPE), np.eye(4)
-    for channel in (name for name, mount in RIG.items() if mount.kind == "radar"):
-        scan = scan_radar_as(radar, world, RIG[channel], stamp_ns, scan_rng(world.seed, channel, stamp_ns))
-        world_from_radar = world.ego_pose(stamp_ns) @ RIG[channel].ego_from_sensor
+    for channel in (name for name, mount in world.rig.mounts.items() if mount.kind == "radar"):
+        scan = scan_radar_as(radar, world, world.rig.mounts[channel], stamp_ns, scan_rng(world.seed, channel, stamp_ns))
+        world_from_radar = world.ego_pose(stamp_ns) @ world.rig.mounts[channel].ego_from_sensor
         returns += in_boxes(placed(scan, world_from_radar), boxes).sum(axis=1)
         if channel == FRONT:
             front, pose = scan, world_from_radar

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from training.world.actors import Actor, ActorState
 from training.world.city import streets, traffic
 from training.world.paths import Motion, MotionTable
-from training.world.rig import NS
+from training.world.rig import NS, NUSCENES, Rig
 from training.world.roads import plan
 from training.world.styles import TOWN, Style
 from training.world.town import Town, build_town
@@ -34,7 +34,7 @@ class Conditions:
 
 @dataclass
 class World:
-    """A drive: the ego's motion, the actors, and the static town they are in."""
+    """A drive: the ego's motion and sensors, the actors, and the static town they are in."""
 
     seed: int
     duration_s: float
@@ -46,6 +46,7 @@ class World:
     _table: MotionTable = field(init=False, repr=False)
     _fixed_states: list[ActorState] = field(init=False, repr=False)
     style: Style = TOWN
+    rig: Rig = NUSCENES
     tracer: object = field(default=None, repr=False)  # raycast keeps its scenes here
 
     def __post_init__(self) -> None:
@@ -100,8 +101,10 @@ def conditions_of(seed: int) -> Conditions:
     return draw_conditions(np.random.default_rng([seed, 0]))
 
 
-def make_world(seed: int, duration_s: float, conditions: Conditions | None = None, style: Style = TOWN) -> World:
-    """The drive of this seed. Raises ValueError when the duration is not between 1 and 60 s."""
+def make_world(
+    seed: int, duration_s: float, conditions: Conditions | None = None, style: Style = TOWN, rig: Rig = NUSCENES
+) -> World:
+    """The drive of this seed, by a car with these sensors. Raises ValueError for a duration beyond 1 to 60 s."""
     if not 1.0 <= duration_s <= 60.0:
         raise ValueError(f"a drive of {duration_s} s was asked for; choose a duration between 1 and 60 s")
     roads, houses, people = (np.random.default_rng([seed, part]) for part in range(1, 4))
@@ -113,4 +116,4 @@ def make_world(seed: int, duration_s: float, conditions: Conditions | None = Non
         layout = plan(roads, duration_s)
         town = build_town(layout, houses, duration_s)
         actors = populate(layout, town.yards, people, duration_s)
-    return World(seed, duration_s, conditions or conditions_of(seed), layout.ego, actors, town, style)
+    return World(seed, duration_s, conditions or conditions_of(seed), layout.ego, actors, town, style, rig)
