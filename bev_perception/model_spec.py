@@ -12,12 +12,13 @@ from typing import Any
 
 from bev_perception import __version__
 from bev_perception.grid import BevGrid
+from bev_perception.mounts import CameraMount
 from bev_perception.plain import from_plain, parse_json, to_plain
 
 # A bundle states its version, `format`.`minor`, and the oldest bev_perception that runs it, `runtime`. Whoever adds a
 # field raises MINOR, sets RUNTIME to the version of the package that has the field (setup.py), and writes into
 # ADDED_LATER what bundles without it meant. Whoever changes the meaning of a field raises FORMAT.
-FORMAT, MINOR, RUNTIME = 1, 1, "0.1"
+FORMAT, MINOR, RUNTIME = 1, 2, "0.1"
 OLDEST: dict[str, Any] = {"minor": 0, "runtime": "0.1"}  # bundles of before state no more than their format
 RUNTIME_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 CLASSES = (
@@ -221,6 +222,7 @@ class ModelSpec:
     onnx_sha256: str = ""
     weights_sha256: dict[str, str] = field(default_factory=dict)
     precision: str = "fp32"
+    mounts: dict[str, CameraMount] = field(default_factory=dict)  # accepted ones; of a camera without: any
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -229,6 +231,8 @@ class ModelSpec:
         _within("top_k", self.top_k, 1, CANDIDATE_LIMIT)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}, found {self.precision!r}")
+        if unknown := sorted(set(self.mounts) - set(self.cameras)):
+            raise ValueError(f"mounts: {unknown} are no cameras of the model; expected some of {self.cameras}")
         grouped = tuple(name for group in self.nms for name in group.classes)
         _check_names("classes of nms", grouped, CLASS_LIMIT)
         if unknown := sorted(set(grouped) - set(self.classes)):
@@ -300,14 +304,15 @@ class ModelSpec:
 
 
 # Older bundles lack these: their radar was a map, its returns were not bounded, their ONNX held all weights, no image
-# lost its sides, each class was thinned out by itself, all was in 32 bits.
+# lost its sides, each class was thinned out by itself, all was in 32 bits,
+# and cameras might be mounted anyhow.
 ADDED_LATER: dict[type, dict[str, Any]] = {
     RadarSpec: {
         "format": "map", "pillar_step": 0.1, "max_pillars": 4000, "pillar_points": 10,
         "rcs_dbsm": (-64.0, 64.0), "max_speed_mps": 70.0, "z_m": (-10.0, 20.0),
     },
     ImageSpec: {"zoom": 1.0},
-    ModelSpec: {"weights_sha256": {}, "nms": (), "precision": "fp32"},
+    ModelSpec: {"weights_sha256": {}, "nms": (), "precision": "fp32", "mounts": {}},
 }  # fmt: skip
 
 

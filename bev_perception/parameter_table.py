@@ -107,7 +107,7 @@ def _image_check(name: str, description: str) -> Parameter:
 FRONT_CAMERAS = ("CAM_FRONT",)
 THRESHOLD = "score_threshold."  # and the class
 FROM_TF, FROM_FILE = "tf_static", "file"  # extrinsics.source
-REFUSE, USE = "refuse", "use"  # extrinsics.implausible
+REFUSE, USE = "refuse", "use"  # extrinsics.implausible, extrinsics.unlike
 INHERIT = "inherit"  # radars.NAME.fields.*
 PARAMETERS: tuple[Parameter, ...] = (
     P("bundle", "string", REQUIRED, f"Directory of the model bundle; may start with {PACKAGE_SCHEME}"),
@@ -201,6 +201,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "string",
         REFUSE,
         "Extrinsics that no sensor of a car can have: the sensor is masked, or they are only told",
+        choices=(REFUSE, USE),
+    ),
+    P(
+        "extrinsics.unlike",
+        "string",
+        REFUSE,
+        "Cameras mounted otherwise than the bundle accepts: they are masked, or it is only told",
         choices=(REFUSE, USE),
     ),
     P("anchor", "string", "", "Camera whose stamp is the frame's stamp; empty: the last camera that is not absent"),

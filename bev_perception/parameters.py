@@ -11,6 +11,7 @@ from typing import Any
 
 from bev_perception.bundle import load_bundle
 from bev_perception.model_spec import ModelSpec
+from bev_perception.mounts import CameraMount
 from bev_perception.parameter_table import (
     FROM_FILE,
     FROM_TF,
@@ -41,7 +42,7 @@ SHIPPED_BUNDLE = PACKAGE_ROOT / "bundles" / "demo"
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """One camera; offset_ns is its stamp minus the anchor's within a sweep."""
+    """One camera; offset_ns is its stamp minus the anchor's within a sweep; mount: what the model accepts, or None."""
 
     name: str
     topic: str
@@ -52,6 +53,7 @@ class CameraConfig:
     bits: int
     offset_ns: int
     frame_id: str
+    mount: CameraMount | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class NodeConfig:
     absent: tuple[str, ...]
     extrinsics_file: Path | None
     refuse_implausible: bool
+    refuse_unlike: bool
     anchor: str
     front_cameras: tuple[str, ...]
     modes: dict[str, str]
@@ -272,6 +275,7 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         absent=v["absent"],
         extrinsics_file=resolve_path(v["extrinsics.file"]) if v["extrinsics.source"] == FROM_FILE else None,
         refuse_implausible=v["extrinsics.implausible"] == REFUSE,
+        refuse_unlike=v["extrinsics.unlike"] == REFUSE,
         anchor=_anchor(v, spec),
         front_cameras=tuple(v["front_cameras"]),
         modes=group("modes"),
@@ -288,7 +292,10 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         marker_lifetime_s=v["publish.marker_lifetime_s"],
         max_age_ms=v["diagnostics.max_age_ms"],
         output_timeout_ms=v["diagnostics.output_timeout_ms"],
-        cameras={n: CameraConfig(n, **_in_ns(group(f"cameras.{n}"))) for n in _present(spec.cameras, v)},
+        cameras={
+            n: CameraConfig(n, mount=spec.mounts.get(n), **_in_ns(group(f"cameras.{n}")))
+            for n in _present(spec.cameras, v)
+        },
         radars={name: _radar(name, v) for name in _present(spec.radars, v)},
         score_threshold=group("score_threshold"),
     )

@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file belongs to the longest name that it is under; a name with a star stands for every file that it fits. Within a
 # folder that is one unit, files still form no circle.
 FLOORS: tuple[tuple[str, str], ...] = (
-    ("bev_perception", "colors fault files geometry grid nms onnx_file places plain stamped_buffer sync_config worker"),
+    (
+        "bev_perception",
+        "colors fault files geometry grid mounts nms onnx_file places plain stamped_buffer sync_config worker",
+    ),
     (
         "bev_perception",
         "array_file bags model_spec sensors.plausible sensors.serialised stamp_guard structures yaml_file",

@@ -25,6 +25,7 @@ from bev_perception.model_spec import (
     check_runtime,
     parse_spec,
 )
+from bev_perception.mounts import CameraMount
 from bev_perception.preprocess.radar import rasterise
 
 SPEC = ModelSpec(
@@ -90,9 +91,9 @@ def test_a_bundle_of_before_versions_were_stated_is_of_the_first():
 
 def test_whoever_adds_a_field_raises_the_version():
     """When this fails: raise MINOR in model_spec.py (it says how), and write the fields of that version here."""
-    kinds = (ModelSpec, BevGrid, ImageSpec, RadarSpec, TemporalSpec, NmsGroup)
+    kinds = (ModelSpec, BevGrid, ImageSpec, RadarSpec, TemporalSpec, NmsGroup, CameraMount)
     names = " ".join(f"{kind.__name__}.{f.name}" for kind in kinds for f in dataclasses.fields(kind))
-    assert (FORMAT, MINOR, hashlib.sha256(names.encode()).hexdigest()[:12]) == (1, 1, "d60ebe98d7d7")
+    assert (FORMAT, MINOR, hashlib.sha256(names.encode()).hexdigest()[:12]) == (1, 2, "328e0644c2b4")
     assert tuple(map(int, RUNTIME.split("."))) <= tuple(map(int, __version__.split(".")[:2]))
 
 
@@ -123,8 +124,11 @@ def edited(path, value):
     [
         ("{", "not JSON"),
         ("[]", "format 'list'"),
-        (edited(["format"], 2), r"format 2\.1, bev_perception .* reads 1\.0 to 1\.\d+; update bev_perception on this"),
-        (edited(["format"], 0), r"format 0\.1, bev_perception .* reads 1\.0 to 1\.\d+; export the bundle again with"),
+        (
+            edited(["format"], 2),
+            r"format 2\.\d+, bev_perception .* reads 1\.0 to 1\.\d+; update bev_perception on this",
+        ),
+        (edited(["format"], 0), r"format 0\.\d+, bev_perception .* reads 1\.0 to 1\.\d+; export the bundle again with"),
         (edited(["format"], True), "format True, this version reads 1"),
         (edited(["minor"], 99), r"format 1\.99, .* update bev_perception on this machine to 0\.1 or newer, or export"),
         (edited(["minor"], -1), "minor -1, expected a number from 0 on"),

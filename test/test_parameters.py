@@ -120,7 +120,8 @@ def test_no_other_choices_are_written_down() -> None:
     assert all(with_choices.pop(name) is CHOICES for name in checks)
     assert all(with_choices.pop(f"modes.{name}") is SEVERITIES for name in MODES)
     assert with_choices.pop("kind") is radar_messages.RADAR_KINDS
-    assert set(with_choices) == {*TABLES, "extrinsics.source", "extrinsics.implausible", "qos.reliability"}
+    extrinsics = {f"extrinsics.{name}" for name in ("source", "implausible", "unlike")}
+    assert set(with_choices) == {*TABLES, *extrinsics, "qos.reliability"}
 
 
 def test_reliabilities_are_those_of_ros() -> None:

@@ -45,6 +45,7 @@ from training.bundling.card_metadata import Origin
 from training.bundling.export_checks import ask_tensorrt, check_parameters
 from training.bundling.golden import recorded_frames, recorded_inputs
 from training.bundling.model_card import model_card
+from training.bundling.mounts import accepted_mounts
 from training.bundling.pattern import pattern_inputs
 from training.bundling.weights import WEIGHTS, weights_file
 from training.command_line import errors_as_text
@@ -195,7 +196,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="bundle directory to write")
     parser.add_argument("--scores", type=Path, help="JSON of training.evaluate --out: card, thresholds, scores.json")
     parser.add_argument("--notes", type=Path, help="Markdown appended to the card: data, command, duration, limits")
-    add_source(parser, False, "golden-data", "nuScenes-format data root: golden sample and frame are of the split val")
+    add_source(
+        parser,
+        False,
+        "golden-data",
+        "nuScenes-format data root: golden files are of its val, mounts of train",
+    )
     parser.add_argument(
         "--licence", default=Origin.licence, help="of the weights, such as apache-2.0: card (%(default)s)"
     )
@@ -213,6 +219,9 @@ def main(argv: list[str] | None = None) -> int:
             "them: train with data.returns as it is by default"
         )
     student = network.detector
+    if args.data:
+        mounts = accepted_mounts(student.spec, source_of(args))
+        student.spec = dataclasses.replace(student.spec, mounts=mounts)
     scores = _read_scores(args.scores) if args.scores else {}
     whole = next(iter(scores.values()), None)
     if whole is not None:

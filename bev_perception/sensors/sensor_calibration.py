@@ -11,12 +11,14 @@ import numpy as np
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics
 from bev_perception.conversions import MessageError, check_frame
 from bev_perception.measurements import Measurements
+from bev_perception.mounts import mount_of, unlike
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
 from bev_perception.sensors.camera_info import to_calibration
 from bev_perception.sensors.plausible import FORWARD, OPTICAL, camera_fault, order_fault, radar_fault, side_fault
 from bev_perception.structures import CameraCalibration, same_calibration, same_extrinsics
 
 TF_STATIC = "tf_static"
+MOUNT_UNLIKE = "mount_unlike"
 
 
 def read_extrinsics(config: NodeConfig) -> dict[str, np.ndarray]:
@@ -62,6 +64,7 @@ class SensorCalibration:
         # What was wrong with the newest statement about a sensor.
         self._bad_info: dict[str, str] = {}
         self._bad_transform: dict[str, str] = {}
+        self._unlike: dict[str, str] = {}  # camera -> how it is mounted otherwise than the model accepts
         self._set_extrinsics(read_extrinsics(config))
 
     def gap(self, sensor: str) -> str:
@@ -72,6 +75,8 @@ class SensorCalibration:
             gaps.append(self._bad_info.get(sensor, f"nothing usable arrived on {camera.info_topic}"))
         if sensor not in self._extrinsics:
             gaps.append(self._bad_transform.get(sensor, "nothing arrived on /tf_static"))
+        if not gaps and self._config.refuse_unlike and sensor in self._unlike:
+            gaps.append(self._unlike[sensor])
         return "; ".join(gaps)
 
     def of_camera(self, name: str) -> CameraCalibration | None:
@@ -164,9 +169,25 @@ class SensorCalibration:
         if info is None or ego_from_cam is None:
             return
         calibration = replace(info, ego_from_cam=ego_from_cam @ info.ego_from_cam)
+        if self._mounted_otherwise(camera, calibration) and self._config.refuse_unlike:
+            self._forget(camera.name)
+            return
         self._calibrations[camera.name] = calibration
         if self._taken.set_camera_calibration(camera.name, calibration):
             self._tell(camera.name, "calibration_changed", changed)
+
+    def _mounted_otherwise(self, camera: CameraConfig, calibration: CameraCalibration) -> bool:
+        """Tell where the camera is mounted otherwise than the model accepts, once for each way."""
+        found = mount_of(calibration.ego_from_cam, calibration.K, calibration.width)
+        said = unlike(found, camera.mount) if camera.mount else ""
+        if said:
+            detail = f"{MOUNT_UNLIKE}: {camera.name} {said}; train for this rig, or set extrinsics.unlike: use"
+            if self._unlike.get(camera.name) != detail:
+                self._notice(camera.name, MOUNT_UNLIKE, detail)
+            self._unlike[camera.name] = detail
+        else:
+            self._unlike.pop(camera.name, None)
+        return bool(said)
 
 
 def _same_info(a: Any, b: Any) -> bool:

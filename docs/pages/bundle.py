@@ -31,6 +31,7 @@ from bev_perception.model_spec import (
     TemporalSpec,
     TensorSpec,
 )
+from bev_perception.plain import to_plain
 from docs.pages.markdown import code, join, table, written_by
 
 SHIPPED = Path(__file__).resolve().parents[2] / "bev_perception" / "bundles" / "demo"
@@ -178,6 +179,9 @@ FACTS: dict[type, dict[str, str]] = {
         "weights_sha256": "File of the bundle in which `model.onnx` keeps weights -> its sha256; mostly none",
         "precision": f"Of the graph: {', '.join(map(code, PRECISIONS))}, where its convolutions are in 8 bits "
         "([inference.md](inference.md#8-bits)); engines are proven with the tolerance that goes with it",
+        "mounts": "Camera -> (low, high) of how it may be mounted: height above ground, degrees up, to the left and "
+        "rolled to the right, horizontal field of view; a camera that is mounted otherwise is masked "
+        "(`extrinsics.unlike`). Of a camera without: any. Export takes what the drives of `--golden-data` have",
         "format": "Version of the bundle, the number before the point",
     },
     BevGrid: {
@@ -306,7 +310,7 @@ def shown(value: Any) -> str:
         return "none"
     if isinstance(value, dict):
         name, first = next(iter(value.items()))
-        return f"`{name}`: {json.dumps(first)}, and {len(value) - 1} more"
+        return f"`{name}`: {json.dumps(to_plain(first))}, and {len(value) - 1} more"
     if isinstance(value, tuple):
         return ", ".join(map(code, value))
     return code(f"{value[:12]}..." if len(str(value)) > 40 else value)
