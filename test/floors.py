@@ -54,7 +54,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "evaluation.baseline"),
     ("bev_perception", "evaluation.report"),
     ("bev_perception", "evaluation.bench evaluation.evaluate"),
-    ("training", "changes command_line processes quiet schedules tables workers"),
+    ("training", "changes command_line processes quiet schedules tables views workers"),
     ("training", "models data sensor_masks"),
     ("training", "world recorded losses scoring"),
     ("training", "teachers bag_to_nuscenes nuscenes_to_bag"),

@@ -14,6 +14,7 @@ from bev_perception.model_spec import ModelSpec
 from bev_perception.plain import from_plain, to_plain
 from training.data.augment import Augmentation
 from training.data.config import EVERY_RETURN, DataConfig, PasteConfig
+from training.data.view_change import STAYS
 from training.distill.config import DistillConfig
 from training.distill.losses import DISTILL_LOSSES
 from training.losses.detection import LossConfig
@@ -162,7 +163,9 @@ ADDED_LATER: dict[type, dict[str, Any]] = model_spec.ADDED_LATER | {
         "virtual": None, "returns": EVERY_RETURN, "paste": None, "cbgs": False, "scored_ranges": False, "holdout": 0,
         "train_scenes": 0,
     },
-    Augmentation: {"bev_scale": (1.0, 1.0), "bev_shift_m": 0.0, "photometric": False, "grid_mask": 0.0},
+    Augmentation: {
+        "bev_scale": (1.0, 1.0), "bev_shift_m": 0.0, "photometric": False, "grid_mask": 0.0, "view": STAYS,
+    },
     PasteConfig: {"epochs": 0},
     DistillConfig: {"start_from": "", "start_into": "", "pull": 0.0},
     ImageConfig: {"levels": 1, "frozen_stages": -1, "fixed_norms": False, "exchanged_statistics": False},

@@ -11,6 +11,7 @@ from bev_perception.geometry import rotation_from_yaw, transform_boxes
 from bev_perception.model_spec import ImageSpec
 from training.data.photometric import distort
 from training.data.resample import Source, resample
+from training.data.view_change import STAYS, ViewChange
 
 COVER_BGR = (104, 116, 124)  # ImageNet's mean, which is zero to a network
 
@@ -42,6 +43,7 @@ class Augmentation:
     bev_shift_m: float = 0.0
     photometric: bool = False
     grid_mask: float = 0.0
+    view: ViewChange = STAYS  # cameras that stand elsewhere
 
 
 NO_AUGMENTATION = Augmentation((1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (1.0, 1.0), 0.0, 0.0, 0.0, 0.0, 0.0)

@@ -18,10 +18,12 @@ from training.data.balance import balanced_items
 from training.data.config import PLAIN, SCORED_RANGE_M, DataConfig
 from training.data.database import open_database
 from training.data.lidar import within
+from training.data.moved_images import moved_images
 from training.data.nuscenes import Keyframe, Keyframes
 from training.data.paste import Objects, without_points_in
 from training.data.prepared import Clouds, Prepared, prepare, prepare_clouds
 from training.data.targets import bev_targets, depth_target, semantic_target
+from training.data.view_change import Move, draw_move
 
 POINT_INPUTS = ("lidar", "virtual")  # of different length in every item
 IMAGE_TARGETS = ("depth", "semantic")
@@ -89,9 +91,11 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         rng = np.random.default_rng([self.seed, index])
         current = self.keyframes[row]
         aug_from_ego = draw_bev(rng, self.config.augmentation)
-        item, img_from_ego = self._sensors(current, aug_from_ego, rng)
+        change = self.config.augmentation.view
+        move = draw_move(rng, change) if change.share and self.spec.cameras else None
+        item, img_from_ego = self._sensors(current, aug_from_ego, rng, move)
         if self.config.history and self.spec.temporal.state_channels:
-            item |= self._history(current, item, aug_from_ego, rng)
+            item |= self._history(current, item, aug_from_ego, rng, move)
         if self.spec.cameras and self.config.augmentation.grid_mask:
             item["images"] = cover(item["images"], self.spec.image, rng, self.config.augmentation)
         pasted = self._pasted(current, index // len(self.items), rng)
@@ -109,7 +113,12 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         return _newest_sweep(self._points(keyframe), aug_from_ego)
 
     def _history(
-        self, current: Keyframe, item: dict[str, np.ndarray], aug_from_ego: np.ndarray, rng: np.random.Generator
+        self,
+        current: Keyframe,
+        item: dict[str, np.ndarray],
+        aug_from_ego: np.ndarray,
+        rng: np.random.Generator,
+        move: Move | None,
     ) -> dict[str, np.ndarray]:
         """The earlier frames of the clip: walk back frame by frame, then turn around."""
         following = current
@@ -121,7 +130,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             alive = earlier is not None
             prev_from_curr, dt = np.eye(4), self.spec.temporal.interval_s
             if earlier is not None:
-                sensors, _ = self._sensors(earlier, aug_from_ego, rng)
+                sensors, _ = self._sensors(earlier, aug_from_ego, rng, move)
                 prev_from_curr = invert(earlier.global_from_ego) @ following.global_from_ego
                 dt = (following.stamp_ns - earlier.stamp_ns) * 1e-9
                 following = earlier
@@ -154,16 +163,23 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         return best
 
     def _sensors(
-        self, keyframe: Keyframe, aug_from_ego: np.ndarray, rng: np.random.Generator
+        self, keyframe: Keyframe, aug_from_ego: np.ndarray, rng: np.random.Generator, move: Move | None
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """One frame's camera and radar inputs in the augmented ego frame, and img_from_ego (N, 4, 4) float64."""
         prepared, augmentation = self._prepared(keyframe), self.config.augmentation
-        images, img_from_ego = prepared.images.copy(), prepared.img_from_ego @ np.linalg.inv(aug_from_ego)
-        for i, name in enumerate(self.spec.cameras):
-            source = prepared.sources.get(name)
-            images[i], img_from_ego[i] = augment_image(
-                images[i], source, img_from_ego[i], self.spec.image, rng, augmentation
-            )
+        ego_from_aug = np.linalg.inv(aug_from_ego)
+        images, img_from_ego = prepared.images.copy(), prepared.img_from_ego @ ego_from_aug
+        if move is None:
+            for i, name in enumerate(self.spec.cameras):
+                source = prepared.sources.get(name)
+                images[i], img_from_ego[i] = augment_image(
+                    images[i], source, img_from_ego[i], self.spec.image, rng, augmentation
+                )
+        else:
+            cloud = self._points(keyframe)
+            points = cloud.lidar[: cloud.newest, :3].astype(np.float64)
+            images, projections = moved_images(prepared, self.spec, move, points, keyframe.boxes, rng, augmentation)
+            img_from_ego = projections @ ego_from_aug
         camera_valid, radar_valid = drop_sensors(prepared.camera_valid, prepared.radar_valid, rng, augmentation)
         images[camera_valid == 0] = 0
         sensors: dict[str, np.ndarray] = {}

@@ -50,7 +50,8 @@ def refuse_random_inputs(data: DataConfig, spec: ModelSpec) -> None:
     teacher that has those sensors, drawn intervals to one with memory.
     """
     images, sensors, memory = bool(spec.cameras), bool(spec.cameras or spec.radars), spec.temporal.state_channels > 0
-    harmless: tuple[str, ...] = ("image_", "brightness", "contrast", "photometric", "grid_mask") if not images else ()
+    drawn_in_images = ("image_", "brightness", "contrast", "photometric", "grid_mask", "view")
+    harmless: tuple[str, ...] = drawn_in_images if not images else ()
     harmless += ("drop_",) if not sensors and not memory else ()
     augmentation = data.augmentation
     changed = [
