@@ -209,7 +209,7 @@ def test_a_real_keyframe_is_seen_from_elsewhere(real_keyframe_set: Path) -> None
         np.testing.assert_array_equal(same, picture)
         assert seen.mean() > 0.65 and away(same, camera.image, seen) < 6
         elsewhere = moved(camera.K, camera.ego_from_cam, Move(up_m=0.8, yaw_deg=12.0))
-        assert scene.seen_from(*elsewhere, size)[1].mean() > 0.6
+        assert scene.seen_from(*elsewhere, size)[1].mean() > 0.5
 
 
 def test_nobody_is_moved_whom_nobody_asked_to(tiny_dataset: Path) -> None:
