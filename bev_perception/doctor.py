@@ -17,6 +17,7 @@ from pathlib import Path
 from bev_perception.bags.storage import BagError
 from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.calibration import CalibrationError
+from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
 from bev_perception.evaluation.telling import Progress
 from bev_perception.model_spec import BundleError
 from bev_perception.parameters import (
@@ -48,13 +49,19 @@ def main(argv: list[str] | None = None) -> int:
         "--params", type=Path, default=SHIPPED_PARAMETERS, help="the node's parameter YAML (default: the shipped one)"
     )
     parser.add_argument("--bundle", type=Path, help="the model (default: that of the parameters)")
+    parser.add_argument(
+        "--boxes", default=GROUND_TRUTH_TOPIC, metavar="TOPIC", help="boxes by which places are checked (%(default)s)"
+    )
     parser.add_argument("--no-machine", action="store_true", help="leave out engine, GPU, packages and buffers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too; - prints nothing else")
     args = parser.parse_args(argv)
     if args.live == (args.bag is not None):
         parser.error("give a recording, or --live")
     try:
-        findings = examine(args.bag, args.params, args.bundle, args.seconds, not args.no_machine, args.use_sim_time)
+        with_machine = not args.no_machine
+        findings = examine(
+            args.bag, args.params, args.bundle, args.seconds, with_machine, args.use_sim_time, args.boxes
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -69,8 +76,9 @@ def examine(
     seconds: float,
     with_machine: bool,
     use_sim_time: bool = False,
+    boxes: str = GROUND_TRUTH_TOPIC,
 ) -> list[Finding]:
-    """All findings. bag None: the live system, for so long, by its own time where it is simulated."""
+    """All findings. bag None: the live system, for so long, by its own time where it is simulated. boxes: topic."""
     try:
         bundle, config = load(params, bundle_path)
     except (BundleError, OSError) as error:
@@ -86,9 +94,9 @@ def examine(
         findings += check_machine(look_at_machine(config, bundle))
     try:
         if bag is None:
-            summary = listen_live(config, spec, seconds, use_sim_time)
+            summary = listen_live(config, spec, seconds, use_sim_time, boxes)
         else:
-            summary = listen_to_bag(bag, config, spec, Progress())
+            summary = listen_to_bag(bag, config, spec, Progress(), boxes)
     except BagError as error:
         return [*findings, Finding("recording", "error", str(error), "a rosbag2 recording")]
     except CalibrationError as error:

@@ -17,10 +17,20 @@ import numpy as np
 import tiny_bundle
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
 from bev_perception.evaluation.result_bag import make_typestore
-from bev_perception.geometry import invert, make_transform, project, rotation_from_yaw, transform_points
+from bev_perception.geometry import (
+    box_corners,
+    invert,
+    make_transform,
+    project,
+    rotation_from_yaw,
+    transform_boxes,
+    transform_points,
+)
 from bev_perception.model_spec import ModelSpec
-from training.world.bag_messages import Messages
+from training.world.actors import ActorState
+from training.world.bag_messages import DETECTION_ARRAY, Messages
 from training.world.record_queue import LATCHED
 
 NS, MS = 1_000_000_000, 1_000_000
@@ -176,6 +186,42 @@ def in_sight(row: Row) -> Iterable[Row]:
             center, level = np.round(pixels[k] * 16).astype(int), int(blobs[k, 3])
             cv2.circle(image, center.tolist(), round(16 * 40 / depth[k]), (level,) * 3, -1, cv2.LINE_AA, 4)
     return (altered(row, width=160, height=90, step=480, data=image.reshape(-1)),)
+
+
+@cache
+def _cars() -> np.ndarray:
+    """(M, 7) boxes in odom, along the way."""
+    rng = np.random.default_rng(4)
+    place = np.array([pose_at(START + round(t * NS))[:2, 3] for t in rng.uniform(-2, 8, 40)])
+    aside = rng.uniform(4, 9, (40, 1)) * rng.choice([-1, 1], (40, 1)) * [0.3, 1.0]
+    size = np.tile([4.4, 1.8, 1.6], (40, 1)) * rng.uniform(0.8, 1.3, (40, 3))
+    return np.column_stack([place + aside, size[:, 2] / 2, size, rng.uniform(-3, 3, 40)])
+
+
+def past_cars(row: Row) -> Iterable[Row]:
+    """Cameras see standing cars as plain boxes, in images of 320x180, and somebody knows the boxes."""
+    if row.name not in CAMERAS:
+        return (row,)
+    matrix = np.array([[240.0, 0, 159.5], [0, 240.0, 89.5], [0, 0, 1]])
+    if row.topic.endswith("camera_info"):
+        return (altered(row, width=320, height=180, k=matrix.reshape(-1)),)
+    stamp_ns = row.record_ns - DELAY
+    cars, odom_from_ego = _cars(), pose_at(stamp_ns)
+    boxes = transform_boxes(invert(odom_from_ego), cars)
+    img_from_ego = make_transform(matrix, np.zeros(3)) @ invert(MOUNTS[row.name])
+    image = np.full((180, 320, 3), 128, np.uint8)
+    for k in np.argsort(-np.linalg.norm(boxes[:, :2], axis=1)):
+        pixels, depth = project(img_from_ego, box_corners(boxes[k])[0])
+        if depth.min() > 1.0:
+            hull = cv2.convexHull(np.round(pixels * 16).astype(np.int32))
+            cv2.fillConvexPoly(image, hull, (int(40 + 173 * k % 190),) * 3, cv2.LINE_AA, 4)
+    seen = altered(row, width=320, height=180, step=960, data=image.reshape(-1))
+    if row.name != "cam_b":  # the anchor
+        return (seen,)
+    make = Messages(make_typestore())
+    states = [ActorState(k, "car", "car", "", car[:3], car[3:6], car[6], np.zeros(3)) for k, car in enumerate(cars)]
+    truth = make.ground_truth(stamp_ns, [make.true_box(state, 0, odom_from_ego, 5) for state in states])
+    return (seen, Row(row.record_ns + MS, GROUND_TRUTH_TOPIC, DETECTION_ARRAY, truth))
 
 
 def altered(row: Row, **fields: Any) -> Row:

@@ -19,13 +19,13 @@ from bag_copies import copy_bag
 from rig_drive import MS, NS, START, Change, Row, altered, as_it_is, only, points_of, stamped, then, with_points
 
 from bev_perception import doctor
-from bev_perception.geometry import rotation_from_yaw
 from bev_perception.parameters import make_config
 from bev_perception.rig.checks import CHECKS, check_all
 from bev_perception.rig.doppler import fit_velocity
 from bev_perception.rig.finding import Finding, lines, merged
 from bev_perception.rig.from_bag import listen_to_bag
 from bev_perception.rig.machine import MACHINE_CHECKS, Machine, check_machine
+from bev_perception.rig.perturb import perturbed
 from bev_perception.rig.summary import Offer
 from bev_perception.rig.thinned import Thinned
 from bev_perception.rig.times import TimesHeard, phase_of
@@ -45,8 +45,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_is_well_with_a_right_recording(good: Path) -> None:
     found = examined(good)
-    # Images without a corner say nothing of where a camera looks.
-    assert [(f.check, f.verdict) for f in found if f.verdict != "ok"] == [("camera_direction", "unknown")]
+    # Images without a corner say nothing of where a camera looks, and without boxes nothing of where it sits.
+    unknown = [("camera_direction", "unknown"), ("camera_place", "unknown")]
+    assert [(f.check, f.verdict) for f in found if f.verdict != "ok"] == unknown
     assert [finding.check for finding in found] == list(CHECKS)
 
 
@@ -58,6 +59,18 @@ def test_where_cameras_look(tmp_path: Path) -> None:
     (found,) = (finding for finding in examined(wrong) if finding.check == "camera_direction")
     assert found.verdict == "warning" and found.found.startswith("cam_a:"), found.line()
     assert "turn it by yaw -3.00" in found.mend or "turn it by yaw -2.75" in found.mend, found.line()
+
+
+def test_how_cameras_sit_by_boxes(tmp_path: Path) -> None:
+    def said(name: str, wrong: Change) -> dict[str, Finding]:
+        bag = rig_drive.write_drive(tmp_path / name, then(rig_drive.past_cars, wrong))
+        return {f.found.partition(":")[0]: f for f in examined(bag) if f.check == "camera_place"}
+
+    right = said("right", as_it_is)
+    assert {found.verdict for found in right.values()} == {"ok"}, [found.line() for found in right.values()]
+    wrong = said("wrong", _moved("cam_a", {"roll": 3.0}))
+    assert wrong["cam_a"].verdict == "warning" and "cam_b" not in wrong
+    assert "change roll -3.0 degrees" in wrong["cam_a"].mend, wrong["cam_a"].line()
 
 
 # ---- made wrong
@@ -91,13 +104,17 @@ def _scaled(factor: float) -> Callable[[np.ndarray], None]:
 
 def _turned(degrees: float, name: str = "radar_a") -> Change:
     """The extrinsics of one radar are turned; what it measures is not."""
+    return _moved(name, {"yaw": degrees})
+
+
+def _moved(name: str, wrong: dict[str, float]) -> Change:
+    """The extrinsics of one sensor are turned or moved; what it measures is not."""
 
     def change(row: Row) -> Iterator[Row]:
         transforms = []
         for transform in row.message.transforms:
             if transform.child_frame_id == name:
-                pose = rig_drive.MOUNTS[name].copy()
-                pose[:3, :3] = rotation_from_yaw(np.radians(degrees)) @ pose[:3, :3]
+                pose = perturbed(rig_drive.MOUNTS[name], wrong)
                 make = rig_drive.Messages(rig_drive.make_typestore())
                 transform = make.transforms(START, "base_link", {name: pose}).transforms[0]
             transforms.append(transform)
@@ -262,6 +279,10 @@ WRONG: dict[str, tuple[Change, dict[str, Any], str, str, str]] = {
         only("/odometry", lambda row: [_faster(row)]), {}, "radar_speed", "error", "all radars say the same",
     ),
     "a radar turned by 4 degrees": (_turned(4.0), {}, "radar_yaw", "warning", "turn it by -4."),
+    "a radar that sits further left": (
+        _moved("radar_a", {"y": 0.8}), {}, "radar_place", "warning",
+        "move it by x +0.00, y -0.80 m in the extrinsics, or the other radar the other way",
+    ),
     "a radar turned by -15 degrees": (_turned(-15.0, "radar_b"), {}, "radar_yaw", "error", "turn it by +15."),
 }  # fmt: skip
 PERIOD_NS = rig_drive.PERIOD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bev_perception.rig import content_checks, input_checks, time_checks
+from bev_perception.rig import content_checks, input_checks, place_checks, time_checks
 from bev_perception.rig.finding import Finding, merged
 from bev_perception.rig.summary import Summary
 
@@ -34,6 +34,8 @@ CHECKS: dict[str, Check] = {
     "radar_compensation": content_checks.check_radar_compensation,
     "radar_speed": content_checks.check_radar_speed,
     "radar_yaw": content_checks.check_radar_yaw,
+    "radar_place": place_checks.check_radar_place,
+    "camera_place": place_checks.check_camera_place,
     "other": input_checks.check_other,
     "frames_made": input_checks.check_frames_made,
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bev_perception.bags.recording import Recording, UnreadableMessage, open_bag
+from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
 from bev_perception.evaluation.frames import hear
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
@@ -27,17 +28,21 @@ def offers_of(recording: Recording) -> dict[str, tuple[Offer, ...]]:
 
 
 def listen_to_bag(
-    bag: str | Path, config: NodeConfig, spec: ModelSpec, watch: Callable[[float], None] = lambda share: None
+    bag: str | Path,
+    config: NodeConfig,
+    spec: ModelSpec,
+    watch: Callable[[float], None] = lambda share: None,
+    boxes: str = GROUND_TRUTH_TOPIC,
 ) -> Summary:
-    """Everything that the node would hear of a recording. watch(share): as in frames_of. Raises BagError,
-    CalibrationError."""
+    """Everything that the node would hear of a recording, and the boxes of a topic. watch(share): as in frames_of.
+    Raises BagError, CalibrationError."""
     notes: list[str] = []
 
     def note(text: str) -> None:
         if text not in notes and len(notes) < NOTES_KEPT:
             notes.append(text)
 
-    listener = RigListener(config, spec)
+    listener = RigListener(config, spec, boxes)
     with open_bag(bag, note) as recording:
         first_ns = last_ns = 0
         for record_ns in hear(recording, listener.intake, listener.sources, listener.taken, watch):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
@@ -16,12 +17,18 @@ from bev_perception.rig.views import Viewer, Views
 from bev_perception.sensors.intake import SensorIntake, Source
 
 
-def listen_live(config: NodeConfig, spec: ModelSpec, seconds: float, use_sim_time: bool = False) -> Summary:
-    """Everything that the node would hear for so long. use_sim_time: the time is that of /clock, as of a bag that is
-    played with it; here and below. Raises CalibrationError; ImportError without ROS."""
+def listen_live(
+    config: NodeConfig,
+    spec: ModelSpec,
+    seconds: float,
+    use_sim_time: bool = False,
+    boxes: str = GROUND_TRUTH_TOPIC,
+) -> Summary:
+    """Everything that the node would hear for so long, and the boxes of a topic. use_sim_time: the time is that of
+    /clock, as of a bag that is played with it; here and below. Raises CalibrationError; ImportError without ROS."""
     from bev_perception.ros.listen import listen
 
-    listener = RigListener(config, spec)
+    listener = RigListener(config, spec, boxes)
     take = _to_intake(listener.intake, listener.taken, listener.poll)
     with _ends_as_ctrl_c():
         found = listen(listener.sources, take, seconds, use_sim_time)

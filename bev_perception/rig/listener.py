@@ -19,9 +19,13 @@ from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig, RadarConfig
 from bev_perception.preprocess.encodings import ImageError, decode_image, source_size
 from bev_perception.preprocess.radar import own_velocities
+from bev_perception.rig.boxes_heard import BoxesHeard
 from bev_perception.rig.direction import direction_of
 from bev_perception.rig.doppler import fit_velocity
+from bev_perception.rig.outlines import OutlinesHeard
 from bev_perception.rig.pairs import PairsHeard
+from bev_perception.rig.place import placed_by_boxes, placed_by_radars
+from bev_perception.rig.standing import StandingHeard
 from bev_perception.rig.summary import Drive, Heard, Motion, Offer, Picture, Summary
 from bev_perception.rig.thinned import Thinned
 from bev_perception.rig.times import TimesHeard, fold, phase_of
@@ -45,17 +49,21 @@ class RigListener:
     """Give the messages of `sources` to `intake`, then call `poll`; `finish` says what was heard.
 
     The sources are the intake's, with an eye on what passes: nothing is converted twice, and what is refused is refused
-    by the node's own rules. Raises CalibrationError as SensorIntake does.
+    by the node's own rules. boxes: the topic of boxes, heard where somebody sends them. Raises CalibrationError as
+    SensorIntake does.
     """
 
-    def __init__(self, config: NodeConfig, spec: ModelSpec) -> None:
+    def __init__(self, config: NodeConfig, spec: ModelSpec, boxes: str) -> None:
         self.config, self.spec = config, spec
         self.taken = Measurements(config.sync_config(spec))
         self.details: dict[str, str] = {}
         self.intake = SensorIntake(config, self.taken, self._report)
-        self.sources = tuple(replace(s, convert=partial(self._pass, s)) for s in self.intake.sources)
+        self._boxes = BoxesHeard(boxes)
+        heard = tuple(replace(s, convert=partial(self._pass, s)) for s in self.intake.sources)
+        self.sources = (*heard, self._boxes.source)
         self._sync = FrameSynchronizer(self.taken)
-        self._times = {source.sensor: TimesHeard() for source in self.sources}
+        self._inputs = self.intake.sources
+        self._times = {source.sensor: TimesHeard() for source in self._inputs}
         self._sizes: dict[str, Counter[tuple[int, int]]] = {name: Counter() for name in config.cameras}
         self._encodings: dict[str, Counter[str]] = {name: Counter() for name in config.cameras}
         self._colors = {name: Thinned[tuple[float, float] | None](IMAGES_KEPT) for name in config.cameras}
@@ -65,6 +73,8 @@ class RigListener:
         self._columns: dict[str, tuple[str, ...]] = {}
         self._odometry = _DriveHeard()
         self._pairs = PairsHeard(spec.cameras)
+        self._standing, self._outlines = StandingHeard(spec.radars), OutlinesHeard(spec.cameras)
+        self._waiting: SensorFrame | None = None
         self._frames = 0
         self._used: Counter[str] = Counter()
 
@@ -81,6 +91,8 @@ class RigListener:
         notes: Sequence[str] = (),
         live: bool = False,
     ) -> Summary:
+        self._compare_last()
+        returns = self._standing.finish()
         times = {name: heard.finish() for name, heard in self._times.items()}
         refused = {name: self._refused(name) for name in times}
         period_ns = self.taken.config.period_ns
@@ -94,7 +106,7 @@ class RigListener:
             seconds=seconds,
             topics=topics,
             heard={
-                s.sensor: Heard(s.sensor, s.topic, s.kind, times[s.sensor], refused[s.sensor]) for s in self.sources
+                s.sensor: Heard(s.sensor, s.topic, s.kind, times[s.sensor], refused[s.sensor]) for s in self._inputs
             },
             counters=dict(self.taken.counters),
             details=dict(self.details),
@@ -106,6 +118,10 @@ class RigListener:
             motions={name: found.finish() for name, found in self._motions.items()},
             radar_columns=self._columns,
             directions={name: direction_of(found[name], poses[name]) for name in found},
+            by_radars=placed_by_radars(returns),
+            by_boxes=placed_by_boxes(returns),
+            outlines=self._outlines.finish(),
+            boxes=self._boxes.heard,
             drive=self._odometry.finish(),
             notes=tuple(notes),
             live=live,
@@ -181,10 +197,22 @@ class RigListener:
     def _look_at(self, frame: SensorFrame) -> None:
         self._frames += 1
         self._pairs.add(frame)
+        self._compare_last()
+        self._waiting = frame
         self._used.update(n for n in (*self.spec.cameras, *self.spec.radars) if n not in frame.missing)
         for name, sweeps in zip(self.spec.radars, frame.radars):
             if sweeps:
                 self._motions[name].add(sweeps[0], self._relative[name])
+
+    def _compare_last(self) -> None:
+        """The frame before this one, as boxes that belong to it may have come after it was made."""
+        frame, self._waiting = self._waiting, None
+        if frame is None:
+            return
+        objects = self._boxes.at(frame.stamp_ns)
+        self._standing.add(frame, objects)
+        if objects is not None:
+            self._outlines.add(frame, objects)
 
 
 class _MotionHeard:

@@ -10,6 +10,8 @@ import numpy as np
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
 from bev_perception.rig.direction import Direction
+from bev_perception.rig.outlines import OutlineFit
+from bev_perception.rig.place import Placed
 from bev_perception.rig.times import Times
 
 
@@ -79,7 +81,8 @@ class Summary:
     """source: what was listened to. seconds: of the recording, or listened. topics: all that there are. counters,
     details: the intake's, `SENSOR/reason`. frames: made by the synchroniser; used: sensor -> in how many of them.
     gaps: sensor -> what its calibration lacks. phases: camera -> (ms after the anchor within a period, agreement).
-    notes: what is damaged about the recording. live: not a recording."""
+    by_radars, by_boxes: radar -> by how much it sits elsewhere. boxes: how many messages of boxes came. notes: what is
+    damaged about the recording. live: not a recording."""
 
     source: str
     config: NodeConfig
@@ -97,6 +100,10 @@ class Summary:
     motions: Mapping[str, Motion] = field(default_factory=dict)
     radar_columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     directions: Mapping[str, Direction] = field(default_factory=dict)
+    by_radars: Mapping[str, Placed] = field(default_factory=dict)
+    by_boxes: Mapping[str, Placed] = field(default_factory=dict)
+    outlines: Mapping[str, OutlineFit] = field(default_factory=dict)
+    boxes: int = 0
     drive: Drive = Drive()
     notes: tuple[str, ...] = ()
     live: bool = False

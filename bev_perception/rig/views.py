@@ -12,15 +12,15 @@ import numpy as np
 from bev_perception.calibration import CalibrationError, StaticTree
 from bev_perception.conversions import read_points, stamp_ns
 from bev_perception.ego_motion import integrate_twist
-from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC
 from bev_perception.evaluation.draw import draw_boxes
-from bev_perception.evaluation.objects import Objects, objects_from_message
+from bev_perception.evaluation.objects import Objects
 from bev_perception.geometry import invert, transform_boxes, transform_points
 from bev_perception.measurements import Measurements
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
 from bev_perception.preprocess.images import img_from_cam
 from bev_perception.preprocess.radar import over_ground, own_velocities
+from bev_perception.rig.boxes_heard import BoxesHeard
 from bev_perception.rig.epipolar import Pair
 from bev_perception.rig.found import radar_fields
 from bev_perception.rig.overlay import MOVING_MPS, draw_ground, draw_horizon, draw_points, draw_returns
@@ -64,7 +64,7 @@ class _Extras:
 
     tree: StaticTree = field(default_factory=StaticTree)
     lidar: tuple[int, str, np.ndarray] | None = None
-    objects: dict[int, Objects] = field(default_factory=dict)
+    boxes: BoxesHeard = field(default_factory=BoxesHeard)
 
 
 class Viewer:
@@ -103,8 +103,7 @@ def _other_sources(topics: Mapping[str, str], config: NodeConfig, extras: _Extra
     found = [
         Source(t, "other cloud", CLOUD, _lidar(extras)) for t, kind in topics.items() if kind == CLOUD and t not in used
     ]
-    if GROUND_TRUTH_TOPIC in topics:
-        found.append(Source(GROUND_TRUTH_TOPIC, "true boxes", topics[GROUND_TRUTH_TOPIC], _objects(extras)))
+    found.append(extras.boxes.source)
 
     def transforms(message: Any) -> None:
         try:
@@ -128,17 +127,8 @@ def _lidar(extras: _Extras) -> Callable[[Any], None]:
     return take
 
 
-def _objects(extras: _Extras) -> Callable[[Any], None]:
-    def take(message: Any) -> None:
-        if len(extras.objects) > 100:
-            extras.objects.pop(min(extras.objects))
-        extras.objects[stamp_ns(message.header.stamp)] = objects_from_message(message, ground_truth=True)
-
-    return take
-
-
 def _moment(frame: SensorFrame, config: NodeConfig, extras: _Extras) -> Moment:
-    objects = extras.objects.get(frame.stamp_ns)
+    objects = extras.boxes.at(frame.stamp_ns)
     if extras.lidar is None or abs(extras.lidar[0] - frame.stamp_ns) > LIDAR_AGE_NS:
         return Moment(frame, objects=objects)
     stamp, name, points = extras.lidar
