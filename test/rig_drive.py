@@ -190,12 +190,12 @@ def in_sight(row: Row) -> Iterable[Row]:
 
 @cache
 def _cars() -> np.ndarray:
-    """(M, 7) boxes in odom, along the way."""
+    """(M, 7) boxes in odom, beside the way."""
     rng = np.random.default_rng(4)
-    place = np.array([pose_at(START + round(t * NS))[:2, 3] for t in rng.uniform(-2, 8, 40)])
-    aside = rng.uniform(4, 9, (40, 1)) * rng.choice([-1, 1], (40, 1)) * [0.3, 1.0]
-    size = np.tile([4.4, 1.8, 1.6], (40, 1)) * rng.uniform(0.8, 1.3, (40, 3))
-    return np.column_stack([place + aside, size[:, 2] / 2, size, rng.uniform(-3, 3, 40)])
+    size = np.tile([2.0, 1.2, 1.6], (300, 1)) * rng.uniform(0.8, 1.2, (300, 3))
+    cars = np.column_stack([rng.uniform(-50, 80, (300, 2)), size[:, 2] / 2, size, rng.uniform(-3, 3, 300)])
+    way = np.array([pose_at(START + k * 100 * MS)[:2, 3] for k in range(100)])
+    return cars[np.linalg.norm(cars[:, None, :2] - way, axis=2).min(axis=1) > 4.5]
 
 
 def past_cars(row: Row) -> Iterable[Row]:

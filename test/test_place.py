@@ -10,7 +10,7 @@ import pytest
 from rig_drive import LOOK_AHEAD
 
 from bev_perception.geometry import box_corners, invert, make_transform, project, rotation_from_yaw, transform_points
-from bev_perception.rig.outlines import LEAST_BOXES, Outlined, fit_outlines
+from bev_perception.rig.outlines import LEAST_OBJECTS, Outlined, fit_outlines
 from bev_perception.rig.perturb import perturbed
 from bev_perception.rig.place import placed_by_boxes, placed_by_radars
 from bev_perception.rig.standing import HELD, RETURNS_KEPT, STILL, Returns, StandingHeard
@@ -141,7 +141,7 @@ def test_a_right_camera_is_left_alone() -> None:
 
 
 def test_few_boxes_do_not_tell() -> None:
-    few = pictures((LEAST_BOXES - 1) // 3)
+    few = pictures((LEAST_OBJECTS - 1) // 3)
     assert not fit_outlines(few, perturbed(EGO_FROM_CAM, {"roll": 5.0})).tells
 
 
