@@ -54,7 +54,7 @@ def heard(given: list[SensorFrame]) -> Returns:
 @pytest.mark.parametrize("wrong", [{}, {"x": 0.5}, {"y": -0.8}, {"yaw": 3.0}, {"x": -0.4, "y": 0.4, "yaw": -2.0}])
 def test_a_radar_is_placed_by_the_others(wrong: dict[str, float]) -> None:
     placed = placed_by_radars(heard(frames({"b": wrong})))
-    assert set(placed) == set(RADARS) and min(found.pairs for found in placed.values()) > 600
+    assert set(placed) == set(RADARS) and min(found.pairs for found in placed.values()) > 1000
     for name, found in placed.items():
         change = {key: -value for key, value in wrong.items()} if name == "b" else {}
         expected = [change.get(key, 0.0) for key in ("x", "y", "yaw")]
