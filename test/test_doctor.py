@@ -20,6 +20,7 @@ from rig_drive import MS, NS, START, Change, Row, altered, as_it_is, only, point
 
 from bev_perception import doctor
 from bev_perception.parameters import make_config
+from bev_perception.rig import outlines
 from bev_perception.rig.checks import CHECKS, check_all
 from bev_perception.rig.doppler import fit_velocity
 from bev_perception.rig.finding import Finding, lines, merged
@@ -61,7 +62,9 @@ def test_where_cameras_look(tmp_path: Path) -> None:
     assert "turn it by yaw -3.00" in found.mend or "turn it by yaw -2.75" in found.mend, found.line()
 
 
-def test_how_cameras_sit_by_boxes(tmp_path: Path) -> None:
+def test_how_cameras_sit_by_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlines, "LEAST_OBJECTS", 12)  # five seconds show no more
+
     def said(name: str, wrong: Change) -> dict[str, Finding]:
         bag = rig_drive.write_drive(tmp_path / name, then(rig_drive.past_cars, wrong))
         return {f.found.partition(":")[0]: f for f in examined(bag) if f.check == "camera_place"}
