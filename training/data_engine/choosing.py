@@ -66,7 +66,7 @@ class Picked:
 
     token: str
     drive: str
-    stamp_ns: int
+    stamp_us: int
     score: float
 
 
@@ -214,7 +214,7 @@ def _named(store: Store, drives: Sequence[str], rows: _Rows, taken: Sequence[int
         frames = store.read(drives[number], ("stamp_ns",))
         for i in (i for i in taken if rows.drive[i] == number):
             row = int(rows.row[i])
-            stamp = int(frames.array("stamp_ns")[row])
+            stamp = int(frames.array("stamp_ns")[row]) // 1000
             found[i] = Picked(frames.tokens[row], drives[number], stamp, float(rows.score[i]))
     return tuple(found[i] for i in taken)
 

@@ -139,7 +139,7 @@ def _by_chance(loop: Loop, drives: Sequence[str]) -> Chosen:
     keyframes = open_nuscenes(loop.pool, drives, loop.run.spec, loop.run.data)
     every: list[Picked] = []
     for keyframe in keyframes:
-        every += [Picked(t, keyframe.scene, keyframe.stamp_ns, 0.0) for t in loop.waits.tokens(keyframe.token)]
+        every += [Picked(t, keyframe.scene, keyframe.stamp_ns // 1000, 0.0) for t in loop.waits.tokens(keyframe.token)]
     order = np.argsort(-random_of([frame.token for frame in every], loop.seed), kind="stable")[: loop.first]
     return Chosen(tuple(every[i] for i in order), len(every), 0, 0)
 
