@@ -198,7 +198,7 @@ def test_every_strategy_chooses_its_budget(by: str, tmp_path: Path) -> None:
     again = choose(store, drives, CLASSES, pool, Request(by, 10), {})
     assert again == chosen
     labelled = by_drive([list_of(tmp_path, "v", Request(by, 10), chosen)])
-    more = choose(store, drives, CLASSES, survey(store, drives, 2, labelled), Request(by, 0.5), labelled)
+    more = choose(store, drives, CLASSES, survey(store, drives, 2, labelled), Request(by, 0.5, share=True), labelled)
     assert len(more.frames) == 35 and not {frame.token for frame in more.frames} & set(tokens)
     assert more.labelled == 10
 
@@ -236,7 +236,7 @@ def test_whole_drives_by_the_mean_of_their_frames(tmp_path: Path) -> None:
     parts = [made_up(f"d{k}", 10 + k, k) for k in range(4)]
     store, drives = stored(tmp_path, *parts)
     pool = survey(store, drives, 2, {})
-    chosen = choose(store, drives, CLASSES, pool, Request("entropy_sum", 0.5, scenes=True), {})
+    chosen = choose(store, drives, CLASSES, pool, Request("entropy_sum", 0.5, scenes=True, share=True), {})
     means = {f.drive: float(f.lists("entropy").values.sum() / len(f)) for f in parts}
     best = sorted(means, key=lambda drive: -means[drive])[:2]
     assert {frame.drive for frame in chosen.frames} == set(best)
@@ -291,6 +291,7 @@ def test_the_list_comes_back_and_others_are_refused(tmp_path: Path) -> None:
         ({"by": "best"}, "--by best: expected one of random"),
         ({"budget": 1.5}, "--budget 1.5"),
         ({"budget": 0}, "--budget 0"),
+        ({"budget": 1.2, "share": True}, "--budget 120"),
         ({"sampler": "x"}, "--sampler x"),
         ({"quotas": {"car": 0.7, "bus": 0.6}}, "quotas are shares"),
     ],

@@ -1,4 +1,4 @@
-"""Choosing end to end on the tiny set: the command, the loop that resumes, labels by files and with errors, the study."""
+"""Choosing on the tiny set: the command, the loop that resumes, labels by files and with errors, the study."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
 POOL is a data set in nuScenes' format, with labels or without, a recording, or a folder of recordings, such as those
 that a vehicle has kept. What networks say of it is stored beside OUT (or in --store), drive by drive, so that the same
 command goes on where it was stopped and another strategy costs seconds. --checkpoint several times is an ensemble.
-Near duplicates of what is labelled or chosen go first. A budget below 1 is a share of the pool.
+Near duplicates of what is labelled or chosen go first. `--budget 20%` is a share of the pool.
 """
 
 from __future__ import annotations
@@ -39,6 +39,16 @@ def quotas_of(words: Sequence[str]) -> dict[str, float]:
         raise ValueError(f"--quota {' '.join(words)}: expected CLASS=SHARE each, such as pedestrian=0.3") from error
 
 
+def budget_of(text: str) -> tuple[float, bool]:
+    """`200` or `20%` -> (200, False) or (0.2, True). Raises ValueError for others."""
+    try:
+        return (float(text[:-1]) / 100, True) if text.endswith("%") else (float(int(text)), False)
+    except ValueError as error:
+        raise ValueError(
+            f"--budget {text}: expected a number of frames, such as 200, or a share, such as 20%"
+        ) from error
+
+
 def _estimator(bundle: Path | None, spec: ModelSpec) -> Estimator | None:
     """Raises ValueError for a bundle without the table, or of other classes."""
     if bundle is None:
@@ -59,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("pool", type=Path)
     parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="the network; several: an ensemble")
-    parser.add_argument("--budget", type=float, required=True, help="frames, or a share below 1")
+    parser.add_argument("--budget", required=True, metavar="N", help="frames, or a share of the pool, such as 20%%")
     parser.add_argument("--by", default="entropy", choices=STRATEGIES, metavar="STRATEGY", help=", ".join(STRATEGIES))
     parser.add_argument("--out", type=Path, required=True, metavar="LIST", help="file to write")
     parser.add_argument(
@@ -84,9 +94,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--ray", default="", metavar="ADDRESS", help="on a Ray cluster, or `local`")
     args = parser.parse_args(argv)
     like = None if args.keep_duplicates else Likeness()
+    budget, share = budget_of(args.budget)
     request = Request(
-        args.by, args.budget, args.aggregate, args.sampler, args.per_drive, quotas_of(args.quota), like, args.scenes,
-        args.seed,
+        args.by, budget, args.aggregate, args.sampler, args.per_drive, quotas_of(args.quota), like, args.scenes,
+        args.seed, share,
     )  # fmt: skip
     networks = Networks(tuple(args.checkpoint), args.teacher)
     folder = args.store or args.out.with_name(f"{args.out.stem}.frames")

@@ -16,7 +16,7 @@ WINDOW_NS = 500_000_000  # over which a deceleration is told
 @dataclass(frozen=True)
 class Moment:
     """What the node's status knows. probabilities (M,): of the newest frame's detections, their scores where the model
-    was not calibrated. faults: sensor -> why it does not contribute. deceleration: m/s2, NaN where it is not known.
+    was not calibrated. faults: sensor -> why it cannot contribute. deceleration: m/s2, NaN where it is not known.
     signals: of the model's health, name -> value in units of its limit (novelty, disagreement); none without.
     asked: by the service, with its reason, or "". The limits are those of RingConfig."""
 
@@ -44,7 +44,7 @@ def health(moment: Moment) -> str:
 
 
 def sensor_fault(moment: Moment) -> str:
-    """A sensor that does not contribute."""
+    """A sensor that is silent, or sends what cannot be used; one that is late is not meant."""
     return "; ".join(f"{name} {reason}" for name, reason in moment.faults.items())
 
 

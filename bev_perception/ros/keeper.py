@@ -1,17 +1,16 @@
 """The ring of the running node: what its subscriptions heard in the last seconds, written down when a trigger fires.
 
-Callbacks hand over references; all else (compressing raw images, writing) is done by one thread of the lowest priority,
-which uses a share of a core at most and waits in between.
+Callbacks hand over references; all else (compressing raw images, writing) is done by one thread that comes last: it
+works in slices of some milliseconds and waits after each, so that it has a share of a core at most. Its priority for
+the system is that of the others all the same: a thread that holds the interpreter and is not scheduled holds up all.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 import yaml
 from rclpy.lifecycle import LifecycleNode
 from rclpy.serialization import serialize_message
+from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage
 from std_srvs.srv import Trigger
 
@@ -43,7 +43,6 @@ KEEP = "~/keep"
 MIB = 2**20
 PATIENCE_S = 5.0  # with a bag that is being written when the node stops; what is not whole by then is gone
 WINDOW_NS = 100_000_000  # images of one sweep are compressed together, or none of them
-LOWEST = 19  # niceness
 COMPRESSED, JPEG_KIND = "/compressed", "sensor_msgs/msg/CompressedImage"
 # Encodings of raw images that JPEG takes -> channels, and what makes BGR of them.
 ENCODINGS: dict[str, tuple[int, int | None]] = {"bgr8": (3, None), "rgb8": (3, cv2.COLOR_RGB2BGR), "mono8": (1, None)}
@@ -63,6 +62,7 @@ class Keeper:
         self._params = dict(params)
         self._edges, self._braking = Edges(config.triggers), Braking()
         self._budget = Budget(SHARE)
+        self._typestore = get_typestore(Stores.ROS2_JAZZY)
         self._images: deque[tuple[str, int, bytes]] = deque(maxlen=64)  # raw ones that wait for the thread
         self._window, self._takes = -1, False
         self._compressed: set[str] = set()  # topics whose images are kept as JPEG
@@ -166,8 +166,6 @@ class Keeper:
     # ---- in the thread of the ring
 
     def _run(self) -> None:
-        with suppress(OSError, AttributeError):  # a system without priorities of threads
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
         began = time.thread_time()
         while True:
             with self._condition:
@@ -211,8 +209,6 @@ class Keeper:
 
     def _write(self, reasons: Mapping[str, str]) -> None:
         """A failure costs this bag, not the node."""
-        from rosbags.typesys import Stores, get_typestore
-
         messages = sorted(
             self._ring.taken(), key=lambda message: message.stamp_ns
         )  # JPEG comes after what it waited for
@@ -235,10 +231,9 @@ class Keeper:
         facts = {"written_by": "bev_perception", "stamp_ns": str(stamp_ns)}
         facts |= {"trigger": ", ".join(reasons), "reason": "; ".join(f"{k}: {v}" for k, v in reasons.items())}
         try:
-            typestore = get_typestore(Stores.ROS2_JAZZY)
             for kind in {message.kind for message in messages}:
-                register_type(typestore, kind)
-            write_bag(target, messages, typestore, facts, self._params_yaml(), pace)
+                register_type(self._typestore, kind)
+            write_bag(target, messages, self._typestore, facts, self._params_yaml(), pace)
         except InterruptedError:
             return
         except OSError as error:

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -41,7 +41,6 @@ from bev_perception.ros.declare import NodeParameters
 from bev_perception.ros.deploy_server import DeployServer, deployment_message
 from bev_perception.ros.diagnostics import ACTIVE, NodeReport, diagnostics_message, status_message
 from bev_perception.ros.inputs import check_message_types
-from bev_perception.ros.keeper import Keeper
 from bev_perception.ros.middleware import MiddlewareWatch
 from bev_perception.ros.parameter_files import CommandLine, read_command_line
 from bev_perception.ros.run import ActiveRun, Model
@@ -50,6 +49,9 @@ from bev_perception.ros.telemetry import Telemetry
 from bev_perception.sensors.sensor_calibration import read_extrinsics
 from bev_perception.sync_config import MS
 from bev_perception_msgs.msg import PerceptionStatus
+
+if TYPE_CHECKING:
+    from bev_perception.ros.keeper import Keeper
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR,
@@ -186,6 +188,8 @@ class PerceptionNode(LifecycleNode):
         self.telemetry.clear()
         tap = None
         if self._config.ring.folder:
+            from bev_perception.ros.keeper import Keeper  # what writes bags takes half a second to load
+
             self._keeper = Keeper(self, self._config.ring, self._params.values(), self.telemetry)
             tap = self._keeper.take
         self._run = ActiveRun(self, self._config, self._model, self._outputs, self.telemetry, tap)

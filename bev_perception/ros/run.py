@@ -42,6 +42,7 @@ PIPELINE_THREAD = "bev_pipeline"
 PATIENCE_S = 10.0  # with the step that runs when the node is deactivated
 DETECTIONS = "detections"  # of PUBLISHERS, the one that others are made beside
 # Stages of BevPipeline.timings_ms -> stages of the status.
+LASTING_FAULTS = ("silent", "never_seen", "invalid")  # what is late now may be in time for the next frame
 STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode"}
 
 
@@ -176,7 +177,7 @@ class ActiveRun:
             pose = None if stamp_ns is None else self._taken.poses.at(stamp_ns)
         if newest is None:
             return Moment(), None
-        faults = {s.name: s.reason for s in health if s.state not in ("ok", "suspect", "absent")}
+        faults = {s.name: s.reason for s in health if s.state in LASTING_FAULTS}
         found = newest.scores if newest.uncertainty is None else newest.uncertainty.probability
         speed = None if pose is None else (pose.stamp_ns, float(np.hypot(*pose.linear[:2])))
         return Moment(np.asarray(found), faults), speed

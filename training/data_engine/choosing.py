@@ -19,7 +19,7 @@ CANDIDATES = 20  # times the budget, the best by score: what samplers that compa
 
 @dataclass(frozen=True)
 class Request:
-    """by: of STRATEGIES. budget: frames, or a share of the pool below 1; with `scenes` whole drives, by the mean of
+    """by: of STRATEGIES. budget: frames, with `share` a share of the pool; with `scenes` whole drives, by the mean of
     their frames. aggregate, sampler: instead of the strategy's. per_drive: frames of a drive at most, 0: any number.
     quotas: class -> share of the budget that is filled first with frames in which it was found. like: what near
     duplicates are; None: whatever the strategy, none are left out."""
@@ -33,14 +33,16 @@ class Request:
     like: Likeness | None = field(default_factory=Likeness)
     scenes: bool = False
     seed: int = 0
+    share: bool = False
 
     def __post_init__(self) -> None:
         if self.by not in STRATEGIES:
             raise ValueError(f"--by {self.by}: expected one of {', '.join(STRATEGIES)}")
         if self.sampler and self.sampler not in SAMPLERS:
             raise ValueError(f"--sampler {self.sampler}: expected one of {', '.join(SAMPLERS)}")
-        if self.budget <= 0 or (self.budget >= 1 and self.budget != int(self.budget)):
-            raise ValueError(f"--budget {self.budget:g}: expected a number of frames, or a share above 0 and below 1")
+        if self.budget <= 0 or (self.budget > 1 if self.share else self.budget != int(self.budget)):
+            found = f"{self.budget:.2%}" if self.share else f"{self.budget:g}"
+            raise ValueError(f"--budget {found}: expected a number of frames, such as 200, or a share, such as 20%")
         if any(share <= 0 for share in self.quotas.values()) or sum(self.quotas.values()) > 1:
             raise ValueError(f"quotas are shares of the budget above 0 that make at most 1, found {dict(self.quotas)}")
 
@@ -56,7 +58,7 @@ class Request:
 
     def count(self, of: int) -> int:
         """The budget in frames (or drives), of so many that there are."""
-        wanted = int(self.budget) if self.budget >= 1 else max(1, round(self.budget * of))
+        wanted = max(1, round(self.budget * of)) if self.share else int(self.budget)
         return min(wanted, of)
 
 

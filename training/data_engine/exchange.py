@@ -2,10 +2,12 @@
 
     python -m training.data_engine.exchange export chosen.json --as cuboids --out to_label.json
     python -m training.data_engine.exchange import labelled.json chosen.json --out data/labelled
+    python -m training.data_engine.exchange view chosen.json --out data/chosen
 
 `--as cuboids` is one JSON file in the manner of Segments.ai's and CVAT's cuboids: for each frame its files with their
 calibrations, and boxes in the vehicle's frame. `--as nuscenes` is a data set of links in which the chosen samples have
-no annotation yet. Either comes back filled in; OUT is then a data set to train on: python -m training.train ... --data
+no annotation yet. Either comes back filled in; OUT is then a data set to train on.
+`view` makes one with the labels that the pool has, or with none: a teacher needs none.
 """
 
 from __future__ import annotations
@@ -200,22 +202,27 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    to, back = commands.add_parser("export"), commands.add_parser("import")
+    to, back, view = (commands.add_parser(name) for name in ("export", "import", "view"))
     back.add_argument("labels", type=Path, help="what the tool gave back")
-    for command in (to, back):
+    for command in (to, back, view):
         command.add_argument("list", type=Path, help="file of training.select")
-        command.add_argument("--as", dest="form", choices=EXCHANGES, default="cuboids")
         command.add_argument("--out", type=Path, required=True)
+    for command in (to, back):
+        command.add_argument("--as", dest="form", choices=EXCHANGES, default="cuboids")
     to.add_argument("--labelled", action="store_true", help="with the boxes that the pool has, to be corrected")
     to.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="whose cameras are exported")
     args = parser.parse_args(argv)
     chosen = read_list(args.list)
+    source, tokens = Source(Path(chosen.pool), chosen.version), [frame.token for frame in chosen.frames]
+    if args.command == "view":
+        write_view(args.out, source, tokens)
+        print(f"{args.out}: {len(tokens)} frames of {source.root}, to be trained on")
+        return 0
     export, read = EXCHANGES[args.form]
     if args.command == "export":
         export(chosen, args.out, load_bundle(args.bundle).spec, args.labelled)
         print(f"{args.out}: {len(chosen.frames)} frames to label")
         return 0
-    source, tokens = Source(Path(chosen.pool), chosen.version), [frame.token for frame in chosen.frames]
     labels = read(args.labels, chosen)
     write_view(args.out, source, tokens, merged(source, tokens, labels))
     print(f"{args.out}: {len(tokens)} frames with {len(labels.annotations)} boxes, to be trained on")

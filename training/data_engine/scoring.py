@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bev_perception.evaluation.spread import spread
+from bev_perception.evaluation.spread import Done, spread
 from bev_perception.files import sha256_of
 from training.data.index import open_index
 from training.data.source import Source
@@ -26,6 +27,19 @@ def open_store(folder: Path, source: Source, networks: Networks, views: Sequence
     return Store(folder, {view: digest_of({"data": data, "networks": made_from[view]}) for view in views})
 
 
+def _here(work: Sequence[Look]) -> Iterator[Done[int]]:
+    """As `spread`, in this process: another one would take longer to begin than a small pool takes."""
+    begun = time.monotonic()
+    for index, look in enumerate(work):
+        result = error = None
+        try:
+            result = look_at(look)
+        except Exception as raised:
+            error = raised
+        left_s = (time.monotonic() - begun) / (index + 1) * (len(work) - index - 1)
+        yield Done(index, result, error, index + 1, left_s)
+
+
 def fill(
     store: Store, source: Source, drives: Sequence[str], networks: Networks, workers: int = 1, ray: str = "",
     batch: int = 4,
@@ -40,7 +54,7 @@ def fill(
     if len(work) < len(drives):
         print(f"{len(drives) - len(work)} of {len(drives)} drives are in {store.folder} already", file=sys.stderr)
     frames, failed = 0, {}
-    for done in spread(look_at, work, workers, ray):
+    for done in spread(look_at, work, workers, ray) if ray or workers > 1 else _here(work):
         if done.error is not None:
             failed[work[done.index].drive] = done.error
             continue
