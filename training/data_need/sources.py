@@ -67,7 +67,9 @@ def fit_law(samples: np.ndarray, scores: np.ndarray, start: Law | None = None) -
     def residuals(theta: np.ndarray) -> np.ndarray:
         return weights * (_law(theta, samples / unit) - scores)
 
-    tries = [least_squares(residuals, np.clip(s, low, high), bounds=(low, high), x_scale="jac") for s in starts]
+    tries = [
+        least_squares(residuals, np.clip(s, low, high), bounds=(low, high), x_scale="jac", max_nfev=100) for s in starts
+    ]
     return Law(unit, min(tries, key=lambda found: found.cost).x)
 
 
