@@ -121,7 +121,9 @@ class Store:
 
         Raises ValueError where views are of other frames than each other, OSError for a file that is not there.
         """
-        wanted, columns, tokens = None if names is None else {*names, "token"}, {}, None
+        wanted = None if names is None else {*names, "token"}
+        columns: dict[str, Column] = {}
+        tokens: Column | None = None
         for view in self.views:
             path = self.path(view, drive)
             try:
