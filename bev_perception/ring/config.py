@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bev_perception.ring.triggers import TRIGGERS
+from bev_perception.ring.triggers import BRAKING_MPS2, TRIGGERS, UNCERTAINTY
 
 SHARE = 0.03  # of a core, for all that the ring does beside keeping references
 
@@ -23,6 +23,6 @@ class RingConfig:
     pause_s: float = 60.0
     folder_mib: int = 4000
     triggers: tuple[str, ...] = tuple(TRIGGERS)
-    uncertainty: float = 0.6
-    braking_mps2: float = 4.0
+    uncertainty: float = UNCERTAINTY
+    braking_mps2: float = BRAKING_MPS2
     jpeg_quality: int = 0

@@ -11,6 +11,7 @@ import numpy as np
 ASKED = "asked"  # by the service
 LEAST = 3  # detections that a frame must have to be called unsure
 WINDOW_NS = 500_000_000  # over which a deceleration is told
+UNCERTAINTY, BRAKING_MPS2 = 0.6, 4.0  # limits, unless the parameters say otherwise
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Moment:
     deceleration: float = float("nan")
     signals: Mapping[str, float] = field(default_factory=dict)
     asked: str = ""
-    uncertainty: float = 0.6
-    braking_mps2: float = 4.0
+    uncertainty: float = UNCERTAINTY
+    braking_mps2: float = BRAKING_MPS2
 
 
 def uncertainty(moment: Moment) -> str:

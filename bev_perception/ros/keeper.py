@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -72,8 +71,6 @@ class Keeper:
         self._asked = ""
         self._problems: dict[str, str] = {}
         self._stopping = False
-        self.cpu_s = 0.0  # what the thread has used
-        self.newest: Path | None = None  # bag
         self._service = node.create_service(Trigger, KEEP, self._on_asked)
         self._thread = threading.Thread(target=self._run, name="bev_ring", daemon=True)
         self._thread.start()
@@ -166,7 +163,6 @@ class Keeper:
     # ---- in the thread of the ring
 
     def _run(self) -> None:
-        began = time.thread_time()
         while True:
             with self._condition:
                 while not (self._stopping or self._images or self._is_due()):
@@ -183,7 +179,6 @@ class Keeper:
                 self._write(reasons)
                 with self._condition:
                     self._reasons, self._next_s = {}, time.monotonic() + self._config.pause_s
-            self.cpu_s = time.thread_time() - began
 
     def _is_due(self) -> bool:
         return bool(self._reasons) and time.monotonic() >= self._due_s
@@ -243,7 +238,6 @@ class Keeper:
         except Exception as error:
             self._fail("ring_not_written", f"{target}: {type(error).__name__}: {error}")
         else:
-            self.newest = target
             self._problems.clear()
             self._telemetry.count("ring_bag_written", f"{target.name}: {facts['reason']}")
             self._node.get_logger().info(f"kept {len(messages)} messages in {target} ({facts['reason']})")

@@ -24,6 +24,7 @@ from training.data.config import for_evaluation
 from training.data.nuscenes import Keyframes, open_nuscenes
 from training.data.source import Source
 from training.data_engine.peaks import entropy, mutual_information, peak_values
+from training.data_engine.pool import FOUND
 from training.data_engine.store import Column, Frames, Ragged, Store
 from training.models.center_head import rectified_scores
 from training.models.detector import Prediction, SetDetector, task_index
@@ -34,8 +35,7 @@ from training.trainer.checkpoint import load_network
 from training.trainer.network import Network
 
 Batch = dict[str, Tensor]
-FOUND = 0.3  # what counts as found by teacher and student
-MATCH_M = 2.0  # and as the same object: nuScenes' middle match
+MATCH_M = 2.0  # what is the same object: nuScenes' middle match
 FLIP = dataclasses.replace(NO_AUGMENTATION, bev_flip_y=1.0)
 BRANCHES = ("camera", "radar")  # words of training.sensor_masks
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from bev_perception.bags.metadata import METADATA
 from bev_perception.bags.recording import STORAGES
+from bev_perception.ring.bag import PARAMS
 from training.bag_to_nuscenes import main as bag_to_nuscenes
 from training.data.nuscenes import read_split
 from training.data.source import Source
 
 SPLIT = "pool"  # of what recordings become
-PARAMS = "params.yaml"  # beside a recording that a vehicle's trigger has made: the parameters that it was made with
 
 
 def open_pool(
@@ -21,8 +21,8 @@ def open_pool(
 ) -> tuple[Source, list[str]]:
     """-> (data set, names of its drives). Recordings become a data set below `work`, each once.
 
-    params, bundle: of recordings, as in training.bag_to_nuscenes; None: the recording's own params.yaml, where it has
-    one, and else what is shipped. Raises ValueError for a folder that is neither.
+    params, bundle: of recordings, as in training.bag_to_nuscenes; None: what a vehicle's ring has put beside its bag,
+    and else what is shipped. Raises ValueError for a folder that is neither.
     """
     if (path / version).is_dir():
         return (source := Source(path, version)), read_split(source, split)
