@@ -192,7 +192,7 @@ def choosing_table(rows: Sequence[Row]) -> str:
         memory, hours = slope(of)
         last = of[-1]
         body.append((f"`{by}`", f"{last.frames:,.0f}", f"{last.survey_s + last.choose_s:.0f}", f"{last.mib:.0f}",
-                     f"{last.disk_mib:.0f}", f"{memory:.0f}", f"{hours:.2f}"))  # fmt: skip
+                     f"{last.disk_mib:.0f}", f"{round(memory)}", f"{hours:.2f}"))  # fmt: skip
     head = ("strategy", "frames", "CPU, s", "memory, MiB", "disk, MiB", "memory, bytes for each frame more",
             "CPU at a million frames, hours")  # fmt: skip
     return markdown(head, body)

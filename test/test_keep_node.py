@@ -20,6 +20,7 @@ from std_srvs.srv import Trigger
 
 from bev_perception.bags.metadata import read_metadata
 from bev_perception.bags.recording import open_bag
+from bev_perception.parameters import parse_yaml
 from bev_perception.ring.bag import PARAMS
 
 # Files of the node may have so many bytes: to it, that is a disk that is full.
@@ -127,8 +128,9 @@ def test_raw_images_become_jpeg_as_far_as_the_share_allows(bundle: Path, tmp_pat
         assert "/camera/cam_a/image_raw" not in topics
         images = [(c, raw) for c, _, raw in recording.messages() if c.topic == "/camera/cam_a/image_raw/compressed"]
         assert len(images) >= 2 and bytes(recording.deserialize(images[0][1], images[0][0]).data[:2]) == b"\xff\xd8"
-    params = (bag / PARAMS).read_text()
-    assert "cameras.cam_a.compressed: true" in params and "/camera/cam_a/image_raw/compressed" in params
+    params = parse_yaml(bag / PARAMS)
+    assert params["cameras.cam_a.compressed"] is True and params["radar_fields.y"] == "y"
+    assert params["cameras.cam_a.topic"] == "/camera/cam_a/image_raw/compressed"
 
 
 @pytest.mark.parametrize(

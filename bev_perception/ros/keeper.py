@@ -7,16 +7,17 @@ the system is that of the others all the same: a thread that holds the interpret
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 from rclpy.lifecycle import LifecycleNode
 from rclpy.serialization import serialize_message
 from rosbags.typesys import Stores, get_typestore
@@ -123,8 +124,14 @@ class Keeper:
     def look(self, moment: Moment, pose: tuple[int, float] | None) -> None:
         """The moment of this status. pose: stamp (ns) and speed (m/s) of the newest odometry."""
         deceleration = self._braking.add(*pose) if pose else float("nan")
-        limits = {"uncertainty": self._config.uncertainty, "braking_mps2": self._config.braking_mps2}
-        began = self._edges.look(Moment(moment.probabilities, moment.faults, deceleration, moment.signals, **limits))
+        began = self._edges.look(
+            replace(
+                moment,
+                deceleration=deceleration,
+                uncertainty=self._config.uncertainty,
+                braking_mps2=self._config.braking_mps2,
+            )
+        )
         if not began:
             return
         if self._reasons:  # of a bag that is about to be written
@@ -190,8 +197,8 @@ class Keeper:
             channels, to_bgr = ENCODINGS[raw.encoding]
             rows = np.frombuffer(raw.data, np.uint8)[: raw.height * raw.step].reshape(raw.height, raw.step)
             image = rows[:, : raw.width * channels].reshape(raw.height, raw.width, channels)
-            image = image if to_bgr is None else cv2.cvtColor(image, to_bgr)
-            packed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self._config.jpeg_quality])[1]
+            bgr = image if to_bgr is None else cv2.cvtColor(image, to_bgr)
+            packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self._config.jpeg_quality])[1]
         except (KeyError, ValueError, cv2.error):
             self._ring.add(Kept(topic, IMAGE, stamp_ns, serialised))
             return
@@ -249,4 +256,5 @@ class Keeper:
         for name, value in list(values.items()):
             if name.startswith("cameras.") and name.endswith(".topic") and value in self._compressed:
                 values |= {name: value + COMPRESSED, name.removesuffix("topic") + "compressed": True}
-        return yaml.safe_dump({"/**": {"ros__parameters": values}})
+        # JSON is YAML in which every text is quoted: a field may be called `y`.
+        return json.dumps({"/**": {"ros__parameters": values}}, indent=1) + "\n"
