@@ -97,6 +97,8 @@ setup(
             "onnxscript",
             "scipy",
             "tensorboard",
+            "pyarrow>=15",
+            "scikit-learn",
             "torch-pruning",
             "safetensors",
             "nuscenes-devkit==1.2.0",

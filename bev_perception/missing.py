@@ -22,7 +22,7 @@ MENDS: dict[str, str] = {
     "openvino": '`pip install ".[openvino]"` in the repository',
     **dict.fromkeys(("trimesh", "embreex"), EVALUATION),
     **dict.fromkeys(("torch", "lightning", "onnx", "onnxscript", "scipy", "tensorboard", "torch_pruning"), TRAINING),
-    **dict.fromkeys(("safetensors", "nuscenes", "matplotlib"), TRAINING),
+    **dict.fromkeys(("safetensors", "nuscenes", "matplotlib", "pyarrow", "sklearn"), TRAINING),
     **dict.fromkeys(("rclpy", "rpyutils", "rosidl_runtime_py"), ROS),
 }
 

@@ -21,6 +21,8 @@ from bev_perception.messages import PUBLISHERS
 from bev_perception.model_spec import ModelSpec
 from bev_perception.modes import MODES, SEVERITIES
 from bev_perception.preprocess.contents import CHOICES, ImageChecks
+from bev_perception.ring.config import RingConfig
+from bev_perception.ring.triggers import TRIGGERS
 from bev_perception.sensors.odometry_messages import ODOMETRY_SOURCES, OdometryConfig
 from bev_perception.sensors.radar_checks import RadarLimits
 from bev_perception.sensors.radar_messages import ANGLE_UNITS, LAYOUTS, RADAR_KINDS, VELOCITIES, RadarFields
@@ -102,6 +104,11 @@ def _radar_limit(name: str, description: str, limits: tuple[float, float]) -> Pa
 def _image_check(name: str, description: str) -> Parameter:
     """The row of `images.NAME`, whose default is that of ImageChecks.NAME."""
     return P(name, "string", getattr(ImageChecks, name.removeprefix("images.")), description, choices=CHOICES)
+
+
+def _ring(name: str, kind: str, description: str, **more: Any) -> Parameter:
+    """The row of `ring.NAME`, whose default is that of RingConfig.NAME."""
+    return P(name, kind, getattr(RingConfig, name.removeprefix("ring.")), description, **more)
 
 
 FRONT_CAMERAS = ("CAM_FRONT",)
@@ -322,6 +329,27 @@ PARAMETERS: tuple[Parameter, ...] = (
         "No detections for this long is an error",
         (1.0, 60_000.0),
         change=ANY_TIME,
+    ),
+    _ring(
+        "ring.folder",
+        "string",
+        "Directory for bags of the seconds around a trigger, written from a ring in memory. Empty: there is no ring",
+    ),
+    _ring("ring.seconds", "double", "How long the ring is: what was heard before is forgotten", limits=(1.0, 600.0)),
+    _ring("ring.mib", "int", "Memory of the ring at most, in MiB; it is shorter where that does", limits=(1, 100_000)),
+    _ring("ring.after_s", "double", "How long a bag goes on after its trigger", limits=(0.0, 60.0)),
+    _ring(
+        "ring.pause_s", "double", "After a bag none is written for so long, but by the service", limits=(0.0, 86_400.0)
+    ),
+    _ring("ring.folder_mib", "int", "With so many MiB in `ring.folder` no bag is added", limits=(1, 100_000_000)),
+    _ring("ring.triggers", "string[]", "What makes a bag; `asked` is the service ~/keep", choices=TRIGGERS),
+    _ring("ring.uncertainty", "double", "Mean entropy of the detections, nats, that makes one", limits=(0.01, 0.7)),
+    _ring("ring.braking_mps2", "double", "Deceleration by odometry that makes one, m/s2", limits=(0.1, 100.0)),
+    _ring(
+        "ring.jpeg_quality",
+        "int",
+        "Of raw images, which are kept as JPEG as far as 3 % of a core allow; 0: as they come, which takes memory",
+        limits=(0, 100),
     ),
     P("diagnostics.hardware_id", "string", "", "Of /diagnostics; empty: the name of the host", change=NEVER),
 )

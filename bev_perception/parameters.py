@@ -28,6 +28,7 @@ from bev_perception.parameter_table import (
     unknown_names,
 )
 from bev_perception.preprocess.contents import ImageChecks
+from bev_perception.ring.config import RingConfig
 from bev_perception.sensors.odometry_messages import OdometryConfig
 from bev_perception.sensors.radar_checks import RadarLimits
 from bev_perception.sensors.radar_messages import LAYOUTS, RADAR_KINDS, RadarFields
@@ -101,6 +102,7 @@ class NodeConfig:
     marker_lifetime_s: float
     max_age_ms: float
     output_timeout_ms: float
+    ring: RingConfig
     cameras: dict[str, CameraConfig]
     radars: dict[str, RadarConfig]
     score_threshold: dict[str, float]
@@ -292,6 +294,7 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         marker_lifetime_s=v["publish.marker_lifetime_s"],
         max_age_ms=v["diagnostics.max_age_ms"],
         output_timeout_ms=v["diagnostics.output_timeout_ms"],
+        ring=RingConfig(**group("ring")),
         cameras={
             n: CameraConfig(n, mount=spec.mounts.get(n), **_in_ns(group(f"cameras.{n}")))
             for n in _present(spec.cameras, v)

@@ -23,5 +23,6 @@ MADE_BY = {
     "radar_listed.csv": RADARS,
     "learning_curves.csv": "python -m docs.learning_curves NAME=RUN_FOLDER",
     "platforms.csv": "make platforms",
+    "choosing_scale.csv": "python -m training.data_engine.scale --out IT",
     "circle.json": "make circle, then a copy of out/circle/summary.json",
 }

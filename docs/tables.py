@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from bev_perception.deployment.journal import Line, table
 from bev_perception.plain import from_plain
 from docs.measured import SENSORS, Estimate, Gain, Network, Row, gains, networks
+from training.data_engine.cost import Row as Cost
+from training.data_engine.cost import slope
 from training.world.statistic import RARE, Statistic, of_rows
 
 ERRORS = ("ate", "ase", "aoe", "ave", "aae")
@@ -177,7 +179,27 @@ def circle_journal(told: Mapping[str, Any]) -> str:
 
 
 # (page, mark in it) -> table.
+def choosing_table(rows: Sequence[Row]) -> str:
+    """A row for each strategy: what the largest pool took, and straight lines through all sizes."""
+    body = []
+    for by in dict.fromkeys(row["by"] for row in rows):
+        of = [
+            Cost(by, int(row["frames"]), int(row["budget"]),
+                 *(float(row[name]) for name in ("survey_s", "choose_s", "mib", "disk_mib")))
+            for row in rows
+            if row["by"] == by
+        ]  # fmt: skip
+        memory, hours = slope(of)
+        last = of[-1]
+        body.append((f"`{by}`", f"{last.frames:,.0f}", f"{last.survey_s + last.choose_s:.0f}", f"{last.mib:.0f}",
+                     f"{last.disk_mib:.0f}", f"{round(memory)}", f"{hours:.2f}"))  # fmt: skip
+    head = ("strategy", "frames", "CPU, s", "memory, MiB", "disk, MiB", "memory, bytes for each frame more",
+            "CPU at a million frames, hours")  # fmt: skip
+    return markdown(head, body)
+
+
 TABLES: dict[tuple[str, str], Table] = {
+    ("data_engine.md", "scale"): Table(choosing_table, ("choosing_scale.csv",)),
     ("platforms.md", "tried"): Table(platforms_table, ("platforms.csv",)),
     ("redeploy.md", "scores"): Table(circle_scores, ("circle.json",)),
     ("redeploy.md", "stages"): Table(circle_stages, ("circle.json",)),

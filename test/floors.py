@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "bev_perception",
         "colors fault files geometry grid mounts nms onnx_file places plain stamped_buffer sync_config worker",
     ),
+    ("bev_perception", "ring"),
     (
         "bev_perception",
         "array_file bags model_spec sensors.plausible sensors.serialised stamp_guard structures yaml_file",
@@ -67,6 +68,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "train evaluate export data_need pruning average velocity check_data object_database model_table study_tables",
     ),
     ("training", "bench calibrate decoding overfit prune quantize robustness study train_small"),
+    ("training", "data_engine"),
+    ("training", "select"),
     ("training", "circle"),
 )
 ROOTS = ("bev_perception", "training")

@@ -1,4 +1,4 @@
-"""The parts of `make circle`: what is chosen, what spoilt bundles do, what is gone on with; and its node stages."""
+"""The parts of `make circle`: what spoilt bundles do, what is gone on with; and its node stages."""
 
 from __future__ import annotations
 
@@ -26,75 +26,12 @@ from bev_perception.deployment.journal import Line
 from bev_perception.inference.backend import open_backend
 from bev_perception.stated_scores import SCORES, StatedScores, read_scores
 from training.circle import __main__ as circle
-from training.circle.choose import CHOSEN, LEFT, choose, missed, worst, write_chosen
 from training.circle.gate import judge
 from training.circle.gate import main as gate_main
 from training.circle.progress import Progress, by_stage, read_progress, write_progress
 from training.circle.spoilt import spoil
 from training.circle.steps import GATE, LIMITS, Settings, Step, asked_by, fleet_drives, held_out_drives, steps
 from training.circle.summary import ending, summary, text
-
-
-def row(name: str, x: float, y: float, score: float = 0.9) -> dict[str, object]:
-    return {"detection_name": name, "translation": [x, y, 0.5], "detection_score": score}
-
-
-@pytest.mark.parametrize(
-    ("teacher", "student", "count"),
-    [
-        ([], [], 0),
-        ([row("car", 0, 0)], [], 1),
-        ([row("car", 0, 0)], [row("car", 1.2, 1.6)], 0),  # 2 m apart
-        ([row("car", 0, 0)], [row("car", 1.2, 1.7)], 1),
-        ([row("car", 0, 0)], [row("truck", 0, 0)], 1),
-        ([row("car", 0, 0)], [row("car", 0, 0, 0.2)], 1),  # too weak to count as found
-        ([row("car", 0, 0, 0.2)], [], 0),  # the teacher is not sure
-        ([row("car", 0, 0), row("car", 1, 0)], [row("car", 0.5, 0)], 1),  # one object is found once
-        ([], [row("car", 0, 0)], 0),  # what only the student finds is another question
-    ],
-)
-def test_what_the_student_misses(teacher: list, student: list, count: int) -> None:
-    assert missed(teacher, student) == count
-
-
-def test_the_worst_scenes_are_chosen_in_their_order() -> None:
-    found = {"a": [1, 1], "b": [9], "c": [0, 0, 9], "d": [5, 5]}
-    assert worst(found, 0.5) == ["b", "d"]
-    assert worst(found, 0.01) == ["b"] and worst(found, 1.0) == list(found)
-
-
-def test_what_is_chosen_is_a_data_set_of_its_own(tmp_path: Path) -> None:
-    data, out = tmp_path / "data", tmp_path / "chosen"
-    tables = data / "v1.0-trainval"
-    for folder in (tables, data / "samples" / "CAM"):
-        folder.mkdir(parents=True)
-    (data / "samples" / "CAM" / "a.png").write_text("an image")
-    names = ["one", "two", "three"]
-    (tables / "scene.json").write_text(json.dumps([{"token": f"s{n}", "name": n} for n in [*names, "held"]]))
-    (tables / "sample.json").write_text(
-        json.dumps([{"token": f"{n}{k}", "scene_token": f"s{n}"} for n in [*names, "held"] for k in range(2)])
-    )
-    splits = json.dumps({"train": names, "val": ["held"]})
-    (data / "splits.json").write_text(splits)
-    teacher = {f"{n}{k}": [row("car", 0, 0)] for n in names for k in range(2)}
-    student = {token: [] if token.startswith("two") else [row("car", 0, 0)] for token in teacher}
-    for _ in range(2):
-        told = choose(tables, teacher, student, 0.4)
-        assert told["chosen"] == ["two"] and told["missed_in_a_frame"] == {"one": 0, "two": 1, "three": 0}
-        write_chosen(out, data, tables.name, told)
-        assert json.loads((out / "splits.json").read_text()) == {
-            "train": ["two"],
-            LEFT: ["one", "three"],
-            "val": ["held"],
-        }
-        assert json.loads((out / CHOSEN).read_text()) == told
-        assert (out / "samples" / "CAM" / "a.png").read_text() == "an image" and (out / tables.name).is_dir()
-    assert (data / "splits.json").read_text() == splits, "whoever scores or trains on all of it still can"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["chosen", "data"]
-    with pytest.raises(ValueError, match="three1 of three is not in both results"):
-        choose(tables, teacher, {t: r for t, r in student.items() if t != "three1"}, 0.4)
-    with pytest.raises(ValueError, match=r"data is there and was not written here \(it holds no chosen.json\)"):
-        write_chosen(data, data, tables.name, told)
 
 
 def in_8_bits(path: Path, name: str = "tiny", mean_ap: float = 0.4) -> Bundle:
@@ -187,8 +124,8 @@ def test_what_builds_on_what_was_made_anew_is_done_anew(tmp_path: Path) -> None:
     assert stale(journal, "deploy slow") == {journal}
     assert stale("better") >= {"better/model.sig", "gate.json", "bad", "slow", "bad/model.sig", *last}
     assert not stale("better") & {"published/before.json", "before", "fleet.key", "student/last.ckpt"}
-    assert stale("chosen/chosen.json") >= {"student/last.ckpt", "after.json", "after", "better", *last}
-    assert not stale("chosen/chosen.json") & {"teacher/last.ckpt", "teacher_found.json", "before"}
+    assert stale("chosen.json") >= {"student/last.ckpt", "after.json", "after", "better", *last}
+    assert not stale("chosen.json") & {"teacher/last.ckpt", "before"}
     assert stale("published/before.json") == last
     of_a_drive = stale("drives/fleet_2001")
     assert of_a_drive >= {"drives/recorded_2001", "data/.drives/recorded_2001", "before", "teacher/last.ckpt", *last}

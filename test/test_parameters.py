@@ -32,6 +32,7 @@ from bev_perception.parameter_table import (
 )
 from bev_perception.parameters import make_config, parse_yaml, resolve_path
 from bev_perception.preprocess.contents import CHOICES, ImageChecks
+from bev_perception.ring.triggers import TRIGGERS
 from bev_perception.sensors import radar_messages
 from bev_perception.sensors.odometry_messages import ODOMETRY_SOURCES, OdometryConfig
 from bev_perception.sensors.radar_checks import RadarLimits
@@ -56,6 +57,7 @@ TABLES = {
     "cloud_reader": conversions.CLOUD_READERS,
     "odometry.source": ODOMETRY_SOURCES,
     "publish.outputs": PUBLISHERS,
+    "ring.triggers": TRIGGERS,
 }
 
 

@@ -31,6 +31,7 @@ from bev_perception.inference.backend import open_backend
 from training.changes import changes_of, override
 from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
+from training.data.frames import rows_to_learn
 from training.data.nuscenes import Keyframes
 from training.data.source import Source, add_source, source_of
 from training.data.split_objects import require_objects
@@ -176,7 +177,8 @@ def _batches(network: Network, source: Source, settings: Settings) -> Any:
     lightning.seed_everything(run.seed, verbose=False)
     targets = image_targets(run)
     keyframes = open_keyframes(run.spec, run.data, source, "train", image_targets=targets)
-    dataset = ClipDataset(keyframes, run.spec, seen_by_network(run), run.seed, targets)
+    rows = rows_to_learn(source, keyframes)
+    dataset = ClipDataset(keyframes, run.spec, seen_by_network(run), run.seed, targets, rows)
     for number, batch in enumerate(islice(training_loader(dataset, run, 0, 1, 0), settings.batches)):
         if number % 10 == 9:
             print(f"importance: {number + 1} of {settings.batches} batches", flush=True)

@@ -25,7 +25,7 @@ from bev_perception.files import write_atomic
 from bev_perception.plain import from_plain, to_plain
 from training.changes import changes_of, differences, override
 from training.command_line import errors_as_text
-from training.data.index import open_index
+from training.data.frames import data_digest
 from training.data.source import Source, add_source, source_of
 from training.data.split_objects import require_objects
 from training.experiments import load_experiment
@@ -124,11 +124,6 @@ def done_otherwise(study: Study) -> dict[tuple[str, int], list[str]]:
             if changed:
                 found[name, seed] = changed
     return found
-
-
-def data_digest(source: Source) -> str:
-    """Of the tables and class names."""
-    return open_index(source.root, source.version, source.classes).digest
 
 
 def _refuse_old(asked: Mapping[tuple[str, int], list[str]], study: Study) -> None:

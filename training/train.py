@@ -27,6 +27,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from training.changes import changes_of, override
 from training.command_line import errors_as_text
 from training.data.clips import ClipDataset
+from training.data.frames import data_digest, rows_to_learn
 from training.data.source import Source, add_source, source_of
 from training.data.split_objects import require_objects
 from training.experiments import load_run
@@ -90,8 +91,9 @@ def _train(
     require_objects(keyframes, "train")
     validation = _validation(run, source, out, workers)  # what it lacks is said before teachers are asked
     if rank == 0:
-        begin(out, run, source, keyframes.data_index.digest, world)
-    dataset = ClipDataset(keyframes, run.spec, seen_in_training(run, teaching.cache is not None), run.seed, targets)
+        begin(out, run, source, data_digest(source), world)
+    rows, config = rows_to_learn(source, keyframes), seen_in_training(run, teaching.cache is not None)
+    dataset = ClipDataset(keyframes, run.spec, config, run.seed, targets, rows)
     samples = run.batch_size * run.optim.accumulate
     steps = total_steps(run.optim, len(dataset), run.batch_size)
     if rank == 0:
@@ -106,7 +108,7 @@ def _train(
     done = found.step if found else 0
     loader = training_loader(dataset, run, done, world, workers)
     if module.distiller is not None:
-        fill_caches(module.distiller, run, keyframes, workers)
+        fill_caches(module.distiller, run, keyframes, workers, None if rows is None else rows.tolist())
     if found is None:
         begin_with(module.detector, run, taught, start)
     last = out / LAST

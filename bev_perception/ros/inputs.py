@@ -65,7 +65,8 @@ class SensorInputs:
     """Everything between the topics and the intake. All of it runs in the executor's thread.
 
     lock: guards intake and measurements, which the status thread reads too. offer(frames) takes the frames that are
-    due and returns at once.
+    due and returns at once. tap(source, serialised) is told of every message that is not too large, before anything is
+    made of it; None: nobody wants them.
     """
 
     def __init__(
@@ -77,8 +78,9 @@ class SensorInputs:
         lock: threading.Lock,
         telemetry: Telemetry,
         offer: Callable[[list[SensorFrame]], None],
+        tap: Callable[[Source, bytes], None] | None = None,
     ) -> None:
-        self._node, self._config, self._intake, self._sync = node, config, intake, synchronizer
+        self._node, self._config, self._intake, self._sync, self._tap = node, config, intake, synchronizer, tap
         self._lock, self._telemetry, self._offer = lock, telemetry, offer
         self._clock = node.get_clock()
         self._newest_info: dict[str, bytes] = {}
@@ -138,7 +140,7 @@ class SensorInputs:
             LATCHED if static else self._sensor_qos(source),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=on_incompatible),
             qos_overriding_options=None if static else QoSOverridingOptions.with_default_policies(),
-            raw=source.max_bytes is not None,  # to be looked at before anything is made of it
+            raw=source.max_bytes is not None or self._tap is not None,  # to be looked at before anything is made of it
         )
 
     def _sensor_qos(self, source: Source) -> QoSProfile:
@@ -151,12 +153,15 @@ class SensorInputs:
         self._heard.add(source.topic)
         started = time.perf_counter_ns()
         try:
+            if self._tap is not None and len(message) <= (source.max_bytes or len(message)):
+                self._tap(source, message)
             if source.max_bytes is not None:
                 if source.kind in REPEATED and self._says_nothing_new(source, message):
                     return
                 with self._lock:
                     if self._intake.is_too_large(source, message):
                         return
+            if source.max_bytes is not None or self._tap is not None:
                 message = self._read(source.kind, message)
             with self._lock:  # held during the conversion too: microseconds, as pixels are not copied
                 self._notice_hold_up()

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -50,6 +50,9 @@ from bev_perception.sensors.sensor_calibration import read_extrinsics
 from bev_perception.sync_config import MS
 from bev_perception_msgs.msg import PerceptionStatus
 
+if TYPE_CHECKING:
+    from bev_perception.ros.keeper import Keeper
+
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR,
 )  # fmt: skip
@@ -72,6 +75,7 @@ class PerceptionNode(LifecycleNode):
         self._params = NodeParameters(self, lambda: self._label() == "unconfigured", self._on_parameters_changed, given)
         self._outputs: dict[str, Any] = {}
         self._run: ActiveRun | None = None
+        self._keeper: Keeper | None = None
         self._configuration_error = ""
         self._middleware = MiddlewareWatch(self)
         self._folder: VehicleFolder | None = None
@@ -182,7 +186,13 @@ class PerceptionNode(LifecycleNode):
     def _activate(self) -> None:
         assert self._config is not None and self._model is not None
         self.telemetry.clear()
-        self._run = ActiveRun(self, self._config, self._model, self._outputs, self.telemetry)
+        tap = None
+        if self._config.ring.folder:
+            from bev_perception.ros.keeper import Keeper  # what writes bags takes half a second to load
+
+            self._keeper = Keeper(self, self._config.ring, self._params.values(), self.telemetry)
+            tap = self._keeper.take
+        self._run = ActiveRun(self, self._config, self._model, self._outputs, self.telemetry, tap)
         self._run.start()
         self.get_logger().info(
             f"active: listening to {len(self._config.cameras)} cameras, {len(self._config.radars)} radars"
@@ -193,6 +203,9 @@ class PerceptionNode(LifecycleNode):
         run, self._run = self._run, None
         if run is not None:
             run.stop()
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
 
     def _free(self) -> None:
         self._stop()
@@ -280,6 +293,7 @@ class PerceptionNode(LifecycleNode):
             try:
                 self._look_at_start()
                 report = self._report()
+                self._look_for_triggers(report)
                 self._status_publisher.publish(status_message(report))
                 self._diagnostics_publisher.publish(diagnostics_message(report, self.get_fully_qualified_name()))
             except Exception as error:
@@ -287,6 +301,11 @@ class PerceptionNode(LifecycleNode):
                     return
                 if self.telemetry.count("status_failed", str(error)):
                     self.get_logger().error(f"status could not be published: {traceback.format_exc()}")
+
+    def _look_for_triggers(self, report: NodeReport) -> None:
+        run, keeper = self._run, self._keeper
+        if run is not None and keeper is not None and report.lifecycle_state == ACTIVE:
+            keeper.look(*run.moment(report.sensors))
 
     def _report(self) -> NodeReport:
         config, model, run = self._config, self._model, self._run
@@ -302,7 +321,7 @@ class PerceptionNode(LifecycleNode):
             snapshot=snapshot,
             configuration_error=self._configuration_error,
             hardware_id=self.get_parameter("diagnostics.hardware_id").value or socket.gethostname(),
-            problems=self._middleware.problems(),
+            problems=(*self._middleware.problems(), *(keeper.problems() if (keeper := self._keeper) else ())),
             deployment=deployment_message(self._deploy.progress),
         )
         if config is None or model is None:

@@ -10,10 +10,11 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rclpy.node import Node
 
 from bev_perception.bundle import Bundle
@@ -27,10 +28,11 @@ from bev_perception.messages import PUBLISHERS, Context
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import NodeConfig
 from bev_perception.pipeline import BevPipeline
+from bev_perception.ring.triggers import Moment
 from bev_perception.ros.inputs import SensorInputs
 from bev_perception.ros.silence import TOLD_AFTER_S, never_seen_warning, nothing_on
 from bev_perception.ros.telemetry import Telemetry
-from bev_perception.sensors.intake import SensorIntake
+from bev_perception.sensors.intake import SensorIntake, Source
 from bev_perception.structures import DEADLINE, ODOMETRY, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 from bev_perception.uncertainty import estimator_of
@@ -40,6 +42,7 @@ PIPELINE_THREAD = "bev_pipeline"
 PATIENCE_S = 10.0  # with the step that runs when the node is deactivated
 DETECTIONS = "detections"  # of PUBLISHERS, the one that others are made beside
 # Stages of BevPipeline.timings_ms -> stages of the status.
+LASTING_FAULTS = ("silent", "never_seen", "invalid")  # what is late now may be in time for the next frame
 STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode"}
 
 
@@ -81,9 +84,15 @@ class ActiveRun:
     """Exists while the node is active. start() subscribes; after stop() no message is taken and no step runs."""
 
     def __init__(
-        self, node: Node, config: NodeConfig, model: Model, outputs: dict[str, Any], telemetry: Telemetry
+        self,
+        node: Node,
+        config: NodeConfig,
+        model: Model,
+        outputs: dict[str, Any],
+        telemetry: Telemetry,
+        tap: Callable[[Source, bytes], None] | None = None,
     ) -> None:
-        self._node, self._config = node, config
+        self._node, self._config, self._tap = node, config, tap
         self._outputs, self._telemetry = outputs, telemetry
         self._clock = node.get_clock()
         spec = model.bundle.spec
@@ -110,8 +119,9 @@ class ActiveRun:
         self._worker.start()
         synchronizer = FrameSynchronizer(self._taken)
         self._inputs = SensorInputs(
-            self._node, self._config, self._intake, synchronizer, self._lock, self._telemetry, self._offer
-        )
+            self._node, self._config, self._intake, synchronizer, self._lock, self._telemetry, self._offer,
+            self._tap,
+        )  # fmt: skip
 
     def stop(self) -> None:
         """Unsubscribe, end the step that runs and publish it; an engine that does not end within PATIENCE_S is
@@ -157,6 +167,20 @@ class ActiveRun:
         with self._lock:
             outcome = newest_outcome(self._taken, self._newest, self._faults)
             return sensor_health(self._intake, self._taken, outcome, self._now(), silent | self._intake.warnings)
+
+    def moment(self, health: Sequence[SensorHealth]) -> tuple[Moment, tuple[int, float] | None]:
+        """What triggers look at, of the newest frame and the sensors; stamp (ns) and speed (m/s) of the newest pose.
+        Before the first frame no sensor is at fault: they are starting. Signals of the model's health have no source
+        yet."""
+        with self._lock:
+            newest, stamp_ns = self._newest, self._taken.poses.newest_ns
+            pose = None if stamp_ns is None else self._taken.poses.at(stamp_ns)
+        if newest is None:
+            return Moment(), None
+        faults = {s.name: s.reason for s in health if s.state in LASTING_FAULTS}
+        found = newest.scores if newest.uncertainty is None else newest.uncertainty.probability
+        speed = None if pose is None else (pose.stamp_ns, float(np.hypot(*pose.linear[:2])))
+        return Moment(np.asarray(found), faults), speed
 
     def counters(self) -> dict[str, int]:
         """What intake, synchroniser and pipeline counted since activation: `SENSOR/reason`, `frame/reason`,

@@ -79,6 +79,10 @@ GROUPS: dict[str, tuple[tuple[str, ...], str]] = {
         "status is `DEGRADED`) or `error` (`ERROR`: detections go on, but nothing may rely on them).",
     ),
     "Output": (("publish", "diagnostics"), "What is published ([messages.md](messages.md)), when the status warns."),
+    "Keeping drives": (
+        ("ring",),
+        "The seconds around what is odd, as bags to choose training data from ([data_engine.md](data_engine.md)).",
+    ),
 }
 # A model of one camera, one radar and one class: its parameters stand for those of every model.
 ONE_OF_EACH = ModelSpec("", ("<CAMERA>",), ("<RADAR>",), {"<CLASS>": math.nan}, {"<CLASS>": 1.0}, ("<CLASS>",))

@@ -9,7 +9,6 @@ from pathlib import Path
 from bev_perception.deployment.folder import JOURNAL
 from bev_perception.deployment.rollout import DONE, REFUSED, ROLLED_BACK
 from bev_perception.evaluation.bag import DETECTIONS_TOPIC, STATUS_TOPIC
-from training.circle.choose import CHOSEN
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 CHECKPOINTS = HERE.parent / "checkpoints"
@@ -159,23 +158,8 @@ def first_bundle(out: Path) -> list[Step]:
 
 def learning(out: Path, settings: Settings) -> list[Step]:
     """A teacher, the frames that are worth most, the student."""
-    data, chosen = str(out / "data"), out / "chosen"
+    data, chosen, listed = str(out / "data"), out / "chosen", out / "chosen.json"
     teacher, student = out / "teacher" / "last.ckpt", out / "student" / "last.ckpt"
-
-    def found(model: Path, name: str) -> Step:
-        results = out / f"{name}_found.json"
-        command = (
-            *PYTHON,
-            "training.evaluate",
-            str(model),
-            "--data",
-            data,
-            "--split",
-            "train",
-            "--results",
-            str(results),
-        )
-        return Step("choose", f"What the {name} finds in the fleet's drives", command, results)
 
     return [
         Step("teach", "The LiDAR teacher, over the student's whole range",
@@ -183,12 +167,12 @@ def learning(out: Path, settings: Settings) -> list[Step]:
               "--out", str(out / "teacher"), "--init", str(TEACHER), "--set", f"optim.steps={settings.teacher_steps}",
               "optim.warmup_steps=10"),
              teacher, clears=(teacher.parent,)),
-        found(teacher, "teacher"),
-        found(out / "before", "student"),
         Step("choose", "The scenes in which the student misses most of what its teacher finds",
-             (*PYTHON, "training.circle.choose", data, str(chosen), "--teacher", str(out / "teacher_found.json"),
-              "--student", str(out / "student_found.json"), "--share", f"{settings.share:g}"),
-             chosen / CHOSEN, clears=(chosen,)),
+             (*PYTHON, "training.select", data, "--checkpoint", str(STUDENT), "--teacher", str(teacher),
+              "--by", "missed", "--scenes", "--budget", f"{100 * settings.share:g}%", "--out", str(listed),
+              "--workers", str(settings.workers)), listed),
+        Step("choose", "A data set that is learnt from in these alone",
+             (*PYTHON, "training.data_engine.exchange", "view", str(listed), "--out", str(chosen)), chosen),
         Step("fine-tune", "The shipped student goes on, taught by it",
              (*PYTHON, "training.train", "training.experiments.circle:student", "--data", str(chosen),
               "--out", str(out / "student"), "--init", str(STUDENT), "--teacher", f"centerpoint={teacher}",

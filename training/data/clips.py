@@ -39,6 +39,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
     which LiDAR is read, and semantic, both (N, h, w).
     Inputs of teachers, of the current frame alone: lidar (P, 5) and lidar_counts, virtual (Q, 15) and virtual_counts.
 
+    rows: of the keyframes, which are items, also several times; None: each once. The others only come before them.
     Indices beyond the length are later epochs of the same keyframes: the augmentation of an item is drawn from
     (seed, index) alone, so that a resumed run sees what an uninterrupted one would have seen. Where nothing is drawn
     items are kept whole: making one costs half as much as a small network's step.
@@ -51,6 +52,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
         config: DataConfig = PLAIN,
         seed: int = 0,
         image_targets: tuple[str, ...] = IMAGE_TARGETS,
+        rows: np.ndarray | None = None,
     ) -> None:
         """Raises ValueError for a configuration that the spec's sensors do not allow."""
         self.keyframes, self.spec, self.config, self.seed = keyframes, spec, config, seed
@@ -62,9 +64,10 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
                 "used, and what is drawn beyond it would all become the oldest frame allowed. Lower the one or raise "
                 f"the other (--set spec.temporal.max_age_s={oldest})"
             )
-        self.items = np.arange(len(keyframes))
+        self.items = np.arange(len(keyframes)) if rows is None else rows
         if config.cbgs:
-            self.items = balanced_items(_labels(keyframes), len(spec.classes))
+            labels = _labels(keyframes)
+            self.items = self.items[balanced_items([labels[row] for row in self.items], len(spec.classes))]
         self.database = None
         if config.paste is not None:
             if spec.cameras or not isinstance(keyframes, Keyframes):

@@ -58,7 +58,11 @@ class Network:
     @torch.no_grad()
     def detect_batch(self, batch: dict[str, Tensor], thresholds: Thresholds) -> list[Objects]:
         """Decoded detections of each item, by the runtime's own decode."""
-        prediction = self.predict({name: tensor.to(self.device) for name, tensor in batch.items()})
+        return self.decoded(self.predict({name: tensor.to(self.device) for name, tensor in batch.items()}), thresholds)
+
+    @torch.no_grad()
+    def decoded(self, prediction: Prediction, thresholds: Thresholds) -> list[Objects]:
+        """Detections of each item of a prediction, whose maps are float32 afterwards."""
         prediction.heatmap, prediction.regression = prediction.heatmap.float(), prediction.regression.float()
         candidates = [t.cpu().numpy() for t in candidates_of(self.detector, prediction)]
         return [objects_of(dict(zip(CANDIDATES, row)), self.spec, thresholds) for row in zip(*candidates)]

@@ -87,13 +87,17 @@ def open_caches(
     return {n: TeacherCache(folder, teachers[n].detector, tokens, run.data, digest) for n in sorted(asked)}
 
 
-def fill_caches(distiller: Distiller, run: Run, keyframes: Keyframes, workers: int) -> None:
-    """Ask each teacher of what its cache lacks; several processes share the work.
+def fill_caches(
+    distiller: Distiller, run: Run, keyframes: Keyframes, workers: int, learnt: Sequence[int] | None = None
+) -> None:
+    """Ask each teacher of what its cache lacks of the rows that are learnt from, None for all; several processes share
+    the work.
 
     A process looks at its own share of the samples alone: what the others lack changes while they write.
     """
     for name, cache in distiller.caches.items():
-        rows = cache.lacking(distiller.read_of(name), own_share(range(len(cache.tokens))))
+        wanted = range(len(cache.tokens)) if learnt is None else sorted(set(learnt))
+        rows = cache.lacking(distiller.read_of(name), own_share(wanted))
         loader = evaluation_loader(keyframes, rows, run.spec, run.data, Batches(run.batch_size, workers))
         for number, batch in enumerate(loader):
             distiller.teach(name, {key: tensor.to(own_device()) for key, tensor in batch.items()})

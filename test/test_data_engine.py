@@ -1,0 +1,396 @@
+"""Choosing frames: scores against closed forms, samplers against slow searches, duplicates, limits, what is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyarrow", reason="frames are stored with pyarrow")
+pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("sklearn", reason="distances are scikit-learn's")
+
+import torch
+
+from bev_perception.evaluation.objects import Objects, make_objects
+from training.data_engine.choosing import Request, choose
+from training.data_engine.chosen_list import by_drive, list_of, read_list, write_list
+from training.data_engine.duplicates import Likeness, distinct
+from training.data_engine.looking import missed
+from training.data_engine.oracle import NOISE, Errors
+from training.data_engine.peaks import FLOOR, entropy, mutual_information, peak_values
+from training.data_engine.pool import REFERENCE, _Moments, survey
+from training.data_engine.samplers import SAMPLERS, core_set, kmeans_pp
+from training.data_engine.store import Frames, Ragged, Store
+from training.data_engine.strategies import AGGREGATES, STRATEGIES, frame_scores
+from training.data_engine.study import curves_csv, table
+from training.data_engine.views import chained
+from training.data_engine.waits import NO_WAITS, WaitingStore, Waits, without_number
+
+CLASSES = ("car", "pedestrian")
+
+
+def made_up(drive: str, count: int, seed: int, spread: float = 1.0) -> Frames:
+    """Frames of a drive at 5 m/s, with random embeddings, peaks and detections."""
+    rng = np.random.default_rng(seed)
+    found = [rng.integers(0, 4) for _ in range(count)]
+    lists = {
+        name: Ragged.of(make(k) for k in found)
+        for name, make in {
+            "label": lambda k: rng.integers(0, 2, k),
+            "score": lambda k: rng.uniform(0.1, 1.0, k),
+            "metres": lambda k: rng.uniform(0, 50, k),
+            "speed": lambda k: rng.uniform(0, 10, k),
+            "entropy": lambda k: rng.uniform(0, 0.69, k + 1),
+        }.items()
+    }
+    return Frames(
+        drive,
+        {
+            "token": [f"{drive}-{i}" for i in range(count)],
+            "stamp_ns": np.arange(count, dtype=np.int64) * 500_000_000,
+            "place": np.stack([2.5 * np.arange(count), np.zeros(count), np.zeros(count)], axis=1),
+            "embedding": (spread * rng.normal(size=(count, 6))).astype(np.float32),
+            **lists,
+        },
+    )
+
+
+def stored(folder: Path, *drives: Frames) -> tuple[Store, list[str]]:
+    store = Store(folder, {"base": "abc"})
+    for frames in drives:
+        store.write("base", frames)
+    return store, [frames.drive for frames in drives]
+
+
+def test_entropy_is_that_of_a_coin() -> None:
+    p = np.array([0.0, 0.25, 0.5, 1.0])
+    wanted = [0.0, -0.25 * math.log(0.25) - 0.75 * math.log(0.75), math.log(2), 0.0]
+    np.testing.assert_allclose(entropy(p), wanted, atol=1e-5)
+
+
+def test_members_that_agree_share_no_information_and_opposites_a_whole_bit() -> None:
+    assert mutual_information(np.array([[0.3], [0.3]])) == pytest.approx(0.0, abs=1e-12)
+    assert mutual_information(np.array([[0.0], [1.0]])) == pytest.approx(math.log(2), abs=1e-5)
+    p = np.random.default_rng(0).uniform(size=(6, 50))
+    found = mutual_information(p)
+    assert (found >= 0).all() and (found <= entropy(p.mean(axis=0)) + 1e-9).all()
+    np.testing.assert_allclose(found, mutual_information(p[::-1]))  # whoever comes first
+
+
+def test_peaks_are_local_maxima_above_the_floor_and_a_cell_off_is_no_disagreement() -> None:
+    maps = torch.zeros(2, 1, 1, 9, 9)
+    maps[0, 0, 0, 2, 2], maps[1, 0, 0, 2, 3] = 0.9, 0.8  # the same object, a cell off
+    maps[0, 0, 0, 7, 7] = 0.5  # which the other does not see
+    maps[0, 0, 0, 5, 2] = FLOOR / 2
+    (values,) = peak_values(maps)
+    np.testing.assert_allclose(values, [[0.9, 0.5], [0.8, 0.0]], atol=1e-6)
+    assert peak_values(torch.zeros(1, 1, 1, 4, 4))[0].shape == (1, 0)
+
+
+def test_aggregates_of_lists() -> None:
+    values = Ragged.of([np.array([0.1, 0.5, 0.3, 0.2]), np.array([]), np.array([0.4])])
+    wanted = {"max": [0.5, 0, 0.4], "sum": [1.1, 0, 0.4], "mean": [0.275, 0, 0.4], "top3": [1 / 3, 0, 0.4]}
+    for name, of in AGGREGATES.items():
+        np.testing.assert_allclose(of(values), wanted[name], atol=1e-6, err_msg=name)
+
+
+def test_what_is_stored_comes_back(tmp_path: Path) -> None:
+    frames = made_up("a drive/with a slash", 7, 1)
+    store, (drive,) = stored(tmp_path, frames)
+    found = store.read(drive)
+    assert found.tokens == frames.tokens and store.lacking(drive) == []
+    for name, value in frames.columns.items():
+        back = found.columns[name]
+        if isinstance(value, Ragged):
+            np.testing.assert_allclose(found.lists(name).values, value.values)
+            np.testing.assert_array_equal(found.lists(name).ends, value.ends)
+        elif isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(back, value)
+    assert set(store.read(drive, ("entropy",)).columns) == {"token", "entropy"}
+    other = Store(tmp_path, {"base": "abc", "flips": "def"})
+    assert other.lacking(drive) == ["flips"]
+    other.write("flips", Frames(drive, {"token": frames.tokens[::-1], "flips": frames.lists("entropy")}))
+    with pytest.raises(ValueError, match="of other frames than the views beside it"):
+        other.read(drive)
+    store.path("base", drive).write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="no Parquet file"):
+        store.read(drive)
+
+
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    rows = np.random.default_rng(3).normal(3.0, 2.0, (100, 4))
+    moments = _Moments()
+    for part in np.split(rows, [0, 1, 40, 99]):
+        moments.add(part)
+    np.testing.assert_allclose(moments.mean, rows.mean(axis=0))
+    np.testing.assert_allclose(moments.deviation, rows.std(axis=0))
+
+
+def test_a_car_that_waits_gives_one_frame_and_keeps_the_most_telling() -> None:
+    rng = np.random.default_rng(0)
+    places, units = np.zeros((10, 3)), np.repeat(rng.normal(size=(1, 8)), 10, axis=0)
+    units += 0.05 * rng.normal(size=units.shape)
+    scores = rng.uniform(size=10)
+    nobody = np.zeros(10, dtype=bool)
+    assert np.flatnonzero(distinct(places, units, scores, Likeness(), nobody)).tolist() == [int(scores.argmax())]
+    known = nobody.copy()
+    known[3] = True  # labelled already: the others tell nothing new
+    assert np.flatnonzero(distinct(places, units, scores, Likeness(), known)).tolist() == [3]
+    moving = places + np.arange(10)[:, None] * [2.0, 0, 0]
+    assert distinct(moving, units, scores, Likeness(), nobody).all()
+    turning = places + np.arange(10)[:, None] * [0, 0, 0.2]
+    assert distinct(turning, units, scores, Likeness(), nobody).all()
+    past = places + np.array([0, 0, 2 * np.pi])  # a whole turn is none
+    assert distinct(np.concatenate([places[:1], past[:1]]), units[:2], scores[:2], Likeness(), nobody[:2]).sum() == 1
+    changed = units + np.arange(10)[:, None]  # other cars come by
+    assert distinct(places, changed, scores, Likeness(), nobody).all()
+
+
+def test_core_set_covers_as_a_slow_search_does() -> None:
+    rng = np.random.default_rng(5)
+    points, scores = rng.normal(size=(40, 3)), rng.uniform(0.5, 1.0, 40)
+    taken, free, found = rng.normal(size=(2, 3)), np.ones(40, dtype=bool), []
+    for row in core_set(scores, points, taken, rng, free):
+        found.append(row)
+        free[row] = False
+        if len(found) == 8:
+            break
+    centres, slow = [*taken], []
+    for _ in range(8):
+        worth = [
+            -1.0 if i in slow else scores[i] * min(np.linalg.norm(points[i] - c) for c in centres) for i in range(40)
+        ]
+        slow.append(int(np.argmax(worth)))
+        centres.append(points[slow[-1]])
+    assert found == slow
+
+
+def test_kmeans_pp_draws_by_score_and_squared_distance() -> None:
+    points, scores = np.array([[0.0], [0.0], [1.0], [2.0]]), np.array([1.0, 1.0, 2.0, 1.0])
+    drawn = np.zeros(4)
+    rng = np.random.default_rng(1)
+    for _ in range(3000):
+        drawn[next(kmeans_pp(scores, points, np.zeros((1, 1)), rng, np.ones(4, dtype=bool)))] += 1
+    np.testing.assert_allclose(drawn / 3000, [0, 0, 2 / 6, 4 / 6], atol=0.03)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_give_each_free_row_once(sampler: str) -> None:
+    rng, free, found = np.random.default_rng(2), np.ones(12, dtype=bool), []
+    free[4] = False
+    for row in SAMPLERS[sampler](rng.uniform(size=12), rng.normal(size=(12, 2)), np.zeros((0, 2)), rng, free):
+        found.append(row)
+        free[row] = False
+    assert sorted(found) == [i for i in range(12) if i != 4]
+
+
+@pytest.mark.parametrize("by", [name for name, s in STRATEGIES.items() if not s.views and name != "variance"])
+def test_every_strategy_chooses_its_budget(by: str, tmp_path: Path) -> None:
+    store, drives = stored(tmp_path, *(made_up(f"d{k}", 20, k) for k in range(4)))
+    pool = survey(store, drives, 2, {})
+    chosen = choose(store, drives, CLASSES, pool, Request(by, 10), {})
+    tokens = [frame.token for frame in chosen.frames]
+    assert len(set(tokens)) == 10 and chosen.frames_of_pool == 80
+    again = choose(store, drives, CLASSES, pool, Request(by, 10), {})
+    assert again == chosen
+    labelled = by_drive([list_of(tmp_path, "v", Request(by, 10), chosen)])
+    more = choose(store, drives, CLASSES, survey(store, drives, 2, labelled), Request(by, 0.5, share=True), labelled)
+    assert len(more.frames) == 35 and not {frame.token for frame in more.frames} & set(tokens)
+    assert more.labelled == 10
+
+
+def test_top_takes_the_highest_scores(tmp_path: Path) -> None:
+    parts = [made_up(f"d{k}", 20, k) for k in range(3)]
+    store, drives = stored(tmp_path, *parts)
+    pool = survey(store, drives, 2, {})
+    request = Request("entropy", 7, aggregate="sum", like=None)
+    scores = {t: s for f in parts for t, s in zip(f.tokens, frame_scores(request.strategy, f, pool, "sum"))}
+    best = sorted(scores, key=lambda token: -scores[token])[:7]
+    assert [frame.token for frame in choose(store, drives, CLASSES, pool, request, {}).frames] == best
+
+
+def test_limits_of_drives_and_quotas_of_classes(tmp_path: Path) -> None:
+    store, drives = stored(tmp_path, *(made_up(f"d{k}", 20, k) for k in range(4)))
+    pool = survey(store, drives, 2, {})
+    chosen = choose(store, drives, CLASSES, pool, Request("entropy", 12, per_drive=3, like=None), {})
+    assert {d: sum(f.drive == d for f in chosen.frames) for d in drives} == dict.fromkeys(drives, 3)
+    few = choose(store, drives, CLASSES, pool, Request("entropy", 50, per_drive=3, like=None), {})
+    assert len(few.frames) == 12, "limits hold, even where the budget is not used up"
+    quota = choose(store, drives, CLASSES, pool, Request("random", 20, quotas={"pedestrian": 0.9}), {})
+    showing = 0
+    for frame in quota.frames:
+        frames = store.read(frame.drive)
+        row = frames.tokens.index(frame.token)
+        strong = frames.lists("score")[row] >= 0.3
+        showing += bool((frames.lists("label")[row][strong] == 1).any())
+    assert showing >= 18
+    with pytest.raises(ValueError, match="--quota tram: the model has car, pedestrian"):
+        choose(store, drives, CLASSES, pool, Request("random", 2, quotas={"tram": 0.5}), {})
+
+
+def test_whole_drives_by_the_mean_of_their_frames(tmp_path: Path) -> None:
+    parts = [made_up(f"d{k}", 10 + k, k) for k in range(4)]
+    store, drives = stored(tmp_path, *parts)
+    pool = survey(store, drives, 2, {})
+    chosen = choose(store, drives, CLASSES, pool, Request("entropy_sum", 0.5, scenes=True, share=True), {})
+    means = {f.drive: float(f.lists("entropy").values.sum() / len(f)) for f in parts}
+    best = sorted(means, key=lambda drive: -means[drive])[:2]
+    assert {frame.drive for frame in chosen.frames} == set(best)
+    assert len(chosen.frames) == sum(len(f) for f in parts if f.drive in best)
+    assert dict(chosen.drives) == pytest.approx(means, rel=1e-5)
+
+
+def test_novelty_is_the_distance_to_what_is_labelled(tmp_path: Path) -> None:
+    near, far = made_up("near", 5, 1, spread=0.01), made_up("far", 5, 2, spread=3.0)
+    store, drives = stored(tmp_path, near, far)
+    pool = survey(store, drives, 2, {"near": {"near-0"}})
+    scores = {f.drive: frame_scores(STRATEGIES["novelty"], f, pool) for f in (near, far)}
+    assert scores["near"].max() < scores["far"].min() and scores["near"][0] == pytest.approx(0.0, abs=1e-5)
+    lonely = survey(store, ["near"], 2, {})
+    assert (frame_scores(STRATEGIES["novelty"], near, lonely) == 0).all(), "one's own drive is no measure"
+
+
+def test_rare_is_what_the_pool_hardly_shows(tmp_path: Path) -> None:
+    frames = made_up("d", 50, 3)
+    labels = np.zeros_like(frames.lists("label").values)
+    labels[0] = 1.0
+    columns = {**frames.columns, "label": Ragged(labels, frames.lists("label").ends),
+               "score": Ragged(np.ones_like(labels), frames.lists("score").ends)}  # fmt: skip
+    frames = Frames("d", columns)
+    store, drives = stored(tmp_path, frames)
+    scores = frame_scores(STRATEGIES["rarity"], frames, survey(store, drives, 2, {}), "max")
+    assert scores.argmax() == frames.lists("label").rows[0]
+
+
+def test_the_reference_of_a_large_pool_is_bounded(tmp_path: Path) -> None:
+    store, drives = stored(tmp_path, *(made_up(f"d{k}", 3000, k) for k in range(4)))
+    pool = survey(store, drives, 2, {})
+    assert len(pool.reference) == REFERENCE and pool.count == 12000
+    shares = [float((pool.of_drive == drive).mean()) for drive in drives]
+    assert max(shares) - min(shares) < 0.1
+
+
+def test_the_list_comes_back_and_others_are_refused(tmp_path: Path) -> None:
+    store, drives = stored(tmp_path / "s", made_up("d", 9, 1))
+    request = Request("random", 4, quotas={"car": 0.25})
+    chosen = list_of(tmp_path, "v", request, choose(store, drives, CLASSES, survey(store, drives, 2, {}), request, {}))
+    write_list(tmp_path / "l.json", chosen)
+    assert read_list(tmp_path / "l.json") == chosen
+    (tmp_path / "l.json").write_text("{}")
+    with pytest.raises(ValueError, match="no list of training"):
+        read_list(tmp_path / "l.json")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"by": "best"}, "--by best: expected one of random"),
+        ({"budget": 1.5}, "--budget 1.5"),
+        ({"budget": 0}, "--budget 0"),
+        ({"budget": 1.2, "share": True}, "--budget 120"),
+        ({"sampler": "x"}, "--sampler x"),
+        ({"quotas": {"car": 0.7, "bus": 0.6}}, "quotas are shares"),
+    ],
+)
+def test_requests_that_cannot_be(asked: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Request(**({"by": "random", "budget": 3.0} | asked))
+
+
+def test_nothing_left_is_said(tmp_path: Path) -> None:
+    store, drives = stored(tmp_path, made_up("d", 3, 1))
+    every = {"d": {"d-0", "d-1", "d-2"}}
+    with pytest.raises(ValueError, match="nothing is left to choose"):
+        choose(store, drives, CLASSES, survey(store, drives, 2, every), Request("random", 1), every)
+
+
+def objects(*rows: tuple[str, float, float, float]) -> Objects:
+    boxes = np.array([[x, y, 0.5, 4, 2, 1.5, 0] for _, x, y, _ in rows]).reshape(-1, 7)
+    names = tuple(name for name, *_ in rows)
+    return make_objects(boxes, np.zeros((len(rows), 2)), np.array([s for *_, s in rows]), names)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "count"),
+    [
+        ([], [], 0),
+        ([("car", 0, 0, 0.9)], [], 1),
+        ([("car", 0, 0, 0.9)], [("car", 1.2, 1.55, 0.9)], 0),  # 1.96 m apart
+        ([("car", 0, 0, 0.9)], [("car", 1.2, 1.7, 0.9)], 1),
+        ([("car", 0, 0, 0.9)], [("truck", 0, 0, 0.9)], 1),
+        ([("car", 0, 0, 0.9)], [("car", 0, 0, 0.2)], 1),  # too weak to count as found
+        ([("car", 0, 0, 0.2)], [], 0),  # the teacher is not sure
+        ([("car", 0, 0, 0.9), ("car", 1, 0, 0.8)], [("car", 0.5, 0, 0.9)], 1),  # one object is found once
+        ([], [("car", 0, 0, 0.9)], 0),  # what only the student finds is another question
+    ],
+)
+def test_what_the_student_misses(teacher: list, student: list, count: int) -> None:
+    assert missed(objects(*teacher), objects(*student)) == count
+
+
+def test_waits_repeat_some_frames(tmp_path: Path) -> None:
+    frames = made_up("d", 40, 1)
+    store, _ = stored(tmp_path, frames)
+    waits = Waits.of("4x5")
+    read = WaitingStore(store.folder, store.views, waits).read("d")
+    waiting = {t for t in frames.tokens if len(waits.tokens(t)) == 5}
+    assert 2 < len(waiting) < 20 and len(read) == 40 + 4 * len(waiting) == len(set(read.tokens))
+    for row, token in enumerate(read.tokens):
+        own = frames.tokens.index(without_number(token))
+        np.testing.assert_array_equal(read.array("embedding")[row], frames.array("embedding")[own])
+    assert [NO_WAITS.tokens("a"), Waits.of("")] == [["a"], NO_WAITS]
+    with pytest.raises(ValueError, match="EVERYxLENGTH"):
+        Waits.of("4x")
+    plain = choose(WaitingStore(store.folder, store.views, waits), ["d"], CLASSES,
+                   survey(store, ["d"], 2, {}), Request("entropy", 40), {})  # fmt: skip
+    assert len({without_number(frame.token) for frame in plain.frames}) == len(plain.frames), "one of each wait"
+
+
+def test_errors_of_the_oracle_are_of_the_stated_size() -> None:
+    row = {"translation": [1.0, 2.0, 3.0], "size": [2.0, 4.0, 1.5]}
+    rng = np.random.default_rng(0)
+    assert np.mean([NOISE["missing"](row, rng, 0.3) is None for _ in range(2000)]) == pytest.approx(0.3, abs=0.04)
+    steps = np.array([NOISE["moved"](row, rng, 0.5)["translation"] for _ in range(2000)]) - row["translation"]
+    np.testing.assert_allclose(steps.std(axis=0), [0.5, 0.5, 0.0], atol=0.03)
+    factors = np.log(np.array([NOISE["sized"](row, rng, 0.1)["size"] for _ in range(2000)]) / row["size"])
+    assert factors.std() == pytest.approx(0.1, abs=0.01)
+    assert Errors.of(["missing=0.1", "confused=0.2"]).kinds == (("missing", 0.1), ("confused", 0.2))
+    for words in (["missing"], ["blurred=1"], ["moved=-1"]):
+        with pytest.raises(ValueError, match="--noise"):
+            Errors.of(words)
+
+
+def test_chains_are_made_anew() -> None:
+    rows = [{"token": t, "sample_token": s, "instance_token": "i", "prev": "x", "next": "x"} for t, s in ("ac", "bd")]
+    instances = [{"token": "i"}, {"token": "gone"}]
+    made = chained(rows, instances, {"c": 2, "d": 1})
+    assert {(r["token"], r["prev"], r["next"]) for r in made["sample_annotation"]} == {("b", "", "a"), ("a", "b", "")}
+    assert made["instance"] == [
+        {"token": "i", "first_annotation_token": "b", "last_annotation_token": "a", "nbr_annotations": 2}
+    ]
+
+
+def test_curves_of_a_study() -> None:
+    def rounds(*values: float) -> list[dict[str, float]]:
+        return [{"frames": 10 * (k + 1), "different": 10, "mAP": v, "NDS": v} for k, v in enumerate(values)]
+
+    curves = {("random", 0): rounds(0.1, 0.2), ("random", 1): rounds(0.1, 0.3), ("entropy", 0): rounds(0.1, 0.3),
+              ("entropy", 1): rounds(0.1, 0.3)}  # fmt: skip
+    assert curves_csv(curves).splitlines()[:2] == ["strategy,seed,round,frames,different,mAP,NDS",
+                                                   "random,0,0,10,10,0.10000,0.10000"]  # fmt: skip
+    lines = table(curves).splitlines()
+    assert lines[2] == "| random | 0.100 ± 0.000 | 0.250 ± 0.050 | +0.000 ± 0.000 |"
+    assert lines[3] == "| entropy | 0.100 ± 0.000 | 0.300 ± 0.000 | +0.050 ± 0.050 |"
+
+
+def test_strategies_name_views_and_samplers_that_there_are() -> None:
+    from training.data_engine.looking import VIEWS
+
+    for strategy in STRATEGIES.values():
+        assert set(strategy.views) < set(VIEWS) and strategy.sampler in SAMPLERS
+        assert strategy.aggregate in AGGREGATES and strategy.shortlist in ("", *STRATEGIES)
+    assert dataclasses.is_dataclass(Request("al_ssl", 3)) and Request("al_ssl", 3).views == ("base", "flips")
