@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "bev_perception",
         "array_file bags model_spec sensors.plausible sensors.serialised stamp_guard structures yaml_file",
     ),
-    ("bev_perception", "bundle calibration golden_pattern"),
+    ("bev_perception", "bundle calibration golden_pattern spread"),
     ("bev_perception", "download signing uncertainty"),
     ("bev_perception", "archive"),
     ("bev_perception", "store"),
@@ -66,7 +66,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "training",
         "train evaluate export data_need pruning average velocity check_data object_database model_table study_tables",
     ),
-    ("training", "bench calibrate decoding overfit prune quantize robustness study train_small"),
+    ("training", "bench calibrate compare_uncertainty decoding overfit prune quantize robustness study train_small"),
     ("training", "circle"),
 )
 ROOTS = ("bev_perception", "training")

@@ -1,4 +1,4 @@
-"""Likelihoods against scipy's, gradients against the papers', mixtures against draws, heads against the noise they saw."""
+"""Likelihoods against scipy's, gradients against the papers', mixtures against draws, heads against their noise."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import math
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch")
-stats = pytest.importorskip("scipy.stats", reason="needs scipy")
+pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("scipy", reason="needs scipy")
+
+import torch
+from scipy import stats
 
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import BOX_CHANNELS, CLASSES, SPREAD_CHANNELS
 from training.losses.spread import (
+    Found,
     class_nll,
     find_errors,
     gaussian_nll,
@@ -82,7 +86,8 @@ def test_aleatoric_and_epistemic_add_up_to_the_variance_of_what_is_drawn() -> No
     parts = (2 * spread.parts()[0, 0]).exp().numpy()
     for channel in range(CHANNELS):
         weights, offsets, std = (
-            array.numpy()[0, 0, :, channel] for array in (spread.log_weights.exp(), spread.offsets, spread.log_std.exp())
+            array.numpy()[0, 0, :, channel]
+            for array in (spread.log_weights.exp(), spread.offsets, spread.log_std.exp())
         )
         component = rng.choice(4, 200_000, p=weights / weights.sum())
         values = rng.normal(offsets[component], std[component])
@@ -210,12 +215,14 @@ def test_a_head_finds_the_noise_that_it_was_shown(form: str) -> None:
     for step in range(400):
         optimiser.param_groups[0]["lr"] = 1e-2 * (1 - step / 400)
         found, deviation = batch()
-        noise = rng.laplace(scale=1 / math.sqrt(2), size=(8, 64, 10)) if form == "laplace" else rng.normal(size=(8, 64, 10))
+        noise = (
+            rng.laplace(scale=1 / math.sqrt(2), size=(8, 64, 10)) if form == "laplace" else rng.normal(size=(8, 64, 10))
+        )
         errors = torch.from_numpy(noise).float() * deviation[..., None]
-        from training.losses.spread import Found
-
         ones = torch.ones(8, 64)
-        losses = spread_losses(head([maps], found, GRID), found, Found(errors, torch.ones_like(errors), ones, ones), config)
+        losses = spread_losses(
+            head([maps], found, GRID), found, Found(errors, torch.ones_like(errors), ones, ones), config
+        )
         optimiser.zero_grad()
         losses["spread"].backward()
         optimiser.step()
@@ -235,6 +242,8 @@ def test_nothing_flows_back_unless_it_is_asked_to() -> None:
         boxes.requires_grad_()
         found = (scores, labels, cells, boxes)
         errors = find_errors(found, scene([box], [0]), GRID, CLASSES)
-        torch.stack(list(spread_losses(head([maps], found, GRID), found, errors, head.config).values())).sum().backward()
+        torch.stack(
+            list(spread_losses(head([maps], found, GRID), found, errors, head.config).values())
+        ).sum().backward()
         assert (maps.grad is None) == (boxes.grad is None) == detach
         assert all(parameter.grad is not None for parameter in head.last.parameters())

@@ -34,7 +34,7 @@ def mixture() -> Run:
 
 def _run(spread: SpreadConfig) -> Run:
     run = demo.full()
-    optim = OptimConfig(lr=2e-3, warmup_steps=20, steps=400, clip_norm=10.0)
+    optim = OptimConfig(lr=2e-3, warmup_steps=20, steps=250, clip_norm=10.0)
     spec = dataclasses.replace(run.spec, spread=spread.parts)
     return dataclasses.replace(
         run, spec=spec, spread=spread, optim=optim, precision="32-true", checkpoint_every=100, validate_every=0

@@ -21,9 +21,15 @@ def candidates_of(detector: Detector, prediction: Prediction) -> Candidates:
 
 
 def spread_of(detector: Detector, prediction: Prediction, candidates: Candidates) -> Spread | None:
-    """How far the candidates may be off; None of a network that does not say."""
+    """How far the candidates may be off; None of a network that does not say. Raises ValueError where the head's maps
+    are not in the prediction."""
     head = spread_head(detector)
-    return None if head is None else head(reads_of(prediction), candidates, detector.spec.grid)
+    if head is None:
+        return None
+    reads = reads_of(prediction)
+    if not reads:
+        raise ValueError(f"{type(detector).__name__} keeps what its head tells from Prediction.aux: hand it on there")
+    return head(reads, candidates, detector.spec.grid)
 
 
 class ExportedDetector(nn.Module):

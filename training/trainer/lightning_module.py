@@ -54,6 +54,7 @@ class DetectorModule(lightning.LightningModule):
         self.alone = run.spread is not None and run.spread.alone
         if self.alone:
             self.detector.requires_grad_(False)
+            self.detector.eval()
             host_of(self.detector).spread.requires_grad_(True)  # type: ignore[union-attr]  # build_detector
         self.distiller: Distiller | None = None
         self.taught_by = {name: teacher_hash(teacher.detector) for name, teacher in (teachers or {}).items()}
