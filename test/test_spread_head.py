@@ -64,9 +64,9 @@ def test_what_is_said_at_a_candidate_depends_on_what_the_head_sees_there() -> No
     inputs, memory = tiny_students.batch(student.spec, (1,))
     with torch.no_grad():
         prediction = student(inputs, memory)
-        head, seen = spread_head(student), student.head
+        head, host = spread_head(student), student.head
         neck = prediction.features["neck"]
-        hidden = torch.cat([seen.heatmap[0](neck), seen.regression[0](neck)], dim=1)[0].flatten(1)
+        hidden = torch.cat([host.heatmap[0](neck), host.regression[0](neck)], dim=1)[0].flatten(1)
         from training.models.exported import candidates_of, spread_of
 
         found = candidates_of(student, prediction)
@@ -78,7 +78,8 @@ def test_what_is_said_at_a_candidate_depends_on_what_the_head_sees_there() -> No
             y = grid.y_min + (cell % grid.shape[1] + float(boxes[k, 1])) * grid.step
             units = torch.tensor([1.0] * 8 + [0.1] * 2)
             facts = torch.cat([boxes[k] * units, torch.logit(scores[k : k + 1]), torch.tensor([math.hypot(x, y) / 50])])
-            first = head.features(hidden[:, cell]) + head.facts(facts) + head.of_class(labels[k])
+            seen = torch.cat([squeeze.weight[:, :, 0, 0] for squeeze in head.squeezes], dim=1) @ hidden[:, cell]
+            first = head.features(seen) + head.facts(facts) + head.of_class(labels[k])
             expected = head.last(head.middle(first.relu()).relu()) - 1.0
             torch.testing.assert_close(said[k], expected.clamp(-5.0, 3.5), atol=1e-4, rtol=1e-4)
 
@@ -99,7 +100,7 @@ def test_a_run_says_whether_its_network_has_one() -> None:
     assert run_from_plain(older, "here") == run
     with pytest.raises(ValueError, match=r"spread\.form must be one of"):
         SpreadConfig("normal")
-    with pytest.raises(ValueError, match="spread: hidden 1 or more"):
+    with pytest.raises(ValueError, match="spread: squeezed and hidden 1 or more"):
         SpreadConfig(beta=1.5)
     with pytest.raises(ValueError, match="_Other has no head"):
         add_spread(_Other(), SpreadConfig())
@@ -120,7 +121,7 @@ def test_a_cut_network_keeps_it_and_nothing_of_it_is_cut() -> None:
     whole = with_spread("mixture")
     frames = two_frames(whole.spec)
     found = find_channels(whole, frames)
-    layers = {f"head.spread.{name}" for name in ("features", "facts", "middle", "last")}
+    layers = {f"head.spread.{name}" for name in ("squeezes.0", "squeezes.1", "features", "facts", "middle", "last")}
     assert {name for name in found.fixed if ".spread." in name} == layers
     assert {"head.heatmap.0.0", "head.regression.0.0"} <= {n for g in found.groups for n in g.outputs}
     dropped = {group.name: range(0, group.channels, 3) for group in found.groups}

@@ -90,6 +90,7 @@ def _way(name: str, row: Mapping[str, Any], pairs: Pairs, runs: int, scores: Any
         "way": name, "runs": str(runs), "keyframes": str(frames), "detections": str(len(pairs.scores)),
         "mAP": f"{scores.mean_ap:.4f}", "NDS": f"{scores.nds:.4f}", "ece": f"{row['ece']:.5f}",
         "brier": f"{row['brier']:.5f}", "log_loss": f"{row['log_loss']:.5f}", "nll": f"{nll:.4f}",
+        "worst_90": f"{row['worst']['0.9']:.4f}",
     }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """How far a candidate may be off, said by the network itself at next to no cost: a small head at the candidates alone.
 
-It reads what the detection head has just before its answers, at the K cells that leave the network, so that its time
-does not depend on the grid. By default nothing flows back from it: body and boxes are those of the network without.
+It reads what the detection head has just before its answers. Of that few channels are made, since engines keep maps in
+blocks of channels and would have to rearrange whatever is looked up; all else happens at the K cells that leave the
+network. By default nothing flows back from it: body and boxes are those of the network without.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ RANGE_M, SPEED_MPS, SURE = 50.0, 10.0, 1e-5  # what distances and velocities are
 
 @dataclass(frozen=True)
 class SpreadConfig:
-    """form: of an error's distribution, one of FORMS. hidden: channels of its layer; components: of a mixture.
+    """form: of an error's distribution, one of FORMS. squeezed: channels that are looked up at a candidate, hidden:
+    channels of the layers behind; components: of a mixture.
 
     beta: of beta-NLL (Seitzer et al., ICLR 2022), which lets a mean that learns from the likelihood learn where the
     variance is large; detach: neither features nor boxes learn from it. alone: only this head learns; all else keeps
@@ -35,6 +37,7 @@ class SpreadConfig:
     """
 
     form: str = "gaussian"
+    squeezed: int = 16
     hidden: int = 64
     components: int = 4
     beta: float = 0.5
@@ -45,8 +48,10 @@ class SpreadConfig:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ValueError(f"spread.form must be one of {FORMS}, found {self.form!r}")
-        if self.hidden < 1 or self.components < 2 or not 0 <= self.beta <= 1 or self.weight <= 0:
-            raise ValueError(f"spread: hidden 1 or more, components 2, beta 0 to 1, weight above 0; found {self}")
+        if min(self.squeezed, self.hidden) < 1 or self.components < 2 or not 0 <= self.beta <= 1 or self.weight <= 0:
+            raise ValueError(
+                f"spread: squeezed and hidden 1 or more, components 2, beta 0 to 1, weight above 0; found {self}"
+            )
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -81,7 +86,8 @@ class SpreadHead(nn.Module):
         super().__init__()
         self.config = config
         self.components = config.components if config.form == "mixture" else 1
-        self.features = nn.Linear(sum(reads), config.hidden)
+        self.squeezes = nn.ModuleList([nn.Conv2d(channels, config.squeezed, 1, bias=False) for channels in reads])
+        self.features = nn.Linear(config.squeezed, config.hidden)
         self.facts = nn.Linear(len(BOX_CHANNELS) + 2, config.hidden, bias=False)
         self.of_class = nn.Embedding(classes, config.hidden)
         self.middle = nn.Linear(config.hidden, config.hidden)
@@ -94,19 +100,25 @@ class SpreadHead(nn.Module):
     def forward(self, reads: list[Tensor], candidates: Candidates, grid: BevGrid) -> Spread:
         """reads: maps (B, C, X, Y)."""
         scores, labels, cells, boxes = candidates[:4]
-        at = [maps.flatten(2).gather(2, cells[:, None].expand(-1, maps.shape[1], -1)) for maps in reads]
-        features = torch.cat(at, dim=1).transpose(1, 2).float()
         facts = _facts(scores, cells, boxes, grid)
         if self.config.detach:
-            features, facts = features.detach(), facts.detach()
+            reads, facts = [maps.detach() for maps in reads], facts.detach()
+        seen = self._squeezed(reads)
+        features = seen.flatten(2).gather(2, cells[:, None].expand(-1, seen.shape[1], -1)).transpose(1, 2).float()
         x = F.relu(self.features(features) + self.facts(facts) + self.of_class(labels))
         return self._answers(self.last(F.relu(self.middle(x))))
 
     def everywhere(self, reads: list[Tensor]) -> Tensor:
         """(B, X, Y, answers): what depends on the maps, at every cell. For whoever asks which channels are read."""
-        x = F.relu(self.features(torch.cat(reads, dim=1).permute(0, 2, 3, 1)))
+        x = F.relu(self.features(self._squeezed(reads).permute(0, 2, 3, 1)))
         answers: Tensor = self.last(F.relu(self.middle(x)))
         return answers
+
+    def _squeezed(self, reads: list[Tensor]) -> Tensor:
+        first, *others = [squeeze(maps) for squeeze, maps in zip(self.squeezes, reads, strict=True)]
+        for other in others:
+            first = first + other
+        return first
 
     def _answers(self, raw: Tensor) -> Spread:
         said = raw.unflatten(2, (-1, self.components, len(SPREAD_CHANNELS)))

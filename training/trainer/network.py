@@ -70,8 +70,7 @@ class Network:
         prediction = self.predict({name: tensor.to(self.device) for name, tensor in batch.items()})
         prediction.heatmap, prediction.regression = prediction.heatmap.float(), prediction.regression.float()
         candidates = [t.cpu().numpy() for t in candidates_of(self.detector, prediction)]
-        spec = replace(self.spec, spread=())
-        return [objects_of(dict(zip(CANDIDATES, row)), spec, thresholds) for row in zip(*candidates)]
+        return [objects_of(dict(zip(CANDIDATES, row)), self.spec, thresholds) for row in zip(*candidates)]
 
 
 def predict_clip(detector: Detector, batch: dict[str, Tensor]) -> Prediction:
@@ -109,6 +108,6 @@ def recall(detector: Detector, batch: dict[str, Tensor]) -> Memory | None:
 
 
 def objects_of(candidates: dict[str, np.ndarray], spec: ModelSpec, thresholds: Thresholds) -> Objects:
-    """One frame's candidates (ModelSpec.outputs()) -> detections."""
-    d = decode(candidates, spec, thresholds)
+    """One frame's CANDIDATES (ModelSpec.outputs()) -> detections."""
+    d = decode(candidates, replace(spec, spread=()), thresholds)
     return make_objects(d.boxes, d.velocity, d.scores, tuple(spec.classes[i] for i in d.labels))

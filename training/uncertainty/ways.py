@@ -20,6 +20,7 @@ from training.uncertainty.measures import (
     coverage,
     log_loss,
     temperature,
+    worst_gaps,
 )
 from training.uncertainty.pairs import Pairs
 
@@ -113,12 +114,14 @@ def held_out(pairs: Pairs, way: Way, fold: np.ndarray) -> Claim:
 
 
 def measured(claim: Claim, pairs: Pairs) -> dict[str, Any]:
-    """ece, brier and log_loss of the probability, `coverage` by channel."""
+    """ece, brier and log_loss of the probability; `coverage` by channel, and its `worst_gaps`."""
+    covered = coverage(claim, pairs)
     return {
         "ece": calibration_error(claim.probability, pairs.right),
         "brier": brier(claim.probability, pairs.right),
         "log_loss": log_loss(claim.probability, pairs.right),
-        "coverage": coverage(claim, pairs),
+        "coverage": covered,
+        "worst": worst_gaps(covered),
     }
 
 
