@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bev_perception.model_spec import BOX_CHANNELS, ModelSpec
+from bev_perception.model_spec import BOX_CHANNELS, SPREAD_CHANNELS, ModelSpec
 from bev_perception.nms import circle_nms, rotated_nms, strongest
+from bev_perception.spread import METRIC_CHANNELS, metric_variances
 
 # What no box of traffic has; a candidate beyond is a fault of the network, whatever its score.
 EDGE_MARGIN_M = 5.0  # a centre beyond the grid: its cell is in the grid, its offset a cell or so
@@ -44,6 +45,7 @@ class Decoded:
     labels: np.ndarray
     not_finite: int = 0
     out_of_range: int = 0
+    variances: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, len(METRIC_CHANNELS))))
 
 
 def thresholds_of(spec: ModelSpec) -> Thresholds:
@@ -52,16 +54,19 @@ def thresholds_of(spec: ModelSpec) -> Thresholds:
 
 
 def decode(outputs: Mapping[str, np.ndarray], spec: ModelSpec, thresholds: Thresholds | None = None) -> Decoded:
-    """scores, labels, cells (K,) and boxes (K, BOX_CHANNELS) of one frame -> Decoded, in the ego frame.
+    """scores, labels, cells (K,), boxes (K, BOX_CHANNELS) and log_std (K, P, SPREAD_CHANNELS), where the network gives
+    it, of one frame -> Decoded, in the ego frame.
 
     The box coding is CenterPoint's (Yin et al., CVPR 2021).
     """
     thresholds = thresholds or thresholds_of(spec)
     scores, labels, cells = (np.asarray(outputs[name]) for name in ("scores", "labels", "cells"))
+    channels = np.asarray(outputs["boxes"])
+    log_std = np.asarray(outputs["log_std"]) if spec.spread else np.zeros((len(scores), 0, len(SPREAD_CHANNELS)))
     with np.errstate(over="ignore"):  # an absurd log dimension, or a number beyond float32, becomes infinite
-        boxes, velocity = boxes_from_cells(cells, np.asarray(outputs["boxes"]), spec)
+        boxes, velocity = boxes_from_cells(cells, channels, spec)
         published = np.hstack([boxes, velocity, scores[:, None]]).astype(np.float32)
-    finite = np.isfinite(published).all(axis=1)
+    finite = np.isfinite(published).all(axis=1) & np.isfinite(log_std).all(axis=(1, 2))
     valid = finite & _in_range(labels, cells, boxes, velocity, spec)
     candidates = np.flatnonzero(valid)
     least = _least_scores(boxes[candidates], labels[candidates], spec.classes, thresholds)
@@ -75,6 +80,7 @@ def decode(outputs: Mapping[str, np.ndarray], spec: ModelSpec, thresholds: Thres
         labels[kept].astype(np.int64),
         int(np.count_nonzero(~finite)),
         int(np.count_nonzero(finite & ~valid)),
+        metric_variances(log_std[kept], channels[kept]),
     )
 
 

@@ -18,7 +18,7 @@ from bev_perception.plain import from_plain, parse_json, to_plain
 # A bundle states its version, `format`.`minor`, and the oldest bev_perception that runs it, `runtime`. Whoever adds a
 # field raises MINOR, sets RUNTIME to the version of the package that has the field (setup.py), and writes into
 # ADDED_LATER what bundles without it meant. Whoever changes the meaning of a field raises FORMAT.
-FORMAT, MINOR, RUNTIME = 1, 2, "0.1"
+FORMAT, MINOR, RUNTIME = 1, 3, "0.1"
 OLDEST: dict[str, Any] = {"minor": 0, "runtime": "0.1"}  # bundles of before state no more than their format
 RUNTIME_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 CLASSES = (
@@ -27,6 +27,15 @@ CLASSES = (
 )  # fmt: skip
 # Regression channels of the CenterPoint head at a cell (Yin et al., CVPR 2021), in this order.
 BOX_CHANNELS = ("dx", "dy", "z", "log_l", "log_w", "log_h", "sin_yaw", "cos_yaw", "vx", "vy")
+# What a network may say of the spread of its own errors at a candidate, each as the natural logarithm of a standard
+# deviation: the place along and across the line of sight and the height (m), the logarithms of the sizes, sine and
+# cosine of the heading, the velocity along and across (m/s), and the logit of the candidate's class.
+SPREAD_CHANNELS = (
+    "along", "across", "z", "log_l", "log_w", "log_h", "sin_yaw", "cos_yaw", "speed_along", "speed_across", "logit",
+)  # fmt: skip
+# Whose variances add up to the whole: what the data leaves open, and what the network does not know (Choi et al., ICCV
+# 2021).
+SPREAD_PARTS = ("aleatoric", "epistemic")
 
 # Planes that radar_bev may have, columns of radar_points (preprocess.radar makes both), and how images may be scaled
 # (preprocess.images).
@@ -205,6 +214,8 @@ class ModelSpec:
     """Facts about one exported student. Distances in metres, scores in [0, 1]; dicts are keyed by class name.
 
     A student may lack cameras, radars or memory; inputs() and outputs() then lack what belongs to them.
+    spread: the parts of SPREAD_PARTS that the graph gives of the variance of SPREAD_CHANNELS, none for a network that
+    says nothing of its errors.
     """
 
     name: str
@@ -223,6 +234,7 @@ class ModelSpec:
     weights_sha256: dict[str, str] = field(default_factory=dict)
     precision: str = "fp32"
     mounts: dict[str, CameraMount] = field(default_factory=dict)  # accepted ones; of a camera without: any
+    spread: tuple[str, ...] = ()
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -233,6 +245,8 @@ class ModelSpec:
             raise ValueError(f"precision must be one of {PRECISIONS}, found {self.precision!r}")
         if unknown := sorted(set(self.mounts) - set(self.cameras)):
             raise ValueError(f"mounts: {unknown} are no cameras of the model; expected some of {self.cameras}")
+        if self.spread not in (SPREAD_PARTS[:count] for count in range(len(SPREAD_PARTS) + 1)):
+            raise ValueError(f"spread must be the first of {SPREAD_PARTS}, both or none, found {self.spread}")
         grouped = tuple(name for group in self.nms for name in group.classes)
         _check_names("classes of nms", grouped, CLASS_LIMIT)
         if unknown := sorted(set(grouped) - set(self.classes)):
@@ -277,13 +291,16 @@ class ModelSpec:
         return tuple(tensors)
 
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the engine gives, in order: the top-K candidates over classes and cells, the state for the next step."""
+        """What the engine gives, in order: the top-K candidates over classes and cells, how far they may be off, the
+        state for the next step."""
         tensors = [
             TensorSpec("scores", (self.top_k,), "float32"),
             TensorSpec("labels", (self.top_k,), "int64"),
             TensorSpec("cells", (self.top_k,), "int64"),  # ix * Y + iy
             TensorSpec("boxes", (self.top_k, len(BOX_CHANNELS)), "float32"),
         ]
+        if self.spread:
+            tensors.append(TensorSpec("log_std", (self.top_k, len(self.spread), len(SPREAD_CHANNELS)), "float32"))
         if self.temporal.state_channels:
             tensors.append(TensorSpec("bev", (self.temporal.state_channels, *self.grid.shape), "float32"))
         return tuple(tensors)
@@ -304,15 +321,15 @@ class ModelSpec:
 
 
 # Older bundles lack these: their radar was a map, its returns were not bounded, their ONNX held all weights, no image
-# lost its sides, each class was thinned out by itself, all was in 32 bits,
-# and cameras might be mounted anyhow.
+# lost its sides, each class was thinned out by itself, all was in 32 bits, cameras might be mounted anyhow, and no
+# network said how far its boxes may be off.
 ADDED_LATER: dict[type, dict[str, Any]] = {
     RadarSpec: {
         "format": "map", "pillar_step": 0.1, "max_pillars": 4000, "pillar_points": 10,
         "rcs_dbsm": (-64.0, 64.0), "max_speed_mps": 70.0, "z_m": (-10.0, 20.0),
     },
     ImageSpec: {"zoom": 1.0},
-    ModelSpec: {"weights_sha256": {}, "nms": (), "precision": "fp32", "mounts": {}},
+    ModelSpec: {"weights_sha256": {}, "nms": (), "precision": "fp32", "mounts": {}, "spread": ()},
 }  # fmt: skip
 
 

@@ -71,7 +71,7 @@ class BevPipeline:
 
         prepared = time.perf_counter_ns()
         outputs = self.backend.infer(inputs | previous)
-        candidates = {name: self.backend.fetch(outputs[name]) for name in ("scores", "labels", "cells", "boxes")}
+        candidates = {t.name: self.backend.fetch(outputs[t.name]) for t in self.spec.outputs() if t.name != "bev"}
 
         inferred = time.perf_counter_ns()
         decoded = decode(candidates, self.spec, self.thresholds)
@@ -82,7 +82,7 @@ class BevPipeline:
             self.memory.reset("not_finite_output")  # a state that came with NaN would spoil every frame after it
         elif self.spec.temporal.state_channels:
             self.memory.store(frame, outputs["bev"])
-        estimate = self._estimator and self._estimator(decoded.boxes, decoded.scores, decoded.labels)
+        estimate = self._estimator and self._estimator(decoded.boxes, decoded.scores, decoded.labels, decoded.variances)
 
         decoded_at = time.perf_counter_ns()
         self._note_timings(started, prepared, inferred, decoded_at)
@@ -99,6 +99,7 @@ class BevPipeline:
             memory_reset=memory_reset,
             composition=frame.composition,
             uncertainty=estimate or None,
+            variances=decoded.variances,
         )
 
     def _note_timings(self, started: int, prepared: int, inferred: int, decoded: int) -> None:

@@ -194,11 +194,15 @@ class SensorFrame:
 @dataclass(frozen=True)
 class Uncertainty:
     """Of M detections. probability (M,): that an object of the class is there. pose (M, 4, 4): covariance of x, y, z
-    (m^2) and yaw (rad^2); velocity (M, 2, 2): of vx, vy ((m/s)^2); both along the axes of base_link."""
+    (m^2) and yaw (rad^2); velocity (M, 2, 2): of vx, vy ((m/s)^2); both along the axes of base_link. size (M, 3):
+    variances of length, width and height (m^2), None where the bundle's table is older than that. epistemic (M,): the
+    share of the place's variance that is the network's own ignorance, None where it tells no parts."""
 
     probability: np.ndarray
     pose: np.ndarray
     velocity: np.ndarray
+    size: np.ndarray | None = None
+    epistemic: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,8 @@ class Detections:
     x, y; scores (M,) float32; labels (M,) int64 into ModelSpec.classes. Sorted by falling score.
     missing: sensor name -> named reason for each sensor that did not contribute.
     memory_reset: why the temporal memory was emptied in this step, or "". composition: the frame's.
-    uncertainty: None where the model was not calibrated.
+    uncertainty: None where the model was not calibrated. variances (M, P, METRIC_CHANNELS): as the network itself says,
+    before calibration (spread.metric_variances); P is 0 where it says nothing.
     """
 
     stamp_ns: int
@@ -223,6 +228,7 @@ class Detections:
     memory_reset: str = ""
     composition: Composition = Composition()
     uncertainty: Uncertainty | None = None
+    variances: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)))
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -2,7 +2,8 @@
 
 The table is fitted on drives that the model has not learnt from (training.calibrate): for every class the share of
 detections that are right, and how far off they are, by score and distance. Places and velocities err differently along
-the line of sight than across it, so deviations are kept in these axes and turned into those of base_link here.
+the line of sight than across it, so deviations are kept in these axes and turned into those of base_link here. Where
+the network says itself how far it may be off, the table may be in units of a power of that.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import numpy as np
 
 from bev_perception.bundle import Bundle
 from bev_perception.files import read_text
-from bev_perception.model_spec import BundleError
+from bev_perception.model_spec import SPREAD_PARTS, BundleError
 from bev_perception.plain import from_plain, parse_json, to_plain
+from bev_perception.spread import METRIC_CHANNELS, softened
 from bev_perception.structures import Uncertainty
 
 UNCERTAINTY = "uncertainty.json"
 FORMAT, LIMIT = 1, 4 * 2**20  # bytes
-# Of a detection: along and across the line of sight (m), height (m), heading (rad), velocity along and across (m/s).
-CHANNELS = ("along", "across", "z", "yaw", "speed_along", "speed_across")
+LOGIT = METRIC_CHANNELS[-1]
+# Of a detection: along and across the line of sight (m), height (m), heading (rad), velocity along and across (m/s),
+# length, width and height (m), which older tables lack.
+CHANNELS = METRIC_CHANNELS[:-1]
+OLDER_CHANNELS, SIZES = CHANNELS[:6], CHANNELS[6:]
 LEVELS = (0.5, 0.9, 0.95)  # of `intervals`
 
 NOT_ESTIMATED = np.diag(np.full(6, -1.0)).ravel()  # a covariance of a message
@@ -32,7 +37,8 @@ Rows = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Of one class: rows by distance, columns by score. deviation: channel -> root mean square of the error."""
+    """Of one class: rows by distance, columns by score. deviation: channel -> root mean square of the error, where
+    UncertaintyTable.head has the channel in units of that power of what the network says."""
 
     probability: Rows
     deviation: dict[str, Rows]
@@ -44,8 +50,10 @@ class UncertaintyTable:
 
     ranges_m, scores: rising; where the rows and columns of every table stand, between which is interpolated.
     intervals: channel -> how many deviations to both sides hold LEVELS of the errors (a normal error has 0.67, 1.64 and
-    1.96). frames: how many it was fitted on. onnx_sha256: of the network that it is about. Raises ValueError for tables
-    of other shapes, and for what is no probability or no deviation.
+    1.96). frames: how many it was fitted on. onnx_sha256: of the network that it is about. head: channel, or LOGIT ->
+    power, from 0 to 1, of the network's own deviation that counts (ModelSpec.spread); that of LOGIT softens the score
+    before the probability is looked up. Raises ValueError for tables of other shapes, and for what is no probability or
+    no deviation.
     """
 
     onnx_sha256: str
@@ -54,6 +62,7 @@ class UncertaintyTable:
     classes: dict[str, ClassTable]
     intervals: dict[str, tuple[float, float, float]]
     frames: int
+    head: dict[str, float] = field(default_factory=dict)
     format: int = field(default=FORMAT)
 
     def __post_init__(self) -> None:
@@ -62,11 +71,16 @@ class UncertaintyTable:
         for name, knots in (("ranges_m", self.ranges_m), ("scores", self.scores)):
             if not knots or not (np.diff(knots) > 0).all():
                 raise ValueError(f"{name} must rise, found {knots}")
-        if set(self.intervals) != set(CHANNELS):
+        channels = set(self.intervals)
+        if channels not in (set(CHANNELS), set(OLDER_CHANNELS)):
             raise ValueError(f"intervals are of {', '.join(CHANNELS)}, found {', '.join(self.intervals)}")
+        powers = {n: p for n, p in self.head.items() if not (n in channels | {LOGIT} and 0.0 <= p <= 1.0)}
+        if powers:
+            raise ValueError(f"head has powers from 0 to 1 of {', '.join((*self.intervals, LOGIT))}, found {powers}")
         for name, table in self.classes.items():
-            if set(table.deviation) != set(CHANNELS):
-                raise ValueError(f"{name}: deviations are of {', '.join(CHANNELS)}, found {', '.join(table.deviation)}")
+            if set(table.deviation) != channels:
+                wanted, found = ", ".join(self.intervals), ", ".join(table.deviation)
+                raise ValueError(f"{name}: deviations are of {wanted}, found {found}")
             for what, rows in {"probability": table.probability, **table.deviation}.items():
                 values = np.array(rows, dtype=np.float64) if len({len(row) for row in rows}) == 1 else np.zeros(0)
                 if values.shape != (len(self.ranges_m), len(self.scores)):
@@ -79,6 +93,10 @@ class UncertaintyTable:
         return json.dumps(to_plain(self)) + "\n"
 
 
+# A table of before networks said anything of their errors does without.
+ADDED_LATER: dict[type, dict[str, object]] = {UncertaintyTable: {"head": {}}}
+
+
 def read_uncertainty(bundle: Bundle) -> UncertaintyTable | None:
     """None where the bundle has none. Raises BundleError where it is malformed, of another model, or lacks a class."""
     path = bundle.path / UNCERTAINTY
@@ -86,7 +104,9 @@ def read_uncertainty(bundle: Bundle) -> UncertaintyTable | None:
         return None
     mend = "calibrate the bundle again, or take the file out of the bundle"
     try:
-        table: UncertaintyTable = from_plain(UncertaintyTable, parse_json(read_text(path, LIMIT)), f"{path}:")
+        table: UncertaintyTable = from_plain(
+            UncertaintyTable, parse_json(read_text(path, LIMIT)), f"{path}:", ADDED_LATER
+        )
     except (ValueError, OSError) as error:
         raise BundleError(f"{path}: {error}; {mend}") from error
     if table.onnx_sha256 != bundle.spec.onnx_sha256:
@@ -96,6 +116,10 @@ def read_uncertainty(bundle: Bundle) -> UncertaintyTable | None:
         )
     if set(table.classes) != set(bundle.spec.classes):
         raise BundleError(f"{path} has the classes {', '.join(table.classes)}, the model others; {mend}")
+    if table.head and not bundle.spec.spread:
+        raise BundleError(
+            f"{path} counts on what the network says of {', '.join(table.head)}, and this one says nothing; {mend}"
+        )
     return table
 
 
@@ -107,26 +131,44 @@ class Estimator:
         self._ranges, self._scores = np.array(table.ranges_m), np.array(table.scores)
         of_class = [table.classes[name] for name in classes]
         self._probability = np.array([t.probability for t in of_class])  # (C, R, S)
-        self._deviation = {c: np.array([t.deviation[c] for t in of_class]) for c in CHANNELS}
+        self._deviation = {c: np.array([t.deviation[c] for t in of_class]) for c in table.intervals}
+        self._head = table.head
 
-    def __call__(self, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> Uncertainty:
-        """boxes (M, 7) in base_link, scores (M,), labels (M,) of one frame."""
+    def __call__(
+        self, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, variances: np.ndarray | None = None
+    ) -> Uncertainty:
+        """boxes (M, 7) in base_link, scores (M,), labels (M,) of one frame; variances (M, P, METRIC_CHANNELS) as the
+        network says, which a table with `head` needs."""
         metres = np.hypot(boxes[:, 0], boxes[:, 1])
-        variance = {channel: d**2 for channel, d in self.deviations(metres, scores, labels).items()}
+        said = None if variances is None else np.sqrt(variances.sum(axis=1))
+        variance = {channel: d**2 for channel, d in self.deviations(metres, scores, labels, said).items()}
         angle = np.arctan2(boxes[:, 1], boxes[:, 0])
         pose = np.zeros((len(boxes), 4, 4))
         pose[:, :2, :2] = _turned(variance["along"], variance["across"], angle)
         pose[:, 2, 2], pose[:, 3, 3] = variance["z"], variance["yaw"]
         velocity = _turned(variance["speed_along"], variance["speed_across"], angle)
-        return Uncertainty(self.probabilities(metres, scores, labels), pose, velocity)
+        size = np.stack([variance[c] for c in SIZES], axis=1) if set(SIZES) <= set(variance) else None
+        probability = self.probabilities(metres, scores, labels, said)
+        return Uncertainty(probability, pose, velocity, size, _epistemic(variances))
 
-    def probabilities(self, metres: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(M,) of detections at these distances."""
+    def probabilities(
+        self, metres: np.ndarray, scores: np.ndarray, labels: np.ndarray, said: np.ndarray | None = None
+    ) -> np.ndarray:
+        """(M,) of detections at these distances; said (M, METRIC_CHANNELS): the network's own deviations."""
+        if power := self._head.get(LOGIT):
+            assert said is not None  # read_uncertainty
+            scores = softened(scores, said[:, METRIC_CHANNELS.index(LOGIT)] ** power)
         return self._look_up(self._probability, metres, scores, labels)
 
-    def deviations(self, metres: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-        """Channel -> (M,)."""
-        return {channel: self._look_up(table, metres, scores, labels) for channel, table in self._deviation.items()}
+    def deviations(
+        self, metres: np.ndarray, scores: np.ndarray, labels: np.ndarray, said: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Channel -> (M,); said as in `probabilities`."""
+        found = {channel: self._look_up(table, metres, scores, labels) for channel, table in self._deviation.items()}
+        for channel in found.keys() & self._head.keys():
+            assert said is not None  # read_uncertainty
+            found[channel] = found[channel] * said[:, METRIC_CHANNELS.index(channel)] ** self._head[channel]
+        return found
 
     def _look_up(self, table: np.ndarray, metres: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         (r0, r1, fr), (s0, s1, fs) = _between(self._ranges, metres), _between(self._scores, scores)
@@ -165,6 +207,14 @@ def in_line_of_sight(boxes: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     angle = np.arctan2(boxes[:, 1], boxes[:, 0])
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([vectors[:, 0] * cos + vectors[:, 1] * sin, vectors[:, 1] * cos - vectors[:, 0] * sin], axis=1)
+
+
+def _epistemic(variances: np.ndarray | None) -> np.ndarray | None:
+    """(M,) the second part's share of the variances along and across; None without a second part."""
+    if variances is None or variances.shape[1] < len(SPREAD_PARTS):
+        return None
+    place = variances[:, :, :2].sum(axis=2)
+    return np.asarray(place[:, 1] / place.sum(axis=1))
 
 
 def message_covariances(uncertainty: Uncertainty) -> tuple[np.ndarray, np.ndarray]:

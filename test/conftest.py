@@ -36,6 +36,7 @@ SLOW_FILES = frozenset(
     test_bring_up_rig test_calibration_check test_doctor test_rig_live
     test_calibrate test_corruptions test_prune test_pruned_networks test_quantize test_radar_students
     test_report_browser test_robustness test_recorded_labels test_recorded_sets test_recorded_town test_replay
+    test_spread_head test_spread_losses test_uncertainty_ways
     test_student test_students test_study test_teachers test_temporal_fusion
     test_fast_dds test_faults test_first_day test_shared_memory test_two_nodes
     test_city_images test_image_statistics test_tensorrt test_train_small test_training test_view_export test_ways_in

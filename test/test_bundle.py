@@ -81,6 +81,7 @@ def leaves(tree: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str
     return found
 
 
+MOUNTED = ("height_m", "pitch_deg", "yaw_deg", "roll_deg", "view_deg")
 # What the self-test let pass, and the fact that is named.
 SPECIMENS: dict[str, Any] = {
     "classes": lambda v: v[::-1],
@@ -101,6 +102,8 @@ SPECIMENS: dict[str, Any] = {
     "nms": lambda v: [{"classes": ["car"], "iou": 0.2, "scale": [], "most": 0}],
     "weights_sha256": lambda v: {"w.bin": "0" * 64},
     "precision": lambda v: "int8",
+    "mounts": lambda v: {tiny_bundle.SPEC.cameras[0]: dict.fromkeys(MOUNTED, [0.0, 1.0])},
+    "spread": lambda v: ["aleatoric"],
 }
 OTHERWISE = {int: lambda v: v + 1, float: lambda v: v * 1.01}
 NO_FACTS = ("onnx_sha256", "format", "minor", "runtime")  # but of the file itself

@@ -13,9 +13,18 @@ pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
 from bev_perception.evaluation.objects import make_objects
 from bev_perception.model_spec import CLASSES
+from bev_perception.spread import METRIC_CHANNELS
 from bev_perception.uncertainty import CHANNELS, Estimator
 from training.uncertainty.fitting import fit
-from training.uncertainty.measures import brier, calibration_error, cooled, coverage, temperature, worst_gaps
+from training.uncertainty.measures import (
+    brier,
+    calibration_error,
+    claim_of,
+    cooled,
+    coverage,
+    temperature,
+    worst_gaps,
+)
 from training.uncertainty.pairs import Pairs, pairs_of
 
 SCENES = 12
@@ -32,9 +41,10 @@ def drawn(count: int, seed: int = 0) -> Pairs:
     scores, metres = rng.uniform(0.03, 1.0, count), rng.uniform(2, 50, count)
     right = rng.random(count) < true_probability(labels, scores, metres)
     deviation = np.stack([0.2 + metres / 50, 0.1 + metres / 100, np.full(count, 0.2), 1.2 - scores, 1.5 - scores,
-                          np.full(count, 2.0)], axis=1)  # fmt: skip
-    errors = np.where(right[:, None], rng.normal(0, 1, (count, 6)) * deviation, np.nan)
-    return Pairs(labels, scores, metres, right, errors, rng.integers(0, SCENES, count))
+                          *np.full((4, count), 2.0)], axis=1)  # fmt: skip
+    errors = np.where(right[:, None], rng.normal(0, 1, (count, len(CHANNELS))) * deviation, np.nan)
+    said = np.zeros((count, len(METRIC_CHANNELS)))
+    return Pairs(labels, scores, metres, right, errors, rng.integers(0, SCENES, count), said)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +72,7 @@ def test_deviations_are_those_that_were_drawn_and_intervals_hold_what_they_say(f
     np.testing.assert_allclose(np.median(found["along"] / (0.2 + fresh.metres / 50)), 1.0, atol=0.1)
     np.testing.assert_allclose(np.median(found["speed_across"]), 2.0, rtol=0.05)
     assert fitted.intervals["along"] == pytest.approx((0.674, 1.645, 1.96), rel=0.06)
-    assert max(worst_gaps(coverage(fitted, fresh, CLASSES)).values()) < 0.03
+    assert max(worst_gaps(coverage(claim_of(fitted, fresh, CLASSES), fresh)).values()) < 0.03
 
 
 def test_rare_classes_lean_on_the_others() -> None:
@@ -117,23 +127,23 @@ def test_a_detection_is_right_once_and_its_errors_are_in_the_line_of_sight() -> 
     )  # fmt: skip
     pairs = pairs_of(wanted, found, CLASSES, 7)
     assert pairs.right.tolist() == [True, False] and set(pairs.scenes) == {7}  # 60 m is beyond what counts
-    np.testing.assert_allclose(pairs.errors[0], [1.0, -0.5, 0.2, 6.2 - 2 * np.pi, 0.0, -1.0], atol=0.08)
+    np.testing.assert_allclose(pairs.errors[0], [1.0, -0.5, 0.2, 6.2 - 2 * np.pi, 0.0, -1.0, 0, 0, 0], atol=0.08)
     assert np.isnan(pairs.errors[1]).all()
     unseen = make_objects(wanted.boxes, wanted.velocity, [-1], ("car",), num_points=np.array([0]))
     assert not pairs_of(unseen, found, CLASSES, 0).right.any()
 
 
 def test_each_fold_is_measured_with_the_fit_of_the_others() -> None:
-    from training.calibrate import held_out, report
+    from training.calibrate import compare, report
 
-    measured = held_out(drawn(20_000), CLASSES, 240)
-    ways = measured["probability"]
-    assert ways["by class, distance and score"]["ece"] < 0.03 < ways["temperature"]["ece"] < ways["score"]["ece"]
-    assert measured["worst"]["0.9"] < 0.03 and "| along |" in report(measured)
-
-
-def test_the_channels_are_those_of_the_table() -> None:
-    assert CHANNELS == ("along", "across", "z", "yaw", "speed_along", "speed_across")
+    pairs = drawn(20_000)
+    ways = compare(pairs, CLASSES)
+    table = ways["class, distance and score"]
+    assert table["ece"] < 0.03 < ways["temperature"]["ece"] < ways["score"]["ece"]
+    assert table["ece"] < ways["isotonic by class"]["ece"] < ways["score"]["ece"]
+    assert set(ways) == {"score", "temperature", "isotonic by class", "class, distance and score"}, "nothing is said"
+    assert table["worst"]["0.9"] < 0.03 and "| along |" in report(pairs, 240, ways, {})
+    assert table["coverage"]["along"]["nll"] < ways["score"]["coverage"]["along"]["nll"] - 0.05
 
 
 def test_the_command_writes_into_a_bundle_what_the_node_reads(

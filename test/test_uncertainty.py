@@ -32,7 +32,7 @@ from bev_perception.uncertainty import (
 
 SPEC = tiny_bundle.SPEC
 RANGES, SCORES = (10.0, 20.0), (0.2, 0.6)
-DEVIATIONS = dict(zip(CHANNELS, (2.0, 0.5, 0.3, 0.2, 1.0, 3.0), strict=True))
+DEVIATIONS = dict(zip(CHANNELS, (2.0, 0.5, 0.3, 0.2, 1.0, 3.0, 0.4, 0.6, 0.7), strict=True))
 
 
 def table_of(onnx_sha256: str = SPEC.onnx_sha256, classes: tuple[str, ...] = SPEC.classes) -> UncertaintyTable:

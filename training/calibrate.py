@@ -2,99 +2,65 @@
 
 Drives scenes that the model has not learnt from by the vehicle's own step, fits probability and variances by class,
 distance and score, and writes them into the bundle (uncertainty.json): the node then publishes them. How well it holds
-is measured on scenes that each fit has not seen. A checkpoint is driven in torch; --bundle names the bundle made of it.
+is measured on scenes that each fit has not seen. Where the network says itself how far its boxes may be off, each
+channel takes of that and of the table what is likeliest there. A checkpoint is driven in torch; --bundle names the
+bundle made of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.files import write_atomic
-from bev_perception.inference.interface import InferenceBackend
 from bev_perception.signing import SIGNATURE
-from bev_perception.uncertainty import UNCERTAINTY, Estimator, UncertaintyTable
+from bev_perception.uncertainty import CHANNELS, UNCERTAINTY, UncertaintyTable
 from training.bundling.engines import open_model
-from training.bundling.evaluation import drive_scene
 from training.command_line import errors_as_text
 from training.data.config import PLAIN
-from training.data.nuscenes import Keyframe
 from training.data.source import add_source, source_of
 from training.data.split_objects import require_objects
-from training.scoring import ground_truth
 from training.trainer.loading import open_keyframes
-from training.uncertainty.fitting import fit
-from training.uncertainty.measures import brier, calibration_error, cooled, coverage, temperature, worst_gaps
-from training.uncertainty.pairs import Pairs, join_pairs, pairs_of
+from training.uncertainty.driving import drive, pairs_in
+from training.uncertainty.fitting import TABLE, Use, fit
+from training.uncertainty.pairs import Pairs
+from training.uncertainty.ways import OF_TABLE, USES, best_uses, everywhere, folds_of, held_out, measured, ways_of
 
 FOLDS = 5
 
 
-def pairs_in(engine: InferenceBackend, keyframes: Sequence[Keyframe]) -> Pairs:
-    """Every detection of every scene, down to the floor of scoring, beside what was there."""
-    parts = []
-    for number, (scene, rows) in enumerate(groupby(keyframes, key=lambda keyframe: keyframe.scene)):
-        own = list(rows)
-        found = drive_scene(engine, own, ["all"])["all"]
-        parts += [
-            pairs_of(ground_truth(keyframe, engine.spec), objects, engine.spec.classes, number)
-            for keyframe, objects in zip(own, found, strict=True)
-        ]
-        print(f"{scene}: {len(own)} keyframes, {sum(len(p.scores) for p in parts[-len(own) :])} detections", flush=True)
-    return join_pairs(parts)
+def compare(pairs: Pairs, classes: Sequence[str], folds: int = FOLDS) -> dict[str, dict[str, Any]]:
+    """Way -> what holds of it on scenes that its fit has not seen. Of a network that says something itself also what
+    USES make of that. Raises as `folds_of`."""
+    fold = folds_of(pairs, folds)
+    uses = USES if pairs.said.any() else {OF_TABLE: TABLE}
+    ways = ways_of(classes, {name: everywhere(use) for name, use in uses.items()})
+    return {name: measured(held_out(pairs, way, fold), pairs) for name, way in ways.items()}
 
 
-def held_out(pairs: Pairs, classes: Sequence[str], frames: int, folds: int = FOLDS) -> dict[str, Any]:
-    """What holds on scenes that a fit has not seen: each fold of the scenes is measured with the fit of the others.
-
-    Raises ValueError where there are fewer scenes than folds, or fewer folds than two.
-    """
-    scenes = np.unique(pairs.scenes)
-    if not 2 <= folds <= len(scenes):
-        raise ValueError(f"{len(scenes)} scenes cannot be shared by {folds} folds; give more scenes, or other --folds")
-    fold = np.searchsorted(scenes, pairs.scenes) % folds
-    fitted, tempered = np.zeros(len(fold)), np.zeros(len(fold))
-    covered = []
-    for number in range(folds):
-        others, own = pairs.select(fold != number), pairs.select(fold == number)
-        table = fit(others, classes, "", frames)
-        estimator = Estimator(table, tuple(classes))
-        fitted[fold == number] = estimator.probabilities(own.metres, own.scores, own.labels)
-        tempered[fold == number] = cooled(own.scores, temperature(others.scores, others.right))
-        covered.append((coverage(table, own, classes), len(own.scores)))
-    ways = {"score": pairs.scores, "temperature": tempered, "by class, distance and score": fitted}
-    rows = {
-        name: {"ece": calibration_error(p, pairs.right), "brier": brier(p, pairs.right)} for name, p in ways.items()
-    }
-    means = {
-        channel: {key: _mean([(c[channel][key], n) for c, n in covered]) for key in covered[0][0][channel]}
-        for channel in covered[0][0]
-    }
-    return {"detections": len(pairs.scores), "frames": frames, "probability": rows, "coverage": means,
-            "worst": worst_gaps(means)}  # fmt: skip
-
-
-def report(measured: dict[str, Any]) -> str:
+def report(pairs: Pairs, frames: int, rows: Mapping[str, Mapping[str, Any]], best: Mapping[str, Use]) -> str:
     """Markdown."""
-    seen = f"{measured['detections']} detections in {measured['frames']} keyframes"
+    seen = f"{len(pairs.scores)} detections in {frames} keyframes"
     lines = [f"{seen}, each measured with a fit to other scenes.", ""]
-    lines += ["| probability from | ECE, % | Brier score |", "| --- | ---: | ---: |"]
-    lines += [f"| {n} | {100 * r['ece']:.2f} | {r['brier']:.4f} |" for n, r in measured["probability"].items()]
+    lines += ["| worth from | ECE, % | Brier score | negative log likelihood |", "| --- | ---: | ---: | ---: |"]
     lines += [
-        "",
-        "| channel | inside 50 % | inside 90 % | inside 95 % | mean deviation |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        f"| {name} | {100 * row['ece']:.2f} | {row['brier']:.4f} | {row['log_loss']:.4f} |"
+        for name, row in rows.items()
     ]
-    for channel, row in measured["coverage"].items():
-        shares = " | ".join(f"{100 * row[level]:.1f}" for level in ("0.5", "0.9", "0.95"))
-        lines.append(f"| {channel} | {shares} | {row['deviation']:.3f} |")
+    head = ["channel", "deviation from", "inside 50 %", "inside 90 %", "inside 95 %", "mean deviation",
+            "negative log likelihood"]  # fmt: skip
+    lines += ["", "| " + " | ".join(head) + " |", "| --- | --- |" + " ---: |" * 5]
+    shown = [name for name in USES if name in rows]
+    for channel in CHANNELS:
+        for name in shown:
+            row = rows[name]["coverage"][channel]
+            shares = " | ".join(f"{100 * row[level]:.1f}" for level in ("0.5", "0.9", "0.95"))
+            chosen = f"**{name}**" if len(shown) > 1 and best[channel] == USES[name] else name
+            lines.append(f"| {channel} | {chosen} | {shares} | {row['deviation']:.3f} | {row['nll']:.3f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -105,11 +71,6 @@ def write_into(bundle: Bundle, table: UncertaintyTable) -> None:
     write_atomic(bundle.path / UNCERTAINTY, table.to_json())
 
 
-def _mean(values: Sequence[tuple[float, int]]) -> float:
-    known = [(value, count) for value, count in values if np.isfinite(value)]
-    return float(np.average([v for v, _ in known], weights=[n for _, n in known])) if known else float("nan")
-
-
 @errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.calibrate", description=__doc__)
@@ -117,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     add_source(parser)
     parser.add_argument("--split", default="val", help="scenes that the model has not learnt from")
     parser.add_argument("--scenes", type=int, help="only the first n scenes of the split")
-    parser.add_argument("--folds", type=int, default=FOLDS, help="of the scenes, to measure with; 0: only fit")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="of the scenes, to measure with; 0: only a table")
     parser.add_argument("--bundle", type=Path, help="of a checkpoint: the bundle to write into")
     parser.add_argument("--backend", default="onnxruntime", help="engine of a bundle")
     parser.add_argument("--out", type=Path, help="write what was measured as JSON")
@@ -129,16 +90,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         keyframes = open_keyframes(engine.spec, PLAIN, source_of(args), args.split, args.scenes)
         require_objects(keyframes, args.split)
-        pairs = pairs_in(engine, keyframes)
+        pairs = pairs_in(keyframes, engine.spec, drive(engine, keyframes))
     finally:
         engine.close()
     classes = engine.spec.classes
+    best: dict[str, Use] = {}
     if args.folds:
-        measured = held_out(pairs, classes, len(keyframes), args.folds)
-        print(f"\n{report(measured)}")
+        rows = compare(pairs, classes, args.folds)
+        best = best_uses(rows)
+        print(f"\n{report(pairs, len(keyframes), rows, best)}")
         if args.out:
-            write_atomic(args.out, json.dumps(measured, indent=1))
-    write_into(bundle, fit(pairs, classes, bundle.spec.onnx_sha256, len(keyframes)))
+            write_atomic(args.out, json.dumps(rows, indent=1))
+    write_into(bundle, fit(pairs, classes, bundle.spec.onnx_sha256, len(keyframes), best))
     print(f"written: {bundle.path / UNCERTAINTY}")
     return 0
 

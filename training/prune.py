@@ -119,7 +119,8 @@ def prune(checkpoint: Path, source: Source, out: Path, latency: Path, settings: 
             settings.threads,
             latency,
         )
-        importance = taylor_importance(network, _batches(network, source, settings), channels.groups)
+        body = replace(network, run=replace(network.run, spread=None))  # nothing is cut for how far boxes may be off
+        importance = taylor_importance(body, _batches(body, source, settings), channels.groups)
         shown, tried = 1.0, []
         for number in range(ROUNDS):
             plan = make_plan(channels.groups, pieces, table, importance, settings.budget, shown)

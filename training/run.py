@@ -31,6 +31,7 @@ from training.models.frame import EGO
 from training.models.image_branch import ImageConfig
 from training.models.pillar_backbone import PillarBackboneConfig
 from training.models.radar_pillarnet import RadarPillarNetConfig
+from training.models.spread_head import SpreadConfig, add_spread
 from training.models.temporal_fusion import TemporalConfig
 from training.models.widths import Cut, narrow
 from training.schedules import OptimConfig
@@ -50,7 +51,8 @@ class Run:
     two validations on `validate_frames` keyframes of the validation split, 0 for none; the best is kept as best.ckpt.
     distill: what is learnt from teachers; their checkpoints are given when training starts. backbone_from: the weights
     that the image backbone is to start from ("ImageNet"), for --backbone; a run that starts without is told so.
-    cut: what training.prune cut out of the network of `config`; the spec has the state that is left.
+    cut: what training.prune cut out of the network of `config`; the spec has the state that is left. spread: of a head
+    that says how far boxes may be off; the spec then has its parts.
     """
 
     model: str
@@ -68,6 +70,7 @@ class Run:
     distill: DistillConfig | None = None
     backbone_from: str = ""
     cut: Cut | None = None
+    spread: SpreadConfig | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -85,15 +88,25 @@ def family_of(model: str) -> Family:
 def build_detector(run: Run) -> Detector:
     """The run's network with fresh weights.
 
-    Raises ValueError for a config of another family, and for a cut that the network of the config cannot have.
+    Raises ValueError for a config of another family, for a cut that the network of the config cannot have, and for a
+    spread that it cannot say, or that the spec does not have.
     """
+    if run.spread is None and run.spec.spread:
+        raise ValueError(f"spec.spread is {run.spec.spread}, but the run has no spread: no head would say it")
+    detector = _detector_of(run)
+    if run.spread is not None:  # once all else has its widths: it is as wide as what it reads
+        add_spread(detector, run.spread)
+    return detector
+
+
+def _detector_of(run: Run) -> Detector:
     family = family_of(run.model)
     if not isinstance(run.config, family.config):
         raise ValueError(f"{run.model} takes a {family.config.__name__}, found {type(run.config).__name__}")
     if run.cut is None:
         return family.module(run.spec, run.config)
     detector = family.module(with_state(run.spec, run.cut.state), run.config)
-    narrow(detector, run.cut.layers)
+    narrow(detector, {name: width for name, width in run.cut.layers.items() if ".spread." not in name})
     detector.spec = run.spec
     return detector
 
@@ -105,7 +118,7 @@ def with_state(spec: ModelSpec, channels: int) -> ModelSpec:
 
 def image_targets(run: Run) -> tuple[str, ...]:
     """The targets in the images that a loss of this run looks at: some of "depth" (made from LiDAR) and "semantic"."""
-    if not run.spec.cameras or not run.data.depth_stride:
+    if not run.spec.cameras or not run.data.depth_stride or (run.spread and run.spread.alone):
         return ()
     of_network = family_of(run.model).image_targets(run.config)
     of_teachers = [name for term in (run.distill.terms if run.distill else ()) for name in _read_by(term.loss)]
@@ -153,7 +166,8 @@ def run_to_plain(run: Run) -> dict[str, Any]:
 
 # Fields that runs stored since 2026-11-21 may lack -> what was done before there was a choice.
 ADDED_LATER: dict[type, dict[str, Any]] = model_spec.ADDED_LATER | {
-    Run: {"validate_every": 0, "validate_frames": 40, "distill": None, "backbone_from": "", "cut": None},
+    Run: {"validate_every": 0, "validate_frames": 40, "distill": None, "backbone_from": "", "cut": None,
+          "spread": None},
     OptimConfig: {
         "epochs": None, "schedule": "cosine", "milestones": (16 / 24, 22 / 24), "gamma": 0.1, "lr_end": 0.0,
         "accumulate": 1, "backbone_lr": 1.0, "ema": 0.0, "beta2": 0.999, "decay_norms": False, "warmup_start": 0.0,

@@ -46,7 +46,7 @@ from training.trainer.loading import open_keyframes, scored_split, training_load
 from training.trainer.resuming import find_resumable
 from training.trainer.run_directory import begin
 from training.trainer.run_lock import only_run_in
-from training.trainer.starting import FRESH, Start, as_narrow_as, begin_with
+from training.trainer.starting import FRESH, Start, as_narrow_as, begin_with, heads_upon
 from training.trainer.teaching import (
     ALONE,
     Teaching,
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--data and --out are needed to train")
     torch.set_num_threads(own_threads())
     cv2.setNumThreads(1)  # the loader shares the cores with the network
-    run = as_narrow_as(run, args.init)
+    run = as_narrow_as(heads_upon(run, args.init), args.init)
     last = train(
         run, source_of(args), args.out, start, teaching, own_workers() if args.workers is None else args.workers
     )

@@ -155,6 +155,11 @@ def compare_outputs(
     relative = np.abs(found["boxes"][found_rows] - boxes) / np.maximum(1.0, np.abs(boxes))
     figures["boxes"] = largest_kept(relative.max(axis=1), tolerance.differing)
     require("boxes", figures["boxes"], tolerance.box)
+    if spec.spread:
+        spread = golden["log_std"][golden_rows]
+        relative = np.abs(found["log_std"][found_rows] - spread) / np.maximum(1.0, np.abs(spread))
+        figures["log_std"] = largest_kept(relative.max(axis=(1, 2)), tolerance.differing)
+        require("log_std", figures["log_std"], tolerance.box)
     if "bev" in golden:
         figures["bev"] = float(np.abs(found["bev"] - golden["bev"]).max() / max(1e-6, np.abs(golden["bev"]).max()))
         require("bev", figures["bev"], tolerance.state)

@@ -25,6 +25,8 @@ from bev_perception.model_spec import (
     RADAR_CHANNELS,
     RADAR_FORMATS,
     RUNTIME,
+    SPREAD_CHANNELS,
+    SPREAD_PARTS,
     ImageSpec,
     ModelSpec,
     RadarSpec,
@@ -182,6 +184,8 @@ FACTS: dict[type, dict[str, str]] = {
         "mounts": "Camera -> (low, high) of how it may be mounted: height above ground, degrees up, to the left and "
         "rolled to the right, horizontal field of view; a camera that is mounted otherwise is masked "
         "(`extrinsics.unlike`). Of a camera without: any. Export takes what the drives of `--golden-data` have",
+        "spread": f"Parts of the variance of its errors that the graph gives, the first of {', '.join(SPREAD_PARTS)}; "
+        "empty: it says nothing of them ([uncertainty.md](uncertainty.md))",
         "format": "Version of the bundle, the number before the point",
     },
     BevGrid: {
@@ -237,6 +241,9 @@ TENSORS = {
     "cells": "Its flat cell, ix * Y + iy",
     "boxes": f"({', '.join(BOX_CHANNELS)}): place in the cell in cells, height of the centre in m, logarithms of "
     "metres, sine and cosine of the yaw, velocity over ground in m/s",
+    "log_std": f"Where the spec has a spread: natural logarithms of standard deviations, for each part "
+    f"({', '.join(SPREAD_PARTS)}) of {', '.join(SPREAD_CHANNELS)}; m, logarithms of metres, m/s, and the logit of the "
+    "class",
     "bev": "State for a later frame; TensorRT keeps it on the GPU",
 }
 
@@ -277,7 +284,7 @@ def page() -> str:
         *("## Bundles of earlier versions", UPGRADE, "## The card", CARD),
         *("## model_spec.json", facts(spec), *nested_facts(spec)),
         *("## What the network takes", TAKES, tensor_table((*spec.inputs(), *extra))),
-        *("## What the network gives", tensor_table(spec.outputs())),
+        *("## What the network gives", tensor_table(dataclasses.replace(spec, spread=SPREAD_PARTS).outputs())),
     )
 
 

@@ -34,7 +34,11 @@ NAME_ANOTHER = "make room, or name another folder with --teacher-cache"
 def teacher_hash(detector: Detector) -> str:
     """sha256 over a network's spec, config and weights."""
     digest = hashlib.sha256(type(detector).__name__.encode())
-    digest.update(f"{json.dumps(to_plain(detector.spec), indent=2)}\n".encode())
+    spec = to_plain(detector.spec)
+    for name in ("mounts", "spread"):  # many a cache is older than these fields
+        if not spec[name]:
+            del spec[name]
+    digest.update(f"{json.dumps(spec, indent=2)}\n".encode())
     digest.update(json.dumps(to_plain(detector.config), sort_keys=True).encode())
     for name, tensor in sorted(detector.state_dict().items()):
         array = np.ascontiguousarray(tensor.detach().cpu().float().numpy())

@@ -96,9 +96,9 @@ class CameraRadarStudent(nn.Module):
         quarter = self.down2(half)
         upper = self.up1(torch.cat([half, F.interpolate(quarter, scale_factor=2.0, mode="nearest")], dim=1))
         neck = self.up2(torch.cat([x, F.interpolate(upper, scale_factor=2.0, mode="nearest")], dim=1))
-        heatmap, regression, _ = self.head(neck)
+        heatmap, regression, told = self.head(neck)
         features |= {"fused": fused, "encoder1": half, "encoder2": quarter, "neck": neck}
-        return Prediction(heatmap, regression, state, aux, features)
+        return Prediction(heatmap, regression, state, aux | told, features)
 
     def _fused(self, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """The map of all sensors, what cameras and radars gave to it, and the auxiliary logits."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bev_perception.model_spec import BOX_CHANNELS
 from training.models.detector import SIX_TASKS, Candidates, task_index
+from training.models.spread_head import SpreadHost
 
 HEATMAP_BIAS = -2.19  # sigmoid = 0.1: the focal loss starts calm
 # Branches of one task in BOX_CHANNELS order: offset, height, log dimensions, sin and cos of yaw, velocity in m/s.
@@ -34,7 +35,7 @@ class HeadConfig:
     iou: bool = False  # PillarNet's branch: 2 IoU - 1 of the box predicted at a cell
 
 
-class CenterHead(nn.Module):
+class CenterHead(SpreadHost):
     """(B, C, X, Y) -> heatmap logits (B, classes, X, Y), regression (B, T, 10, X, Y), aux {"iou": (B, T, X, Y)}.
 
     A shared 3x3 convolution, then per task one branch of two 3x3 convolutions for the heatmap and for each of BRANCHES.
@@ -66,7 +67,11 @@ class CenterHead(nn.Module):
         heatmap = torch.stack([heatmaps[:, i] for i in self.order], dim=1)
         boxes = [torch.cat([of_task[name] for name in BRANCHES], dim=1) for of_task in found]
         aux = {"iou": torch.cat([of_task["iou"] for of_task in found], dim=1)} if "iou" in found[0] else {}
-        return heatmap, torch.stack(boxes, dim=1), aux
+        return heatmap, torch.stack(boxes, dim=1), aux | self.told(x)
+
+    def reads(self) -> tuple[nn.Conv2d, ...]:
+        """See SpreadHost."""
+        return (_convolution(self.shared),)
 
     def _tasks(self) -> list[nn.ModuleDict]:
         return [heads for heads in self.branches if isinstance(heads, nn.ModuleDict)]
@@ -76,7 +81,7 @@ class CenterHead(nn.Module):
 VELOCITY_UNIT = 10.0
 
 
-class CompactHead(nn.Module):
+class CompactHead(SpreadHost):
     """One task for all classes and one hidden layer for all regression: (B, C, X, Y) -> as CenterHead without aux.
 
     One task as in RCBEVDet (Lin et al., CVPR 2024): six heads would cost more than the rest of a small student.
@@ -97,7 +102,18 @@ class CompactHead(nn.Module):
         self.register_buffer("units", torch.tensor(units).reshape(1, -1, 1, 1), persistent=False)
 
     def forward(self, bev: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        return self.heatmap(bev), (self.regression(bev) * self.units)[:, None], {}
+        looks, sizes = self.heatmap[0](bev), self.regression[0](bev)
+        return self.heatmap[1](looks), (self.regression[1](sizes) * self.units)[:, None], self.told(looks, sizes)
+
+    def reads(self) -> tuple[nn.Conv2d, ...]:
+        """See SpreadHost."""
+        return _convolution(self.heatmap[0]), _convolution(self.regression[0])
+
+
+def _convolution(block: nn.Module) -> nn.Conv2d:
+    """Of a `conv_bn_relu`."""
+    assert isinstance(block, nn.Sequential) and isinstance(block[0], nn.Conv2d)
+    return block[0]
 
 
 def rectified_scores(heatmap_logits: Tensor, iou: Tensor | None, of_class: tuple[int, ...]) -> Tensor:

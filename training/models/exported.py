@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from training.models.center_head import find_candidates, rectified_scores
 from training.models.detector import Candidates, Detector, Memory, Prediction, SetDetector, task_index
+from training.models.spread_head import Spread, reads_of, spread_head
 
 MEMORY_INPUTS = ("prev_bev", "prev_from_curr", "prev_valid", "prev_dt")
 
@@ -17,6 +18,18 @@ def candidates_of(detector: Detector, prediction: Prediction) -> Candidates:
     of_class = task_index(detector.tasks, detector.spec.classes)
     scores = rectified_scores(prediction.heatmap, prediction.aux.get("iou"), of_class)
     return find_candidates(scores, prediction.regression, of_class, detector.spec.top_k)
+
+
+def spread_of(detector: Detector, prediction: Prediction, candidates: Candidates) -> Spread | None:
+    """How far the candidates may be off; None of a network that does not say. Raises ValueError where the head's maps
+    are not in the prediction."""
+    head = spread_head(detector)
+    if head is None:
+        return None
+    reads = reads_of(prediction)
+    if not reads:
+        raise ValueError(f"{type(detector).__name__} keeps what its head tells from Prediction.aux: hand it on there")
+    return head(reads, candidates, detector.spec.grid)
 
 
 class ExportedDetector(nn.Module):
@@ -35,7 +48,11 @@ class ExportedDetector(nn.Module):
         inputs = {name: tensor[None] for name, tensor in inputs.items()}
         memory = Memory(*(inputs.pop(name) for name in MEMORY_INPUTS)) if "prev_bev" in inputs else None
         prediction = self.detector(inputs, memory)
-        outputs = [t[0] for t in candidates_of(self.detector, prediction)]
+        candidates = candidates_of(self.detector, prediction)
+        outputs = [t[0] for t in candidates]
+        spread = spread_of(self.detector, prediction, candidates)
+        if spread is not None:
+            outputs.append(spread.parts()[0])
         if memory is not None:
             assert prediction.state is not None
             outputs.append(prediction.state[0])

@@ -21,6 +21,7 @@ from bev_perception.grid import BevGrid
 from bev_perception.model_spec import ModelSpec
 from training.models.detector import Memory, Prediction
 from training.models.precision import full_precision
+from training.models.spread_head import READS
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ class Turn(nn.Module):
         """Heatmap, boxes and BEV features on the spec's grid, in the ego frame."""
         if self.frame == EGO:
             return prediction
-        aux = {n: self._map(t) if n in ("iou", "foreground") else t for n, t in prediction.aux.items()}
+        maps = {n for n in prediction.aux if n in ("iou", "foreground") or n.startswith(READS)}
+        aux = {n: self._map(t) if n in maps else t for n, t in prediction.aux.items()}
         return dataclasses.replace(
             prediction,
             heatmap=self._map(prediction.heatmap),

@@ -23,7 +23,7 @@ from training.pruning.frames import Frames, answers, state_channels
 from training.run import with_state
 
 SOFTMAX = (torch.softmax, torch.Tensor.softmax, torch.nn.functional.softmax)
-DETECTOR = "detector."
+DETECTOR, SPREAD = "detector.", ".spread."
 
 
 @dataclass(frozen=True, order=True)
@@ -207,6 +207,8 @@ def _read(graph: Any, network: _Network, layer: nn.Module) -> tuple[Group, str]:
         (outputs if makes else inputs)[name] = tuple(map(tuple, where))
     if not inputs:
         reasons.append("what reads its channels cannot be followed")
+    if any(SPREAD in name for name in outputs):
+        reasons.append("it is a part of what says how far boxes may be off, which costs no time")
     outputs.setdefault(names[layer], ())
     group = Group(names[layer], channels, outputs, inputs, tuple(sorted(samplings)))
     return group, reasons[0] if reasons else ""

@@ -11,6 +11,7 @@ from bev_perception.model_spec import ModelSpec
 from training.bundling.pattern import pattern_inputs
 from training.models.detector import Detector, Memory
 from training.models.exported import MEMORY_INPUTS
+from training.models.spread_head import READS, reads_of, spread_head
 
 Frames = Sequence[dict[str, Tensor]]
 DRIVEN_M = 2.0  # from one frame to the next
@@ -25,13 +26,16 @@ def two_frames(spec: ModelSpec) -> Frames:
 
 
 def answers(detector: Detector, frames: Frames) -> dict[str, Tensor]:
-    """Name -> each answer at the last frame, a batch of one: heatmap, regression, aux.*; as the mode of the detector
-    has it, which gives more of them to training."""
+    """Name -> each answer at the last frame, a batch of one: heatmap, regression, aux.*, the spread at every cell; as
+    the mode of the detector has it, which gives more of them to training."""
     state: Tensor | None = None
     for inputs in frames[:-1]:
         state = detector.encode(inputs, _memory(state, detector.spec))
     last = detector(frames[-1], _memory(state, detector.spec))
-    return {"heatmap": last.heatmap, "regression": last.regression} | {f"aux.{n}": t for n, t in last.aux.items()}
+    found = {"heatmap": last.heatmap, "regression": last.regression}
+    found |= {f"aux.{name}": tensor for name, tensor in last.aux.items() if not name.startswith(READS)}
+    head = spread_head(detector)
+    return found if head is None else found | {"spread": head.everywhere(reads_of(last))}
 
 
 def state_channels(detector: Detector, frames: Frames) -> int:

@@ -15,6 +15,7 @@ from training.distill.agreement import gradient_norms, gradient_share
 from training.distill.cache import TeacherCache, teacher_hash
 from training.distill.module import Distiller
 from training.models.detector import Prediction
+from training.models.spread_head import host_of
 from training.run import Run, build_detector, parameter_groups, run_to_plain
 from training.schedules import rates
 from training.teachers.frozen import FrozenTeacher
@@ -50,10 +51,22 @@ class DetectorModule(lightning.LightningModule):
         self.steps = steps or run.optim.steps or 1
         self.network = Network(run, build_detector(run))
         self.detector = self.network.detector
+        self.alone = run.spread is not None and run.spread.alone
+        if self.alone:
+            self.detector.requires_grad_(False)
+            self.detector.eval()
+            host_of(self.detector).spread.requires_grad_(True)  # type: ignore[union-attr]  # build_detector
         self.distiller: Distiller | None = None
         self.taught_by = {name: teacher_hash(teacher.detector) for name, teacher in (teachers or {}).items()}
         if run.distill is not None and teachers:
             self.distiller = Distiller(self.detector, teachers, run.distill, predict_clip, caches)
+
+    def train(self, mode: bool = True) -> DetectorModule:
+        """All but a head that learns alone keeps its statistics."""
+        super().train(mode)
+        if self.alone:
+            self.detector.eval()
+        return self
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout depends on (seed, step) alone, like the data: a resumed run draws what an uninterrupted one does."""
@@ -61,7 +74,8 @@ class DetectorModule(lightning.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        prediction = self.network.predict(batch)
+        with torch.set_grad_enabled(not self.alone):
+            prediction = self.network.predict(batch)
         own, taught = self.network.losses(prediction, batch), self._distilled(prediction, batch)
         if taught and gradients_due(self.global_step) and batch_idx % self.run.optim.accumulate == 0:
             taught = self._balanced(own, taught)

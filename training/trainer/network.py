@@ -5,7 +5,7 @@ All that looks at trained networks works with this. Lightning, which takes secon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from bev_perception.model_spec import ModelSpec
 from training.data.clips import POINT_INPUTS
 from training.data.config import DataConfig
 from training.losses.detection import detection_losses
+from training.losses.spread import find_errors, spread_losses
 from training.models.detector import Detector, Memory, Prediction, SetDetector, empty_memory
-from training.models.exported import MEMORY_INPUTS, candidates_of
+from training.models.exported import MEMORY_INPUTS, candidates_of, spread_of
 from training.processes import any_of_all
 from training.run import Run, seen_by_network
 
@@ -50,10 +51,18 @@ class Network:
         return predict_clip(self.detector, batch)
 
     def losses(self, prediction: Prediction, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weighted terms; a set detector brings its own."""
+        """Weighted terms; a set detector brings its own. Of a run whose head for the spread learns alone its terms."""
         if isinstance(self.detector, SetDetector):
             return self.detector.losses(prediction, batch)
-        return detection_losses(prediction, batch, self.detector, self.run.losses)
+        spread = self.run.spread
+        if spread is None:
+            return detection_losses(prediction, batch, self.detector, self.run.losses)
+        own = {} if spread.alone else detection_losses(prediction, batch, self.detector, self.run.losses)
+        candidates = candidates_of(self.detector, prediction)
+        said = spread_of(self.detector, prediction, candidates)
+        assert said is not None  # build_detector
+        found = find_errors(candidates, batch, self.spec.grid, self.spec.classes)
+        return own | spread_losses(said, candidates, found, spread)
 
     @torch.no_grad()
     def detect_batch(self, batch: dict[str, Tensor], thresholds: Thresholds) -> list[Objects]:
@@ -103,6 +112,6 @@ def recall(detector: Detector, batch: dict[str, Tensor]) -> Memory | None:
 
 
 def objects_of(candidates: dict[str, np.ndarray], spec: ModelSpec, thresholds: Thresholds) -> Objects:
-    """One frame's candidates (ModelSpec.outputs()) -> detections."""
-    d = decode(candidates, spec, thresholds)
+    """One frame's CANDIDATES (ModelSpec.outputs()) -> detections."""
+    d = decode(candidates, replace(spec, spread=()), thresholds)
     return make_objects(d.boxes, d.velocity, d.scores, tuple(spec.classes[i] for i in d.labels))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bev_perception.plain import to_plain
 from training.changes import differences
+from training.data.augment import NO_AUGMENTATION
 from training.distill.adapters import copy_weights
 from training.distill.module import take_over
 from training.models.backbones import FAN, ImageBackbone
@@ -31,6 +32,8 @@ class Start:
 
 
 FRESH = Start()
+# Fields of Augmentation by which sensors and the memory are missing.
+DROPOUT = ("drop_camera", "drop_all_cameras", "drop_radar", "drop_all_radars", "drop_prev")
 
 
 def as_narrow_as(run: Run, path: Path | None) -> Run:
@@ -53,6 +56,18 @@ def as_narrow_as(run: Run, path: Path | None) -> Run:
     return replace(run, spec=spec, cut=begun.cut, distill=distill, backbone_from="")
 
 
+def heads_upon(run: Run, path: Path | None) -> Run:
+    """Of a run in which a head for the spread learns alone: upon the network of the checkpoint, whichever it is, with
+    the data that it sees, of which sensors may be missing but nothing is made up. Other runs as they are."""
+    if run.spread is None or not run.spread.alone or path is None:
+        return run
+    begun = run_from_plain(read_checkpoint(path)["run"], str(path))
+    kept = {name: getattr(begun.data.augmentation, name) for name in DROPOUT}
+    data = replace(begun.data, augmentation=replace(NO_AUGMENTATION, **kept), lidar=None, virtual=None, paste=None)
+    spec = replace(begun.spec, spread=run.spread.parts)
+    return replace(run, model=begun.model, config=begun.config, spec=spec, data=data, cut=begun.cut)
+
+
 def begin_with(detector: Detector, run: Run, teachers: Mapping[str, FrozenTeacher], start: Start) -> None:
     """Overwrite fresh weights by all of this, the more of the network a source has the later.
 
@@ -71,6 +86,8 @@ def begin_with(detector: Detector, run: Run, teachers: Mapping[str, FrozenTeache
 def _check_backbone_start(detector: Detector, run: Run, start: Start) -> None:
     if start.backbone is not None or start.network is not None:
         return
+    if run.spread is not None and run.spread.alone:
+        raise ValueError("only the head for the spread learns in this run: name the trained network with --init")
     frozen = [name for name, parameter in detector.named_parameters() if not parameter.requires_grad]
     if frozen:
         raise ValueError(
@@ -103,9 +120,12 @@ def start_branches(student: Detector, checkpoints: Mapping[str, Path]) -> None:
 
 
 def start_network(detector: Detector, path: Path) -> None:
-    """Begin with all weights of a checkpoint. Raises ValueError when it is of another network."""
+    """Begin with all weights of a checkpoint; of a network without a head for the spread, one that has it begins that
+    afresh. Raises ValueError when it is of another network."""
+    weights, own = load_network(path).detector.state_dict(), detector.state_dict()
+    fresh = {name: tensor for name, tensor in own.items() if ".spread." in name and name not in weights}
     with _fitting(f"--init {path}"):
-        detector.load_state_dict(load_network(path).detector.state_dict())
+        detector.load_state_dict(weights | fresh)
 
 
 def start_backbone(detector: Detector, path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from bev_perception.uncertainty import CHANNELS, LEVELS, ClassTable, Estimator, Rows, UncertaintyTable
+from bev_perception.spread import METRIC_CHANNELS, softened
+from bev_perception.uncertainty import CHANNELS, LEVELS, LOGIT, ClassTable, Estimator, Rows, UncertaintyTable
 from training.uncertainty.pairs import Pairs
 
 RANGES_M = (5.0, 15.0, 25.0, 35.0, 45.0)
@@ -22,14 +24,34 @@ UNKNOWN = {"yaw": np.pi / np.sqrt(3.0)}  # deviation of a heading of which nothi
 STANDING = 0.1  # m/s, of what does not move by itself; and of any other channel without errors
 
 
-def fit(pairs: Pairs, classes: Sequence[str], onnx_sha256: str, frames: int) -> UncertaintyTable:
+@dataclass(frozen=True)
+class Use:
+    """What a deviation is made of: the network's own to this power, 0 for not at all, times a table by class, distance
+    and, unless that is left out, score."""
+
+    power: float = 0.0
+    by_score: bool = True
+
+
+TABLE = Use()
+
+
+def fit(
+    pairs: Pairs, classes: Sequence[str], onnx_sha256: str, frames: int, uses: Mapping[str, Use] | None = None
+) -> UncertaintyTable:
     """By class: isotonic regression of right on score, and root mean squares of errors, both weighed by distance.
 
-    A channel that a class has no errors of (the heading of a cone) gets what is known without looking.
+    A channel that a class has no errors of (the heading of a cone) gets what is known without looking. uses: channel ->
+    what else its deviation is made of; of LOGIT: how much scores are softened.
     """
+    uses = uses or {}
     near = _nearness(pairs.metres)
-    general = _probability(pairs, near, None)
-    errors = {c: _deviation(pairs, near, i, None) for i, c in enumerate(CHANNELS)}
+    units = _units(pairs, uses)
+    pairs = dataclasses.replace(pairs, errors=pairs.errors / units)
+    scored = _softened(pairs, uses)
+    general = _probability(scored, near, None)
+    flat = {c: not uses.get(c, TABLE).by_score for c in CHANNELS}
+    errors = {c: _deviation(pairs, near, i, None, flat[c]) for i, c in enumerate(CHANNELS)}
     tables: dict[str, ClassTable] = {}
     for label, name in enumerate(classes):
         own = pairs.labels == label
@@ -37,14 +59,33 @@ def fit(pairs: Pairs, classes: Sequence[str], onnx_sha256: str, frames: int) -> 
         deviations = {}
         for i, channel in enumerate(CHANNELS):
             if len(part.scores) and not np.isfinite(part.errors[:, i]).any() and part.right.any():
-                deviations[channel] = np.full_like(general, UNKNOWN.get(channel, STANDING))
+                known = UNKNOWN.get(channel, STANDING) / units[own, i].mean()
+                deviations[channel] = np.full_like(general, known)
             else:
-                deviations[channel] = _deviation(part, weights, i, errors[channel])
+                deviations[channel] = _deviation(part, weights, i, errors[channel], flat[channel])
         tables[name] = ClassTable(
-            _rows(_probability(part, weights, general)), {c: _rows(d) for c, d in deviations.items()}
+            _rows(_probability(scored.select(own), weights, general)), {c: _rows(d) for c, d in deviations.items()}
         )
-    table = UncertaintyTable(onnx_sha256, RANGES_M, SCORES, tables, dict.fromkeys(CHANNELS, (1.0, 1.0, 1.0)), frames)
-    return dataclasses.replace(table, intervals=_intervals(table, pairs, classes))
+    plain = dict.fromkeys(CHANNELS, (1.0, 1.0, 1.0))
+    table = UncertaintyTable(onnx_sha256, RANGES_M, SCORES, tables, plain, frames)
+    head = {name: use.power for name, use in uses.items() if use.power}
+    return dataclasses.replace(table, intervals=_intervals(table, pairs, classes), head=head)
+
+
+def _units(pairs: Pairs, uses: Mapping[str, Use]) -> np.ndarray:
+    """(N, CHANNELS): the network's deviations to the power that counts."""
+    powers = np.array([uses.get(channel, TABLE).power for channel in CHANNELS])
+    said = pairs.said[:, [METRIC_CHANNELS.index(channel) for channel in CHANNELS]]
+    return np.where(powers > 0, said, 1.0) ** powers
+
+
+def _softened(pairs: Pairs, uses: Mapping[str, Use]) -> Pairs:
+    power = uses.get(LOGIT, TABLE).power
+    if not power:
+        return pairs
+    return dataclasses.replace(
+        pairs, scores=softened(pairs.scores, pairs.said[:, METRIC_CHANNELS.index(LOGIT)] ** power)
+    )
 
 
 def _intervals(table: UncertaintyTable, pairs: Pairs, classes: Sequence[str]) -> dict[str, tuple[float, float, float]]:
@@ -95,12 +136,12 @@ def _at_knots(scores: np.ndarray, fitted: np.ndarray, weight: np.ndarray) -> np.
     return np.interp(SCORES, np.array(SCORES)[known], means)
 
 
-def _deviation(pairs: Pairs, near: np.ndarray, channel: int, prior: np.ndarray | None) -> np.ndarray:
-    """(R, S) root mean squares of a channel's errors. prior: (R, S) of all classes."""
+def _deviation(pairs: Pairs, near: np.ndarray, channel: int, prior: np.ndarray | None, flat: bool) -> np.ndarray:
+    """(R, S) root mean squares of a channel's errors. prior: (R, S) of all classes; flat: alike for every score."""
     known = np.isfinite(pairs.errors[:, channel])
     squares, near = pairs.errors[known, channel] ** 2, near[known]
     steps = _log_odds(pairs.scores[known])[:, None] - _log_odds(np.array(SCORES))
-    weights = np.exp(-0.5 * (steps / SCORE_WIDTH) ** 2)  # (K, S)
+    weights = np.exp(-0.5 * (0.0 if flat else steps / SCORE_WIDTH) ** 2) * np.ones_like(steps)  # (K, S)
     total = near.T @ weights
     sums = near.T @ (weights * squares[:, None])
     if prior is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from bev_perception.uncertainty import CHANNELS, LEVELS, Estimator, UncertaintyT
 from training.uncertainty.pairs import Pairs
 
 BINS = 20
+SURE = 1e-6  # how near to 0 and 1 a probability may come before its logarithm is taken
 
 
 def calibration_error(probability: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
@@ -46,18 +48,43 @@ def cooled(scores: np.ndarray, divisor: float) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-_log_odds(scores) / divisor))
 
 
-def coverage(table: UncertaintyTable, pairs: Pairs, classes: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Channel -> for each of LEVELS the share of errors inside the interval that is said to hold it, and `deviation`,
-    the mean deviation; of detections that are right."""
-    deviations = Estimator(table, tuple(classes)).deviations(pairs.metres, pairs.scores, pairs.labels)
+def log_loss(probability: np.ndarray, right: np.ndarray) -> float:
+    """Mean negative log likelihood of right and wrong."""
+    inside = np.clip(probability, SURE, 1.0 - SURE)
+    return float(-np.mean(np.log(np.where(right, inside, 1.0 - inside)))) if len(right) else float("nan")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is said of N detections: probability (N,); deviations (N, CHANNELS); inside (N, CHANNELS, LEVELS): half the
+    width of the interval that is said to hold the error at each of LEVELS."""
+
+    probability: np.ndarray
+    deviations: np.ndarray
+    inside: np.ndarray
+
+
+def claim_of(table: UncertaintyTable, pairs: Pairs, classes: Sequence[str]) -> Claim:
+    """What a fitted table says of them."""
+    estimator = Estimator(table, tuple(classes))
+    found = estimator.deviations(pairs.metres, pairs.scores, pairs.labels, pairs.said)
+    deviations = np.stack([found[channel] for channel in CHANNELS], axis=1)
+    limits = np.array([table.intervals[channel] for channel in CHANNELS])
+    probability = estimator.probabilities(pairs.metres, pairs.scores, pairs.labels, pairs.said)
+    return Claim(probability, deviations, deviations[:, :, None] * limits)
+
+
+def coverage(claim: Claim, pairs: Pairs) -> dict[str, dict[str, float]]:
+    """Channel -> for each of LEVELS the share of errors inside the interval that is said to hold it; `deviation`, the
+    mean deviation: sharpness; `nll`, the mean negative log likelihood of a normal error of that deviation. Of
+    detections that are right; NaN of channels without errors."""
     found = {}
     for i, channel in enumerate(CHANNELS):
         known = np.isfinite(pairs.errors[:, i])
-        units = np.abs(pairs.errors[known, i]) / deviations[channel][known]
-        row = {
-            f"{level:g}": _share(units, limit) for level, limit in zip(LEVELS, table.intervals[channel], strict=True)
-        }
-        found[channel] = row | {"deviation": float(deviations[channel][known].mean()) if known.any() else float("nan")}
+        errors, deviations = np.abs(pairs.errors[known, i]), claim.deviations[known, i]
+        row = {f"{level:g}": _mean(errors <= claim.inside[known, i, number]) for number, level in enumerate(LEVELS)}
+        nll = 0.5 * np.log(2 * np.pi) + np.log(deviations) + 0.5 * (errors / deviations) ** 2
+        found[channel] = row | {"deviation": _mean(deviations), "nll": _mean(nll)}
     return found
 
 
@@ -67,10 +94,10 @@ def worst_gaps(covered: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {level: max(values) for level, values in gaps.items()}
 
 
-def _share(units: np.ndarray, limit: float) -> float:
-    return float(np.mean(units <= limit)) if len(units) else float("nan")
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def _log_odds(scores: np.ndarray) -> np.ndarray:
-    inside = np.clip(scores, 1e-6, 1.0 - 1e-6)
+    inside = np.clip(scores, SURE, 1.0 - SURE)
     return np.log(inside) - np.log1p(-inside)

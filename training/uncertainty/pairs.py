@@ -9,11 +9,9 @@ import numpy as np
 
 from bev_perception.evaluation.matching import CLASS_RANGE, greedy
 from bev_perception.evaluation.objects import Objects
+from bev_perception.spread import METRIC_CHANNELS
 from bev_perception.uncertainty import CHANNELS, in_line_of_sight
-
-MATCHED_M = 2.0
-HALF_TURN = ("barrier",)  # look alike from both ends: the benchmark's rule
-NO_HEADING, NO_SPEED = ("traffic_cone",), ("traffic_cone", "barrier")
+from training.losses.spread import HALF_TURN, MATCHED_M, NO_HEADING, NO_SPEED
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,7 @@ class Pairs:
     right: np.ndarray
     errors: np.ndarray
     scenes: np.ndarray
+    said: np.ndarray
 
     def select(self, mask: np.ndarray) -> Pairs:
         return Pairs(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
@@ -37,17 +36,18 @@ def join_pairs(parts: Sequence[Pairs]) -> Pairs:
     return Pairs(**{field.name: np.concatenate([getattr(p, field.name) for p in parts]) for field in fields(Pairs)})
 
 
-def pairs_of(wanted: Objects, found: Objects, classes: Sequence[str], scene: int) -> Pairs:
-    """One frame, both in the ego frame. As the benchmark counts: objects without a point are no objects, each is taken
-    once, by the strongest detection near it, and what is beyond a class's range is left out."""
+def pairs_of(
+    wanted: Objects, found: Objects, classes: Sequence[str], scene: int, said: np.ndarray | None = None
+) -> Pairs:
+    """One frame, both in the ego frame; said (M, METRIC_CHANNELS): deviations of what was found. As the benchmark
+    counts: objects without a point are no objects, each is taken once, by the strongest detection near it, and what is
+    beyond a class's range is left out."""
     parts = []
+    said = np.zeros((len(found), len(METRIC_CHANNELS))) if said is None else said
     for label, name in enumerate(classes):
         limit = CLASS_RANGE[name]
-        objects, detections = (
-            part.select(np.array([n == name for n in part.names], dtype=bool) & (_metres(part) < limit))
-            for part in (wanted, found)
-        )
-        objects = objects.select(objects.num_points != 0)
+        own = [np.array([n == name for n in p.names], dtype=bool) & (_metres(p) < limit) for p in (wanted, found)]
+        objects, detections = wanted.select(own[0] & (wanted.num_points != 0)), found.select(own[1])
         count = len(detections)
         errors, right = np.full((count, len(CHANNELS)), np.nan), np.zeros(count, dtype=bool)
         if count and len(objects):
@@ -61,7 +61,7 @@ def pairs_of(wanted: Objects, found: Objects, classes: Sequence[str], scene: int
         parts.append(
             Pairs(
                 np.full(count, label, dtype=np.int64), detections.scores, _metres(detections), right, errors,
-                np.full(count, scene, dtype=np.int64),
+                np.full(count, scene, dtype=np.int64), said[own[1]],
             )
         )  # fmt: skip
     return join_pairs(parts)
@@ -72,7 +72,7 @@ def _metres(objects: Objects) -> np.ndarray:
 
 
 def _errors(detections: Objects, objects: Objects, rows: np.ndarray, partners: np.ndarray, name: str) -> np.ndarray:
-    """(K, 6) of CHANNELS: predicted minus true."""
+    """(K, 9) of CHANNELS: predicted minus true."""
     ours, theirs = detections.boxes[rows], objects.boxes[partners]
     place = in_line_of_sight(ours, ours[:, :2] - theirs[:, :2])
     speed = in_line_of_sight(ours, detections.velocity[rows] - objects.velocity[partners])
@@ -82,4 +82,4 @@ def _errors(detections: Objects, objects: Objects, rows: np.ndarray, partners: n
         yaw = np.full(len(rows), np.nan)
     if name in NO_SPEED:
         speed = np.full((len(rows), 2), np.nan)
-    return np.column_stack([place, ours[:, 2] - theirs[:, 2], yaw, speed])
+    return np.column_stack([place, ours[:, 2] - theirs[:, 2], yaw, speed, ours[:, 3:6] - theirs[:, 3:6]])
