@@ -18,7 +18,7 @@ from bev_perception.plain import from_plain, parse_json, to_plain
 # A bundle states its version, `format`.`minor`, and the oldest bev_perception that runs it, `runtime`. Whoever adds a
 # field raises MINOR, sets RUNTIME to the version of the package that has the field (setup.py), and writes into
 # ADDED_LATER what bundles without it meant. Whoever changes the meaning of a field raises FORMAT.
-FORMAT, MINOR, RUNTIME = 1, 2, "0.1"
+FORMAT, MINOR, RUNTIME = 1, 3, "0.1"
 OLDEST: dict[str, Any] = {"minor": 0, "runtime": "0.1"}  # bundles of before state no more than their format
 RUNTIME_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 CLASSES = (
@@ -34,6 +34,7 @@ RADAR_CHANNELS = ("log_count", "rcs", "vx", "vy", "age", "dx", "dy")
 PILLAR_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy")
 INTERPOLATIONS = ("area", "linear")
 COLOR_ORDERS = ("bgr", "rgb")
+CAMERA_FEATURES, MAP_FEATURES = "camera_features", "map_features"  # outputs for the health of sensors
 PRECISIONS = ("fp32", "int8")  # of the graph: int8 where its convolutions are in 8 bits
 
 # Names of sensors and classes are parts of parameter names, topics and counters.
@@ -41,6 +42,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}")
 SENSOR_LIMIT, CLASS_LIMIT, CANDIDATE_LIMIT, SIDE_LIMIT = 64, 1000, 10_000, 10_000
 TENSOR_LIMIT = 2**30  # elements; the largest that a student of a paper takes has 2**27
+FEATURE_LIMIT = 4096  # of one camera, or of the maps
 SECONDS_LIMIT = 60.0
 
 
@@ -150,6 +152,19 @@ class TemporalSpec:
 
 
 @dataclass(frozen=True)
+class HealthSpec:
+    """How many numbers the network gives of each camera and of its maps for the health of sensors (docs/health.md);
+    0: none, as most do."""
+
+    camera_width: int = 0
+    map_width: int = 0
+
+    def __post_init__(self) -> None:
+        _within("health.camera_width", self.camera_width, 0, FEATURE_LIMIT)
+        _within("health.map_width", self.map_width, 0, FEATURE_LIMIT)
+
+
+@dataclass(frozen=True)
 class NmsGroup:
     """Classes that thin each other out, as those of one task of CenterPoint's head do.
 
@@ -223,6 +238,7 @@ class ModelSpec:
     weights_sha256: dict[str, str] = field(default_factory=dict)
     precision: str = "fp32"
     mounts: dict[str, CameraMount] = field(default_factory=dict)  # accepted ones; of a camera without: any
+    health: HealthSpec = HealthSpec()
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -277,7 +293,8 @@ class ModelSpec:
         return tuple(tensors)
 
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the engine gives, in order: the top-K candidates over classes and cells, the state for the next step."""
+        """What the engine gives, in order: the top-K candidates over classes and cells, the state for the next step,
+        and means and deviations of its features where the model has `health`."""
         tensors = [
             TensorSpec("scores", (self.top_k,), "float32"),
             TensorSpec("labels", (self.top_k,), "int64"),
@@ -286,6 +303,10 @@ class ModelSpec:
         ]
         if self.temporal.state_channels:
             tensors.append(TensorSpec("bev", (self.temporal.state_channels, *self.grid.shape), "float32"))
+        if self.health.camera_width:
+            tensors.append(TensorSpec(CAMERA_FEATURES, (len(self.cameras), self.health.camera_width), "float32"))
+        if self.health.map_width:
+            tensors.append(TensorSpec(MAP_FEATURES, (self.health.map_width,), "float32"))
         return tuple(tensors)
 
     def to_json(self) -> str:
@@ -304,15 +325,15 @@ class ModelSpec:
 
 
 # Older bundles lack these: their radar was a map, its returns were not bounded, their ONNX held all weights, no image
-# lost its sides, each class was thinned out by itself, all was in 32 bits,
-# and cameras might be mounted anyhow.
+# lost its sides, each class was thinned out by itself, all was in 32 bits, cameras might be mounted anyhow, and no
+# output was of the sensors' health.
 ADDED_LATER: dict[type, dict[str, Any]] = {
     RadarSpec: {
         "format": "map", "pillar_step": 0.1, "max_pillars": 4000, "pillar_points": 10,
         "rcs_dbsm": (-64.0, 64.0), "max_speed_mps": 70.0, "z_m": (-10.0, 20.0),
     },
     ImageSpec: {"zoom": 1.0},
-    ModelSpec: {"weights_sha256": {}, "nms": (), "precision": "fp32", "mounts": {}},
+    ModelSpec: {"weights_sha256": {}, "nms": (), "precision": "fp32", "mounts": {}, "health": HealthSpec()},
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """One activation: intake, synchroniser, subscriptions, pipeline and publication, from start to stop.
 
 Threads: the executor's takes messages in and closes frames; `bev_pipeline` runs the network on the newest frame;
-`bev_publish` makes and sends the messages, while the network is at the next frame already.
+`bev_publish` makes and sends the messages, while the network is at the next frame already; `bev_extrinsics` looks, now
+and then, whether sensors look where they should.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rclpy.node import Node
 from bev_perception.bundle import Bundle
 from bev_perception.decode import Thresholds
 from bev_perception.deployment.serving import Observer, Serving, Stepped
+from bev_perception.extrinsics_watch import DRIFT, ExtrinsicsWatch
 from bev_perception.fault import Fault
 from bev_perception.health import SensorHealth, newest_outcome, sensor_health
 from bev_perception.inference.interface import InferenceBackend
@@ -34,6 +36,8 @@ from bev_perception.sensors.intake import SensorIntake
 from bev_perception.structures import DEADLINE, ODOMETRY, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 from bev_perception.uncertainty import estimator_of
+from bev_perception.usual.monitor import monitor_of
+from bev_perception.usual.reading import CONTENTS, EXTRINSICS, Reading
 from bev_perception.worker import EveryWorker, NewestWorker
 
 PIPELINE_THREAD = "bev_pipeline"
@@ -56,7 +60,13 @@ def make_pipeline(model: Model, config: NodeConfig, score_threshold: Mapping[str
     spec = model.bundle.spec
     thresholds = Thresholds(score_threshold, spec.nms_radius)
     return BevPipeline(
-        spec, model.backend, thresholds, config.sync["max_speed_mps"], config.image_checks, estimator_of(model.bundle)
+        spec,
+        model.backend,
+        thresholds,
+        config.sync["max_speed_mps"],
+        config.image_checks,
+        estimator_of(model.bundle),
+        monitor_of(model.bundle),
     )
 
 
@@ -98,6 +108,10 @@ class ActiveRun:
         self._faults: dict[str, Fault] = {}  # of the same frame
         self._worker = NewestWorker(PIPELINE_THREAD, self._process, telemetry.dropped)
         self._publisher = EveryWorker("bev_publish", self._publish)
+        self._watch: ExtrinsicsWatch | None = None
+        if config.watch_share > 0:
+            self._watch = ExtrinsicsWatch(spec.cameras, spec.radars, config.watch_share)
+            self._watcher = NewestWorker("bev_extrinsics", self._look_at_extrinsics, lambda dropped: None)
         self._inputs: SensorInputs | None = None
         self._started_at = time.monotonic()
         self._sensors = {*config.cameras, *config.radars, ODOMETRY}
@@ -108,6 +122,8 @@ class ActiveRun:
         self._started_at = time.monotonic()
         self._publisher.start()
         self._worker.start()
+        if self._watch is not None:
+            self._watcher.start()
         synchronizer = FrameSynchronizer(self._taken)
         self._inputs = SensorInputs(
             self._node, self._config, self._intake, synchronizer, self._lock, self._telemetry, self._offer
@@ -124,6 +140,8 @@ class ActiveRun:
                 self._node.get_logger().error(f"a step has not ended in {PATIENCE_S:g} s: the engine is interrupted")
                 self._serving.pipeline.backend.interrupt()
                 self._worker.stop(PATIENCE_S)
+            if self._watch is not None:
+                self._watcher.stop(PATIENCE_S)
             self._publisher.stop()
 
     def change_config(self, config: NodeConfig) -> None:
@@ -155,8 +173,20 @@ class ActiveRun:
         if self._inputs is not None:
             self._inputs.name_wrong_types()
         with self._lock:
-            outcome = newest_outcome(self._taken, self._newest, self._faults)
+            outcome = newest_outcome(self._taken, self._newest, self._drifts() | self._faults)
             return sensor_health(self._intake, self._taken, outcome, self._now(), silent | self._intake.warnings)
+
+    def health(self) -> dict[str, tuple[Reading, ...]]:
+        """Check (CONTENTS, EXTRINSICS) -> how far sensors are from the usual; empty where nothing looks."""
+        monitor = self._serving.pipeline.monitor
+        return {
+            CONTENTS: monitor.readings() if monitor is not None else (),
+            EXTRINSICS: self._watch.readings() if self._watch is not None else (),
+        }
+
+    def _drifts(self) -> dict[str, Fault]:
+        readings = self._watch.readings() if self._watch is not None else ()
+        return {reading.name: Fault(DRIFT, reading.text) for reading in readings if reading.alarm}
 
     def counters(self) -> dict[str, int]:
         """What intake, synchroniser and pipeline counted since activation: `SENSOR/reason`, `frame/reason`,
@@ -192,7 +222,20 @@ class ActiveRun:
         for frame in frames:
             if frame.composition.closed_by == DEADLINE:
                 self._report("frame", "closed_by_deadline", f"without {frame.lacks()}")
+        if self._watch is not None:
+            self._watcher.offer(frames)
         self._worker.offer([_Closed(frame, (now_ns - frame.stamp_ns) / 1e6, closed_at) for frame in frames])
+
+    # ---- in the thread of the extrinsics
+
+    def _look_at_extrinsics(self, frame: SensorFrame) -> None:
+        assert self._watch is not None
+        try:
+            self._watch.add(frame)
+        except Exception:
+            self._failed("extrinsics_watch_failed")
+        for name, fault in self._drifts().items():
+            self._report(name, fault.reason, fault.detail)
 
     # ---- in the pipeline's thread
 
