@@ -23,5 +23,6 @@ MADE_BY = {
     "radar_listed.csv": RADARS,
     "learning_curves.csv": "python -m docs.learning_curves NAME=RUN_FOLDER",
     "platforms.csv": "make platforms",
+    "health.json": "python -m training.health BUNDLE --data DATA --out OUT, which writes OUT/health.json",
     "circle.json": "make circle, then a copy of out/circle/summary.json",
 }
