@@ -43,6 +43,7 @@ RADAR_CHANNELS = ("log_count", "rcs", "vx", "vy", "age", "dx", "dy")
 PILLAR_COLUMNS = ("x", "y", "z", "rcs", "vx", "vy")
 INTERPOLATIONS = ("area", "linear")
 COLOR_ORDERS = ("bgr", "rgb")
+CAMERA_FEATURES, MAP_FEATURES = "camera_features", "map_features"  # outputs for the health of sensors
 PRECISIONS = ("fp32", "int8")  # of the graph: int8 where its convolutions are in 8 bits
 
 # Names of sensors and classes are parts of parameter names, topics and counters.
@@ -50,6 +51,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}")
 SENSOR_LIMIT, CLASS_LIMIT, CANDIDATE_LIMIT, SIDE_LIMIT = 64, 1000, 10_000, 10_000
 TENSOR_LIMIT = 2**30  # elements; the largest that a student of a paper takes has 2**27
+FEATURE_LIMIT = 4096  # of one camera, or of the maps
 SECONDS_LIMIT = 60.0
 
 
@@ -159,6 +161,19 @@ class TemporalSpec:
 
 
 @dataclass(frozen=True)
+class HealthSpec:
+    """How many numbers the network gives of each camera and of its maps for the health of sensors (docs/health.md);
+    0: none, as most do."""
+
+    camera_width: int = 0
+    map_width: int = 0
+
+    def __post_init__(self) -> None:
+        _within("health.camera_width", self.camera_width, 0, FEATURE_LIMIT)
+        _within("health.map_width", self.map_width, 0, FEATURE_LIMIT)
+
+
+@dataclass(frozen=True)
 class NmsGroup:
     """Classes that thin each other out, as those of one task of CenterPoint's head do.
 
@@ -235,6 +250,7 @@ class ModelSpec:
     precision: str = "fp32"
     mounts: dict[str, CameraMount] = field(default_factory=dict)  # accepted ones; of a camera without: any
     spread: tuple[str, ...] = ()
+    health: HealthSpec = HealthSpec()
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -292,7 +308,7 @@ class ModelSpec:
 
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What the engine gives, in order: the top-K candidates over classes and cells, how far they may be off, the
-        state for the next step."""
+        state for the next step, and means and deviations of its features where the model has `health`."""
         tensors = [
             TensorSpec("scores", (self.top_k,), "float32"),
             TensorSpec("labels", (self.top_k,), "int64"),
@@ -303,6 +319,10 @@ class ModelSpec:
             tensors.append(TensorSpec("log_std", (self.top_k, len(self.spread), len(SPREAD_CHANNELS)), "float32"))
         if self.temporal.state_channels:
             tensors.append(TensorSpec("bev", (self.temporal.state_channels, *self.grid.shape), "float32"))
+        if self.health.camera_width:
+            tensors.append(TensorSpec(CAMERA_FEATURES, (len(self.cameras), self.health.camera_width), "float32"))
+        if self.health.map_width:
+            tensors.append(TensorSpec(MAP_FEATURES, (self.health.map_width,), "float32"))
         return tuple(tensors)
 
     def to_json(self) -> str:
@@ -322,14 +342,16 @@ class ModelSpec:
 
 # Older bundles lack these: their radar was a map, its returns were not bounded, their ONNX held all weights, no image
 # lost its sides, each class was thinned out by itself, all was in 32 bits, cameras might be mounted anyhow, and no
-# network said how far its boxes may be off.
+# network said how far its boxes may be off or of the sensors' health.
 ADDED_LATER: dict[type, dict[str, Any]] = {
     RadarSpec: {
         "format": "map", "pillar_step": 0.1, "max_pillars": 4000, "pillar_points": 10,
         "rcs_dbsm": (-64.0, 64.0), "max_speed_mps": 70.0, "z_m": (-10.0, 20.0),
     },
     ImageSpec: {"zoom": 1.0},
-    ModelSpec: {"weights_sha256": {}, "nms": (), "precision": "fp32", "mounts": {}, "spread": ()},
+    ModelSpec: {
+        "weights_sha256": {}, "nms": (), "precision": "fp32", "mounts": {}, "spread": (), "health": HealthSpec(),
+    },
 }  # fmt: skip
 
 

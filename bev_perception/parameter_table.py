@@ -217,6 +217,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Cameras mounted otherwise than the bundle accepts: they are masked, or it is only told",
         choices=(REFUSE, USE),
     ),
+    P(
+        "extrinsics.watch_share",
+        "double",
+        0.03,
+        "Share of a core for watching, while driving, whether sensors look where they should; told, never corrected. "
+        "0: none",
+        (0.0, 0.5),
+    ),
     P("anchor", "string", "", "Camera whose stamp is the frame's stamp; empty: the last camera that is not absent"),
     P(
         "front_cameras",

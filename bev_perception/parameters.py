@@ -86,6 +86,7 @@ class NodeConfig:
     extrinsics_file: Path | None
     refuse_implausible: bool
     refuse_unlike: bool
+    watch_share: float
     anchor: str
     front_cameras: tuple[str, ...]
     modes: dict[str, str]
@@ -278,6 +279,7 @@ def _build(v: dict[str, Any], spec: ModelSpec) -> NodeConfig:
         extrinsics_file=resolve_path(v["extrinsics.file"]) if v["extrinsics.source"] == FROM_FILE else None,
         refuse_implausible=v["extrinsics.implausible"] == REFUSE,
         refuse_unlike=v["extrinsics.unlike"] == REFUSE,
+        watch_share=v["extrinsics.watch_share"],
         anchor=_anchor(v, spec),
         front_cameras=tuple(v["front_cameras"]),
         modes=group("modes"),

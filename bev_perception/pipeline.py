@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from functools import partial
+from typing import Protocol
 
 from bev_perception.decode import Thresholds, decode, thresholds_of
 from bev_perception.fault import Fault
@@ -16,18 +17,31 @@ from bev_perception.structures import Detections, SensorFrame
 from bev_perception.sync_config import SyncConfig
 from bev_perception.temporal import TemporalMemory
 from bev_perception.uncertainty import Estimator
+from bev_perception.usual.reading import Reading
+from bev_perception.usual.statistics import Glimpse
+
+
+class Monitor(Protocol):
+    """What looks at every step (usual.monitor.HealthMonitor)."""
+
+    def look(self, glimpse: Glimpse) -> dict[str, Fault]:
+        """-> sensor -> what is to be told of it, though it was used."""
+
+    def readings(self) -> tuple[Reading, ...]:
+        """What it found last, of all sensors; in any thread."""
 
 
 class BevPipeline:
     """Holds the engine, the memory and the thresholds (which may be replaced between steps).
 
-    estimator: of a calibrated bundle, says what each detection is worth.
+    estimator: of a calibrated bundle, says what each detection is worth. monitor: looks whether sensors are as usual.
 
-    timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, total.
+    timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, health, total.
     faults: sensor -> why the last step could not use it, or what is to be told of it though it was used.
     counters, since construction: `SENSOR/reason` -> in how many steps a sensor had that fault, `radar/reason` -> how
     much of the sensors' data did not reach the network, `memory/reason` -> how often the memory was emptied
-    (Detections.memory_reset), `output/reason` -> candidates of the network that no detection can be.
+    (Detections.memory_reset), `output/reason` -> candidates of the network that no detection can be, `health/failed` ->
+    in how many steps the monitor raised.
     """
 
     def __init__(
@@ -38,6 +52,7 @@ class BevPipeline:
         max_speed_mps: float = SyncConfig.max_speed_mps,
         image_checks: ImageChecks | None = None,
         estimator: Estimator | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         self.spec = spec
         self.backend = backend
@@ -46,7 +61,7 @@ class BevPipeline:
         self.timings_ms: dict[str, float] = {}
         self.faults: dict[str, Fault] = {}
         self.counters: Counter[str] = Counter()
-        self._estimator = estimator
+        self._estimator, self.monitor = estimator, monitor
         self._image_checks = image_checks or ImageChecks()
         self._seen: dict[str, Seen] = {}
         # Each image goes to the engine's device, where it has one, while the next is prepared.
@@ -85,7 +100,9 @@ class BevPipeline:
         estimate = self._estimator and self._estimator(decoded.boxes, decoded.scores, decoded.labels, decoded.variances)
 
         decoded_at = time.perf_counter_ns()
-        self._note_timings(started, prepared, inferred, decoded_at)
+        if self.monitor is not None and not decoded.not_finite:
+            self._look(self.monitor, Glimpse(frame, inputs, candidates, decoded.boxes))
+        self._note_timings(started, prepared, inferred, decoded_at, time.perf_counter_ns())
         valid = [*inputs.get("camera_valid", ()), *inputs.get("radar_valid", ())]
         return Detections(
             frame.stamp_ns,
@@ -102,10 +119,22 @@ class BevPipeline:
             variances=decoded.variances,
         )
 
-    def _note_timings(self, started: int, prepared: int, inferred: int, decoded: int) -> None:
+    def _look(self, monitor: Monitor, glimpse: Glimpse) -> None:
+        """What is known of a sensor already goes before what is unusual about it; a look that fails costs no frame."""
+        try:
+            found = monitor.look(glimpse)
+        except Exception:
+            self.counters["health/failed"] += 1
+            return
+        unusual = {sensor: fault for sensor, fault in found.items() if sensor not in self.faults}
+        self.faults = self.faults | unusual
+        self.counters.update(f"{sensor}/{fault.reason}" for sensor, fault in unusual.items())
+
+    def _note_timings(self, started: int, prepared: int, inferred: int, decoded: int, looked: int) -> None:
         self.timings_ms = {
             "preprocess": (prepared - started) / 1e6,
             "inference": (inferred - prepared) / 1e6,
             "decode": (decoded - inferred) / 1e6,
-            "total": (decoded - started) / 1e6,
+            "health": (looked - decoded) / 1e6,
+            "total": (looked - started) / 1e6,
         }

@@ -52,6 +52,7 @@ from bev_perception.sensors.intake import SensorIntake
 from bev_perception.structures import DEADLINE, ODOMETRY, Composition, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 from bev_perception.uncertainty import estimator_of
+from bev_perception.usual.monitor import monitor_of
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,13 @@ class Replay:
             floor = {c: t if self._floor is None else min(self._floor, t) for c, t in config.score_threshold.items()}
             thresholds = Thresholds(floor, spec.nms_radius)
             pipeline = BevPipeline(
-                spec, backend, thresholds, config.sync["max_speed_mps"], config.image_checks, estimator_of(self._bundle)
+                spec,
+                backend,
+                thresholds,
+                config.sync["max_speed_mps"],
+                config.image_checks,
+                estimator_of(self._bundle),
+                monitor_of(self._bundle),
             )
             try:
                 for record_ns, frame in frames:

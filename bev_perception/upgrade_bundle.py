@@ -40,6 +40,7 @@ from bev_perception.signing import SIGNATURE
 from bev_perception.stated_scores import SCORES, read_scores
 from bev_perception.structures import SensorFrame
 from bev_perception.uncertainty import UNCERTAINTY, read_uncertainty
+from bev_perception.usual.table import HEALTH, read_health
 
 Frames = tuple[SensorFrame, SensorFrame]
 
@@ -53,7 +54,7 @@ def upgrade_bundle(old: str | Path, new: str | Path, frames: Frames | None = Non
     """
     before, new = open_bundle(old), Path(new)
     stated = read_scores(before)  # of the same network, which gets another hash
-    worth = read_uncertainty(before)
+    worth, usual = read_uncertainty(before), read_health(before)
     if new.exists():
         raise FileExistsError(f"{new} is there already; name a folder that is not")
     with work_folder(new) as work:
@@ -68,6 +69,8 @@ def upgrade_bundle(old: str | Path, new: str | Path, frames: Frames | None = Non
             write_atomic(work / SCORES, dataclasses.replace(stated, onnx_sha256=spec.onnx_sha256).to_json())
         if worth is not None:
             write_atomic(work / UNCERTAINTY, dataclasses.replace(worth, onnx_sha256=spec.onnx_sha256).to_json())
+        if usual is not None:
+            write_atomic(work / HEALTH, dataclasses.replace(usual, onnx_sha256=spec.onnx_sha256).to_json())
         backend = open_backend(open_bundle(work))
         try:
             self_test(backend, open_bundle(work))

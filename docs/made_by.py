@@ -24,5 +24,6 @@ MADE_BY = {
     "learning_curves.csv": "python -m docs.learning_curves NAME=RUN_FOLDER",
     "platforms.csv": "make platforms",
     "choosing_scale.csv": "python -m training.data_engine.scale --out IT",
+    "health.json": "python -m training.health BUNDLE --data DATA --out OUT, which writes OUT/health.json",
     "circle.json": "make circle, then a copy of out/circle/summary.json",
 }

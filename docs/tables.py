@@ -178,6 +178,46 @@ def circle_journal(told: Mapping[str, Any]) -> str:
     return "\n".join(["```text", *rows, "```"])
 
 
+def health_conditions(told: Mapping[str, Any]) -> str:
+    """A row a condition and severity; a delay is empty where half of the sensors are never found."""
+    head = ("condition", "size", "AUROC", "found, %", "delay, frames", "delay, s", "scene alarms, %", "told first")
+    body = [
+        (
+            row["condition"] if row["severity"] == 1 else "",
+            f"{row['level']:g} {row['unit']}".replace("level", "").strip(),
+            *(_given(row[key], digits) for key, digits in (("auroc", 3),)),
+            *(_given(row[key], digits, scale) for key, digits, scale in HEALTH_COLUMNS),
+            row["said"],
+        )
+        for row in told["conditions"]
+    ]
+    return markdown(head, body)
+
+
+HEALTH_COLUMNS = (("found", 0, 100.0), ("delay_frames", 0, 1.0), ("delay_s", 1, 1.0), ("scene", 0, 100.0))
+
+
+def _given(value: float | None, digits: int, scale: float = 1.0) -> str:
+    return "" if value is None or math.isnan(value) else f"{scale * value:.{digits}f}"
+
+
+def health_ablation(told: Mapping[str, Any]) -> str:
+    """Share of the sensors found at the middle severity, each way with thresholds for as many false alarms."""
+    ways = told["ablation"]
+    shown = [name for name in ways[0]["found"] if any(way["found"][name] for way in ways)]
+    body = [(way["way"].replace("_", " "), *(_given(way["found"][n], 0, 100.0) for n in shown)) for way in ways]
+    return markdown(("found, %", *(name.replace("_", " ") for name in shown)), body)
+
+
+def health_thresholds(told: Mapping[str, Any]) -> str:
+    rows = [
+        (part.replace("_", " "), f"{t['threshold']:.1f}", f"{t['range'][0]:.1f} to {t['range'][1]:.1f}",
+         f"{60 * t['sensor_hours']:.0f}")
+        for part, t in told["tails"].items()
+    ]  # fmt: skip
+    return markdown(("part", "threshold, deviations", "80 % of resampled ones", "minutes of one sensor"), rows)
+
+
 # (page, mark in it) -> table.
 def choosing_table(rows: Sequence[Row]) -> str:
     """A row for each strategy: what the largest pool took, and straight lines through all sizes."""
@@ -201,6 +241,9 @@ def choosing_table(rows: Sequence[Row]) -> str:
 TABLES: dict[tuple[str, str], Table] = {
     ("data_engine.md", "scale"): Table(choosing_table, ("choosing_scale.csv",)),
     ("platforms.md", "tried"): Table(platforms_table, ("platforms.csv",)),
+    ("health.md", "conditions"): Table(health_conditions, ("health.json",)),
+    ("health.md", "thresholds"): Table(health_thresholds, ("health.json",)),
+    ("health.md", "ablation"): Table(health_ablation, ("health.json",)),
     ("redeploy.md", "scores"): Table(circle_scores, ("circle.json",)),
     ("redeploy.md", "stages"): Table(circle_stages, ("circle.json",)),
     ("redeploy.md", "journal"): Table(circle_journal, ("circle.json",)),

@@ -29,16 +29,21 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("bev_perception", "download signing uncertainty"),
     ("bev_perception", "archive"),
     ("bev_perception", "store"),
-    ("bev_perception", "decode ego_motion messages modes preprocess sensors.twist temporal"),
+    ("bev_perception", "decode ego_motion messages modes preprocess rig.perturb rig.thinned sensors.twist temporal"),
     ("bev_perception", "inference.cuda_driver inference.engine_cache inference.half inference.tensorrt_api"),
     ("bev_perception", "inference.budget inference.capture inference.precisions"),
-    ("bev_perception", "conversions golden_frame inference.gpu inference.interface measurements stated_scores"),
+    (
+        "bev_perception",
+        "conversions golden_frame inference.gpu inference.interface measurements rig.doppler rig.epipolar "
+        "stated_scores usual",
+    ),
     ("bev_perception", "sensors.odometry_messages sensors.radar_checks sensors.radar_messages"),
     (
         "bev_perception",
-        "inference.pace inference.proof inference.builder pipeline sensors.camera_info sensors.video sync",
+        "inference.pace inference.proof inference.builder pipeline rig.direction rig.pairs sensors.camera_info "
+        "sensors.video sync",
     ),
-    ("bev_perception", "inference.dry_run inference.tensorrt_engine"),
+    ("bev_perception", "extrinsics_watch inference.dry_run inference.tensorrt_engine"),
     ("bev_perception", "inference.*_backend"),
     ("bev_perception", "inference.backend inference.build_engine"),
     ("bev_perception", "frame_proof inference.build_beside inference.check_gpu parameter_table"),
@@ -70,7 +75,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "bench calibrate compare_uncertainty decoding overfit prune quantize robustness study train_small"),
     ("training", "data_engine"),
     ("training", "select"),
-    ("training", "circle"),
+    ("training", "circle health"),
 )
 ROOTS = ("bev_perception", "training")
 

@@ -102,7 +102,7 @@ SPECIMENS: dict[str, Any] = {
     "nms": lambda v: [{"classes": ["car"], "iou": 0.2, "scale": [], "most": 0}],
     "weights_sha256": lambda v: {"w.bin": "0" * 64},
     "precision": lambda v: "int8",
-    "mounts": lambda v: {tiny_bundle.SPEC.cameras[0]: dict.fromkeys(MOUNTED, [0.0, 1.0])},
+    "mounts": lambda v: {tiny_bundle.SPEC.cameras[0]: {key: [0.0, 1.0] for key in MOUNTED}},
     "spread": lambda v: ["aleatoric"],
 }
 OTHERWISE = {int: lambda v: v + 1, float: lambda v: v * 1.01}

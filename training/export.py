@@ -53,7 +53,7 @@ from training.data.config import EVERY_RETURN
 from training.data.source import add_source, source_of
 from training.models import STUDENTS
 from training.models.detector import Detector
-from training.models.exported import ExportedDetector
+from training.models.exported import ExportedDetector, with_health
 from training.quiet import quiet
 from training.trainer.checkpoint import load_network
 
@@ -206,6 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         "--licence", default=Origin.licence, help="of the weights, such as apache-2.0: card (%(default)s)"
     )
     parser.add_argument("--datasets", nargs="+", default=[], help="that it learnt from and was scored on: card")
+    parser.add_argument("--health", action="store_true", help="with outputs by which the health of sensors is judged")
     parser.add_argument("--safetensors", action="store_true", help="also the weights, for torch")
     parser.add_argument("--limit-mib", type=float, help="refuse a larger bundle, such as 16 in a repository")
     args = parser.parse_args(argv)
@@ -226,6 +227,10 @@ def main(argv: list[str] | None = None) -> int:
     whole = next(iter(scores.values()), None)
     if whole is not None:
         student.spec = with_thresholds(student.spec, whole["classes"])
+    if args.health:
+        with torch.no_grad():
+            student.eval()
+            student.spec = with_health(student)
     origin = Origin(args.licence, tuple(args.datasets))
     card = model_card(student, scores, args.notes.read_text() if args.notes else "", origin)
     files: dict[str, str | bytes] = {"MODEL_CARD.md": card}

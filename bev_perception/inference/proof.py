@@ -11,13 +11,13 @@ import numpy as np
 
 from bev_perception.bundle import GOLDEN, Bundle
 from bev_perception.inference.interface import InferenceBackend, validate_inputs
-from bev_perception.model_spec import BundleError, ModelSpec
+from bev_perception.model_spec import CAMERA_FEATURES, MAP_FEATURES, BundleError, ModelSpec
 
 
 @dataclass(frozen=True)
 class Tolerance:
     """How far an engine may be from the golden sample. Scores absolute; boxes |a - b| <= box * max(1, |b|);
-    bev |a - b| <= state * max |golden bev|. unmatched: share of the candidates that may move to another cell;
+    bev and features |a - b| <= state * max |golden|. unmatched: share of the candidates that may move to another cell;
     differing: of those that stay, the share that may be farther in score or box."""
 
     score: float
@@ -161,6 +161,15 @@ def compare_outputs(
         figures["log_std"] = largest_kept(relative.max(axis=(1, 2)), tolerance.differing)
         require("log_std", figures["log_std"], tolerance.box)
     if "bev" in golden:
-        figures["bev"] = float(np.abs(found["bev"] - golden["bev"]).max() / max(1e-6, np.abs(golden["bev"]).max()))
+        figures["bev"] = _off(found["bev"], golden["bev"])
         require("bev", figures["bev"], tolerance.state)
+    for name in (CAMERA_FEATURES, MAP_FEATURES):
+        if name in golden:
+            figures[name] = _off(found[name], golden[name])
+            require(name, figures[name], tolerance.state)
     return figures
+
+
+def _off(found: np.ndarray, golden: np.ndarray) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float(np.abs(found - golden).max() / max(1e-6, np.abs(golden).max()))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bev_perception.rig.direction import Direction
+from bev_perception.rig.doppler import middle_deg, yaw_off_deg
 from bev_perception.rig.finding import Finding, Verdict, or_fine
 from bev_perception.rig.refusals import refusals
 from bev_perception.rig.summary import Motion, Summary
@@ -34,7 +35,7 @@ def check_radar_yaw(summary: Summary) -> list[Finding]:
             if not _tells(motion) or _is_over_ground(motion):
                 yield _unknown("radar_yaw", name, summary)
                 continue
-            off_deg = yaw_off_deg(motion)
+            off_deg = middle_deg(yaw_off_deg(motion.found, motion.expected))
             told.append(f"{name} {off_deg:+.1f}")
             if abs(off_deg) > TURNED_ROUND_DEG:
                 text = f"{name}: standing things go away when the vehicle comes nearer ({off_deg:+.0f} degrees)"
@@ -49,18 +50,6 @@ def check_radar_yaw(summary: Summary) -> list[Finding]:
 
     found = list(turned())
     return or_fine(found, "radar_yaw", f"degrees by which each is turned: {', '.join(told) or 'there are no radars'}")
-
-
-def yaw_off_deg(motion: Motion) -> float:
-    """By how much the radar is turned about z against its extrinsics, degrees, median of the scans.
-
-    The vehicle's velocity seen from a radar that is turned to the left lies to the right of where it is expected.
-    """
-    found, expected = motion.found, motion.expected
-    cross = expected[:, 0] * found[:, 1] - expected[:, 1] * found[:, 0]
-    angles = np.arctan2(cross, np.sum(expected * found, axis=1))
-    middle = np.angle(np.exp(1j * angles).mean())  # medians of angles are taken about a middle
-    return -float(np.degrees(middle + np.median((angles - middle + np.pi) % (2 * np.pi) - np.pi)))
 
 
 def check_radar_speed(summary: Summary) -> list[Finding]:

@@ -57,3 +57,19 @@ def fit_velocity(points: np.ndarray, seed: int = 0) -> DopplerFit | None:
         return None
     residual = float(np.median(np.abs(rays[chosen] @ velocity - closing[chosen])))
     return DopplerFit(velocity, float(chosen.mean()), residual)
+
+
+def yaw_off_deg(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Velocities (N, 2) of a radar in its own axes, by its returns and by odometry and extrinsics -> (N,) degrees by
+    which it is turned about z against its extrinsics.
+
+    The vehicle's velocity seen from a radar that is turned to the left lies to the right of where it is expected.
+    """
+    cross = expected[:, 0] * found[:, 1] - expected[:, 1] * found[:, 0]
+    return -np.degrees(np.arctan2(cross, np.sum(expected * found, axis=1)))
+
+
+def middle_deg(angles: np.ndarray) -> float:
+    """Median of (N,) angles in degrees, taken about their mean direction."""
+    middle = float(np.degrees(np.angle(np.exp(1j * np.radians(angles)).mean())))
+    return middle + float(np.median((angles - middle + 180.0) % 360.0 - 180.0))

@@ -42,8 +42,8 @@ class PairsHeard:
             if last is not None and _near(last, view):
                 continue
             self._before[name] = view
-            if last is not None and _follows(last, view):
-                self._pairs[name].offer(partial(_pair, last, view))
+            if last is not None and follows(last, view):
+                self._pairs[name].offer(partial(pair_of, last, view))
 
     @property
     def pairs(self) -> Mapping[str, tuple[Pair, ...]]:
@@ -56,16 +56,18 @@ def picture_spec(calibration: CameraCalibration) -> ImageSpec:
     return ImageSpec(height=round(calibration.height * WIDTH / calibration.width), width=WIDTH)
 
 
-def _moved_m(before: CameraView, after: CameraView) -> float:
+def moved_m(before: CameraView, after: CameraView) -> float:
+    """How far the vehicle drove between the two images."""
     return float(np.linalg.norm(after.ego.odom_from_ego[:3, 3] - before.ego.odom_from_ego[:3, 3]))
 
 
 def _near(before: CameraView, after: CameraView) -> bool:
     """Whether to wait for a later image: too little has moved as yet."""
-    return _follows(before, after) and _moved_m(before, after) < STEP_M
+    return follows(before, after) and moved_m(before, after) < STEP_M
 
 
-def _follows(before: CameraView, after: CameraView) -> bool:
+def follows(before: CameraView, after: CameraView) -> bool:
+    """Whether the later image is near enough in time, with the same odometry."""
     step_s = (after.frame.stamp_ns - before.frame.stamp_ns) / NS
     return 0 < step_s < LONGEST_S and before.ego.epoch == after.ego.epoch
 
@@ -79,7 +81,8 @@ def picture_of(view: CameraView) -> np.ndarray | None:
         return None
 
 
-def _pair(before: CameraView, after: CameraView) -> Pair | None:
+def pair_of(before: CameraView, after: CameraView) -> Pair | None:
+    """What is found again in the later image; None where one of the two cannot be read."""
     images = [image for view in (before, after) if (image := picture_of(view)) is not None]
     if len(images) < 2:
         return None

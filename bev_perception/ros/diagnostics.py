@@ -13,7 +13,10 @@ from bev_perception.health import Kind, SensorHealth, State
 from bev_perception.messages import to_time
 from bev_perception.ros.shared_memory import Problem
 from bev_perception.ros.telemetry import Snapshot
-from bev_perception_msgs.msg import Counter, Deployment, LatencyStat, PerceptionStatus, SensorState
+from bev_perception.sync_config import NS
+from bev_perception.usual.reading import CONTENTS, EXTRINSICS, Reading
+from bev_perception.usual.statistics import SCENE
+from bev_perception_msgs.msg import Counter, Deployment, HealthState, LatencyStat, PerceptionStatus, SensorState
 
 ACTIVE = "active"
 # bev_perception.health -> constants of SensorState, and what /diagnostics calls them.
@@ -36,6 +39,7 @@ DIAGNOSTIC_LEVELS = {
     PerceptionStatus.ERROR: DiagnosticStatus.ERROR,
     PerceptionStatus.INACTIVE: DiagnosticStatus.STALE,
 }
+CHECKS = {CONTENTS: HealthState.CONTENTS, EXTRINSICS: HealthState.EXTRINSICS}
 # A mode's severity -> level of the status.
 MODE_LEVELS = {"ok": PerceptionStatus.OK, "degraded": PerceptionStatus.DEGRADED, "error": PerceptionStatus.ERROR}
 # Kind of a sensor -> how the names of /diagnostics begin, which config/diagnostics_aggregator.yaml goes by.
@@ -47,6 +51,7 @@ class NodeReport:
     """Everything a status says, gathered at one moment.
 
     modes: those that hold, worst_mode: the worst severity. problems: of what is below the node, DDS and shared memory.
+    health: check (a key of CHECKS) -> readings of sensors, and of the scene.
     """
 
     stamp_ns: int
@@ -65,6 +70,7 @@ class NodeReport:
     output_timeout_ms: float = math.inf
     hardware_id: str = ""
     problems: tuple[Problem, ...] = ()
+    health: Mapping[str, Sequence[Reading]] = field(default_factory=dict)
     deployment: Deployment = field(default_factory=Deployment)
 
 
@@ -85,6 +91,7 @@ def level_and_summary(report: NodeReport) -> tuple[int, str]:
     level, texts = MODE_LEVELS[report.worst_mode], [", ".join(report.modes)] if report.modes else []
     if troubled:
         texts.append(troubled)
+    texts += [f"{SCENE} {r.text}" for r in report.health.get(CONTENTS, ()) if r.name == SCENE and r.alarm]
     if snapshot.age_at_publication_s * 1e3 > report.max_age_ms:
         level = max(level, PerceptionStatus.DEGRADED)
         age_ms = snapshot.age_at_publication_s * 1e3
@@ -117,6 +124,19 @@ def status_message(report: NodeReport) -> PerceptionStatus:
                 reason=s.reason,
             )
             for s in report.sensors
+        ],
+        health=[
+            HealthState(
+                name=r.name,
+                check=CHECKS[check],
+                alarm=r.alarm,
+                score=r.score,
+                threshold=r.threshold,
+                since=to_time(r.since_ns or 0),
+                text=r.text,
+            )
+            for check, readings in report.health.items()
+            for r in readings
         ],
         counters=[Counter(name=name, value=value) for name, value in sorted(snapshot.counters.items())],
         latencies=[
@@ -168,6 +188,16 @@ def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
         age_s, delay_s = _or_nan(s.age_s), _or_nan(s.delay_s)
         values = {"age_s": f"{age_s:.3f}", "delay_s": f"{delay_s:.3f}", "rate_hz": f"{s.rate_hz:.1f}"}
         statuses.append(status(f"{SENSOR_TASKS[s.kind]}{s.name}", SENSOR_LEVELS[s.state], s.reason or "ok", values))
+    read = {f"{r.name} {check}": r for check, readings in report.health.items() for r in readings}
+    alarms = [f"{name}: {r.text}" for name, r in read.items() if r.alarm]
+    statuses.append(
+        status(
+            "health",
+            DiagnosticStatus.WARN if alarms else DiagnosticStatus.OK,
+            "; ".join(alarms) or ("as usual" if read else "nothing is known: see docs/health.md"),
+            {name: _reading_text(r) for name, r in read.items()},
+        )
+    )
     counted = {
         name: f"{value} ({snapshot.details[name]})" if snapshot.details.get(name) else value
         for name, value in sorted(snapshot.counters.items())
@@ -184,6 +214,12 @@ def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
     problem_level = DiagnosticStatus.WARN if problems else DiagnosticStatus.OK
     statuses.append(status("middleware", problem_level, "; ".join(problems) or "nothing stands in the way", problems))
     return DiagnosticArray(header=Header(stamp=to_time(report.stamp_ns)), status=statuses)
+
+
+def _reading_text(reading: Reading) -> str:
+    text = f"{reading.score:.2f} of {reading.threshold:.2f}"
+    since = f" since {reading.since_ns / NS:.3f}" if reading.since_ns is not None else ""
+    return f"{text}{since}{': ' if reading.text else ''}{reading.text}"
 
 
 def _or_nan(value: float | None) -> float:

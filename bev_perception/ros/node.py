@@ -48,6 +48,8 @@ from bev_perception.ros.start import init_ros, make_executor, spins
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.sensors.sensor_calibration import read_extrinsics
 from bev_perception.sync_config import MS
+from bev_perception.uncertainty import read_uncertainty
+from bev_perception.usual.table import read_health
 from bev_perception_msgs.msg import PerceptionStatus
 
 if TYPE_CHECKING:
@@ -155,6 +157,8 @@ class PerceptionNode(LifecycleNode):
         config = make_config(self._params.values(), bundle.spec)
         read_extrinsics(config)
         check_message_types(config)
+        read_uncertainty(bundle)  # or BundleError, before an engine is built
+        read_health(bundle)
         self._make_publishers(config)
         started = time.perf_counter()
         backend, figures = open_proven(bundle, config.backend, **config.backend_options)
@@ -332,6 +336,7 @@ class PerceptionNode(LifecycleNode):
         return NodeReport(
             **common,
             sensors=sensors,
+            health=run.health() if run is not None and label == ACTIVE else {},
             modes=modes,
             worst_mode=worst_mode,
             model_name=model.bundle.spec.name,

@@ -1,7 +1,8 @@
 """One activation: intake, synchroniser, subscriptions, pipeline and publication, from start to stop.
 
 Threads: the executor's takes messages in and closes frames; `bev_pipeline` runs the network on the newest frame;
-`bev_publish` makes and sends the messages, while the network is at the next frame already.
+`bev_publish` makes and sends the messages, while the network is at the next frame already; `bev_extrinsics` looks, now
+and then, whether sensors look where they should.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rclpy.node import Node
 from bev_perception.bundle import Bundle
 from bev_perception.decode import Thresholds
 from bev_perception.deployment.serving import Observer, Serving, Stepped
+from bev_perception.extrinsics_watch import DRIFT, ExtrinsicsWatch
 from bev_perception.fault import Fault
 from bev_perception.health import SensorHealth, newest_outcome, sensor_health
 from bev_perception.inference.interface import InferenceBackend
@@ -36,6 +38,8 @@ from bev_perception.sensors.intake import SensorIntake, Source
 from bev_perception.structures import DEADLINE, ODOMETRY, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
 from bev_perception.uncertainty import estimator_of
+from bev_perception.usual.monitor import monitor_of
+from bev_perception.usual.reading import CONTENTS, EXTRINSICS, Reading
 from bev_perception.worker import EveryWorker, NewestWorker
 
 PIPELINE_THREAD = "bev_pipeline"
@@ -59,7 +63,13 @@ def make_pipeline(model: Model, config: NodeConfig, score_threshold: Mapping[str
     spec = model.bundle.spec
     thresholds = Thresholds(score_threshold, spec.nms_radius)
     return BevPipeline(
-        spec, model.backend, thresholds, config.sync["max_speed_mps"], config.image_checks, estimator_of(model.bundle)
+        spec,
+        model.backend,
+        thresholds,
+        config.sync["max_speed_mps"],
+        config.image_checks,
+        estimator_of(model.bundle),
+        monitor_of(model.bundle),
     )
 
 
@@ -107,6 +117,10 @@ class ActiveRun:
         self._faults: dict[str, Fault] = {}  # of the same frame
         self._worker = NewestWorker(PIPELINE_THREAD, self._process, telemetry.dropped)
         self._publisher = EveryWorker("bev_publish", self._publish)
+        self._watch: ExtrinsicsWatch | None = None
+        if config.watch_share > 0:
+            self._watch = ExtrinsicsWatch(spec.cameras, spec.radars, config.watch_share)
+            self._watcher = NewestWorker("bev_extrinsics", self._look_at_extrinsics, lambda dropped: None)
         self._inputs: SensorInputs | None = None
         self._started_at = time.monotonic()
         self._sensors = {*config.cameras, *config.radars, ODOMETRY}
@@ -117,6 +131,8 @@ class ActiveRun:
         self._started_at = time.monotonic()
         self._publisher.start()
         self._worker.start()
+        if self._watch is not None:
+            self._watcher.start()
         synchronizer = FrameSynchronizer(self._taken)
         self._inputs = SensorInputs(
             self._node, self._config, self._intake, synchronizer, self._lock, self._telemetry, self._offer,
@@ -134,6 +150,8 @@ class ActiveRun:
                 self._node.get_logger().error(f"a step has not ended in {PATIENCE_S:g} s: the engine is interrupted")
                 self._serving.pipeline.backend.interrupt()
                 self._worker.stop(PATIENCE_S)
+            if self._watch is not None:
+                self._watcher.stop(PATIENCE_S)
             self._publisher.stop()
 
     def change_config(self, config: NodeConfig) -> None:
@@ -165,13 +183,12 @@ class ActiveRun:
         if self._inputs is not None:
             self._inputs.name_wrong_types()
         with self._lock:
-            outcome = newest_outcome(self._taken, self._newest, self._faults)
+            outcome = newest_outcome(self._taken, self._newest, self._drifts() | self._faults)
             return sensor_health(self._intake, self._taken, outcome, self._now(), silent | self._intake.warnings)
 
     def moment(self, health: Sequence[SensorHealth]) -> tuple[Moment, tuple[int, float] | None]:
         """What triggers look at, of the newest frame and the sensors; stamp (ns) and speed (m/s) of the newest pose.
-        Before the first frame no sensor is at fault: they are starting. Signals of the model's health have no source
-        yet."""
+        Before the first frame no sensor is at fault: they are starting."""
         with self._lock:
             newest, stamp_ns = self._newest, self._taken.poses.newest_ns
             pose = None if stamp_ns is None else self._taken.poses.at(stamp_ns)
@@ -180,7 +197,20 @@ class ActiveRun:
         faults = {s.name: s.reason for s in health if s.state in LASTING_FAULTS}
         found = newest.scores if newest.uncertainty is None else newest.uncertainty.probability
         speed = None if pose is None else (pose.stamp_ns, float(np.hypot(*pose.linear[:2])))
-        return Moment(np.asarray(found), faults), speed
+        signals = {r.name: r.score / r.threshold for r in self.health()[CONTENTS] if r.alarm}
+        return Moment(np.asarray(found), faults, signals=signals), speed
+
+    def health(self) -> dict[str, tuple[Reading, ...]]:
+        """Check (CONTENTS, EXTRINSICS) -> how far sensors are from the usual; empty where nothing looks."""
+        monitor = self._serving.pipeline.monitor
+        return {
+            CONTENTS: monitor.readings() if monitor is not None else (),
+            EXTRINSICS: self._watch.readings() if self._watch is not None else (),
+        }
+
+    def _drifts(self) -> dict[str, Fault]:
+        readings = self._watch.readings() if self._watch is not None else ()
+        return {reading.name: Fault(DRIFT, reading.text) for reading in readings if reading.alarm}
 
     def counters(self) -> dict[str, int]:
         """What intake, synchroniser and pipeline counted since activation: `SENSOR/reason`, `frame/reason`,
@@ -216,7 +246,20 @@ class ActiveRun:
         for frame in frames:
             if frame.composition.closed_by == DEADLINE:
                 self._report("frame", "closed_by_deadline", f"without {frame.lacks()}")
+        if self._watch is not None:
+            self._watcher.offer(frames)
         self._worker.offer([_Closed(frame, (now_ns - frame.stamp_ns) / 1e6, closed_at) for frame in frames])
+
+    # ---- in the thread of the extrinsics
+
+    def _look_at_extrinsics(self, frame: SensorFrame) -> None:
+        assert self._watch is not None
+        try:
+            self._watch.add(frame)
+        except Exception:
+            self._failed("extrinsics_watch_failed")
+        for name, fault in self._drifts().items():
+            self._report(name, fault.reason, fault.detail)
 
     # ---- in the pipeline's thread
 

@@ -27,6 +27,7 @@ from bev_perception.model_spec import (
     RUNTIME,
     SPREAD_CHANNELS,
     SPREAD_PARTS,
+    HealthSpec,
     ImageSpec,
     ModelSpec,
     RadarSpec,
@@ -52,6 +53,7 @@ has nothing else to configure about the model.
 | `golden_frame.npz` | what the sensors of a vehicle gave, and the detections that it must lead to |
 | `scores.json` | may be left out: scores for machines, and of how many frames; read by a [gate](redeploy.md#the-gate) |
 | `uncertainty.json` | may be left out: what a detection is worth ([uncertainty.md](uncertainty.md)) |
+| `health.json` | may be left out: what sensors and network usually give ([health.md](health.md)) |
 | `MODEL_CARD.md` | for people: size, scores, how it was trained, limits; what model hubs read of it |
 | `model.safetensors` | where it was asked for: the weights, for torch |
 | `model.sig` | where it is signed: who made all of the above |"""
@@ -163,6 +165,7 @@ vehicle reads it.
 TAKES = """\
 Shapes are those of the shipped model; the last rows stand for `radar_bev` in a model whose radar format is `pillars`.
 What can be missing has an input that says whether it is there, 1 or 0."""
+GIVES = "The last two rows are of bundles that were exported with `--health`, here with the widths of a small student."
 FACTS: dict[type, dict[str, str]] = {
     ModelSpec: {
         "name": "Name of the model; detections and status carry it",
@@ -179,6 +182,7 @@ FACTS: dict[type, dict[str, str]] = {
         "nms": "Groups of classes that thin each other out (`NmsGroup`); a class in none is thinned out by itself",
         "onnx_sha256": "sha256 of `model.onnx`",
         "weights_sha256": "File of the bundle in which `model.onnx` keeps weights -> its sha256; mostly none",
+        "health": "See below; 0 where the graph has no outputs for it",
         "precision": f"Of the graph: {', '.join(map(code, PRECISIONS))}, where its convolutions are in 8 bits "
         "([inference.md](inference.md#8-bits)); engines are proven with the tolerance that goes with it",
         "mounts": "Camera -> (low, high) of how it may be mounted: height above ground, degrees up, to the left and "
@@ -215,6 +219,10 @@ FACTS: dict[type, dict[str, str]] = {
         "max_speed_mps": "Largest radial speed over ground that does, m/s",
         "z_m": "Least and largest height above base_link that does, m",
     },
+    HealthSpec: {
+        "camera_width": "Numbers of each camera in `camera_features`",
+        "map_width": "Numbers in `map_features`",
+    },
     TemporalSpec: {
         "state_channels": "Channels of the state `bev`; 0: no memory",
         "interval_s": "Age of the earlier state that is wanted, s",
@@ -245,6 +253,8 @@ TENSORS = {
     f"({', '.join(SPREAD_PARTS)}) of {', '.join(SPREAD_CHANNELS)}; m, logarithms of metres, m/s, and the logit of the "
     "class",
     "bev": "State for a later frame; TensorRT keeps it on the GPU",
+    "camera_features": "Mean and deviation of every channel of each image's features, for [health](health.md)",
+    "map_features": "The same of the maps of cameras, radars and both",
 }
 
 # Keys of model_spec.json that are no facts of the model: what stands there when it is written today.
@@ -259,6 +269,8 @@ def page() -> str:
     spec = bundle.spec
     other = dataclasses.replace(spec, radar=dataclasses.replace(spec.radar, format="pillars"))
     names = {tensor.name for tensor in spec.inputs()}
+    more = dataclasses.replace(spec, health=HealthSpec(128, 320)).outputs()[len(spec.outputs()) :]
+    said = dataclasses.replace(spec, spread=SPREAD_PARTS).outputs()
     extra = [tensor for tensor in other.inputs() if tensor.name not in names]
     later = ", ".join(
         code(f"{part}{name}")
@@ -284,7 +296,7 @@ def page() -> str:
         *("## Bundles of earlier versions", UPGRADE, "## The card", CARD),
         *("## model_spec.json", facts(spec), *nested_facts(spec)),
         *("## What the network takes", TAKES, tensor_table((*spec.inputs(), *extra))),
-        *("## What the network gives", tensor_table(dataclasses.replace(spec, spread=SPREAD_PARTS).outputs())),
+        *("## What the network gives", GIVES, tensor_table((*said, *more))),
     )
 
 

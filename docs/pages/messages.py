@@ -33,8 +33,8 @@ ALWAYS = {
 }
 # In the order in which a reader wants them.
 ORDER = (
-    "Detection3DArray", "Detection3D", "SensorInput", "PerceptionStatus", "SensorState", "Counter", "LatencyStat",
-    "Deployment",
+    "Detection3DArray", "Detection3D", "SensorInput", "PerceptionStatus", "SensorState", "HealthState", "Counter",
+    "LatencyStat", "Deployment",
 )  # fmt: skip
 
 

@@ -101,7 +101,8 @@ def find_errors(candidates: Candidates, batch: dict[str, Tensor], grid: BevGrid,
     angle = torch.atan2(y, x).detach()
     half = _of(labels, HALF_TURN, classes) & ((boxes[..., YAW].detach() * coded[..., YAW]).sum(dim=-1) < 0)
     place = _turned(x - box[..., 0], y - box[..., 1], angle)
-    speed = _turned(*(boxes[..., VELOCITY] - coded[..., VELOCITY]).unbind(dim=-1), angle)
+    off = boxes[..., VELOCITY] - coded[..., VELOCITY]
+    speed = _turned(off[..., 0], off[..., 1], angle)
     rest = boxes[..., 2:6] - coded[..., 2:6]
     yaw = boxes[..., YAW] - torch.where(half[..., None], -coded[..., YAW], coded[..., YAW])
     errors = torch.cat([place, rest, yaw, speed], dim=-1)

@@ -90,7 +90,7 @@ class CameraRadarStudent(nn.Module):
         return self.temporal(self._fused(inputs)[0], memory)[1]
 
     def forward(self, inputs: dict[str, Tensor], memory: Memory | None) -> Prediction:
-        fused, features, aux = self._fused(inputs)
+        fused, features, aux, images = self._fused(inputs)
         x, state = self.temporal(fused, memory)
         half = self.down1(x)
         quarter = self.down2(half)
@@ -98,10 +98,10 @@ class CameraRadarStudent(nn.Module):
         neck = self.up2(torch.cat([x, F.interpolate(upper, scale_factor=2.0, mode="nearest")], dim=1))
         heatmap, regression, told = self.head(neck)
         features |= {"fused": fused, "encoder1": half, "encoder2": quarter, "neck": neck}
-        return Prediction(heatmap, regression, state, aux | told, features)
+        return Prediction(heatmap, regression, state, aux | told, features, images)
 
-    def _fused(self, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The map of all sensors, what cameras and radars gave to it, and the auxiliary logits."""
+    def _fused(self, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """The map of all sensors, what cameras and radars gave to it, the auxiliary logits, features of the images."""
         images, radar_bev = inputs["images"], inputs["radar_bev"]
         b, n = images.shape[:2]
         features = self.image_features(images)
@@ -117,4 +117,4 @@ class CameraRadarStudent(nn.Module):
         aux = {"depth": depth}
         if self.training:
             aux["semantic"] = self.semantic(features).reshape(split)
-        return fused, {"lift": camera_bev, "radar": radar}, aux
+        return fused, {"lift": camera_bev, "radar": radar}, aux, features.reshape(split)

@@ -35,7 +35,8 @@ class Prediction:
 
     state (B, C, X, Y) for later frames, None without memory. aux: what losses supervise besides, by name: depth
     (B, N, D, h, w) logits, semantic (B, N, classes + 1, h, w) logits, foreground (B, 1, X, Y) logits, iou (B, T, X, Y).
-    features: BEV maps that distillation may name.
+    features: BEV maps that distillation may name. images: (B, N, C, h, w) features of every image, of networks that can
+    be exported with what the health of cameras is judged by.
     """
 
     heatmap: Tensor
@@ -43,6 +44,7 @@ class Prediction:
     state: Tensor | None = None
     aux: dict[str, Tensor] = field(default_factory=dict)
     features: dict[str, Tensor] = field(default_factory=dict)
+    images: Tensor | None = None
 
 
 # scores (B, K), labels (B, K) int64, cells (B, K) int64 = ix * Y + iy, boxes (B, K, 10) in BOX_CHANNELS.

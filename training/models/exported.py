@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 
+from bev_perception.model_spec import HealthSpec, ModelSpec
 from training.models.center_head import find_candidates, rectified_scores
-from training.models.detector import Candidates, Detector, Memory, Prediction, SetDetector, task_index
+from training.models.detector import (
+    Candidates,
+    Detector,
+    Memory,
+    Prediction,
+    SetDetector,
+    empty_memory,
+    task_index,
+)
 from training.models.spread_head import Spread, reads_of, spread_head
 
 MEMORY_INPUTS = ("prev_bev", "prev_from_curr", "prev_valid", "prev_dt")
+HEALTH_MAPS = ("lift", "radar", "fused")  # features of the prediction: what cameras gave, what radars gave, and both
 
 
 def candidates_of(detector: Detector, prediction: Prediction) -> Candidates:
@@ -56,7 +69,47 @@ class ExportedDetector(nn.Module):
         if memory is not None:
             assert prediction.state is not None
             outputs.append(prediction.state[0])
-        return tuple(outputs)
+        return (*outputs, *health_features(self.detector.spec, prediction))
+
+
+def health_features(spec: ModelSpec, prediction: Prediction) -> list[Tensor]:
+    """What a spec with `health` has in its outputs of one frame: means and deviations of each channel over the features
+    of each image (N, 2C), and over the maps of cameras, radars and both (2 C in all)."""
+    found = []
+    if spec.health.camera_width:
+        assert prediction.images is not None
+        found.append(_moments(prediction.images[0].float()))
+    if spec.health.map_width:
+        found.append(torch.cat([_moments(prediction.features[name][0].float()) for name in HEALTH_MAPS]))
+    return found
+
+
+def _moments(features: Tensor) -> Tensor:
+    """(..., C, h, w) -> (..., 2 C): means, then deviations."""
+    mean, square = features.mean(dim=(-2, -1)), (features * features).mean(dim=(-2, -1))
+    return torch.cat([mean, (square - mean * mean).clamp(min=0.0).sqrt()], dim=-1)
+
+
+def with_health(detector: Detector) -> ModelSpec:
+    """Its spec with what the health of sensors is judged by. Raises ValueError for a network that does not give it."""
+    spec = detector.spec
+    prediction = detector({name: tensor[None] for name, tensor in _empty(spec).items()}, _no_memory(spec))
+    if prediction.images is None or not set(HEALTH_MAPS) <= set(prediction.features):
+        raise ValueError(
+            f"{spec.name} gives no features of images, or not the maps {', '.join(HEALTH_MAPS)}; its forward must "
+            "return them (Prediction.images, .features), as camera_radar's does"
+        )
+    maps = sum(prediction.features[name].shape[1] for name in HEALTH_MAPS)
+    return replace(spec, health=HealthSpec(2 * prediction.images.shape[2], 2 * maps))
+
+
+def _empty(spec: ModelSpec) -> dict[str, Tensor]:
+    tensors = {t.name: torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in spec.inputs()}
+    return {name: tensor for name, tensor in tensors.items() if name not in MEMORY_INPUTS}
+
+
+def _no_memory(spec: ModelSpec) -> Memory | None:
+    return empty_memory(spec, torch.zeros(1), 1)
 
 
 def parameters_exported(detector: Detector) -> int:

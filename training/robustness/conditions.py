@@ -1,6 +1,6 @@
 """What is tried: name -> how a frame is spoilt, from easy to hard.
 
-The cameras' eight are those of RoboBEV (Xie et al., 2023), at its three severities; the radars' and the rig's are ours.
+The cameras' first eight are those of RoboBEV (Xie et al., 2023), at its three severities; the others are ours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from bev_perception.model_spec import ModelSpec
 from bev_perception.structures import SensorFrame
 from training.robustness import image_corruptions as images
-from training.robustness import lost, radar_corruptions, rig_errors
+from training.robustness import lens, lost, radar_corruptions, rig_errors
 from training.robustness.lost import Loss
 from training.robustness.moment import Moment, change_images, change_scans
 
@@ -25,7 +25,8 @@ CLEAN, LOST = "clean", "lost"
 
 @dataclass(frozen=True)
 class Condition:
-    """of: camera, radar or rig. levels: what `spoil` is given, from easy to hard. unit: of the levels, for a table."""
+    """of: camera, lens (one camera's), radar or rig. levels: what `spoil` is given, from easy to hard. unit: of the
+    levels, for a table."""
 
     of: str
     spoil: Spoil
@@ -38,6 +39,17 @@ def _image(change: Spoiler, *levels: int) -> Condition:
         return change_images(frame, moment, lambda image, rng: change(image, level, rng))
 
     return Condition("camera", spoil, levels)
+
+
+def _lens(change: Spoiler, *levels: int) -> Condition:
+    """Of one camera, drawn for the scene; what is drawn stays the same in all of its frames."""
+
+    def spoil(frame: SensorFrame, level: int, moment: Moment) -> SensorFrame:
+        rng = moment.rng_of_scene()
+        dirty = moment.spec.cameras[int(rng.integers(len(moment.spec.cameras)))]
+        return change_images(frame, moment, lambda image, _: change(image, level, moment.rng_of_scene()), {dirty})
+
+    return Condition("lens", spoil, levels)
 
 
 def _scan(change: Spoiler, unit: str, *levels: float) -> Condition:
@@ -56,6 +68,9 @@ CONDITIONS: dict[str, Condition] = {
     "low_light": _image(images.darken, 2, 3, 4),
     "fog": _image(images.fog, 2, 4, 5),
     "snow": _image(images.snow, 1, 2, 3),
+    "lens_dirt": _lens(lens.lens_dirt, 1, 2, 3),
+    "water_drops": _lens(lens.water_drops, 1, 2, 3),
+    "low_sun": _lens(lens.low_sun, 1, 2, 3),
     "radar_crash": Condition("radar", lost.radars_lost, (1, 3, 5), "radars"),
     "scan_lost": Condition("radar", lost.scans_lost, (0.3, 0.6, 0.9), "of the scans"),
     "azimuth_noise": _scan(radar_corruptions.noisy_azimuth, "degrees", 1.0, 2.0, 4.0),
@@ -104,7 +119,12 @@ def cells(spec: ModelSpec, only: tuple[str, ...] = ()) -> list[Cell]:
 
     Raises ValueError for a name that there is not, or that the model has no sensor for.
     """
-    has = {"camera": bool(spec.cameras), "radar": bool(spec.radars), "rig": bool(spec.cameras)}
+    has = {
+        "camera": bool(spec.cameras),
+        "lens": bool(spec.cameras),
+        "radar": bool(spec.radars),
+        "rig": bool(spec.cameras),
+    }
     applicable = [name for name, condition in CONDITIONS.items() if has[condition.of]]
     wrong = [name for name in only if name not in (*applicable, LOST)]
     if wrong:

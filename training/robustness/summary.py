@@ -17,7 +17,7 @@ from training.robustness.reaction import reaction_times
 from training.robustness.scene import REACTION, SEEN, SEEN_CLEAN, tally_path
 
 RESULT_LIMIT = 16 * 2**20  # bytes of a JSON that is read
-KINDS = {"camera": "cameras", "radar": "radars", "rig": "the rig"}
+KINDS = {"camera": "cameras", "lens": "a lens", "radar": "radars", "rig": "the rig"}
 
 
 def summarise(folders: Sequence[Path], cells: Sequence[Cell], reference: Mapping[str, float]) -> dict[str, Any]:

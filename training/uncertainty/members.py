@@ -61,15 +61,15 @@ def fused(members: Sequence[Frame]) -> Frame:
         group = np.concatenate([[first], nearest])
         free[group] = False
         groups.append(group)
-    rows = [_mean(boxes[g], velocity[g], scores[g], said[g], len(members)) for g in groups]
-    order = np.argsort([-row[2] for row in rows], kind="stable")
+    means = [_mean(boxes[g], velocity[g], scores[g], said[g], len(members)) for g in groups]
+    order = np.argsort([-mean[2] for mean in means], kind="stable")
     found = make_objects(
-        np.array([rows[i][0] for i in order]).reshape(-1, 7),
-        np.array([rows[i][1] for i in order]).reshape(-1, 2),
-        np.array([rows[i][2] for i in order]),
+        np.array([means[i][0] for i in order]).reshape(-1, 7),
+        np.array([means[i][1] for i in order]).reshape(-1, 2),
+        np.array([means[i][2] for i in order]),
         tuple(str(names[groups[i][0]]) for i in order),
     )
-    return Frame(found, np.array([rows[i][3] for i in order]).reshape(-1, len(METRIC_CHANNELS)))
+    return Frame(found, np.array([means[i][3] for i in order]).reshape(-1, len(METRIC_CHANNELS)))
 
 
 def _mean(

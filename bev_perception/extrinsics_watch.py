@@ -1,0 +1,198 @@
+"""Where cameras and radars look, estimated while driving: told, never corrected. No ROS.
+
+The doctor's checks (rig/), a little at a time: a radar's own motion by its standing returns against odometry's, and the
+points of a camera's images against the lines on which the vehicle's motion must carry them. Each sensor has its turn,
+what was found of the last minute or two counts, and after each piece of work the watch rests, so that it takes no more
+than its share of a core.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from bev_perception.preprocess.radar import own_velocities
+from bev_perception.rig.direction import LOST_PX, best_turn
+from bev_perception.rig.doppler import fit_velocity, middle_deg, yaw_off_deg
+from bev_perception.rig.epipolar import Pair, mean_distance
+from bev_perception.rig.pairs import STEP_M, follows, moved_m, pair_of
+from bev_perception.rig.perturb import TURNS
+from bev_perception.structures import CameraView, RadarSweep, SensorFrame
+from bev_perception.sync_config import NS
+from bev_perception.usual.reading import Reading
+
+DRIFT = "extrinsics_drift"  # the reason under which it is told
+RADAR_WINDOW_S = 60.0
+SCANS, LEAST_SCANS = 120, 20  # of a radar within the window: kept, and enough to judge by
+CAMERA_WINDOW_S = 120.0
+PAIRS, LEAST_PAIRS, EVERY = 12, 4, 2  # of a camera's images; judged anew after so many more
+LASTING, LEAST_LASTING = 3, 2  # estimates of a camera whose median counts, and that it takes to be sure
+LEAST_MPS = 2.0
+RADAR_DEG, CAMERA_DEG = 0.5, 0.75  # what is told of
+SURE = 3.0  # standard errors
+TURNED_ROUND_DEG = 150.0
+PATIENCE_NS = 10 * NS  # with a camera whose images do not do
+
+ALL_RADARS = ""  # a turn of every radar's newest scan
+RADAR_TURNS = 3  # between two cameras
+
+Drift = tuple[float, float, bool, str]  # degrees, the limit, whether that is told, and in words
+
+
+class ExtrinsicsWatch:
+    """Give it frames in stamp order, in one thread; `readings` may be asked in another.
+
+    share: of a core that it may take. cpu_s, now_s: the thread's time of computing, and the wall clock.
+    """
+
+    def __init__(
+        self,
+        cameras: tuple[str, ...],
+        radars: tuple[str, ...],
+        share: float,
+        cpu_s: Callable[[], float] = time.thread_time,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._share, self._cpu_s, self._now_s = share, cpu_s, now_s
+        self._cameras, self._radars = cameras, radars
+        self._of_camera = {name: _CameraWatch() for name in cameras}
+        self._of_radar = {name: _RadarWatch() for name in radars}
+        # A scan costs a thirtieth of two images, and more of them are wanted.
+        turns = [turn for name in cameras for turn in (*[ALL_RADARS] * RADAR_TURNS, name)] or [ALL_RADARS]
+        self._turns = deque(turns)
+        self._turn_ns = 0  # when the camera whose turn it is had its first frame
+        self._rest_until_s = -math.inf
+        self._readings: dict[str, Reading] = {}
+
+    def add(self, frame: SensorFrame) -> None:
+        """One piece of work at most, once the watch has rested."""
+        if self._now_s() < self._rest_until_s:
+            return
+        started_s = self._cpu_s()
+        name = self._turns[0]
+        self._turn_ns = self._turn_ns or frame.stamp_ns
+        if name == ALL_RADARS:
+            done = True
+            for radar, sweeps in zip(self._radars, frame.radars):
+                self._of_radar[radar].add(sweeps[:1])
+                self._read(radar, self._of_radar[radar].drift(frame.stamp_ns), frame.stamp_ns)
+        else:
+            watch = self._of_camera[name]
+            done = watch.add(frame.cameras[self._cameras.index(name)])
+            if done:
+                self._read(name, watch.drift(frame.stamp_ns), frame.stamp_ns)
+        if done or not 0 <= frame.stamp_ns - self._turn_ns < PATIENCE_NS:
+            self._turns.rotate(-1)
+            self._turn_ns = 0
+        if done:
+            self._rest_until_s = self._now_s() + (self._cpu_s() - started_s) / self._share
+
+    def readings(self) -> tuple[Reading, ...]:
+        """Of the sensors that were looked at long enough; scores and thresholds in degrees."""
+        return tuple(self._readings.values())
+
+    def _read(self, name: str, found: Drift | None, stamp_ns: int) -> None:
+        if found is None:
+            self._readings = {n: reading for n, reading in self._readings.items() if n != name}
+            return
+        degrees, limit, is_off, text = found
+        before = self._readings.get(name)
+        since_ns = (before.since_ns if before is not None and before.alarm else stamp_ns) if is_off else None
+        self._readings = self._readings | {name: Reading(name, degrees, limit, since_ns, text)}
+
+
+class _RadarWatch:
+    """Angles (degrees) between how a radar moves by its returns and by odometry, with the stamps of the scans."""
+
+    def __init__(self) -> None:
+        self._angles: deque[tuple[int, float]] = deque(maxlen=SCANS)
+
+    def add(self, sweeps: tuple[RadarSweep, ...]) -> None:
+        """One scan or none. Speeds over ground say nothing: what stands has none, wherever it is seen."""
+        if not sweeps or sweeps[0].scan.compensated:
+            return
+        (sweep,) = sweeps
+        stamp_ns = sweep.scan.stamp_ns
+        if self._angles and stamp_ns < self._angles[-1][0]:  # time has jumped back
+            self._angles.clear()
+        expected = own_velocities([sweep])[:, :2]
+        if (self._angles and stamp_ns == self._angles[-1][0]) or float(np.hypot(*expected[0])) < LEAST_MPS:
+            return
+        fit = fit_velocity(sweep.scan.points)
+        if fit is not None:
+            self._angles.append((stamp_ns, float(yaw_off_deg(fit.velocity[None], expected)[0])))
+
+    def drift(self, stamp_ns: int) -> Drift | None:
+        angles = np.array([angle for at, angle in self._angles if stamp_ns - at < RADAR_WINDOW_S * NS])
+        if len(angles) < LEAST_SCANS:
+            return None
+        yaw = middle_deg(angles)
+        spread = 1.4826 * float(np.median(np.abs((angles - yaw + 180.0) % 360.0 - 180.0)))
+        error = 1.2533 * spread / math.sqrt(len(angles))  # of a median
+        text = f"yaw {yaw:+.2f} +- {error:.2f} degrees by {len(angles)} scans against odometry"
+        if abs(yaw) > TURNED_ROUND_DEG:
+            text += "; it looks the other way, or the sign of its speeds is wrong"
+        return abs(yaw), RADAR_DEG, abs(yaw) - SURE * error > RADAR_DEG, text
+
+
+class _CameraWatch:
+    """Pairs of images of one camera, and the turn that fits them best."""
+
+    def __init__(self) -> None:
+        self._pairs: deque[tuple[int, Pair]] = deque(maxlen=PAIRS)
+        self._before: CameraView | None = None
+        self._pose = np.eye(4)
+        self._new = 0
+        self._turns: deque[dict[str, float]] = deque(maxlen=LASTING)
+        self._text = ""
+
+    def add(self, view: CameraView | None) -> bool:
+        """Whether a pair was made, or none can be."""
+        before = self._before
+        if view is None:
+            self._before = None
+            return True
+        if before is None or not follows(before, view):
+            self._before = view
+            return False
+        if moved_m(before, view) < STEP_M:
+            return False
+        self._before = None
+        if not np.array_equal(self._pose, view.calibration.ego_from_cam):  # another calibration: another question
+            self._pairs.clear()
+            self._turns.clear()
+            self._pose = view.calibration.ego_from_cam
+        pair = pair_of(before, view)
+        if pair is not None:
+            self._pairs.append((view.frame.stamp_ns, pair))
+            self._new += 1
+        return True
+
+    def drift(self, stamp_ns: int) -> Drift | None:
+        pairs = [pair for at, pair in self._pairs if 0 <= stamp_ns - at < CAMERA_WINDOW_S * NS]
+        if len(pairs) < LEAST_PAIRS:
+            self._turns.clear()
+        elif self._new >= EVERY or not self._turns:
+            self._new = 0
+            self._estimate(pairs)
+        if not self._turns:
+            return None
+        middle = {name: float(np.median([turn[name] for turn in self._turns])) for name in TURNS}
+        degrees = max(map(abs, middle.values()))
+        turns = ", ".join(f"{name} {value:+.2f}" for name, value in middle.items() if value)
+        words = f"turned by {turns} degrees it fits better" if turns else "no turn fits better"
+        lasts = len(self._turns) >= LEAST_LASTING
+        return degrees, CAMERA_DEG, lasts and degrees >= CAMERA_DEG, words + self._text
+
+    def _estimate(self, pairs: list[Pair]) -> None:
+        here = mean_distance(pairs, self._pose)
+        if math.isnan(here):
+            return
+        turn, least = best_turn(pairs, self._pose)
+        if least <= LOST_PX:  # or points were not followed
+            self._turns.append(turn)
+            self._text = f": {least:.2f} px off the lines of motion, not {here:.2f}, in {len(pairs)} pairs of images"

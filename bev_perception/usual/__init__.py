@@ -1,0 +1,1 @@
+"""What sensors and network usually give, and how far they are from it."""

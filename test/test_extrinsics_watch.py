@@ -1,0 +1,119 @@
+"""Where sensors look, estimated from frames: radars by closed form, cameras by drawn points, and at what cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rig_drive = pytest.importorskip("rig_drive", reason="onnx or rosbags is not installed")
+
+from bev_perception.evaluation.frames import read_frames  # noqa: E402
+from bev_perception.extrinsics_watch import CAMERA_DEG, LEAST_SCANS, RADAR_DEG, ExtrinsicsWatch  # noqa: E402
+from bev_perception.parameters import make_config  # noqa: E402
+from bev_perception.rig.perturb import perturbed  # noqa: E402
+from bev_perception.structures import EgoPose, RadarScan, RadarSweep, SensorFrame  # noqa: E402
+
+THINGS = np.random.default_rng(1).uniform((-30, -40, 0), (90, 60, 2), (250, 3))
+FREE = 1e9  # a share that makes no rest
+
+
+def radar_frames(turned_deg: float, sign: float = 1.0, compensated: bool = False) -> Iterator[SensorFrame]:
+    """Of one radar whose extrinsics are so many degrees beside where it looks."""
+    truth = rig_drive.MOUNTS["radar_b"]
+    for index in range(60):
+        stamp_ns = rig_drive.START + index * 100_000_000
+        returns = rig_drive.radar_returns(truth, stamp_ns, THINGS, index)
+        v = "_comp" if compensated else ""
+        columns = [returns[n] for n in ("x", "y", "z", "rcs")] + [sign * returns[f"{a}{v}"] for a in ("vx", "vy")]
+        scan = RadarScan("radar_b", stamp_ns, np.stack(columns, axis=1), compensated)
+        ego = EgoPose(
+            stamp_ns,
+            rig_drive.pose_at(stamp_ns),
+            np.array([rig_drive.SPEED_MPS, 0, 0]),
+            np.array([0, 0, rig_drive.TURN_RPS]),
+        )
+        yield SensorFrame(stamp_ns, ego, (), ((RadarSweep(scan, perturbed(truth, {"yaw": turned_deg}), ego),),))
+
+
+def watched(frames: Iterator[SensorFrame]) -> ExtrinsicsWatch:
+    watch = ExtrinsicsWatch((), ("radar_b",), FREE)
+    for frame in frames:
+        watch.add(frame)
+    return watch
+
+
+@pytest.mark.parametrize("turned_deg", [0.0, 1.0, -2.0])
+def test_a_radars_yaw_is_found_to_a_quarter_of_a_degree(turned_deg: float) -> None:
+    (reading,) = watched(radar_frames(turned_deg)).readings()
+    assert reading.score == pytest.approx(abs(turned_deg), abs=0.25) and reading.threshold == RADAR_DEG
+    assert reading.alarm == bool(turned_deg)
+    if turned_deg:
+        assert f"yaw {'-' if turned_deg > 0 else '+'}{abs(turned_deg):.0f}"[:5] in reading.text
+        assert reading.since_ns is not None and reading.since_ns > rig_drive.START
+
+
+def test_a_wrong_sign_is_told_and_speeds_over_ground_say_nothing() -> None:
+    (reading,) = watched(radar_frames(0.0, sign=-1.0)).readings()
+    assert reading.alarm and "sign of its speeds" in reading.text
+    assert watched(radar_frames(0.0, compensated=True)).readings() == ()
+
+
+def test_few_scans_say_nothing() -> None:
+    frames = list(radar_frames(1.0))
+    watch = ExtrinsicsWatch((), ("radar_b",), FREE)
+    for frame in frames[: LEAST_SCANS - 1]:
+        watch.add(frame)
+        watch.add(frame)  # the same scan again is none more
+    assert watch.readings() == ()
+
+
+def test_it_rests_so_long_that_its_share_is_kept() -> None:
+    now, worked = [0.0], [0.0]
+
+    class Clock:
+        """Every question of it costs 5 ms of computing: two of them frame a piece of work."""
+
+        def __call__(self) -> float:
+            worked[0] += 0.005
+            return worked[0]
+
+    watch = ExtrinsicsWatch((), ("radar_b",), 0.03, cpu_s=Clock(), now_s=lambda: now[0])
+    frames = list(radar_frames(0.0))
+    for step in range(3000):
+        now[0] = step / 100
+        watch.add(frames[step % len(frames)])
+    pieces = worked[0] / 0.01
+    assert pieces * 0.005 / now[0] == pytest.approx(0.03, rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rig_drive.write_drive(tmp_path_factory.mktemp("rig") / "drive", rig_drive.in_sight)
+
+
+@pytest.mark.parametrize("turned_deg", [0.0, 3.0])
+def test_where_a_camera_looks(drive: Path, turned_deg: float) -> None:
+    spec, config = rig_drive.SPEC, make_config(rig_drive.VALUES, rig_drive.SPEC)
+    watch = ExtrinsicsWatch(("cam_a",), (), FREE)
+    for _, frame in read_frames(drive, spec, config):
+        views = tuple(
+            dataclasses.replace(
+                v,
+                calibration=dataclasses.replace(
+                    v.calibration, ego_from_cam=perturbed(v.calibration.ego_from_cam, {"yaw": turned_deg})
+                ),
+            )
+            for v in frame.cameras
+            if v is not None and v.frame.sensor == "cam_a"
+        )
+        if views:
+            watch.add(dataclasses.replace(frame, cameras=views, radars=()))
+    (reading,) = watch.readings()
+    assert reading.threshold == CAMERA_DEG and reading.alarm == bool(turned_deg), reading
+    assert reading.score == pytest.approx(turned_deg, abs=0.5)
+    if turned_deg:
+        assert reading.text.startswith(f"turned by yaw -{reading.score:.2f} degrees it fits better")

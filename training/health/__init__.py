@@ -1,0 +1,1 @@
+"""Fitting what is usual, setting alarms, and measuring what they find."""
