@@ -24,7 +24,7 @@ from bev_perception.parameters import parse_yaml
 from bev_perception.ring.bag import PARAMS
 
 # Files of the node may have so many bytes: to it, that is a disk that is full.
-LIMIT = 300_000
+LIMIT = 60_000
 SMALL_DISK = (
     "-c",
     f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT})); "
