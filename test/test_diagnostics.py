@@ -19,7 +19,9 @@ from bev_perception.ros.diagnostics import NodeReport, diagnostics_message, stat
 from bev_perception.ros.shared_memory import Problem
 from bev_perception.ros.telemetry import Telemetry
 from bev_perception.structures import ODOMETRY
-from bev_perception_msgs.msg import PerceptionStatus
+from bev_perception.usual.reading import CONTENTS, EXTRINSICS, Reading
+from bev_perception.usual.statistics import SCENE
+from bev_perception_msgs.msg import HealthState, PerceptionStatus
 
 CONFIG = Path(__file__).resolve().parent.parent / "bev_perception" / "config" / "diagnostics_aggregator.yaml"
 
@@ -32,7 +34,7 @@ def statuses(name: str, problems: tuple[Problem, ...] = ()) -> dict[str, Diagnos
     snapshot = Telemetry().snapshot()
     report = NodeReport(1, "base_link", "active", snapshot, sensors, hardware_id="car 7", problems=problems)
     found = diagnostics_message(report, name).status
-    assert len({status.name for status in found}) == len(found) == len(sensors) + 4
+    assert len({status.name for status in found}) == len(found) == len(sensors) + 5
     return {status.name: status for status in found}
 
 
@@ -98,3 +100,24 @@ def test_the_level_is_that_of_the_worst_mode(worst: str, level: int, diagnostic:
         assert status.summary.startswith("front_cameras_lost")
     (pipeline,) = (s for s in diagnostics_message(report, "/n").status if s.name == "/n: pipeline")
     assert pipeline.level == max(diagnostic, DiagnosticStatus.WARN)
+
+
+def test_alarms_of_health_are_told_and_those_of_the_scene_stand_in_the_summary() -> None:
+    telemetry = Telemetry()
+    telemetry.output(0.1, "", False)
+    dirty = Reading("CAM_FRONT", 9.0, 6.0, 3_500_000_000, "detail, lower left: 0.3 of the usual")
+    scene, drift = Reading(SCENE, 8.0, 7.0, 4_000_000_000, "doubt"), Reading("CAM_BACK", 0.25, 0.75)
+    health = {CONTENTS: (dirty, scene), EXTRINSICS: (drift,)}
+    report = NodeReport(1, "base_link", "active", telemetry.snapshot(), health=health)
+    status = status_message(report)
+    rows = [(h.name, h.check, h.alarm, h.since.sec, h.since.nanosec) for h in status.health]
+    assert rows == [
+        ("CAM_FRONT", HealthState.CONTENTS, True, 3, 500_000_000),
+        (SCENE, HealthState.CONTENTS, True, 4, 0),
+        ("CAM_BACK", HealthState.EXTRINSICS, False, 0, 0),
+    ]
+    assert status.health[0].text == dirty.text and status.health[2].threshold == 0.75
+    assert status.level == PerceptionStatus.OK and "scene doubt" in status.summary
+    (told,) = (s for s in diagnostics_message(report, "/n").status if s.name == "/n: health")
+    assert told.level == DiagnosticStatus.WARN and "CAM_FRONT contents: detail, lower left" in told.message
+    assert {v.key: v.value for v in told.values}["CAM_BACK extrinsics"] == "0.25 of 0.75"
