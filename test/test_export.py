@@ -72,7 +72,10 @@ def bundle_dir(tiny_checkpoint, network, keyframes, tiny_dataset, tmp_path_facto
 def test_a_checkpoint_becomes_a_bundle_that_the_vehicle_accepts(bundle_dir):
     out, bundle = bundle_dir, load_bundle(bundle_dir)
     thresholds = SPEC.score_threshold | {"car": 0.6}  # the score of its best F1; nothing is known of the others
-    assert dataclasses.replace(bundle.spec, onnx_sha256="") == dataclasses.replace(SPEC, score_threshold=thresholds)
+    plain = dataclasses.replace(bundle.spec, onnx_sha256="", mounts={})
+    assert plain == dataclasses.replace(SPEC, score_threshold=thresholds) and set(bundle.spec.mounts) == set(
+        SPEC.cameras
+    )
     assert sorted(f.name for f in out.iterdir()) == [
         "MODEL_CARD.md", "golden.npz", "golden_frame.npz", "model.onnx",
         *(["model.safetensors"] if importlib.util.find_spec("safetensors") else []), "model_spec.json", "scores.json",

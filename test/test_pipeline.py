@@ -78,7 +78,7 @@ def test_a_step_is_preprocess_infer_decode(backend):
     assert found.stamp_ns == frame.stamp_ns and not found.temporal_used and found.memory_reset == ""
     assert found.sensors_used == ("cam_a", "cam_b", "radar_a") and found.missing == {}
     assert set(pipeline.timings_ms) == {"preprocess", "inference", "decode", "health", "total"}
-    stages = [pipeline.timings_ms[s] for s in ("preprocess", "inference", "decode")]
+    stages = [pipeline.timings_ms[s] for s in ("preprocess", "inference", "decode", "health")]
     assert pipeline.timings_ms["total"] == pytest.approx(sum(stages))
 
 
