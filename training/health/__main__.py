@@ -216,7 +216,8 @@ def main(argv: list[str] | None = None) -> int:
         data = open_keyframes(spec, PLAIN, source, args.split, 1).data_index.digest
         facts = {"model": spec.onnx_sha256, "data": data, "seed": args.seed, "engine": engine.name}
         _same_run(args.out, facts | {"parts": list(parts)})
-        fitted_to, set_on = (collected(*which, [Cell()])[Cell()] for which in (("train", args.fit), (args.split, None)))
+        fitted_to = collected("train", args.fit, [Cell()])[Cell()]
+        set_on = collected(args.split, None, [Cell()])[Cell()]
         table, tails = fit_table(fitted_to, set_on, spec, parts, SECONDS, args.alarms)
         write_into(bundle, table)
         print(f"written: {bundle.path / HEALTH}", flush=True)
