@@ -40,7 +40,7 @@ setup-test:
 	@"$(PYTHON)" requirements/set_up.py test
 
 demo: setup-demo
-	@$(ENV) OMP_NUM_THREADS=1 python -m training.world bag "$(OUT)/demo/drive_$(SEED)" --seed $(SEED) --duration 10 --scale 0.25 \
+	@$(ENV) OMP_NUM_THREADS=1 python -m training.world bag "$(OUT)/demo/drive_$(SEED)" --world city --seed $(SEED) --duration 10 --scale 0.25 \
 		--workers "$$(nproc)" --keep
 	@$(ENV) python -m bev_perception.evaluation.demo "$(OUT)/demo/drive_$(SEED)" --out "$(OUT)/demo" $(ARGS)
 

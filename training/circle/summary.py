@@ -19,7 +19,7 @@ from training.circle.steps import Settings, asked_by
 
 JOURNAL = Path("vehicle", "journal.jsonl")
 SCORED = {  # what is scored -> file of its scores, where in it
-    "shipped student, held-out drives": ("before.json", "all"),
+    "the fleet's student, held-out drives": ("before.json", "all"),
     "fine-tuned, held-out drives": ("after.json", "all"),
     "in 8 bits, held-out drives": (f"better/{SCORES}", ""),
     "published before, one drive": ("published/before.json", ""),

@@ -19,7 +19,7 @@ CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "
 RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
 # Metres between the centres of two objects of one class. PAPER: the roots of CenterPoint's 4, 12, 10, 1, 0.85, 0.175,
 # which its code compares with squares (Yin et al., CVPR 2021; det3d's configuration with circular NMS). Small networks
-# on cells of 0.8 m score a little more with wider ones (docs/results.md).
+# on cells of 0.8 m score a little more with wider ones (docs/lab_notes/town_student.md).
 NMS_RADIUS = {
     "car": 2.0, "truck": 3.0, "construction_vehicle": 3.0, "bus": 4.0, "trailer": 4.0,
     "barrier": 1.0, "motorcycle": 1.0, "bicycle": 1.0, "pedestrian": 0.6, "traffic_cone": 0.5,
