@@ -59,8 +59,9 @@ def everywhere(use: Use) -> dict[str, Use]:
 
 def _per_class(others: Pairs, own: Pairs, probability: np.ndarray, classes: int) -> Claim:
     """With the root mean square of each class's errors as deviation, and the quantiles of all as intervals."""
-    whole = np.sqrt(np.nanmean(others.errors**2, axis=0, where=np.isfinite(others.errors)))
-    table = np.tile(np.nan_to_num(whole, nan=1.0), (classes, 1))
+    known = np.isfinite(others.errors).sum(axis=0)
+    whole = np.where(known > 0, np.sqrt(np.nansum(others.errors**2, axis=0) / np.maximum(known, 1)), 1.0)
+    table = np.tile(whole, (classes, 1))
     for label in range(classes):
         errors = others.errors[others.labels == label]
         for i in np.flatnonzero(np.isfinite(errors).any(axis=0)):
