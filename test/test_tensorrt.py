@@ -130,14 +130,23 @@ def test_missing_packages_are_named(bundle):
         pytest.skip("tensorrt is installed here")
 
 
+def test_the_shipped_student_is_accepted(rtx):
+    """In 8 bits, as it is shipped."""
+    shipped = load_bundle(ROOT / "bev_perception" / "bundles" / "demo")
+    built = build_serialized(rtx, shipped.model(), shipped.spec, "bundle")
+    assert built.engine and built.share > 0.9
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_shipped_student_is_accepted(rtx, precision):
-    path = ROOT / "bev_perception" / "bundles" / "demo"
-    if not (path / "model.onnx").is_file():
-        pytest.skip("no bundle is shipped in bev_perception/bundles/demo")
-    shipped = load_bundle(path)
+def test_the_student_before_it_was_in_8_bits_is_accepted(rtx, precision, tmp_path):
+    pytest.importorskip("lightning", reason="needs lightning")
+    from training.export import export_bundle
+    from training.trainer.checkpoint import load_network
+
+    student = load_network(ROOT / "training" / "checkpoints" / "city_student.ckpt").detector
+    bundle = load_bundle(export_bundle(student, tmp_path / "bundle"))
     lines: list[str] = []
-    built = build_serialized(rtx, shipped.model(), shipped.spec, precision, log=lines.append)
+    built = build_serialized(rtx, bundle.model(), bundle.spec, precision, log=lines.append)
     assert built.engine and built.share > 0.9
     assert precision == "fp32" or int(lines[0].split()[0]) > 20  # convolutions in fp16
     assert precision == "fp32" or any(LAST_CONVOLUTION in line for line in lines)

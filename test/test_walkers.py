@@ -17,13 +17,14 @@ pytest.importorskip("lightning", reason="needs lightning")
 
 
 from bev_perception import frame_proof, temporal
-from bev_perception.bundle import load_bundle
+from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.evaluation.objects import Objects
 from training.bundling import evaluation
 from training.bundling.evaluation import detect_by_bundle
 from training.data import clips
 from training.data.nuscenes import Keyframe
 from training.data.source import Source
+from training.export import export_bundle
 from training.scoring import score_found
 from training.trainer import detect as torch_walker
 from training.trainer.checkpoint import load_network
@@ -32,7 +33,6 @@ from training.trainer.loading import Batches, open_keyframes
 from training.trainer.network import Network
 
 ROOT = Path(__file__).resolve().parent.parent
-BUNDLE = load_bundle(ROOT / "bev_perception" / "bundles" / "demo")
 WORDS = ("all", "no_temporal", "camera+temporal", "blank:CAM_FRONT")
 # How far apart the two may be: rounding, in another order of operations. Measured on one machine, over 1,144 boxes: all
 # are found by both, scores differ by 4e-7, boxes by 9e-5 (m, rad), mAP not at all.
@@ -41,7 +41,7 @@ SCORE, BOX = 1e-5, 1e-3
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return load_network(ROOT / "training" / "checkpoints" / "demo_start.ckpt")
+    return load_network(ROOT / "training" / "checkpoints" / "city_student.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,14 @@ def in_torch(network: Network, keyframes: list[Keyframe]) -> Found:
 
 
 @pytest.fixture(scope="module")
-def by_step(keyframes: list[Keyframe]) -> Found:
-    return detect_by_bundle(BUNDLE, keyframes, WORDS)
+def bundle(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """In 32 bits, which the shipped one, in 8, is not."""
+    return load_bundle(export_bundle(network.detector, tmp_path_factory.mktemp("exported") / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def by_step(bundle: Bundle, keyframes: list[Keyframe]) -> Found:
+    return detect_by_bundle(bundle, keyframes, WORDS)
 
 
 def test_checkpoint_and_bundle_find_the_same(in_torch: Found, by_step: Found) -> None:
@@ -98,7 +104,7 @@ def test_their_scores_agree(network: Network, keyframes: list[Keyframe], in_torc
     for word in WORDS:
         a, b = (score_found(keyframes, network.spec, found[word], rows) for found in (in_torch, by_step))
         assert a.frames == b.frames == len(keyframes)
-        assert a.mean_ap_present > 0.05, "a network that finds something"
+        assert a.mean_ap_present > 0.01, "a network that finds something"
         assert a.mean_ap == pytest.approx(b.mean_ap, abs=1e-4)
         assert a.nds == pytest.approx(b.nds, abs=1e-4)
 
@@ -112,8 +118,8 @@ def _limits(**limits: float) -> Callable[[pytest.MonkeyPatch], None]:
 
     def change(inputs: Any) -> Any:
         def changed(memory: temporal.TemporalMemory, frame: Any) -> Any:
-            spec = dataclasses.replace(BUNDLE.spec.temporal, **limits)
-            memory.spec = dataclasses.replace(BUNDLE.spec, temporal=spec)
+            spec = dataclasses.replace(memory.spec.temporal, **limits)
+            memory.spec = dataclasses.replace(memory.spec, temporal=spec)
             return inputs(memory, frame)
 
         return changed
@@ -155,12 +161,12 @@ IN_THE_CLIP = {
 
 @pytest.mark.parametrize("what", IN_THE_STEP)
 def test_a_change_to_the_step_is_noticed(
-    what: str, keyframes: list[Keyframe], in_torch: Found, monkeypatch: pytest.MonkeyPatch
+    what: str, bundle: Bundle, keyframes: list[Keyframe], in_torch: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change, word = IN_THE_STEP[what]
     change(monkeypatch)
     monkeypatch.setattr(frame_proof, "prove_frame", lambda *_: {})  # the golden frame notices some of these, too
-    changed = detect_by_bundle(BUNDLE, keyframes, [word])[word]
+    changed = detect_by_bundle(bundle, keyframes, [word])[word]
     assert max(disagreement(found, changed[row]) for row, found in in_torch[word].items()) > 0.1
 
 

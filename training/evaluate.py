@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from bev_perception.bundle import load_bundle
+from bev_perception.inference.backend import BACKENDS
 from bev_perception.evaluation.nuscenes_format import result_rows, results_meta, write_results
 from bev_perception.evaluation.objects import Objects
 from bev_perception.files import write_atomic
@@ -56,7 +57,7 @@ def find(args: argparse.Namespace) -> Found:
         bundle = load_bundle(args.model)
         keyframes = open_keyframes(bundle.spec, PLAIN, source_of(args), args.split, args.scenes)
         _check_scored(args, keyframes)
-        return Found(bundle.spec, keyframes, detect_by_bundle(bundle, keyframes, args.sensors), lidar=False)
+        return Found(bundle.spec, keyframes, detect_by_bundle(bundle, keyframes, args.sensors, args.backend), lidar=False)
     network = load_network(args.model, own_device())
     if args.history is not None:
         data = replace(network.run.data, history=args.history)
@@ -112,6 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=4, help="of a checkpoint")
     parser.add_argument("--workers", type=int, default=1, help="loader processes of a checkpoint")
     parser.add_argument("--out", type=Path, help="write all scores as JSON")
+    parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="engine of a bundle")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write detections as the benchmark's server takes")
     args = parser.parse_args(argv)
     if args.results and len(args.sensors) > 1:

@@ -56,6 +56,9 @@ def write_files(folder: Path, bundle: Path, spec: ModelSpec, changes: Mapping[st
         "backend": "frozen",
         "extrinsics.source": "file",
         "extrinsics.file": str((folder / "calibration.yaml").resolve()),
+        # A car of its own, whose pictures are drawn: nothing in them stands or moves as the vehicle does.
+        "extrinsics.unlike": "use",
+        "extrinsics.watch_share": 0.0,
     }
     values |= changes or {}
     path = folder / "params.yaml"

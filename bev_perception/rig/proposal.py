@@ -11,6 +11,8 @@ import numpy as np
 from bev_perception.calibration import CalibrationError
 from bev_perception.geometry import make_transform
 from bev_perception.model_spec import ModelSpec
+from bev_perception.mounts import mount_of, unlike
+from bev_perception.parameter_table import USE
 from bev_perception.rig.assign import Part, assign
 from bev_perception.rig.found import CameraFound, RadarFound, find_cameras, find_odometry, find_radars, is_map
 from bev_perception.rig.survey import TRANSFORMS, Survey, TopicSeen
@@ -95,6 +97,7 @@ def propose(
     if timing is not None:
         _timing(timing, spec, draft)
     _ways(survey, of_cameras, of_radars, draft)
+    _mounts(cameras, of_cameras, spec, draft)
     absent = [name for name in (*spec.cameras, *spec.radars) if name not in draft.mounts]
     if absent:
         draft.put("absent", absent, "nothing of this rig looks where these do")
@@ -199,6 +202,28 @@ def _radar(radar: RadarFound, part: Part | None, draft: _Draft) -> None:
         why = radar.guesses.get(field_name, "")
         draft.put(f"{name}.fields.{field_name}", value, why, guess=bool(why))
     draft.told += [f"{scans.topic}: {fault}" for fault in scans.faults]
+
+
+def _mounts(cameras: Sequence[CameraFound], parts: Mapping[str, Part], spec: ModelSpec, draft: _Draft) -> None:
+    """Cameras that are mounted otherwise than the model accepts are used all the same, as a guess that says so."""
+    differ = []
+    for camera in cameras:
+        part, info = parts.get(camera.name), camera.info
+        accepted = spec.mounts.get(part.sensor) if part is not None else None
+        if (
+            part is None
+            or info is None
+            or accepted is None
+            or info.K is None
+            or info.size is None
+            or not info.K[0, 0] > 0
+        ):
+            continue
+        found = mount_of(draft.mounts[part.sensor].ego_from_sensor, info.K, info.size[0])
+        if said := unlike(found, accepted):
+            differ.append(f"{part.sensor} {said}")
+    if differ:
+        draft.put("extrinsics.unlike", USE, f"{'; '.join(differ)}: train for this rig", guess=True)
 
 
 def _why(part: Part) -> str:

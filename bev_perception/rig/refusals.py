@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from bev_perception.rig.finding import Finding, Verdict
 from bev_perception.rig.summary import Heard, Summary
+from bev_perception.sensors.sensor_calibration import MOUNT_UNLIKE
 
 OTHER = "other"
 # check -> reasons; those with a star stand for all that fit.
@@ -39,6 +40,7 @@ def check_of(reason: str) -> str:
 
 def refusals(summary: Summary, check: str, expected: str) -> Iterator[Finding]:
     """A finding for each reason of this check that an input was refused for."""
+    allowed = () if summary.config.refuse_unlike else (MOUNT_UNLIKE,)
     for heard in summary.heard.values():
         for reason, number in heard.refused.items():
             if check_of(reason) != check or not number:
@@ -46,10 +48,15 @@ def refusals(summary: Summary, check: str, expected: str) -> Iterator[Finding]:
             detail = summary.details.get(f"{heard.sensor}/{reason}", "")
             text = f"{heard.sensor}: {reason}, {number} of {max(heard.times.count, number)} messages"
             yield Finding(
-                check, _verdict(reason, number, heard), f"{text}: {detail}" if detail else text, expected, EXPLAINED
+                check,
+                _verdict(reason, number, heard, allowed),
+                f"{text}: {detail}" if detail else text,
+                expected,
+                EXPLAINED,
             )
 
 
-def _verdict(reason: str, number: int, heard: Heard) -> Verdict:
-    harmless = any(fnmatch.fnmatchcase(reason, pattern) for pattern in HARMLESS)
+def _verdict(reason: str, number: int, heard: Heard, allowed: tuple[str, ...]) -> Verdict:
+    """allowed: reasons that the parameters allow."""
+    harmless = any(fnmatch.fnmatchcase(reason, pattern) for pattern in (*HARMLESS, *allowed))
     return "warning" if harmless or number < FEW * heard.times.count else "error"

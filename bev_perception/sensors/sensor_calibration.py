@@ -76,7 +76,7 @@ class SensorCalibration:
         if sensor not in self._extrinsics:
             gaps.append(self._bad_transform.get(sensor, "nothing arrived on /tf_static"))
         if not gaps and self._config.refuse_unlike and sensor in self._unlike:
-            gaps.append(self._unlike[sensor])
+            gaps.append(f"{MOUNT_UNLIKE}: {self._unlike[sensor]}")
         return "; ".join(gaps)
 
     def of_camera(self, name: str) -> CameraCalibration | None:
@@ -181,7 +181,7 @@ class SensorCalibration:
         found = mount_of(calibration.ego_from_cam, calibration.K, calibration.width)
         said = unlike(found, camera.mount) if camera.mount else ""
         if said:
-            detail = f"{MOUNT_UNLIKE}: {camera.name} {said}; train for this rig, or set extrinsics.unlike: use"
+            detail = f"{camera.name} {said}; train for this rig, or set extrinsics.unlike: use"
             if self._unlike.get(camera.name) != detail:
                 self._notice(camera.name, MOUNT_UNLIKE, detail)
             self._unlike[camera.name] = detail
