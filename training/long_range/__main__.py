@@ -26,12 +26,12 @@ from training.data.config import PLAIN
 from training.data.index import open_index
 from training.data.nuscenes import Keyframe, Keyframes
 from training.data.source import Source, add_source, source_of
+from training.long_range.checkpoint import TeachConfig, load_head
 from training.long_range.far_objects import by_head, far_rows, made, radar_returns, seen_objects
 from training.long_range.far_set import Labels, write_far_set
 from training.long_range.measure import as_csv, measure
 from training.long_range.near_objects import open_near_objects
 from training.long_range.network import DYNAMIC, SHARED, HeadConfig, InverseHead
-from training.long_range.teaching import TeachConfig, load_head, teach
 from training.processes import own_threads
 from training.recipes.specs import spec
 from training.scoring import level_boxes
@@ -53,6 +53,8 @@ def keyframes_of(source: Source, split: str, scenes: int | None = None) -> Keyfr
 
 
 def run_teach(args: argparse.Namespace) -> None:
+    from training.long_range.teaching import teach  # Lightning takes seconds to load
+
     keyframes = keyframes_of(source_of(args), args.split, args.scenes)
     head = HeadConfig(weights=args.weights)
     digest = keyframes.data_index.digest

@@ -40,7 +40,7 @@ def seen_objects(
     keyframe: Keyframe, rows: NDArray[np.int64], spec: ModelSpec, side: int, whole_pixels: bool = False
 ) -> list[Seen]:
     """Those of `rows` that are whole in an image, in that in which they are largest; a Seen for each camera that has
-    some. whole_pixels: edges of 2D boxes are rounded outwards, as a person with a mouse draws them."""
+    some. whole_pixels: the edges of 2D boxes are those of pixels, as a person with a mouse draws them."""
     cameras = list(keyframe.cameras.values())
     found = [views(keyframe.boxes[rows], camera_from_ego(keyframe, file), file) for file in cameras]
     area = np.zeros((len(cameras), len(rows)))
@@ -49,8 +49,8 @@ def seen_objects(
         boxes[k, seen.rows] = seen.boxes
         area[k, seen.rows] = np.prod(seen.boxes[:, 2:] - seen.boxes[:, :2], axis=1)
     if whole_pixels:
-        boxes = np.concatenate([np.floor(boxes[..., :2] + 0.5), np.ceil(boxes[..., 2:] - 0.5)], axis=-1)
-        boxes += [-0.5, -0.5, 0.5, 0.5]
+        boxes = np.round(boxes + 0.5) - 0.5  # pixel centres are whole numbers, their edges are not
+        boxes[..., 2:] = np.maximum(boxes[..., 2:], boxes[..., :2] + 1)
     best = area.argmax(axis=0) if len(cameras) else np.zeros(0, dtype=int)
     to_class = np.array([CLASSES.index(name) for name in spec.classes])
     parts = []

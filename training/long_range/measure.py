@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,7 +144,7 @@ def _rows(one: Tallied, every: Floats, limits: tuple[tuple[float, float], ...]) 
     return rows
 
 
-def _median(values: Floats) -> float:
+def _median(values: NDArray[Any]) -> float:
     return float(np.median(values)) if len(values) else math.nan
 
 

@@ -97,7 +97,8 @@ def with_radar(
 
     A radar knows no height: returns count whose column is one of the 2D box, and whose depth is within GATE scales of
     what the image says; with n of them the object's middle is at their mean and BEHIND `reach`. Both depths are
-    weighed by their precisions: 1 / (2 b^2 d^2) of a Laplace scale b, 1 / (RETURN_M^2 / n + (LEAST_BEHIND reach)^2).
+    weighed by their precisions, 1 / (2 b^2 d^2) of a Laplace scale b and 1 / (RETURN_M^2 / n + (LEAST_BEHIND reach)^2
+    + s^2): returns that do not agree, with a variance s^2, are of several things, and say little of this one.
     """
     points = transform_points(looks.cam_from_ego, returns[:, :3])
     points = points[points[:, 2] > 0]
@@ -108,7 +109,9 @@ def with_radar(
     count = taken.sum(axis=1)
     mean = (middles * taken).sum(axis=1) / np.maximum(count, 1)
     own = 1 / (2 * (scale * depth) ** 2)
-    theirs = np.where(count > 0, 1 / (RETURN_M**2 / np.maximum(count, 1) + (LEAST_BEHIND * reach) ** 2), 0.0)
+    spread = (((middles - mean[:, None]) * taken) ** 2).sum(axis=1) / np.maximum(count, 1)
+    variance = RETURN_M**2 / np.maximum(count, 1) + (LEAST_BEHIND * reach) ** 2 + spread
+    theirs = np.where(count > 0, 1 / variance, 0.0)
     fused = (own * depth + theirs * mean) / (own + theirs)
     return fused, np.where(count > 0, 1 / np.sqrt(2 * (own + theirs)) / fused, scale), count
 

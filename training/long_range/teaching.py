@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bev_perception.model_spec import CLASSES
-from bev_perception.plain import from_plain, to_plain
+from bev_perception.plain import to_plain
 from training.changes import differences
 from training.command_line import TrainingStopped
 from training.data.clips import EndlessShuffle
+from training.long_range.checkpoint import TeachConfig, as_run, config_of
 from training.long_range.near_objects import Found
-from training.long_range.network import ANGLES, HeadConfig, InverseHead
+from training.long_range.network import ANGLES, InverseHead
 from training.long_range.views import moved, spans
-from training.models.weights_file import fitting_weights
 from training.quiet import quiet
 from training.trainer.callbacks import ProgressLine, Resumption, Stopwatch
 from training.trainer.checkpoint import read_checkpoint
@@ -37,30 +37,6 @@ from training.trainer.run_lock import only_run_in
 from training.trainer.termination import Termination
 
 SIDES = (4, 8, 16)  # px: how finely objects far away are seen; finer ones stay as they are
-
-
-@dataclass(frozen=True)
-class TeachConfig:
-    """labelled_to: m, what is near. moves: how often each object is moved along its ray in a step (projection
-    augmentation), to depths drawn evenly in their logarithm up to `farthest` m; 0: never. edge_px: deviation of an edge
-    of the 2D boxes that are drawn. data: digest of the set's index."""
-
-    head: HeadConfig = field(default_factory=HeadConfig)
-    labelled_to: float = 25.0
-    moves: int = 3
-    farthest: float = 80.0
-    edge_px: float = 0.3
-    steps: int = 1500
-    batch_size: int = 256
-    lr: float = 2e-3
-    seed: int = 0
-    data: str = ""
-
-    def __post_init__(self) -> None:
-        if min(self.labelled_to, self.farthest, self.lr) <= 0 or min(self.steps, self.batch_size) < 1:
-            raise ValueError(f"labelled_to, farthest, lr, steps and batch_size must be above 0, found {self}")
-        if self.moves < 0 or self.edge_px < 0:
-            raise ValueError(f"moves and edge_px must be 0 or more, found {self.moves} and {self.edge_px}")
 
 
 @dataclass(frozen=True)
@@ -144,7 +120,7 @@ class TeachModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["run"] = {"long_range": to_plain(self.config)}
+        checkpoint["run"] = as_run(self.config)
 
 
 class _Crops(Dataset[dict[str, Tensor]]):
@@ -227,19 +203,3 @@ def _teach(arrays: Found, config: TeachConfig, out: Path) -> Path:
         trainer.fit(module, loader, ckpt_path=path, weights_only=True)
         trainer.save_checkpoint(last, weights_only=False)
     return last
-
-
-def config_of(checkpoint: dict[str, Any], path: Path) -> TeachConfig:
-    """Raises ValueError for a checkpoint of another kind."""
-    run = checkpoint["run"]
-    if not isinstance(run, dict) or set(run) != {"long_range"}:
-        raise ValueError(f"{path}: a checkpoint of another network; take one that was taught to find depths")
-    return from_plain(TeachConfig, run["long_range"], str(path))
-
-
-def load_head(path: Path) -> tuple[InverseHead, TeachConfig]:
-    """In eval mode. Raises ValueError for what is no such checkpoint, or was altered; OSError."""
-    checkpoint = read_checkpoint(path)
-    module = TeachModule(config_of(checkpoint, path))
-    module.load_state_dict(fitting_weights(checkpoint["state_dict"], module.state_dict(), f"{path}: state_dict"))
-    return module.head.eval(), module.config
