@@ -25,5 +25,6 @@ MADE_BY = {
     "platforms.csv": "make platforms",
     "choosing_scale.csv": "python -m training.data_engine.scale --out IT",
     "health.json": "python -m training.health BUNDLE --data DATA --out OUT, which writes OUT/health.json",
+    "long_range.csv": "python -m training.long_range measure --data DATA --model NAME=MODEL --radar --out IT",
     "circle.json": "make circle, then a copy of out/circle/summary.json",
 }

@@ -227,6 +227,30 @@ def learning_curves(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def long_range(rows: Sequence[Row]) -> Figure:
+    """What boxes made of exact 2D boxes are worth by distance, a line for each method; dashed with radar."""
+    exact = [row for row in rows if row["boxes"] == "exact" and row["method"] != "3D labels"]
+    methods = list(dict.fromkeys(row["method"].removesuffix(" + radar") for row in exact))
+    limits = [(float(row["low"]), float(row["high"])) for row in exact]
+    beyond = max((limit for limit in limits if limit[0] > 0), key=lambda limit: limit[1] - limit[0])  # of the others
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+    panels = {"within_10_percent": "share of depths within 10 %", "ap": "AP of the labels"}
+    for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items()):
+        for method, color in zip(methods, (GREY, PINK, SKY, ORANGE, BLUE)):
+            for label, style in ((method, "-"), (f"{method} + radar", "--")):
+                own = [r for r in exact if r["method"] == label and (float(r["low"]), float(r["high"])) != beyond]
+                middles = [(float(r["low"]) + float(r["high"])) / 2 for r in own]
+                axes.plot(middles, [float(r[name]) for r in own], style, color=color, marker="o", markersize=3,
+                          linewidth=1.2, label=label if own and axes is figure.axes[0] else None)  # fmt: skip
+        axes.axvline(beyond[0], color=GREY, linewidth=0.8, linestyle=":")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("metres from the vehicle; dotted: where 3D labels end")
+        axes.grid(color="#e5e5e5", linewidth=0.6)
+        axes.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
 # Step of a deployment -> colour of its bar.
 OF_STEP = {"checking": GREY, "opening": ORANGE, "shadowing": SKY, "switching": BLACK, "watching": GREEN}
 
@@ -287,6 +311,7 @@ PLOTS: dict[str, Plot] = {
     "velocity.svg": Plot(reliability, ("velocity.csv",)),
     "latency.svg": Plot(latency, ("latency.csv",)),
     "soak.svg": Plot(soak, ("soak.csv",)),
+    "long_range.svg": Plot(long_range, ("long_range.csv",)),
     "circle.svg": Plot(circle, ("circle.json",)),
     "learning_curves.svg": Plot(learning_curves, ("learning_curves.csv",)),
 }

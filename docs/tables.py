@@ -15,6 +15,7 @@ from training.data_engine.cost import slope
 from training.world.statistic import RARE, Statistic, of_rows
 
 ERRORS = ("ate", "ase", "aoe", "ave", "aae")
+FAR = ("25", "50")  # m: what lies beyond the labels of long_range.csv
 
 
 class Table(NamedTuple):
@@ -142,6 +143,24 @@ def _value(s: Statistic) -> str:
     return f"{s.value:.3g} ± {s.error:.2g}"
 
 
+def long_range_table(rows: Sequence[Row]) -> str:
+    """All that lies beyond the labels, with both kinds of 2D boxes."""
+    head = ("method", "2D boxes", "median error of depth, %", "within 10 %, %", "within 2 m, %", "centre, median m",
+            "AP of the labels", "with a return, %")  # fmt: skip
+    body = [
+        (row["method"], row["boxes"], _percent(row["median_relative"]), _percent(row["within_10_percent"]),
+         _percent(row["within_2_m"]), f"{float(row['median_metres']):.2f}", f"{float(row['ap']):.3f}",
+         _percent(row["share_radar"]))
+        for row in rows
+        if (row["low"], row["high"]) == FAR
+    ]  # fmt: skip
+    return markdown(head, body)
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.1f}"
+
+
 def platforms_table(rows: Sequence[Row]) -> str:
     """What was tried where; of what could not be tried, why."""
     head = ("Python", "numpy", "ROS 2", "passed", "skipped", "failed", "frames", "ONNX Runtime", "OpenCV", "date")
@@ -240,6 +259,7 @@ def choosing_table(rows: Sequence[Row]) -> str:
 
 TABLES: dict[tuple[str, str], Table] = {
     ("data_engine.md", "scale"): Table(choosing_table, ("choosing_scale.csv",)),
+    ("long_range.md", "far"): Table(long_range_table, ("long_range.csv",)),
     ("platforms.md", "tried"): Table(platforms_table, ("platforms.csv",)),
     ("health.md", "conditions"): Table(health_conditions, ("health.json",)),
     ("health.md", "thresholds"): Table(health_thresholds, ("health.json",)),

@@ -70,7 +70,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("training", "bundling compare_recipes convert uncertainty"),
     (
         "training",
-        "train evaluate export data_need pruning average velocity check_data object_database model_table study_tables",
+        "train evaluate export data_need pruning average velocity check_data long_range object_database model_table "
+        "study_tables",
     ),
     ("training", "bench calibrate compare_uncertainty decoding overfit prune quantize robustness study train_small"),
     ("training", "data_engine"),
