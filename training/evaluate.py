@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from bev_perception.bundle import load_bundle
-from bev_perception.inference.backend import BACKENDS
 from bev_perception.evaluation.nuscenes_format import result_rows, results_meta, write_results
 from bev_perception.evaluation.objects import Objects
 from bev_perception.files import write_atomic
+from bev_perception.inference.backend import BACKENDS
 from bev_perception.model_spec import ModelSpec
 from training.bundling.evaluation import detect_by_bundle
 from training.bundling.model_card import class_table, range_table, score_table
@@ -57,7 +57,9 @@ def find(args: argparse.Namespace) -> Found:
         bundle = load_bundle(args.model)
         keyframes = open_keyframes(bundle.spec, PLAIN, source_of(args), args.split, args.scenes)
         _check_scored(args, keyframes)
-        return Found(bundle.spec, keyframes, detect_by_bundle(bundle, keyframes, args.sensors, args.backend), lidar=False)
+        return Found(
+            bundle.spec, keyframes, detect_by_bundle(bundle, keyframes, args.sensors, args.backend), lidar=False
+        )
     network = load_network(args.model, own_device())
     if args.history is not None:
         data = replace(network.run.data, history=args.history)
