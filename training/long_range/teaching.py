@@ -55,18 +55,19 @@ class Draw:
 def draw(batch: dict[str, Tensor], config: TeachConfig) -> Draw:
     """Each object where it stands and at `moves` other depths; its crop as finely as at one of these. Half of them are
     mirrored. Random numbers are torch's."""
-    centre, corners, count = batch["centre"], batch["corners"], len(batch["label"])
+    centre, corners = batch["centre"], batch["corners"]
+    count, device = len(centre), centre.device
     low = (1 - (corners[..., 2] - centre[:, None, 2]).amin(dim=1)).clamp(4.0, config.farthest / 2)
-    share = torch.rand(count, config.moves)
+    share = torch.rand(count, config.moves, device=device)
     elsewhere = low[:, None] * (config.farthest / low[:, None]) ** share
     depths = torch.cat([centre[:, 2:], elsewhere], dim=1)
     sizes = spans(moved(corners[:, None], centre[:, None].expand(-1, depths.shape[1], -1), depths))
     noise = torch.randn_like(sizes) * (math.sqrt(2) * config.edge_px) / batch["focal"][:, None]
     sizes = (sizes + noise).clamp(*ANGLES)
-    as_at = torch.where(torch.rand(count) < 0.5, 0, depths.shape[1] - 1)[:, None, None].expand(-1, 1, 2)
-    pixels = (sizes.gather(1, as_at)[:, 0] * batch["focal"]).amax(dim=1)
+    as_here = torch.rand(count, 1, device=device) < 0.5
+    pixels = (torch.where(as_here, sizes[:, 0], sizes[:, -1]) * batch["focal"]).amax(dim=1)
     crops = seen_at(batch["crop"].permute(0, 3, 1, 2).float() / 255, pixels)
-    mirrored = torch.rand(count) < 0.5
+    mirrored = torch.rand(count, device=device) < 0.5
     crops = torch.where(mirrored[:, None, None, None], crops.flip(3), crops)
     yaw = torch.where(mirrored, -batch["turn"], batch["turn"])
     return Draw(crops, batch["label"], sizes, depths, batch["size"].log(), torch.stack([yaw.sin(), yaw.cos()], dim=1))
