@@ -90,6 +90,7 @@ def test_the_command_brings_the_package() -> None:
         "torch_pruning": "torch-pruning",
         "model_signing": "model-signing",
         "OpenSSL": "pyopenssl",
+        "sklearn": "scikit-learn",
     }
     for package, how in MENDS.items():
         if how is not ROS:

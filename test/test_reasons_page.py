@@ -19,6 +19,7 @@ ARGUMENT = {
 REASON_OF_SENSOR = {"missing", "problems"}  # name[sensor] = reason
 REASON_TO_NUMBER = {"counters", "_counters", "lost"}  # name["where/reason"] += 1, or {reason: 1}
 NOT_THE_NODE = ("car.py", "load.py", "measure.py", "try_faults.py")  # they play the car
+ABSENT = "absent"  # what the parameters say is not there: no fault, and nothing to explain
 # Functions of these that return a text return "" or a reason.
 SAY_WHY = ("measurements.py", "stamp_guard.py", "sync.py", "stamped_buffer.py", "ego_motion.py", "temporal.py")
 
@@ -61,9 +62,32 @@ def said(tree: ast.AST, says_why: bool) -> Iterator[str]:
                     yield from texts(inner.value) if isinstance(inner, ast.Return) else ()
 
 
-def reasons(source: str, says_why: bool = True) -> set[str]:
+class Resolved(ast.NodeTransformer):
+    """Names of constants become what they stand for."""
+
+    def __init__(self, constants: dict[str, str]) -> None:
+        self.constants = constants
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        value = self.constants.get(node.id) if isinstance(node.ctx, ast.Load) else None
+        return node if value is None else ast.Constant(value)
+
+
+def constants_of(package: Path) -> dict[str, str]:
+    """NAME = "text" on the first level of any file, as others import them."""
+    found = {}
+    for path in package.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))) if name.isupper():
+                    found[name] = text
+    return found
+
+
+def reasons(source: str, says_why: bool = True, constants: dict[str, str] | None = None) -> set[str]:
     """Every reason that a file can give."""
-    return {text.rpartition("/")[2] for text in said(ast.parse(source), says_why)} - {""}
+    tree = Resolved(constants or {}).visit(ast.parse(source))
+    return {text.rpartition("/")[2] for text in said(tree, says_why)} - {""}
 
 
 def explained(page: str) -> set[str]:
@@ -73,19 +97,21 @@ def explained(page: str) -> set[str]:
 
 
 def test_the_page_explains_what_the_code_can_say() -> None:
+    constants = constants_of(PACKAGE)
     found = {
         reason: path.relative_to(ROOT)
         for files in (
             "*.py",
             "preprocess/*.py",
             "sensors/*.py",
+            "usual/*.py",
             "ros/*.py",
             "evaluation/frames.py",
             "deployment/procedure.py",
         )
         for path in sorted(PACKAGE.glob(files))
         if path.name not in NOT_THE_NODE
-        for reason in reasons(path.read_text(), path.name in SAY_WHY)
+        for reason in reasons(path.read_text(), path.name in SAY_WHY, constants) - {ABSENT}
     }
     page = explained((ROOT / "docs" / "reasons.md").read_text())
     unexplained = [f"{reason} ({path})" for reason, path in sorted(found.items()) if reason not in page]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
-from scipy.spatial import cKDTree
 
 from bev_perception.rig.standing import Returns, in_box_frame
 
 ROUNDS, SHRINK = 25, 0.85
 WIDEST_M, NARROWEST_M = 1.5, 0.5  # how far what belongs together may be apart: at first, and in the end
-FAR_M = 1e4  # between stretches of a drive, which are not to meet
+FLANN_INDEX_KDTREE_SINGLE = 4  # of OpenCV, which has no name for it in Python
+FAR_M = 1e3  # between stretches of a drive, which are not to meet
 DONE = 1e-4
 HOLD = np.array([1.0, 1.0, 50.0])  # what holds a radar where it is that nothing says anything of
 
@@ -105,14 +107,14 @@ def _between(returns: Returns, deltas: np.ndarray, reach_m: float) -> tuple[np.n
     slopes = turn @ _slope(arm)
     spread = np.column_stack([places, FAR_M * returns.stretch])
     rows = [np.flatnonzero(radar == k) for k in range(count)]
-    trees = [cKDTree(spread[of]) if len(of) else None for of in rows]
+    trees = [_tree(spread[of]) if len(of) else None for of in rows]
     H, g, pairs = np.zeros((3 * count, 3 * count)), np.zeros(3 * count), np.zeros(count)
     for i in range(count):
         for j, tree in enumerate(trees):
             if i == j or tree is None or not len(rows[i]):
                 continue
-            distance, nearest = tree.query(spread[rows[i]], distance_upper_bound=3 * reach_m)
-            found = np.isfinite(distance)
+            distance, nearest = _nearest(tree, spread[rows[i]])
+            found = distance <= 3 * reach_m
             a, b = rows[i][found], rows[j][nearest[found]]
             weight = np.exp(-0.5 * (distance[found] / reach_m) ** 2)
             apart = places[a] - places[b]
@@ -125,6 +127,17 @@ def _between(returns: Returns, deltas: np.ndarray, reach_m: float) -> tuple[np.n
             H[at_j, at_i] -= across.T
             pairs[[i, j]] += weight.sum()
     return H, g, pairs
+
+
+def _tree(points: np.ndarray) -> Any:
+    """Of OpenCV, which the vehicle has: one tree, searched exactly."""
+    return cv2.flann_Index(points.astype(np.float32), {"algorithm": FLANN_INDEX_KDTREE_SINGLE})  # type: ignore[attr-defined]
+
+
+def _nearest(tree: Any, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) distances and rows of the nearest points in the tree."""
+    rows, squared = tree.knnSearch(points.astype(np.float32), 1, params={"checks": -1})
+    return np.sqrt(squared[:, 0].astype(np.float64)), rows[:, 0].astype(np.int64)
 
 
 def _to_boxes(held: np.ndarray, deltas: np.ndarray, reach_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
