@@ -2,7 +2,8 @@
 
 A bundle is a directory: model.onnx (which carries its facts in its metadata), model_spec.json, golden.npz (an input of
 the network and the output it must give), golden_frame.npz (what the sensors of a drive gave, and the detections that it
-must lead to), MODEL_CARD.md, and scores.json where scores are stated. Nothing outside the directory is read.
+must lead to), MODEL_CARD.md, and where it has them tables that are about the model alone: scores.json,
+uncertainty.json, health.json. Nothing outside the directory is read.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from bev_perception.array_file import read_arrays
-from bev_perception.files import aside, read_bytes, read_text, replace_folder
+from bev_perception.files import aside, read_bytes, read_text, replace_folder, write_atomic
 from bev_perception.model_spec import BundleError, ModelSpec, parse_facts, parse_spec
 from bev_perception.onnx_file import read_metadata, with_metadata, with_weights_inside
+from bev_perception.plain import AddedLater, from_plain, parse_json
 
 MODEL, SPEC, GOLDEN, GOLDEN_FRAME = "model.onnx", "model_spec.json", "golden.npz", "golden_frame.npz"
+SIGNATURE = "model.sig"
 FACTS_KEY = "bev_perception.facts"  # in the metadata of the ONNX: ModelSpec.facts()
 # Bytes. A protobuf message ends at 2 GiB; golden files hold a few inputs of a network.
 MODEL_LIMIT, SPEC_LIMIT, FILE_LIMIT = 2**31, 2**20, 2**27
@@ -138,6 +141,51 @@ def bundle_files(path: str | Path) -> list[str]:
         if file.is_symlink() or not file.is_file():
             raise BundleError(f"{file}: is no regular file; a bundle holds files only, take it out or copy it there")
     return [file.name for file in files]
+
+
+class ModelTable(Protocol):
+    """A dataclass of plain data with the sha256 of the ONNX that it is about."""
+
+    @property
+    def onnx_sha256(self) -> str: ...
+
+
+Table = TypeVar("Table", bound=ModelTable)
+
+
+def read_table(
+    bundle: Bundle,
+    name: str,
+    kind: type[Table],
+    check: Callable[[Table], None],
+    limit: int,
+    mend: str,
+    added_later: AddedLater | None = None,
+) -> Table | None:
+    """The file `name` of the bundle, of at most `limit` bytes; None where there is none.
+
+    check: raises ValueError for a table that does not fit the model. mend: what to do then, for errors. Raises
+    BundleError where it is malformed, does not fit, or is about another network.
+    """
+    path = bundle.path / name
+    if not path.exists():
+        return None
+    try:
+        table: Table = from_plain(kind, parse_json(read_text(path, limit)), f"{path}:", added_later)
+        if table.onnx_sha256 != bundle.spec.onnx_sha256:
+            found, expected = table.onnx_sha256[:12], bundle.spec.onnx_sha256[:12]
+            raise ValueError(f"is about the ONNX {found}..., the bundle has {expected}...")
+        check(table)
+    except (ValueError, OSError) as error:
+        raise BundleError(f"{path}: {error}; {mend}") from error
+    return table
+
+
+def write_table(bundle: Bundle, name: str, text: str) -> None:
+    """Beside the model; what is there of it is replaced. Raises ValueError for a bundle that is signed."""
+    if (bundle.path / SIGNATURE).exists():
+        raise ValueError(f"{bundle.path} is signed: write {name} before signing, or into a copy without {SIGNATURE}")
+    write_atomic(bundle.path / name, text)
 
 
 def replace_bundle(new: str | Path, target: str | Path) -> None:

@@ -18,12 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bev_perception.bundle import bundle_files, load_bundle
+from bev_perception.bundle import SIGNATURE, bundle_files, load_bundle
 from bev_perception.files import read_bytes, read_text, sha256_of, write_atomic
 from bev_perception.missing import mend
 from bev_perception.model_spec import BundleError
 
-SIGNATURE = "model.sig"
 KEY_LIMIT, SIGNATURE_LIMIT = 2**16, 2**20  # bytes
 # What the library raises for keys that it does not take: of a password (TypeError), of no curve (AttributeError).
 KEY_ERRORS = (ValueError, TypeError, AttributeError)

@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bev_perception.bundle import Bundle
-from bev_perception.files import read_text
-from bev_perception.model_spec import BundleError
-from bev_perception.plain import from_plain, parse_json, to_plain
+from bev_perception.bundle import Bundle, read_table
+from bev_perception.plain import to_plain
 
 SCORES = "scores.json"
 FORMAT = 1
@@ -67,16 +65,5 @@ def scores_json(scores: Mapping[str, Any], onnx_sha256: str) -> str:
 
 def read_scores(bundle: Bundle) -> StatedScores | None:
     """None where the bundle states none. Raises BundleError where what it states is malformed or of another model."""
-    path = bundle.path / SCORES
-    if not path.exists():
-        return None
-    try:
-        stated: StatedScores = from_plain(StatedScores, parse_json(read_text(path, LIMIT)), f"{path}:")
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{path}: {error}; export the bundle again, or take the file out of it") from error
-    if stated.onnx_sha256 != bundle.spec.onnx_sha256:
-        raise BundleError(
-            f"{path} is about the ONNX {stated.onnx_sha256[:12]}..., the bundle has {bundle.spec.onnx_sha256[:12]}...; "
-            "score this model, or take the file out of the bundle"
-        )
-    return stated
+    mend = "score this model and export it again, or take the file out of the bundle"
+    return read_table(bundle, SCORES, StatedScores, lambda stated: None, LIMIT, mend)

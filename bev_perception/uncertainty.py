@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bev_perception.bundle import Bundle
-from bev_perception.files import read_text
-from bev_perception.model_spec import SPREAD_PARTS, BundleError
-from bev_perception.plain import from_plain, parse_json, to_plain
+from bev_perception.bundle import Bundle, read_table
+from bev_perception.model_spec import SPREAD_PARTS
+from bev_perception.plain import to_plain
 from bev_perception.spread import METRIC_CHANNELS, softened
 from bev_perception.structures import Uncertainty
 
@@ -99,28 +98,15 @@ ADDED_LATER: dict[type, dict[str, object]] = {UncertaintyTable: {"head": {}}}
 
 def read_uncertainty(bundle: Bundle) -> UncertaintyTable | None:
     """None where the bundle has none. Raises BundleError where it is malformed, of another model, or lacks a class."""
-    path = bundle.path / UNCERTAINTY
-    if not path.exists():
-        return None
+
+    def check(table: UncertaintyTable) -> None:
+        if set(table.classes) != set(bundle.spec.classes):
+            raise ValueError(f"has the classes {', '.join(table.classes)}, the model others")
+        if table.head and not bundle.spec.spread:
+            raise ValueError(f"counts on what the network says of {', '.join(table.head)}, and this one says nothing")
+
     mend = "calibrate the bundle again, or take the file out of the bundle"
-    try:
-        table: UncertaintyTable = from_plain(
-            UncertaintyTable, parse_json(read_text(path, LIMIT)), f"{path}:", ADDED_LATER
-        )
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{path}: {error}; {mend}") from error
-    if table.onnx_sha256 != bundle.spec.onnx_sha256:
-        raise BundleError(
-            f"{path} is about the ONNX {table.onnx_sha256[:12]}..., the bundle has {bundle.spec.onnx_sha256[:12]}...; "
-            f"{mend}"
-        )
-    if set(table.classes) != set(bundle.spec.classes):
-        raise BundleError(f"{path} has the classes {', '.join(table.classes)}, the model others; {mend}")
-    if table.head and not bundle.spec.spread:
-        raise BundleError(
-            f"{path} counts on what the network says of {', '.join(table.head)}, and this one says nothing; {mend}"
-        )
-    return table
+    return read_table(bundle, UNCERTAINTY, UncertaintyTable, check, LIMIT, mend, ADDED_LATER)
 
 
 class Estimator:

@@ -22,6 +22,7 @@ from bev_perception.bundle import (
     GOLDEN_FRAME,
     MODEL,
     MODEL_LIMIT,
+    SIGNATURE,
     SPEC,
     Bundle,
     external_files,
@@ -36,7 +37,6 @@ from bev_perception.inference.backend import open_backend
 from bev_perception.inference.proof import self_test
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import SHIPPED_PARAMETERS, make_config, parse_yaml
-from bev_perception.signing import SIGNATURE
 from bev_perception.stated_scores import SCORES, read_scores
 from bev_perception.structures import SensorFrame
 from bev_perception.uncertainty import UNCERTAINTY, read_uncertainty

@@ -165,4 +165,4 @@ def test_the_command_writes_into_a_bundle_what_the_node_reads(
     assert table is not None and table.frames == 4
     shutil.copy(bundle / "model_spec.json", bundle / "model.sig")
     assert main([*arguments, "--split", "train", "--folds", "0"]) == 1
-    assert "is signed: calibrate before signing" in capsys.readouterr().err
+    assert "is signed: write uncertainty.json before signing" in capsys.readouterr().err

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from bev_perception.archive import pack_bundle, release_row, unpack_bundle
-from bev_perception.bundle import GOLDEN, MODEL, SPEC, load_bundle
+from bev_perception.bundle import GOLDEN, MODEL, SIGNATURE, SPEC, load_bundle
 from bev_perception.model_spec import BundleError
-from bev_perception.signing import SIGNATURE, SignatureError, main, require_signature, sign_bundle
+from bev_perception.signing import SignatureError, main, require_signature, sign_bundle
 from bev_perception.store import main as store_main
 
 PEM = serialization.Encoding.PEM

@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bev_perception.bundle import Bundle, load_bundle
+from bev_perception.bundle import load_bundle, write_table
 from bev_perception.files import write_atomic
-from bev_perception.signing import SIGNATURE
-from bev_perception.uncertainty import CHANNELS, UNCERTAINTY, UncertaintyTable
+from bev_perception.uncertainty import CHANNELS, UNCERTAINTY
 from training.bundling.engines import open_model
 from training.command_line import errors_as_text
 from training.data.config import PLAIN
@@ -64,13 +63,6 @@ def report(pairs: Pairs, frames: int, rows: Mapping[str, Mapping[str, Any]], bes
     return "\n".join(lines) + "\n"
 
 
-def write_into(bundle: Bundle, table: UncertaintyTable) -> None:
-    """Beside the model; what is there of it is replaced. Raises ValueError for a bundle that is signed."""
-    if (bundle.path / SIGNATURE).exists():
-        raise ValueError(f"{bundle.path} is signed: calibrate before signing, or calibrate a copy without {SIGNATURE}")
-    write_atomic(bundle.path / UNCERTAINTY, table.to_json())
-
-
 @errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.calibrate", description=__doc__)
@@ -101,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n{report(pairs, len(keyframes), rows, best)}")
         if args.out:
             write_atomic(args.out, json.dumps(rows, indent=1))
-    write_into(bundle, fit(pairs, classes, bundle.spec.onnx_sha256, len(keyframes), best))
+    table = fit(pairs, classes, bundle.spec.onnx_sha256, len(keyframes), best)
+    write_table(bundle, UNCERTAINTY, table.to_json())
     print(f"written: {bundle.path / UNCERTAINTY}")
     return 0
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bev_perception.bundle import Bundle
-from bev_perception.files import read_text
-from bev_perception.model_spec import CAMERA_FEATURES, MAP_FEATURES, BundleError, ModelSpec
-from bev_perception.plain import from_plain, parse_json, to_plain
+from bev_perception.bundle import Bundle, read_table
+from bev_perception.model_spec import CAMERA_FEATURES, MAP_FEATURES, ModelSpec
+from bev_perception.plain import to_plain
 from bev_perception.usual.statistics import names_of, parts_of, sensors_of
 
 HEALTH = "health.json"
@@ -99,18 +98,5 @@ def part_width(part: str, spec: ModelSpec) -> int:
 
 def read_health(bundle: Bundle) -> HealthTable | None:
     """None where the bundle has none. Raises BundleError where it is malformed or of another model."""
-    path = bundle.path / HEALTH
-    if not path.exists():
-        return None
     mend = "fit it to this bundle again, or take the file out of the bundle"
-    try:
-        table: HealthTable = from_plain(HealthTable, parse_json(read_text(path, LIMIT)), f"{path}:")
-        check_table(table, bundle.spec)
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{path}: {error}; {mend}") from error
-    if table.onnx_sha256 != bundle.spec.onnx_sha256:
-        raise BundleError(
-            f"{path} is about the ONNX {table.onnx_sha256[:12]}..., the bundle has {bundle.spec.onnx_sha256[:12]}...; "
-            f"{mend}"
-        )
-    return table
+    return read_table(bundle, HEALTH, HealthTable, lambda table: check_table(table, bundle.spec), LIMIT, mend)

@@ -21,12 +21,11 @@ import cv2
 import numpy as np
 from scipy.stats import chi2
 
-from bev_perception.bundle import Bundle, load_bundle
+from bev_perception.bundle import load_bundle, write_table
 from bev_perception.files import write_atomic
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.model_spec import ModelSpec
 from bev_perception.pipeline import BevPipeline
-from bev_perception.signing import SIGNATURE
 from bev_perception.usual.monitor import HealthMonitor
 from bev_perception.usual.statistics import IMAGES, PARTS, RETURNS, parts_of
 from bev_perception.usual.table import HEALTH, HealthTable
@@ -142,13 +141,6 @@ def cost_ms(engine: InferenceBackend, table: HealthTable, keyframes: Sequence[Ke
     return {"p50": float(np.median(took)), "p95": float(np.quantile(took, 0.95)), "frames": len(took)}
 
 
-def write_into(bundle: Bundle, table: HealthTable) -> None:
-    """Beside the model; what is there of it is replaced. Raises ValueError for a bundle that is signed."""
-    if (bundle.path / SIGNATURE).exists():
-        raise ValueError(f"{bundle.path} is signed: fit before signing, or fit a copy without {SIGNATURE}")
-    write_atomic(bundle.path / HEALTH, table.to_json())
-
-
 def report(result: Mapping[str, Any]) -> str:
     """Markdown."""
     lines = ["| condition | level | AUROC | found, % | delay, frames | delay, s | scene, % | said first |"]
@@ -220,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
         fitted_to = collected("train", args.fit, [clean])[clean]
         set_on = collected(args.split, None, [clean])[clean]
         table, tails = fit_table(fitted_to, set_on, spec, parts, SECONDS, args.alarms)
-        write_into(bundle, table)
+        write_table(bundle, HEALTH, table.to_json())
         print(f"written: {bundle.path / HEALTH}", flush=True)
         if args.scenes:
             spoilt = collected(args.split, args.scenes, cells_of(spec, args.conditions))

@@ -7,6 +7,7 @@ network. By default nothing flows back from it: body and boxes are those of the 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -149,16 +150,16 @@ def centres(cells: Tensor, boxes: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor
     return grid.x_min + (ix + boxes[..., 0]) * grid.step, grid.y_min + (iy + boxes[..., 1]) * grid.step
 
 
-class SpreadHost(nn.Module):
+class SpreadHost(nn.Module, ABC):
     """A detection head that may have one: it gives what `reads` says to Prediction.aux where it has."""
 
     def __init__(self) -> None:
         super().__init__()
         self.spread: SpreadHead | None = None
 
+    @abstractmethod
     def reads(self) -> tuple[nn.Conv2d, ...]:
         """The convolutions whose maps, once normed and through their ReLU, a head for the spread reads."""
-        raise NotImplementedError
 
     def told(self, *maps: Tensor) -> dict[str, Tensor]:
         """For aux: the maps of `reads`, in their order; nothing without a head that reads them."""
