@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import chain, count
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -69,7 +71,6 @@ class Keeper:
         self._condition = threading.Condition()
         self._reasons: dict[str, str] = {}
         self._due_s, self._next_s = 0.0, -1e9  # of the bag that is asked for; before which none is
-        self._asked = ""
         self._problems: dict[str, str] = {}
         self._stopping = False
         self._service = node.create_service(Trigger, KEEP, self._on_asked)
@@ -134,9 +135,12 @@ class Keeper:
         )
         if not began:
             return
-        if self._reasons:  # of a bag that is about to be written
-            self._ask(began)
-        elif time.monotonic() < self._next_s:
+        with self._condition:
+            if self._reasons:  # of a bag that is about to be written
+                self._ask(began)
+                return
+            early = time.monotonic() < self._next_s
+        if early:
             self._telemetry.count("ring_rate_limited", f"{', '.join(began)}: ring.pause_s has not passed")
         elif not self._refused():
             self._ask(began)
@@ -177,15 +181,16 @@ class Keeper:
                     self._condition.wait(None if left is None else max(left, 0.01))
                 if self._stopping:
                     return
-                due, reasons = self._is_due(), dict(self._reasons)
-            used = time.thread_time()
-            if self._images:
-                self._compress(*self._images.popleft())
-                self._budget.spend(time.thread_time() - used)
-            elif due:
+                image = self._images.popleft() if self._images else None
+                if image is None:  # what is asked for from here on is another bag's
+                    reasons, self._reasons = self._reasons, {}
+                    self._next_s = time.monotonic() + self._config.pause_s
+            if image is None:
                 self._write(reasons)
-                with self._condition:
-                    self._reasons, self._next_s = {}, time.monotonic() + self._config.pause_s
+                continue
+            used = time.thread_time()
+            self._compress(*image)
+            self._budget.spend(time.thread_time() - used)
 
     def _is_due(self) -> bool:
         return bool(self._reasons) and time.monotonic() >= self._due_s
@@ -216,7 +221,7 @@ class Keeper:
         )  # JPEG comes after what it waited for
         stamp_ns = int(self._clock.now().nanoseconds)
         when = datetime.fromtimestamp(stamp_ns / 1e9, tz=timezone.utc).strftime("%Y%m%d_%H%M%S")
-        target = self._folder / f"{when}_{next(iter(reasons))}"
+        target = _unused(self._folder / f"{when}_{next(iter(reasons))}")
         if not messages:
             self._fail("ring_empty", "no sensor has sent anything yet")
             return
@@ -258,3 +263,9 @@ class Keeper:
                 values |= {name: value + COMPRESSED, name.removesuffix("topic") + "compressed": True}
         # JSON is YAML in which every text is quoted: a field may be called `y`.
         return json.dumps({"/**": {"ros__parameters": values}}, indent=1) + "\n"
+
+
+def _unused(target: Path) -> Path:
+    """`target`, with a number behind it where there is such a bag of the same second."""
+    names = chain([target], (target.with_name(f"{target.name}_{k}") for k in count(2)))
+    return next(name for name in names if not name.exists())

@@ -1,0 +1,139 @@
+"""The ring's thread, without a node: what is asked for while it writes, what waits for it, what its bags say."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("rosbags", reason="bags are written with rosbags")
+
+from std_srvs.srv import Trigger
+
+from bev_perception.ring.config import RingConfig
+from bev_perception.ring.triggers import ASKED, Moment
+from bev_perception.ros import keeper as module
+from bev_perception.ros.keeper import Keeper
+from bev_perception.ros.telemetry import Telemetry
+from bev_perception.sensors.intake import Source
+
+S = 1_000_000_000
+TEXT = Source("/a", "a", "std_msgs/msg/String", lambda message: None)
+
+
+class Node:
+    """As much of a node as the keeper uses. now_ns: of its clock."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1000 * S
+        self.log = SimpleNamespace(info=lambda text: None, error=lambda text: None)
+
+    def get_clock(self) -> Any:
+        return SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=self.now_ns))
+
+    def get_logger(self) -> Any:
+        return self.log
+
+    def create_service(self, kind: Any, name: str, callback: Any) -> Any:
+        return callback
+
+    def destroy_service(self, service: Any) -> None:
+        pass
+
+
+class Written:
+    """In the place of write_bag; each bag waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.began, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self.bags: list[tuple[Path, dict[str, str], str, list[Any]]] = []
+
+    def __call__(self, target: Path, messages: Any, store: Any, facts: Any, params: str, pace: Any) -> None:
+        self.bags.append((target, dict(facts), params, list(messages)))
+        target.mkdir(parents=True)
+        self.began.release()
+        assert self.go_on.acquire(timeout=20)
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Written:
+    instead = Written()
+    monkeypatch.setattr(module, "write_bag", instead)
+    return instead
+
+
+@contextmanager
+def keeping(folder: Path, **more: Any) -> Iterator[tuple[Keeper, Telemetry]]:
+    telemetry = Telemetry()
+    config = RingConfig(folder=str(folder), **{"after_s": 0.0, "pause_s": 3600.0, **more})
+    keeper = Keeper(Node(), config, {}, telemetry)  # type: ignore[arg-type]
+    try:
+        keeper.take(TEXT, b"one")
+        yield keeper, telemetry
+    finally:
+        keeper.close()
+
+
+def asked(keeper: Keeper) -> Any:
+    return keeper._on_asked(Trigger.Request(), Trigger.Response())
+
+
+def brake(keeper: Keeper) -> None:
+    """A trigger begins; the one before has ended."""
+    keeper.look(Moment(), None)
+    keeper._braking = SimpleNamespace(add=lambda *pose: 9.0)  # type: ignore[assignment]
+    keeper.look(Moment(), (1, 1.0))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_who_asks_while_a_bag_is_written_has_another(tmp_path: Path, written: Written) -> None:
+    with keeping(tmp_path) as (keeper, telemetry):
+        brake(keeper)
+        assert written.began.acquire(timeout=20)
+        assert asked(keeper).success
+        written.go_on.release(2)
+        assert written.began.acquire(timeout=20), "the bag that was promised"
+        until(lambda: telemetry.snapshot().counters.get("ring_bag_written") == 2)
+        assert [facts["trigger"] for _, facts, _, _ in written.bags] == ["hard_braking", ASKED]
+
+
+def test_a_trigger_while_a_bag_is_written_is_counted_as_too_early(tmp_path: Path, written: Written) -> None:
+    with keeping(tmp_path) as (keeper, telemetry):
+        assert asked(keeper).success
+        assert written.began.acquire(timeout=20)
+        brake(keeper)
+        assert telemetry.snapshot().counters.get("ring_rate_limited") == 1
+        written.go_on.release(2)
+        until(lambda: telemetry.snapshot().counters.get("ring_bag_written") == 1)
+        assert not written.began.acquire(timeout=0.3)
+
+
+def test_reasons_before_the_writing_begins_share_a_bag(tmp_path: Path, written: Written) -> None:
+    with keeping(tmp_path, after_s=0.3) as (keeper, _):
+        assert asked(keeper).success
+        brake(keeper)
+        written.go_on.release(2)
+        assert written.began.acquire(timeout=20) and not written.began.acquire(timeout=0.6)
+        assert written.bags[0][1]["trigger"].split(", ") == ["hard_braking", ASKED]
+
+
+def test_two_bags_of_one_second_are_two(tmp_path: Path, written: Written) -> None:
+    with keeping(tmp_path) as (keeper, _):
+        for _ in range(2):
+            assert asked(keeper).success
+            written.go_on.release()
+            assert written.began.acquire(timeout=20)
+        assert len({target for target, *_ in written.bags}) == 2
