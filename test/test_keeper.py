@@ -15,6 +15,8 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rosbags", reason="bags are written with rosbags")
 
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from bev_perception.ring.config import RingConfig
@@ -22,10 +24,17 @@ from bev_perception.ring.triggers import ASKED, Moment
 from bev_perception.ros import keeper as module
 from bev_perception.ros.keeper import Keeper
 from bev_perception.ros.telemetry import Telemetry
-from bev_perception.sensors.intake import Source
+from bev_perception.sensors.intake import IMAGE, Source
 
 S = 1_000_000_000
 TEXT = Source("/a", "a", "std_msgs/msg/String", lambda message: None)
+CAMERA = Source("/image", "cam", IMAGE, lambda message: None)
+MIB = 2**20
+
+
+def raw_image(rows: int, columns: int) -> bytes:
+    pixels = bytes(rows * columns * 3)
+    return bytes(serialize_message(Image(height=rows, width=columns, step=3 * columns, encoding="bgr8", data=pixels)))
 
 
 class Node:
@@ -70,10 +79,10 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Written:
 
 
 @contextmanager
-def keeping(folder: Path, **more: Any) -> Iterator[tuple[Keeper, Telemetry]]:
+def keeping(folder: Path, node: Node | None = None, **more: Any) -> Iterator[tuple[Keeper, Telemetry]]:
     telemetry = Telemetry()
     config = RingConfig(folder=str(folder), **{"after_s": 0.0, "pause_s": 3600.0, **more})
-    keeper = Keeper(Node(), config, {}, telemetry)  # type: ignore[arg-type]
+    keeper = Keeper(node or Node(), config, {}, telemetry)  # type: ignore[arg-type]
     try:
         keeper.take(TEXT, b"one")
         yield keeper, telemetry
@@ -137,3 +146,32 @@ def test_two_bags_of_one_second_are_two(tmp_path: Path, written: Written) -> Non
             written.go_on.release()
             assert written.began.acquire(timeout=20)
         assert len({target for target, *_ in written.bags}) == 2
+
+
+def test_images_that_waited_while_a_bag_was_written_leave_the_ring_as_it_is(tmp_path: Path, written: Written) -> None:
+    node = Node()
+    with keeping(tmp_path, node, jpeg_quality=80, seconds=2.0, pause_s=0.0) as (keeper, _):
+        assert asked(keeper).success
+        assert written.began.acquire(timeout=20)
+        keeper.take(CAMERA, raw_image(8, 8))
+        node.now_ns += 5 * S  # the writing takes longer than the ring is long
+        keeper.take(TEXT, b"two")
+        keeper._budget.spend(-1e9)
+        keeper.take(CAMERA, raw_image(8, 8))
+        written.go_on.release()
+        until(lambda: keeper._waiting == 0)
+        assert next((m.topic, m.data[:3]) for m in keeper._ring.taken()) == ("/a", b"two")
+        assert [m.stamp_ns for m in keeper._ring.taken()] == [node.now_ns] * 2
+
+
+def test_images_that_wait_have_their_part_of_the_memory(tmp_path: Path, written: Written) -> None:
+    with keeping(tmp_path, jpeg_quality=80, mib=4) as (keeper, telemetry):
+        assert asked(keeper).success
+        assert written.began.acquire(timeout=20)
+        for _ in range(10):
+            keeper.take(CAMERA, raw_image(256, 400))  # 0.3 MB
+            assert sum(len(image.data) for image in keeper._images) <= MIB
+        assert len(keeper._images) == 3 and keeper._ring._most + keeper._most_waiting == 4 * MIB
+        assert telemetry.snapshot().counters["ring_image_left_out"] == 7
+        written.go_on.release()
+        until(lambda: keeper._waiting == 0)

@@ -60,6 +60,23 @@ def test_what_is_said_once_begins_every_recording_and_time_that_went_back_emptie
     assert [m.stamp_ns for m in ring.taken()] == [1 * S, 1 * S]
 
 
+def test_what_has_waited_says_nothing_of_the_time() -> None:
+    ring = Ring(2.0, 10**9)
+    for k in range(10):
+        ring.add(message(k))
+    ring.add_late(message(8.5, topic="/late"))
+    ring.add_late(message(1, topic="/too_late"))
+    assert [(m.topic, m.stamp_ns) for m in ring.taken()] == [
+        ("/a", 7 * S), ("/a", 8 * S), ("/a", 9 * S), ("/late", 8.5 * S),
+    ]  # fmt: skip
+    ring.pass_time(1 * S)
+    assert ring.taken() == [] and ring.bytes == 0, "time went back"
+    ring.add_late(message(9, topic="/of_the_drive_before"))
+    assert ring.taken() == []
+    ring.add_late(message(1))
+    assert [m.stamp_ns for m in ring.taken()] == [1 * S]
+
+
 def test_triggers_say_why() -> None:
     even, sure = np.full(LEAST, 0.5), np.full(LEAST, 0.99)
     fires = {

@@ -27,24 +27,44 @@ class Ring:
         self._lock = threading.Lock()
         self._kept: deque[Kept] = deque()
         self._lasting: deque[Kept] = deque(maxlen=LASTING)
+        self._now_ns = 0
         self.bytes = 0  # of what goes round
 
     def add(self, message: Kept, lasting: bool = False) -> None:
-        """The oldest go as soon as they are older than the ring is long, or memory asks for it. Time that went back
-        empties the ring: what was before is of another drive."""
+        """One that was taken just now. The oldest go as soon as they are older than the ring is long, or memory asks
+        for it."""
         with self._lock:
             if lasting:
                 self._lasting.append(message)
                 return
-            kept = self._kept
-            if kept and message.stamp_ns < kept[-1].stamp_ns - self._span_ns:
-                kept.clear()
-                self.bytes = 0
-            kept.append(message)
-            self.bytes += len(message.data) + OVERHEAD
-            oldest_ns = message.stamp_ns - self._span_ns
-            while kept[0].stamp_ns < oldest_ns or (self.bytes > self._most and len(kept) > 1):
-                self.bytes -= len(kept.popleft().data) + OVERHEAD
+            self._pass(message.stamp_ns)
+            self._append(message)
+
+    def add_late(self, message: Kept) -> None:
+        """One that has waited since it was taken. It says nothing of the time now: where the ring has gone on by more
+        than its length, or time has gone back since, it is not kept."""
+        with self._lock:
+            if abs(self._now_ns - message.stamp_ns) <= self._span_ns:
+                self._append(message)
+
+    def pass_time(self, now_ns: int) -> None:
+        """It is so late by the node's clock, though nothing is added. Time that went back empties the ring: what was
+        before is of another drive."""
+        with self._lock:
+            self._pass(now_ns)
+
+    def _pass(self, now_ns: int) -> None:
+        if now_ns < self._now_ns - self._span_ns:
+            self._kept.clear()
+            self.bytes = 0
+        self._now_ns = now_ns
+
+    def _append(self, message: Kept) -> None:
+        kept, oldest_ns = self._kept, self._now_ns - self._span_ns
+        kept.append(message)
+        self.bytes += len(message.data) + OVERHEAD
+        while kept[0].stamp_ns < oldest_ns or (self.bytes > self._most and len(kept) > 1):
+            self.bytes -= len(kept.popleft().data) + OVERHEAD
 
     def taken(self) -> list[Kept]:
         """All that is there now, in the order in which it came; what lasts at the time of the first."""

@@ -44,6 +44,7 @@ from bev_perception.sensors.serialised import read_image
 KEEP = "~/keep"
 MIB = 2**20
 PATIENCE_S = 5.0  # with a bag that is being written when the node stops; what is not whole by then is gone
+WAITING = 0.25  # of the ring's memory, where there are raw images that wait for the thread
 WINDOW_NS = 100_000_000  # images of one sweep are compressed together, or none of them
 COMPRESSED, JPEG_KIND = "/compressed", "sensor_msgs/msg/CompressedImage"
 # Encodings of raw images that JPEG takes -> channels, and what makes BGR of them.
@@ -60,12 +61,14 @@ class Keeper:
         self._node, self._config, self._telemetry = node, config, telemetry
         self._folder = resolve_path(config.folder)
         self._clock = node.get_clock()
-        self._ring = Ring(config.seconds, config.mib * MIB)
+        self._most_waiting = round(WAITING * config.mib * MIB) if config.jpeg_quality else 0
+        self._ring = Ring(config.seconds, config.mib * MIB - self._most_waiting)
         self._params = dict(params)
         self._edges, self._braking = Edges(config.triggers), Braking()
         self._budget = Budget(SHARE)
         self._typestore = get_typestore(Stores.ROS2_JAZZY)
-        self._images: deque[tuple[str, int, bytes]] = deque(maxlen=64)  # raw ones that wait for the thread
+        self._images: deque[Kept] = deque()  # raw ones that wait for the thread
+        self._waiting = 0  # their bytes, with those of the one that it has in hand
         self._window, self._takes = -1, False
         self._compressed: set[str] = set()  # topics whose images are kept as JPEG
         self._condition = threading.Condition()
@@ -98,14 +101,21 @@ class Keeper:
             window = now_ns // WINDOW_NS
             if window != self._window:
                 self._window, self._takes = window, self._budget.owed_s() == 0.0
-            if self._takes:
-                with self._condition:
-                    self._images.append((source.topic, now_ns, serialised))
-                    self._condition.notify()
-            else:
+            self._ring.pass_time(now_ns)
+            if not self._takes or not self._waits(Kept(source.topic, source.kind, now_ns, serialised)):
                 self._telemetry.count("ring_image_left_out")
             return
         self._ring.add(Kept(source.topic, source.kind, now_ns, serialised), lasting=source.sensor == TF_STATIC)
+
+    def _waits(self, image: Kept) -> bool:
+        """Hand it to the thread, where there is room for it."""
+        with self._condition:
+            if self._waiting + len(image.data) > self._most_waiting:
+                return False
+            self._waiting += len(image.data)
+            self._images.append(image)
+            self._condition.notify()
+        return True
 
     def _on_asked(self, request: Any, response: Any) -> Any:
         """The service: the bag is begun `after_s` later; the log and the status say how it goes."""
@@ -189,30 +199,33 @@ class Keeper:
                 self._write(reasons)
                 continue
             used = time.thread_time()
-            self._compress(*image)
+            self._compress(image)
             self._budget.spend(time.thread_time() - used)
+            with self._condition:
+                self._waiting -= len(image.data)
 
     def _is_due(self) -> bool:
         return bool(self._reasons) and time.monotonic() >= self._due_s
 
-    def _compress(self, topic: str, stamp_ns: int, serialised: bytes) -> None:
+    def _compress(self, image: Kept) -> None:
         """A raw image as JPEG, on its topic with COMPRESSED behind; one that JPEG does not take stays as it is."""
         try:
-            raw = read_image(serialised)
+            raw = read_image(image.data)
             channels, to_bgr = ENCODINGS[raw.encoding]
             rows = np.frombuffer(raw.data, np.uint8)[: raw.height * raw.step].reshape(raw.height, raw.step)
-            image = rows[:, : raw.width * channels].reshape(raw.height, raw.width, channels)
-            bgr = image if to_bgr is None else cv2.cvtColor(image, to_bgr)
+            pixels = rows[:, : raw.width * channels].reshape(raw.height, raw.width, channels)
+            bgr = pixels if to_bgr is None else cv2.cvtColor(pixels, to_bgr)
             packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self._config.jpeg_quality])[1]
         except (KeyError, ValueError, cv2.error):
-            self._ring.add(Kept(topic, IMAGE, stamp_ns, serialised))
+            self._ring.add_late(image)
             return
         message = CompressedImage(format="jpeg")
         message.header.stamp = to_time(raw.header.stamp.sec * 10**9 + raw.header.stamp.nanosec)
         message.header.frame_id = raw.header.frame_id
         message.data.frombytes(packed.tobytes())
-        self._compressed.add(topic)
-        self._ring.add(Kept(topic + COMPRESSED, JPEG_KIND, stamp_ns, bytes(serialize_message(message))))
+        self._compressed.add(image.topic)
+        packed_bytes = bytes(serialize_message(message))
+        self._ring.add_late(Kept(image.topic + COMPRESSED, JPEG_KIND, image.stamp_ns, packed_bytes))
 
     def _write(self, reasons: Mapping[str, str]) -> None:
         """A failure costs this bag, not the node."""
