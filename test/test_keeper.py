@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -79,10 +80,12 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Written:
 
 
 @contextmanager
-def keeping(folder: Path, node: Node | None = None, **more: Any) -> Iterator[tuple[Keeper, Telemetry]]:
+def keeping(
+    folder: Path, node: Node | None = None, params: Callable[[], dict[str, Any]] = dict, **more: Any
+) -> Iterator[tuple[Keeper, Telemetry]]:
     telemetry = Telemetry()
     config = RingConfig(folder=str(folder), **{"after_s": 0.0, "pause_s": 3600.0, **more})
-    keeper = Keeper(node or Node(), config, {}, telemetry)  # type: ignore[arg-type]
+    keeper = Keeper(node or Node(), config, params, telemetry)  # type: ignore[arg-type]
     try:
         keeper.take(TEXT, b"one")
         yield keeper, telemetry
@@ -175,3 +178,13 @@ def test_images_that_wait_have_their_part_of_the_memory(tmp_path: Path, written:
         assert telemetry.snapshot().counters["ring_image_left_out"] == 7
         written.go_on.release()
         until(lambda: keeper._waiting == 0)
+
+
+def test_a_bag_has_the_parameters_of_its_time(tmp_path: Path, written: Written) -> None:
+    values = {"score_thresholds": (0.1,)}
+    with keeping(tmp_path, params=lambda: values) as (keeper, _):
+        values["score_thresholds"] = (0.4,)
+        assert asked(keeper).success
+        written.go_on.release()
+        assert written.began.acquire(timeout=20)
+    assert json.loads(written.bags[0][2])["/**"]["ros__parameters"] == {"score_thresholds": [0.4]}

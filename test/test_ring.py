@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from bev_perception.bags.recording import open_bag
 from bev_perception.ring import bag as ring_bag
 from bev_perception.ring.bag import PARAMS, free_bytes, size_of, write_bag
 from bev_perception.ring.budget import Budget
-from bev_perception.ring.buffer import OVERHEAD, Kept, Ring
+from bev_perception.ring.buffer import LASTING, OVERHEAD, Kept, Ring
 from bev_perception.ring.config import RingConfig
 from bev_perception.ring.triggers import ASKED, LEAST, TRIGGERS, Braking, Edges, Moment
 
@@ -58,6 +59,17 @@ def test_what_is_said_once_begins_every_recording_and_time_that_went_back_emptie
     assert [(m.topic, m.stamp_ns) for m in ring.taken()][:2] == [("/tf_static", 7 * S), ("/a", 7 * S)]
     ring.add(message(1))
     assert [m.stamp_ns for m in ring.taken()] == [1 * S, 1 * S]
+
+
+def test_what_lasts_is_kept_once_however_often_it_is_said() -> None:
+    ring = Ring(2.0, 10**9)
+    ring.add(message(0, 7, topic="/tf_static"), lasting=True)
+    for k in range(2 * LASTING):
+        ring.add(message(k, 8, topic="/tf_static"), lasting=True)
+    ring.add(message(0))
+    assert [len(m.data) for m in ring.taken()] == [7, 8, 10]
+    ring.add(message(1, 7, topic="/tf_static"), lasting=True)
+    assert [len(m.data) for m in ring.taken()] == [8, 7, 10], "the last word comes last"
 
 
 def test_what_has_waited_says_nothing_of_the_time() -> None:
@@ -148,6 +160,23 @@ def test_a_bag_holds_the_messages_and_the_reason(tmp_path: Path) -> None:
     assert (target / PARAMS).read_text() == "params" and size_of(tmp_path) > 500 and size_of(tmp_path / "no") == 0
     assert free_bytes(tmp_path / "not" / "there") > 0
     assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_files_that_go_while_they_are_counted_have_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "stays").write_bytes(bytes(30))
+    (tmp_path / "bag" / "goes").write_bytes(bytes(500))
+    stat = Path.stat
+
+    def going(path: Path, **more: bool) -> os.stat_result:
+        found = stat(path, **more)
+        if path.name == "goes":
+            path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "stat", going)
+    assert size_of(tmp_path) in (30, 530)
+    assert size_of(tmp_path) == 30
 
 
 def test_a_bag_that_could_not_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -53,8 +54,16 @@ def write_bag(
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files below; 0 where there is no folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    """Bytes of all files below; 0 where there is no folder. Files that go while they are counted have none."""
+    return sum(map(_bytes, folder.rglob("*"))) if folder.is_dir() else 0
+
+
+def _bytes(path: Path) -> int:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0
+    return found.st_size if S_ISREG(found.st_mode) else 0
 
 
 def free_bytes(folder: Path) -> int:

@@ -26,16 +26,17 @@ class Ring:
         self._span_ns, self._most = round(seconds * 1e9), most_bytes
         self._lock = threading.Lock()
         self._kept: deque[Kept] = deque()
-        self._lasting: deque[Kept] = deque(maxlen=LASTING)
+        self._lasting: deque[Kept] = deque(maxlen=LASTING)  # the last word on a transform comes last
         self._now_ns = 0
         self.bytes = 0  # of what goes round
 
     def add(self, message: Kept, lasting: bool = False) -> None:
         """One that was taken just now. The oldest go as soon as they are older than the ring is long, or memory asks
-        for it."""
+        for it. What lasts is kept once, where it was said last."""
         with self._lock:
             if lasting:
-                self._lasting.append(message)
+                others = (k for k in self._lasting if (k.topic, k.data) != (message.topic, message.data))
+                self._lasting = deque([*others, message], LASTING)
                 return
             self._pass(message.stamp_ns)
             self._append(message)

@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import chain, count
@@ -53,17 +53,17 @@ ENCODINGS: dict[str, tuple[int, int | None]] = {"bgr8": (3, None), "rgb8": (3, c
 
 class Keeper:
     """Exists while the node is active and `ring.folder` is set. take() is called in the executor's thread, look() in
-    that of the status. params: the node's parameters by name, which the bags are to be read with."""
+    that of the status. params(): the node's parameters by name as they are, which a bag is to be read with."""
 
     def __init__(
-        self, node: LifecycleNode, config: RingConfig, params: Mapping[str, Any], telemetry: Telemetry
+        self, node: LifecycleNode, config: RingConfig, params: Callable[[], Mapping[str, Any]], telemetry: Telemetry
     ) -> None:
         self._node, self._config, self._telemetry = node, config, telemetry
         self._folder = resolve_path(config.folder)
         self._clock = node.get_clock()
         self._most_waiting = round(WAITING * config.mib * MIB) if config.jpeg_quality else 0
         self._ring = Ring(config.seconds, config.mib * MIB - self._most_waiting)
-        self._params = dict(params)
+        self._params = params
         self._edges, self._braking = Edges(config.triggers), Braking()
         self._budget = Budget(SHARE)
         self._typestore = get_typestore(Stores.ROS2_JAZZY)
@@ -269,7 +269,7 @@ class Keeper:
 
     def _params_yaml(self) -> str:
         """The node's parameters; topics and kinds of images that were compressed are those in the bag."""
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in self._params.items()}
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in self._params().items()}
         values = {name: value for name, value in values.items() if not name.startswith("ring.")}
         for name, value in list(values.items()):
             if name.startswith("cameras.") and name.endswith(".topic") and value in self._compressed:

@@ -194,7 +194,7 @@ class PerceptionNode(LifecycleNode):
         if self._config.ring.folder:
             from bev_perception.ros.keeper import Keeper  # what writes bags takes half a second to load
 
-            self._keeper = Keeper(self, self._config.ring, self._params.values(), self.telemetry)
+            self._keeper = Keeper(self, self._config.ring, self._params.values, self.telemetry)
             tap = self._keeper.take
         self._run = ActiveRun(self, self._config, self._model, self._outputs, self.telemetry, tap)
         self._run.start()
