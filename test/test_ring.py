@@ -93,7 +93,7 @@ def test_triggers_say_why() -> None:
     even, sure = np.full(LEAST, 0.5), np.full(LEAST, 0.99)
     fires = {
         "uncertainty": Moment(even),
-        "health": Moment(signals={"novelty": 1.2, "disagreement": 0.4}),
+        "health": Moment(signals={"novelty": 1.2}),
         "sensor_fault": Moment(faults={"CAM_FRONT": "stale"}),
         "hard_braking": Moment(deceleration=4.5),
         ASKED: Moment(asked="by the service"),
@@ -115,6 +115,14 @@ def test_a_trigger_fires_when_it_begins() -> None:
     assert edges.look(Moment(faults=broken.faults, deceleration=5.0)) == {"hard_braking": "5.0 m/s2"}
     assert edges.look(Moment()) == {} and edges.look(broken) == {"sensor_fault": "CAM_FRONT stale"}
     assert Edges(("hard_braking",)).look(broken) == {}, "what was not asked for"
+
+
+def test_an_alarm_that_lasts_is_one_drive_worth_keeping() -> None:
+    """Its score goes to and fro about the limit; the alarm has said that it has not ended."""
+    edges = Edges(("health",))
+    began = [edges.look(Moment(signals={"novelty": value})) for value in (1.1, 0.9, 1.1, 0.85, 1.3)]
+    assert began == [{"health": "novelty 1.10 times its limit"}, {}, {}, {}, {}]
+    assert edges.look(Moment()) == {} and edges.look(Moment(signals={"novelty": 1.1}))
 
 
 @pytest.mark.parametrize("rate_hz", [5, 10, 50])

@@ -18,7 +18,7 @@ UNCERTAINTY, BRAKING_MPS2 = 0.6, 4.0  # limits, unless the parameters say otherw
 class Moment:
     """What the node's status knows. probabilities (M,): of the newest frame's detections, their scores where the model
     was not calibrated. faults: sensor -> why it cannot contribute. deceleration: m/s2, NaN where it is not known.
-    signals: of the model's health, name -> value in units of its limit (novelty, disagreement); none without.
+    signals: alarms of the model's health, name -> value in units of its limit (novelty, disagreement).
     asked: by the service, with its reason, or "". The limits are those of RingConfig."""
 
     probabilities: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -40,8 +40,8 @@ def uncertainty(moment: Moment) -> str:
 
 
 def health(moment: Moment) -> str:
-    """A signal of the model's health beyond its limit."""
-    return ", ".join(f"{name} {value:.2f} times its limit" for name, value in moment.signals.items() if value >= 1)
+    """An alarm of the model's health, as long as it says that it lasts: its score may be back below the limit."""
+    return ", ".join(f"{name} {value:.2f} times its limit" for name, value in moment.signals.items())
 
 
 def sensor_fault(moment: Moment) -> str:
