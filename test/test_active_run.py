@@ -82,10 +82,10 @@ def test_the_stages_of_a_frame_add_up_to_the_total(tmp_path: Path) -> None:
     detections = Detections(NOW, *empty, missing={})
 
     def step(frame: SensorFrame) -> Detections:
-        time.sleep(0.06)
+        time.sleep(0.6)
         return detections
 
-    timings = {"preprocess": 20.0, "inference": 30.0, "decode": 10.0, "total": 60.0}
+    timings = {"preprocess": 120.0, "inference": 130.0, "decode": 110.0, "health": 240.0, "total": 600.0}
     pipeline: Any = SimpleNamespace(step=step, timings_ms=timings, faults={}, counters=Counter(), spec=SPEC)
     active.run.switch(Serving(active.run.serving().bundle, pipeline))
     found: list[Any] = []
@@ -95,5 +95,6 @@ def test_the_stages_of_a_frame_add_up_to_the_total(tmp_path: Path) -> None:
     active.run._publish(found[0])
     times = {row.stage: row.max_ms for row in active.telemetry.snapshot().latencies}
     assert times["wait"] == 1000.0 and times["queue"] == pytest.approx(500.0, abs=100.0)
+    assert times["health"] == 240.0
     parts = sum(times[stage] for stage in STAGES if stage not in ("convert", "total"))
     assert times["total"] == pytest.approx(parts, abs=100.0)

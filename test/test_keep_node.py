@@ -114,7 +114,7 @@ def trained_on(kept: Path, bundle: Path, work: Path) -> None:
     assert again == source
 
 
-def test_raw_images_become_jpeg_as_far_as_the_share_allows(bundle: Path, tmp_path: Path) -> None:
+def test_raw_images_become_jpeg(bundle: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     values = {"ring.folder": str(kept), "ring.after_s": 0.1, "ring.jpeg_quality": 90, "ring.triggers": ["asked"]}
     with running_node(tmp_path, bundle, tiny_bundle.SPEC, **values) as (_, rig):

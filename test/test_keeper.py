@@ -188,3 +188,27 @@ def test_a_bag_has_the_parameters_of_its_time(tmp_path: Path, written: Written) 
         written.go_on.release()
         assert written.began.acquire(timeout=20)
     assert json.loads(written.bags[0][2])["/**"]["ros__parameters"] == {"score_thresholds": [0.4]}
+
+
+def test_images_become_jpeg_as_far_as_the_share_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node, taken_s = Node(), 0.005
+    compressed: list[int] = []
+
+    def compress(keeper: Keeper, image: Any) -> None:
+        compressed.append(image.stamp_ns)
+        end = time.thread_time() + taken_s
+        while time.thread_time() < end:
+            pass
+
+    monkeypatch.setattr(Keeper, "_compress", compress)
+    with keeping(tmp_path, node, jpeg_quality=80) as (keeper, telemetry):
+        image, begun, sent = raw_image(8, 8), time.monotonic(), 0
+        while time.monotonic() < begun + 2.0:
+            node.now_ns += module.WINDOW_NS // 2  # two of each sweep
+            keeper.take(CAMERA, image)
+            sent += 1
+            time.sleep(0.004)
+        until(lambda: keeper._waiting == 0)
+        allowed = module.SHARE * (time.monotonic() - begun) / taken_s
+        assert 4 <= len(compressed) <= allowed + 4, "one sweep, and what its budget was asked for in between"
+        assert telemetry.snapshot().counters["ring_image_left_out"] == sent - len(compressed) > 100

@@ -286,5 +286,5 @@ def test_message_contents(running: Running) -> None:
         assert (box.scale.x, box.scale.y, box.scale.z) == (d.dimensions.x, d.dimensions.y, d.dimensions.z)
         assert box.lifetime.sec + box.lifetime.nanosec * 1e-9 == pytest.approx(1.0)
     stages = {s.stage: s for s in rig.status.latencies}
-    assert list(stages) == ["convert", "wait", "queue", "preprocess", "infer", "decode", "publish", "total"]
+    assert list(stages) == ["convert", "wait", "queue", "preprocess", "infer", "decode", "health", "publish", "total"]
     assert all(0 < s.p50_ms <= s.p95_ms <= s.p99_ms <= s.max_ms for s in stages.values())

@@ -45,9 +45,9 @@ from bev_perception.worker import EveryWorker, NewestWorker
 PIPELINE_THREAD = "bev_pipeline"
 PATIENCE_S = 10.0  # with the step that runs when the node is deactivated
 DETECTIONS = "detections"  # of PUBLISHERS, the one that others are made beside
-# Stages of BevPipeline.timings_ms -> stages of the status.
 LASTING_FAULTS = ("silent", "never_seen", "invalid")  # what is late now may be in time for the next frame
-STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode"}
+# Stages of BevPipeline.timings_ms -> stages of the status.
+STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode", "health": "health"}
 
 
 @dataclass(frozen=True)

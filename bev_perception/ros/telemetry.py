@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STAGES = ("convert", "wait", "queue", "preprocess", "infer", "decode", "publish", "total")
+STAGES = ("convert", "wait", "queue", "preprocess", "infer", "decode", "health", "publish", "total")
 WINDOW = 256  # frames (of `convert`: messages) over which percentiles are taken
 MAX_DETAILS = 64  # reasons whose last detail is remembered
 
