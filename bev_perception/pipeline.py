@@ -56,7 +56,8 @@ class BevPipeline:
     ) -> None:
         self.spec = spec
         self.backend = backend
-        self.thresholds = thresholds or thresholds_of(spec)
+        self._own_thresholds = thresholds_of(spec)
+        self.thresholds = thresholds or self._own_thresholds
         self.memory = TemporalMemory(spec, max_speed_mps)
         self.timings_ms: dict[str, float] = {}
         self.faults: dict[str, Fault] = {}
@@ -101,7 +102,9 @@ class BevPipeline:
 
         decoded_at = time.perf_counter_ns()
         if self.monitor is not None and not decoded.not_finite:
-            self._look(self.monitor, Glimpse(frame, inputs, candidates, decoded.boxes))
+            # Usual is what was found by the bundle's own thresholds, whatever the integrator's are.
+            usual = decoded if self.thresholds == self._own_thresholds else decode(candidates, self.spec)
+            self._look(self.monitor, Glimpse(frame, inputs, candidates, usual.boxes))
         self._note_timings(started, prepared, inferred, decoded_at, time.perf_counter_ns())
         valid = [*inputs.get("camera_valid", ()), *inputs.get("radar_valid", ())]
         return Detections(

@@ -18,6 +18,7 @@ pytest.importorskip("torch", reason="tables are fitted by training")
 import usual_frames  # noqa: E402
 
 from bev_perception.bundle import Bundle, load_bundle  # noqa: E402
+from bev_perception.decode import Thresholds  # noqa: E402
 from bev_perception.fault import Fault  # noqa: E402
 from bev_perception.frame_proof import open_proven  # noqa: E402
 from bev_perception.model_spec import BundleError, HealthSpec  # noqa: E402
@@ -37,7 +38,7 @@ from bev_perception.usual.image_statistics import (  # noqa: E402
 from bev_perception.usual.monitor import LONGEST_S, OVER, HealthMonitor, monitor_of  # noqa: E402
 from bev_perception.usual.returns import RETURN_STATISTICS, newest_returns, return_statistics  # noqa: E402
 from bev_perception.usual.scene_statistics import scene_statistics  # noqa: E402
-from bev_perception.usual.statistics import IMAGES, RETURNS, SCENE, names_of  # noqa: E402
+from bev_perception.usual.statistics import IMAGES, RETURNS, SCENE, Glimpse, names_of  # noqa: E402
 from bev_perception.usual.table import HEALTH, HealthTable, UsualPart, check_table, read_health  # noqa: E402
 
 SPEC = tiny_bundle.SPEC
@@ -247,6 +248,32 @@ def test_a_dirty_camera_is_told_and_returns_to_good(bundle: Bundle) -> None:
     assert told[50]["cam_b"].reason == "unusual" and "of the usual" in told[50]["cam_b"].detail
     assert pipeline.counters["cam_b/unusual"] == sum(map(bool, told))
     assert {r.name for r in pipeline.monitor.readings()} == {*SPEC.cameras, *SPEC.radars}
+    backend.close()
+
+
+@pytest.mark.parametrize(("stated", "least"), [(0.0, 0.99), (0.99, 0.0)])
+def test_what_is_usual_does_not_ask_for_the_thresholds_of_the_vehicle(
+    bundle: Bundle, stated: float, least: float
+) -> None:
+    class Noting:
+        boxes: list[np.ndarray] = []  # noqa: RUF012
+
+        def look(self, glimpse: Glimpse) -> dict[str, Fault]:
+            self.boxes = [*self.boxes, glimpse.boxes]
+            return {}
+
+        def readings(self) -> tuple[()]:
+            return ()
+
+    own, other = Noting(), Noting()
+    backend, _ = open_proven(bundle, "onnxruntime", threads=1)
+    spec = dataclasses.replace(SPEC, score_threshold=dict.fromkeys(SPEC.classes, stated))
+    chosen = Thresholds(dict.fromkeys(SPEC.classes, least), SPEC.nms_radius)
+    pipelines = BevPipeline(spec, backend, monitor=own), BevPipeline(spec, backend, chosen, monitor=other)
+    found = [[len(pipeline.step(frame).boxes) for frame in usual_frames.frames(5, 3)] for pipeline in pipelines]
+    assert found[0] != found[1]
+    for ours, theirs in zip(own.boxes, other.boxes, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     backend.close()
 
 

@@ -20,8 +20,8 @@ PARTS = (IMAGES, CAMERA_FEATURES, RETURNS, SCENE, MAP_FEATURES)
 
 @dataclass(frozen=True)
 class Glimpse:
-    """What one step of the pipeline saw and gave. inputs, outputs: of the network, on the host; used: sensor -> whether
-    it contributed. boxes (M, 7): detections."""
+    """What one step of the pipeline saw and gave. inputs, outputs: of the network, on the host. boxes (M, 7):
+    detections by the bundle's thresholds, with which the usual was fitted, not by the vehicle's."""
 
     frame: SensorFrame
     inputs: Mapping[str, np.ndarray]
