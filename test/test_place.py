@@ -62,6 +62,16 @@ def test_a_radar_is_placed_by_the_others(wrong: dict[str, float]) -> None:
         assert found.yaw_deg == pytest.approx(expected[2], abs=0.3), name
 
 
+def test_it_does_not_matter_where_odometry_has_its_origin() -> None:
+    returns = heard(frames({"b": {"x": 0.5}}))
+    far = returns.still.copy()
+    far["pose"][:, :, 2] += (4e5, 5e6)  # easting and northing
+    here, there = placed_by_radars(returns), placed_by_radars(replace(returns, still=far))
+    for name, found in here.items():
+        other = there[name]
+        assert [other.x, other.y, other.yaw_deg] == pytest.approx([found.x, found.y, found.yaw_deg], abs=1e-3), name
+
+
 def test_of_two_radars_either_may_be_the_one() -> None:
     returns = heard(frames({"b": {"x": 0.6}}))
     keep = returns.still["radar"] < 2

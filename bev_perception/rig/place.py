@@ -100,10 +100,13 @@ def _slope(arm: np.ndarray) -> np.ndarray:
 def _between(returns: Returns, deltas: np.ndarray, reach_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Normal equations (3K, 3K), (3K,) of all returns and their nearest of every other radar; (K,) sum of weights."""
     still, count = returns.still, len(deltas)
+    if not len(still):
+        return np.zeros((3 * count, 3 * count)), np.zeros(3 * count), np.zeros(count)
     radar = still["radar"]
     arm = _turned(still["arm"], deltas[radar, 2])
-    turn = still["pose"][:, :, :2]
-    places = np.einsum("pij,pj->pi", turn, arm + deltas[radar, :2]) + still["pose"][:, :, 2]
+    turn, at = still["pose"][:, :, :2], still["pose"][:, :, 2]
+    # About their middle: the search is in 32 bits, which of a northing (UTM) leave half a metre.
+    places = np.einsum("pij,pj->pi", turn, arm + deltas[radar, :2]) + (at - at.mean(axis=0))
     slopes = turn @ _slope(arm)
     spread = np.column_stack([places, FAR_M * returns.stretch])
     rows = [np.flatnonzero(radar == k) for k in range(count)]
