@@ -23,9 +23,11 @@ from training.data_engine import loop as loops
 from training.data_engine import study
 from training.data_engine.chosen_list import read_list
 from training.data_engine.exchange import main as exchange
-from training.data_engine.loop import LABELLED, LIST, SCORES, TO_LABEL, Loop, run_loop
+from training.data_engine.loop import LABELLED, LIST, LOOP, SCORES, TO_LABEL, Loop, run_loop
 from training.data_engine.oracle import Errors
 from training.data_engine.views import write_view
+from training.data_engine.waits import Waits
+from training.trainer.starting import Start
 
 SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=1, warmup_steps=0), checkpoint_every=50)
 
@@ -110,6 +112,46 @@ def test_the_loop_goes_on_where_it_was_stopped(
         assert lists[0] == lists[1]
     monkeypatch.setattr(loops, "train", lambda *a, **k: pytest.fail("all is done"))
     assert run_loop(stopped) == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"by": "random"}, r"by: 'entropy' -> 'random'"),
+        ({"first": 2}, r"first: 1 -> 2"),
+        ({"budget": 2}, r"budget: 1 -> 2"),
+        ({"seed": 3}, r"seed: 0 -> 3"),
+        ({"errors": Errors.of(["missing=0.5"])}, r"noise: \[\] -> \[\['missing', 0.5\]\]"),
+        ({"errors": None}, r"noise: \[\] -> 'labels by files'"),
+        ({"waits": Waits.of("2x3")}, r"waits.every: 1 -> 2"),
+        ({"run": dataclasses.replace(SHORT, batch_size=2)}, r"run.batch_size: 3 -> 2"),
+        ({"pool": "view"}, "data: "),
+        ({"start": "init"}, "init: None -> '"),
+    ],
+)
+def test_what_is_asked_otherwise_does_not_go_on(
+    change: dict, told: str, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "train", lambda *a, **k: None)
+    monkeypatch.setattr(loops, "_scores", lambda *a: {"frames": 1, "different": 1, "mAP": 0.5, "NDS": 0.5})
+    begun = loop_in(tmp_path / "out", tiny_dataset, rounds=1)
+    assert run_loop(begun) == run_loop(begun)
+    if "pool" in change:
+        (token, *_) = open_nuscenes(begun.pool, ["scene-0000"], RUN.spec).tokens()
+        change = {"pool": write_view(tmp_path / "view", begun.pool, [token])}
+    if "start" in change:
+        (tmp_path / "init.ckpt").write_bytes(b"weights")
+        change = {"start": Start(network=tmp_path / "init.ckpt")}
+    asked = dataclasses.replace(begun, **change)
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'out'} was begun otherwise(.|\n)*{told}"):
+        run_loop(asked)
+    shared = dataclasses.replace(begun, shared=tmp_path / "out", out=tmp_path / "mine")
+    if change.keys() & {"by", "budget"}:
+        return
+    (tmp_path / "out" / LOOP).unlink()
+    run_loop(shared)
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'out'} was begun otherwise(.|\n)*{told}"):
+        run_loop(dataclasses.replace(asked, shared=tmp_path / "out", out=tmp_path / "other"))
 
 
 def test_labels_by_files_are_those_of_the_pool_when_it_labels(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -17,14 +17,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from bev_perception.files import write_atomic
-from training.changes import changes_of, override
+from bev_perception.files import sha256_of, write_atomic
+from bev_perception.plain import to_plain
+from training.changes import changes_of, only_with, override
 from training.command_line import TrainingStopped, errors_as_text
+from training.data.frames import data_digest
 from training.data.nuscenes import open_nuscenes, read_split
 from training.data.source import Source, add_source, source_of
 from training.data.split_objects import require_objects
@@ -40,14 +43,14 @@ from training.data_engine.views import write_view
 from training.data_engine.waits import NO_WAITS, WaitingStore, Waits, without_number
 from training.experiments import load_run
 from training.processes import own_threads
-from training.run import Run
+from training.run import Run, run_to_plain
 from training.train import train
 from training.trainer.checkpoint import load_network
 from training.trainer.detect import evaluate
 from training.trainer.loading import Batches, open_keyframes, scored_split
 from training.trainer.starting import FRESH, Start
 
-LIST, SCORES, VIEW = "chosen.json", "scores.json", "data"
+LIST, SCORES, VIEW, LOOP = "chosen.json", "scores.json", "data", "loop.json"
 TO_LABEL, LABELLED = "to_label.json", "labelled.json"
 MEMBERS = 2  # of an ensemble, where the strategy asks one
 
@@ -83,6 +86,18 @@ class Loop:
     def folder(self, number: int) -> Path:
         return (self.shared if number == 0 and self.shared else self.out) / f"round_{number}"
 
+    def begun_with(self) -> dict[str, Any]:
+        """What the first round is made by, in plain values; of files and data their digests."""
+        return {
+            "data": data_digest(self.pool),
+            "run": run_to_plain(dataclasses.replace(self.run, seed=self.seed)),
+            "init": None if self.start.network is None else sha256_of(self.start.network),
+            "first": self.first,
+            "noise": "labels by files" if self.errors is None else to_plain(self.errors.kinds),
+            "waits": to_plain(self.waits),
+            "seed": self.seed,
+        }
+
     @property
     def members(self) -> int:
         return MEMBERS if "ensemble" in STRATEGIES[self.by].views else 1
@@ -91,8 +106,13 @@ class Loop:
 def run_loop(loop: Loop) -> list[dict[str, float]]:
     """Every round that is not there yet -> for each the frames labelled, how many of them differ, mAP and NDS.
 
-    Raises TrainingStopped where labels are waited for, ValueError as choosing and training do.
+    Raises TrainingStopped where labels are waited for, ValueError where what is there was made otherwise, and as
+    choosing and training do.
     """
+    facts = loop.begun_with()
+    if loop.shared:
+        only_with(loop.shared / LOOP, facts)
+    only_with(loop.out / LOOP, facts | {"by": loop.by, "budget": loop.budget})
     results = []
     for number in range(loop.rounds):
         folder = loop.folder(number)
