@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 pytest.importorskip("pyarrow", reason="frames are stored with pyarrow")
 pytest.importorskip("lightning", reason="training needs lightning")
 
+import torch
 from tiny_run import RUN
 
+from bev_perception.plain import to_plain
 from training import select
 from training.command_line import TrainingStopped
 from training.data.frames import data_digest, rows_to_learn
@@ -27,6 +30,7 @@ from training.data_engine.loop import LABELLED, LIST, LOOP, SCORES, TO_LABEL, Lo
 from training.data_engine.oracle import Errors
 from training.data_engine.views import write_view
 from training.data_engine.waits import Waits
+from training.models.widths import Cut
 from training.trainer.starting import Start
 
 SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=1, warmup_steps=0), checkpoint_every=50)
@@ -70,7 +74,9 @@ def test_the_command_looks_once_and_chooses_by_any_strategy(
     assert "is no pool" in capfd.readouterr().err
 
 
-def test_only_labelled_frames_are_learnt_from(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_only_labelled_frames_are_learnt_from(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pool = Source(tiny_dataset)
     keyframes = open_nuscenes(pool, ["scene-0000"], RUN.spec)
     tokens = keyframes.tokens()
@@ -85,6 +91,10 @@ def test_only_labelled_frames_are_learnt_from(tiny_dataset: Path, tmp_path: Path
         write_view(tiny_dataset, pool, tokens)
     with pytest.raises(ValueError, match="nothing to learn from"):
         write_view(tmp_path / "view", pool, [])
+    assert "not learnt from" not in capsys.readouterr().out
+    (tmp_path / "view" / "frames.json").write_text(json.dumps({"train": [tokens[1], "of another scene"]}))
+    assert rows_to_learn(view, again).tolist() == [1]
+    assert "1 of its 2 samples are not in the scenes" in capsys.readouterr().out
     (tmp_path / "view" / "frames.json").write_text('{"train": ["nobody"]}')
     with pytest.raises(ValueError, match="none of its 1 samples"):
         rows_to_learn(view, again)
@@ -152,6 +162,42 @@ def test_what_is_asked_otherwise_does_not_go_on(
     run_loop(shared)
     with pytest.raises(ValueError, match=rf"{tmp_path / 'out'} was begun otherwise(.|\n)*{told}"):
         run_loop(dataclasses.replace(asked, shared=tmp_path / "out", out=tmp_path / "other"))
+
+
+def test_frames_are_of_the_scenes_that_are_trained_on(
+    tiny_dataset: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for path in tiny_dataset.iterdir():
+        if path.name != "splits.json":
+            (pool / path.name).symlink_to(path)
+    splits = {"train": ["scene-0000", "scene-0001"], "val": ["scene-0001"]}
+    (pool / "splits.json").write_text(json.dumps(splits))
+    run = dataclasses.replace(SHORT, data=dataclasses.replace(SHORT.data, holdout=1))
+    chance = loop_in(tmp_path / "out", pool, run=run, first=3, budget=3)
+    monkeypatch.setattr(loops, "train", lambda *a, **k: None)
+    monkeypatch.setattr(loops, "_scores", lambda *a: {"frames": 1, "different": 1, "mAP": 0.5, "NDS": 0.5})
+    monkeypatch.setattr(loops, "_run", lambda folder, member: tiny_checkpoint.parent)
+    run_loop(chance)
+    for number in range(2):
+        found = read_list(tmp_path / "out" / f"round_{number}" / LIST).frames
+        assert found and {frame.drive for frame in found} == {"scene-0000"}
+
+
+def test_a_pruned_student_to_begin_with_gives_its_widths(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(tiny_checkpoint, weights_only=True)
+    cut = Cut(layers={}, state=RUN.spec.temporal.state_channels)
+    content["run"] |= {"cut": to_plain(cut)}
+    torch.save(content, tmp_path / "cut.ckpt")
+    parser = argparse.ArgumentParser()
+    loops.add_loop(parser)
+    words = ["--data", "d", "--out", "o", "--experiment", "tiny_run:RUN", "--init", str(tmp_path / "cut.ckpt")]
+    args = parser.parse_args(words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "load_run", lambda name: RUN)
+        run, start = loops.prepared(args)
+    assert run.cut == cut and start.network == tmp_path / "cut.ckpt"
 
 
 def test_labels_by_files_are_those_of_the_pool_when_it_labels(tiny_dataset: Path, tmp_path: Path) -> None:
