@@ -24,7 +24,9 @@ from training.data.nuscenes import open_nuscenes
 from training.data.source import Source
 from training.data_engine import loop as loops
 from training.data_engine import study
-from training.data_engine.chosen_list import read_list
+from training.data_engine.choosing import Chosen, Picked, Request
+from training.data_engine.chosen_list import list_of, read_list
+from training.data_engine.exchange import _transform, export_cuboids
 from training.data_engine.exchange import main as exchange
 from training.data_engine.loop import LABELLED, LIST, LOOP, SCORES, TO_LABEL, Loop, run_loop
 from training.data_engine.oracle import Errors
@@ -228,6 +230,28 @@ def test_labels_by_files_are_those_of_the_pool_when_it_labels(tiny_dataset: Path
     (folder / LABELLED).write_text(json.dumps(broken))
     with pytest.raises(ValueError, match="has not 1 of the chosen samples"):
         loops.import_cuboids(folder / LABELLED, read_list(folder / LIST))
+
+
+def test_what_a_labelling_tool_projects_is_where_the_sensor_saw_it(tiny_dataset: Path, tmp_path: Path) -> None:
+    """A camera fires beside the keyframe's time: its place in the exported frame is that of its own time."""
+    keyframes = open_nuscenes(Source(tiny_dataset), ["scene-0000"], RUN.spec)
+    picked = tuple(Picked(k.token, k.scene, k.stamp_ns // 1000, 0.0) for k in keyframes)
+    asked = list_of(tiny_dataset, Source.version, Request("random", 4), Chosen(picked, len(picked), 0, 0))
+    export_cuboids(asked, tmp_path / "to_label.json", RUN.spec, labelled=True)
+    told = json.loads((tmp_path / "to_label.json").read_text())
+    farthest = 0.0
+    for keyframe, sample in zip(keyframes, told["samples"], strict=True):
+        attributes = sample["attributes"]
+        places = {part["name"]: part["extrinsics"] for part in (*attributes["images"], *attributes["pcd"])}
+        files = keyframe.cameras | {"LIDAR_TOP": keyframe.lidar[0]}
+        assert set(places) == set(files)
+        for name, file in files.items():
+            global_from_sensor = _transform(attributes["ego_pose"]) @ _transform(places[name])
+            np.testing.assert_allclose(global_from_sensor, file.global_from_ego @ file.ego_from_sensor, atol=1e-6)
+            farthest = max(farthest, np.abs(_transform(places[name])[:3, 3] - file.ego_from_sensor[:3, 3]).max())
+    assert farthest > 0.01, "the vehicle drives"
+    with pytest.raises(ValueError, match=f"sample {picked[0].token} is not in the list"):
+        loops.import_cuboids(tmp_path / "to_label.json", dataclasses.replace(asked, frames=picked[1:]))
 
 
 def test_labels_by_nuscenes_tables(tiny_dataset: Path, tmp_path: Path) -> None:
