@@ -63,7 +63,7 @@ def survey(
         if estimator is not None:
             logs.add(log_deviations(frames, estimator)[strong])
         tokens = labelled.get(drive, ())
-        known += [(drive, embedding[i]) for i, token in enumerate(frames.tokens) if token in tokens]
+        known += [(drive, embedding[i].copy()) for i, token in enumerate(frames.tokens) if token in tokens]
         held += [(float(rng.random()), drive, row.copy()) for row in embedding]
         if len(held) > 2 * REFERENCE:
             held = sorted(held, key=lambda item: item[0])[:REFERENCE]
