@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,13 +18,15 @@ pytest.importorskip("sklearn", reason="distances are scikit-learn's")
 import torch
 
 from bev_perception.evaluation.objects import Objects, make_objects
+from bev_perception.uncertainty import CHANNELS, OLDER_CHANNELS, ClassTable, Estimator, UncertaintyTable
+from training import select
 from training.data_engine.choosing import Request, choose
 from training.data_engine.chosen_list import by_drive, list_of, read_list, write_list
 from training.data_engine.duplicates import Likeness, distinct
 from training.data_engine.looking import missed
 from training.data_engine.oracle import NOISE, Errors
 from training.data_engine.peaks import FLOOR, entropy, mutual_information, peak_values
-from training.data_engine.pool import REFERENCE, _Moments, survey
+from training.data_engine.pool import FOUND, REFERENCE, _Moments, survey
 from training.data_engine.samplers import SAMPLERS, core_set, kmeans_pp
 from training.data_engine.store import Frames, Ragged, Store
 from training.data_engine.strategies import AGGREGATES, STRATEGIES, frame_scores
@@ -188,19 +192,49 @@ def test_samplers_give_each_free_row_once(sampler: str) -> None:
     assert sorted(found) == [i for i in range(12) if i != 4]
 
 
-@pytest.mark.parametrize("by", [name for name, s in STRATEGIES.items() if not s.views and name != "variance"])
+def estimator_of(channels: Sequence[str]) -> Estimator:
+    """Of deviations that grow with the distance."""
+    of_class = ClassTable(((0.9,), (0.5,)), {channel: ((0.1,), (1.0 + k,)) for k, channel in enumerate(channels)})
+    intervals = dict.fromkeys(channels, (0.67, 1.64, 1.96))
+    return Estimator(UncertaintyTable("", (0.0, 50.0), (0.5,), dict.fromkeys(CLASSES, of_class), intervals, 1), CLASSES)
+
+
+@pytest.mark.parametrize("by", [name for name, s in STRATEGIES.items() if not s.views])
 def test_every_strategy_chooses_its_budget(by: str, tmp_path: Path) -> None:
     store, drives = stored(tmp_path, *(made_up(f"d{k}", 20, k) for k in range(4)))
-    pool = survey(store, drives, 2, {})
+    pool = survey(store, drives, 2, {}, estimator_of(CHANNELS))
     chosen = choose(store, drives, CLASSES, pool, Request(by, 10), {})
     tokens = [frame.token for frame in chosen.frames]
     assert len(set(tokens)) == 10 and chosen.frames_of_pool == 80
     again = choose(store, drives, CLASSES, pool, Request(by, 10), {})
     assert again == chosen
     labelled = by_drive([list_of(tmp_path, "v", Request(by, 10), chosen)])
-    more = choose(store, drives, CLASSES, survey(store, drives, 2, labelled), Request(by, 0.5, share=True), labelled)
+    pool = survey(store, drives, 2, labelled, estimator_of(CHANNELS))
+    more = choose(store, drives, CLASSES, pool, Request(by, 0.5, share=True), labelled)
     assert len(more.frames) == 35 and not {frame.token for frame in more.frames} & set(tokens)
     assert more.labelled == 10
+
+
+@pytest.mark.parametrize("channels", [CHANNELS, OLDER_CHANNELS], ids=["nine", "six"])
+def test_variance_looks_where_deviations_are_large(channels: tuple[str, ...], tmp_path: Path) -> None:
+    frames = made_up("d", 30, 1)
+    store, drives = stored(tmp_path, frames)
+    estimator = estimator_of(channels)
+    pool = survey(store, drives, 2, {}, estimator)
+    scores, metres = frames.lists("score").values, frames.lists("metres").values
+    strong = scores >= FOUND
+    logs = np.log(np.stack([0.1 + (0.9 + k) * metres / 50.0 for k in range(len(channels))], axis=1))
+    z = ((logs - logs[strong].mean(axis=0)) / logs[strong].std(axis=0)).max(axis=1)
+    found = STRATEGIES["variance"].score(frames, pool, 0)
+    np.testing.assert_allclose(found.values, np.where(strong, np.exp(z), 0.0), rtol=1e-5)
+
+
+def test_a_table_that_counts_on_the_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = SimpleNamespace(classes=CLASSES, name="n")
+    monkeypatch.setattr(select, "load_bundle", lambda path: SimpleNamespace(spec=own))
+    monkeypatch.setattr(select, "read_uncertainty", lambda bundle: SimpleNamespace(head={"along": 0.5}))
+    with pytest.raises(ValueError, match="says of along, which is not stored"):
+        select.estimator_in(Path("bundle"), own)  # type: ignore[arg-type]
 
 
 def test_top_takes_the_highest_scores(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 pytest.importorskip("pyarrow", reason="frames are stored with pyarrow")
 pytest.importorskip("lightning", reason="training needs lightning")
 
+import torch
 from tiny_run import RUN
 
+from bev_perception.plain import to_plain
 from training import select
 from training.command_line import TrainingStopped
 from training.data.frames import data_digest, rows_to_learn
@@ -21,11 +24,16 @@ from training.data.nuscenes import open_nuscenes
 from training.data.source import Source
 from training.data_engine import loop as loops
 from training.data_engine import study
-from training.data_engine.chosen_list import read_list
+from training.data_engine.choosing import Chosen, Picked, Request
+from training.data_engine.chosen_list import list_of, read_list
+from training.data_engine.exchange import _transform, export_cuboids
 from training.data_engine.exchange import main as exchange
-from training.data_engine.loop import LABELLED, LIST, SCORES, TO_LABEL, Loop, run_loop
+from training.data_engine.loop import LABELLED, LIST, LOOP, SCORES, TO_LABEL, Loop, run_loop
 from training.data_engine.oracle import Errors
 from training.data_engine.views import write_view
+from training.data_engine.waits import Waits
+from training.models.widths import Cut
+from training.trainer.starting import Start
 
 SHORT = dataclasses.replace(RUN, optim=dataclasses.replace(RUN.optim, steps=1, warmup_steps=0), checkpoint_every=50)
 
@@ -68,7 +76,9 @@ def test_the_command_looks_once_and_chooses_by_any_strategy(
     assert "is no pool" in capfd.readouterr().err
 
 
-def test_only_labelled_frames_are_learnt_from(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_only_labelled_frames_are_learnt_from(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pool = Source(tiny_dataset)
     keyframes = open_nuscenes(pool, ["scene-0000"], RUN.spec)
     tokens = keyframes.tokens()
@@ -83,6 +93,10 @@ def test_only_labelled_frames_are_learnt_from(tiny_dataset: Path, tmp_path: Path
         write_view(tiny_dataset, pool, tokens)
     with pytest.raises(ValueError, match="nothing to learn from"):
         write_view(tmp_path / "view", pool, [])
+    assert "not learnt from" not in capsys.readouterr().out
+    (tmp_path / "view" / "frames.json").write_text(json.dumps({"train": [tokens[1], "of another scene"]}))
+    assert rows_to_learn(view, again).tolist() == [1]
+    assert "1 of its 2 samples are not in the scenes" in capsys.readouterr().out
     (tmp_path / "view" / "frames.json").write_text('{"train": ["nobody"]}')
     with pytest.raises(ValueError, match="none of its 1 samples"):
         rows_to_learn(view, again)
@@ -110,6 +124,82 @@ def test_the_loop_goes_on_where_it_was_stopped(
         assert lists[0] == lists[1]
     monkeypatch.setattr(loops, "train", lambda *a, **k: pytest.fail("all is done"))
     assert run_loop(stopped) == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"by": "random"}, r"by: 'entropy' -> 'random'"),
+        ({"first": 2}, r"first: 1 -> 2"),
+        ({"budget": 2}, r"budget: 1 -> 2"),
+        ({"seed": 3}, r"seed: 0 -> 3"),
+        ({"errors": Errors.of(["missing=0.5"])}, r"noise: \[\] -> \[\['missing', 0.5\]\]"),
+        ({"errors": None}, r"noise: \[\] -> 'labels by files'"),
+        ({"waits": Waits.of("2x3")}, r"waits.every: 1 -> 2"),
+        ({"run": dataclasses.replace(SHORT, batch_size=2)}, r"run.batch_size: 3 -> 2"),
+        ({"pool": "view"}, "data: "),
+        ({"start": "init"}, "init: None -> '"),
+    ],
+)
+def test_what_is_asked_otherwise_does_not_go_on(
+    change: dict, told: str, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "train", lambda *a, **k: None)
+    monkeypatch.setattr(loops, "_scores", lambda *a: {"frames": 1, "different": 1, "mAP": 0.5, "NDS": 0.5})
+    begun = loop_in(tmp_path / "out", tiny_dataset, rounds=1)
+    assert run_loop(begun) == run_loop(begun)
+    if "pool" in change:
+        (token, *_) = open_nuscenes(begun.pool, ["scene-0000"], RUN.spec).tokens()
+        change = {"pool": write_view(tmp_path / "view", begun.pool, [token])}
+    if "start" in change:
+        (tmp_path / "init.ckpt").write_bytes(b"weights")
+        change = {"start": Start(network=tmp_path / "init.ckpt")}
+    asked = dataclasses.replace(begun, **change)
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'out'} was begun otherwise(.|\n)*{told}"):
+        run_loop(asked)
+    shared = dataclasses.replace(begun, shared=tmp_path / "out", out=tmp_path / "mine")
+    if change.keys() & {"by", "budget"}:
+        return
+    (tmp_path / "out" / LOOP).unlink()
+    run_loop(shared)
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'out'} was begun otherwise(.|\n)*{told}"):
+        run_loop(dataclasses.replace(asked, shared=tmp_path / "out", out=tmp_path / "other"))
+
+
+def test_frames_are_of_the_scenes_that_are_trained_on(
+    tiny_dataset: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for path in tiny_dataset.iterdir():
+        if path.name != "splits.json":
+            (pool / path.name).symlink_to(path)
+    splits = {"train": ["scene-0000", "scene-0001"], "val": ["scene-0001"]}
+    (pool / "splits.json").write_text(json.dumps(splits))
+    run = dataclasses.replace(SHORT, data=dataclasses.replace(SHORT.data, holdout=1))
+    chance = loop_in(tmp_path / "out", pool, run=run, first=3, budget=3)
+    monkeypatch.setattr(loops, "train", lambda *a, **k: None)
+    monkeypatch.setattr(loops, "_scores", lambda *a: {"frames": 1, "different": 1, "mAP": 0.5, "NDS": 0.5})
+    monkeypatch.setattr(loops, "_run", lambda folder, member: tiny_checkpoint.parent)
+    run_loop(chance)
+    for number in range(2):
+        found = read_list(tmp_path / "out" / f"round_{number}" / LIST).frames
+        assert found and {frame.drive for frame in found} == {"scene-0000"}
+
+
+def test_a_pruned_student_to_begin_with_gives_its_widths(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(tiny_checkpoint, weights_only=True)
+    cut = Cut(layers={}, state=RUN.spec.temporal.state_channels)
+    content["run"] |= {"cut": to_plain(cut)}
+    torch.save(content, tmp_path / "cut.ckpt")
+    parser = argparse.ArgumentParser()
+    loops.add_loop(parser)
+    words = ["--data", "d", "--out", "o", "--experiment", "tiny_run:RUN", "--init", str(tmp_path / "cut.ckpt")]
+    args = parser.parse_args(words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "load_run", lambda name: RUN)
+        run, start = loops.prepared(args)
+    assert run.cut == cut and start.network == tmp_path / "cut.ckpt"
 
 
 def test_labels_by_files_are_those_of_the_pool_when_it_labels(tiny_dataset: Path, tmp_path: Path) -> None:
@@ -140,6 +230,28 @@ def test_labels_by_files_are_those_of_the_pool_when_it_labels(tiny_dataset: Path
     (folder / LABELLED).write_text(json.dumps(broken))
     with pytest.raises(ValueError, match="has not 1 of the chosen samples"):
         loops.import_cuboids(folder / LABELLED, read_list(folder / LIST))
+
+
+def test_what_a_labelling_tool_projects_is_where_the_sensor_saw_it(tiny_dataset: Path, tmp_path: Path) -> None:
+    """A camera fires beside the keyframe's time: its place in the exported frame is that of its own time."""
+    keyframes = open_nuscenes(Source(tiny_dataset), ["scene-0000"], RUN.spec)
+    picked = tuple(Picked(k.token, k.scene, k.stamp_ns // 1000, 0.0) for k in keyframes)
+    asked = list_of(tiny_dataset, Source.version, Request("random", 4), Chosen(picked, len(picked), 0, 0))
+    export_cuboids(asked, tmp_path / "to_label.json", RUN.spec, labelled=True)
+    told = json.loads((tmp_path / "to_label.json").read_text())
+    farthest = 0.0
+    for keyframe, sample in zip(keyframes, told["samples"], strict=True):
+        attributes = sample["attributes"]
+        places = {part["name"]: part["extrinsics"] for part in (*attributes["images"], *attributes["pcd"])}
+        files = keyframe.cameras | {"LIDAR_TOP": keyframe.lidar[0]}
+        assert set(places) == set(files)
+        for name, file in files.items():
+            global_from_sensor = _transform(attributes["ego_pose"]) @ _transform(places[name])
+            np.testing.assert_allclose(global_from_sensor, file.global_from_ego @ file.ego_from_sensor, atol=1e-6)
+            farthest = max(farthest, np.abs(_transform(places[name])[:3, 3] - file.ego_from_sensor[:3, 3]).max())
+    assert farthest > 0.01, "the vehicle drives"
+    with pytest.raises(ValueError, match=f"sample {picked[0].token} is not in the list"):
+        loops.import_cuboids(tmp_path / "to_label.json", dataclasses.replace(asked, frames=picked[1:]))
 
 
 def test_labels_by_nuscenes_tables(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tiny_distill import Taught
 from torch import Tensor, nn
 
 from bev_perception.grid import BevGrid
-from bev_perception.model_spec import ModelSpec, TemporalSpec
+from bev_perception.model_spec import HealthSpec, ModelSpec, TemporalSpec
 from training.data.augment import NO_AUGMENTATION, Augmentation
 from training.data.config import DataConfig, LidarConfig, PasteConfig
 from training.distill import DistillConfig, Term
@@ -198,6 +198,18 @@ def test_other_weights_specs_or_data_have_another_folder(tmp_path: Path) -> None
     folders = {first, folder(changed), folder(Network(seed=1)), folder(Network(spec)), folder(Network(), fewer)}
     assert len(folders | {other_set}) == 6
     assert teacher_hash(Network()) == teacher_hash(Network()) != teacher_hash(changed)
+
+
+def test_fields_that_specs_got_later_change_no_hash_until_they_say_something() -> None:
+    network = Network()
+    with torch.no_grad():
+        for i, parameter in enumerate(network.parameters()):
+            parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape) + i)
+    first = "b02cb8418d9c205e04928d5740d2c96d522a660c43c81c7509a4c2c79b5dae67"  # of before mounts, spread and health
+    assert teacher_hash(network) == first
+    for change in ({"spread": ("aleatoric",)}, {"health": HealthSpec(0, 4)}, {"precision": "int8"}):
+        network.spec = dataclasses.replace(SPEC, **change)
+        assert teacher_hash(network) != first, change
 
 
 @pytest.mark.parametrize(

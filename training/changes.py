@@ -1,13 +1,16 @@
-"""Changes of a nested dataclass by dotted names, and in what two differ."""
+"""Changes of a nested dataclass by dotted names, in what two differ, and folders whose work is all of one kind."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from bev_perception.files import write_atomic
 from bev_perception.plain import from_plain, to_plain
 
 
@@ -81,3 +84,20 @@ def changes_of(texts: list[str]) -> dict[str, str]:
     if wrong:
         raise ValueError(f"--set {' '.join(wrong)}: expected NAME=VALUE, such as optim.steps=100")
     return dict(text.split("=", 1) for text in texts)
+
+
+def only_with(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write down by what the work in the folder of `path` is made, the first time; afterwards it goes on by the same
+    alone, or results would be mixed. facts: plain values.
+
+    Raises ValueError that names what is there and what is asked for.
+    """
+    now = json.loads(json.dumps(facts))
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(now, indent=1) + "\n")
+    elif changed := differences(json.loads(path.read_bytes()), now):
+        raise ValueError(
+            f"{path.parent} was begun otherwise than asked for now; choose another --out, or ask for what is there. "
+            "What differs (there -> now):\n  " + "\n  ".join(changed)
+        )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bev_perception.bundle import load_bundle
 from bev_perception.model_spec import ModelSpec
-from bev_perception.uncertainty import Estimator, estimator_of
+from bev_perception.uncertainty import Estimator, read_uncertainty
 from training.command_line import errors_as_text
 from training.data.source import Source
 from training.data_engine.choosing import Request, choose
@@ -49,17 +49,23 @@ def budget_of(text: str) -> tuple[float, bool]:
         ) from error
 
 
-def _estimator(bundle: Path | None, spec: ModelSpec) -> Estimator | None:
-    """Raises ValueError for a bundle without the table, or of other classes."""
+def estimator_in(bundle: Path | None, spec: ModelSpec) -> Estimator | None:
+    """Raises ValueError for a bundle without the table, of other classes, or whose table counts on what the network
+    says of its own errors."""
     if bundle is None:
         return None
     loaded = load_bundle(bundle)
-    estimator = estimator_of(loaded)
-    if estimator is None or loaded.spec.classes != spec.classes:
+    table = read_uncertainty(loaded)
+    if table is None or loaded.spec.classes != spec.classes:
         raise ValueError(
             f"{bundle} has no uncertainty.json of the classes of {spec.name}: write it with training.calibrate"
         )
-    return estimator
+    if table.head:
+        raise ValueError(
+            f"{bundle}: its uncertainty.json multiplies what the network itself says of {', '.join(table.head)}, which "
+            "is not stored of a pool; give a bundle whose network has no head for the spread, or choose --by entropy"
+        )
+    return Estimator(table, spec.classes)
 
 
 @errors_as_text
@@ -102,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     networks = Networks(tuple(args.checkpoint), args.teacher)
     folder = args.store or args.out.with_name(f"{args.out.stem}.frames")
     spec = load_network(args.checkpoint[0]).spec
-    estimator = _estimator(args.bundle, spec) if args.by == "variance" else None
+    estimator = estimator_in(args.bundle, spec) if args.by == "variance" else None
     source, drives = open_pool(args.pool, args.version, args.split, folder / "data", args.params, args.bundle)
     labelled = by_drive(map(read_list, args.labelled))
     store = open_store(folder, source, networks, request.views)

@@ -17,6 +17,7 @@ from bev_perception.plain import parse_json
 from training.data.index import open_index
 from training.data.nuscenes import Keyframes
 from training.data.source import Source
+from training.processes import rank_and_world
 
 FRAMES, LIMIT = "frames.json", 2**31  # bytes
 
@@ -36,7 +37,8 @@ def labelled_frames(root: Path, split: str) -> list[str] | None:
 
 
 def rows_to_learn(source: Source, keyframes: Keyframes, split: str = "train") -> np.ndarray | None:
-    """Rows of the keyframes that a run learns from, None for all. Raises ValueError where none is of this split."""
+    """Rows of the keyframes that a run learns from, None for all. Prints, in the first process, how many samples are of
+    other scenes than these (data.holdout and data.train_scenes leave some out). Raises ValueError where all are."""
     tokens = labelled_frames(source.root, split)
     if tokens is None:
         return None
@@ -44,6 +46,9 @@ def rows_to_learn(source: Source, keyframes: Keyframes, split: str = "train") ->
     rows = [row_of[token] for token in tokens if token in row_of]
     if not rows:
         raise ValueError(f"{source.root / FRAMES}: none of its {len(tokens)} samples is in the scenes of {split!r}")
+    if len(rows) < len(tokens) and rank_and_world()[0] == 0:
+        left_out = f"{len(tokens) - len(rows)} of its {len(tokens)} samples are not in the scenes that are opened"
+        print(f"{source.root / FRAMES}: {left_out}, and are not learnt from", flush=True)
     return np.array(rows, dtype=np.int64)
 
 

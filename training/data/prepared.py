@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bev_perception.geometry import invert
 from bev_perception.model_spec import ImageSpec, ModelSpec
 from bev_perception.preprocess.images import (
     in_color_order,
@@ -27,7 +26,7 @@ from training.data.lidar import sweep_clouds
 from training.data.masks import read_masks
 from training.data.nuscenes import Keyframe
 from training.data.resample import Source
-from training.data.sensor_frame import sensor_frame
+from training.data.sensor_frame import sensor_frame, sensor_from_ego
 from training.data.virtual_points import VIRTUAL_CHANNELS, virtual_points
 
 
@@ -124,8 +123,7 @@ def _virtual(keyframe: Keyframe, points: np.ndarray, config: DataConfig, dataroo
         scores.append(found.scores[sure])
         img_from_cam = np.eye(4)
         img_from_cam[:3, :3] = file.K
-        then_from_now = invert(file.global_from_ego) @ keyframe.global_from_ego
-        projections.append(img_from_cam @ invert(file.ego_from_sensor) @ then_from_now)
+        projections.append(img_from_cam @ sensor_from_ego(keyframe, file))
     rng = np.random.default_rng(keyframe.stamp_ns // 1000)  # the same points whenever the frame is read
     limits = {"per_mask": config.virtual.per_mask, "max_pixels": config.virtual.max_pixels}
     return virtual_points(points, masks, labels, scores, projections, rng, **limits)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bev_perception.geometry import invert
 from bev_perception.model_spec import ModelSpec
 from bev_perception.preprocess.compressed import COMPRESSED, compression_of
 from bev_perception.structures import (
@@ -61,6 +62,11 @@ def sensor_frame(keyframe: Keyframe, spec: ModelSpec, returns: RadarFilter = EVE
     return SensorFrame(
         keyframe.stamp_ns, EgoPose(keyframe.stamp_ns, keyframe.global_from_ego), tuple(cameras), tuple(radars), missing
     )
+
+
+def sensor_from_ego(keyframe: Keyframe, file: SensorFile) -> np.ndarray:
+    """(4, 4) from the ego frame at the keyframe's stamp into the sensor of one of its files, at the file's own."""
+    return invert(file.ego_from_sensor) @ invert(file.global_from_ego) @ keyframe.global_from_ego
 
 
 def _radar_sweep(name: str, file: SensorFile, returns: RadarFilter) -> RadarSweep:

@@ -129,7 +129,7 @@ def choose(
     if not len(rows.row):
         raise ValueError("nothing is left to choose: all of the pool is labelled, or like what is")
     embeddings = _embeddings(store, drives, pool, rows) if by_name != "top" else np.zeros((len(rows.row), 1))
-    taken = _take(rows, embeddings, pool, request, by_name, budget, classes, bool(labelled), rng)
+    taken = _take(rows, embeddings, pool, request, by_name, budget, classes, counted[1] > 0, rng)
     return Chosen(_named(store, drives, rows, taken), *counted)
 
 

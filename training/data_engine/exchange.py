@@ -5,8 +5,8 @@
     python -m training.data_engine.exchange view chosen.json --out data/chosen
 
 `--as cuboids` is one JSON file in the manner of Segments.ai's and CVAT's cuboids: for each frame its files with their
-calibrations, and boxes in the vehicle's frame. `--as nuscenes` is a data set of links in which the chosen samples have
-no annotation yet. Either comes back filled in; OUT is then a data set to train on.
+calibrations, and boxes, both in the vehicle's frame at the sample's time. `--as nuscenes` is a data set of links in
+which the chosen samples have no annotation yet. Either comes back filled in; OUT is then a data set to train on.
 `view` makes one with the labels that the pool has, or with none: a teacher needs none.
 """
 
@@ -23,12 +23,13 @@ import numpy as np
 
 from bev_perception.bundle import load_bundle
 from bev_perception.files import read_text, write_atomic
-from bev_perception.geometry import make_transform, rotation_from_quaternion, rotation_from_yaw
+from bev_perception.geometry import invert, make_transform, rotation_from_quaternion, rotation_from_yaw
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.parameters import SHIPPED_BUNDLE
 from bev_perception.plain import parse_json
 from training.command_line import errors_as_text
 from training.data.nuscenes import LIDAR, Keyframe, open_nuscenes
+from training.data.sensor_frame import sensor_from_ego
 from training.data.source import Source
 from training.data_engine.chosen_list import ChosenList, read_list
 from training.data_engine.views import ANNOTATIONS, INSTANCES, chained, read_table, write_view
@@ -73,12 +74,14 @@ def export_cuboids(chosen: ChosenList, out: Path, spec: ModelSpec, labelled: boo
                     "images": [
                         {
                             "name": name, "url": file.path, "intrinsics": np.asarray(file.K).tolist(),
-                            "extrinsics": _pose(file.ego_from_sensor),
+                            "extrinsics": _pose(invert(sensor_from_ego(keyframe, file))),
                         }
                         for name, file in keyframe.cameras.items()
                     ],
-                    "pcd": [{"name": LIDAR, "url": file.path, "extrinsics": _pose(file.ego_from_sensor)}
-                            for file in keyframe.lidar[:1]],
+                    "pcd": [
+                        {"name": LIDAR, "url": file.path, "extrinsics": _pose(invert(sensor_from_ego(keyframe, file)))}
+                        for file in keyframe.lidar[:1]
+                    ],
                 },
                 "label": {
                     "annotations": [
@@ -109,11 +112,13 @@ def import_cuboids(path: Path, chosen: ChosenList) -> Labels:
     poses = {row["token"]: row for row in read_table(source, "sample")}
     names = {row["name"]: row["token"] for row in read_table(source, "category")}
     categories = {row["id"]: row["name"] for row in told["categories"]}
-    there, annotations, instances = set(), [], {}
+    asked, there, annotations, instances = {frame.token for frame in chosen.frames}, set(), [], {}
     for sample in told["samples"]:
         token = sample.get("name")
         if token not in poses:
             raise ValueError(f"{path}: {source.root} has no sample {token!r}")
+        if token not in asked:
+            raise ValueError(f"{path}: sample {token} is not in the list; take it out, or give the list that has it")
         there.add(token)
         try:
             global_from_ego = _transform(sample["attributes"]["ego_pose"])

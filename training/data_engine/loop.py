@@ -3,10 +3,10 @@
     python -m training.data_engine.loop --data POOL --out OUT --by entropy \
         --experiment training.experiments.near:study:camera_radar --first 100 --budget 100 --rounds 4
 
-POOL is a data set; its training split is chosen from, the validation split is scored on. The labeller is an oracle that
-knows the pool's labels, with `--noise missing=0.1` one that errs; with `--labeller files` a person or a tool: the loop
-writes OUT/round_N/to_label.json, ends, and goes on once OUT/round_N/labelled.json is there, in the same form
-(training.data_engine.exchange).
+POOL is a data set; the scenes that the run would train on are chosen from, the validation split is scored on. The
+labeller is an oracle that knows the pool's labels, with `--noise missing=0.1` one that errs; with `--labeller files` a
+person or a tool: the loop writes OUT/round_N/to_label.json, ends, and goes on once OUT/round_N/labelled.json is there,
+in the same form (training.data_engine.exchange).
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from bev_perception.files import write_atomic
-from training.changes import changes_of, override
+from bev_perception.files import sha256_of, write_atomic
+from bev_perception.plain import to_plain
+from training.changes import changes_of, only_with, override
 from training.command_line import TrainingStopped, errors_as_text
-from training.data.nuscenes import open_nuscenes, read_split
+from training.data.frames import data_digest
+from training.data.nuscenes import open_nuscenes
 from training.data.source import Source, add_source, source_of
 from training.data.split_objects import require_objects
 from training.data_engine.choosing import Chosen, Picked, Request, choose
@@ -40,14 +43,14 @@ from training.data_engine.views import write_view
 from training.data_engine.waits import NO_WAITS, WaitingStore, Waits, without_number
 from training.experiments import load_run
 from training.processes import own_threads
-from training.run import Run
+from training.run import Run, run_to_plain
 from training.train import train
 from training.trainer.checkpoint import load_network
 from training.trainer.detect import evaluate
-from training.trainer.loading import Batches, open_keyframes, scored_split
-from training.trainer.starting import FRESH, Start
+from training.trainer.loading import Batches, open_keyframes, scenes_of, scored_split
+from training.trainer.starting import FRESH, Start, as_narrow_as, heads_upon
 
-LIST, SCORES, VIEW = "chosen.json", "scores.json", "data"
+LIST, SCORES, VIEW, LOOP = "chosen.json", "scores.json", "data", "loop.json"
 TO_LABEL, LABELLED = "to_label.json", "labelled.json"
 MEMBERS = 2  # of an ensemble, where the strategy asks one
 
@@ -83,6 +86,18 @@ class Loop:
     def folder(self, number: int) -> Path:
         return (self.shared if number == 0 and self.shared else self.out) / f"round_{number}"
 
+    def begun_with(self) -> dict[str, Any]:
+        """What the first round is made by, in plain values; of files and data their digests."""
+        return {
+            "data": data_digest(self.pool),
+            "run": run_to_plain(dataclasses.replace(self.run, seed=self.seed)),
+            "init": None if self.start.network is None else sha256_of(self.start.network),
+            "first": self.first,
+            "noise": "labels by files" if self.errors is None else to_plain(self.errors.kinds),
+            "waits": to_plain(self.waits),
+            "seed": self.seed,
+        }
+
     @property
     def members(self) -> int:
         return MEMBERS if "ensemble" in STRATEGIES[self.by].views else 1
@@ -91,8 +106,13 @@ class Loop:
 def run_loop(loop: Loop) -> list[dict[str, float]]:
     """Every round that is not there yet -> for each the frames labelled, how many of them differ, mAP and NDS.
 
-    Raises TrainingStopped where labels are waited for, ValueError as choosing and training do.
+    Raises TrainingStopped where labels are waited for, ValueError where what is there was made otherwise, and as
+    choosing and training do.
     """
+    facts = loop.begun_with()
+    if loop.shared:
+        only_with(loop.shared / LOOP, facts)
+    only_with(loop.out / LOOP, facts | {"by": loop.by, "budget": loop.budget})
     results = []
     for number in range(loop.rounds):
         folder = loop.folder(number)
@@ -118,7 +138,7 @@ def _run(folder: Path, member: int) -> Path:
 def _chosen(loop: Loop, number: int) -> ChosenList:
     """The first frames by chance, all others by what the network of the round before makes of them."""
     request = Request(loop.by if number else "random", loop.budget if number else loop.first, seed=loop.seed)
-    drives = read_split(loop.pool, "train")
+    drives = scenes_of(loop.run.data, loop.pool, "train")  # what training opens: all others would not be learnt from
     if number == 0:
         return list_of(loop.pool.root, loop.pool.version, request, _by_chance(loop, drives))
     before = loop.folder(number - 1)
@@ -196,7 +216,7 @@ def prepared(args: argparse.Namespace) -> tuple[Run, Start]:
     """The run with its changes, and where it starts; one thread for images."""
     torch.set_num_threads(own_threads())
     cv2.setNumThreads(1)  # the loader shares the cores with the network
-    run = override(load_run(args.experiment), changes_of(args.set))
+    run = as_narrow_as(heads_upon(override(load_run(args.experiment), changes_of(args.set)), args.init), args.init)
     return run, Start(network=args.init) if args.init else FRESH
 
 

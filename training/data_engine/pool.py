@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bev_perception.uncertainty import CHANNELS, Estimator
+from bev_perception.uncertainty import Estimator
 from training.data_engine.store import Frames, Store
 
 REFERENCE = 4096  # frames that stand for the pool where every other one would be too many
@@ -20,7 +20,7 @@ class Pool:
     """mean, deviation (D,): of the embeddings. frequency (classes, 3, 3): share of the detections by class, band of
     distance, band of speed. reference (R, D) embeddings in units of the deviations, with of_drive (R,) names: frames
     drawn evenly, or those that are labelled. estimator: of a bundle, with mean and deviation of the logarithms of its
-    deviations (len(CHANNELS),) over the pool's detections; None without."""
+    deviations (C,) over the pool's detections; None without."""
 
     count: int
     mean: np.ndarray
@@ -63,7 +63,7 @@ def survey(
         if estimator is not None:
             logs.add(log_deviations(frames, estimator)[strong])
         tokens = labelled.get(drive, ())
-        known += [(drive, embedding[i]) for i, token in enumerate(frames.tokens) if token in tokens]
+        known += [(drive, embedding[i].copy()) for i, token in enumerate(frames.tokens) if token in tokens]
         held += [(float(rng.random()), drive, row.copy()) for row in embedding]
         if len(held) > 2 * REFERENCE:
             held = sorted(held, key=lambda item: item[0])[:REFERENCE]
@@ -87,10 +87,11 @@ def cells_of(frames: Frames) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def log_deviations(frames: Frames, estimator: Estimator) -> np.ndarray:
-    """(K, len(CHANNELS)) logarithms of each detection's deviations."""
+    """(K, C) logarithms of each detection's deviations, of all channels that the table has. It must be one without
+    `head`: what the network itself says of its errors is not stored."""
     metres, scores = frames.lists("metres").values, frames.lists("score").values
     of = estimator.deviations(metres, scores, frames.lists("label").values.astype(np.int64))
-    return np.log(np.stack([of[channel] for channel in CHANNELS], axis=1))
+    return np.log(np.stack(list(of.values()), axis=1))
 
 
 class _Moments:

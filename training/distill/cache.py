@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bev_perception.model_spec import ModelSpec
+from bev_perception.model_spec import ADDED_LATER, ModelSpec
 from bev_perception.places import in_first
 from bev_perception.plain import to_plain
 from training.data.augment import NO_AUGMENTATION
@@ -28,17 +28,19 @@ from training.data.config import DataConfig
 from training.models.detector import Detector, Prediction
 
 SUFFIX = ".npz"
+# Of ADDED_LATER those that were there when hashes were first made. Any later one counts where it says what a spec of
+# then could not say: many a cache is older.
+ALWAYS_HASHED = ("weights_sha256", "nms", "precision")
 NAME_ANOTHER = "make room, or name another folder with --teacher-cache"
 
 
 def teacher_hash(detector: Detector) -> str:
     """sha256 over a network's spec, config and weights."""
     digest = hashlib.sha256(type(detector).__name__.encode())
-    spec = to_plain(detector.spec)
-    for name in ("mounts", "spread"):  # many a cache is older than these fields
-        if not spec[name]:
-            del spec[name]
-    digest.update(f"{json.dumps(spec, indent=2)}\n".encode())
+    older = {name: value for name, value in ADDED_LATER[ModelSpec].items() if name not in ALWAYS_HASHED}
+    spec = {f.name: getattr(detector.spec, f.name) for f in dataclasses.fields(ModelSpec)}
+    spec = {name: value for name, value in spec.items() if name not in older or value != older[name]}
+    digest.update(f"{json.dumps(to_plain(spec), indent=2)}\n".encode())
     digest.update(json.dumps(to_plain(detector.config), sort_keys=True).encode())
     for name, tensor in sorted(detector.state_dict().items()):
         array = np.ascontiguousarray(tensor.detach().cpu().float().numpy())

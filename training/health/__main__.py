@@ -30,6 +30,7 @@ from bev_perception.usual.monitor import HealthMonitor
 from bev_perception.usual.statistics import IMAGES, PARTS, RETURNS, parts_of
 from bev_perception.usual.table import HEALTH, HealthTable
 from training.bundling.engines import open_model
+from training.changes import only_with
 from training.command_line import errors_as_text
 from training.data.config import PLAIN
 from training.data.nuscenes import Keyframe
@@ -162,15 +163,6 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.0f}"
 
 
-def _same_run(out: Path, facts: Mapping[str, object]) -> None:
-    """Raises ValueError where `out` has drives of another model, data set or seed."""
-    path = out / RUN
-    if path.is_file() and (before := json.loads(path.read_text())) != facts:
-        raise ValueError(f"{out} is of another run ({before}, now {dict(facts)}); give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(facts))
-
-
 @errors_as_text
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.health", description=__doc__)
@@ -207,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         data = open_keyframes(spec, PLAIN, source, args.split, 1).data_index.digest
         facts = {"model": spec.onnx_sha256, "data": data, "seed": args.seed, "engine": engine.name}
-        _same_run(args.out, facts | {"parts": list(parts)})
+        only_with(args.out / RUN, facts | {"parts": parts})
         clean = Cell()
         fitted_to = collected("train", args.fit, [clean])[clean]
         set_on = collected(args.split, None, [clean])[clean]

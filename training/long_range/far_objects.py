@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.preprocess.radar import accumulate, within_limits
 from training.data.nuscenes import Keyframe
-from training.data.sensor_frame import sensor_frame
+from training.data.sensor_frame import sensor_frame, sensor_from_ego
 from training.long_range.near_objects import distances
 from training.long_range.network import InverseHead
 from training.long_range.pseudo import Looks, Pseudo, join, look, pseudo_boxes
-from training.long_range.views import Floats, camera_from_ego, read_image, views
+from training.long_range.views import Floats, read_image, views
 
 Maker = Callable[[Looks], Pseudo]
 
@@ -42,7 +42,7 @@ def seen_objects(
     """Those of `rows` that are whole in an image, in that in which they are largest; a Seen for each camera that has
     some. whole_pixels: the edges of 2D boxes are those of pixels, as a person with a mouse draws them."""
     cameras = list(keyframe.cameras.values())
-    found = [views(keyframe.boxes[rows], camera_from_ego(keyframe, file), file) for file in cameras]
+    found = [views(keyframe.boxes[rows], sensor_from_ego(keyframe, file), file) for file in cameras]
     area = np.zeros((len(cameras), len(rows)))
     boxes = np.zeros((len(cameras), len(rows), 4))
     for k, seen in enumerate(found):
@@ -57,7 +57,7 @@ def seen_objects(
     for k, file in enumerate(cameras):
         own = np.flatnonzero((best == k) & (area[k] > 0))
         if len(own):
-            labels, cam_from_ego = to_class[keyframe.labels[rows[own]]], camera_from_ego(keyframe, file)
+            labels, cam_from_ego = to_class[keyframe.labels[rows[own]]], sensor_from_ego(keyframe, file)
             assert file.K is not None
             looks = look(read_image(file.path), boxes[k, own], labels, file.K, cam_from_ego, side)
             parts.append(Seen(rows[own], looks))

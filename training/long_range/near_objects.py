@@ -20,8 +20,9 @@ from bev_perception.files import write_atomic
 from bev_perception.geometry import transform_points
 from bev_perception.model_spec import CLASSES
 from training.data.nuscenes import Keyframe, Keyframes
+from training.data.sensor_frame import sensor_from_ego
 from training.data.stored import GrowingArray, load_stored, stored_or_made
-from training.long_range.views import bearing, camera_from_ego, corners_in_camera, crop, read_image, views
+from training.long_range.views import bearing, corners_in_camera, crop, read_image, views
 
 FORMAT = 1  # raise it when the arrays change
 PROGRESS = "progress.json"
@@ -60,7 +61,7 @@ def near_objects(keyframe: Keyframe, classes: Sequence[str], labelled_to: float,
     to_class = np.array([CLASSES.index(name) for name in classes])
     parts: list[Found] = []
     for file in near.cameras.values():
-        cam_from_ego = camera_from_ego(near, file)
+        cam_from_ego = sensor_from_ego(near, file)
         seen = views(near.boxes, cam_from_ego, file)
         if not len(seen.rows):
             continue

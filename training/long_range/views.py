@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bev_perception.geometry import box_corners, invert, transform_points
-from training.data.nuscenes import Keyframe, SensorFile
+from bev_perception.geometry import box_corners, transform_points
+from training.data.nuscenes import SensorFile
 
 Floats = NDArray[np.float64]
 Array = TypeVar("Array", Floats, Tensor)
@@ -28,11 +28,6 @@ class Views:
 
     rows: NDArray[np.int64]
     boxes: Floats
-
-
-def camera_from_ego(keyframe: Keyframe, file: SensorFile) -> Floats:
-    """(4, 4) from the ego frame at the keyframe's stamp into the camera at its own."""
-    return invert(file.ego_from_sensor) @ invert(file.global_from_ego) @ keyframe.global_from_ego
 
 
 def corners_in_camera(boxes: Floats, cam_from_ego: Floats) -> Floats:
