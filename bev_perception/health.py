@@ -5,7 +5,7 @@ Node and replay ask here, so that they say the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -180,3 +180,15 @@ def situation(health: Iterable[SensorHealth], front: Collection[str], without_me
         suspect=[h.name for h in present if h.state == "suspect"],
         without_memory_s=without_memory_s,
     )
+
+
+class Failures:
+    """Sensors that have worked and do not any more: what starts up, or never came, is no event of the drive."""
+
+    def __init__(self) -> None:
+        self._worked: set[str] = set()
+
+    def look(self, health: Sequence[SensorHealth]) -> dict[str, str]:
+        """Sensor -> reason. One that is late now may be in time for the next frame."""
+        self._worked.update(h.name for h in health if h.state in ("ok", "suspect"))
+        return {h.name: h.reason for h in health if h.name in self._worked and h.state in ("silent", "invalid")}

@@ -14,7 +14,7 @@ import tiny_drive  # noqa: E402
 from intake_rig import MAKE, MOUNTS, NOW, Listening, cloud, image, info, odometry  # noqa: E402
 
 from bev_perception.fault import Fault  # noqa: E402
-from bev_perception.health import FrameOutcome, SensorHealth, newest_outcome, sensor_health, situation  # noqa: E402
+from bev_perception.health import Failures, FrameOutcome, SensorHealth, newest_outcome, sensor_health, situation  # noqa: E402
 from bev_perception.measurements import Measurements  # noqa: E402
 from bev_perception.modes import MODES, SEVERITIES, modes_that_hold  # noqa: E402
 from bev_perception.structures import Detections  # noqa: E402
@@ -259,3 +259,12 @@ def test_memory_off_is_a_mode_and_severities_are_ordered() -> None:
     assert modes_that_hold(found, DEFAULTS) == (["memory_off"], "degraded")
     assert modes_that_hold(situation([of("front")], ("front",), without_memory_s=2.0), DEFAULTS) == ([], "ok")
     assert SEVERITIES == ("ok", "degraded", "error") and set(DEFAULTS.values()) <= set(SEVERITIES)
+
+
+def test_what_starts_up_is_no_failure_and_what_worked_is_one() -> None:
+    failures = Failures()
+    for starting in ("never_seen", "invalid", "late"):
+        assert failures.look([of("cam_a", starting), of("radar_a")]) == {}
+    assert failures.look([of("cam_a"), of("radar_a", "late")]) == {}
+    broken = [dataclasses.replace(of("cam_a", "invalid"), reason="no_calibration"), of("radar_a", "silent")]
+    assert failures.look(broken) == {"cam_a": "no_calibration", "radar_a": ""}

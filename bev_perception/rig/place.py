@@ -104,9 +104,9 @@ def _between(returns: Returns, deltas: np.ndarray, reach_m: float) -> tuple[np.n
         return np.zeros((3 * count, 3 * count)), np.zeros(3 * count), np.zeros(count)
     radar = still["radar"]
     arm = _turned(still["arm"], deltas[radar, 2])
-    turn, at = still["pose"][:, :, :2], still["pose"][:, :, 2]
+    turn, place = still["pose"][:, :, :2], still["pose"][:, :, 2]
     # About their middle: the search is in 32 bits, which of a northing (UTM) leave half a metre.
-    places = np.einsum("pij,pj->pi", turn, arm + deltas[radar, :2]) + (at - at.mean(axis=0))
+    places = np.einsum("pij,pj->pi", turn, arm + deltas[radar, :2]) + (place - place.mean(axis=0))
     slopes = turn @ _slope(arm)
     spread = np.column_stack([places, FAR_M * returns.stretch])
     rows = [np.flatnonzero(radar == k) for k in range(count)]

@@ -23,7 +23,7 @@ from bev_perception.decode import Thresholds
 from bev_perception.deployment.serving import Observer, Serving, Stepped
 from bev_perception.extrinsics_watch import DRIFT, ExtrinsicsWatch
 from bev_perception.fault import Fault
-from bev_perception.health import SensorHealth, newest_outcome, sensor_health
+from bev_perception.health import Failures, SensorHealth, newest_outcome, sensor_health
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.measurements import Measurements
 from bev_perception.messages import PUBLISHERS, Context
@@ -45,7 +45,6 @@ from bev_perception.worker import EveryWorker, NewestWorker
 PIPELINE_THREAD = "bev_pipeline"
 PATIENCE_S = 10.0  # with the step that runs when the node is deactivated
 DETECTIONS = "detections"  # of PUBLISHERS, the one that others are made beside
-LASTING_FAULTS = ("silent", "never_seen", "invalid")  # what is late now may be in time for the next frame
 # Stages of BevPipeline.timings_ms -> stages of the status.
 STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode", "health": "health"}
 
@@ -125,6 +124,7 @@ class ActiveRun:
         self._started_at = time.monotonic()
         self._sensors = {*config.cameras, *config.radars, ODOMETRY}
         self._told: set[str] = set()
+        self._failures = Failures()
 
     def start(self) -> None:
         """Subscribe, and begin to process and publish: the threads first, so that no message waits for them."""
@@ -188,13 +188,13 @@ class ActiveRun:
 
     def moment(self, health: Sequence[SensorHealth]) -> tuple[Moment, tuple[int, float] | None]:
         """What triggers look at, of the newest frame and the sensors; stamp (ns) and speed (m/s) of the newest pose.
-        Before the first frame no sensor is at fault: they are starting."""
+        Before the first frame there is nothing to look at."""
         with self._lock:
             newest, stamp_ns = self._newest, self._taken.poses.newest_ns
             pose = None if stamp_ns is None else self._taken.poses.at(stamp_ns)
         if newest is None:
             return Moment(), None
-        faults = {s.name: s.reason for s in health if s.state in LASTING_FAULTS}
+        faults = self._failures.look(health)
         found = newest.scores if newest.uncertainty is None else newest.uncertainty.probability
         speed = None if pose is None else (pose.stamp_ns, float(np.hypot(*pose.linear[:2])))
         signals = {r.name: r.score / r.threshold for r in self.health()[CONTENTS] if r.alarm}
