@@ -30,7 +30,7 @@ SLOW_FILES = frozenset(
     test_commands test_convert_export test_convert_networks test_ddp test_ddp_ends test_demo_parts
     test_distill_experiments test_distill_training
     test_experiments test_export test_extending test_fusion_students test_live_and_replay test_messages test_model_table
-    test_data_engine_loop test_keep_node test_long_range test_node_health test_usual
+    test_data_engine_loop test_data_engine_showing test_keep_node test_long_range test_node_health test_usual
     test_circle test_deploy_node test_node_lifecycle test_node_messages test_node_tf test_nuscenes_writer test_packaging
     test_play_record
     test_bring_up_rig test_calibration_check test_doctor test_rig_live

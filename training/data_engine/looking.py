@@ -19,13 +19,14 @@ from torch.utils.data import DataLoader
 from bev_perception.evaluation.matching import greedy
 from bev_perception.evaluation.objects import Objects
 from training.data.augment import NO_AUGMENTATION
-from training.data.clips import ClipDataset, collate
+from training.data.clips import IMAGE_TARGETS, ClipDataset, collate
 from training.data.config import for_evaluation
 from training.data.nuscenes import Keyframes, open_nuscenes
 from training.data.source import Source
 from training.data_engine.peaks import entropy, mutual_information, peak_values
 from training.data_engine.pool import FOUND
 from training.data_engine.store import Column, Frames, Ragged, Store
+from training.losses.detection import detection_losses
 from training.models.center_head import rectified_scores
 from training.models.detector import Prediction, SetDetector, task_index
 from training.processes import own_device
@@ -188,12 +189,24 @@ def teacher(eyes: Eyes, size: int) -> dict[str, Column]:
     return {"missed": np.array([missed(*pair) for pair in zip(*found, strict=True)], dtype=np.float32)}
 
 
+def loss(eyes: Eyes, size: int) -> dict[str, Column]:
+    """`loss` (n,): of heatmap and boxes, of each frame alone, weighed as the student was trained; not of the images."""
+    student, values = eyes.student, []
+    for batch in _batches(student, eyes.keyframes, 1):
+        prediction = student.predict(batch)
+        seen = {name: value for name, value in prediction.aux.items() if name not in IMAGE_TARGETS}
+        terms = detection_losses(dataclasses.replace(prediction, aux=seen), batch, student.detector, student.run.losses)
+        values.append(float(torch.stack(list(terms.values())).sum()))
+    return {"loss": np.array(values, dtype=np.float32)}
+
+
 VIEWS: dict[str, Callable[[Eyes, int], dict[str, Column]]] = {
     "base": base,
     "ensemble": ensemble,
     "flips": flips,
     "sensors": sensors,
     "teacher": teacher,
+    "loss": loss,
 }
 
 

@@ -21,7 +21,7 @@ def open_store(folder: Path, source: Source, networks: Networks, views: Sequence
     data = open_index(source.root, source.version, source.classes).digest
     shas = [sha256_of(path) for path in networks.checkpoints]
     made_from = {
-        "base": [shas[0]], "flips": [shas[0]], "sensors": [shas[0]], "ensemble": shas,
+        "base": [shas[0]], "flips": [shas[0]], "sensors": [shas[0]], "loss": [shas[0]], "ensemble": shas,
         "teacher": [shas[0], networks.teacher and sha256_of(networks.teacher)],
     }  # fmt: skip
     return Store(folder, {view: digest_of({"data": data, "networks": made_from[view]}) for view in views})
