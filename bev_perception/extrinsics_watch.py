@@ -24,6 +24,7 @@ from bev_perception.rig.perturb import TURNS
 from bev_perception.structures import CameraView, RadarSweep, SensorFrame
 from bev_perception.sync_config import NS
 from bev_perception.usual.reading import Reading
+from bev_perception.worker import Budget
 
 DRIFT = "extrinsics_drift"  # the reason under which it is told
 RADAR_WINDOW_S = 60.0
@@ -57,7 +58,7 @@ class ExtrinsicsWatch:
         cpu_s: Callable[[], float] = time.thread_time,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._share, self._cpu_s, self._now_s = share, cpu_s, now_s
+        self._budget = Budget(share, cpu_s, now_s)
         self._cameras, self._radars = cameras, radars
         self._of_camera = {name: _CameraWatch() for name in cameras}
         self._of_radar = {name: _RadarWatch() for name in radars}
@@ -65,35 +66,36 @@ class ExtrinsicsWatch:
         turns = [turn for name in cameras for turn in (*[ALL_RADARS] * RADAR_TURNS, name)] or [ALL_RADARS]
         self._turns = deque(turns)
         self._turn_ns = 0  # when the camera whose turn it is had its first frame
-        self._rest_until_s = -math.inf
         self._readings: dict[str, Reading] = {}
 
     def add(self, frame: SensorFrame) -> None:
         """One piece of work at most, once the watch has rested."""
-        if self._now_s() < self._rest_until_s:
+        if self._budget.owed_s() > 0:
             return
-        started_s = self._cpu_s()
-        name = self._turns[0]
         self._turn_ns = self._turn_ns or frame.stamp_ns
-        if name == ALL_RADARS:
-            done = True
-            for radar, sweeps in zip(self._radars, frame.radars):
-                self._of_radar[radar].add(sweeps[:1])
-                self._read(radar, self._of_radar[radar].drift(frame.stamp_ns), frame.stamp_ns)
-        else:
-            watch = self._of_camera[name]
-            done = watch.add(frame.cameras[self._cameras.index(name)])
-            if done:
-                self._read(name, watch.drift(frame.stamp_ns), frame.stamp_ns)
+        with self._budget.work():
+            done = self._look(frame)
         if done or not 0 <= frame.stamp_ns - self._turn_ns < PATIENCE_NS:
             self._turns.rotate(-1)
             self._turn_ns = 0
-        if done:
-            self._rest_until_s = self._now_s() + (self._cpu_s() - started_s) / self._share
 
     def readings(self) -> tuple[Reading, ...]:
         """Of the sensors that were looked at long enough; scores and thresholds in degrees."""
         return tuple(self._readings.values())
+
+    def _look(self, frame: SensorFrame) -> bool:
+        """Whether whose turn it is has had it."""
+        name = self._turns[0]
+        if name == ALL_RADARS:
+            for radar, sweeps in zip(self._radars, frame.radars):
+                self._of_radar[radar].add(sweeps[:1])
+                self._read(radar, self._of_radar[radar].drift(frame.stamp_ns), frame.stamp_ns)
+            return True
+        watch = self._of_camera[name]
+        done = watch.add(frame.cameras[self._cameras.index(name)])
+        if done:
+            self._read(name, watch.drift(frame.stamp_ns), frame.stamp_ns)
+        return done
 
     def _read(self, name: str, found: Drift | None, stamp_ns: int) -> None:
         if found is None:

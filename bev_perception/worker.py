@@ -1,10 +1,13 @@
-"""Threads that do one thing after the other: the newest item only, or every item in order. No ROS."""
+"""Threads that do one thing after the other: the newest item only, or every item in order; and how much one that comes
+last may do. No ROS."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -91,3 +94,44 @@ class EveryWorker(Generic[T]):
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             self._process(item)
+
+
+class Budget:
+    """A share of a core that must not be exceeded: who works says so, and waits or leaves out what it cannot afford.
+
+    share: over all that was used since the last time that nothing was owed. used_s: what `work` counts. clock: by which
+    it is waited.
+    """
+
+    def __init__(
+        self,
+        share: float,
+        used_s: Callable[[], float] = time.thread_time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._share, self._used_s, self._clock = share, used_s, clock
+        self._free_at = clock()
+
+    def spend(self, used_s: float) -> None:
+        """So much was used just now."""
+        self._free_at = max(self._free_at, self._clock()) + used_s / self._share
+
+    def owed_s(self) -> float:
+        """How long nothing more may be spent; 0 where it may."""
+        return max(0.0, self._free_at - self._clock())
+
+    @contextmanager
+    def work(self) -> Iterator[Callable[[], None]]:
+        """What is used inside is spent, also where it raises. What goes on for long calls the function that it gets:
+        what was used up to then is spent at once."""
+        began = self._used_s()
+
+        def spend_so_far() -> None:
+            nonlocal began
+            before, began = began, self._used_s()
+            self.spend(began - before)
+
+        try:
+            yield spend_so_far
+        finally:
+            spend_so_far()

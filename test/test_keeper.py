@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,15 +191,32 @@ def test_a_bag_has_the_parameters_of_its_time(tmp_path: Path, written: Written) 
     assert json.loads(written.bags[0][2])["/**"]["ros__parameters"] == {"score_thresholds": [0.4]}
 
 
+def compute(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def test_a_short_bag_too_is_of_the_share_that_images_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(target: Path, *more: Any) -> None:
+        compute(0.3)  # within one slice: nobody asks whether to rest
+
+    monkeypatch.setattr(module, "write_bag", write)
+    with keeping(tmp_path, jpeg_quality=80) as (keeper, telemetry):
+        assert asked(keeper).success
+        until(lambda: telemetry.snapshot().counters.get("ring_bag_written") == 1)
+        assert keeper._budget.owed_s() > 0.3 / module.SHARE - 5.0
+        keeper.take(CAMERA, raw_image(8, 8))
+        assert telemetry.snapshot().counters["ring_image_left_out"] == 1 and not keeper._waiting
+
+
 def test_images_become_jpeg_as_far_as_the_share_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     node, taken_s = Node(), 0.005
     compressed: list[int] = []
 
     def compress(keeper: Keeper, image: Any) -> None:
         compressed.append(image.stamp_ns)
-        end = time.thread_time() + taken_s
-        while time.thread_time() < end:
-            pass
+        compute(taken_s)
 
     monkeypatch.setattr(Keeper, "_compress", compress)
     with keeping(tmp_path, node, jpeg_quality=80) as (keeper, telemetry):
@@ -212,3 +230,5 @@ def test_images_become_jpeg_as_far_as_the_share_allows(tmp_path: Path, monkeypat
         allowed = module.SHARE * (time.monotonic() - begun) / taken_s
         assert 4 <= len(compressed) <= allowed + 4, "one sweep, and what its budget was asked for in between"
         assert telemetry.snapshot().counters["ring_image_left_out"] == sent - len(compressed) > 100
+        whole = Counter(stamp_ns // module.WINDOW_NS for stamp_ns in compressed)
+        assert set(list(whole.values())[1:]) == {2}, "both images of a sweep, or none"

@@ -18,10 +18,10 @@ from bev_perception.bags.metadata import read_metadata
 from bev_perception.bags.recording import open_bag
 from bev_perception.ring import bag as ring_bag
 from bev_perception.ring.bag import PARAMS, free_bytes, size_of, write_bag
-from bev_perception.ring.budget import Budget
 from bev_perception.ring.buffer import LASTING, OVERHEAD, Kept, Ring
 from bev_perception.ring.config import RingConfig
 from bev_perception.ring.triggers import ASKED, LEAST, TRIGGERS, Braking, Edges, Moment
+from bev_perception.worker import Budget
 
 S = 1_000_000_000
 
@@ -148,6 +148,18 @@ def test_no_more_than_the_share_is_spent() -> None:
             spent += 0.004
         now[0] += 0.01
     assert 0.025 * 100 <= spent <= 0.03 * 100 + 0.004
+
+
+def test_work_is_spent_even_where_it_fails_and_what_lasts_is_spent_as_it_goes() -> None:
+    used = [0.0]
+    budget = Budget(0.1, used_s=lambda: used[0], clock=lambda: 0.0)
+    with pytest.raises(ValueError, match="half way"), budget.work() as spend:
+        used[0] += 0.2
+        spend()
+        assert budget.owed_s() == pytest.approx(2.0)
+        used[0] += 0.1
+        raise ValueError("half way")
+    assert budget.owed_s() == pytest.approx(3.0)
 
 
 def strings(count: int) -> list[Kept]:

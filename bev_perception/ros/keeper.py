@@ -30,7 +30,6 @@ from bev_perception.files import FULL
 from bev_perception.messages import to_time
 from bev_perception.parameters import resolve_path
 from bev_perception.ring.bag import free_bytes, size_of, write_bag
-from bev_perception.ring.budget import Budget
 from bev_perception.ring.buffer import Kept, Ring
 from bev_perception.ring.config import SHARE, RingConfig
 from bev_perception.ring.triggers import ASKED, Braking, Edges, Moment
@@ -40,6 +39,7 @@ from bev_perception.ros.telemetry import Telemetry
 from bev_perception.sensors.intake import IMAGE, Source
 from bev_perception.sensors.sensor_calibration import TF_STATIC
 from bev_perception.sensors.serialised import read_image
+from bev_perception.worker import Budget
 
 KEEP = "~/keep"
 MIB = 2**20
@@ -198,9 +198,8 @@ class Keeper:
             if image is None:
                 self._write(reasons)
                 continue
-            used = time.thread_time()
-            self._compress(image)
-            self._budget.spend(time.thread_time() - used)
+            with self._budget.work():
+                self._compress(image)
             with self._condition:
                 self._waiting -= len(image.data)
 
@@ -238,22 +237,13 @@ class Keeper:
         if not messages:
             self._fail("ring_empty", "no sensor has sent anything yet")
             return
-        used = [time.thread_time()]
-
-        def pace() -> None:
-            self._budget.spend(time.thread_time() - used[0])
-            with self._condition:
-                self._condition.wait_for(lambda: self._stopping, self._budget.owed_s())
-                if self._stopping:
-                    raise InterruptedError("the node stops")
-            used[0] = time.thread_time()
-
         facts = {"written_by": "bev_perception", "stamp_ns": str(stamp_ns)}
         facts |= {"trigger": ", ".join(reasons), "reason": "; ".join(f"{k}: {v}" for k, v in reasons.items())}
         try:
             for kind in {message.kind for message in messages}:
                 register_type(self._typestore, kind)
-            write_bag(target, messages, self._typestore, facts, self._params_yaml(), pace)
+            with self._budget.work() as spend:
+                write_bag(target, messages, self._typestore, facts, self._params_yaml(), lambda: self._rest(spend))
         except InterruptedError:
             return
         except OSError as error:
@@ -266,6 +256,14 @@ class Keeper:
             self._problems.clear()
             self._telemetry.count("ring_bag_written", f"{target.name}: {facts['reason']}")
             self._node.get_logger().info(f"kept {len(messages)} messages in {target} ({facts['reason']})")
+
+    def _rest(self, spend: Callable[[], None]) -> None:
+        """Between two slices of a bag."""
+        spend()
+        with self._condition:
+            self._condition.wait_for(lambda: self._stopping, self._budget.owed_s())
+            if self._stopping:
+                raise InterruptedError("the node stops")
 
     def _params_yaml(self) -> str:
         """The node's parameters; topics and kinds of images that were compressed are those in the bag."""
