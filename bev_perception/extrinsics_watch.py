@@ -12,6 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -60,24 +61,29 @@ class ExtrinsicsWatch:
     ) -> None:
         self._budget = Budget(share, cpu_s, now_s)
         self._cameras, self._radars = cameras, radars
-        self._of_camera = {name: _CameraWatch() for name in cameras}
-        self._of_radar = {name: _RadarWatch() for name in radars}
         # A scan costs a thirtieth of two images, and more of them are wanted.
         turns = [turn for name in cameras for turn in (*[ALL_RADARS] * RADAR_TURNS, name)] or [ALL_RADARS]
         self._turns = deque(turns)
         self._turn_ns = 0  # when the camera whose turn it is had its first frame
         self._readings: dict[str, Reading] = {}
+        self._watches: dict[str, _Watch] = {}
+        for name in (*cameras, *radars):
+            self._begin_anew(name)
 
     def add(self, frame: SensorFrame) -> None:
-        """One piece of work at most, once the watch has rested."""
+        """One piece of work at most, once the watch has rested. Where it raises that turn is over all the same, and the
+        sensor begins anew."""
         if self._budget.owed_s() > 0:
             return
         self._turn_ns = self._turn_ns or frame.stamp_ns
-        with self._budget.work():
-            done = self._look(frame)
-        if done or not 0 <= frame.stamp_ns - self._turn_ns < PATIENCE_NS:
-            self._turns.rotate(-1)
-            self._turn_ns = 0
+        done = True
+        try:
+            with self._budget.work():
+                done = self._look(frame)
+        finally:
+            if done or not 0 <= frame.stamp_ns - self._turn_ns < PATIENCE_NS:
+                self._turns.rotate(-1)
+                self._turn_ns = 0
 
     def readings(self) -> tuple[Reading, ...]:
         """Of the sensors that were looked at long enough; scores and thresholds in degrees."""
@@ -85,17 +91,34 @@ class ExtrinsicsWatch:
 
     def _look(self, frame: SensorFrame) -> bool:
         """Whether whose turn it is has had it."""
-        name = self._turns[0]
-        if name == ALL_RADARS:
-            for radar, sweeps in zip(self._radars, frame.radars):
-                self._of_radar[radar].add(sweeps[:1])
-                self._read(radar, self._of_radar[radar].drift(frame.stamp_ns), frame.stamp_ns)
-            return True
-        watch = self._of_camera[name]
-        done = watch.add(frame.cameras[self._cameras.index(name)])
-        if done:
-            self._read(name, watch.drift(frame.stamp_ns), frame.stamp_ns)
+        camera = self._turns[0]
+        if camera != ALL_RADARS:
+            return self._look_at(camera, frame.cameras[self._cameras.index(camera)], frame.stamp_ns)
+        errors = []
+        for radar, sweeps in zip(self._radars, frame.radars):
+            try:
+                self._look_at(radar, sweeps[0] if sweeps else None, frame.stamp_ns)
+            except Exception as error:  # of one radar, which costs the others nothing
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return True
+
+    def _look_at(self, name: str, measured: Any, stamp_ns: int) -> bool:
+        """Of a camera its view, of a radar its newest sweep; None where there is none."""
+        try:
+            done = self._watches[name].add(measured)
+            if done:
+                self._read(name, self._watches[name].drift(stamp_ns), stamp_ns)
+        except Exception:
+            self._begin_anew(name)
+            raise
         return done
+
+    def _begin_anew(self, name: str) -> None:
+        """What was collected of a sensor, and said of it, holds no longer."""
+        self._watches[name] = _CameraWatch() if name in self._cameras else _RadarWatch()
+        self._read(name, None, 0)
 
     def _read(self, name: str, found: Drift | None, stamp_ns: int) -> None:
         if found is None:
@@ -107,17 +130,29 @@ class ExtrinsicsWatch:
         self._readings = self._readings | {name: Reading(name, degrees, limit, since_ns, text)}
 
 
+class _Watch(Protocol):
+    """Of one sensor."""
+
+    def add(self, measured: Any) -> bool:
+        """What it measured, None for nothing. Whether it has had its turn."""
+
+    def drift(self, stamp_ns: int) -> Drift | None:
+        """None as long as there is too little to say anything."""
+
+
 class _RadarWatch:
     """Angles (degrees) between how a radar moves by its returns and by odometry, with the stamps of the scans."""
 
     def __init__(self) -> None:
         self._angles: deque[tuple[int, float]] = deque(maxlen=SCANS)
 
-    def add(self, sweeps: tuple[RadarSweep, ...]) -> None:
-        """One scan or none. Speeds over ground say nothing: what stands has none, wherever it is seen."""
-        if not sweeps or sweeps[0].scan.compensated:
-            return
-        (sweep,) = sweeps
+    def add(self, sweep: RadarSweep | None) -> bool:
+        """Always its turn. Speeds over ground say nothing: what stands has none, wherever it is seen."""
+        if sweep is not None and not sweep.scan.compensated:
+            self._add(sweep)
+        return True
+
+    def _add(self, sweep: RadarSweep) -> None:
         stamp_ns = sweep.scan.stamp_ns
         if self._angles and stamp_ns < self._angles[-1][0]:  # time has jumped back
             self._angles.clear()

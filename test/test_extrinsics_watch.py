@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 rig_drive = pytest.importorskip("rig_drive", reason="onnx or rosbags is not installed")
 
+from bev_perception import extrinsics_watch  # noqa: E402
 from bev_perception.evaluation.frames import read_frames  # noqa: E402
 from bev_perception.extrinsics_watch import CAMERA_DEG, LEAST_SCANS, RADAR_DEG, ExtrinsicsWatch  # noqa: E402
 from bev_perception.parameters import make_config  # noqa: E402
@@ -88,6 +90,49 @@ def test_it_rests_so_long_that_its_share_is_kept() -> None:
         watch.add(frames[step % len(frames)])
     pieces = worked[0] / 0.01
     assert pieces * 0.005 / now[0] == pytest.approx(0.03, rel=0.1)
+
+
+def test_a_look_that_fails_has_had_its_turn_and_is_rested_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    used, now, failed = [0.0], [0.0], []
+
+    def follows(*views: Any) -> bool:
+        used[0] += 0.03
+        raise RuntimeError("what OpenCV does not take")
+
+    monkeypatch.setattr(extrinsics_watch, "follows", follows)
+    watch = ExtrinsicsWatch(("cam_a",), ("radar_b",), 0.2, lambda: used[0], lambda: now[0])
+    view: Any = object()
+    for step, frame in enumerate(radar_frames(1.0)):
+        now[0] = step / 10
+        try:
+            watch.add(dataclasses.replace(frame, cameras=(view,)))
+        except RuntimeError:
+            failed.append(step)
+    assert failed == list(range(4, 60, 6)), "three turns of the radars, two images, and a rest of 0.15 s"
+    assert [reading.name for reading in watch.readings()] == ["radar_b"]
+
+
+def test_of_a_radar_that_cannot_be_looked_at_nothing_is_said_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = [dataclasses.replace(frame, radars=frame.radars * 2) for frame in radar_frames(1.0)]
+    watch, fit = ExtrinsicsWatch((), ("radar_a", "radar_b"), FREE), extrinsics_watch.fit_velocity
+    for frame in frames[:30]:
+        watch.add(frame)
+    assert [reading.name for reading in watch.readings()] == ["radar_a", "radar_b"]
+    looks: list[int] = []
+
+    def fits(points: np.ndarray) -> Any:
+        looks.append(len(points))
+        if len(looks) % 2:
+            raise ValueError("the first of the two")
+        return fit(points)
+
+    monkeypatch.setattr(extrinsics_watch, "fit_velocity", fits)
+    for frame in frames[30:]:
+        with pytest.raises(ValueError, match="the first"):
+            watch.add(frame)
+    assert [reading.name for reading in watch.readings()] == ["radar_b"] and len(looks) == 60
 
 
 @pytest.fixture(scope="module")
