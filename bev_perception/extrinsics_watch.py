@@ -22,7 +22,14 @@ from bev_perception.rig.doppler import fit_velocity, middle_deg, yaw_off_deg
 from bev_perception.rig.epipolar import Pair, mean_distance
 from bev_perception.rig.pairs import STEP_M, follows, moved_m, pair_of
 from bev_perception.rig.perturb import TURNS
-from bev_perception.structures import CameraView, RadarSweep, SensorFrame
+from bev_perception.structures import (
+    CameraCalibration,
+    CameraView,
+    RadarSweep,
+    SensorFrame,
+    same_calibration,
+    same_extrinsics,
+)
 from bev_perception.sync_config import NS
 from bev_perception.usual.reading import Reading
 from bev_perception.worker import Budget
@@ -42,6 +49,7 @@ PATIENCE_NS = 10 * NS  # with a camera whose images do not do
 ALL_RADARS = ""  # a turn of every radar's newest scan
 RADAR_TURNS = 3  # between two cameras
 
+Calibration = CameraCalibration | np.ndarray  # of a radar ego_from_radar (4, 4)
 Drift = tuple[float, float, bool, str]  # degrees, the limit, whether that is told, and in words
 
 
@@ -66,6 +74,7 @@ class ExtrinsicsWatch:
         self._turns = deque(turns)
         self._turn_ns = 0  # when the camera whose turn it is had its first frame
         self._readings: dict[str, Reading] = {}
+        self._calibrations: dict[str, Calibration] = {}  # with which what was collected was measured
         self._watches: dict[str, _Watch] = {}
         for name in (*cameras, *radars):
             self._begin_anew(name)
@@ -73,6 +82,7 @@ class ExtrinsicsWatch:
     def add(self, frame: SensorFrame) -> None:
         """One piece of work at most, once the watch has rested. Where it raises that turn is over all the same, and the
         sensor begins anew."""
+        self._follow_calibrations(frame)
         if self._budget.owed_s() > 0:
             return
         self._turn_ns = self._turn_ns or frame.stamp_ns
@@ -88,6 +98,16 @@ class ExtrinsicsWatch:
     def readings(self) -> tuple[Reading, ...]:
         """Of the sensors that were looked at long enough; scores and thresholds in degrees."""
         return tuple(self._readings.values())
+
+    def _follow_calibrations(self, frame: SensorFrame) -> None:
+        """What was seen of a sensor that sat elsewhere, or through another lens, is another question."""
+        now: dict[str, Calibration] = {n: v.calibration for n, v in zip(self._cameras, frame.cameras) if v is not None}
+        now |= {name: sweeps[0].ego_from_radar for name, sweeps in zip(self._radars, frame.radars) if sweeps}
+        for name, calibration in now.items():
+            known = self._calibrations.setdefault(name, calibration)
+            if known is not calibration and not _same(known, calibration):
+                self._calibrations[name] = calibration
+                self._begin_anew(name)
 
     def _look(self, frame: SensorFrame) -> bool:
         """Whether whose turn it is has had it."""
@@ -128,6 +148,12 @@ class ExtrinsicsWatch:
         before = self._readings.get(name)
         since_ns = (before.since_ns if before is not None and before.alarm else stamp_ns) if is_off else None
         self._readings = self._readings | {name: Reading(name, degrees, limit, since_ns, text)}
+
+
+def _same(a: Calibration, b: Calibration) -> bool:
+    if isinstance(a, CameraCalibration):
+        return isinstance(b, CameraCalibration) and same_calibration(a, b)
+    return not isinstance(b, CameraCalibration) and same_extrinsics(a, b)
 
 
 class _Watch(Protocol):
@@ -199,10 +225,7 @@ class _CameraWatch:
         if moved_m(before, view) < STEP_M:
             return False
         self._before = None
-        if not np.array_equal(self._pose, view.calibration.ego_from_cam):  # another calibration: another question
-            self._pairs.clear()
-            self._turns.clear()
-            self._pose = view.calibration.ego_from_cam
+        self._pose = view.calibration.ego_from_cam
         pair = pair_of(before, view)
         if pair is not None:
             self._pairs.append((view.frame.stamp_ns, pair))

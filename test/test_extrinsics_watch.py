@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_a_look_that_fails_has_had_its_turn_and_is_rested_from(monkeypatch: pyte
 
     monkeypatch.setattr(extrinsics_watch, "follows", follows)
     watch = ExtrinsicsWatch(("cam_a",), ("radar_b",), 0.2, lambda: used[0], lambda: now[0])
-    view: Any = object()
+    view: Any = SimpleNamespace(calibration=None)
     for step, frame in enumerate(radar_frames(1.0)):
         now[0] = step / 10
         try:
@@ -135,28 +136,66 @@ def test_of_a_radar_that_cannot_be_looked_at_nothing_is_said_and_the_others_go_o
     assert [reading.name for reading in watch.readings()] == ["radar_b"] and len(looks) == 60
 
 
+def test_other_extrinsics_of_a_radar_are_another_question() -> None:
+    """At the first frame with them: not when the radar has its turn again."""
+    wrong, right = list(radar_frames(2.0)), list(radar_frames(0.0))
+    now = [0.0]
+    watch = ExtrinsicsWatch((), ("radar_b",), 0.5, lambda: 0.0, lambda: now[0])
+    for frame in wrong[:30]:
+        watch.add(frame)
+    assert watch.readings()[0].alarm
+    watch._budget.spend(1.0)
+    watch.add(right[30])
+    assert watch.readings() == (), "what was found with the transform before"
+    now[0] = 10.0
+    for frame in right[31 : 30 + LEAST_SCANS]:
+        watch.add(frame)
+    assert watch.readings() == (), "it begins anew"
+    for frame in right[30 + LEAST_SCANS :]:
+        watch.add(frame)
+    (reading,) = watch.readings()
+    assert reading.score < RADAR_DEG / 2 and not reading.alarm
+    jitter = [dataclasses.replace(s, ego_from_radar=s.ego_from_radar + 1e-9) for (s,) in right[-1].radars]
+    watch.add(dataclasses.replace(right[-1], radars=(tuple(jitter),)))
+    assert watch.readings() == (reading,), "jitter is no change"
+
+
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return rig_drive.write_drive(tmp_path_factory.mktemp("rig") / "drive", rig_drive.in_sight)
 
 
+def camera_frames(drive: Path, turned_deg: float, **lens: Any) -> Iterator[SensorFrame]:
+    """Of cam_a alone, whose calibration says something else than how it was made."""
+    for _, frame in read_frames(drive, rig_drive.SPEC, make_config(rig_drive.VALUES, rig_drive.SPEC)):
+        view = frame.cameras[0]
+        if view is not None:
+            pose = perturbed(view.calibration.ego_from_cam, {"yaw": turned_deg})
+            said = dataclasses.replace(view.calibration, ego_from_cam=pose, **lens)
+            yield dataclasses.replace(frame, cameras=(dataclasses.replace(view, calibration=said),), radars=())
+
+
+@pytest.mark.parametrize(
+    "other", [{"turned_deg": 0.0}, {"turned_deg": 3.0, "K": np.array([[100.0, 0, 79.5], [0, 100.0, 44.5], [0, 0, 1]])}]
+)
+def test_another_calibration_of_a_camera_while_pairs_are_collected(drive: Path, other: dict[str, Any]) -> None:
+    watch = ExtrinsicsWatch(("cam_a",), (), FREE)
+    frames, changed = list(camera_frames(drive, 3.0)), list(camera_frames(drive, **other))
+    for frame in frames[:-1]:
+        watch.add(frame)
+    assert watch.readings()[0].alarm
+    before, seen = watch._watches["cam_a"], changed[-1].cameras[0]
+    watch.add(changed[-1])
+    now: Any = watch._watches["cam_a"]
+    assert watch.readings() == () and now is not before and not now._pairs
+    assert now._before is seen, "the image before was of another calibration, and makes no pair with this one"
+
+
 @pytest.mark.parametrize("turned_deg", [0.0, 3.0])
 def test_where_a_camera_looks(drive: Path, turned_deg: float) -> None:
-    spec, config = rig_drive.SPEC, make_config(rig_drive.VALUES, rig_drive.SPEC)
     watch = ExtrinsicsWatch(("cam_a",), (), FREE)
-    for _, frame in read_frames(drive, spec, config):
-        views = tuple(
-            dataclasses.replace(
-                v,
-                calibration=dataclasses.replace(
-                    v.calibration, ego_from_cam=perturbed(v.calibration.ego_from_cam, {"yaw": turned_deg})
-                ),
-            )
-            for v in frame.cameras
-            if v is not None and v.frame.sensor == "cam_a"
-        )
-        if views:
-            watch.add(dataclasses.replace(frame, cameras=views, radars=()))
+    for frame in camera_frames(drive, turned_deg):
+        watch.add(frame)
     (reading,) = watch.readings()
     assert reading.threshold == CAMERA_DEG and reading.alarm == bool(turned_deg), reading
     assert reading.score == pytest.approx(turned_deg, abs=0.5)
