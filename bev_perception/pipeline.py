@@ -20,6 +20,8 @@ from bev_perception.uncertainty import Estimator
 from bev_perception.usual.reading import Reading
 from bev_perception.usual.statistics import Glimpse
 
+HEALTH = "health"  # what is told of the monitor itself, where others have the name of a sensor
+
 
 class Monitor(Protocol):
     """What looks at every step (usual.monitor.HealthMonitor)."""
@@ -30,14 +32,19 @@ class Monitor(Protocol):
     def readings(self) -> tuple[Reading, ...]:
         """What it found last, of all sensors; in any thread."""
 
+    def forget(self, why: str) -> None:
+        """There was nothing to look at, or it could not be looked at: until the next look nothing is known."""
+
 
 class BevPipeline:
-    """Holds the engine, the memory and the thresholds (which may be replaced between steps).
+    """Holds the engine, the memory and the thresholds (which may be replaced between steps). After a step that raised
+    memory and monitor begin anew.
 
     estimator: of a calibrated bundle, says what each detection is worth. monitor: looks whether sensors are as usual.
 
     timings_ms: milliseconds of the last step by stage: preprocess, inference, decode, health, total.
-    faults: sensor -> why the last step could not use it, or what is to be told of it though it was used.
+    faults: sensor -> why the last step could not use it, or what is to be told of it though it was used; `health` ->
+    what the monitor raised.
     counters, since construction: `SENSOR/reason` -> in how many steps a sensor had that fault, `radar/reason` -> how
     much of the sensors' data did not reach the network, `memory/reason` -> how often the memory was emptied
     (Detections.memory_reset), `output/reason` -> candidates of the network that no detection can be, `health/failed` ->
@@ -70,6 +77,13 @@ class BevPipeline:
 
     def step(self, frame: SensorFrame) -> Detections:
         """Detect in `frame`; frames come in stamp order. Sensors that are missing or unusable are masked and named."""
+        try:
+            return self._step(frame)
+        except Exception:
+            self._forget("step_failed")
+            raise
+
+    def _step(self, frame: SensorFrame) -> Detections:
         started = time.perf_counter_ns()
         inputs, problems, lost = prepare_inputs(frame, self.spec, self._image_ready)
         self.counters.update(lost)
@@ -95,7 +109,7 @@ class BevPipeline:
             self.counters["output/out_of_range"] += decoded.out_of_range
         if decoded.not_finite:
             self.counters["output/not_finite"] += decoded.not_finite
-            self.memory.reset("not_finite_output")  # a state that came with NaN would spoil every frame after it
+            self._forget("not_finite_output")  # a state that came with NaN would spoil every frame after it
         elif self.spec.temporal.state_channels:
             self.memory.store(frame, outputs["bev"])
         estimate = self._estimator and self._estimator(decoded.boxes, decoded.scores, decoded.labels, decoded.variances)
@@ -126,12 +140,21 @@ class BevPipeline:
         """What is known of a sensor already goes before what is unusual about it; a look that fails costs no frame."""
         try:
             found = monitor.look(glimpse)
-        except Exception:
-            self.counters["health/failed"] += 1
+        except Exception as error:
+            failed = Fault("failed", f"{type(error).__name__}: {error}")
+            self.faults = self.faults | {HEALTH: failed}
+            self.counters[f"{HEALTH}/{failed.reason}"] += 1
+            monitor.forget(f"{failed.reason}: {failed.detail}")
             return
         unusual = {sensor: fault for sensor, fault in found.items() if sensor not in self.faults}
         self.faults = self.faults | unusual
         self.counters.update(f"{sensor}/{fault.reason}" for sensor, fault in unusual.items())
+
+    def _forget(self, why: str) -> None:
+        """What went before says nothing of the frames to come."""
+        self.memory.reset(why)
+        if self.monitor is not None:
+            self.monitor.forget(why)
 
     def _note_timings(self, started: int, prepared: int, inferred: int, decoded: int, looked: int) -> None:
         self.timings_ms = {

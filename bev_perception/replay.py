@@ -148,7 +148,6 @@ class Replay:
         except Exception as error:
             self.counters["step_failed"] += 1
             self._report("", "step_failed", f"{type(error).__name__}: {error}")
-            pipeline.memory.reset("step_failed")
             return None
         for stage, value in pipeline.timings_ms.items():
             self.timings_ms.setdefault(stage, array("d")).append(value)

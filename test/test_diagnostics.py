@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,20 @@ def test_the_level_is_that_of_the_worst_mode(worst: str, level: int, diagnostic:
         assert status.summary.startswith("front_cameras_lost")
     (pipeline,) = (s for s in diagnostics_message(report, "/n").status if s.name == "/n: pipeline")
     assert pipeline.level == max(diagnostic, DiagnosticStatus.WARN)
+
+
+def test_what_is_not_known_of_health_is_said_with_its_reason() -> None:
+    telemetry = Telemetry()
+    telemetry.output(0.1, "", False)
+    failed = [Reading(name, math.nan, math.nan, text="failed: ValueError: x") for name in ("CAM_FRONT", SCENE)]
+    health = {CONTENTS: (*failed, Reading("CAM_BACK", math.nan, math.nan)), EXTRINSICS: ()}
+    report = NodeReport(1, "base_link", "active", telemetry.snapshot(), health=health)
+    status = status_message(report)
+    assert status.summary == "health is not known: failed: ValueError: x" and status.level == PerceptionStatus.OK
+    assert all(math.isnan(row.score) and row.text == "" and not row.alarm for row in status.health)
+    (told,) = (s for s in diagnostics_message(report, "/n").status if s.name == "/n: health")
+    assert (told.level, told.message) == (DiagnosticStatus.WARN, status.summary)
+    assert {v.key: v.value for v in told.values}["CAM_FRONT contents"] == "nan of nan: failed: ValueError: x"
 
 
 def test_alarms_of_health_are_told_and_those_of_the_scene_stand_in_the_summary() -> None:

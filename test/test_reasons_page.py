@@ -14,7 +14,8 @@ PACKAGE = ROOT / "bev_perception"
 # Where a reason stands among the arguments of what refuses, masks, forgets or counts.
 ARGUMENT = {
     "MessageError": 0, "ImageError": 0, "Problem": 0, "reset": 0, "count": 0, "_failed": 0, "_begin_epoch": 0,
-    "Fault": 0, "_fail": 0, "follow": 0, "_text": 0, "refuse": 1, "notice": 1, "_notice": 1, "_absence": 3,
+    "Fault": 0, "_fail": 0, "_forget": 0, "follow": 0, "_text": 0, "refuse": 1, "notice": 1, "_notice": 1,
+    "_absence": 3,
 }  # fmt: skip
 REASON_OF_SENSOR = {"missing", "problems"}  # name[sensor] = reason
 REASON_TO_NUMBER = {"counters", "_counters", "lost"}  # name["where/reason"] += 1, or {reason: 1}

@@ -136,14 +136,14 @@ def test_damaged_messages_cost_themselves_alone(drive, tmp_path, capsys) -> None
 
 
 def test_a_step_that_fails_costs_its_frame_as_in_the_node(drive, tmp_path, capsys, monkeypatch) -> None:
-    step, second = BevPipeline.step, tiny_drive.anchor_stamps()[1]
+    step, second = BevPipeline._step, tiny_drive.anchor_stamps()[1]
 
     def failing(self, frame):
         if frame.stamp_ns == second:
             raise RuntimeError("the engine has a bad moment")
         return step(self, frame)
 
-    monkeypatch.setattr(BevPipeline, "step", failing)
+    monkeypatch.setattr(BevPipeline, "_step", failing)
     run = Run(drive, drive["bag"], tmp_path / "out", capsys)
     assert run.status == 0 and run.counters["step_failed"] == 1 and len(run.json["frames"]) == FRAMES - 1
     assert "step_failed: RuntimeError: the engine has a bad moment" in run.err

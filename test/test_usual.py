@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from bev_perception.frame_proof import open_proven  # noqa: E402
 from bev_perception.model_spec import BundleError, HealthSpec  # noqa: E402
 from bev_perception.pipeline import BevPipeline  # noqa: E402
 from bev_perception.preprocess.contents import OFF, ImageChecks  # noqa: E402
-from bev_perception.structures import EgoPose  # noqa: E402
+from bev_perception.structures import Detections, EgoPose  # noqa: E402
 from bev_perception.upgrade_bundle import upgrade_bundle  # noqa: E402
+from bev_perception.usual import monitor as usual_monitor  # noqa: E402
 from bev_perception.usual.image_statistics import (  # noqa: E402
     COARSE,
     COLUMNS,
@@ -265,6 +267,9 @@ def test_what_is_usual_does_not_ask_for_the_thresholds_of_the_vehicle(
         def readings(self) -> tuple[()]:
             return ()
 
+        def forget(self, why: str) -> None:
+            pass
+
     own, other = Noting(), Noting()
     backend, _ = open_proven(bundle, "onnxruntime", threads=1)
     spec = dataclasses.replace(SPEC, score_threshold=dict.fromkeys(SPEC.classes, stated))
@@ -277,19 +282,64 @@ def test_what_is_usual_does_not_ask_for_the_thresholds_of_the_vehicle(
     backend.close()
 
 
-def test_a_monitor_that_fails_costs_no_frame(bundle: Bundle) -> None:
-    class Broken:
-        def look(self, glimpse: object) -> dict[str, Fault]:
-            raise ZeroDivisionError
+class Frames:
+    """A pipeline whose monitor is sure that every camera is as it never is, step by step."""
 
-        def readings(self) -> tuple[()]:
-            return ()
+    def __init__(self, bundle: Bundle) -> None:
+        self.backend, _ = open_proven(bundle, "onnxruntime", threads=1)
+        self.monitor = HealthMonitor(table(threshold=0.1, seconds=0.05), SPEC)
+        self.pipeline = BevPipeline(SPEC, self.backend, monitor=self.monitor)
+        self._frames = iter(usual_frames.frames(9, 0))
 
-    backend, _ = open_proven(bundle, "onnxruntime", threads=1)
-    pipeline = BevPipeline(SPEC, backend, monitor=Broken())
-    pipeline.step(usual_frames.frames(1, 0)[0])
-    assert pipeline.counters["health/failed"] == 1
-    backend.close()
+    def step(self) -> Detections:
+        return self.pipeline.step(next(self._frames))
+
+    def known(self) -> list[bool]:
+        return [not math.isnan(r.score) for r in self.monitor.readings()]
+
+
+def test_a_monitor_that_fails_costs_no_frame_and_knows_nothing_then(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = Frames(bundle)
+    frames.step()
+    assert frames.known() == [True, True] and any(r.alarm for r in frames.monitor.readings())
+
+    def fails(*some: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(usual_monitor, "statistics_of", fails)
+        frames.step()
+    assert frames.pipeline.counters["health/failed"] == 1
+    assert frames.pipeline.faults["health"] == Fault("failed", "ZeroDivisionError: by nothing")
+    assert frames.known() == [False, False] and not any(r.alarm for r in frames.monitor.readings())
+    assert {r.unknown for r in frames.monitor.readings()} == {"failed: ZeroDivisionError: by nothing"}
+    frames.step()
+    assert frames.known() == [True, True] and "health" not in frames.pipeline.faults
+    frames.backend.close()
+
+
+@pytest.mark.parametrize("why", ["step_failed", "not_finite_output"])
+def test_where_there_was_nothing_to_look_at_nothing_is_known(
+    bundle: Bundle, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = Frames(bundle)
+    frames.step()
+    infer = frames.backend.infer
+
+    def broken(inputs: Any) -> Any:
+        if why == "step_failed":
+            raise RuntimeError("the engine has a bad moment")
+        return {k: np.full_like(v, np.nan) if v.dtype == np.float32 else v for k, v in infer(inputs).items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frames.backend, "infer", broken)
+        with pytest.raises(RuntimeError) if why == "step_failed" else nullcontext():
+            frames.step()
+    assert frames.known() == [False, False] and {r.unknown for r in frames.monitor.readings()} == {why}
+    assert frames.step().memory_reset == why and frames.known() == [True, True]
+    frames.backend.close()
 
 
 def test_every_statistic_has_a_name() -> None:

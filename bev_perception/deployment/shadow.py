@@ -167,7 +167,6 @@ class Shadow:
         try:
             mine = self.pipeline.step(frame)
         except Exception:
-            self.pipeline.memory.reset("step_failed")
             last_line = traceback.format_exc().strip().rsplit("\n", 1)[-1]
             with self._lock:
                 self._findings.seen += 1

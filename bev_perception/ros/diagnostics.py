@@ -92,6 +92,7 @@ def level_and_summary(report: NodeReport) -> tuple[int, str]:
     if troubled:
         texts.append(troubled)
     texts += [f"{SCENE} {r.text}" for r in report.health.get(CONTENTS, ()) if r.name == SCENE and r.alarm]
+    texts += _unknown(report)
     if snapshot.age_at_publication_s * 1e3 > report.max_age_ms:
         level = max(level, PerceptionStatus.DEGRADED)
         age_ms = snapshot.age_at_publication_s * 1e3
@@ -133,7 +134,7 @@ def status_message(report: NodeReport) -> PerceptionStatus:
                 score=r.score,
                 threshold=r.threshold,
                 since=to_time(r.since_ns or 0),
-                text=r.text,
+                text="" if r.unknown else r.text,  # as the message says; the summary says why
             )
             for check, readings in report.health.items()
             for r in readings
@@ -189,7 +190,7 @@ def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
         values = {"age_s": f"{age_s:.3f}", "delay_s": f"{delay_s:.3f}", "rate_hz": f"{s.rate_hz:.1f}"}
         statuses.append(status(f"{SENSOR_TASKS[s.kind]}{s.name}", SENSOR_LEVELS[s.state], s.reason or "ok", values))
     read = {f"{r.name} {check}": r for check, readings in report.health.items() for r in readings}
-    alarms = [f"{name}: {r.text}" for name, r in read.items() if r.alarm]
+    alarms = [f"{name}: {r.text}" for name, r in read.items() if r.alarm] + _unknown(report)
     statuses.append(
         status(
             "health",
@@ -214,6 +215,12 @@ def diagnostics_message(report: NodeReport, node_name: str) -> DiagnosticArray:
     problem_level = DiagnosticStatus.WARN if problems else DiagnosticStatus.OK
     statuses.append(status("middleware", problem_level, "; ".join(problems) or "nothing stands in the way", problems))
     return DiagnosticArray(header=Header(stamp=to_time(report.stamp_ns)), status=statuses)
+
+
+def _unknown(report: NodeReport) -> list[str]:
+    """Why of sensors that are looked at nothing is known, each reason once."""
+    reasons = dict.fromkeys(r.unknown for readings in report.health.values() for r in readings if r.unknown)
+    return [f"health is not known: {reason}" for reason in reasons]
 
 
 def _reading_text(reading: Reading) -> str:

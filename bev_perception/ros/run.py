@@ -284,7 +284,6 @@ class ActiveRun:
             detections = pipeline.step(closed.frame)
         except Exception as error:
             self._failed("step_failed")
-            pipeline.memory.reset("step_failed")
             ms = (time.perf_counter_ns() - started) / 1e6
             return Stepped(closed.frame, sha256, ms, None, error=f"{type(error).__name__}: {error}")
         done = time.perf_counter_ns()

@@ -89,6 +89,12 @@ class HealthMonitor:
         first."""
         return self._readings
 
+    def forget(self, why: str) -> None:
+        """The next look begins at the usual; until then readings know nothing, and say why."""
+        self._clear()
+        self._last_ns = None
+        self._readings = tuple(Reading(sensor, math.nan, math.nan, text=why) for sensor in self._rows)
+
     def _sensors(self) -> tuple[str, ...]:
         return self._spec.cameras + self._spec.radars
 

@@ -69,6 +69,9 @@ class Recorder:
     def readings(self) -> tuple[Reading, ...]:
         return ()
 
+    def forget(self, why: str) -> None:
+        pass
+
     def finish(self) -> Found:
         return {part: np.stack([row[part] for row in self.rows]) for part in self._parts}
 
