@@ -2,8 +2,8 @@
 
 The doctor's checks (rig/), a little at a time: a radar's own motion by its standing returns against odometry's, and the
 points of a camera's images against the lines on which the vehicle's motion must carry them. Each sensor has its turn,
-what was found of the last minute or two counts, and after each piece of work the watch rests, so that it takes no more
-than its share of a core.
+what was found of the last minute or two counts, and after each piece of work the watch rests, so that it works no more
+than its share of the time.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ Drift = tuple[float, float, bool, str]  # degrees, the limit, whether that is to
 class ExtrinsicsWatch:
     """Give it frames in stamp order, in one thread; `readings` may be asked in another.
 
-    share: of a core that it may take. cpu_s, now_s: the thread's time of computing, and the wall clock.
+    share: of the time in which it may work. While it does it has a core, and OpenCV's threads help with a quarter of a
+    pair of images. So time is the wall clock's (used_s, now_s): a thread's CPU time lacks what others do for it, the
+    process's has what the network takes beside it.
     """
 
     def __init__(
@@ -64,10 +66,10 @@ class ExtrinsicsWatch:
         cameras: tuple[str, ...],
         radars: tuple[str, ...],
         share: float,
-        cpu_s: Callable[[], float] = time.thread_time,
+        used_s: Callable[[], float] = time.monotonic,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._budget = Budget(share, cpu_s, now_s)
+        self._budget = Budget(share, used_s, now_s)
         self._cameras, self._radars = cameras, radars
         # A scan costs a thirtieth of two images, and more of them are wanted.
         turns = [turn for name in cameras for turn in (*[ALL_RADARS] * RADAR_TURNS, name)] or [ALL_RADARS]

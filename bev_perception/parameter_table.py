@@ -221,8 +221,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "extrinsics.watch_share",
         "double",
         0.03,
-        "Share of a core for watching, while driving, whether sensors look where they should; told, never corrected. "
-        "0: none",
+        "Share of the time, by the wall clock, in which a thread watches, while driving, whether sensors look where "
+        "they should; told, never corrected. 0: none",
         (0.0, 0.5),
     ),
     P("anchor", "string", "", "Camera whose stamp is the frame's stamp; empty: the last camera that is not absent"),

@@ -99,8 +99,8 @@ class EveryWorker(Generic[T]):
 class Budget:
     """A share of a core that must not be exceeded: who works says so, and waits or leaves out what it cannot afford.
 
-    share: over all that was used since the last time that nothing was owed. used_s: what `work` counts. clock: by which
-    it is waited.
+    share: over all that was used since the last time that nothing was owed. used_s: what `work` counts: CPU time of its
+    thread, or the wall clock where other threads do a part of it. clock: by which it is waited.
     """
 
     def __init__(

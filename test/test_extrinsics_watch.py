@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,13 +86,23 @@ def test_it_rests_so_long_that_its_share_is_kept() -> None:
             worked[0] += 0.005
             return worked[0]
 
-    watch = ExtrinsicsWatch((), ("radar_b",), 0.03, cpu_s=Clock(), now_s=lambda: now[0])
+    watch = ExtrinsicsWatch((), ("radar_b",), 0.03, used_s=Clock(), now_s=lambda: now[0])
     frames = list(radar_frames(0.0))
     for step in range(3000):
         now[0] = step / 100
         watch.add(frames[step % len(frames)])
     pieces = worked[0] / 0.01
     assert pieces * 0.005 / now[0] == pytest.approx(0.03, rel=0.1)
+
+
+def test_what_other_threads_do_for_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OpenCV's do: its own thread waits for them, and takes no CPU time."""
+    helper = ThreadPoolExecutor(1)
+    monkeypatch.setattr(extrinsics_watch, "fit_velocity", lambda points: helper.submit(time.sleep, 0.1).result())
+    watch = ExtrinsicsWatch((), ("radar_b",), 0.03)
+    watch.add(next(radar_frames(0.0)))
+    assert watch._budget.owed_s() > 0.1 / 0.03 - 1.0
+    helper.shutdown()
 
 
 def test_a_look_that_fails_has_had_its_turn_and_is_rested_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--bag", type=Path, required=True, help="recording of a drive")
     parser.add_argument("--params", type=Path, default=SHIPPED_PARAMETERS, help="the node's parameters for it")
-    parser.add_argument("--share", type=float, default=0.03, help="of a core, as extrinsics.watch_share")
+    parser.add_argument("--share", type=float, default=0.03, help="as extrinsics.watch_share, of CPU time")
     parser.add_argument("--out", type=Path, help="write what was found as JSON")
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
@@ -63,7 +63,10 @@ def main(argv: list[str] | None = None) -> int:
     values = parse_yaml(args.params) | {"bundle": str(args.bundle)} | RELATIVE
     config, spec = make_config(values, bundle.spec), bundle.spec
     now_s = 0.0
-    watches = {name: ExtrinsicsWatch(spec.cameras, spec.radars, args.share, now_s=lambda: now_s) for name in CHANGES}
+    watches = {
+        name: ExtrinsicsWatch(spec.cameras, spec.radars, args.share, time.thread_time, lambda: now_s)
+        for name in CHANGES
+    }
     took_s, first_s = 0.0, None
     for _, frame in read_frames(args.bag, spec, config):
         now_s = frame.stamp_ns / NS
