@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,9 +17,12 @@ pytest.importorskip("bev_perception_msgs", reason="bev_perception_msgs is not bu
 pytest.importorskip("onnx", reason="onnx is not installed")
 
 import tiny_bundle
+import tiny_drive
+from intake_rig import MAKE, MOUNTS, info
 from node_rig import default_values
 
 from bev_perception.deployment.serving import Serving
+from bev_perception.mounts import accepted, mount_of
 from bev_perception.parameters import make_config
 from bev_perception.ros import run
 from bev_perception.ros.run import ActiveRun, Model
@@ -45,7 +49,7 @@ class Activation:
             count_publishers=lambda topic: self.publishers.get(topic, 0),
             context=SimpleNamespace(ok=lambda: True),
         )
-        config = make_config(default_values(folder, SPEC, folder), SPEC)
+        self.config = config = make_config(default_values(folder, SPEC, folder), SPEC)
         model = Model(SimpleNamespace(spec=SPEC, path=Path("none")), SimpleNamespace(name="none"))  # type: ignore[arg-type]
         self.run: Any = ActiveRun(node, config, model, {}, self.telemetry)
 
@@ -73,6 +77,23 @@ def test_what_keeps_messages_away_goes_before_who_publishes(tmp_path: Path) -> N
     active = Activation(tmp_path)
     active.run._intake.warnings[FOUND] = "qos_incompatible: a publisher offers another RELIABILITY"
     assert active.reason(FOUND) == "never_seen: qos_incompatible: a publisher offers another RELIABILITY"
+
+
+def test_the_model_that_is_in_service_says_how_cameras_may_be_mounted(tmp_path: Path) -> None:
+    """Not the one that the node was configured with."""
+    active = Activation(tmp_path)
+    calibration = active.run._intake.calibration
+    calibration.tf_static(MAKE.transforms(NOW, "base_link", MOUNTS))
+    calibration.camera_info(active.config.cameras["cam_a"], info())
+    assert calibration.of_camera("cam_a") is not None
+    found = mount_of(tiny_drive.EGO_FROM_CAM, tiny_drive.K, 32)
+    other = dataclasses.replace(SPEC, mounts={"cam_a": accepted([found | {"height_m": 9.0}])})
+    first = active.run.serving()
+    active.run.switch(Serving(SimpleNamespace(spec=other), first.pipeline))  # type: ignore[arg-type]
+    assert "the model accepts 8.8 to 9.2" in calibration.gap("cam_a")
+    assert active.run.counters()["cam_a/mount_unlike"] == 1 and any("mount_unlike" in line for line in active.logged)
+    active.run.switch(first)
+    assert calibration.gap("cam_a") == ""
 
 
 def test_the_stages_of_a_frame_add_up_to_the_total(tmp_path: Path) -> None:

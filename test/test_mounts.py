@@ -92,12 +92,17 @@ def test_a_bundle_carries_it_and_old_ones_accept_anything() -> None:
             parse_spec(json.dumps(data | {"mounts": wrong}))
 
 
+def as_it_is(up: float = 0.0) -> CameraMount:
+    """What a model accepts that has seen cam_a where it is, or so much higher."""
+    found = mount_of(tiny_drive.EGO_FROM_CAM, tiny_drive.K, 32)
+    return accepted([found | {"height_m": found["height_m"] + up}])
+
+
 class Calibrated:
     """A rig whose transforms are known; cam_a's camera_info is not yet."""
 
     def __init__(self, what: str) -> None:
-        mount = mount_of(tiny_drive.EGO_FROM_CAM, tiny_drive.K, 32)
-        spec = spec_with(cam_a=accepted([mount]))
+        spec = spec_with(cam_a=as_it_is())
         config = make_config({"bundle": "b", "extrinsics.unlike": what}, spec)
         self.camera = config.cameras["cam_a"]
         self.told: list[tuple[str, str, str]] = []
@@ -125,6 +130,32 @@ def test_a_camera_that_is_mounted_otherwise_is_masked_until_it_is_not() -> None:
     assert len(rig.told) == 2, "said once"
     rig.mount(0.01)
     assert rig.made.gap("cam_a") == "" and rig.made.of_camera("cam_a") is not None
+
+
+def test_another_model_accepts_other_mounts() -> None:
+    rig = Calibrated("refuse")
+    rig.made.camera_info(rig.camera, info())
+    rig.made.accept({"cam_a": as_it_is(0.8), "cam_b": as_it_is(0.8)})
+    assert [told[:2] for told in rig.told] == [("cam_a", "mount_unlike"), ("cam_a", "calibration_lost")]
+    assert rig.made.gap("cam_a").startswith("mount_unlike: ") and rig.made.of_camera("cam_a") is None
+    rig.mount(0.0)
+    assert rig.made.of_camera("cam_a") is None, "the same again"
+    rig.mount(0.8)
+    assert rig.made.gap("cam_a") == "" and rig.made.of_camera("cam_a") is not None
+    for free in ({"cam_a": as_it_is(0.8)}, {}):
+        rig.made.accept({"cam_a": as_it_is()})
+        assert rig.made.of_camera("cam_a") is None
+        rig.made.accept(free)
+        assert rig.made.gap("cam_a") == "" and rig.made.of_camera("cam_a") is not None
+
+
+def test_a_mask_that_another_model_takes_away_leaves_the_frames_as_they_were() -> None:
+    rig = Calibrated("refuse")
+    rig.made.camera_info(rig.camera, info())
+    rig.made.accept({"cam_a": as_it_is(0.8)})
+    rig.made.accept({})
+    assert rig.taken.counters == {"cam_a/calibration_lost": 1}, "nothing has changed but the model"
+    assert rig.taken._calibrations["cam_a"] is not None and not rig.taken._uncalibrated
 
 
 def test_another_lens_comes_with_camera_info() -> None:

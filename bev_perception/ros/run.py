@@ -169,8 +169,11 @@ class ActiveRun:
         self._observer = observer
 
     def switch(self, serving: Serving) -> None:
-        """From the next frame on, in any thread; a step that runs ends with what it began with."""
+        """From the next frame on, in any thread; a step that runs ends with what it began with. Which mounts of cameras
+        are accepted is this model's matter from here on."""
         self._serving = serving
+        with self._lock:
+            self._intake.calibration.accept(serving.bundle.spec.mounts)
 
     def settle(self) -> None:
         """Wait for the step that runs and for who observes it. Not in the pipeline's thread."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from bev_perception.calibration import CalibrationError, StaticTree, load_extrinsics
 from bev_perception.conversions import MessageError, check_frame
 from bev_perception.measurements import Measurements
-from bev_perception.mounts import mount_of, unlike
+from bev_perception.mounts import CameraMount, mount_of, unlike
 from bev_perception.parameters import CameraConfig, NodeConfig, RadarConfig
 from bev_perception.sensors.camera_info import to_calibration
 from bev_perception.sensors.plausible import FORWARD, OPTICAL, camera_fault, order_fault, radar_fault, side_fault
@@ -38,7 +38,8 @@ def read_extrinsics(config: NodeConfig) -> dict[str, np.ndarray]:
 
 class SensorCalibration:
     """What is known goes to the measurements at once. A newer statement replaces an older one; one that cannot be used
-    takes the older one away: the sensor is no longer what it was, and nobody knows what it is.
+    takes the older one away: the sensor is no longer what it was, and nobody knows what it is. How cameras may be
+    mounted is up to the model in service: the one that the config is for, until another one is told of (`accept`).
 
     notice(sensor, reason, detail) is called for extrinsics that cannot be, tell for each change while running (which
     the measurements count).
@@ -59,7 +60,8 @@ class SensorCalibration:
         self._infos: dict[str, CameraCalibration] = {}
         self._newest_extrinsics: dict[str, np.ndarray] = {}
         self._extrinsics: dict[str, np.ndarray] = {}  # those of them that can be used
-        self._calibrations: dict[str, CameraCalibration] = {}
+        self._calibrations: dict[str, CameraCalibration] = {}  # also of cameras that are mounted otherwise
+        self._mounts = {camera.name: camera.mount for camera in config.cameras.values() if camera.mount is not None}
         self._tree = StaticTree()
         # What was wrong with the newest statement about a sensor.
         self._bad_info: dict[str, str] = {}
@@ -75,17 +77,32 @@ class SensorCalibration:
             gaps.append(self._bad_info.get(sensor, f"nothing usable arrived on {camera.info_topic}"))
         if sensor not in self._extrinsics:
             gaps.append(self._bad_transform.get(sensor, "nothing arrived on /tf_static"))
-        if not gaps and self._config.refuse_unlike and sensor in self._unlike:
+        if not gaps and self._is_masked(sensor):
             gaps.append(f"{MOUNT_UNLIKE}: {self._unlike[sensor]}")
         return "; ".join(gaps)
 
     def of_camera(self, name: str) -> CameraCalibration | None:
-        """The camera's calibration, once both halves of it are known."""
-        return self._calibrations.get(name)
+        """The camera's calibration, once both halves of it are known and it may be used."""
+        return None if self._is_masked(name) else self._calibrations.get(name)
 
     def of_radar(self, name: str) -> np.ndarray | None:
         """ego_from_radar (4, 4), once it is known."""
         return self._extrinsics.get(name)
+
+    def accept(self, mounts: Mapping[str, CameraMount]) -> None:
+        """Another model is in service: camera -> how that one accepts it to be mounted; of those without, anyhow."""
+        self._mounts = dict(mounts)
+        for name in tuple(self._calibrations):
+            self._use_or_mask(name, "another model accepts how it is mounted")
+
+    def unlike(self, mounts: Mapping[str, CameraMount]) -> dict[str, str]:
+        """Camera -> in words, of those that are known to be mounted otherwise than a model accepts."""
+        found = {
+            name: mount_of(known.ego_from_cam, known.K, known.width)
+            for name, known in self._calibrations.items()
+            if name in mounts
+        }
+        return {name: f"{name} {said}" for name, mount in found.items() if (said := unlike(mount, mounts[name]))}
 
     def camera_info(self, camera: CameraConfig, msg: Any) -> None:
         """sensor_msgs/CameraInfo. Raises MessageError where it cannot be used, once for messages that say the same."""
@@ -130,6 +147,9 @@ class SensorCalibration:
 
     def _forget(self, sensor: str) -> None:
         self._calibrations.pop(sensor, None)
+        self._mask(sensor)
+
+    def _mask(self, sensor: str) -> None:
         if self._taken.drop_calibration(sensor):
             self._tell(sensor, "calibration_lost", self.gap(sensor))
 
@@ -168,26 +188,25 @@ class SensorCalibration:
         info, ego_from_cam = self._infos.get(camera.name), self._extrinsics.get(camera.name)
         if info is None or ego_from_cam is None:
             return
-        calibration = replace(info, ego_from_cam=ego_from_cam @ info.ego_from_cam)
-        if self._mounted_otherwise(camera, calibration) and self._config.refuse_unlike:
-            self._forget(camera.name)
-            return
-        self._calibrations[camera.name] = calibration
-        if self._taken.set_camera_calibration(camera.name, calibration):
-            self._tell(camera.name, "calibration_changed", changed)
+        self._calibrations[camera.name] = replace(info, ego_from_cam=ego_from_cam @ info.ego_from_cam)
+        self._use_or_mask(camera.name, changed)
 
-    def _mounted_otherwise(self, camera: CameraConfig, calibration: CameraCalibration) -> bool:
-        """Tell where the camera is mounted otherwise than the model accepts, once for each way."""
-        found = mount_of(calibration.ego_from_cam, calibration.K, calibration.width)
-        said = unlike(found, camera.mount) if camera.mount else ""
-        if said:
-            detail = f"{camera.name} {said}; train for this rig, or set extrinsics.unlike: use"
-            if self._unlike.get(camera.name) != detail:
-                self._notice(camera.name, MOUNT_UNLIKE, detail)
-            self._unlike[camera.name] = detail
+    def _use_or_mask(self, camera: str, changed: str) -> None:
+        """Tell where a camera is mounted otherwise than the model in service accepts, once for each way."""
+        if said := self.unlike(self._mounts).get(camera):
+            detail = f"{said}; train for this rig, or set extrinsics.unlike: use"
+            if self._unlike.get(camera) != detail:
+                self._notice(camera, MOUNT_UNLIKE, detail)
+            self._unlike[camera] = detail
         else:
-            self._unlike.pop(camera.name, None)
-        return bool(said)
+            self._unlike.pop(camera, None)
+        if self._is_masked(camera):
+            self._mask(camera)
+        elif self._taken.set_camera_calibration(camera, self._calibrations[camera]):
+            self._tell(camera, "calibration_changed", changed)
+
+    def _is_masked(self, camera: str) -> bool:
+        return self._config.refuse_unlike and camera in self._unlike
 
 
 def _same_info(a: Any, b: Any) -> bool:
