@@ -89,6 +89,8 @@ def test_the_model_that_is_in_service_says_how_cameras_may_be_mounted(tmp_path: 
     found = mount_of(tiny_drive.EGO_FROM_CAM, tiny_drive.K, 32)
     other = dataclasses.replace(SPEC, mounts={"cam_a": accepted([found | {"height_m": 9.0}])})
     first = active.run.serving()
+    (said,) = active.run.unlike(other).values()
+    assert said.startswith("cam_a stands") and active.run.unlike(SPEC) == {}, "it can be asked before"
     active.run.switch(Serving(SimpleNamespace(spec=other), first.pipeline))  # type: ignore[arg-type]
     assert "the model accepts 8.8 to 9.2" in calibration.gap("cam_a")
     assert active.run.counters()["cam_a/mount_unlike"] == 1 and any("mount_unlike" in line for line in active.logged)

@@ -22,6 +22,7 @@ from bev_perception.deployment.gate import (
     fault_of,
     judge_facts,
     judge_memory,
+    judge_mounts,
     judge_scores,
     judge_shadow,
     parse_gate,
@@ -159,6 +160,23 @@ def test_every_difference_to_the_rig_is_named() -> None:
     free = Gate(classes="any", grid="any")
     other = dataclasses.replace(SPEC, grid=grid, classes=("bus", "car"))
     assert judge_facts(other, SPEC, free).reason == ""
+
+
+def test_no_camera_may_be_lost_that_the_model_in_service_has() -> None:
+    one, two = {"a": "a is rolled"}, {"a": "a is rolled", "b": "b stands 2 m above the ground"}
+    for candidate, running, reason, note in (
+        ({}, {}, "", ""),
+        ({}, one, "", ""),
+        (one, one, "", "other_mounts: a is rolled"),
+        (one, two, "", "other_mounts: a is rolled"),
+        (two, one, "other_mounts: b stands 2 m above the ground; ", ""),
+        (one, {}, "other_mounts: a is rolled; ", ""),
+    ):
+        judged = judge_mounts(candidate, running, Gate())
+        assert judged.note == note and judged.reason.startswith(reason) and bool(judged.reason) == bool(reason)
+        assert ("mounts: any" in judged.reason) == bool(reason)
+        assert judge_mounts(candidate, running, Gate(mounts="any")).reason == ""
+    assert judge_mounts(two, one, Gate(mounts="any")).note == "other_mounts: a is rolled; b stands 2 m above the ground"
 
 
 def stated(mean_ap: float = 0.5, nds: float = 0.5, frames: int = 10, objects: int = 7) -> StatedScores:

@@ -32,7 +32,7 @@ from bev_perception.deployment.watch import Watch  # noqa: E402
 from bev_perception.golden_pattern import pattern_frames  # noqa: E402
 from bev_perception.inference.interface import InferenceBackend  # noqa: E402
 from bev_perception.inference.onnxruntime_backend import OnnxRuntimeBackend  # noqa: E402
-from bev_perception.model_spec import BundleError  # noqa: E402
+from bev_perception.model_spec import BundleError, ModelSpec  # noqa: E402
 from bev_perception.pipeline import BevPipeline  # noqa: E402
 from bev_perception.structures import SensorFrame  # noqa: E402
 
@@ -92,6 +92,7 @@ class Vehicle:
     def __init__(self, bundle: Bundle) -> None:
         self.engines: list[Engine] = []
         self.refuses = ""
+        self.otherwise: dict[str, dict[str, str]] = {}  # name of a model -> cameras that it does not accept
         self.fault: tuple[int, Fault] = (10**9, lambda outputs: None)
         self._serving = Serving(bundle, self.pipeline(bundle, self.open(bundle)))
         self._observer: Observer | None = None
@@ -136,6 +137,9 @@ class Vehicle:
     def check(self, bundle: Bundle) -> None:
         if self.refuses:
             raise ValueError(self.refuses)
+
+    def unlike(self, spec: ModelSpec) -> dict[str, str]:
+        return self.otherwise.get(spec.name, {})
 
     def open(self, bundle: Bundle, cancelled: Callable[[], bool] = lambda: False) -> InferenceBackend:
         self.engines.append(Engine(bundle, *self.fault) if self.engines else Engine(bundle))
@@ -493,6 +497,24 @@ def test_a_bundle_of_somebody_else(vehicle: Vehicle, folder: VehicleFolder, bund
     all_is_as_before(vehicle, folder)
 
 
+def test_a_model_that_does_not_accept_how_cameras_are_mounted(
+    vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle]
+) -> None:
+    vehicle.otherwise = {"new": {"cam_a": "cam_a stands 2.30 m above the ground, the model accepts 1.3 to 1.7"}}
+    ended = deployment(vehicle, folder, bundles["new"].path).run()
+    assert ended.step == "refused" and ended.reason.startswith("other_mounts: cam_a stands 2.30 m above the ground")
+    assert len(vehicle.engines) == 1, "named before anything is opened"
+    all_is_as_before(vehicle, folder)
+    allowed = deployment(vehicle, folder, bundles["new"].path, gate=f"{GATE}\nmounts: any").run()
+    (checked,) = [line for line in journal.read(folder.path / JOURNAL).lines if line.step == "checking"][1:]
+    assert allowed.step == "done" and checked.reason.startswith("other_mounts: cam_a stands")
+    vehicle.otherwise = {"old": {"cam_a": "cam_a is rolled"}}
+    back = deployment(vehicle, folder, Path(), rollback=True).run()
+    assert back.step == "done" and vehicle.serving().bundle.spec.name == "old"
+    checked = [line for line in journal.read(folder.path / JOURNAL).lines if line.step == "checking"][-1]
+    assert checked.reason == "other_mounts: cam_a is rolled", "nothing keeps the model before from coming back"
+
+
 @pytest.mark.parametrize("step", ["check", "open"])
 def test_a_copy_is_told_by_the_name_that_was_given(
     step: str, vehicle: Vehicle, folder: VehicleFolder, bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
@@ -511,7 +533,7 @@ def test_the_node_asks_for_a_signature_where_it_has_a_key(tmp_path: Path, bundle
     pytest.importorskip("model_signing", reason="model-signing is not installed")
     from bev_perception.ros.active_node import ActiveNode
 
-    run: Any = SimpleNamespace(serving=None, settle=None)
+    run: Any = SimpleNamespace(serving=None, settle=None, unlike=None)
     config: Any = None
     node = ActiveNode(run, config, lambda spec: {}, lambda model: None, print, None)
     node.check(bundles["new"])

@@ -5,6 +5,7 @@ map_loss: 0.01               # mAP may be so much lower than in service
 nds_loss: 0.01
 classes: same                # or any
 grid: same                   # or any
+mounts: accepted             # as the cameras are mounted, unless the model in service does not accept it either; or any
 latency_ratio: 1.5           # slower than in service by this factor, and a tenth of a period, is too slow
 agreement: 0.5               # share of the boxes that have a partner in the other model
 frames: 20                   # compared at least in the shadow, and served at least in the watch
@@ -13,6 +14,7 @@ memory_mib: 256              # stays free on the machine beside what the new eng
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -23,7 +25,12 @@ from bev_perception.stated_scores import StatedScores
 from bev_perception.yaml_file import parse_yaml_text
 
 TEXT_LIMIT = 64 * 1024
-CHOICES = {"scores": ("if_stated", "required", "ignored"), "classes": ("same", "any"), "grid": ("same", "any")}
+CHOICES = {
+    "scores": ("if_stated", "required", "ignored"),
+    "classes": ("same", "any"),
+    "grid": ("same", "any"),
+    "mounts": ("accepted", "any"),
+}
 LIMITS = {
     "map_loss": (-1.0, 1.0), "nds_loss": (-1.0, 1.0), "latency_ratio": (0.1, 100.0), "agreement": (0.0, 1.0),
     "frames": (0, 100_000), "memory_mib": (0.0, 1e6),
@@ -46,6 +53,7 @@ class Gate:
     nds_loss: float = 0.01
     classes: str = "same"
     grid: str = "same"
+    mounts: str = "accepted"
     latency_ratio: float = 1.5
     agreement: float = 0.5
     frames: int = 20
@@ -108,6 +116,18 @@ def judge_facts(candidate: ModelSpec, running: ModelSpec, gate: Gate) -> Judged:
     if gate.grid == "same" and candidate.grid != running.grid:
         return Judged(f"other_grid: {candidate.grid}, in service {running.grid}; the gate's `grid: any` allows it")
     return Judged()
+
+
+def judge_mounts(candidate: Mapping[str, str], running: Mapping[str, str], gate: Gate) -> Judged:
+    """candidate, running: cameras of the vehicle that are mounted otherwise than that model accepts -> in words. The
+    candidate may lose none that the model in service has."""
+    lost = [said for name, said in candidate.items() if name not in running]
+    if gate.mounts == "any" or not lost:
+        return Judged(note=f"other_mounts: {'; '.join(candidate.values())}" if candidate else "")
+    return Judged(
+        f"other_mounts: {'; '.join(lost)}; the model in service accepts it: train for this rig, or the gate's "
+        "`mounts: any` allows it"
+    )
 
 
 def judge_scores(candidate: StatedScores | None, running: StatedScores | None, gate: Gate) -> Judged:

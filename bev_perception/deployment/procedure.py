@@ -127,11 +127,17 @@ class Deployment:
             raise Failed(f"{steps.ALREADY}: {bundle.spec.name}")
         facts = gates.judge_facts(bundle.spec, running.spec, gate)
         _pass_or_fail(facts)
+        mounts = self._judge_mounts(bundle, gate)
+        _pass_or_fail(mounts)
         scores = self._try("bad_bundle", lambda: gates.judge_scores(read_scores(bundle), read_scores(running), gate))
         _pass_or_fail(scores)
-        self._passed(scores.figures, scores.note)
+        self._passed(scores.figures, "; ".join(filter(None, (mounts.note, scores.note))))
         self._at("checked")
         return bundle
+
+    def _judge_mounts(self, candidate: Bundle, gate: Gate) -> Judged:
+        """Of the cameras as they are now."""
+        return gates.judge_mounts(self._host.unlike(candidate.spec), self._host.unlike(self._before.bundle.spec), gate)
 
     def _open(self, bundle: Bundle, gate: Gate) -> tuple[Serving, float]:
         asked = gates.judge_memory(memory.needed(bundle), available(), gate)
@@ -236,8 +242,9 @@ class Deployment:
             raise Failed("nothing_before: no good bundle before this one is known")
         bundle = self._try("bad_bundle", lambda: load_bundle(self._folder.path_of(before)))
         self._know(bundle)
-        _pass_or_fail(gates.judge_facts(bundle.spec, self._before.bundle.spec, Gate(classes="any", grid="any")))
-        self._passed()
+        free = Gate(classes="any", grid="any", mounts="any")
+        _pass_or_fail(gates.judge_facts(bundle.spec, self._before.bundle.spec, free))
+        self._passed({}, self._judge_mounts(bundle, free).note)
         target, _ = self._open(bundle, Gate(memory_mib=0))
         self._passed({}, NOT_ASKED)
         why = _begin_empty(target)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from bev_perception.bundle import Bundle
 from bev_perception.inference.interface import InferenceBackend
+from bev_perception.model_spec import ModelSpec
 from bev_perception.pipeline import BevPipeline
 from bev_perception.structures import Detections, SensorFrame
 
@@ -47,6 +48,9 @@ class Host(Protocol):
 
     def check(self, bundle: Bundle) -> None:
         """Whether it may run here, by who made it. Raises ValueError, OSError, ImportError where not."""
+
+    def unlike(self, spec: ModelSpec) -> Mapping[str, str]:
+        """Camera -> in words, of those that are known to be mounted otherwise than a model accepts."""
 
     def open(self, bundle: Bundle, cancelled: Callable[[], bool]) -> InferenceBackend:
         """A proven engine; what is long in it ends early where `cancelled` says so. Raises what its backend raises."""

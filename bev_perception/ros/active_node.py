@@ -34,7 +34,7 @@ class ActiveNode:
     ) -> None:
         self._public_key = public_key
         self._run, self._config, self._thresholds, self._follow, self._log = run, config, thresholds, follow, log
-        self.serving, self.settle = run.serving, run.settle
+        self.serving, self.settle, self.unlike = run.serving, run.settle, run.unlike
 
     def period_ms(self) -> float:
         return self._config.sync_config(self._run.serving().bundle.spec).period_ns / MS

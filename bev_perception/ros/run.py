@@ -175,6 +175,11 @@ class ActiveRun:
         with self._lock:
             self._intake.calibration.accept(serving.bundle.spec.mounts)
 
+    def unlike(self, spec: ModelSpec) -> dict[str, str]:
+        """Cameras that are mounted otherwise than a model accepts, each in words."""
+        with self._lock:
+            return self._intake.calibration.unlike(spec.mounts)
+
     def settle(self) -> None:
         """Wait for the step that runs and for who observes it. Not in the pipeline's thread."""
         with self._stepping:
