@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -20,6 +22,11 @@ from bev_perception.model_spec import BundleError, parse_spec
 from bev_perception.mounts import MARGIN, CameraMount, accepted, mount_of, unlike
 from bev_perception.parameters import make_config
 from bev_perception.plain import to_plain
+from bev_perception.rig import proposal
+from bev_perception.rig.assign import Part
+from bev_perception.rig.found import CameraFound
+from bev_perception.rig.proposal import Mount
+from bev_perception.rig.survey import INFO, Surveyor
 from bev_perception.sensors.sensor_calibration import SensorCalibration
 from training.bundling.mounts import accepted_mounts
 from training.data.source import Source
@@ -101,9 +108,9 @@ def as_it_is(up: float = 0.0) -> CameraMount:
 class Calibrated:
     """A rig whose transforms are known; cam_a's camera_info is not yet."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, **more: Any) -> None:
         spec = spec_with(cam_a=as_it_is())
-        config = make_config({"bundle": "b", "extrinsics.unlike": what}, spec)
+        config = make_config({"bundle": "b", "extrinsics.unlike": what, **more}, spec)
         self.camera = config.cameras["cam_a"]
         self.told: list[tuple[str, str, str]] = []
         self.taken = Measurements(config.sync_config(spec))
@@ -168,6 +175,66 @@ def test_another_lens_comes_with_camera_info() -> None:
     assert "degrees across, the model accepts" in rig.made.gap("cam_a")
     rig.made.camera_info(rig.camera, info())
     assert rig.made.gap("cam_a") == ""
+
+
+def wide_before_rectification(message: Any) -> None:
+    message.k[0] *= 0.5
+
+
+def wide_after_rectification(message: Any) -> None:
+    message.p[0] *= 0.5
+
+
+def turned_by_rectification(message: Any) -> None:
+    message.r = cv2.Rodrigues(np.array([np.radians(6.0), 0.0, 0.0]))[0].ravel()
+
+
+def cut_out(message: Any) -> None:
+    message.roi.x_offset, message.roi.width, message.roi.height = 8, 16, 16
+
+
+def binned(message: Any) -> None:
+    message.width, message.height = 64, 32
+    message.k[[0, 2, 4, 5]] = np.array(message.k)[[0, 2, 4, 5]] * 2 + [0, 0.5, 0, 0.5]
+    message.binning_x = message.binning_y = 2
+
+
+@pytest.mark.parametrize(
+    ("change", "rectified", "said"),
+    [
+        (wide_before_rectification, False, "sees "),
+        (wide_before_rectification, True, ""),
+        (wide_after_rectification, False, ""),
+        (wide_after_rectification, True, "sees "),
+        (turned_by_rectification, False, ""),
+        (turned_by_rectification, True, "looks up by "),
+        (cut_out, False, "sees "),
+        (binned, False, ""),
+    ],
+)
+def test_bringing_up_a_rig_says_of_mounts_what_the_node_will_say(
+    change: Callable[[Any], None], rectified: bool, said: str
+) -> None:
+    node = Calibrated("use", **{"cameras.cam_a.rectified": rectified})
+    node.made.camera_info(node.camera, info(change))
+    words = node.made.unlike({"cam_a": as_it_is()})
+    surveyor, draft = Surveyor(), proposal._Draft(mounts={"cam_a": Mount(tiny_drive.EGO_FROM_CAM, "/tf_static")})
+    surveyor.take("/eye/info", INFO, info(change), NOW)
+    seen = surveyor.finish({}).seen["/eye/info"]
+    parts = {"/eye/info": Part("cam_a", 0.0, 0.0, 0.0)}
+    proposal._mounts([CameraFound(seen, seen, rectified)], parts, spec_with(cam_a=as_it_is()), draft)
+    assert said in words.get("cam_a", "") and bool(words) == bool(said)
+    expected = {"extrinsics.unlike": f"{words['cam_a']}: train for this rig"} if said else {}
+    assert draft.remarks == expected and not draft.asked
+
+
+def test_a_camera_info_that_the_node_refuses_is_asked_about() -> None:
+    surveyor, draft = Surveyor(), proposal._Draft(mounts={"cam_a": Mount(tiny_drive.EGO_FROM_CAM, "/tf_static")})
+    surveyor.take("/eye/info", INFO, info(lambda message: message.k.fill(0.0)), NOW)
+    seen = surveyor.finish({}).seen["/eye/info"]
+    proposal._mounts([CameraFound(seen, seen, False)], {"/eye/info": Part("cam_a", 0.0, 0.0, 0.0)}, spec_with(), draft)
+    (asked,) = draft.asked
+    assert asked.startswith("/eye/info: camera_info_matrix: ") and not draft.values
 
 
 def test_it_may_be_allowed_and_is_told_then() -> None:

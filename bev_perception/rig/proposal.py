@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bev_perception.calibration import CalibrationError
+from bev_perception.conversions import MessageError
 from bev_perception.geometry import make_transform
 from bev_perception.model_spec import ModelSpec
 from bev_perception.mounts import mount_of, unlike
@@ -17,6 +18,7 @@ from bev_perception.rig.assign import Part, assign
 from bev_perception.rig.found import CameraFound, RadarFound, find_cameras, find_odometry, find_radars, is_map
 from bev_perception.rig.survey import TRANSFORMS, Survey, TopicSeen
 from bev_perception.rig.timing import Timing, measure_timing
+from bev_perception.sensors.camera_info import to_calibration
 from bev_perception.sensors.intake import COMPRESSED, PACKET
 from bev_perception.sensors.plausible import FORWARD, OPTICAL, camera_fault, radar_fault
 from bev_perception.sync_config import MS
@@ -205,22 +207,20 @@ def _radar(radar: RadarFound, part: Part | None, draft: _Draft) -> None:
 
 
 def _mounts(cameras: Sequence[CameraFound], parts: Mapping[str, Part], spec: ModelSpec, draft: _Draft) -> None:
-    """Cameras that are mounted otherwise than the model accepts are used all the same, as a guess that says so."""
+    """Cameras that are mounted otherwise than the model accepts are used all the same, as a guess that says so. Of each
+    the image counts that the node will have: rectified, cut out and binned as camera_info says."""
     differ = []
     for camera in cameras:
         part, info = parts.get(camera.name), camera.info
-        accepted = spec.mounts.get(part.sensor) if part is not None else None
-        if (
-            part is None
-            or info is None
-            or accepted is None
-            or info.K is None
-            or info.size is None
-            or not info.K[0, 0] > 0
-        ):
+        if part is None or info is None or info.info is None:
             continue
-        found = mount_of(draft.mounts[part.sensor].ego_from_sensor, info.K, info.size[0])
-        if said := unlike(found, accepted):
+        try:
+            seen = to_calibration(info.info, draft.mounts[part.sensor].ego_from_sensor, camera.rectified)
+        except MessageError as error:
+            draft.asked.append(f"{info.topic}: {error}")
+            continue
+        found, accepted = mount_of(seen.ego_from_cam, seen.K, seen.width), spec.mounts.get(part.sensor)
+        if accepted is not None and (said := unlike(found, accepted)):
             differ.append(f"{part.sensor} {said}")
     if differ:
         draft.put("extrinsics.unlike", USE, f"{'; '.join(differ)}: train for this rig", guess=True)

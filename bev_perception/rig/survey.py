@@ -29,7 +29,7 @@ LOOKED_AT = 5  # messages of a topic of which more than the header is read
 class TopicSeen:
     """One topic. frames: header.frame_id, and the child_frame_id of odometry. size: (width, height) of images. stamps:
     (N,) ns of the first messages. columns: of a cloud, with the largest absolute value of each. faults: why messages
-    could not be read. K: (3, 3) of camera_info."""
+    could not be read. info: a camera_info as it came, the newest that was looked at."""
 
     topic: str
     kind: str
@@ -40,7 +40,7 @@ class TopicSeen:
     encoding: str = ""
     columns: Mapping[str, float] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
-    K: np.ndarray | None = None
+    info: Any = None
 
     @property
     def frame(self) -> str:
@@ -117,7 +117,7 @@ class Surveyor:
                 heard.encoding,
                 dict(heard.columns),
                 tuple(f"{reason}: {detail}" for reason, detail in heard.faults.items()),
-                heard.K,
+                heard.info,
             )
             for (topic, kind), heard in self._topics.items()
         }
@@ -133,7 +133,7 @@ class _TopicHeard:
         self.encoding = ""
         self.columns: dict[str, float] = {}
         self.faults: dict[str, str] = {}
-        self.K: np.ndarray | None = None
+        self.info: Any = None
 
 
 def _image(message: Any, heard: _TopicHeard) -> None:
@@ -153,9 +153,7 @@ def _packet(message: Any, heard: _TopicHeard) -> None:
 
 
 def _info(message: Any, heard: _TopicHeard) -> None:
-    heard.size = (int(message.width), int(message.height))
-    heard.encoding = str(message.distortion_model)
-    heard.K = np.array(message.k, dtype=np.float64).reshape(3, 3)
+    heard.info = message
 
 
 def _cloud(message: Any, heard: _TopicHeard) -> None:
