@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ FLANN_INDEX_KDTREE_SINGLE = 4  # of OpenCV, which has no name for it in Python
 FAR_M = 1e3  # between stretches of a drive, which are not to meet
 DONE = 1e-4
 HOLD = np.array([1.0, 1.0, 50.0])  # what holds a radar where it is that nothing says anything of
+
+Equations = tuple[np.ndarray, np.ndarray, np.ndarray]  # normal: (3K, 3K), (3K,); (K,) sums of weights
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,7 @@ def placed_by_radars(returns: Returns) -> dict[str, Placed]:
     Iterated closest points (Besl and McKay, 1992) of all radars at once, weights exp(-d^2 / 2 s^2) with s shrinking.
     What moves all radars alike is not seen: changes are from the median of all, of two each from the other.
     """
-    count = len(returns.radars)
-    deltas, pairs = np.zeros((count, 3)), np.zeros(count)
-    for turn in range(ROUNDS):
-        H, g, pairs = _between(returns, deltas, _reach(turn))
-        step = _solved(H, g)
-        deltas = deltas + step
-        if np.abs(step).max(initial=0.0) < DONE and _reach(turn) == NARROWEST_M:
-            break
+    deltas, pairs = _settled(len(returns.radars), lambda deltas, reach_m: _between(returns, deltas, reach_m))
     seen = pairs > 0
     if seen.sum() == 2:
         deltas[seen] -= deltas[seen][::-1]
@@ -59,15 +55,9 @@ def placed_by_radars(returns: Returns) -> dict[str, Placed]:
 def placed_by_boxes(returns: Returns) -> dict[str, Placed]:
     """Radar -> the change by which its returns lie on the sides of boxes that face it; radars without any are left
     out."""
-    count = len(returns.radars)
-    deltas, pairs = np.zeros((count, 3)), np.zeros(count)
-    for turn in range(ROUNDS):
-        H, g, pairs = _to_boxes(returns.held, deltas, _reach(turn))
-        step = _solved(H, g)
-        deltas = deltas + step
-        if np.abs(step).max(initial=0.0) < DONE and _reach(turn) == NARROWEST_M:
-            break
-    return _named(returns, deltas, pairs)
+    return _named(
+        returns, *_settled(len(returns.radars), lambda deltas, reach_m: _to_boxes(returns.held, deltas, reach_m))
+    )
 
 
 def _named(returns: Returns, deltas: np.ndarray, pairs: np.ndarray) -> dict[str, Placed]:
@@ -75,13 +65,18 @@ def _named(returns: Returns, deltas: np.ndarray, pairs: np.ndarray) -> dict[str,
     return {name: Placed(x, y, float(np.degrees(yaw)), n) for name, (x, y, yaw), n in rows if n > 0}
 
 
-def _reach(turn: int) -> float:
-    return max(NARROWEST_M, WIDEST_M * SHRINK**turn)
-
-
-def _solved(H: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """A step (K, 3) of Gauss and Newton."""
-    return np.linalg.solve(H + np.diag(np.tile(HOLD, len(g) // 3)), g).reshape(-1, 3)
+def _settled(count: int, equations: Callable[[np.ndarray, float], Equations]) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss and Newton, while what belongs together may be apart less and less: changes (K, 3) and what they stand on
+    (K,). equations(changes, metres apart)."""
+    deltas, pairs = np.zeros((count, 3)), np.zeros(count)
+    for turn in range(ROUNDS):
+        reach_m = max(NARROWEST_M, WIDEST_M * SHRINK**turn)
+        H, g, pairs = equations(deltas, reach_m)
+        step = np.linalg.solve(H + np.diag(np.tile(HOLD, count)), g).reshape(-1, 3)
+        deltas = deltas + step
+        if np.abs(step).max(initial=0.0) < DONE and reach_m == NARROWEST_M:
+            break
+    return deltas, pairs
 
 
 def _turned(arm: np.ndarray, yaw: np.ndarray) -> np.ndarray:
@@ -97,8 +92,8 @@ def _slope(arm: np.ndarray) -> np.ndarray:
     return slope
 
 
-def _between(returns: Returns, deltas: np.ndarray, reach_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Normal equations (3K, 3K), (3K,) of all returns and their nearest of every other radar; (K,) sum of weights."""
+def _between(returns: Returns, deltas: np.ndarray, reach_m: float) -> Equations:
+    """Of all returns and their nearest of every other radar."""
     still, count = returns.still, len(deltas)
     if not len(still):
         return np.zeros((3 * count, 3 * count)), np.zeros(3 * count), np.zeros(count)
@@ -143,8 +138,8 @@ def _nearest(tree: Any, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(squared[:, 0].astype(np.float64)), rows[:, 0].astype(np.int64)
 
 
-def _to_boxes(held: np.ndarray, deltas: np.ndarray, reach_m: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same of returns and the sides of their boxes."""
+def _to_boxes(held: np.ndarray, deltas: np.ndarray, reach_m: float) -> Equations:
+    """Of returns and the sides of their boxes."""
     count, radar, boxes = len(deltas), held["radar"], held["box"]
     arm = _turned(held["arm"], deltas[radar, 2])
     sensor = held["mount"] + deltas[radar, :2]
