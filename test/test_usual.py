@@ -22,10 +22,12 @@ from bev_perception.bundle import Bundle, load_bundle  # noqa: E402
 from bev_perception.decode import Thresholds  # noqa: E402
 from bev_perception.fault import Fault  # noqa: E402
 from bev_perception.frame_proof import open_proven  # noqa: E402
+from bev_perception.geometry import make_transform, rotation_from_yaw  # noqa: E402
 from bev_perception.model_spec import BundleError, HealthSpec  # noqa: E402
 from bev_perception.pipeline import BevPipeline  # noqa: E402
 from bev_perception.preprocess.contents import OFF, ImageChecks  # noqa: E402
-from bev_perception.structures import Detections, EgoPose  # noqa: E402
+from bev_perception.preprocess.radar import accumulate  # noqa: E402
+from bev_perception.structures import Detections, EgoPose, RadarScan, RadarSweep  # noqa: E402
 from bev_perception.upgrade_bundle import upgrade_bundle  # noqa: E402
 from bev_perception.usual import monitor as usual_monitor  # noqa: E402
 from bev_perception.usual.image_statistics import (  # noqa: E402
@@ -109,6 +111,22 @@ def test_relative_speeds_are_looked_at_over_ground() -> None:
     returns = newest_returns(dataclasses.replace(frame, radars=((relative,),)))
     assert returns.moving.tolist() == [False, True]
     np.testing.assert_allclose(returns.moving_place, [[0.0, 10.0]], atol=1e-9)
+
+
+def test_returns_are_where_the_network_has_them() -> None:
+    """Of turned radars on a vehicle that drives and turns, with speeds of both kinds, and one return that is none."""
+    frame = usual_frames.frames(1, 6)[0]
+    radars = []
+    for k, name in enumerate(SPEC.radars):
+        points = np.random.default_rng(k).normal(0, 9, (40, 6)).astype(np.float32)
+        points[k, 2] = np.nan
+        pose = make_transform(rotation_from_yaw(1.0 + k), np.array([3.0, k, 0.5]))
+        ego = EgoPose(frame.stamp_ns, np.eye(4), np.array([7.0, 0.0, 0.0]), np.array([0.0, 0.0, 0.3]))
+        radars.append((RadarSweep(RadarScan(name, frame.stamp_ns, points, compensated=bool(k % 2)), pose, ego),))
+    frame = dataclasses.replace(frame, radars=tuple(radars))
+    returns, cloud = newest_returns(frame), accumulate(frame, SPEC)
+    assert len(returns.points) == len(cloud) == 39 * len(SPEC.radars) and returns.moving.sum() > 10
+    np.testing.assert_allclose(returns.moving_place, cloud[returns.moving, :2], atol=1e-4)
 
 
 def test_agreement_is_the_share_of_moving_returns_with_a_detection() -> None:

@@ -28,15 +28,8 @@ def accumulate(frame: SensorFrame, spec: ModelSpec) -> np.ndarray:
     sweeps = [sweep for radar in frame.radars for sweep in _usable(radar, frame, spec)]
     if not sweeps:
         return np.zeros((0, len(POINT_COLUMNS)), dtype=np.float32)
-    of_sweep = np.repeat(np.arange(len(sweeps)), [len(s.scan.points) for s in sweeps])
-    points = np.concatenate([s.scan.points for s in sweeps]).astype(np.float64)
-    finite = np.isfinite(points).all(axis=1)
-    points, of_sweep = points[finite], of_sweep[finite]
-
-    velocity = over_ground(points, own_velocities(sweeps)[of_sweep])
-
-    ego_from_odom = invert(frame.ego.odom_from_ego)
-    ego_from_radar = np.stack([ego_from_odom @ s.ego.odom_from_ego @ s.ego_from_radar for s in sweeps])[of_sweep]
+    points, of_sweep, velocity = finite_returns(sweeps)
+    ego_from_radar = now_from_radar(sweeps, frame)[of_sweep]
     age = np.array([(frame.stamp_ns - s.scan.stamp_ns) * 1e-9 for s in sweeps])[of_sweep]
     cloud = np.empty((len(points), len(POINT_COLUMNS)), dtype=np.float32)
     velocity_ego = np.einsum("pij,pj->pi", ego_from_radar[:, :3, :3], velocity)[:, :2]
@@ -48,6 +41,22 @@ def accumulate(frame: SensorFrame, spec: ModelSpec) -> np.ndarray:
     cloud[:, 3] = points[:, 3]
     cloud[:, 6] = age
     return cloud[np.isfinite(cloud).all(axis=1)]  # what float32 cannot hold is nowhere
+
+
+def finite_returns(sweeps: list[RadarSweep]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of one sweep or more those returns that are finite: (P, 6) float64 of RADAR_COLUMNS in the frame of their radar,
+    (P,) of which sweep, (P, 3) velocity over ground along the radar's axes, m/s."""
+    of_sweep = np.repeat(np.arange(len(sweeps)), [len(s.scan.points) for s in sweeps])
+    points = np.concatenate([s.scan.points for s in sweeps]).astype(np.float64)
+    finite = np.isfinite(points).all(axis=1)
+    points, of_sweep = points[finite], of_sweep[finite]
+    return points, of_sweep, over_ground(points, own_velocities(sweeps)[of_sweep])
+
+
+def now_from_radar(sweeps: list[RadarSweep], frame: SensorFrame) -> np.ndarray:
+    """One sweep or more -> (S, 4, 4): radar(t) -> ego(t) -> odom -> ego(frame)."""
+    ego_from_odom = invert(frame.ego.odom_from_ego)
+    return np.stack([ego_from_odom @ s.ego.odom_from_ego @ s.ego_from_radar for s in sweeps])
 
 
 def rasterise(points: np.ndarray, grid: BevGrid, channels: tuple[str, ...]) -> np.ndarray:

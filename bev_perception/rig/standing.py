@@ -8,7 +8,7 @@ import numpy as np
 
 from bev_perception.evaluation.objects import Objects
 from bev_perception.geometry import invert, transform_boxes
-from bev_perception.preprocess.radar import over_ground, own_velocities
+from bev_perception.preprocess.radar import finite_returns
 from bev_perception.rig.thinned import Thinned
 from bev_perception.structures import RadarSweep, SensorFrame
 from bev_perception.sync_config import NS
@@ -103,11 +103,10 @@ def _thin(parts: list[np.ndarray], kind: np.dtype) -> np.ndarray:
 
 def _arms(sweep: RadarSweep) -> tuple[np.ndarray, np.ndarray]:
     """((P, 2) from the radar to each return along the vehicle's axes, (P,) speed over ground), of those in reach."""
-    points = sweep.scan.points.astype(np.float64)
-    points = points[np.isfinite(points).all(axis=1)]
+    points, _, velocity = finite_returns([sweep])
     distance = np.hypot(points[:, 0], points[:, 1])
-    points = points[(distance > NEAREST_M) & (distance < FARTHEST_M)]
-    velocity = over_ground(points, own_velocities([sweep]))
+    within = (distance > NEAREST_M) & (distance < FARTHEST_M)
+    points, velocity = points[within], velocity[within]
     return (points[:, :3] @ sweep.ego_from_radar[:3, :3].T)[:, :2], np.hypot(velocity[:, 0], velocity[:, 1])
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bev_perception.geometry import invert
-from bev_perception.preprocess.radar import over_ground, own_velocities
+from bev_perception.preprocess.radar import finite_returns, now_from_radar
 from bev_perception.structures import SensorFrame
 
 MOVING_MPS = 1.0
@@ -39,18 +38,9 @@ def newest_returns(frame: SensorFrame) -> Returns:
     sweeps = [radar[0] for radar in frame.radars if radar]
     if not sweeps:
         return Returns(np.empty(0, np.int64), np.empty((0, 6)), np.empty(0, bool), np.empty((0, 2)), heard)
-    of_sweep = np.repeat(np.arange(len(sweeps)), [len(sweep.scan.points) for sweep in sweeps])
-    points = np.concatenate([sweep.scan.points for sweep in sweeps]).astype(np.float64)
-    finite = np.isfinite(points).all(axis=1)
-    if not finite.all():
-        points, of_sweep = points[finite], of_sweep[finite]
-    velocity = points[:, 4:6]
-    if not all(sweep.scan.compensated for sweep in sweeps):
-        velocity = over_ground(points, own_velocities(sweeps)[of_sweep])
+    points, of_sweep, velocity = finite_returns(sweeps)
     moving = velocity[:, 0] ** 2 + velocity[:, 1] ** 2 > MOVING_MPS**2
-    ego_from_odom = invert(frame.ego.odom_from_ego)
-    poses = np.stack([ego_from_odom @ sweep.ego.odom_from_ego @ sweep.ego_from_radar for sweep in sweeps])
-    near = poses[of_sweep[moving], :2]
+    near = now_from_radar(sweeps, frame)[of_sweep[moving], :2]
     place = (near[:, :, :3] @ points[moving, :3, None])[..., 0] + near[:, :, 3]
     return Returns(np.flatnonzero(heard)[of_sweep], points, moving, place, heard)
 
