@@ -33,7 +33,7 @@ from bev_perception.pipeline import BevPipeline
 from bev_perception.ring.triggers import Moment
 from bev_perception.ros.inputs import SensorInputs
 from bev_perception.ros.silence import TOLD_AFTER_S, never_seen_warning, nothing_on
-from bev_perception.ros.telemetry import Telemetry
+from bev_perception.ros.telemetry import OF_A_STEP, Telemetry
 from bev_perception.sensors.intake import SensorIntake, Source
 from bev_perception.structures import DEADLINE, ODOMETRY, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
@@ -45,8 +45,6 @@ from bev_perception.worker import EveryWorker, NewestWorker
 PIPELINE_THREAD = "bev_pipeline"
 PATIENCE_S = 10.0  # with the step that runs when the node is deactivated
 DETECTIONS = "detections"  # of PUBLISHERS, the one that others are made beside
-# Stages of BevPipeline.timings_ms -> stages of the status.
-STAGES = {"preprocess": "preprocess", "inference": "infer", "decode": "decode", "health": "health"}
 
 
 @dataclass(frozen=True)
@@ -303,9 +301,8 @@ class ActiveRun:
             self._report(sensor, fault.reason, fault.detail)  # the pipeline has counted it
         self._telemetry.time("wait", closed.wait_ms)
         self._telemetry.time("queue", (started - closed.closed_at) / 1e6)
-        for stage, ms in pipeline.timings_ms.items():
-            if stage in STAGES:
-                self._telemetry.time(STAGES[stage], ms)
+        for stage, name in OF_A_STEP.items():
+            self._telemetry.time(name, pipeline.timings_ms[stage])
         self._publisher.put(_Found(detections, pipeline.spec, closed, done))
         return Stepped(closed.frame, sha256, (done - started) / 1e6, detections, counted["output/not_finite"])
 

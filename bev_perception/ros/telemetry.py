@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STAGES = ("convert", "wait", "queue", "preprocess", "infer", "decode", "health", "publish", "total")
+# Stages of BevPipeline.timings_ms -> what the status calls them. `total` of both is another: a step's, and the frame's
+# from its stamp to its messages.
+OF_A_STEP = {"preprocess": "preprocess", "inference": "infer", "decode": "decode", "health": "health"}
+STAGES = ("convert", "wait", "queue", *OF_A_STEP.values(), "publish", "total")
 WINDOW = 256  # frames (of `convert`: messages) over which percentiles are taken
 MAX_DETAILS = 64  # reasons whose last detail is remembered
 
