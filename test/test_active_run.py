@@ -98,6 +98,28 @@ def test_the_model_that_is_in_service_says_how_cameras_may_be_mounted(tmp_path: 
     assert calibration.gap("cam_a") == ""
 
 
+def test_what_fails_beside_the_detections_is_no_failed_step(tmp_path: Path) -> None:
+    active = Activation(tmp_path)
+
+    def fails(*some: Any) -> Any:
+        raise ValueError("broken")
+
+    frame: Any = SimpleNamespace(stamp_ns=NOW)
+    pipeline: Any = SimpleNamespace(step=fails, counters=Counter())
+    active.run._watch.add = fails
+    active.run._look_at_extrinsics(frame)
+    active.run.observe(fails)
+    active.run._step = lambda serving, closed: None
+    active.run._process(run._Closed(frame, 1.0, 0))
+    found = active.telemetry.snapshot()
+    assert found.counters == {"extrinsics_watch_failed": 1, "observer_failed": 1} and found.recent_failure == ""
+    del active.run._step
+    active.run.switch(Serving(active.run.serving().bundle, pipeline))
+    active.run._process(run._Closed(frame, 1.0, 0))
+    found = active.telemetry.snapshot()
+    assert found.counters["step_failed"] == 1 and found.recent_failure == "ValueError: broken"
+
+
 def test_the_stages_of_a_frame_add_up_to_the_total(tmp_path: Path) -> None:
     """The waits are made long, so that none of them can be forgotten."""
     active = Activation(tmp_path)

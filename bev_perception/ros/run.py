@@ -289,7 +289,7 @@ class ActiveRun:
         try:
             detections = pipeline.step(closed.frame)
         except Exception as error:
-            self._failed("step_failed")
+            self._failed("step_failed", costs_detections=True)
             ms = (time.perf_counter_ns() - started) / 1e6
             return Stepped(closed.frame, sha256, ms, None, error=f"{type(error).__name__}: {error}")
         done = time.perf_counter_ns()
@@ -319,7 +319,7 @@ class ActiveRun:
                 if name == DETECTIONS or publisher.get_subscription_count():
                     publisher.publish(PUBLISHERS[name].convert(detections, context))
             except Exception:
-                self._failed("publish_failed")
+                self._failed("publish_failed", costs_detections=name == DETECTIONS)
                 if name == DETECTIONS:
                     return
         done = time.perf_counter_ns()
@@ -328,12 +328,13 @@ class ActiveRun:
         age_s = (self._now() - detections.stamp_ns) / 1e9
         self._telemetry.output(age_s, detections.memory_reset, detections.temporal_used)
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, reason: str, costs_detections: bool = False) -> None:
         if not self._node.context.ok():
             return
         text = traceback.format_exc()
         last_line = text.strip().rsplit("\n", 1)[-1]
-        self._telemetry.failed(last_line)
+        if costs_detections:
+            self._telemetry.failed(last_line)
         if self._telemetry.count(reason, last_line):
             self._node.get_logger().error(f"{reason}, the node goes on:\n{text}")
 

@@ -116,7 +116,7 @@ class Telemetry:
                 self._counters["frame_dropped_newer_arrived"] += n
 
     def failed(self, text: str) -> None:
-        """A step raised."""
+        """Detections of a frame were lost."""
         with self._lock:
             self._failure = text
 
