@@ -20,7 +20,7 @@ import torch
 from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.uncertainty import CHANNELS, OLDER_CHANNELS, ClassTable, Estimator, UncertaintyTable
 from training import select
-from training.data_engine.choosing import Request, choose
+from training.data_engine.choosing import Request, _best_within, _Rows, choose
 from training.data_engine.chosen_list import by_drive, list_of, read_list, write_list
 from training.data_engine.duplicates import Likeness, distinct
 from training.data_engine.looking import missed
@@ -29,7 +29,8 @@ from training.data_engine.peaks import FLOOR, entropy, mutual_information, peak_
 from training.data_engine.pool import FOUND, REFERENCE, _Moments, survey
 from training.data_engine.samplers import SAMPLERS, core_set, kmeans_pp
 from training.data_engine.store import Frames, Ragged, Store
-from training.data_engine.strategies import AGGREGATES, STRATEGIES, frame_scores
+from training.data_engine.strategies import AGGREGATES, STRATEGIES, Strategy, frame_scores
+from training.data_engine.strategies import entropy as entropy_of
 from training.data_engine.study import curves_csv, table
 from training.data_engine.views import chained
 from training.data_engine.waits import NO_WAITS, WaitingStore, Waits, without_number
@@ -266,6 +267,61 @@ def test_limits_of_drives_and_quotas_of_classes(tmp_path: Path) -> None:
         choose(store, drives, CLASSES, pool, Request("random", 2, quotas={"tram": 0.5}), {})
 
 
+def one_loud_drive(folder: Path, by_class: bool = False) -> tuple[Store, list[str]]:
+    """The first of four drives has all of the highest entropies; by_class: and no pedestrian, who are in the others."""
+    parts = []
+    for number in range(4):
+        frames = made_up(f"d{number}", 90, number)
+        peaks, label = frames.lists("entropy"), frames.lists("label")
+        columns = {"entropy": Ragged(peaks.values * (0.1 if number else 1.0) + (0 if number else 0.3), peaks.ends)}
+        if by_class:
+            columns["label"] = Ragged(np.full_like(label.values, float(number > 0)), label.ends)
+        parts.append(Frames(frames.drive, {**frames.columns, **columns}))
+    return stored(folder, *parts)
+
+
+@pytest.fixture
+def shortlisted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As al_ssl, by what is stored here."""
+    monkeypatch.setitem(STRATEGIES, "shortlisted", Strategy(entropy_of, shortlist="entropy"))
+
+
+@pytest.mark.usefixtures("shortlisted")
+@pytest.mark.parametrize("by", ["entropy", "entropy_core_set", "entropy_kmeans++", "shortlisted"])
+def test_limits_of_drives_leave_no_budget_over(by: str, tmp_path: Path) -> None:
+    store, drives = one_loud_drive(tmp_path)
+    chosen = choose(store, drives, CLASSES, survey(store, drives, 2, {}), Request(by, 4, per_drive=1, like=None), {})
+    assert sorted(frame.drive for frame in chosen.frames) == drives
+
+
+@pytest.mark.usefixtures("shortlisted")
+@pytest.mark.parametrize("by", ["entropy", "entropy_core_set", "shortlisted"])
+def test_quotas_are_filled_where_the_best_show_none_of_the_class(by: str, tmp_path: Path) -> None:
+    store, drives = one_loud_drive(tmp_path, by_class=True)
+    chosen = choose(store, drives, CLASSES, survey(store, drives, 2, {}),
+                    Request(by, 4, quotas={"pedestrian": 0.5}, like=None), {})  # fmt: skip
+    assert len(chosen.frames) == 4 and sum(frame.drive != "d0" for frame in chosen.frames) == 2
+
+
+def test_a_cut_holds_all_that_limits_may_ask_for() -> None:
+    """As much can be taken of each class within the limits as without the cut, at random pools."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        count, budget, per_drive, times = 60, *(int(rng.integers(*ends)) for ends in ((1, 8), (0, 3), (1, 4)))
+        drive, classes = (rng.integers(0, most, count).astype(np.int32) for most in (6, 4))
+        score = rng.uniform(size=count).astype(np.float32)
+        rows = _Rows(drive, np.arange(count, dtype=np.int32), score, score, classes)
+        kept = _best_within(rows, np.argsort(-score), times, budget, per_drive, [2])
+        assert len(set(kept)) == len(kept) <= 2 * times * budget
+        for showing in (np.ones(count, dtype=bool), classes & 2 != 0):
+            asked = np.arange(count)[showing]
+            takeable = [
+                sum(min(int((drive[of] == d).sum()), per_drive or count) for d in range(6))
+                for of in (asked, np.intersect1d(asked, kept))
+            ]
+            assert min(takeable[0], budget) == min(takeable[1], budget)
+
+
 def test_whole_drives_by_the_mean_of_their_frames(tmp_path: Path) -> None:
     parts = [made_up(f"d{k}", 10 + k, k) for k in range(4)]
     store, drives = stored(tmp_path, *parts)
@@ -328,6 +384,12 @@ def test_the_list_comes_back_and_others_are_refused(tmp_path: Path) -> None:
         ({"budget": 1.2, "share": True}, "--budget 120"),
         ({"sampler": "x"}, "--sampler x"),
         ({"quotas": {"car": 0.7, "bus": 0.6}}, "quotas are shares"),
+        ({"per_drive": -1}, "--per-drive -1"),
+        ({"scenes": True, "per_drive": 2}, "--scenes takes whole drives, --per-drive is of single frames"),
+        ({"scenes": True, "quotas": {"car": 0.2}}, "--quota is of single frames"),
+        ({"scenes": True, "sampler": "core_set"}, "--sampler is of single frames"),
+        ({"scenes": True, "by": "entropy_core_set"}, "which --by entropy_core_set has not; take one of random, "),
+        ({"scenes": True, "by": "al_ssl"}, "which --by al_ssl has not"),
     ],
 )
 def test_requests_that_cannot_be(asked: dict, told: str) -> None:
@@ -340,6 +402,8 @@ def test_nothing_left_is_said(tmp_path: Path) -> None:
     every = {"d": {"d-0", "d-1", "d-2"}}
     with pytest.raises(ValueError, match="nothing is left to choose"):
         choose(store, drives, CLASSES, survey(store, drives, 2, every), Request("random", 1), every)
+    with pytest.raises(ValueError, match="nothing is left to choose"):
+        choose(store, drives, CLASSES, survey(store, drives, 2, every), Request("random", 1, scenes=True), every)
 
 
 def objects(*rows: tuple[str, float, float, float]) -> Objects:

@@ -5,7 +5,13 @@
 POOL is a data set in nuScenes' format, with labels or without, a recording, or a folder of recordings, such as those
 that a vehicle has kept. What networks say of it is stored beside OUT (or in --store), drive by drive, so that the same
 command goes on where it was stopped and another strategy costs seconds. --checkpoint several times is an ensemble.
-Near duplicates of what is labelled or chosen go first. `--budget 20%` is a share of the pool.
+
+In this order: what is labelled goes, then near duplicates of that and of what scores more (not with --keep-duplicates);
+then --quota by --quota, and at last without one, frames are taken until the budget is full, none of a drive that has
+given --per-drive. Limits come before any shortlist, so that a budget is only left over where the pool has no more
+within them. `--budget 20%` is a share of what is not labelled. --scenes takes whole drives with their near duplicates,
+by the mean score of what is not labelled; --per-drive, --quota, --sampler and strategies with a sampler or a shortlist
+are of single frames, and refused with it.
 """
 
 from __future__ import annotations
@@ -75,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("pool", type=Path)
     parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="the network; several: an ensemble")
-    parser.add_argument("--budget", required=True, metavar="N", help="frames, or a share of the pool, such as 20%%")
+    parser.add_argument("--budget", required=True, metavar="N", help="frames, or a share of those without labels: 20%%")
     parser.add_argument("--by", default="entropy", choices=STRATEGIES, metavar="STRATEGY", help=", ".join(STRATEGIES))
     parser.add_argument("--out", type=Path, required=True, metavar="LIST", help="file to write")
     parser.add_argument(
@@ -86,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sampler", default="", choices=["", *SAMPLERS], help="instead of the strategy's")
     parser.add_argument("--per-drive", type=int, default=0, help="frames of a drive at most")
     parser.add_argument("--quota", nargs="+", default=[], metavar="CLASS=SHARE", help="filled first")
-    parser.add_argument("--scenes", action="store_true", help="whole drives; the budget counts these")
+    parser.add_argument("--scenes", action="store_true", help="whole drives, by their mean; the budget counts these")
     parser.add_argument("--keep-duplicates", action="store_true", help="leave near duplicates in")
     parser.add_argument("--teacher", type=Path, help="checkpoint of a teacher, for `missed`")
     parser.add_argument(

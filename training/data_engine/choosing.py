@@ -1,4 +1,8 @@
-"""From stored views to the frames that are labelled next: no duplicates, then scores, then a sampler within limits."""
+"""From stored views to the frames that are labelled next: no duplicates, then scores, then a sampler within limits.
+
+Limits (frames of a drive, quotas of classes) hold from the first cut on: a shortlist of the best is made so that all of
+the budget can be taken from it within them.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,20 @@ from training.data_engine.store import Frames, Store
 from training.data_engine.strategies import STRATEGIES, Strategy, frame_scores
 
 SHORT = 3  # times the budget: what a shortlist holds
+NOTHING_LEFT = "nothing is left to choose: all of the pool is labelled, or like what is"
 CANDIDATES = 20  # times the budget, the best by score: what samplers that compare embeddings choose from
 
 
 @dataclass(frozen=True)
 class Request:
-    """by: of STRATEGIES. budget: frames, with `share` a share of the pool; with `scenes` whole drives, by the mean of
-    their frames. aggregate, sampler: instead of the strategy's. per_drive: frames of a drive at most, 0: any number.
-    quotas: class -> share of the budget that is filled first with frames in which it was found. like: what near
-    duplicates are; None: whatever the strategy, none are left out."""
+    """by: of STRATEGIES. budget: frames, with `share` a share of what is not labelled; with `scenes` whole drives, by
+    the mean of their frames. aggregate, sampler: instead of the strategy's. per_drive: frames of a drive at most, 0:
+    any number. quotas: class -> share of the budget that is filled first with frames in which it was found. like: what
+    near duplicates are; None: whatever the strategy, none are left out.
+
+    Raises ValueError for what cannot be, and with `scenes` for what is of single frames: whole drives keep their near
+    duplicates, and are ranked by one number.
+    """
 
     by: str
     budget: float
@@ -45,6 +54,19 @@ class Request:
             raise ValueError(f"--budget {found}: expected a number of frames, such as 200, or a share, such as 20%")
         if any(share <= 0 for share in self.quotas.values()) or sum(self.quotas.values()) > 1:
             raise ValueError(f"quotas are shares of the budget above 0 that make at most 1, found {dict(self.quotas)}")
+        if self.per_drive < 0:
+            raise ValueError(f"--per-drive {self.per_drive}: expected a number of frames, 0 for any")
+        if self.scenes:
+            self._check_whole_drives()
+
+    def _check_whole_drives(self) -> None:
+        of_frames = {"--per-drive": self.per_drive, "--quota": self.quotas, "--sampler": self.sampler}
+        if given := [option for option, value in of_frames.items() if value]:
+            raise ValueError(f"--scenes takes whole drives, {given[0]} is of single frames; leave one of them out")
+        if self.strategy.sampler != "top" or self.strategy.shortlist:
+            whole = [name for name, s in STRATEGIES.items() if s.sampler == "top" and not s.shortlist]
+            raise ValueError(f"--scenes ranks drives by one number, which --by {self.by} has not; take one of "
+                             f"{', '.join(whole)}")  # fmt: skip
 
     @property
     def strategy(self) -> Strategy:
@@ -120,14 +142,16 @@ def choose(
         return _whole_drives(store, drives, request, rows, counted)
     budget = request.count(counted[0] - counted[1])
     rng = np.random.default_rng(request.seed)
+    bits = [1 << classes.index(name) for name in request.quotas]
     if request.strategy.shortlist:
-        rows = rows.select(np.sort(np.argsort(-rows.first, kind="stable")[: SHORT * budget]))
+        order = np.argsort(-rows.first, kind="stable")
+        rows = rows.select(_best_within(rows, order, SHORT, budget, request.per_drive, bits))
     by_name = request.sampler or request.strategy.sampler
     if by_name != "top":
-        best = np.lexsort((rng.random(len(rows.score)), -rows.score))[: CANDIDATES * budget]
-        rows = rows.select(np.sort(best))
+        order = np.lexsort((rng.random(len(rows.score)), -rows.score))
+        rows = rows.select(_best_within(rows, order, CANDIDATES, budget, request.per_drive, bits))
     if not len(rows.row):
-        raise ValueError("nothing is left to choose: all of the pool is labelled, or like what is")
+        raise ValueError(NOTHING_LEFT)
     embeddings = _embeddings(store, drives, pool, rows) if by_name != "top" else np.zeros((len(rows.row), 1))
     taken = _take(rows, embeddings, pool, request, by_name, budget, classes, counted[1] > 0, rng)
     return Chosen(_named(store, drives, rows, taken), *counted)
@@ -167,6 +191,28 @@ def _found_in(frames: Frames) -> np.ndarray:
     labels, rows = frames.lists("label").values[strong].astype(np.int32), frames.lists("label").rows[strong]
     np.bitwise_or.at(bits, rows, np.left_shift(np.int32(1), labels))
     return bits
+
+
+def _best_within(
+    rows: _Rows, order: np.ndarray, times: int, budget: int, per_drive: int, bits: Sequence[int]
+) -> np.ndarray:
+    """Rows, rising: the first times * budget of `order`, no more than times * per_drive of a drive; and as many that
+    show each class of `bits`. Whoever takes the budget within these limits does not run out of rows that were cut:
+    every drive that is full has left at most `times` rows unused for each that was taken."""
+    kept = []
+    for bit in (*bits, 0):
+        own = order[rows.classes[order] & bit != 0] if bit else order
+        kept.append((own[_place_in_drive(rows.drive[own]) < times * per_drive] if per_drive else own)[: times * budget])
+    return np.unique(np.concatenate(kept))
+
+
+def _place_in_drive(drive: np.ndarray) -> np.ndarray:
+    """(n,) how many before each row are of its drive."""
+    by_drive = np.argsort(drive, kind="stable")
+    _, first, counts = np.unique(drive[by_drive], return_index=True, return_counts=True)
+    place = np.empty(len(drive), dtype=np.int64)
+    place[by_drive] = np.arange(len(drive)) - np.repeat(first, counts)
+    return place
 
 
 def _embeddings(store: Store, drives: Sequence[str], pool: Pool, rows: _Rows) -> np.ndarray:
@@ -229,6 +275,8 @@ def _whole_drives(
         for number, drive in enumerate(drives)
         if (rows.drive == number).any()
     }
+    if not means:
+        raise ValueError(NOTHING_LEFT)
     best = sorted(means, key=lambda drive: -means[drive])[: request.count(len(means))]
     of_best = np.isin(rows.drive, [drives.index(drive) for drive in best])
     picked = _named(store, drives, rows, np.flatnonzero(of_best).tolist())
