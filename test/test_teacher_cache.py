@@ -19,6 +19,7 @@ from bev_perception.grid import BevGrid
 from bev_perception.model_spec import HealthSpec, ModelSpec, TemporalSpec
 from training.data.augment import NO_AUGMENTATION, Augmentation
 from training.data.config import DataConfig, LidarConfig, PasteConfig
+from training.data.view_change import ViewChange
 from training.distill import DistillConfig, Term
 from training.distill.cache import TeacherCache, refuse_random_inputs, teacher_hash
 from training.models.detector import Memory, Prediction
@@ -223,6 +224,8 @@ def test_fields_that_specs_got_later_change_no_hash_until_they_say_something() -
         ({"photometric": True}, True, False, True),
         ({"drop_camera": 0.1}, True, False, False),
         ({"drop_prev": 0.1}, True, False, False),
+        ({"view": ViewChange(share=0.2)}, True, False, True),
+        ({"view": ViewChange(zoom=(0.5, 1.5))}, True, True, True),
         ({}, True, True, True),
     ],
 )

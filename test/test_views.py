@@ -16,9 +16,10 @@ import real_keyframe  # noqa: E402
 from tiny_set import RADAR_SPEC, SPEC, item_of, open_set  # noqa: E402
 
 from bev_perception.geometry import transform_points  # noqa: E402
-from training.data.augment import NO_AUGMENTATION, Augmentation  # noqa: E402
+from training.data.augment import NO_AUGMENTATION, Augmentation, changes, moves_pixels  # noqa: E402
 from training.data.clips import ClipDataset  # noqa: E402
 from training.data.config import DataConfig  # noqa: E402
+from training.data.moved_images import moved_images  # noqa: E402
 from training.data.nuscenes import open_nuscenes  # noqa: E402
 from training.data.prepared import prepare, prepare_clouds  # noqa: E402
 from training.data.source import Source  # noqa: E402
@@ -185,6 +186,59 @@ def test_depth_targets_are_those_of_the_moved_cameras(tiny_dataset: Path) -> Non
 def test_other_augmentation_is_part_of_the_new_camera(tiny_dataset: Path) -> None:
     item = item_of(ClipDataset(open_set(tiny_dataset), SPEC, DataConfig(LIVELY), seed=4), 3)
     assert np.isfinite(item["img_from_ego"]).all() and item["images"].std() > 10
+
+
+ASKED = ViewChange(share=0.5)
+ELSEWHERE = ViewChange(zoom=(0.5, 2.0))  # ranges of cameras that never move
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "named"),
+    [
+        (NO_AUGMENTATION, ()),
+        (dataclasses.replace(NO_AUGMENTATION, view=ELSEWHERE), ()),
+        (dataclasses.replace(NO_AUGMENTATION, view=ASKED), ("view",)),
+        (dataclasses.replace(NO_AUGMENTATION, view=ASKED, contrast=0.1), ("contrast", "view")),
+    ],
+)
+def test_a_share_of_moved_cameras_is_what_changes_pixels(augmentation: Augmentation, named: tuple) -> None:
+    assert changes(augmentation) == named and moves_pixels(augmentation) == bool(named)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"share": 1.5}, "view.share is a share of the clips from 0 to 1, found 1.5"),
+        ({"up_m": (1.0, 0.0)}, r"view.up_m must be \(least, most\), found"),
+        ({"zoom": (0.0, 1.0)}, r"view.zoom must be \(least, most\), above 0, found"),
+    ],
+)
+def test_views_that_cannot_be(change: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        ViewChange(**change)
+
+
+def test_what_is_seen_from_elsewhere_is_drawn_of_all_that_each_camera_received(tiny_dataset: Path) -> None:
+    """The network's images lack the upper rows of what was received: a camera that looks up sees them, each its own."""
+    keyframe = open_set(tiny_dataset)[0]
+    prepared = prepare(keyframe, SPEC, DataConfig(MOVED))
+    assert set(prepared.sources) == set(SPEC.cameras)
+    marks = {name: 40 + 30 * i for i, name in enumerate(SPEC.cameras)}
+    lost = {}
+    for name, source in prepared.sources.items():
+        image = np.zeros_like(source.image)
+        image[: image.shape[0] // 4] = marks[name]
+        lost[name] = dataclasses.replace(source, image=image)
+    dark = dataclasses.replace(prepared, images=np.zeros_like(prepared.images), sources=lost)
+    up, lonely = Move(pitch_deg=12.0), dataclasses.replace(dark, sources={SPEC.cameras[1]: lost[SPEC.cameras[1]]})
+    draw = (up, np.zeros((0, 3)), np.zeros((0, 7)), np.random.default_rng(0), NO_AUGMENTATION)
+    images, _ = moved_images(dark, SPEC, *draw)
+    for name, image in zip(SPEC.cameras, images, strict=True):
+        assert abs(float(np.median(image[: SPEC.image.height // 8])) - marks[name]) < 8, name
+    assert moved_images(dataclasses.replace(dark, sources={}), SPEC, *draw)[0].max() == 0, "the network's have none"
+    alone, _ = moved_images(lonely, SPEC, *draw)
+    top = np.median(alone[1][: SPEC.image.height // 8])
+    assert abs(float(top) - marks[SPEC.cameras[1]]) < 8, "of the others there is what the network has"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import cv2
@@ -69,10 +70,16 @@ def augment_boxes(aug_from_ego: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return moved
 
 
+def changes(augmentation: Augmentation) -> tuple[str, ...]:
+    """Names of the fields by which something is changed. The ranges of cameras that never move change nothing."""
+    off = NO_AUGMENTATION if augmentation.view.share else dataclasses.replace(NO_AUGMENTATION, view=augmentation.view)
+    names = (field.name for field in dataclasses.fields(augmentation))
+    return tuple(name for name in names if getattr(augmentation, name) != getattr(off, name))
+
+
 def moves_pixels(augmentation: Augmentation) -> bool:
-    """Whether images are scaled, turned or mirrored, and not their colours alone changed."""
-    still = augmentation.image_scale == (1.0, 1.0) and not augmentation.image_rotation_deg
-    return not (still and not augmentation.image_flip)
+    """Whether images are scaled, turned, mirrored or drawn from elsewhere, and not their colours alone changed."""
+    return bool({"image_scale", "image_rotation_deg", "image_flip", "view"} & set(changes(augmentation)))
 
 
 def draw_image(rng: np.random.Generator, augmentation: Augmentation, spec: ImageSpec) -> np.ndarray:

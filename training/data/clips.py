@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from bev_perception.geometry import invert, transform_points
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.preprocess.radar import radar_arrays
-from training.data.augment import NO_AUGMENTATION, augment_boxes, augment_image, cover, draw_bev, drop_sensors
+from training.data.augment import augment_boxes, augment_image, changes, cover, draw_bev, drop_sensors
 from training.data.balance import balanced_items
 from training.data.config import PLAIN, SCORED_RANGE_M, DataConfig
 from training.data.database import open_database
@@ -78,7 +78,7 @@ class ClipDataset(Dataset[dict[str, torch.Tensor]]):
             self.database = open_database(keyframes, spec, config)
         self._cache = Cache(config.cache_mb, len(keyframes))
         drawn = config.interval is not None and config.history > 0 and spec.temporal.state_channels > 0
-        self._alike = config.augmentation == NO_AUGMENTATION and not drawn and config.paste is None
+        self._alike = not changes(config.augmentation) and not drawn and config.paste is None
 
     def __len__(self) -> int:
         """Items of an epoch: keyframes, or more with class-balanced resampling."""

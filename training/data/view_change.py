@@ -19,13 +19,22 @@ Floats = NDArray[np.float64]
 class ViewChange:
     """share: of the clips whose cameras are moved, all of them alike; (low, high) of what is drawn for each: metres up,
     degrees further up, to the left about the vertical, and times the focal length. The 2023 paper moves 25 to 50 % of a
-    batch (Klinghoffer et al., ICCV 2023)."""
+    batch (Klinghoffer et al., ICCV 2023). Raises ValueError for what is no share or no range."""
 
     share: float = 0.0
     up_m: tuple[float, float] = (-0.3, 1.0)
     pitch_deg: tuple[float, float] = (-12.0, 6.0)
     yaw_deg: tuple[float, float] = (-15.0, 15.0)
     zoom: tuple[float, float] = (0.65, 1.15)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise ValueError(f"data.augmentation.view.share is a share of the clips from 0 to 1, found {self.share}")
+        for name in ("up_m", "pitch_deg", "yaw_deg", "zoom"):
+            low, high = getattr(self, name)
+            if not low <= high or (name == "zoom" and low <= 0):
+                above = ", above 0" if name == "zoom" else ""
+                raise ValueError(f"data.augmentation.view.{name} must be (least, most){above}, found {(low, high)}")
 
 
 STAYS = ViewChange()

@@ -23,7 +23,7 @@ from torch import Tensor
 from bev_perception.model_spec import ADDED_LATER, ModelSpec
 from bev_perception.places import in_first
 from bev_perception.plain import to_plain
-from training.data.augment import NO_AUGMENTATION
+from training.data.augment import changes
 from training.data.config import DataConfig
 from training.models.detector import Detector, Prediction
 
@@ -59,12 +59,7 @@ def refuse_random_inputs(data: DataConfig, spec: ModelSpec) -> None:
     drawn_in_images = ("image_", "brightness", "contrast", "photometric", "grid_mask", "view")
     harmless: tuple[str, ...] = drawn_in_images if not images else ()
     harmless += ("drop_",) if not sensors and not memory else ()
-    augmentation = data.augmentation
-    changed = [
-        f"augmentation.{f.name}"
-        for f in dataclasses.fields(augmentation)
-        if getattr(augmentation, f.name) != getattr(NO_AUGMENTATION, f.name) and not f.name.startswith(harmless)
-    ]
+    changed = [f"augmentation.{name}" for name in changes(data.augmentation) if not name.startswith(harmless)]
     changed += [name for name in ("paste",) if getattr(data, name, None)]
     changed += ["interval"] if memory and data.interval is not None else []
     if changed:
