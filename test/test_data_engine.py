@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +22,14 @@ import torch
 from bev_perception.evaluation.objects import Objects, make_objects
 from bev_perception.uncertainty import CHANNELS, OLDER_CHANNELS, ClassTable, Estimator, UncertaintyTable
 from training import select
+from training.data import table_rows
+from training.data.source import Source
 from training.data_engine.choosing import Request, _best_within, _Rows, choose
 from training.data_engine.chosen_list import by_drive, list_of, read_list, write_list
 from training.data_engine.duplicates import Likeness, distinct
+from training.data_engine.exchange import Labels, merged
 from training.data_engine.looking import missed
-from training.data_engine.oracle import NOISE, Errors
+from training.data_engine.oracle import NOISE, Errors, ask_oracle
 from training.data_engine.peaks import FLOOR, entropy, mutual_information, peak_values
 from training.data_engine.pool import FOUND, REFERENCE, _Moments, survey
 from training.data_engine.samplers import SAMPLERS, core_set, kmeans_pp
@@ -32,8 +37,12 @@ from training.data_engine.store import Frames, Ragged, Store
 from training.data_engine.strategies import AGGREGATES, STRATEGIES, Strategy, frame_scores
 from training.data_engine.strategies import entropy as entropy_of
 from training.data_engine.study import curves_csv, table
-from training.data_engine.views import chained
+from training.data_engine.views import rows_of, write_view
 from training.data_engine.waits import NO_WAITS, WaitingStore, Waits, without_number
+from training.tables import chains
+from training.tables.chains import chained
+from training.tables.files import write_rows
+from training.tables.linked import linked_set
 
 CLASSES = ("car", "pedestrian")
 
@@ -463,13 +472,73 @@ def test_errors_of_the_oracle_are_of_the_stated_size() -> None:
 
 
 def test_chains_are_made_anew() -> None:
-    rows = [{"token": t, "sample_token": s, "instance_token": "i", "prev": "x", "next": "x"} for t, s in ("ac", "bd")]
+    rows = [{"token": t, "sample_token": s, "instance_token": i, "prev": "x", "next": "x"} for t, s, i in
+            ("aci", "bdi", "edu")]  # fmt: skip
     instances = [{"token": "i"}, {"token": "gone"}]
-    made = chained(rows, instances, {"c": 2, "d": 1})
-    assert {(r["token"], r["prev"], r["next"]) for r in made["sample_annotation"]} == {("b", "", "a"), ("a", "b", "")}
+    made = {name: list(of) for name, of in chained(lambda: rows, lambda: instances, {"c": 2, "d": 1}).items()}
+    assert [(r["token"], r["prev"], r["next"]) for r in made["sample_annotation"]] == [("a", "b", ""), ("b", "", "a")]
     assert made["instance"] == [
         {"token": "i", "first_annotation_token": "b", "last_annotation_token": "a", "nbr_annotations": 2}
     ]
+    assert [list(of) for of in chained(list, list, {}).values()] == [[], []]
+    with pytest.raises(ValueError, match="'a' is of no sample that there is"):
+        chained(lambda: rows, lambda: instances, {"d": 1})
+
+
+def test_tables_are_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 12,000 rows, 24 MB as objects, a block at a time: choosing by labels with errors, merging labels."""
+    monkeypatch.setattr(table_rows, "BLOCK_BYTES", 1 << 15)
+    monkeypatch.setattr(chains, "BLOCK", 64)
+    tables = tmp_path / "pool" / "v"
+    (tmp_path / "pool" / "samples").mkdir(parents=True)
+    samples = [{"token": f"s{k}", "timestamp": k + 1} for k in range(200)]
+    annotations = [
+        {"token": f"a{k}", "sample_token": f"s{k % 200}", "instance_token": f"i{k // 200}", "prev": "", "next": "",
+         "translation": [1.0, 2.0, k], "size": [2.0, 4.0, 1.5], "rotation": [1.0, 0.0, 0.0, 0.0],
+         "visibility_token": "", "attribute_tokens": [], "num_lidar_pts": 1, "num_radar_pts": 1, "more": [k] * 30}
+        for k in range(12_000)
+    ]  # fmt: skip
+    instances = [{"token": f"i{k}", "category_token": "car", "nbr_annotations": 0, "first_annotation_token": "",
+                  "last_annotation_token": ""} for k in range(60)]  # fmt: skip
+    for name, rows in (("sample_annotation", annotations), ("instance", instances)):
+        write_rows(tables / f"{name}.json", rows)
+    (tables / "sample.json").write_text(json.dumps([s | {"scene_token": "x", "prev": "", "next": ""} for s in samples]))
+    (tables / "category.json").write_text(json.dumps([{"token": "car", "name": "vehicle.car"}]))
+    del annotations
+    pool, asked = Source(tmp_path / "pool", "v"), ["s3", "s4"]
+    made = {}
+    for name, tables_of in (
+        ("noise", lambda: ask_oracle(pool, asked, Errors.of(["missing=0.5"]))),
+        ("merged", lambda: merged(pool, asked, Labels((), ()))),
+    ):
+        tracemalloc.start()
+        made[name] = write_view(tmp_path / name, pool, asked, tables_of())
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 5e6, (name, most)
+    counts = {name: sum(1 for _ in rows_of(source, "sample_annotation")) for name, source in made.items()}
+    assert counts["merged"] == 12_000 - 120 and 12_000 - 120 < counts["noise"] < 12_000 - 20
+
+
+def test_sets_of_links_lead_to_the_files_and_not_into_themselves(tmp_path: Path) -> None:
+    root = tmp_path / "pool"
+    for name in ("samples", "own_masks", "v"):
+        (root / name).mkdir(parents=True)
+        (root / name / "a.json").write_text("[]")
+    first = write_view(root / "views" / "first", Source(root, "v"), ["s"], {"a": [{"token": "x"}]})
+    assert sorted(path.name for path in first.root.iterdir()) == ["frames.json", "own_masks", "samples", "v"]
+    assert (first.root / "v" / "a.json").read_text() == '[{"token":"x"}]' and (
+        root / "v" / "a.json"
+    ).read_text() == "[]"
+    second = write_view(tmp_path / "second", first, ["s"])
+    with linked_set(tmp_path / "third", second.root, "v", (), "far.json") as work:
+        (work / "far.json").touch()
+    write_view(root / "views" / "first", Source(root, "v"), ["t"])
+    third = tmp_path / "third"
+    assert (third / "samples").resolve() == root / "samples" and (third / "own_masks" / "a.json").is_file()
+    assert (third / "frames.json").is_symlink(), "what is labelled there is labelled here"
+    with pytest.raises(ValueError, match=r"was not written here \(it holds no frames.json\)"):
+        write_view(third, Source(root, "v"), ["s"])
 
 
 def test_curves_of_a_study() -> None:

@@ -27,7 +27,7 @@ from training.long_range import teaching  # noqa: E402
 from training.long_range.__main__ import keyframes_of, labels_by, main  # noqa: E402
 from training.long_range.checkpoint import TeachConfig, load_head  # noqa: E402
 from training.long_range.far_objects import far_rows  # noqa: E402
-from training.long_range.far_set import UNCERTAINTY, _links, write_far_set  # noqa: E402
+from training.long_range.far_set import UNCERTAINTY, write_far_set  # noqa: E402
 from training.long_range.measure import EXACT, RULE, TRUE, WITH_RADAR, measure  # noqa: E402
 from training.long_range.near_objects import columns_of, distances, near_objects  # noqa: E402
 from training.long_range.network import SHARED, HeadConfig, InverseHead, encoded, inverse  # noqa: E402
@@ -42,6 +42,7 @@ from training.long_range.pseudo import (  # noqa: E402
 )
 from training.long_range.teaching import draw, seen_at, teach  # noqa: E402
 from training.long_range.views import angles, crop, image_boxes, moved, spans, views  # noqa: E402
+from training.tables.chains import links  # noqa: E402
 
 K = np.array([[300.0, 0, 160.5], [0, 280.0, 90.5], [0, 0, 1]])
 # A camera 1.5 m above the ground that looks along the ego frame's x.
@@ -238,7 +239,7 @@ def test_returns_move_a_depth_by_their_precision() -> None:
 
 def test_what_is_linked_is_the_nearest_that_is_kept() -> None:
     kept = np.array([True, False, True, True, True])
-    before, after = _links(kept, np.array([7, 7, 7, 8, 7]), np.array([3, 2, 1, 1, 4]))
+    before, after = links(kept, np.array([7, 7, 7, 8, 7]), np.array([3, 2, 1, 1, 4]))
     assert before.tolist() == [2, -1, -1, -1, 0] and after.tolist() == [4, -1, 0, -1, -1]
 
 

@@ -34,6 +34,12 @@ def row_blocks(path: Path) -> Iterator[list[Row]]:
     checks.end()
 
 
+def table_rows(path: Path) -> Iterator[Row]:
+    """The same, row by row."""
+    for rows in row_blocks(path):
+        yield from rows
+
+
 def _split(text: bytes, path: Path) -> tuple[list[Row], bytes]:
     """Whole rows at the start of the text, and what is left of it."""
     ends = [match.start() + 1 for match in BETWEEN_ROWS.finditer(text, max(0, len(text) - (1 << 16)))]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from bev_perception.bundle import load_bundle
-from bev_perception.files import read_text, write_atomic
+from bev_perception.files import open_atomic, read_text
 from bev_perception.geometry import invert, make_transform, rotation_from_quaternion, rotation_from_yaw
 from bev_perception.model_spec import CLASSES, ModelSpec
 from bev_perception.parameters import SHIPPED_BUNDLE
@@ -32,7 +32,9 @@ from training.data.nuscenes import LIDAR, Keyframe, open_nuscenes
 from training.data.sensor_frame import sensor_from_ego
 from training.data.source import Source
 from training.data_engine.chosen_list import ChosenList, read_list
-from training.data_engine.views import ANNOTATIONS, INSTANCES, chained, read_table, write_view
+from training.data_engine.views import rows_of, stamps_of, write_view
+from training.tables.chains import ANNOTATIONS, INSTANCES, chained
+from training.tables.files import TableWriter
 from training.tables.rows import Row, pose_fields
 from training.tables.vocabulary import CATEGORY_OF, token_of
 
@@ -48,7 +50,7 @@ class Labels:
     instances: Sequence[Row]
 
 
-def keyframes_of(chosen: ChosenList, spec: ModelSpec) -> list[Keyframe]:
+def keyframes_of(chosen: ChosenList, spec: ModelSpec) -> Iterator[Keyframe]:
     """The chosen frames of the pool, in the order of the list. Raises ValueError for a token that the pool lacks."""
     source = Source(Path(chosen.pool), chosen.version)
     keyframes = open_nuscenes(source, sorted({frame.drive for frame in chosen.frames}), spec)
@@ -56,47 +58,53 @@ def keyframes_of(chosen: ChosenList, spec: ModelSpec) -> list[Keyframe]:
     lacking = [frame.token for frame in chosen.frames if frame.token not in row_of]
     if lacking:
         raise ValueError(f"{source.root} has no sample {lacking[0]}, one of {len(lacking)} that the list names")
-    return [keyframes[row_of[frame.token]] for frame in chosen.frames]
+    return (keyframes[row_of[frame.token]] for frame in chosen.frames)
 
 
 def export_cuboids(chosen: ChosenList, out: Path, spec: ModelSpec, labelled: bool = False) -> None:
-    """One file. labelled: with the boxes that the pool has, to be corrected; else without any."""
-    samples = []
-    for keyframe in keyframes_of(chosen, spec):
-        boxes = zip(keyframe.boxes.tolist(), keyframe.labels.tolist()) if labelled else ()
-        samples.append(
-            {
-                "name": keyframe.token,
-                "attributes": {
-                    "timestamp": str(keyframe.stamp_ns),
-                    "scene": keyframe.scene,
-                    "ego_pose": _pose(keyframe.global_from_ego),
-                    "images": [
-                        {
-                            "name": name, "url": file.path, "intrinsics": np.asarray(file.K).tolist(),
-                            "extrinsics": _pose(invert(sensor_from_ego(keyframe, file))),
-                        }
-                        for name, file in keyframe.cameras.items()
-                    ],
-                    "pcd": [
-                        {"name": LIDAR, "url": file.path, "extrinsics": _pose(invert(sensor_from_ego(keyframe, file)))}
-                        for file in keyframe.lidar[:1]
-                    ],
-                },
-                "label": {
-                    "annotations": [
-                        {
-                            "id": number, "type": "cuboid", "category_id": CLASSES.index(spec.classes[label]) + 1,
-                            "position": dict(zip(ANGLES, box[:3])), "dimensions": dict(zip(ANGLES, box[3:6])),
-                            "yaw": box[6], "track_id": None,
-                        }
-                        for number, (box, label) in enumerate(boxes, 1)
-                    ]
-                },
-            }
-        )  # fmt: skip
+    """One file, written sample by sample. labelled: with the boxes that the pool has, to be corrected; else without."""
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
-    write_atomic(out, json.dumps({"format": FORMAT, "categories": categories, "samples": samples}) + "\n")
+    head = json.dumps({"format": FORMAT, "categories": categories}).removesuffix("}")
+    with open_atomic(out) as file:
+        file.write(f'{head}, "samples": '.encode())
+        samples = TableWriter(file)
+        for keyframe in keyframes_of(chosen, spec):
+            samples.add(_sample(keyframe, spec, labelled))
+        samples.end()
+        file.write(b"}\n")
+
+
+def _sample(keyframe: Keyframe, spec: ModelSpec, labelled: bool) -> Row:
+    boxes = zip(keyframe.boxes.tolist(), keyframe.labels.tolist()) if labelled else ()
+    return {
+        "name": keyframe.token,
+        "attributes": {
+            "timestamp": str(keyframe.stamp_ns),
+            "scene": keyframe.scene,
+            "ego_pose": _pose(keyframe.global_from_ego),
+            "images": [
+                {
+                    "name": name, "url": file.path, "intrinsics": np.asarray(file.K).tolist(),
+                    "extrinsics": _pose(invert(sensor_from_ego(keyframe, file))),
+                }
+                for name, file in keyframe.cameras.items()
+            ],
+            "pcd": [
+                {"name": LIDAR, "url": file.path, "extrinsics": _pose(invert(sensor_from_ego(keyframe, file)))}
+                for file in keyframe.lidar[:1]
+            ],
+        },
+        "label": {
+            "annotations": [
+                {
+                    "id": number, "type": "cuboid", "category_id": CLASSES.index(spec.classes[label]) + 1,
+                    "position": dict(zip(ANGLES, box[:3])), "dimensions": dict(zip(ANGLES, box[3:6])),
+                    "yaw": box[6], "track_id": None,
+                }
+                for number, (box, label) in enumerate(boxes, 1)
+            ]
+        },
+    }  # fmt: skip
 
 
 def import_cuboids(path: Path, chosen: ChosenList) -> Labels:
@@ -109,13 +117,13 @@ def import_cuboids(path: Path, chosen: ChosenList) -> Labels:
     if not isinstance(told, Mapping) or told.get("format") != FORMAT:
         raise ValueError(f"{path}: expected a file of `export --as cuboids` ({FORMAT!r}), filled in")
     source = Source(Path(chosen.pool), chosen.version)
-    poses = {row["token"]: row for row in read_table(source, "sample")}
-    names = {row["name"]: row["token"] for row in read_table(source, "category")}
+    samples = {row["token"] for row in rows_of(source, "sample")}
+    names = {row["name"]: row["token"] for row in rows_of(source, "category")}
     categories = {row["id"]: row["name"] for row in told["categories"]}
     asked, there, annotations, instances = {frame.token for frame in chosen.frames}, set(), [], {}
     for sample in told["samples"]:
         token = sample.get("name")
-        if token not in poses:
+        if token not in samples:
             raise ValueError(f"{path}: {source.root} has no sample {token!r}")
         if token not in asked:
             raise ValueError(f"{path}: sample {token} is not in the list; take it out, or give the list that has it")
@@ -165,9 +173,9 @@ def export_nuscenes(chosen: ChosenList, out: Path, spec: ModelSpec, labelled: bo
 def import_nuscenes(path: Path, chosen: ChosenList) -> Labels:
     """What sample_annotation and instance of the folder say of the chosen samples."""
     source, wanted = Source(path, chosen.version), {frame.token for frame in chosen.frames}
-    rows = [row for row in read_table(source, ANNOTATIONS) if row["sample_token"] in wanted]
+    rows = [row for row in rows_of(source, ANNOTATIONS) if row["sample_token"] in wanted]
     of = {row["instance_token"] for row in rows}
-    return Labels(rows, [row for row in read_table(source, INSTANCES) if row["token"] in of])
+    return Labels(rows, [row for row in rows_of(source, INSTANCES) if row["token"] in of])
 
 
 # Name -> (what writes the chosen frames, what reads the labels back).
@@ -177,13 +185,19 @@ EXCHANGES: dict[str, tuple[Callable[..., None], Callable[[Path, ChosenList], Lab
 }
 
 
-def merged(pool: Source, tokens: Sequence[str], labels: Labels) -> dict[str, list[Row]]:
-    """The two tables of the pool, in which these samples are labelled as told."""
-    asked = set(tokens)
-    rows = [row for row in read_table(pool, ANNOTATIONS) if row["sample_token"] not in asked]
-    stamps = {row["token"]: row["timestamp"] for row in read_table(pool, "sample")}
-    instances = {row["token"]: row for row in (*read_table(pool, INSTANCES), *labels.instances)}
-    return chained([*rows, *labels.annotations], instances.values(), stamps)
+def merged(pool: Source, tokens: Sequence[str], labels: Labels) -> dict[str, Iterator[Row]]:
+    """The two tables of the pool, row by row, in which these samples are labelled as told."""
+    asked, known = set(tokens), {row["token"] for row in labels.instances}
+
+    def annotations() -> Iterator[Row]:
+        yield from (row for row in rows_of(pool, ANNOTATIONS) if row["sample_token"] not in asked)
+        yield from labels.annotations
+
+    def instances() -> Iterator[Row]:
+        yield from (row for row in rows_of(pool, INSTANCES) if row["token"] not in known)
+        yield from labels.instances
+
+    return chained(annotations, instances, stamps_of(pool))
 
 
 def _pose(a_from_b: np.ndarray) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def _labelled(loop: Loop, folder: Path, lists: Sequence[ChosenList]) -> Source:
             f"{folder / TO_LABEL} has {len(lists[-1].frames)} frames to label; put {LABELLED} beside it, filled in, "
             "and give the same command again"
         )
-    tables, labelled = {}, Source(loop.pool.root, loop.pool.version, loop.pool.classes)
+    labelled = Source(loop.pool.root, loop.pool.version, loop.pool.classes)
     for number, one in enumerate(lists):
         labels = import_cuboids(loop.folder(number) / LABELLED, one)
         tables = merged(labelled, [frame.token for frame in one.frames], labels)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from training.data.source import Source
-from training.data_engine.views import ANNOTATIONS, INSTANCES, chained, read_table
+from training.data_engine.views import rows_of, stamps_of
+from training.tables.chains import ANNOTATIONS, INSTANCES, chained
 from training.tables.rows import Row
 from training.tables.vocabulary import CATEGORY_OF
 
@@ -62,30 +63,42 @@ class Errors:
 NO_ERRORS = Errors()
 
 
-def ask_oracle(pool: Source, tokens: Collection[str], errors: Errors) -> dict[str, list[Row]] | None:
-    """The two tables of labels with errors in the frames of these tokens; None for no errors: then the pool's own
-    tables hold. An error depends on its box and the seed alone, so that a box that is asked about again is labelled
-    alike. Objects keep the velocity that the labels of the frames around give them."""
+def ask_oracle(pool: Source, tokens: Collection[str], errors: Errors) -> dict[str, Iterator[Row]] | None:
+    """The two tables of labels with errors in the frames of these tokens, row by row; None for no errors: then the
+    pool's own tables hold. An error depends on its box and the seed alone, so that a box that is asked about again is
+    labelled alike. Objects keep the velocity that the labels of the frames around give them."""
     if not errors.kinds:
         return None
-    asked, categories = set(tokens), read_table(pool, "category")
-    token_of_category = {row["name"]: row["token"] for row in categories}
-    others = [token_of_category[name] for name in CATEGORY_OF.values() if name in token_of_category]
-    rows: list[Row] = []
-    for row in read_table(pool, ANNOTATIONS):
-        labelled: Row | None = row
-        if row["sample_token"] in asked:
-            for name, amount in errors.kinds:
-                if labelled is not None and name in NOISE:
-                    labelled = NOISE[name](labelled, _rng(name, row["token"], errors.seed), amount)
-        if labelled is not None:
-            rows.append(labelled)
-    instances = read_table(pool, INSTANCES)
-    seen = {row["instance_token"] for row in rows if row["sample_token"] in asked}
-    for amount in [amount for name, amount in errors.kinds if name == CONFUSED]:
-        instances = [_confused(i, others, amount, errors.seed) if i["token"] in seen else i for i in instances]
-    stamps = {row["token"]: row["timestamp"] for row in read_table(pool, "sample")}
-    return chained(rows, instances, stamps)
+    asked = set(tokens)
+
+    def annotations() -> Iterator[Row]:
+        for row in rows_of(pool, ANNOTATIONS):
+            labelled: Row | None = row
+            if row["sample_token"] in asked:
+                labelled = _erring(row, errors)
+            if labelled is not None:
+                yield labelled
+
+    names = {row["name"]: row["token"] for row in rows_of(pool, "category")}
+    categories = [names[name] for name in CATEGORY_OF.values() if name in names]
+    seen = {row["instance_token"] for row in annotations() if row["sample_token"] in asked}
+    amounts = [amount for name, amount in errors.kinds if name == CONFUSED]
+
+    def instances() -> Iterator[Row]:
+        for row in rows_of(pool, INSTANCES):
+            for amount in amounts if row["token"] in seen else ():
+                row = _confused(row, categories, amount, errors.seed)
+            yield row
+
+    return chained(annotations, instances, stamps_of(pool))
+
+
+def _erring(row: Row, errors: Errors) -> Row | None:
+    labelled: Row | None = row
+    for name, amount in errors.kinds:
+        if labelled is not None and name in NOISE:
+            labelled = NOISE[name](labelled, _rng(name, row["token"], errors.seed), amount)
+    return labelled
 
 
 def _confused(instance: Row, categories: Sequence[str], amount: float, seed: int) -> Row:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -61,6 +61,29 @@ def radar_pcd(returns: np.ndarray) -> bytes:
     return header.encode() + records.tobytes() + b"\0"
 
 
+class TableWriter:
+    """A table, written row by row."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._before = file, b"["
+
+    def add(self, row: Row) -> None:
+        self._file.write(self._before + _dumps(row).encode())
+        self._before = b","
+
+    def end(self) -> None:
+        self._file.write(b"[]" if self._before == b"[" else b"]")
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """A whole table, of which one row is in memory at a time."""
+    with open_atomic(path) as file:
+        table = TableWriter(file)
+        for row in rows:
+            table.add(row)
+        table.end()
+
+
 def write_tables(
     out: Path,
     version: str,
@@ -81,14 +104,12 @@ def write_tables(
     for left in (part, before):
         shutil.rmtree(left, ignore_errors=True)
     with ExitStack() as stack:
-        files = {name: stack.enter_context(open_atomic(part / f"{name}.json")) for name in TABLES}
-        separators = dict.fromkeys(TABLES, "[")
+        files = {name: TableWriter(stack.enter_context(open_atomic(part / f"{name}.json"))) for name in TABLES}
 
         def add(tables: Mapping[str, list[Row]]) -> None:
             for name, rows in tables.items():
                 for row in rows:
-                    files[name].write((separators[name] + _dumps(row)).encode())
-                    separators[name] = ","
+                    files[name].add(row)
 
         add(static_tables())
         add(
@@ -106,8 +127,8 @@ def write_tables(
             add({**tables, "log": new})
         of_map = {"token": token_of("map"), "log_tokens": list(logs), "category": "semantic_prior", "filename": mask}
         add({"map": [of_map]})
-        for name, file in files.items():
-            file.write(b"[]" if separators[name] == "[" else b"]")
+        for file in files.values():
+            file.end()
     # Where nuscenes-devkit >= 1.2 looks for splits of one's own.
     write_json(part / "splits.json", {f"{world}_{name}": list(names) for name, names in splits.items()})
     if folder.exists():
