@@ -187,6 +187,24 @@ def test_frames_are_of_the_scenes_that_are_trained_on(
         assert found and {frame.drive for frame in found} == {"scene-0000"}
 
 
+def test_members_of_an_ensemble_are_trained_when_they_are_asked(tiny_dataset: Path, tmp_path: Path) -> None:
+    """Also where the round before was the last of a shorter loop, or is shared with a loop that wants no ensemble."""
+    shared = tmp_path / "start"
+    plain = loop_in(tmp_path / "plain", tiny_dataset, by="random", rounds=1, shared=shared)
+    run_loop(plain)
+    assert not (shared / "round_0" / "run_1").exists()
+    results = run_loop(dataclasses.replace(plain, out=tmp_path / "loop", by="ensemble", rounds=2))
+    assert [row["frames"] for row in results] == [1, 2]
+    weights = [
+        torch.load(shared / "round_0" / f"run_{member}" / "last.ckpt", weights_only=True)["state_dict"]
+        for member in range(2)
+    ]
+    assert any(not torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    (chosen,) = read_list(tmp_path / "loop" / "round_1" / LIST).frames
+    assert chosen.score > 0, "they disagree"
+    assert not (tmp_path / "loop" / "round_1" / "run_1").exists(), "nobody is chosen by the last round's"
+
+
 def test_a_pruned_student_to_begin_with_gives_its_widths(tiny_checkpoint: Path, tmp_path: Path) -> None:
     content = torch.load(tiny_checkpoint, weights_only=True)
     cut = Cut(layers={}, state=RUN.spec.temporal.state_channels)

@@ -174,6 +174,20 @@ def test_dropout_is_drawn_again_from_its_seed_and_ends() -> None:
         assert not torch.equal(found[0], plain) and torch.equal(student(inputs, memory).heatmap, plain)
 
 
+def test_members_are_driven_by_their_own_sensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace as Some
+
+    from training import compare_uncertainty as command
+
+    members = {name: Some(spec=Some(classes=CLASSES, sensors=name), detector=name) for name in ("own", "other")}
+    driven = []
+    monkeypatch.setattr(command, "load_network", lambda path, device: members[path.name])
+    monkeypatch.setattr(command, "TorchEngine", lambda detector: detector)
+    monkeypatch.setattr(command, "drive", lambda engine, keyframes: driven.append((engine, keyframes)) or [])
+    found = list(command.drives(members["own"], [Path("other")], lambda spec: spec.sensors, 0.1, 0))
+    assert driven == [("own", "own"), ("other", "other")] and [title for title, *_ in found] == ["", "ensemble of 2"]
+
+
 # ---- the command
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from bev_perception.files import write_atomic
+from bev_perception.model_spec import ModelSpec
 from bev_perception.uncertainty import CHANNELS, LEVELS
 from training.bundling.engines import TorchEngine
 from training.command_line import errors_as_text
@@ -103,14 +104,14 @@ def _csv(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def drives(
-    network: Network, others: Sequence[Path], keyframes: Keyframes, share: float, passes: int
+    network: Network, others: Sequence[Path], seen_by: Callable[[ModelSpec], Keyframes], share: float, passes: int
 ) -> Iterator[tuple[str, int, list[Frame]]]:
     """(title, times that a network ran, what was found): of the network alone, without a title; of the ensemble; with
-    dropout."""
+    dropout. seen_by: the same keyframes for each, with the files of its sensors."""
 
     def driven(own: Network, seed: int | None = None) -> list[Frame]:
         with nullcontext() if seed is None else dropout(own.detector, share, seed):
-            return drive(TorchEngine(own.detector), keyframes)
+            return drive(TorchEngine(own.detector), seen_by(own.spec))
 
     alone = driven(network)
     yield "", 1, alone
@@ -167,10 +168,15 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(
             f"{args.heads} has no head for the spread: train one upon it (training.experiments.uncertainty:heads)"
         )
-    keyframes = open_keyframes(network.spec, PLAIN, source_of(args), args.split, args.scenes)
+    source = source_of(args)
+
+    def seen_by(spec: ModelSpec) -> Keyframes:
+        return open_keyframes(spec, PLAIN, source, args.split, args.scenes)
+
+    keyframes = seen_by(network.spec)
     require_objects(keyframes, args.split)
     tables = run(
-        network, keyframes, args.folds, lambda: drives(network, args.ensemble, keyframes, args.dropout, args.passes)
+        network, keyframes, args.folds, lambda: drives(network, args.ensemble, seen_by, args.dropout, args.passes)
     )
     args.out.mkdir(parents=True, exist_ok=True)
     for name, text in tables.items():

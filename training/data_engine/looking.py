@@ -67,36 +67,47 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Eyes:
-    """Networks that are loaded, and the keyframes of one drive."""
+class Eye:
+    """A network that is loaded, and the keyframes of one drive with the files of its own sensors."""
 
-    student: Network
-    others: tuple[Network, ...]
-    teacher: Network | None
+    network: Network
     keyframes: Keyframes
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """student, then the other members of an ensemble, and a teacher: of the same frames, each with its own sensors."""
+
+    student: Eye
+    others: tuple[Eye, ...] = ()
+    teacher: Eye | None = None
 
 
 def look_at(look: Look) -> int:
     """Make the views of a drive and store them -> how many frames it has. One file a view, each whole or not there."""
     torch.set_num_threads(look.threads)
     eyes = _eyes(look)
+    tokens = eyes.student.keyframes.tokens()
     with torch.inference_mode():
         for view in look.views:
-            look.store.write(
-                view, Frames(look.drive, {"token": eyes.keyframes.tokens(), **VIEWS[view](eyes, look.batch)})
-            )
-    return len(eyes.keyframes)
+            look.store.write(view, Frames(look.drive, {"token": tokens, **VIEWS[view](eyes, look.batch)}))
+    return len(tokens)
 
 
 def _eyes(look: Look) -> Eyes:
-    student, *others = (_network(path) for path in look.networks.checkpoints)
+    student, *others = (_eye(path, look) for path in look.networks.checkpoints)
+    own = student.network.spec
     for path, other in zip(look.networks.checkpoints[1:], others, strict=True):
-        if (other.spec.grid, other.spec.classes) != (student.spec.grid, student.spec.classes):
+        if (other.network.spec.grid, other.network.spec.classes) != (own.grid, own.classes):
             raise ValueError(
                 f"{path} has another grid or other classes than {look.networks.checkpoints[0]}: no ensemble"
             )
-    teacher = None if look.networks.teacher is None else _network(look.networks.teacher)
-    return Eyes(student, tuple(others), teacher, open_nuscenes(look.source, [look.drive], student.spec, student.data))
+    return Eyes(student, tuple(others), None if look.networks.teacher is None else _eye(look.networks.teacher, look))
+
+
+def _eye(path: Path, look: Look) -> Eye:
+    network = _network(path)
+    return Eye(network, open_nuscenes(look.source, [look.drive], network.spec, network.data))
 
 
 @lru_cache(maxsize=8)
@@ -117,14 +128,15 @@ def base(eyes: Eyes, size: int) -> dict[str, Column]:
     cells of the deepest BEV map; entropy: of each peak; of each detection label, score, metres, speed (m/s).
     """
     rows: list[tuple[np.ndarray, np.ndarray, Objects]] = []
-    thresholds = floor_thresholds(eyes.student.spec)
-    for batch in _batches(eyes.student, eyes.keyframes, size):
-        prediction = eyes.student.predict(batch)
-        found = eyes.student.decoded(prediction, thresholds)
-        values = peak_values(_probabilities(eyes.student, prediction)[None])
+    network = eyes.student.network
+    thresholds = floor_thresholds(network.spec)
+    for batch in _batches(eyes.student, size):
+        prediction = network.predict(batch)
+        found = network.decoded(prediction, thresholds)
+        values = peak_values(_probabilities(network, prediction)[None])
         rows += zip(_embedding(prediction), (entropy(v[0]) for v in values), found, strict=True)
-    frames = list(eyes.keyframes)
-    labels = {name: float(i) for i, name in enumerate(eyes.student.spec.classes)}
+    frames = list(eyes.student.keyframes)
+    labels = {name: float(i) for i, name in enumerate(network.spec.classes)}
     objects = [found for *_, found in rows]
     columns: dict[str, Column] = {
         "stamp_ns": np.array([frame.stamp_ns for frame in frames], dtype=np.int64),
@@ -144,8 +156,10 @@ def ensemble(eyes: Eyes, size: int) -> dict[str, Column]:
     if not eyes.others:
         raise ValueError("mutual information is of several networks: give --checkpoint more than once")
     members = (eyes.student, *eyes.others)
-    several = zip(*(_batches(member, eyes.keyframes, size) for member in members), strict=True)
-    values = [v for of in several for v in _disagreeing(*((m, batch) for m, batch in zip(members, of, strict=True)))]
+    several = zip(*(_batches(member, size) for member in members), strict=True)
+    values = [
+        v for of in several for v in _disagreeing(*((m.network, batch) for m, batch in zip(members, of, strict=True)))
+    ]
     return {
         "ensemble": Ragged.of(map(mutual_information, values)),
         "ensemble_entropy": Ragged.of(entropy(v.mean(axis=0)) for v in values),
@@ -155,15 +169,16 @@ def ensemble(eyes: Eyes, size: int) -> dict[str, Column]:
 def flips(eyes: Eyes, size: int) -> dict[str, Column]:
     """`flips`: disagreement at each peak between the scene and its mirror image, left for right, as training augments
     it: positions, projections and radar points are mirrored, pixels are not."""
-    grid = eyes.student.spec.grid
+    network = eyes.student.network
+    grid = network.spec.grid
     if not np.isclose(grid.y_min, -grid.y_max):
         raise ValueError(
             f"a grid from y = {grid.y_min} to {grid.y_max} has no mirror image; choose by another strategy"
         )
-    mirrored = _batches(eyes.student, eyes.keyframes, size, mirror=True)
+    mirrored = _batches(eyes.student, size, mirror=True)
     values = []
-    for plain, flipped in zip(_batches(eyes.student, eyes.keyframes, size), mirrored, strict=True):
-        maps = [_probabilities(eyes.student, eyes.student.predict(batch)) for batch in (plain, flipped)]
+    for plain, flipped in zip(_batches(eyes.student, size), mirrored, strict=True):
+        maps = [_probabilities(network, network.predict(batch)) for batch in (plain, flipped)]
         values += peak_values(torch.stack([maps[0], maps[1].flip(-1)]))
     return {"flips": Ragged.of(map(mutual_information, values))}
 
@@ -171,9 +186,9 @@ def flips(eyes: Eyes, size: int) -> dict[str, Column]:
 def sensors(eyes: Eyes, size: int) -> dict[str, Column]:
     """`sensors`: disagreement at each peak between what the network finds with its cameras and with its radars alone,
     neither with memory."""
-    spec, values = eyes.student.spec, []
-    for batch in _batches(eyes.student, eyes.keyframes, size):
-        values += _disagreeing(*((eyes.student, mask_sensors(batch, word, spec)) for word in BRANCHES))
+    network, values = eyes.student.network, []
+    for batch in _batches(eyes.student, size):
+        values += _disagreeing(*((network, mask_sensors(batch, word, network.spec)) for word in BRANCHES))
     return {"sensors": Ragged.of(map(mutual_information, values))}
 
 
@@ -181,18 +196,17 @@ def teacher(eyes: Eyes, size: int) -> dict[str, Column]:
     """`missed` (n,): how many of the teacher's objects the student has not."""
     if eyes.teacher is None:
         raise ValueError("what a student misses is told by a teacher: give --teacher")
-    own = open_nuscenes(_source_of(eyes.keyframes), [_scene_of(eyes.keyframes)], eyes.teacher.spec, eyes.teacher.data)
     found = [
-        [objects for batch in _batches(n, k, size) for objects in n.detect_batch(batch, floor_thresholds(n.spec))]
-        for n, k in ((eyes.teacher, own), (eyes.student, eyes.keyframes))
+        [o for b in _batches(eye, size) for o in eye.network.detect_batch(b, floor_thresholds(eye.network.spec))]
+        for eye in (eyes.teacher, eyes.student)
     ]
     return {"missed": np.array([missed(*pair) for pair in zip(*found, strict=True)], dtype=np.float32)}
 
 
 def loss(eyes: Eyes, size: int) -> dict[str, Column]:
     """`loss` (n,): of heatmap and boxes, of each frame alone, weighed as the student was trained; not of the images."""
-    student, values = eyes.student, []
-    for batch in _batches(student, eyes.keyframes, 1):
+    student, values = eyes.student.network, []
+    for batch in _batches(eyes.student, 1):
         prediction = student.predict(batch)
         seen = {name: value for name, value in prediction.aux.items() if name not in IMAGE_TARGETS}
         terms = detection_losses(dataclasses.replace(prediction, aux=seen), batch, student.detector, student.run.losses)
@@ -226,12 +240,13 @@ def _disagreeing(*seen: tuple[Network, Batch]) -> list[np.ndarray]:
     return peak_values(torch.stack([_probabilities(network, network.predict(batch)) for network, batch in seen]))
 
 
-def _batches(network: Network, keyframes: Keyframes, size: int, mirror: bool = False) -> Iterator[Batch]:
+def _batches(eye: Eye, size: int, mirror: bool = False) -> Iterator[Batch]:
     """Each keyframe once, as in evaluation, on the network's device."""
+    network = eye.network
     config = for_evaluation(network.data)
     if mirror:
         config = dataclasses.replace(config, augmentation=FLIP)
-    dataset = ClipDataset(keyframes, network.spec, dataclasses.replace(config, cache_mb=0), image_targets=())
+    dataset = ClipDataset(eye.keyframes, network.spec, dataclasses.replace(config, cache_mb=0), image_targets=())
     for batch in DataLoader(dataset, size, collate_fn=collate):
         yield {name: tensor.to(network.device) for name, tensor in batch.items()}
 
@@ -253,13 +268,3 @@ def _embedding(prediction: Prediction) -> np.ndarray:
 def _place(global_from_ego: np.ndarray) -> tuple[float, float, float]:
     forward = global_from_ego[:2, 0]
     return float(global_from_ego[0, 3]), float(global_from_ego[1, 3]), float(np.arctan2(forward[1], forward[0]))
-
-
-def _source_of(keyframes: Keyframes) -> Source:
-    index = keyframes.data_index
-    return Source(index.dataroot, index.version, index.classes)
-
-
-def _scene_of(keyframes: Keyframes) -> str:
-    index = keyframes.data_index
-    return index.scenes[int(index.arrays["frame_scene"][keyframes.rows[0]])]

@@ -120,10 +120,7 @@ def run_loop(loop: Loop) -> list[dict[str, float]]:
             write_list(folder / LIST, _chosen(loop, number))
         labelled = [read_list(loop.folder(k) / LIST) for k in range(number + 1)]
         if not (folder / SCORES).is_file():
-            view = _labelled(loop, folder, labelled)
-            for member in range(loop.members if number + 1 < loop.rounds else 1):
-                train(dataclasses.replace(loop.run, seed=loop.seed + member), view, _run(folder, member), loop.start,
-                      workers=loop.workers)  # fmt: skip
+            _train(loop, folder, labelled, 0)
             write_atomic(folder / SCORES, json.dumps(_scores(loop, folder, labelled), indent=1) + "\n")
         results.append(json.loads((folder / SCORES).read_bytes()))
         told = results[-1]
@@ -135,6 +132,13 @@ def _run(folder: Path, member: int) -> Path:
     return folder / f"run_{member}"
 
 
+def _train(loop: Loop, folder: Path, labelled: Sequence[ChosenList], member: int) -> Path:
+    """A member of an ensemble has weights, order and augmentation of its own, and all labels: what differs is the seed
+    (deep ensembles, Lakshminarayanan et al., NeurIPS 2017). What is trained already is not trained again."""
+    run, view = dataclasses.replace(loop.run, seed=loop.seed + member), _labelled(loop, folder, labelled)
+    return train(run, view, _run(folder, member), loop.start, workers=loop.workers)
+
+
 def _chosen(loop: Loop, number: int) -> ChosenList:
     """The first frames by chance, all others by what the network of the round before makes of them."""
     request = Request(loop.by if number else "random", loop.budget if number else loop.first, seed=loop.seed)
@@ -142,14 +146,15 @@ def _chosen(loop: Loop, number: int) -> ChosenList:
     if number == 0:
         return list_of(loop.pool.root, loop.pool.version, request, _by_chance(loop, drives))
     before = loop.folder(number - 1)
-    checkpoints = tuple(_run(before, member) / "last.ckpt" for member in range(loop.members))
-    if not checkpoints[-1].is_file():  # the first round is shared with loops that want no ensemble
-        raise ValueError(f"{checkpoints[-1]} is not there; give {before.parent} a folder of its own for ensembles")
+    lists = [read_list(loop.folder(k) / LIST) for k in range(number)]
+    # The others are trained when they are asked: what is scored is one, and a last round asks nobody.
+    others = [_train(loop, before, lists, member) for member in range(1, loop.members)]
+    checkpoints = (_run(before, 0) / "last.ckpt", *others)
     networks, spec = Networks(checkpoints), load_network(checkpoints[0]).spec
     store = open_store(loop.out / "frames", loop.pool, networks, request.views)
     fill(store, loop.pool, drives, networks)
     waiting = WaitingStore(store.folder, store.views, loop.waits)
-    labelled = by_drive(read_list(loop.folder(k) / LIST) for k in range(number))
+    labelled = by_drive(lists)
     pool = survey(waiting, drives, len(spec.classes), labelled, seed=loop.seed)
     chosen = choose(waiting, drives, spec.classes, pool, request, labelled)
     return list_of(loop.pool.root, loop.pool.version, request, chosen)

@@ -86,8 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     for seed in args.seeds:
         for by in args.by:
             print(f"== {by}, seed {seed}", flush=True)
-            ensemble = "ensemble" in STRATEGIES[by].views  # whose first round has more networks
-            shared = args.out / ("start_ensemble" if ensemble else "start") / str(seed)
+            shared = args.out / "start" / str(seed)
             loop = Loop(
                 source_of(args), run, args.out / by / str(seed), by, args.first, args.budget, args.rounds,
                 Errors.of(args.noise, seed), waits, seed, start, shared, args.workers,
