@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import tracemalloc
 from collections.abc import Sequence
@@ -43,6 +42,7 @@ from training.tables import chains
 from training.tables.chains import chained
 from training.tables.files import write_rows
 from training.tables.linked import linked_set
+from training.tables.vocabulary import CATEGORY_OF
 
 CLASSES = ("car", "pedestrian")
 
@@ -343,14 +343,38 @@ def test_whole_drives_by_the_mean_of_their_frames(tmp_path: Path) -> None:
     assert dict(chosen.drives) == pytest.approx(means, rel=1e-5)
 
 
+def slow_novelty(own: Frames, others: list[np.ndarray], whole: list[Frames]) -> list[float]:
+    """Mean distance to the five nearest, frame by frame, in units of the pool's deviations."""
+    deviation = np.concatenate([f.array("embedding") for f in whole]).std(axis=0)
+    found = []
+    for row in own.array("embedding"):
+        apart = sorted(float(np.linalg.norm((row - other) / deviation)) for other in others)[:5]
+        found.append(sum(apart) / len(apart))
+    return found
+
+
 def test_novelty_is_the_distance_to_what_is_labelled(tmp_path: Path) -> None:
-    near, far = made_up("near", 5, 1, spread=0.01), made_up("far", 5, 2, spread=3.0)
-    store, drives = stored(tmp_path, near, far)
-    pool = survey(store, drives, 2, {"near": {"near-0"}})
-    scores = {f.drive: frame_scores(STRATEGIES["novelty"], f, pool) for f in (near, far)}
-    assert scores["near"].max() < scores["far"].min() and scores["near"][0] == pytest.approx(0.0, abs=1e-5)
-    lonely = survey(store, ["near"], 2, {})
-    assert (frame_scores(STRATEGIES["novelty"], near, lonely) == 0).all(), "one's own drive is no measure"
+    parts = [made_up(f"d{k}", 12, k, spread) for k, spread in enumerate((0.5, 1.0, 3.0))]
+    store, drives = stored(tmp_path, *parts)
+    rows = {"d0": (0, 3, 4), "d1": (1, 2, 7, 9)}
+    pool = survey(store, drives, 2, {drive: {f"{drive}-{i}" for i in of} for drive, of in rows.items()})
+    labelled = [f.array("embedding")[i] for f in parts for i in rows.get(f.drive, ())]
+    for frames in parts:
+        found = frame_scores(STRATEGIES["novelty"], frames, pool)
+        np.testing.assert_allclose(found, slow_novelty(frames, labelled, parts), rtol=1e-4)
+        assert np.ptp(found) > 0.1, "frames differ"
+
+
+def test_where_nothing_is_labelled_novelty_is_the_distance_to_the_other_drives(tmp_path: Path) -> None:
+    parts = [made_up(f"d{k}", 12, k, spread) for k, spread in enumerate((0.5, 1.0, 3.0))]
+    store, drives = stored(tmp_path, *parts)
+    pool = survey(store, drives, 2, {})
+    for frames in parts:
+        others = [row for f in parts if f is not frames for row in f.array("embedding")]
+        found = frame_scores(STRATEGIES["novelty"], frames, pool)
+        np.testing.assert_allclose(found, slow_novelty(frames, others, parts), rtol=1e-4)
+    alone = survey(store, ["d0"], 2, {})
+    assert (frame_scores(STRATEGIES["novelty"], parts[0], alone) == 0).all(), "one's own drive is no measure"
 
 
 def test_rare_is_what_the_pool_hardly_shows(tmp_path: Path) -> None:
@@ -471,6 +495,51 @@ def test_errors_of_the_oracle_are_of_the_stated_size() -> None:
             Errors.of(words)
 
 
+def pool_of(root: Path, samples: int, objects: int, categories: Sequence[str], more: int = 0) -> Source:
+    """Tables alone, in which every object is in every sample. more: numbers that each annotation has besides."""
+    tables = root / "v"
+    (root / "samples").mkdir(parents=True)
+    write_rows(tables / "sample.json", (
+        {"token": f"s{k}", "timestamp": k + 1, "scene_token": "x", "prev": "", "next": ""} for k in range(samples)
+    ))  # fmt: skip
+    write_rows(tables / "category.json", ({"token": name, "name": name} for name in categories))
+    write_rows(tables / "instance.json", (
+        {"token": f"i{k}", "category_token": categories[k % len(categories)], "nbr_annotations": 0,
+         "first_annotation_token": "", "last_annotation_token": ""} for k in range(objects)
+    ))  # fmt: skip
+    write_rows(tables / "sample_annotation.json", (
+        {"token": f"a{k}", "sample_token": f"s{k % samples}", "instance_token": f"i{k // samples}", "prev": "",
+         "next": "", "translation": [1.0, 2.0, k], "size": [2.0, 4.0, 1.5], "rotation": [1.0, 0.0, 0.0, 0.0],
+         "visibility_token": "", "attribute_tokens": [], "num_lidar_pts": 1, "num_radar_pts": 1, "more": [k] * more}
+        for k in range(samples * objects)
+    ))  # fmt: skip
+    return Source(root, "v")
+
+
+def test_confused_objects_are_taken_for_another_class(tmp_path: Path) -> None:
+    categories = sorted({CATEGORY_OF[name] for name in ("car", "pedestrian", "bus", "trailer")})
+    pool = pool_of(tmp_path / "pool", 2, 800, categories)
+    of = {row["token"]: row["category_token"] for row in rows_of(pool, "instance")}
+
+    def confused(amount: float, seed: int = 0, tokens: Sequence[str] = ("s0",)) -> dict[str, str]:
+        tables = ask_oracle(pool, tokens, Errors.of([f"confused={amount}"], seed))
+        assert tables is not None
+        return {row["token"]: row["category_token"] for row in tables["instance"]}
+
+    half = confused(0.5)
+    wrong = [token for token in of if half[token] != of[token]]
+    assert len(wrong) / 800 == pytest.approx(0.5, abs=0.06)
+    shares = [sum(half[token] == name for token in wrong) / len(wrong) for name in categories]
+    assert max(shares) - min(shares) < 0.15, "for any of the others"
+    assert confused(0.5) == half != confused(0.5, seed=1), "an object that is asked about again is taken for the same"
+    assert all(name != of[token] for token, name in confused(1.0).items())
+    few = pool_of(tmp_path / "few", 2, 1, categories)
+    tables = ask_oracle(few, ("none of these",), Errors.of(["confused=1"]))
+    assert tables is not None and [row["category_token"] for row in tables["instance"]] == [categories[0]]
+    with pytest.raises(ValueError, match=r"confused: category\.json names 1 class, two are wanted"):
+        ask_oracle(pool_of(tmp_path / "one", 2, 1, categories[:1]), ("s0",), Errors.of(["confused=1"]))
+
+
 def test_chains_are_made_anew() -> None:
     rows = [{"token": t, "sample_token": s, "instance_token": i, "prev": "x", "next": "x"} for t, s, i in
             ("aci", "bdi", "edu")]  # fmt: skip
@@ -489,23 +558,7 @@ def test_tables_are_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
     """Of 12,000 rows, 24 MB as objects, a block at a time: choosing by labels with errors, merging labels."""
     monkeypatch.setattr(table_rows, "BLOCK_BYTES", 1 << 15)
     monkeypatch.setattr(chains, "BLOCK", 64)
-    tables = tmp_path / "pool" / "v"
-    (tmp_path / "pool" / "samples").mkdir(parents=True)
-    samples = [{"token": f"s{k}", "timestamp": k + 1} for k in range(200)]
-    annotations = [
-        {"token": f"a{k}", "sample_token": f"s{k % 200}", "instance_token": f"i{k // 200}", "prev": "", "next": "",
-         "translation": [1.0, 2.0, k], "size": [2.0, 4.0, 1.5], "rotation": [1.0, 0.0, 0.0, 0.0],
-         "visibility_token": "", "attribute_tokens": [], "num_lidar_pts": 1, "num_radar_pts": 1, "more": [k] * 30}
-        for k in range(12_000)
-    ]  # fmt: skip
-    instances = [{"token": f"i{k}", "category_token": "car", "nbr_annotations": 0, "first_annotation_token": "",
-                  "last_annotation_token": ""} for k in range(60)]  # fmt: skip
-    for name, rows in (("sample_annotation", annotations), ("instance", instances)):
-        write_rows(tables / f"{name}.json", rows)
-    (tables / "sample.json").write_text(json.dumps([s | {"scene_token": "x", "prev": "", "next": ""} for s in samples]))
-    (tables / "category.json").write_text(json.dumps([{"token": "car", "name": "vehicle.car"}]))
-    del annotations
-    pool, asked = Source(tmp_path / "pool", "v"), ["s3", "s4"]
+    pool, asked = pool_of(tmp_path / "pool", 200, 60, ["vehicle.car"], more=30), ["s3", "s4"]
     made = {}
     for name, tables_of in (
         ("noise", lambda: ask_oracle(pool, asked, Errors.of(["missing=0.5"]))),

@@ -66,7 +66,10 @@ NO_ERRORS = Errors()
 def ask_oracle(pool: Source, tokens: Collection[str], errors: Errors) -> dict[str, Iterator[Row]] | None:
     """The two tables of labels with errors in the frames of these tokens, row by row; None for no errors: then the
     pool's own tables hold. An error depends on its box and the seed alone, so that a box that is asked about again is
-    labelled alike. Objects keep the velocity that the labels of the frames around give them."""
+    labelled alike. Objects keep the velocity that the labels of the frames around give them.
+
+    Raises ValueError where an object cannot be taken for another class.
+    """
     if not errors.kinds:
         return None
     asked = set(tokens)
@@ -83,6 +86,10 @@ def ask_oracle(pool: Source, tokens: Collection[str], errors: Errors) -> dict[st
     categories = [names[name] for name in CATEGORY_OF.values() if name in names]
     seen = {row["instance_token"] for row in annotations() if row["sample_token"] in asked}
     amounts = [amount for name, amount in errors.kinds if name == CONFUSED]
+    if amounts and len(categories) < 2:
+        raise ValueError(
+            f"--noise {CONFUSED}: category.json names {len(categories)} class, two are wanted; leave it out"
+        )
 
     def instances() -> Iterator[Row]:
         for row in rows_of(pool, INSTANCES):
