@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 tiny_bundle = pytest.importorskip("tiny_bundle", reason="onnx is not installed")
-pytest.importorskip("torch", reason="the data set's reader needs it")
+torch = pytest.importorskip("torch", reason="the data set's reader needs it")
 
+from bev_perception.bundle import load_bundle  # noqa: E402
+from bev_perception.files import sha256_of  # noqa: E402
 from bev_perception.usual.image_statistics import IMAGE_STATISTICS  # noqa: E402
 from bev_perception.usual.statistics import IMAGES  # noqa: E402
+from training.health.__main__ import RESULT, main  # noqa: E402
 from training.health.collecting import Drive  # noqa: E402
 from training.health.fitting import fit_part, fit_table, settled, smoothed_off, tail_of  # noqa: E402
 from training.health.kept import read_drive, write_drive  # noqa: E402
@@ -99,6 +104,47 @@ def test_a_drive_is_clean_until_it_is_spoilt_and_survives_its_file(tmp_path) -> 
     np.savez(tmp_path / "other.npz", a=np.zeros(1))
     with pytest.raises(ValueError, match=r"is no drive of training\.health"):
         read_drive(tmp_path / "other.npz", "")
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from training.export import main as export
+
+    bundle = tmp_path_factory.mktemp("exported") / "bundle"
+    assert export([str(tiny_checkpoint), str(bundle)]) == 0
+    return bundle
+
+
+def test_one_held_out_scene_sets_and_checks_nothing(
+    exported: Path, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(exported), "--data", str(tiny_dataset), "--out", str(tmp_path / "out")]) == 1
+    assert "--split val: 1 held-out scene, expected two at least" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "before anything is driven"
+
+
+def test_what_is_found_says_of_which_network_it_is(
+    exported: Path, tiny_checkpoint: Path, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both, out = tmp_path / "both", tmp_path / "out"
+    both.mkdir()
+    for part in tiny_dataset.iterdir():
+        if part.name != "splits.json":
+            (both / part.name).symlink_to(part)
+    (both / "splits.json").write_text(json.dumps({"train": ["scene-0000"], "val": ["scene-0000", "scene-0001"]}))
+    words = ["--bundle", str(exported), "--data", str(both), "--out", str(out), "--fit", "1", "--scenes", "1"]
+    words += ["--parts", "images", "scene", "--conditions", "blockage"]
+    assert main([str(tiny_checkpoint), *words]) == 0
+    found, sha = json.loads((out / RESULT).read_text()), load_bundle(exported).spec.onnx_sha256
+    assert found["made_by"]["model"] == sha == json.loads((exported / "health.json").read_text())["onnx_sha256"]
+    assert found["made_by"]["checkpoint"] == sha256_of(tiny_checkpoint)
+    content = torch.load(tiny_checkpoint, weights_only=True)
+    content["state_dict"] = {n: v + 0.1 if v.is_floating_point() else v for n, v in content["state_dict"].items()}
+    torch.save(content, tmp_path / "other.ckpt")
+    assert main([str(tmp_path / "other.ckpt"), *words]) == 1
+    assert "was begun otherwise" in capsys.readouterr().err
+    assert main([str(tmp_path / "other.ckpt"), *words[:5], str(tmp_path / "new")]) == 1
+    assert f"{exported} was not made of {tmp_path / 'other.ckpt'}: self-test of torch" in capsys.readouterr().err
 
 
 def test_only_late_frames_count() -> None:

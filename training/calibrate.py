@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.model.is_dir() and args.bundle is None:
         parser.error("--bundle names the bundle that was made of this checkpoint")
     bundle = load_bundle(args.bundle or args.model)
-    engine = open_model(args.model, args.backend)
+    engine = open_model(args.model, args.backend, bundle)
     try:
         keyframes = open_keyframes(engine.spec, PLAIN, source_of(args), args.split, args.scenes)
         require_objects(keyframes, args.split)

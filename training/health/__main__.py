@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from scipy.stats import chi2
 
-from bev_perception.bundle import load_bundle, write_table
-from bev_perception.files import write_atomic
+from bev_perception.bundle import Bundle, load_bundle, write_table
+from bev_perception.files import sha256_of, write_atomic
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.model_spec import ModelSpec
 from bev_perception.pipeline import BevPipeline
@@ -41,7 +41,7 @@ from training.health.fitting import Tail, fit_table
 from training.health.kept import read_drive, write_drive
 from training.health.measuring import false_alarms, measure
 from training.robustness.conditions import CONDITIONS, Cell
-from training.trainer.loading import open_keyframes
+from training.trainer.loading import open_keyframes, scenes_of
 
 SECONDS = 2.0
 OF_SENSORS = (IMAGES, RETURNS)  # parts that do not ask the network
@@ -115,6 +115,21 @@ def ablation(
     return rows
 
 
+def require_two(scenes: Sequence[object], split: str) -> None:
+    """Raises ValueError for too few held-out scenes: thresholds are set on some and checked on others."""
+    if len(scenes) < 2:
+        raise ValueError(
+            f"--split {split}: {len(scenes)} held-out scene, expected two at least, one to set thresholds on and one "
+            "to check them on; give another split, or more scenes in splits.json"
+        )
+
+
+def made_by(model: Path, bundle: Bundle, engine: InferenceBackend) -> dict[str, str | None]:
+    """Hashes of the network that statistics are of: the bundle's ONNX, and the checkpoint where that was driven."""
+    driven = not model.is_dir() and engine.name != NoNetwork.name
+    return {"engine": engine.name, "model": bundle.spec.onnx_sha256, "checkpoint": sha256_of(model) if driven else None}
+
+
 def checked_false_alarms(
     fitted_to: Sequence[Drive],
     set_on: Sequence[Drive],
@@ -122,7 +137,7 @@ def checked_false_alarms(
     parts: Sequence[str],
     alarms_an_hour: float,
 ) -> dict[str, float]:
-    """Thresholds are set on one half of the held-out drives and tried on the other, both ways."""
+    """Thresholds are set on one half of the held-out drives, two at least, and tried on the other, both ways."""
     count, hours = 0, 0.0
     for half in (0, 1):
         table, _ = fit_table(fitted_to, set_on[half::2], spec, parts, SECONDS, alarms_an_hour)
@@ -189,8 +204,9 @@ def main(argv: list[str] | None = None) -> int:
     bundle = load_bundle(args.bundle or args.model)
     cv2.setNumThreads(1)
     source, spec = source_of(args), bundle.spec
+    require_two(scenes_of(PLAIN, source, args.split), args.split)
     parts = _chosen(args.parts, spec)
-    engine = NoNetwork(spec) if set(parts) <= set(OF_SENSORS) else open_model(args.model, args.backend)
+    engine = NoNetwork(spec) if set(parts) <= set(OF_SENSORS) else open_model(args.model, args.backend, bundle)
 
     def collected(split: str, scenes: int | None, cells: Sequence[Cell]) -> dict[Cell, list[Drive]]:
         keyframes = open_keyframes(spec, PLAIN, source, split, scenes)
@@ -198,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         data = open_keyframes(spec, PLAIN, source, args.split, 1).data_index.digest
-        facts = {"model": spec.onnx_sha256, "data": data, "seed": args.seed, "engine": engine.name}
+        facts = made_by(args.model, bundle, engine) | {"data": data, "seed": args.seed}
         only_with(args.out / RUN, facts | {"parts": parts})
         clean = Cell()
         fitted_to = collected("train", args.fit, [clean])[clean]
@@ -211,7 +227,8 @@ def main(argv: list[str] | None = None) -> int:
             pairs = {c: list(zip(set_on, drives)) for c, drives in spoilt.items()}
             timed = open_keyframes(spec, PLAIN, source, args.split, 1)
             result = {
-                "frames": table.frames, "alarms_an_hour": args.alarms, "seconds": SECONDS, "tails": _plain(tails),
+                "made_by": facts, "frames": table.frames,
+                "alarms_an_hour": args.alarms, "seconds": SECONDS, "tails": _plain(tails),
                 "false_alarms": checked_false_alarms(fitted_to, set_on, spec, parts, args.alarms),
                 "cost_ms": cost_ms(engine, table, timed),
                 "conditions": [

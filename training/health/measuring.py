@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -112,8 +112,3 @@ def false_alarms(table: HealthTable, spec: ModelSpec, drives: Sequence[Drive]) -
         count += int((alarms & ~before).sum())
         seconds += (drive.stamps_ns[-1] - drive.stamps_ns[0]) / NS
     return count, seconds / 3600.0
-
-
-def with_parts(table: HealthTable, parts: Sequence[str]) -> HealthTable:
-    """The table with some of its parts."""
-    return replace(table, parts={name: part for name, part in table.parts.items() if name in parts})
