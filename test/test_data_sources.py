@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -11,7 +12,17 @@ import pytest
 pytest.importorskip("scipy", reason="laws are fitted with scipy")
 
 from training.data_need import sources
-from training.data_need.sources import Law, SourcePlan, draw_laws, fit_law, main, plan_sources
+from training.data_need.sources import (
+    Law,
+    SourcePlan,
+    bounds,
+    draw_laws,
+    fit_law,
+    main,
+    on_bounds,
+    plan_sources,
+    told_of_bounds,
+)
 
 TRUTH = Law(np.array([1000.0, 4000.0]), np.array([0.6, 0.3, 0.8, 0.2, 0.5]))
 TRIED = np.array(list(itertools.product([100.0, 300.0, 1000.0, 2000.0], [0.0, 1000.0, 4000.0, 10000.0])))
@@ -64,6 +75,27 @@ def test_more_rounds_never_cost_more() -> None:
     assert costs[0] >= costs[1] >= costs[2]
 
 
+def test_what_lies_on_a_bound_is_told() -> None:
+    low, high = bounds(2)
+    inside = np.array([0.6, 0.3, 0.8, 0.2, 0.5])
+    cases = [(inside, 0)]
+    for place, value, count in ((0, high[0], 1), (2, high[2], 1), (4, low[4], 1), (1, high[1], 1), (1, 0.0, 0)):
+        cases.append((np.where(np.arange(5) == place, value, inside), count))
+    cases.append((np.array([0.6, 0.0, low[2], 0.2, 0.5]), 0))  # a source that brings nothing has no exponent
+    for theta, count in cases:
+        assert on_bounds([Law(TRUTH.unit, theta)]) == count, theta
+    assert on_bounds([Law(TRUTH.unit, theta) for theta, _ in cases]) == sum(count for _, count in cases)
+    dear = plan_sources([TRUTH], [1000.0, 4000.0], [1.0, 0.01], 0.45, 1, 1e6, most=0.1)
+    assert dear.ends == (1100.0, 4400.0)
+    told = told_of_bounds([TRUTH], dataclasses.replace(dear, sizes=((1000.0, 4400.0),)), ["real", "synthetic"])
+    assert told[0].startswith("from 1 laws") and told[1].startswith("the plan has all of synthetic that was tried")
+    assert (
+        len(told_of_bounds([TRUTH], dataclasses.replace(dear, sizes=((1000.0, 4100.0),)), ["real", "synthetic"])) == 1
+    )
+    with pytest.raises(ValueError, match="7 sources at most, found 8"):
+        plan_sources([TRUTH], [0.0] * 8, [1.0] * 8, 0.4, 1, 1.0)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "curve.csv"
     rows = [f"{a:g},{b:g},{score:.5f}" for (a, b), score in zip(TRIED, TRUTH(TRIED))]
@@ -71,6 +103,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([str(path), "--target", "0.45", "--cost", "real=1", "synthetic=0.02", "--rounds", "2"]) == 0
     told = capsys.readouterr().out
     assert told.count("round ") == 2 and " real, " in told and "missed with a probability" in told
+    assert "from 60 laws fitted to draws of the measurements, of which " in told
     assert main([str(path), "--target", "0.45", "--cost", "real=1"]) == 1
     assert "SOURCE=COST for each of real, synthetic" in capsys.readouterr().err
     path.write_text("real,score\n1,0.2\n")

@@ -2,6 +2,8 @@
 
 CURVE.csv has the columns `samples` and `score` and a row for each training: nested parts of the data, with repeats
 where there were some. Says how many samples the target needs, with an interval, and how many to label in which round.
+The interval is from 40 bootstrap draws of each of four families, within the bounds of training.data_need.curves; what
+needs more than 10,000 times the largest size that was measured is no number.
 """
 
 from __future__ import annotations

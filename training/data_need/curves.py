@@ -13,11 +13,13 @@ import numpy as np
 from scipy.optimize import least_squares
 
 Shape = Callable[[np.ndarray, np.ndarray], np.ndarray]
+MOST = 1e4  # times the largest size that was measured: what needs more is no number
 
 
 @dataclass(frozen=True)
 class Family:
-    """shape: of parameters and sizes (N,) > 0 -> scores (N,), never falling. starts: where fits begin."""
+    """shape: of parameters and sizes (N,) > 0 -> scores (N,), never falling. low, high: bounds of the parameters, in
+    fits and in bootstrap draws alike. starts: where fits begin."""
 
     shape: Shape
     low: tuple[float, ...]
@@ -66,7 +68,7 @@ class Curve:
         sizes = np.asarray(samples, dtype=np.float64) / self.unit
         return FAMILIES[self.family].shape(np.array(self.theta), sizes)
 
-    def need(self, target: float, most: float = 1e4) -> float:
+    def need(self, target: float, most: float = MOST) -> float:
         """The least number of samples that reaches `target`, by bisection; infinite beyond `most` times the unit."""
         low, high = 1e-6 * self.unit, most * self.unit
         if float(self(high)) < target:
