@@ -34,9 +34,13 @@ def metric_variances(log_std: np.ndarray, channels: np.ndarray) -> np.ndarray:
     return np.stack([found[name] for name in METRIC_CHANNELS], axis=-1)
 
 
+def log_odds(scores: np.ndarray) -> np.ndarray:
+    """(M,) float64 logits of scores, finite also for 0 and 1."""
+    inside = np.clip(scores.astype(np.float64), SURE, 1.0 - SURE)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
 def softened(scores: np.ndarray, logit_std: np.ndarray) -> np.ndarray:
     """(M,) means of the sigmoid of a logit with these deviations about that of the scores, by MacKay's approximation
     (The evidence framework applied to classification networks, Neural Computation 1992): never farther from 1/2."""
-    inside = np.clip(scores.astype(np.float64), SURE, 1.0 - SURE)
-    logit = np.log(inside) - np.log1p(-inside)
-    return 1.0 / (1.0 + np.exp(-logit / np.sqrt(1.0 + np.pi / 8.0 * logit_std**2)))
+    return 1.0 / (1.0 + np.exp(-log_odds(scores) / np.sqrt(1.0 + np.pi / 8.0 * logit_std**2)))

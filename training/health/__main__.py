@@ -40,7 +40,7 @@ from training.health.collecting import Drive, NoNetwork, collect
 from training.health.fitting import Tail, fit_table
 from training.health.kept import read_drive, write_drive
 from training.health.measuring import false_alarms, measure
-from training.robustness.conditions import CONDITIONS, Cell
+from training.robustness.conditions import CONDITIONS, Cell, applicable, levels
 from training.trainer.loading import open_keyframes, scenes_of
 
 SECONDS = 2.0
@@ -75,16 +75,6 @@ def collect_all(
         for cell, path in paths.items():
             found[cell].append(read_drive(path, scene))
     return found
-
-
-def cells_of(spec: ModelSpec, names: Sequence[str]) -> list[Cell]:
-    """Conditions that the model has sensors for, at all levels. Raises ValueError for a name that there is not."""
-    unknown = [name for name in names if name not in CONDITIONS]
-    if unknown:
-        raise ValueError(f"no condition {', '.join(unknown)}; there are {', '.join(CONDITIONS)}")
-    has = {"camera": spec.cameras, "lens": spec.cameras, "radar": spec.radars, "rig": spec.cameras}
-    chosen = [name for name in names if has[CONDITIONS[name].of]]
-    return [Cell(name, level) for name in chosen for level in range(len(CONDITIONS[name].levels))]
 
 
 def ablation(
@@ -186,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fit", type=int, default=40, help="scenes of the training split that are fitted to")
     parser.add_argument("--split", default="val", help="held-out scenes: all of them set the thresholds")
     parser.add_argument("--scenes", type=int, default=5, help="of them are spoilt; 0: only fit")
-    parser.add_argument("--conditions", nargs="+", default=list(TRIED), help="names of training.robustness")
+    parser.add_argument("--conditions", nargs="+", help="names of training.robustness, not of lost sensors")
     parser.add_argument("--alarms", type=float, default=1.0, help="false ones an hour, of all sensors together")
     parser.add_argument("--bundle", type=Path, help="of a checkpoint: the bundle to write into")
     parser.add_argument(
@@ -223,7 +213,8 @@ def main(argv: list[str] | None = None) -> int:
         write_table(bundle, HEALTH, table.to_json())
         print(f"written: {bundle.path / HEALTH}", flush=True)
         if args.scenes:
-            spoilt = collected(args.split, args.scenes, cells_of(spec, args.conditions))
+            names = args.conditions or [name for name in TRIED if name in applicable(spec)]
+            spoilt = collected(args.split, args.scenes, levels(spec, names))
             pairs = {c: list(zip(set_on, drives)) for c, drives in spoilt.items()}
             timed = open_keyframes(spec, PLAIN, source, args.split, 1)
             result = {

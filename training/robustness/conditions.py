@@ -5,7 +5,7 @@ The cameras' first eight are those of RoboBEV (Xie et al., 2023), at its three s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,23 +114,28 @@ class Cell:
         return condition.spoil(frame, condition.levels[self.level], moment)
 
 
-def cells(spec: ModelSpec, only: tuple[str, ...] = ()) -> list[Cell]:
-    """Those that a model with these sensors has, the clean one first. only: names of conditions, `lost` among them.
+def applicable(spec: ModelSpec) -> list[str]:
+    """Names of the conditions that a model has sensors for."""
+    has = {"camera": spec.cameras, "lens": spec.cameras, "radar": spec.radars, "rig": spec.cameras}
+    return [name for name, condition in CONDITIONS.items() if has[condition.of]]
+
+
+def levels(spec: ModelSpec, only: Sequence[str], also: Sequence[str] = ()) -> list[Cell]:
+    """All levels of the conditions of these names. also: names that are no conditions.
 
     Raises ValueError for a name that there is not, or that the model has no sensor for.
     """
-    has = {
-        "camera": bool(spec.cameras),
-        "lens": bool(spec.cameras),
-        "radar": bool(spec.radars),
-        "rig": bool(spec.cameras),
-    }
-    applicable = [name for name, condition in CONDITIONS.items() if has[condition.of]]
-    wrong = [name for name in only if name not in (*applicable, LOST)]
+    there = applicable(spec)
+    wrong = [name for name in only if name not in (*there, *also)]
     if wrong:
-        raise ValueError(f"no condition {', '.join(wrong)} for {spec.name}; there are {', '.join((*applicable, LOST))}")
-    chosen = [name for name in applicable if not only or name in only]
-    rows = [Cell()] + [Cell(name, level) for name in chosen for level in range(len(CONDITIONS[name].levels))]
+        raise ValueError(f"no condition {', '.join(wrong)} for {spec.name}; there are {', '.join((*there, *also))}")
+    return [Cell(name, n) for name in there if name in only for n in range(len(CONDITIONS[name].levels))]
+
+
+def cells(spec: ModelSpec, only: Sequence[str] = ()) -> list[Cell]:
+    """Those that a model with these sensors has, the clean one first. only: names of conditions, `lost` among them.
+    Raises as `levels`."""
+    rows = [Cell(), *levels(spec, only or applicable(spec), (LOST,))]
     return rows + [Cell(LOST, loss=loss) for loss in losses(spec) if not only or LOST in only]
 
 

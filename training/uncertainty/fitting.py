@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from bev_perception.spread import METRIC_CHANNELS, softened
+from bev_perception.spread import METRIC_CHANNELS, log_odds, softened
 from bev_perception.uncertainty import CHANNELS, LEVELS, LOGIT, ClassTable, Estimator, Rows, UncertaintyTable
 from training.uncertainty.pairs import Pairs
 
@@ -140,7 +140,7 @@ def _deviation(pairs: Pairs, near: np.ndarray, channel: int, prior: np.ndarray |
     """(R, S) root mean squares of a channel's errors. prior: (R, S) of all classes; flat: alike for every score."""
     known = np.isfinite(pairs.errors[:, channel])
     squares, near = pairs.errors[known, channel] ** 2, near[known]
-    steps = _log_odds(pairs.scores[known])[:, None] - _log_odds(np.array(SCORES))
+    steps = log_odds(pairs.scores[known])[:, None] - log_odds(np.array(SCORES))
     weights = np.exp(-0.5 * (0.0 if flat else steps / SCORE_WIDTH) ** 2) * np.ones_like(steps)  # (K, S)
     total = near.T @ weights
     sums = near.T @ (weights * squares[:, None])
@@ -148,11 +148,6 @@ def _deviation(pairs: Pairs, near: np.ndarray, channel: int, prior: np.ndarray |
         total, sums = total + PRIOR, sums + PRIOR * prior**2
     mean = float(squares.mean()) if len(squares) else 1.0
     return np.sqrt(np.where(total > 1e-9, sums / np.maximum(total, 1e-9), mean)).clip(LEAST)
-
-
-def _log_odds(scores: np.ndarray) -> np.ndarray:
-    inside = np.clip(scores, 1e-4, 1.0 - 1e-4)
-    return np.log(inside) - np.log1p(-inside)
 
 
 def _rows(values: np.ndarray) -> Rows:

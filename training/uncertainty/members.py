@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bev_perception.evaluation.objects import make_objects
-from bev_perception.spread import METRIC_CHANNELS
+from bev_perception.spread import METRIC_CHANNELS, log_odds
 from bev_perception.uncertainty import CHANNELS, in_line_of_sight
 from training.models.detector import Detector
 from training.models.spread_head import host_of
@@ -84,8 +84,7 @@ def _mean(
     speed = in_line_of_sight(around, velocity - velocity.mean(axis=0))
     of = np.column_stack([place, boxes[:, 2], off, speed, boxes[:, 3:6]])
     assert of.shape[1] == len(CHANNELS)
-    inside = np.clip(scores, 1e-4, 1 - 1e-4)
-    whole = np.column_stack([of, np.log(inside) - np.log1p(-inside)])
+    whole = np.column_stack([of, log_odds(scores)])
     deviation = np.sqrt((said**2).mean(axis=0) + whole.var(axis=0))
     return mean, velocity.mean(axis=0), float(scores.sum() / members), np.maximum(deviation, LEAST)
 

@@ -17,7 +17,8 @@ from training.losses.spread import HALF_TURN, MATCHED_M, NO_HEADING, NO_SPEED
 @dataclass(frozen=True)
 class Pairs:
     """N detections. labels (N,) int64; scores, metres (N,) float64; right (N,) bool: an object of the class within 2 m
-    is its; errors (N, 6) of CHANNELS, NaN where there is none; scenes (N,) int64 numbers of the drives they are of."""
+    is its; errors (N, 9) of CHANNELS (m, rad, m/s), NaN where there is none; scenes (N,) int64 numbers of their
+    drives; said (N, 10): the network's own deviations of METRIC_CHANNELS, zeros where it says nothing."""
 
     labels: np.ndarray
     scores: np.ndarray
