@@ -140,21 +140,29 @@ class Estimator:
     def probabilities(
         self, metres: np.ndarray, scores: np.ndarray, labels: np.ndarray, said: np.ndarray | None = None
     ) -> np.ndarray:
-        """(M,) of detections at these distances; said (M, METRIC_CHANNELS): the network's own deviations."""
+        """(M,) of detections at these distances; said (M, METRIC_CHANNELS): the network's own deviations. Raises
+        ValueError where the table needs them and they are not given."""
         if power := self._head.get(LOGIT):
-            assert said is not None  # read_uncertainty
-            scores = softened(scores, said[:, METRIC_CHANNELS.index(LOGIT)] ** power)
+            scores = softened(scores, self._own(said, LOGIT) ** power)
         return self._look_up(self._probability, metres, scores, labels)
 
     def deviations(
         self, metres: np.ndarray, scores: np.ndarray, labels: np.ndarray, said: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """Channel -> (M,); said as in `probabilities`."""
+        """Channel -> (M,); said, and what is raised, as in `probabilities`."""
         found = {channel: self._look_up(table, metres, scores, labels) for channel, table in self._deviation.items()}
         for channel in found.keys() & self._head.keys():
-            assert said is not None  # read_uncertainty
-            found[channel] = found[channel] * said[:, METRIC_CHANNELS.index(channel)] ** self._head[channel]
+            found[channel] = found[channel] * self._own(said, channel) ** self._head[channel]
         return found
+
+    def _own(self, said: np.ndarray | None, channel: str) -> np.ndarray:
+        """(M,) of the network's own deviations."""
+        if said is None:
+            raise ValueError(
+                f"the table multiplies what the network says of {', '.join(self._head)}, and nothing is said here; "
+                "give its deviations, or a table without `head`"
+            )
+        return np.asarray(said[:, METRIC_CHANNELS.index(channel)])
 
     def _look_up(self, table: np.ndarray, metres: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         (r0, r1, fr), (s0, s1, fs) = _between(self._ranges, metres), _between(self._scores, scores)

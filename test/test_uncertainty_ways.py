@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from test_calibrate import drawn
 from bev_perception.evaluation.objects import make_objects
 from bev_perception.model_spec import CLASSES
 from bev_perception.spread import METRIC_CHANNELS
-from bev_perception.uncertainty import CHANNELS, LEVELS, LOGIT, Estimator
+from bev_perception.uncertainty import CHANNELS, LEVELS, LOGIT, OLDER_CHANNELS, Estimator
+from training import compare_uncertainty
+from training.uncertainty import ways
 from training.uncertainty.driving import Frame
 from training.uncertainty.fitting import Use, fit
-from training.uncertainty.measures import Claim, coverage, log_loss
+from training.uncertainty.measures import Claim, claim_of, coverage, log_loss
 from training.uncertainty.members import LEAST, dropout, fused
 from training.uncertainty.pairs import Pairs
 from training.uncertainty.ways import (
@@ -32,6 +35,7 @@ from training.uncertainty.ways import (
     OF_TABLE,
     USES,
     best_uses,
+    chosen_within,
     everywhere,
     folds_of,
     held_out,
@@ -85,6 +89,30 @@ def test_a_channel_that_is_not_asked_of_a_class_gets_what_is_known_without_looki
     assert found[pairs.labels == cone].mean() == pytest.approx(np.pi / np.sqrt(3), rel=0.01)
 
 
+def test_what_is_chosen_is_chosen_without_the_drives_it_is_judged_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is to be learnt, the best of many by luck is no better than any of them."""
+    pairs, seen = saying(600), []
+    monkeypatch.setattr(ways, "best_uses", lambda rows: seen.append(rows) or {})
+    monkeypatch.setattr(ways, "measured", lambda claim, own: set(own.scenes))
+    fold = folds_of(pairs, 4)
+    held_out(pairs, chosen_within(CLASSES, {"a": Use(), "b": Use(1.0)}, 4), fold)
+    asked = [set(pairs.scenes[fold != number]) for number in range(4)]
+    assert seen == [{"a": scenes, "b": scenes} for scenes in asked]
+    with pytest.raises(ValueError, match="2 scenes: to choose on others than it is judged on, three are wanted"):
+        alone = pairs.select(pairs.scenes < 2)
+        held_out(alone, chosen_within(CLASSES, {"a": Use()}, 2), folds_of(alone, 2))
+
+
+def test_the_best_of_each_channel_is_that_of_what_the_network_knows() -> None:
+    pairs = saying(3_000)
+    claims = dict(compare_uncertainty.compare(pairs, CLASSES, 4))
+    rows = {name: measured(claim, pairs)["coverage"]["along"]["nll"] for name, claim in claims.items()}
+    least = min(nll for name, nll in rows.items() if name != compare_uncertainty.OWN)
+    assert rows[compare_uncertainty.OWN] == pytest.approx(least, abs=0.01)
+    assert least < rows[OF_TABLE] - 0.3
+    assert list(dict(compare_uncertainty.compare(pairs, CLASSES, 4, "ensemble"))) == ["ensemble"]
+
+
 def test_isotonic_regression_is_sklearns() -> None:
     pairs = drawn(4_000)
     others, own = pairs.select(pairs.scenes < 6), pairs.select(pairs.scenes >= 6)
@@ -109,6 +137,20 @@ def test_no_fold_sees_its_own_drives() -> None:
     assert set().union(*(own for _, own in seen)) == set(pairs.scenes)
     with pytest.raises(ValueError, match="12 scenes cannot be shared by 13 folds"):
         folds_of(pairs, 13)
+
+
+def test_tables_that_cannot_answer_say_so() -> None:
+    pairs = saying(300)
+    own = Estimator(fit(pairs, CLASSES, "", 10, {"along": Use(1.0), LOGIT: Use(1.0)}), CLASSES)
+    for asked in (own.deviations, own.probabilities):
+        with pytest.raises(ValueError, match="multiplies what the network says of along, logit, and nothing is said"):
+            asked(pairs.metres, pairs.scores, pairs.labels)
+    older = fit(pairs, CLASSES, "", 10)
+    classes = {name: dataclasses.replace(t, deviation={c: t.deviation[c] for c in OLDER_CHANNELS})
+               for name, t in older.classes.items()}  # fmt: skip
+    intervals = {channel: older.intervals[channel] for channel in OLDER_CHANNELS}
+    with pytest.raises(ValueError, match="says nothing of length, width, height: it is of an older version"):
+        claim_of(dataclasses.replace(older, classes=classes, intervals=intervals), pairs, CLASSES)
 
 
 def test_likelihoods_and_coverage_are_scipys() -> None:
@@ -177,8 +219,7 @@ def test_dropout_is_drawn_again_from_its_seed_and_ends() -> None:
 def test_members_are_driven_by_their_own_sensors(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace as Some
 
-    from training import compare_uncertainty as command
-
+    command = compare_uncertainty
     members = {name: Some(spec=Some(classes=CLASSES, sensors=name), detector=name) for name in ("own", "other")}
     driven = []
     monkeypatch.setattr(command, "load_network", lambda path, device: members[path.name])
@@ -198,20 +239,23 @@ def test_the_command_writes_what_the_page_is_made_of(
 
     from training.compare_uncertainty import COVERAGE, RELIABILITY, WAYS, main
     from training.train import main as train
+    from training.world.generate import Rates
+    from training.world.nuscenes_writer import DatasetSettings, write_dataset
 
     run = ["training.experiments.uncertainty:heads", "--data", str(tiny_dataset), "--init", str(tiny_checkpoint)]
     run += ["--workers", "0", "--out", str(tmp_path / "run"), "--set", "optim.steps=1", "batch_size=1"]
     assert train(run) == 0
-    both = tmp_path / "splits"
-    both.mkdir()
-    for part in tiny_dataset.iterdir():
-        if part.name != "splits.json":
-            (both / part.name).symlink_to(part)
-    (both / "splits.json").write_text(json.dumps({"train": ["scene-0000"], "val": ["scene-0000", "scene-0001"]}))
-    arguments = ["--data", str(both), "--folds", "2", "--out", str(tmp_path / "out")]
+    three = tmp_path / "three"
+    settings = DatasetSettings(seed=8, duration_s=1.0, scale=0.1, rates=Rates(camera=2, lidar=2, radar=13))
+    write_dataset(three, 3, settings, workers=1)
+    scenes = [f"scene-{number:04d}" for number in range(3)]
+    (three / "splits.json").write_text(json.dumps({"train": scenes, "val": scenes, "two": scenes[:2]}))
+    arguments = ["--data", str(three), "--folds", "3", "--out", str(tmp_path / "out")]
     assert main([str(tiny_checkpoint), *arguments]) == 1
     assert "has no head for the spread: train one upon it" in capsys.readouterr().err
     heads = str(tmp_path / "run" / "last.ckpt")
+    assert main([heads, *arguments, "--split", "two", "--folds", "2"]) == 1
+    assert "2 scenes: to choose on others than it is judged on, three are wanted" in capsys.readouterr().err
     assert main([heads, *arguments, "--ensemble", str(tiny_checkpoint), "--passes", "1"]) == 0
     found = {n: rows_of(tmp_path / "out" / n) for n in (WAYS, COVERAGE, RELIABILITY)}
     ways = [row["way"] for row in found[WAYS]]

@@ -54,6 +54,11 @@ def report(pairs: Pairs, frames: int, rows: Mapping[str, Mapping[str, Any]], bes
             "negative log likelihood"]  # fmt: skip
     lines += ["", "| " + " | ".join(head) + " |", "| --- | --- |" + " ---: |" * 5]
     shown = [name for name in USES if name in rows]
+    if len(shown) > 1:
+        lines += [
+            "",
+            "Bold is what a channel takes; it was chosen by these rows, and others will see a little less of it.",
+        ]
     for channel in CHANNELS:
         for name in shown:
             row = rows[name]["coverage"][channel]

@@ -6,7 +6,8 @@ class; the table by class, distance and score; with --ensemble the mean of sever
 --passes of the same network with dropout.
 
 Writes uncertainty_ways.csv (calibration, likelihood and scores of each), uncertainty_coverage.csv (intervals of each
-channel) and uncertainty_reliability.csv (what was said and what was right), which docs/uncertainty.md is made of.
+channel) and uncertainty_reliability.csv (what was said and what was right), which docs/uncertainty.md is made of. Which
+of head and table each channel takes is chosen without the drives that it is judged on: three scenes at least.
 """
 
 from __future__ import annotations
@@ -40,29 +41,24 @@ from training.uncertainty.driving import Frame, drive, pairs_in
 from training.uncertainty.measures import BINS, Claim
 from training.uncertainty.members import dropout, fused_drive
 from training.uncertainty.pairs import Pairs
-from training.uncertainty.ways import USES, best_uses, everywhere, folds_of, held_out, measured, ways_of
+from training.uncertainty.ways import USES, chosen_within, everywhere, folds_of, held_out, measured, ways_of
 
 FOLDS = 5
 WAYS, COVERAGE, RELIABILITY = "uncertainty_ways.csv", "uncertainty_coverage.csv", "uncertainty_reliability.csv"
 OWN = "head and table, the best of each channel"
 
 
-def compare(
-    pairs: Pairs, classes: Sequence[str], fold: np.ndarray, title: str = ""
-) -> Iterator[tuple[str, Claim, dict[str, Any]]]:
-    """(name, claim, `measured`) of each way. title: of pairs that several networks agreed on, of which the deviations
-    between them are used as a head's would be; then that alone."""
-    uses = {name: everywhere(use) for name, use in USES.items()}
-    rows: dict[str, dict[str, Any]] = {}
-    for name, way in ways_of(classes, uses).items():
-        claim = held_out(pairs, way, fold)
-        rows[name] = measured(claim, pairs)
-        if not title:
-            yield name, claim, rows[name]
-    best = {title or OWN: best_uses(rows)}
-    name, way = list(ways_of(classes, best).items())[-1]
-    claim = held_out(pairs, way, fold)
-    yield name, claim, measured(claim, pairs)
+def compare(pairs: Pairs, classes: Sequence[str], folds: int, title: str = "") -> Iterator[tuple[str, Claim]]:
+    """(name, what it says of each detection by a fit to other drives) of each way. title: of pairs that several
+    networks agreed on, of which the deviations between them are used as a head's would be; then that alone.
+
+    What each channel is made of is chosen on the drives of the fit, without those it is judged on. Raises ValueError
+    for fewer than three drives, and as `folds_of`.
+    """
+    fold = folds_of(pairs, folds)
+    ways = {} if title else ways_of(classes, {name: everywhere(use) for name, use in USES.items()})
+    for name, way in (ways | {title or OWN: chosen_within(classes, USES, folds)}).items():
+        yield name, held_out(pairs, way, fold)
 
 
 def reliability(name: str, claim: Claim, pairs: Pairs) -> list[dict[str, str]]:
@@ -133,13 +129,14 @@ def _like(network: Network, other: Network, path: Path) -> Network:
 def run(
     network: Network, keyframes: Keyframes, folds: int, found: Callable[[], Iterator[tuple[str, int, list[Frame]]]]
 ) -> dict[str, str]:
-    """File -> what it holds."""
+    """File -> what it holds. Raises ValueError as `compare`."""
     rows: dict[str, list[dict[str, str]]] = {WAYS: [], COVERAGE: [], RELIABILITY: []}
     spec = network.spec
     for title, runs, frames in found():
         pairs = pairs_in(keyframes, spec, frames)
         scores = score_found(keyframes, spec, dict(enumerate(f.objects for f in frames)), range(len(keyframes)))
-        for name, claim, row in compare(pairs, spec.classes, folds_of(pairs, folds), title):
+        for name, claim in compare(pairs, spec.classes, folds, title):
+            row = measured(claim, pairs)
             rows[WAYS].append(_way(name, row, pairs, runs, scores, len(keyframes)))
             rows[COVERAGE] += coverage_rows(name, row)
             rows[RELIABILITY] += reliability(name, claim, pairs)

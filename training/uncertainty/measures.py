@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bev_perception.spread import SURE, log_odds
 from bev_perception.uncertainty import CHANNELS, LEVELS, Estimator, UncertaintyTable
 from training.uncertainty.pairs import Pairs
 
 BINS = 20
-SURE = 1e-6  # how near to 0 and 1 a probability may come before its logarithm is taken
 
 
 def calibration_error(probability: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
@@ -34,7 +34,7 @@ def temperature(scores: np.ndarray, right: np.ndarray) -> float:
     """What divides the log odds of scores so that the likelihood of `right` is greatest (Guo et al., ICML 2017)."""
     from scipy.optimize import minimize_scalar
 
-    odds = _log_odds(scores)
+    odds = log_odds(scores)
 
     def loss(log_temperature: float) -> float:
         z = odds / np.exp(log_temperature)
@@ -45,7 +45,7 @@ def temperature(scores: np.ndarray, right: np.ndarray) -> float:
 
 def cooled(scores: np.ndarray, divisor: float) -> np.ndarray:
     """Scores whose log odds are divided."""
-    return 1.0 / (1.0 + np.exp(-_log_odds(scores) / divisor))
+    return 1.0 / (1.0 + np.exp(-log_odds(scores) / divisor))
 
 
 def log_loss(probability: np.ndarray, right: np.ndarray) -> float:
@@ -65,7 +65,9 @@ class Claim:
 
 
 def claim_of(table: UncertaintyTable, pairs: Pairs, classes: Sequence[str]) -> Claim:
-    """What a fitted table says of them."""
+    """What a fitted table says of them. Raises ValueError for one of an older version, which knows no sizes."""
+    if lacking := [channel for channel in CHANNELS if channel not in table.intervals]:
+        raise ValueError(f"the table says nothing of {', '.join(lacking)}: it is of an older version; calibrate again")
     estimator = Estimator(table, tuple(classes))
     found = estimator.deviations(pairs.metres, pairs.scores, pairs.labels, pairs.said)
     deviations = np.stack([found[channel] for channel in CHANNELS], axis=1)
@@ -96,8 +98,3 @@ def worst_gaps(covered: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def _mean(values: np.ndarray) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
-
-
-def _log_odds(scores: np.ndarray) -> np.ndarray:
-    inside = np.clip(scores, SURE, 1.0 - SURE)
-    return np.log(inside) - np.log1p(-inside)

@@ -52,6 +52,27 @@ def _tabled(classes: Sequence[str], uses: Mapping[str, Use]) -> Way:
     return lambda others, own: claim_of(fit(others, classes, "", 0, uses), own, classes)
 
 
+def chosen_within(classes: Sequence[str], uses: Mapping[str, Use], folds: int) -> Way:
+    """The table of which each channel takes the best of `uses`, chosen on the drives that it is fitted to, by folds of
+    these: what it is judged on has no say in it (nested cross-validation; Cawley and Talbot, JMLR 2010).
+
+    It raises ValueError where it is fitted to fewer than two drives.
+    """
+
+    def way(others: Pairs, own: Pairs) -> Claim:
+        drives = len(np.unique(others.scenes))
+        if drives < 2:
+            raise ValueError(
+                f"{drives + 1} scenes: to choose on others than it is judged on, three are wanted at least"
+            )
+        fold = folds_of(others, min(max(folds - 1, 2), drives))
+        ways = {name: _tabled(classes, everywhere(use)) for name, use in uses.items()}
+        rows = {name: measured(held_out(others, tried, fold), others) for name, tried in ways.items()}
+        return _tabled(classes, best_uses(rows))(others, own)
+
+    return way
+
+
 def everywhere(use: Use) -> dict[str, Use]:
     """The same for every channel; a head softens scores as a whole or not at all."""
     return dict.fromkeys(CHANNELS, use) | {LOGIT: Use(float(use.power > 0))}
