@@ -18,6 +18,11 @@ from bev_perception.sync_config import ABSENT, NS, SyncConfig
 
 State = Literal["ok", "suspect", "late", "silent", "never_seen", "invalid", "absent"]
 Kind = Literal["camera", "radar", "odometry"]
+# Their names in bev_perception_msgs/SensorState.
+STATE_CONSTANTS: dict[State, str] = {
+    "ok": "OK", "suspect": "SUSPECT", "late": "STALE", "silent": "MISSING", "never_seen": "NEVER_SEEN",
+    "invalid": "INVALID", "absent": "ABSENT",
+}  # fmt: skip
 # Reasons that say that nothing came in time; any other one says that what came could not be used.
 NOT_IN_TIME = ("late", "too_late", "out_of_tolerance", "no_scan", "overloaded")
 # Reasons for which a sensor's measurement has no place in a frame, though nothing is wrong with it: odometry's fault.

@@ -28,7 +28,7 @@ import numpy as np
 
 from bev_perception.bags.recording import open_bag, warn
 from bev_perception.bags.storage import BagError, Note
-from bev_perception.bundle import load_bundle
+from bev_perception.bundle import Bundle, load_bundle
 from bev_perception.calibration import CalibrationError
 from bev_perception.decode import Thresholds
 from bev_perception.evaluation.bag import GROUND_TRUTH_TOPIC, bag_topics, composition_of, read_detection_arrays
@@ -38,10 +38,11 @@ from bev_perception.evaluation.ground_truth import GroundTruth
 from bev_perception.evaluation.metrics import Tally, TallySum, score_tally, tally
 from bev_perception.evaluation.objects import objects_from_detections
 from bev_perception.evaluation.result_bag import open_detection_bag
-from bev_perception.evaluation.result_folder import DETECTIONS, SCORES, TALLY, claim, sha256
+from bev_perception.evaluation.result_folder import DETECTIONS, SCORES, TALLY, WORTH, claim, sha256
 from bev_perception.evaluation.result_json import open_detection_json
 from bev_perception.evaluation.tally_file import tally_bytes
 from bev_perception.evaluation.telling import Progress, WarnOnce, main_reason, reason_lines
+from bev_perception.evaluation.worth import add_worths, worth, worth_json
 from bev_perception.files import write_atomic
 from bev_perception.frame_proof import open_proven
 from bev_perception.measurements import Measurements
@@ -51,7 +52,7 @@ from bev_perception.pipeline import BevPipeline
 from bev_perception.sensors.intake import SensorIntake
 from bev_perception.structures import DEADLINE, ODOMETRY, Composition, Detections, SensorFrame
 from bev_perception.sync import FrameSynchronizer
-from bev_perception.uncertainty import estimator_of
+from bev_perception.uncertainty import estimator_of, read_uncertainty
 from bev_perception.usual.monitor import monitor_of
 
 
@@ -177,8 +178,9 @@ def strong_only(detections: Detections, least: Mapping[str, float], spec: ModelS
     The same as decoding with these thresholds: in NMS only a stronger box removes another.
     """
     keep = detections.scores >= np.array([least[name] for name in spec.classes])[detections.labels]
-    arrays = {name: getattr(detections, name)[keep] for name in ("boxes", "velocity", "scores", "labels")}
-    return replace(detections, **arrays)
+    arrays = {name: getattr(detections, name)[keep] for name in ("boxes", "velocity", "scores", "labels", "variances")}
+    uncertainty = detections.uncertainty and detections.uncertainty.select(keep)
+    return replace(detections, **arrays, uncertainty=uncertainty)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -212,7 +214,7 @@ def _run(args: argparse.Namespace) -> int:
     progress = Progress()
     run = Replay(args.bag, args.bundle, config, only, args.score_floor, WarnOnce(), progress)
     truth = _ground_truth(args.bag)
-    whole, interrupted = _write(run, args.out, spec, config.base_frame, truth)
+    whole, interrupted = _write(run, args.out, load_bundle(args.bundle), config.base_frame, truth)
 
     print(f"{run.frames} frames, {run.boxes} boxes in {progress.seconds():.1f} s; {run.skipped} frames left out")
     for stage, values in run.timings_ms.items():
@@ -250,11 +252,12 @@ def _ground_truth(bag: Path) -> GroundTruth | None:
         return None
 
 
-def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str, truth: GroundTruth | None) -> tuple[Tally, bool]:
+def _write(run: Replay, out: Path, bundle: Bundle, frame_id: str, truth: GroundTruth | None) -> tuple[Tally, bool]:
     """Everything that is found into `out`, as it comes -> (what was matched with the ground truth; whether the run was
     interrupted)."""
     claim(out)
-    matched = TallySum()
+    spec, table = bundle.spec, read_uncertainty(bundle)
+    matched, worths = TallySum(), []
     interrupted = False
     with ExitStack() as stack:
         bag = stack.enter_context(open_detection_bag(out / DETECTIONS, spec, frame_id))
@@ -267,11 +270,15 @@ def _write(run: Replay, out: Path, spec: ModelSpec, frame_id: str, truth: Ground
                 wanted = truth.at(found.published.stamp_ns) if truth is not None else None
                 if wanted is not None:
                     matched.add(tally(wanted, objects_from_detections(found.candidates, spec.classes)))
+                    if table is not None:
+                        worths.append(worth(wanted, found.candidates, spec.classes, table.intervals))
         except KeyboardInterrupt:
             interrupted = True
         text.finish(run.counters)
-    for name in (SCORES, TALLY):
+    for name in (SCORES, TALLY, WORTH):
         (out / name).unlink(missing_ok=True)  # of an earlier run
+    if worths:
+        write_atomic(out / WORTH, worth_json(add_worths(worths)))
     return matched.whole(), interrupted
 
 

@@ -204,6 +204,11 @@ class Uncertainty:
     size: np.ndarray | None = None
     epistemic: np.ndarray | None = None
 
+    def select(self, mask: np.ndarray) -> Uncertainty:
+        """Of the detections where `mask` (M,) bool is true, in the same order."""
+        size, epistemic = (None if v is None else v[mask] for v in (self.size, self.epistemic))
+        return Uncertainty(self.probability[mask], self.pose[mask], self.velocity[mask], size, epistemic)
+
 
 @dataclass(frozen=True)
 class Detections:

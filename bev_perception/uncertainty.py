@@ -130,9 +130,9 @@ class Estimator:
         variance = {channel: d**2 for channel, d in self.deviations(metres, scores, labels, said).items()}
         angle = np.arctan2(boxes[:, 1], boxes[:, 0])
         pose = np.zeros((len(boxes), 4, 4))
-        pose[:, :2, :2] = _turned(variance["along"], variance["across"], angle)
+        pose[:, :2, :2] = turned(variance["along"], variance["across"], angle)
         pose[:, 2, 2], pose[:, 3, 3] = variance["z"], variance["yaw"]
-        velocity = _turned(variance["speed_along"], variance["speed_across"], angle)
+        velocity = turned(variance["speed_along"], variance["speed_across"], angle)
         size = np.stack([variance[c] for c in SIZES], axis=1) if set(SIZES) <= set(variance) else None
         probability = self.probabilities(metres, scores, labels, said)
         return Uncertainty(probability, pose, velocity, size, _epistemic(variances))
@@ -186,7 +186,7 @@ def _between(knots: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     return below, above, np.clip((values - knots[below]) / width, 0.0, 1.0)
 
 
-def _turned(along: np.ndarray, across: np.ndarray, angle: np.ndarray) -> np.ndarray:
+def turned(along: np.ndarray, across: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """(N, 2, 2) covariances in x and y of errors along and across a direction at `angle` from x."""
     cos, sin = np.cos(angle), np.sin(angle)
     found = np.empty((len(angle), 2, 2))

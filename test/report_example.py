@@ -12,7 +12,7 @@ from bev_perception.evaluation.followed_object import FollowedObject, Moment
 from bev_perception.evaluation.matching import CLASS_RANGE
 from bev_perception.evaluation.metrics import Tally, add_tallies, score_tally, tally
 from bev_perception.evaluation.objects import Objects, make_objects
-from bev_perception.evaluation.reliability import reliability
+from bev_perception.evaluation.reliability import score_reliability
 from bev_perception.evaluation.report_page.data import Comparison, Drive, FrameRow, Latency, Pace, ReportData
 from bev_perception.evaluation.worst_frames import Scene
 
@@ -81,7 +81,7 @@ def example(folder: Path) -> ReportData:
         scores=scores,
         published=scores,
         curves={name: curve(matched) for name, matched in whole.whole.items()},
-        reliability=reliability(list(whole.whole.values())),
+        score_reliability=score_reliability(list(whole.whole.values())),
         pace=Pace(11.9, 3, 43, "3 of 43 gave way to newer ones"),
         latencies=[Latency("preprocess", 9, 12, 14, 20, 40), Latency("total", 1080.4, 1290, 1395, 1499, 40)],
         counters={"RADAR_FRONT_RIGHT/a_reason_that_has_a_very_long_name_of_its_own": 123456},

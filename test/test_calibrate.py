@@ -12,13 +12,13 @@ pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
 from bev_perception.evaluation.objects import make_objects
+from bev_perception.evaluation.reliability import reliability
 from bev_perception.model_spec import CLASSES
 from bev_perception.spread import METRIC_CHANNELS
 from bev_perception.uncertainty import CHANNELS, Estimator
 from training.uncertainty.fitting import fit
 from training.uncertainty.measures import (
     brier,
-    calibration_error,
     claim_of,
     cooled,
     coverage,
@@ -57,7 +57,7 @@ def test_probabilities_are_those_that_were_drawn(fitted) -> None:
     found = Estimator(fitted, CLASSES).probabilities(fresh.metres, fresh.scores, fresh.labels)
     expected = true_probability(fresh.labels, fresh.scores, fresh.metres)
     assert np.abs(found - expected).mean() < 0.03
-    assert calibration_error(found, fresh.right) < 0.012 < 0.2 < calibration_error(fresh.scores, fresh.right)
+    assert reliability(found, fresh.right).error() < 0.012 < 0.2 < reliability(fresh.scores, fresh.right).error()
     assert brier(found, fresh.right) < brier(fresh.scores, fresh.right) - 0.05
 
 
@@ -107,16 +107,16 @@ def test_temperature_is_found() -> None:
 
 def test_calibration_error_in_closed_form() -> None:
     right = np.array([1, 0, 0, 0], dtype=bool)
-    assert calibration_error(np.full(4, 0.26), right) == pytest.approx(0.01)
-    assert calibration_error(np.array([0.9, 0.1, 0.1, 0.1]), right) == pytest.approx(0.1)
-    assert np.isnan(calibration_error(np.zeros(0), np.zeros(0, dtype=bool)))
+    assert reliability(np.full(4, 0.26), right).error() == pytest.approx(0.01)
+    assert reliability(np.array([0.9, 0.1, 0.1, 0.1]), right).error() == pytest.approx(0.1)
+    assert np.isnan(reliability(np.zeros(0), np.zeros(0, dtype=bool)).error())
 
 
 def test_calibration_error_is_netcals() -> None:
     netcal = pytest.importorskip("netcal.metrics", reason="needs netcal")
     pairs = drawn(5_000)
     expected = netcal.ECE(bins=20, detection=True).measure(pairs.scores, pairs.right.astype(int))
-    assert calibration_error(pairs.scores, pairs.right) == pytest.approx(float(expected), abs=1e-9)
+    assert reliability(pairs.scores, pairs.right).error() == pytest.approx(float(expected), abs=1e-9)
 
 
 def test_a_detection_is_right_once_and_its_errors_are_in_the_line_of_sight() -> None:

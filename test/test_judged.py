@@ -12,7 +12,7 @@ from bev_perception.evaluation.judged import judge
 from bev_perception.evaluation.look import Look, read_look, write_look
 from bev_perception.evaluation.matching import NOTHING, TRUE_AT, Matched, match
 from bev_perception.evaluation.objects import Objects, make_objects
-from bev_perception.evaluation.reliability import reliability
+from bev_perception.evaluation.reliability import add_reliabilities, reliability, score_reliability
 from bev_perception.evaluation.worst_frames import APART_NS, Scene, WorstFrames
 
 NAMES = ("car", "pedestrian", "traffic_cone", "no_class")
@@ -105,9 +105,11 @@ def test_reliability_is_the_share_that_is_right_of_each_score() -> None:
     true = np.zeros((7, 4), bool)
     true[:, TRUE_AT] = right
     rows = Matched(scores, true, np.full((7, 5), np.nan), 9)
-    found = reliability([rows, NOTHING])
-    assert found.count == (1, 2, 0, 0, 0, 0, 0, 0, 0, 4)
-    assert (found.right[0], found.right[1], found.right[9]) == (0, 0.5, 0.75)
-    assert found.score[1] == pytest.approx(0.17) and np.isnan(found.right[5])
+    found = reliability(scores, right, bins=10)
+    assert found.count == (1, 2, 0, 0, 0, 0, 0, 0, 0, 4) and found.right == (0, 1, 0, 0, 0, 0, 0, 0, 0, 3)
+    np.testing.assert_allclose(found.points(), [(0.05, 0, 1), (0.17, 0.5, 2), (0.975, 0.75, 4)])
     assert found.error() == pytest.approx((0.05 + 2 * abs(0.17 - 0.5) + 4 * abs(0.975 - 0.75)) / 7)
-    assert np.isnan(reliability([NOTHING]).error())
+    assert np.isnan(score_reliability([NOTHING]).error())
+    assert score_reliability([rows, NOTHING]) == reliability(scores, right)
+    both = add_reliabilities([found, reliability(scores[:2], right[:2], bins=10)])
+    assert both.count[:2] == (2, 3) and both.right[1] == 1 and both.said[0] == pytest.approx(0.1)

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from bev_perception.evaluation.reliability import reliability
 from bev_perception.files import write_atomic
 from bev_perception.model_spec import ModelSpec
 from bev_perception.uncertainty import CHANNELS, LEVELS
@@ -38,7 +39,7 @@ from training.trainer.checkpoint import load_network
 from training.trainer.loading import open_keyframes
 from training.trainer.network import Network
 from training.uncertainty.driving import Frame, drive, pairs_in
-from training.uncertainty.measures import BINS, Claim
+from training.uncertainty.measures import Claim
 from training.uncertainty.members import dropout, fused_drive
 from training.uncertainty.pairs import Pairs
 from training.uncertainty.ways import USES, chosen_within, everywhere, folds_of, held_out, measured, ways_of
@@ -61,15 +62,12 @@ def compare(pairs: Pairs, classes: Sequence[str], folds: int, title: str = "") -
         yield name, held_out(pairs, way, fold)
 
 
-def reliability(name: str, claim: Claim, pairs: Pairs) -> list[dict[str, str]]:
+def reliability_rows(name: str, claim: Claim, pairs: Pairs) -> list[dict[str, str]]:
     """A row for each bin of what was said that holds a detection."""
-    place = np.clip((claim.probability * BINS).astype(int), 0, BINS - 1)
-    rows = []
-    for number in np.unique(place):
-        own = place == number
-        said, right = claim.probability[own].mean(), pairs.right[own].mean()
-        rows.append({"way": name, "detections": str(own.sum()), "said": f"{said:.4f}", "right": f"{right:.4f}"})
-    return rows
+    return [
+        {"way": name, "detections": str(count), "said": f"{said:.4f}", "right": f"{right:.4f}"}
+        for said, right, count in reliability(claim.probability, pairs.right).points()
+    ]
 
 
 def coverage_rows(name: str, row: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -139,7 +137,7 @@ def run(
             row = measured(claim, pairs)
             rows[WAYS].append(_way(name, row, pairs, runs, scores, len(keyframes)))
             rows[COVERAGE] += coverage_rows(name, row)
-            rows[RELIABILITY] += reliability(name, claim, pairs)
+            rows[RELIABILITY] += reliability_rows(name, claim, pairs)
             told = rows[WAYS][-1]
             print(f"{name}: ECE {told['ece']}, Brier score {told['brier']}, NLL {told['nll']}", flush=True)
     return {name: _csv(of) for name, of in rows.items()}

@@ -15,18 +15,22 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bev_perception.bundle import load_bundle
 from bev_perception.calibration import CalibrationError
-from bev_perception.evaluation.bag import BagError, bag_duration_s, read_bag
+from bev_perception.evaluation.bag import BagError, bag_duration_s, read_bag, read_ground_truth
 from bev_perception.evaluation.live import SAID, LiveNode, input_topics, record_drive, write_parameters
+from bev_perception.evaluation.outage import Outage, Run, outage_of, silences, topics_that_end
 from bev_perception.evaluation.process import Child, StageError, ends_with_its_children, ros_environment
+from bev_perception.evaluation.report_page.data import Health
 from bev_perception.evaluation.results import LiveRun, read_live_run, report_data, summarize
-from bev_perception.model_spec import BundleError
+from bev_perception.model_spec import BundleError, ModelSpec
 from bev_perception.parameters import SHIPPED_BUNDLE, NodeConfig, ParameterError
 from bev_perception.sync_config import MS
+from bev_perception.usual.table import read_health
 
 ENGINE = "backend=openvino"  # the faster one on processors; `--set backend=onnxruntime` asks for the other
 SCORE_FLOOR = 0.03  # AP wants the whole curve; the node publishes from the bundle's thresholds up
@@ -44,14 +48,22 @@ def drive_facts(bag: Path, config: NodeConfig) -> str:
     return ", ".join([bag.name, f"{bag_duration_s(bag):.0f} s", *([f"images {' and '.join(sizes)}"] if sizes else [])])
 
 
-def drive_live(bag: Path, params: Path, config: NodeConfig, out: Path, log: Path, rate: float = 1.0) -> Path:
-    """Node, recorder and player over DDS -> the recorded result bag. rate 1 is real time. Raises StageError."""
-    result = out / "result"
+def drive_live(
+    bag: Path,
+    params: Path,
+    config: NodeConfig,
+    result: Path,
+    log: Path,
+    rate: float = 1.0,
+    ends: Mapping[str, float] | None = None,
+) -> None:
+    """Node, recorder and player over DDS -> the bag `result` of what was published. rate 1 is real time; ends: topic ->
+    seconds of the drive after which it is silent. Raises StageError."""
     shutil.rmtree(result, ignore_errors=True)
     say(f"starting the node; then the drive is played at {rate:g} x real time")
+    silent = ["--end", *(f"{topic}={seconds:.3f}" for topic, seconds in ends.items())] if ends else []
     with LiveNode(params, log) as live:
-        say(record_drive(bag, live, input_topics(config), result, SAID, rate))
-    return result
+        say(record_drive(bag, live, input_topics(config), result, SAID, rate, *silent))
 
 
 def cores() -> int:
@@ -76,10 +88,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     log = out / "log"
     out.mkdir(parents=True, exist_ok=True)
     bundle_path: Path = args.bundle.resolve()
-    spec = load_bundle(bundle_path).spec
+    bundle = load_bundle(bundle_path)
+    spec = bundle.spec
     bag: Path = args.drive.resolve()
     params, config = write_parameters(out, bag, bundle_path, spec, [ENGINE, *args.set])
-    result = drive_live(bag, params, config, out, log, args.rate)
+    result, silent = out / "result", out / "silent_cameras"
+    drive_live(bag, params, config, result, log, args.rate)
+    ends = silences(tuple(config.cameras), bag_duration_s(bag))
+    if ends:
+        say("once more, with the cameras falling silent one after the other")
+        drive_live(bag, params, config, silent, log / silent.name, args.rate, topics_that_end(config, ends))
 
     say("replaying the same frames offline; scoring and drawing meanwhile")
     replay_arguments = ["bev_perception.replay", str(bag), "--bundle", str(bundle_path), "--params", str(params)]
@@ -87,6 +105,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     environment = ros_environment(0)
     with Child("replay", replay_arguments, log / "replay.log", environment) as offline:
         live: LiveRun = read_live_run(bag, result, spec)
+        outage = _outage(bag, silent, spec, live, ends) if ends else None
         say(f"  {live.frames} live frames scored")
         pictures = live.draw(bag, spec, config)
         say("  pictures drawn")
@@ -100,8 +119,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.set:
         facts["parameters"] = " ".join(args.set)
-    data = report_data(live, pictures, out / "offline", facts, bag, result)
+    health = Health(live.statuses, read_health(bundle) is not None, config.watch_share > 0)
+    data = report_data(live, pictures, out / "offline", facts, bag, result, health, outage)
     return summarize(data, live, out, config.sync_config(spec).period_ns / MS / args.rate)
+
+
+def _outage(bag: Path, silent: Path, spec: ModelSpec, live: LiveRun, ends: Mapping[str, float]) -> Outage:
+    """live: the run without silence."""
+    lost, truth = read_live_run(bag, silent, spec), read_ground_truth(bag)
+    once, again = (Run(run.messages, run.ages_ms, truth) for run in (live, lost))
+    return outage_of(ends, again, once, lost.statuses)
 
 
 @ends_with_its_children

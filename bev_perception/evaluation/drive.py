@@ -32,14 +32,16 @@ from bev_perception.evaluation.metrics import Tally, TallySum, tally
 from bev_perception.evaluation.objects import Objects, objects_from_detections
 from bev_perception.evaluation.result_folder import TALLY
 from bev_perception.evaluation.tally_file import tally_bytes
+from bev_perception.evaluation.worth import Worth, add_worths, worth
 from bev_perception.files import naming, read_text, replace_folder, work_folder, write_atomic
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import load_config
 from bev_perception.plain import from_plain, parse_json
 from bev_perception.preprocess.radar import accumulate
 from bev_perception.replay import Found, Replay
+from bev_perception.uncertainty import UncertaintyTable, read_uncertainty
 
-FORMAT = 2
+FORMAT = 3
 DRIVE, FRAMES = "drive.json", "frames.csv"
 LIMIT = 2**26  # bytes of drive.json
 SCORE_BINS = 20  # of the histogram of each class's scores
@@ -85,7 +87,8 @@ class DriveResult:
     seconds: of the recording; wall_s: that the evaluation took. frames, boxes: published. annotated: frames with ground
     truth, scored: those that were processed. latency_ms: stage -> `p50`, `p95`, `p99`, `max`. used: sensor -> frames.
     counters and details: as a replay prints them. consistency: see there. score_bins: class -> boxes in each of 20 bins
-    of the score. sha256: of all that was published, for whoever repeats it.
+    of the score. sha256: of all that was published, for whoever repeats it. worth: whether probabilities and intervals
+    hold, None where the bundle says none or nothing was scored.
     """
 
     format: int
@@ -106,13 +109,15 @@ class DriveResult:
     consistency: dict[str, float | None]
     score_bins: dict[str, tuple[int, ...]]
     sha256: str
+    worth: Worth | None
 
 
 class _Sums:
     """What is added up while a drive is read; the rows of the frames go into a file at once."""
 
-    def __init__(self, spec: ModelSpec, frames: TextIO) -> None:
-        self._spec = spec
+    def __init__(self, spec: ModelSpec, table: UncertaintyTable | None, frames: TextIO) -> None:
+        self._spec, self._table = spec, table
+        self._worths: list[Worth] = []
         self._rows = csv.DictWriter(frames, COLUMNS, restval="", lineterminator="\n")
         self._rows.writeheader()
         self._digest = hashlib.sha256()
@@ -131,6 +136,8 @@ class _Sums:
         row = _row(one)
         if wanted is not None:
             self._tally.add(tally(wanted, objects_from_detections(one.candidates, self._spec.classes)))
+            if self._table is not None:
+                self._worths.append(worth(wanted, one.candidates, self._spec.classes, self._table.intervals))
             totals = self.looking.add(one.frame, wanted, objects_from_detections(d, self._spec.classes))
             row |= dict(zip(("true", "false", "missed"), totals))
         self._rows.writerow(row)
@@ -142,6 +149,9 @@ class _Sums:
 
     def tally(self) -> Tally:
         return self._tally.whole()
+
+    def worth(self) -> Worth | None:
+        return add_worths(self._worths) if self._worths else None
 
     def sha256(self) -> str:
         return self._digest.hexdigest()
@@ -155,7 +165,8 @@ def evaluate_drive(job: Job, watch: Callable[[float], None] = lambda share: None
     if found is not None:
         return found
     begun = time.monotonic()
-    spec = load_bundle(job.bundle).spec
+    bundle = load_bundle(job.bundle)
+    spec = bundle.spec
     config = load_config(job.bundle, job.params, job.backend or None)
     if "threads" in config.backend_options:
         config = replace(config, backend_options=config.backend_options | {"threads": job.threads})
@@ -163,7 +174,7 @@ def evaluate_drive(job: Job, watch: Callable[[float], None] = lambda share: None
     run = Replay(job.bag, job.bundle, config, None, job.score_floor, warn, watch, job.without)
     with work_folder(job.out) as work:
         with open(work / FRAMES, "w", newline="") as frames:
-            sums = _Sums(spec, frames)
+            sums = _Sums(spec, read_uncertainty(bundle), frames)
             for one in run:
                 sums.add(one, truth.at(one.published.stamp_ns))
         whole = sums.tally()
@@ -187,6 +198,7 @@ def evaluate_drive(job: Job, watch: Callable[[float], None] = lambda share: None
             consistency={name: None if np.isnan(value) else value for name, value in figures.items()},
             score_bins={name: tuple(bins.tolist()) for name, bins in sums.bins.items()},
             sha256=sums.sha256(),
+            worth=sums.worth(),
         )
         if whole.frames:
             write_atomic(work / TALLY, tally_bytes(whole))

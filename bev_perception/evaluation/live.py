@@ -177,13 +177,13 @@ def playable(bag: Path, config: NodeConfig) -> list[str]:
 
 
 def record_drive(
-    bag: Path, live: LiveNode, played: Sequence[str], out: Path, topics: Sequence[str], rate: float
+    bag: Path, live: LiveNode, played: Sequence[str], out: Path, topics: Sequence[str], rate: float, *more: str
 ) -> str:
-    """The drive once, `topics` into the bag `out`, which is not there yet and appears at the end. -> what the player
-    says."""
+    """The drive once, `topics` into the bag `out`, which is not there yet and appears at the end; more: of the player's
+    options. -> what the player says."""
     recorder = live.record(out, topics)
     live.bring_up()
-    player = live.play(bag, played, rate, "--wait-for-subscribers", str(len(played)))
+    player = live.play(bag, played, rate, "--wait-for-subscribers", str(len(played)), *more)
     live.finish(player, playing_s(rate))
     live.end(recorder, out)
     return player.tail()

@@ -1,5 +1,5 @@
-"""Does a score of 0.7 mean that seven of ten are right? Scores against the share that is true (the reliability diagram
-of DeGroot and Fienberg, The Statistician 32, 1983; expected calibration error: Naeini et al., AAAI 2015)."""
+"""Does a 0.7 mean that seven of ten are right? What was said against the share that is true (the reliability diagram of
+DeGroot and Fienberg, The Statistician 32, 1983)."""
 
 from __future__ import annotations
 
@@ -11,30 +11,44 @@ import numpy as np
 
 from bev_perception.evaluation.matching import TRUE_AT, Matched, join
 
-BINS = 10
+BINS = 20
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Of B bins of equal width from 0 to 1: mean score, share that is true at 2 m (NaN for an empty bin), count."""
+    """Sums over bins of equal width from 0 to 1, so that those of several drives add up. count: detections in each;
+    said: the sum of their scores or probabilities; right: how many are true at 2 m."""
 
-    score: tuple[float, ...]
-    right: tuple[float, ...]
     count: tuple[int, ...]
+    said: tuple[float, ...]
+    right: tuple[int, ...]
+
+    def points(self) -> list[tuple[float, float, int]]:
+        """(mean of what was said, share that is right, count) of each bin that has detections."""
+        return [(s / n, r / n, n) for n, s, r in zip(self.count, self.said, self.right) if n]
 
     def error(self) -> float:
-        """Expected calibration error: mean distance of the two, weighed by count; NaN without detections."""
+        """Expected calibration error (Naeini et al., AAAI 2015; of detections D-ECE, Kueppers et al., CVPR workshops
+        2020, by confidence alone): mean distance of the two, weighed by count; NaN without detections."""
         total = sum(self.count)
-        gaps = (abs(s - r) * n for s, r, n in zip(self.score, self.right, self.count) if n)
-        return sum(gaps) / total if total else math.nan
+        return sum(abs(s - r) for s, r in zip(self.said, self.right)) / total if total else math.nan
 
 
-def reliability(parts: Sequence[Matched], bins: int = BINS) -> Reliability:
-    """Of all detections of all classes together."""
+def reliability(said: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
+    """said (N,): scores or probabilities; right (N,) bool: whether an object within 2 m is the detection's own."""
+    place = np.clip((said * bins).astype(int), 0, bins - 1)
+    count, hits = np.bincount(place, minlength=bins), np.bincount(place[right], minlength=bins)
+    sums = np.bincount(place, said.astype(np.float64), bins)
+    return Reliability(tuple(count.tolist()), tuple(sums.tolist()), tuple(hits.tolist()))
+
+
+def score_reliability(parts: Sequence[Matched]) -> Reliability:
+    """Of the scores of all detections of all classes together."""
     matched = join(parts)
-    place = np.clip((matched.scores * bins).astype(int), 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        score = np.bincount(place, matched.scores, bins) / count
-        right = np.bincount(place, matched.true[:, TRUE_AT].astype(float), bins) / count
-    return Reliability(tuple(score.tolist()), tuple(right.tolist()), tuple(count.tolist()))
+    return reliability(matched.scores, matched.true[:, TRUE_AT])
+
+
+def add_reliabilities(parts: Sequence[Reliability]) -> Reliability:
+    """Of several drives, all with as many bins; at least one."""
+    counts, sums, hits = (tuple(map(sum, zip(*rows))) for rows in zip(*((p.count, p.said, p.right) for p in parts)))
+    return Reliability(counts, sums, hits)

@@ -24,10 +24,11 @@ from bev_perception.evaluation.benchmark import curve
 from bev_perception.evaluation.drive import FRAMES, STAGES, DriveResult, read_drive
 from bev_perception.evaluation.look import LOOK, Look, read_look
 from bev_perception.evaluation.metrics import Scores, Tally, add_tallies, score_tally
-from bev_perception.evaluation.reliability import reliability
+from bev_perception.evaluation.reliability import score_reliability
 from bev_perception.evaluation.report_page.data import Comparison, Drive, FrameRow, Latency, Pace, ReportData
 from bev_perception.evaluation.report_page.page import write_report
 from bev_perception.evaluation.summary import DRIVES, RESULT, tallies
+from bev_perception.evaluation.worth import Worth, add_worths
 from bev_perception.files import naming, read_text
 from bev_perception.plain import parse_json
 
@@ -60,7 +61,8 @@ def report_of(result: Path, baseline: Path | None = None, beside: Mapping[str, P
         },
         scores=score_tally(whole) if whole else None,
         curves={name: curve(matched) for name, matched in whole.whole.items()} if whole else {},
-        reliability=reliability(list(whole.whole.values())) if whole else None,
+        score_reliability=score_reliability(list(whole.whole.values())) if whole else None,
+        worth=_worth(list(results.values())),
         pace=_pace(list(results.values())),
         latencies=_latencies(list(results.values())),
         latency_note="of a step alone, on the machine that evaluated; of several drives the worst",
@@ -84,6 +86,12 @@ def _result(folder: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or not wanted <= set(data):
         raise ValueError(f"{folder / RESULT} is no result of this version; evaluate again")
     return data
+
+
+def _worth(results: Sequence[DriveResult]) -> Worth | None:
+    """None where no drive that was scored has any: all are of one bundle."""
+    known = [result.worth for result in results if result.worth is not None]
+    return add_worths(known) if known else None
 
 
 def _pace(results: Sequence[DriveResult]) -> Pace:

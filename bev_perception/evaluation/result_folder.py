@@ -10,9 +10,11 @@ from pathlib import Path
 from bev_perception.bags.storage import BagError
 from bev_perception.evaluation.result_json import is_detection_json
 from bev_perception.evaluation.tally_file import is_tally
+from bev_perception.evaluation.worth import is_worth
 
-# The folder and, with .json, the file of what was found; the scores, and the matched boxes that they are made from.
-DETECTIONS, SCORES, TALLY = "detections", "scores.json", "tally.npz"
+# The folder and, with .json, the file of what was found; the scores, the matched boxes that they are made from, and
+# whether probabilities and intervals hold.
+DETECTIONS, SCORES, TALLY, WORTH = "detections", "scores.json", "tally.npz", "worth.json"
 
 
 def claim(out: Path) -> None:
@@ -27,6 +29,7 @@ def claim(out: Path) -> None:
         (out / f"{DETECTIONS}.json", is_detection_json),
         (out / SCORES, _is_scores),
         (out / TALLY, is_tally),
+        (out / WORTH, is_worth),
     ):
         if path.exists() and not is_ours(path):
             raise BagError(f"{path} was not written by a replay and is not replaced: move it, or choose another --out")

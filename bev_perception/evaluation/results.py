@@ -26,13 +26,16 @@ from bev_perception.evaluation.followed_object import FollowedObject, Follower
 from bev_perception.evaluation.judged import judge
 from bev_perception.evaluation.metrics import Scores, in_common, score, scores_from_dict
 from bev_perception.evaluation.objects import Objects, objects_from_message
+from bev_perception.evaluation.outage import Outage
 from bev_perception.evaluation.pictures import draw_drive
-from bev_perception.evaluation.reliability import reliability
-from bev_perception.evaluation.report_page.data import Drive, FrameRow, Latency, Pace, ReportData
+from bev_perception.evaluation.reliability import score_reliability
+from bev_perception.evaluation.report_page.data import Drive, FrameRow, Health, Latency, Pace, ReportData
 from bev_perception.evaluation.report_page.page import write_report
-from bev_perception.evaluation.result_folder import DETECTIONS, SCORES, TALLY
+from bev_perception.evaluation.result_folder import DETECTIONS, SCORES, TALLY, WORTH
+from bev_perception.evaluation.statuses import Status, status_of
 from bev_perception.evaluation.tally_file import read_tally
 from bev_perception.evaluation.worst_frames import Scene
+from bev_perception.evaluation.worth import read_worth
 from bev_perception.files import write_atomic
 from bev_perception.inference.pace import too_slow
 from bev_perception.model_spec import ModelSpec
@@ -49,7 +52,7 @@ class LiveRun:
     """What the result bag of a live run holds, with the scores. status: the last PerceptionStatus, None if none came.
 
     ages_ms: stamp -> milliseconds from it to the recording of its detections. resets: (stamp ns of the status that said
-    so, reason) of each time that the memory was emptied.
+    so, reason) of each time that the memory was emptied. statuses: from the first frame on.
     """
 
     messages: dict[int, Any]
@@ -59,6 +62,7 @@ class LiveRun:
     status: Any
     ages_ms: dict[int, float]
     resets: tuple[tuple[int, str], ...] = ()
+    statuses: tuple[Status, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -79,9 +83,12 @@ def read_live_run(bag: Path, result: Path, spec: ModelSpec) -> LiveRun:
     ages: dict[int, float] = {}
     status = None
     resets: list[tuple[int, str]] = []
+    statuses: list[Status] = []
     for message in read_bag(result, {DETECTIONS_TOPIC, STATUS_TOPIC}):
         if message.topic == STATUS_TOPIC:
-            status = message.message if message.message.frames_processed else status
+            if message.message.frames_processed:
+                status = message.message
+                statuses.append(status_of(status))
             if message.message.memory_resets > len(resets):
                 said = (stamp_ns(message.message.header), str(message.message.last_memory_reset_reason))
                 resets += [said] * (int(message.message.memory_resets) - len(resets))
@@ -93,7 +100,7 @@ def read_live_run(bag: Path, result: Path, spec: ModelSpec) -> LiveRun:
         raise BagError(f"{result} has no detections: the node published nothing; see its log and the status in the bag")
     found = {stamp: objects_from_message(m) for stamp, m in messages.items()}
     wanted, found = in_common(read_ground_truth(bag), found)
-    return LiveRun(messages, found, wanted, score(wanted, found), status, ages, tuple(resets))
+    return LiveRun(messages, found, wanted, score(wanted, found), status, ages, tuple(resets), tuple(statuses))
 
 
 def report_data(
@@ -103,6 +110,8 @@ def report_data(
     facts: dict[str, str],
     recording: Path | None = None,
     result: Path | None = None,
+    health: Health | None = None,
+    outage: Outage | None = None,
 ) -> ReportData:
     """Everything for the report; `offline` is the folder of the replay of the same frames. recording, result: the bags
     of the drive and of what was published, which the report leads to."""
@@ -129,7 +138,10 @@ def report_data(
         scores=scores,
         published=live.scores,
         curves={name: curve(matched) for name, matched in whole.whole.items()},
-        reliability=reliability(list(whole.whole.values())),
+        score_reliability=score_reliability(list(whole.whole.values())),
+        worth=read_worth(offline / WORTH) if (offline / WORTH).exists() else None,
+        health=health,
+        outage=outage,
         pace=pace,
         latencies=latencies,
         latency_note="as the node reports it; total, and each frame, from its stamp to its publication",

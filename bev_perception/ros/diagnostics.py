@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
-from bev_perception.health import Kind, SensorHealth, State
+from bev_perception.health import STATE_CONSTANTS, Kind, SensorHealth, State
 from bev_perception.messages import to_time
 from bev_perception.ros.shared_memory import Problem
 from bev_perception.ros.telemetry import Snapshot
@@ -19,11 +19,8 @@ from bev_perception.usual.statistics import SCENE
 from bev_perception_msgs.msg import Counter, Deployment, HealthState, LatencyStat, PerceptionStatus, SensorState
 
 ACTIVE = "active"
-# bev_perception.health -> constants of SensorState, and what /diagnostics calls them.
-STATES: dict[State, int] = {
-    "ok": SensorState.OK, "suspect": SensorState.SUSPECT, "late": SensorState.STALE, "silent": SensorState.MISSING,
-    "never_seen": SensorState.NEVER_SEEN, "invalid": SensorState.INVALID, "absent": SensorState.ABSENT,
-}  # fmt: skip
+# States of bev_perception.health as SensorState has them, and what /diagnostics calls them.
+STATES: dict[State, int] = {state: getattr(SensorState, name) for state, name in STATE_CONSTANTS.items()}
 SENSOR_LEVELS: dict[State, bytes] = {
     "ok": DiagnosticStatus.OK, "suspect": DiagnosticStatus.WARN, "late": DiagnosticStatus.WARN,
     "silent": DiagnosticStatus.ERROR, "never_seen": DiagnosticStatus.ERROR, "invalid": DiagnosticStatus.ERROR,

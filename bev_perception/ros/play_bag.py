@@ -1,6 +1,8 @@
 """Plays a rosbag2 recording into ROS 2 in real time, where `ros2 bag play` is not installed.
 
-    python -m bev_perception.ros.play_bag BAG --clock --wait-for-node /bev_perception
+    python -m bev_perception.ros.play_bag BAG --clock --wait-for-node /bev_perception [--end TOPIC=SECONDS ...]
+
+With --end a topic falls silent, as a sensor does that dies, while all others go on.
 
 The serialized messages go out as they are; nothing is decoded. Publishers are reliable, which suits every subscriber;
 /tf_static and what was recorded as transient local is latched.
@@ -12,7 +14,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from bev_perception.bags.recording import CDR, open_bag
 from bev_perception.bags.storage import Channel
 from bev_perception.messages import message_class, to_time
 from bev_perception.ros.start import WAKE_PERIOD_S, init_ros
+from bev_perception.sync_config import NS
 
 CLOCK_PERIOD_NS = 10_000_000
 # A publisher knows its subscriber before that knows it, and a best-effort subscriber hears nothing in between. Nothing
@@ -156,9 +159,11 @@ def play(
     subscribers: int = 0,
     listener: str = "",
     wait_timeout_s: float = 60.0,
+    ends: Mapping[str, float] | None = None,
 ) -> Played:
     """Publish the recording `loop` times (0: until shutdown) at `rate`, after waiting for `subscribers` topics to have
-    one, or for the node `listener` to hear all that it subscribes to. Blocks. Raises PlayError and BagError."""
+    one, or for the node `listener` to hear all that it subscribes to. ends: topic -> seconds from the recording's first
+    message on after which it is silent. Blocks. Raises PlayError and BagError."""
     if rate <= 0:
         raise PlayError(f"rate must be positive, found {rate}")
     clock_publisher = node.create_publisher(Clock, "/clock", 10) if clock else None
@@ -166,6 +171,8 @@ def play(
         publishers = create_publishers(node, recording.connections, topics)
         if not publishers:
             raise PlayError(f"{bag} holds nothing that can be played")
+        if unknown := sorted((ends or {}).keys() - publishers.keys()):
+            raise PlayError(f"{unknown} cannot fall silent; played are {sorted(publishers)}")
         start = Clock(clock=to_time(recording.start_ns))
 
         def stand_still() -> None:
@@ -180,12 +187,23 @@ def play(
         started, count, late_ns = time.monotonic(), 0, 0
         rounds = 0
         while rclpy.ok() and (loop == 0 or rounds < loop):
-            n, late = _play_once(recording.messages(publishers), publishers, clock_publisher, rate)
+            messages = _until(recording.messages(publishers), recording.start_ns, ends or {})
+            n, late = _play_once(messages, publishers, clock_publisher, rate)
             count, late_ns, rounds = count + n, max(late_ns, late), rounds + 1
         for publisher in publishers.values():
             if rclpy.ok() and publisher.get_subscription_count():
                 publisher.wait_for_all_acked(Duration(seconds=2.0))
     return Played(count, time.monotonic() - started, late_ns / 1e6)
+
+
+def _until(
+    messages: Iterable[tuple[Channel, int, bytes]], start_ns: int, ends: Mapping[str, float]
+) -> Iterator[tuple[Channel, int, bytes]]:
+    """Without what comes after its topic's end, in seconds from start_ns."""
+    last_ns = {topic: start_ns + round(seconds * NS) for topic, seconds in ends.items()}
+    for channel, bag_ns, data in messages:
+        if bag_ns < last_ns.get(channel.topic, math.inf):
+            yield channel, bag_ns, data
 
 
 def _play_once(
@@ -221,6 +239,13 @@ def _play_once(
     return count, late_ns
 
 
+def _end(text: str) -> tuple[str, float]:
+    topic, equals, seconds = text.rpartition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text}: expected TOPIC=SECONDS, such as /camera/cam_front/image_raw=1.5")
+    return topic, float(seconds)
+
+
 def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="play_bag", description=__doc__.split("\n", 1)[0])
     parser.add_argument("bag", help="rosbag2 directory")
@@ -228,6 +253,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--clock", action="store_true", help="publish /clock at 100 Hz of recorded time")
     parser.add_argument("--loop", action="store_true", help="start over at the end, until interrupted")
     parser.add_argument("--topics", nargs="+", help="only these topics")
+    parser.add_argument(
+        "--end", nargs="+", default=[], type=_end, metavar="TOPIC=SECONDS", help="these fall silent so late"
+    )
     wait = parser.add_mutually_exclusive_group()
     wait.add_argument(
         "--wait-for-node", default="", metavar="NAME", help="start when this node hears all that it subscribes to"
@@ -260,6 +288,7 @@ def main(args: list[str] | None = None) -> int:
             subscribers=options.wait_for_subscribers,
             listener=options.wait_for_node,
             wait_timeout_s=options.wait_timeout,
+            ends=dict(options.end),
         )
         print(f"played {played.messages} messages in {played.seconds:.1f} s, at most {played.late_ms:.1f} ms late")
     except Exception as error:

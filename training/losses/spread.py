@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bev_perception.evaluation.box_errors import NO_HEADING, NO_SPEED
+from bev_perception.evaluation.matching import DISTANCES, PERIOD, TRUE_AT
 from bev_perception.grid import BevGrid
 from bev_perception.model_spec import SPREAD_CHANNELS
 from training.losses.detection import VELOCITY, YAW
@@ -17,10 +19,7 @@ from training.models.detector import Candidates
 from training.models.spread_head import Spread, SpreadConfig, centres
 from training.processes import count_of_all
 
-MATCHED_M = 2.0  # as detections are scored
-# What the benchmark asks of no such object: which end is in front, a heading at all, a velocity.
-HALF_TURN = ("barrier",)
-NO_HEADING, NO_SPEED = ("traffic_cone",), ("traffic_cone", "barrier")
+MATCHED_M = DISTANCES[TRUE_AT]
 SURE = 1e-5
 
 
@@ -99,7 +98,7 @@ def find_errors(candidates: Candidates, batch: dict[str, Tensor], grid: BevGrid,
 
     coded, box, mask = theirs(batch["boxes"]), theirs(batch["gt_boxes"]), theirs(batch["mask"])
     angle = torch.atan2(y, x).detach()
-    half = _of(labels, HALF_TURN, classes) & ((boxes[..., YAW].detach() * coded[..., YAW]).sum(dim=-1) < 0)
+    half = _of(labels, tuple(PERIOD), classes) & ((boxes[..., YAW].detach() * coded[..., YAW]).sum(dim=-1) < 0)
     place = _turned(x - box[..., 0], y - box[..., 1], angle)
     off = boxes[..., VELOCITY] - coded[..., VELOCITY]
     speed = _turned(off[..., 0], off[..., 1], angle)

@@ -7,22 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bev_perception.evaluation.worth import covered
 from bev_perception.spread import SURE, log_odds
 from bev_perception.uncertainty import CHANNELS, LEVELS, Estimator, UncertaintyTable
 from training.uncertainty.pairs import Pairs
-
-BINS = 20
-
-
-def calibration_error(probability: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error of detections (D-ECE of Kueppers et al., CVPR workshops 2020, by confidence alone):
-    distance of mean confidence and precision in bins of equal width, weighed by count. NaN without detections."""
-    if not len(probability):
-        return float("nan")
-    place = np.clip((probability * bins).astype(int), 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
-    gap = np.abs(np.bincount(place, probability, bins) - np.bincount(place, right.astype(float), bins))
-    return float(gap.sum() / count.sum())
 
 
 def brier(probability: np.ndarray, right: np.ndarray) -> float:
@@ -82,11 +70,12 @@ def coverage(claim: Claim, pairs: Pairs) -> dict[str, dict[str, float]]:
     detections that are right; NaN of channels without errors."""
     found = {}
     for i, channel in enumerate(CHANNELS):
+        row = covered(pairs.errors[:, i], claim.deviations[:, i], claim.inside[:, i])
+        shares = {f"{level:g}": share for level, share in zip(LEVELS, row.shares(), strict=True)}
         known = np.isfinite(pairs.errors[:, i])
-        errors, deviations = np.abs(pairs.errors[known, i]), claim.deviations[known, i]
-        row = {f"{level:g}": _mean(errors <= claim.inside[known, i, number]) for number, level in enumerate(LEVELS)}
+        errors, deviations = pairs.errors[known, i], claim.deviations[known, i]
         nll = 0.5 * np.log(2 * np.pi) + np.log(deviations) + 0.5 * (errors / deviations) ** 2
-        found[channel] = row | {"deviation": _mean(deviations), "nll": _mean(nll)}
+        found[channel] = shares | {"deviation": row.mean_deviation(), "nll": _mean(nll)}
     return found
 
 

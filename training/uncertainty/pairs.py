@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from bev_perception.evaluation.matching import CLASS_RANGE, greedy
+from bev_perception.evaluation.box_errors import box_errors
+from bev_perception.evaluation.judged import judge
 from bev_perception.evaluation.objects import Objects
 from bev_perception.spread import METRIC_CHANNELS
 from bev_perception.uncertainty import CHANNELS, in_line_of_sight
-from training.losses.spread import HALF_TURN, MATCHED_M, NO_HEADING, NO_SPEED
 
 
 @dataclass(frozen=True)
@@ -40,47 +40,22 @@ def join_pairs(parts: Sequence[Pairs]) -> Pairs:
 def pairs_of(
     wanted: Objects, found: Objects, classes: Sequence[str], scene: int, said: np.ndarray | None = None
 ) -> Pairs:
-    """One frame, both in the ego frame; said (M, METRIC_CHANNELS): deviations of what was found. As the benchmark
-    counts: objects without a point are no objects, each is taken once, by the strongest detection near it, and what is
-    beyond a class's range is left out."""
-    parts = []
+    """One frame, both in the ego frame; said (M, METRIC_CHANNELS): deviations of what was found. As detections are
+    scored: see judged.judge."""
     said = np.zeros((len(found), len(METRIC_CHANNELS))) if said is None else said
-    for label, name in enumerate(classes):
-        limit = CLASS_RANGE[name]
-        own = [np.array([n == name for n in p.names], dtype=bool) & (_metres(p) < limit) for p in (wanted, found)]
-        objects, detections = wanted.select(own[0] & (wanted.num_points != 0)), found.select(own[1])
-        count = len(detections)
-        errors, right = np.full((count, len(CHANNELS)), np.nan), np.zeros(count, dtype=bool)
-        if count and len(objects):
-            offset = detections.boxes[:, None, :2] - objects.boxes[None, :, :2]
-            order = np.argsort(-detections.scores, kind="stable")
-            pairs = greedy(np.linalg.norm(offset, axis=2), order, MATCHED_M)
-            if pairs:
-                rows, partners = (np.array(side) for side in zip(*pairs, strict=True))
-                right[rows] = True
-                errors[rows] = _errors(detections, objects, rows, partners, name)
-        parts.append(
-            Pairs(
-                np.full(count, label, dtype=np.int64), detections.scores, _metres(detections), right, errors,
-                np.full(count, scene, dtype=np.int64), said[own[1]],
-            )
-        )  # fmt: skip
-    return join_pairs(parts)
+    judged = judge(wanted, found)
+    errors = np.full((len(found), len(CHANNELS)), np.nan)
+    right = np.flatnonzero(judged.hit)
+    errors[right] = _in_line_of_sight(found.boxes[right], box_errors(wanted, found, right, judged.partner[right]))
+    rows = np.flatnonzero(judged.hit | judged.false)
+    labels = np.array([classes.index(found.names[row]) for row in rows], dtype=np.int64)
+    metres = np.hypot(found.boxes[rows, 0], found.boxes[rows, 1])
+    scenes = np.full(len(rows), scene, dtype=np.int64)
+    return Pairs(labels, found.scores[rows], metres, judged.hit[rows], errors[rows], scenes, said[rows])
 
 
-def _metres(objects: Objects) -> np.ndarray:
-    return np.hypot(objects.boxes[:, 0], objects.boxes[:, 1])
-
-
-def _errors(detections: Objects, objects: Objects, rows: np.ndarray, partners: np.ndarray, name: str) -> np.ndarray:
-    """(K, 9) of CHANNELS: predicted minus true."""
-    ours, theirs = detections.boxes[rows], objects.boxes[partners]
-    place = in_line_of_sight(ours, ours[:, :2] - theirs[:, :2])
-    speed = in_line_of_sight(ours, detections.velocity[rows] - objects.velocity[partners])
-    period = np.pi if name in HALF_TURN else 2 * np.pi
-    yaw = (ours[:, 6] - theirs[:, 6] + period / 2) % period - period / 2
-    if name in NO_HEADING:
-        yaw = np.full(len(rows), np.nan)
-    if name in NO_SPEED:
-        speed = np.full((len(rows), 2), np.nan)
-    return np.column_stack([place, ours[:, 2] - theirs[:, 2], yaw, speed, ours[:, 3:6] - theirs[:, 3:6]])
+def _in_line_of_sight(boxes: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """(K, 9) of BOX_ERRORS -> of CHANNELS, which differ in how places and velocities are given."""
+    turned = errors.copy()
+    turned[:, 0:2], turned[:, 4:6] = in_line_of_sight(boxes, errors[:, 0:2]), in_line_of_sight(boxes, errors[:, 4:6])
+    return turned

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from bev_perception.evaluation.reliability import reliability
 from bev_perception.uncertainty import CHANNELS, LEVELS, LOGIT
 from training.uncertainty.fitting import TABLE, Use, fit
 from training.uncertainty.measures import (
     Claim,
     brier,
-    calibration_error,
     claim_of,
     cooled,
     coverage,
@@ -139,7 +139,7 @@ def measured(claim: Claim, pairs: Pairs) -> dict[str, Any]:
     """ece, brier and log_loss of the probability; `coverage` by channel, and its `worst_gaps`."""
     covered = coverage(claim, pairs)
     return {
-        "ece": calibration_error(claim.probability, pairs.right),
+        "ece": reliability(claim.probability, pairs.right).error(),
         "brier": brier(claim.probability, pairs.right),
         "log_loss": log_loss(claim.probability, pairs.right),
         "coverage": covered,

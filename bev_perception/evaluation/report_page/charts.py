@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bev_perception.evaluation.report_page.markup import text
 
@@ -19,7 +20,8 @@ MOST_POINTS = 400  # of a series; of more, the largest of each group is drawn
 
 @dataclass(frozen=True)
 class Series:
-    """points: (x, y); a None as y is a gap. kind: `line`, `dots` or `dashed`. color: a number of the page's colours."""
+    """points: (x, y); a None as y is a gap. kind: `line`, `dots`, `dashed` or `bars`, which stand on
+    the axis, evenly spaced. color: a number of the page's colours."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
@@ -90,6 +92,8 @@ def _shape(series: Series, points: Sequence[tuple[float, float | None]]) -> str:
     if series.kind == "dots":
         dots = "".join(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3"/>' for px, py in points if py is not None)
         return f'<g class="c{series.color}">{dots}</g>'
+    if series.kind == "bars":
+        return f'<g class="c{series.color}">{_bars(points)}</g>'
     parts, pen = [], "M"
     for px, py in points:
         if py is None:
@@ -98,6 +102,17 @@ def _shape(series: Series, points: Sequence[tuple[float, float | None]]) -> str:
         parts.append(f"{pen}{px:.1f} {py:.1f}")
         pen = "L"
     return f'<path class="c{series.color} {series.kind}" d="{"".join(parts)}"/>'
+
+
+def _bars(points: Sequence[tuple[float, float | None]]) -> str:
+    across = sorted(px for px, _ in points)
+    width = 0.8 * min((b - a for a, b in pairwise(across)), default=(WIDTH - LEFT - RIGHT) / 10)
+    foot = HEIGHT - BOTTOM
+    return "".join(
+        f'<rect x="{px - width / 2:.1f}" y="{py:.1f}" width="{width:.1f}" height="{foot - py:.1f}"/>'
+        for px, py in points
+        if py is not None
+    )
 
 
 def _thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:

@@ -1,4 +1,4 @@
-"""Precision against recall, and scores against the share that is right."""
+"""Precision against recall."""
 
 from __future__ import annotations
 
@@ -10,43 +10,18 @@ import numpy as np
 from bev_perception.evaluation.benchmark import RECALLS, Curve
 from bev_perception.evaluation.matching import DISTANCES, TRUE_AT
 from bev_perception.evaluation.metrics import Scores
-from bev_perception.evaluation.reliability import Reliability
 from bev_perception.evaluation.report_page.charts import Axis, Series, chart
-from bev_perception.evaluation.report_page.markup import number
 
 KINDS = ("dashed", "dashed", "line", "dashed")  # of DISTANCES: what errors are measured at is drawn through
 
 
-def precision_recall(curves: Mapping[str, Curve], scores: Scores, reliable: Reliability | None) -> str:
+def precision_recall(curves: Mapping[str, Curve], scores: Scores) -> str:
     """A chart for each class that there is, with the score at which precision and recall are best together."""
     made = [_class_chart(name, curves[name], c.ap) for name, c in scores.classes.items() if c.ground_truth]
-    made += [_reliability_chart(reliable)] if reliable else []
     return (
         f'<div class="charts small">{"".join(made)}</div><p>Each line is for another distance below which a box counts '
         "as a hit. The dot marks, at 2 m, the score with the highest F1, in words below each chart; the bundle's "
         "thresholds decide where on the line a vehicle drives.</p>"
-    )
-
-
-def _reliability_chart(found: Reliability) -> str:
-    right = [(s, r) for s, r, n in zip(found.score, found.right, found.count) if n]
-    widest = max(found.count) or 1
-    shares = [(s, n / widest) for s, n in zip(found.score, found.count) if n]
-    said = ", ".join(f"{s:.2f}: {r:.2f}" for s, r in right)
-    error = number(found.error())
-    return chart(
-        "Does a score mean what it says?",
-        [
-            Series("right as often as the score says", [(0.0, 0.0), (1.0, 1.0)], "dashed", 2),
-            Series("share that is right at 2 m", right, "line", 0),
-            Series("", right, "dots", 0),
-            Series(f"how many, of the most ({widest})", shares, "line", 1),
-        ],
-        Axis("score", 0.0, 1.0),
-        Axis("share", 0.0, 1.0),
-        f"Reliability diagram; score and share that is right: {said}",
-        f"Expected calibration error {error}, over {sum(found.count)} boxes. Below the diagonal scores promise too "
-        "much.",
     )
 
 

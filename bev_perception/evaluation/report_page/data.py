@@ -9,8 +9,11 @@ from pathlib import Path
 from bev_perception.evaluation.benchmark import Curve
 from bev_perception.evaluation.followed_object import FollowedObject
 from bev_perception.evaluation.metrics import Scores
+from bev_perception.evaluation.outage import Outage
 from bev_perception.evaluation.reliability import Reliability
+from bev_perception.evaluation.statuses import Status
 from bev_perception.evaluation.worst_frames import Scene
+from bev_perception.evaluation.worth import Worth
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,24 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Health:
+    """statuses: of the node, from the first frame on. contents: whether the bundle says what sensors usually send
+    (health.json); extrinsics: whether the node watched where they look."""
+
+    statuses: Sequence[Status]
+    contents: bool
+    extrinsics: bool
+
+
+@dataclass(frozen=True)
 class ReportData:
     """facts: name -> value rows about drive, model and machine, in order.
 
     latency_note: what the latencies are of. counters: what was dropped, masked or refused -> times. agreement: a
     sentence, and whether live and offline agree. scores: of the whole score curve; published: of what was
-    published, with the bundle's thresholds. curves: by class, of the same boxes as scores. beside: name -> scores
+    published, with the bundle's thresholds. curves: by class, of the same boxes as scores; score_reliability and worth,
+    too, the latter None where the bundle says nothing of its detections' worth. health: what the node said of its
+    sensors; outage: the same drive with cameras that fall silent; None where no node ran. beside: name -> scores
     of other runs over the same frames, such as cameras alone. gate: what it did not hold, empty where it held, None
     without one. result: the bag of what was published.
     """
@@ -90,7 +105,8 @@ class ReportData:
     scores: Scores | None = None
     published: Scores | None = None
     curves: Mapping[str, Curve] = field(default_factory=dict)
-    reliability: Reliability | None = None
+    score_reliability: Reliability | None = None
+    worth: Worth | None = None
     pace: Pace | None = None
     latencies: Sequence[Latency] = ()
     latency_note: str = ""
@@ -101,6 +117,8 @@ class ReportData:
     failed: Mapping[str, str] = field(default_factory=dict)
     beside: Mapping[str, Scores] = field(default_factory=dict)
     comparison: Comparison | None = None
+    health: Health | None = None
+    outage: Outage | None = None
     animation: Sequence[Scene] = ()
     result: Path | None = None
     command: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from bev_perception.evaluation.report_page import curves, drives, losses, scores
+from bev_perception.evaluation.report_page import curves, drives, health, losses, outage, reliability, scores
 from bev_perception.evaluation.report_page.data import ReportData
 from bev_perception.evaluation.report_page.markup import anchor, section, text
 from bev_perception.files import write_atomic
@@ -51,10 +51,13 @@ def _sections(data: ReportData, folder: Path) -> dict[str, str]:
         if data.beside:
             made["Beside other runs"] = scores.run_table({"this one": data.scores, **data.beside}, "On the same frames")
         if data.curves:
-            made["Precision, recall, reliability"] = curves.precision_recall(data.curves, data.scores, data.reliability)
+            made["Precision and recall"] = curves.precision_recall(data.curves, data.scores)
+        made["Reliability"] = reliability.reliability(data.score_reliability, data.worth)
     made["Worst frames"] = drives.worst(data.drives)
     made["One object over time"] = drives.followed(data.drives)
     made["Latency"] = losses.latency(data)
+    made["Health"] = health.health(data.health)
+    made["Cameras fall silent"] = outage.outage(data.outage)
     made["Sensors and memory"] = losses.sensors(data.drives)
     made["Losses"] = losses.counters(data)
     made["Open the recording"] = drives.opening(data.drives, data.result, folder)
