@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import cv2
@@ -12,9 +13,22 @@ from bev_perception.evaluation.followed_object import FollowedObject, Moment
 from bev_perception.evaluation.matching import CLASS_RANGE
 from bev_perception.evaluation.metrics import Tally, add_tallies, score_tally, tally
 from bev_perception.evaluation.objects import Objects, make_objects
-from bev_perception.evaluation.reliability import score_reliability
-from bev_perception.evaluation.report_page.data import Comparison, Drive, FrameRow, Latency, Pace, ReportData
+from bev_perception.evaluation.outage import Figures, Outage, OutageFrame
+from bev_perception.evaluation.reliability import reliability, score_reliability
+from bev_perception.evaluation.report_page.data import (
+    Comparison,
+    Drive,
+    FrameRow,
+    Health,
+    Latency,
+    Pace,
+    ReportData,
+)
+from bev_perception.evaluation.statuses import Status
 from bev_perception.evaluation.worst_frames import Scene
+from bev_perception.evaluation.worth import PUBLISHED, Covered, Worth
+from bev_perception.health import State
+from bev_perception.usual.reading import CONTENTS, Reading
 
 START = 1_700_000_000_000_000_000
 SENSORS = ("CAM_FRONT", "CAM_BACK_RIGHT", "RADAR_FRONT_RIGHT")
@@ -64,6 +78,41 @@ def followed() -> FollowedObject:
     return FollowedObject("17", "construction_vehicle", tuple(moment(k) for k in range(30)))
 
 
+def worth() -> Worth:
+    """Twenty bins of ten detections each; heading without any error."""
+    said = np.repeat((np.arange(20) + 0.5) / 20, 10)
+    right = np.arange(200) % 10 < np.repeat(np.arange(20) // 2, 10)
+    held = {name: Covered(90, (46, 80, 85), 45.0) for name in PUBLISHED}
+    return Worth(reliability(said, right), held | {"yaw": Covered(0, (0, 0, 0), 0.0)})
+
+
+def statuses() -> list[Status]:
+    """One camera silent from 1 s on, one radar doubtful, an alarm of what a camera sends; nothing of extrinsics."""
+
+    def one(k: int) -> Status:
+        silent: tuple[State, str] = ("silent", "stale") if k >= 10 else ("ok", "")
+        doubt: tuple[State, str] = ("suspect", f"clock_ahead: {k} ms") if k % 20 > 15 else ("ok", "")
+        at = START + k * 100_000_000
+        since = START + 2_000_000_000 if k >= 20 else None
+        readings = (
+            Reading("CAM_FRONT", 0.1 * k, 2.0, since, "detail, lower left: 0.3 of the usual" if since else ""),
+            Reading("scene", math.nan, math.nan),
+        )
+        states = {"CAM_FRONT": ("ok", ""), "CAM_BACK_RIGHT": silent, "RADAR_FRONT_RIGHT": doubt, "odometry": ("ok", "")}
+        return Status(at, states, {CONTENTS: readings})
+
+    return [one(k) for k in range(40)]
+
+
+def outage_frame(k: int, cameras: int) -> OutageFrame:
+    wrong = (4 * max(cameras, 1), 3, 24 - 4 * max(cameras, 1))
+    return OutageFrame(START + k * 83_000_000, max(cameras, 0), 10 + cameras, wrong, 60 + k % 7, k % 11 == 0)
+
+
+def figures(recall: float) -> Figures:
+    return Figures(7, 31.5, 168, recall, recall / 2, 63.0, 97.0)
+
+
 def example(folder: Path) -> ReportData:
     """folder: where its recordings are said to lie."""
     whole = scored()
@@ -75,6 +124,8 @@ def example(folder: Path) -> ReportData:
         Drive(name, folder / name, START, used, frames(), scores, scenes, followed())
         for name in (LONG, "short <drive>")
     ]
+    lost = [outage_frame(k, 6 - k // 6) for k in range(40)]
+    usual = [outage_frame(k, 6) for k in range(40)]
     return ReportData(
         title="A <report> & more",
         facts={"model": "m" * 90, "machine": "this one"},
@@ -82,6 +133,17 @@ def example(folder: Path) -> ReportData:
         published=scores,
         curves={name: curve(matched) for name, matched in whole.whole.items()},
         score_reliability=score_reliability(list(whole.whole.values())),
+        worth=worth(),
+        health=Health(statuses(), contents=True, extrinsics=True),
+        outage=Outage(
+            {f"CAM_NUMBER_{k}": 0.5 + 0.5 * k for k in range(6)},
+            lost,
+            usual,
+            statuses(),
+            {n: (figures(n / 8), figures(0.8)) for n in range(6, -1, -1)},
+            98.0,
+            92.0,
+        ),
         pace=Pace(11.9, 3, 43, "3 of 43 gave way to newer ones"),
         latencies=[Latency("preprocess", 9, 12, 14, 20, 40), Latency("total", 1080.4, 1290, 1395, 1499, 40)],
         counters={"RADAR_FRONT_RIGHT/a_reason_that_has_a_very_long_name_of_its_own": 123456},

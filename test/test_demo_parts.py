@@ -263,7 +263,7 @@ def test_a_live_run_is_scored_compared_and_reported(tmp_path: Path):
     worst = max(false + missed for _, false, missed in rows)
     assert drive.scenes[0].errors() == worst and drive.scenes[0].stamp_ns in run.messages
     assert {c.ap_at[2.0] for c in data.scores.classes.values()} >= {data.curves["car"].ap()[2]}
-    assert data.reliability is not None and sum(data.reliability.count) == counts[0]
+    assert data.score_reliability is not None and sum(data.score_reliability.count) == counts[0]
     summary = summarize(data, run, tmp_path, 83.3)
     assert summary["live_offline"]["identical"] and "5 frames processed" in summary["text"]
     assert "stamp to publication unknown; of that the engine (unknown engine) unknown" in summary["text"]
@@ -291,7 +291,8 @@ def test_live_over_dds_and_offline_agree_bit_for_bit(tmp_path: Path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(live, "SHIPPED_PARAMETERS", shipped)
         params, config = write_parameters(tmp_path, bag, tmp_path / "bundle", tiny_bundle.SPEC)
-    result = demo.drive_live(bag, params, config, tmp_path, tmp_path / "log", rate=0.15)
+    result = tmp_path / "result"
+    demo.drive_live(bag, params, config, result, tmp_path / "log", rate=0.15)
     found = read_detection_arrays(result)
     assert set(found) <= set(tiny_drive.anchor_stamps(12)) and len(found) >= 3
     offline = replay(

@@ -14,6 +14,7 @@ pytest.importorskip("diagnostic_msgs", reason="ROS 2 is not sourced")
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from bev_perception.bundle import load_bundle
+from bev_perception.evaluation.statuses import status_of
 from bev_perception.health import SensorHealth
 from bev_perception.parameters import NODE_NAME, SHIPPED_BUNDLE
 from bev_perception.ros.diagnostics import NodeReport, diagnostics_message, status_message
@@ -132,6 +133,7 @@ def test_alarms_of_health_are_told_and_those_of_the_scene_stand_in_the_summary()
         ("CAM_BACK", HealthState.EXTRINSICS, False, 0, 0),
     ]
     assert status.health[0].text == dirty.text and status.health[2].threshold == 0.75
+    assert status_of(status).readings == {check: tuple(rows) for check, rows in health.items()}
     assert status.level == PerceptionStatus.OK and "scene doubt" in status.summary
     (told,) = (s for s in diagnostics_message(report, "/n").status if s.name == "/n: health")
     assert told.level == DiagnosticStatus.WARN and "CAM_FRONT contents: detail, lower left" in told.message

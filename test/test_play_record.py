@@ -225,6 +225,19 @@ def test_the_player_waits_until_its_subscribers_know_it(monkeypatch: pytest.Monk
         play_bag.wait_for_subscribers({"/odometry": publisher}, 1, 3.0)
 
 
+def test_a_topic_falls_silent_while_the_others_go_on(tmp_path: Path) -> None:
+    stamps = [EPOCH_NS + i * 10_000_000 for i in range(40)]
+    poses = [("/odometry", at, make_pose(at)) for at in stamps]
+    truth = [("/truth", at + 1, stamped(Detection3DArray(), at, "base_link")) for at in stamps]
+    write_bag(tmp_path / "drive", [*poses, *truth])
+    assert finish(tool("play_bag", [tmp_path / "drive", "--end", "/truth=0.1"], environment(), tmp_path)) == 0
+    assert "played 50 messages" in (tmp_path / "play_bag.log").read_text()
+    for wrong, told in (("/other=1", "['/other'] cannot fall silent"), ("/truth", "expected TOPIC=SECONDS")):
+        assert finish(tool("play_bag", [tmp_path / "drive", "--end", wrong], environment(), tmp_path)) != 0
+        log = (tmp_path / "play_bag.log").read_text()
+        assert told in log and "Traceback" not in log
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_gap_in_the_recording_can_be_left(tmp_path: Path, how: int) -> None:
     stamps = (EPOCH_NS, EPOCH_NS + 600_000_000_000)

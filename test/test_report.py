@@ -8,11 +8,12 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import report_example
 from report_example import LONG, START
 
 from bev_perception.evaluation.report_page.charts import Axis, Series, chart, steps
-from bev_perception.evaluation.report_page.data import Drive, ReportData
+from bev_perception.evaluation.report_page.data import Drive, Health, ReportData
 from bev_perception.evaluation.report_page.page import render, write_report
 from bev_perception.evaluation.worst_frames import Scene
 
@@ -67,7 +68,12 @@ def test_it_says_what_it_was_given(tmp_path: Path) -> None:
         f"{data.scores.classes['car'].ap:.3f}", "no trailer",
         "7.0\N{NO-BREAK SPACE}%", "3 of 43", "11.9", "a_reason_that_has",
         "CAM_BACK_RIGHT never_seen, 0.83 to 1.25 s, 5 frames", "memory emptied: time_jump_back", "radars alone",
-        "+0.050", "2.00 s into the recording: 10 hit, 6 false alarms, 3 missed", "found in 26 of 30 frames",
+        "+0.050", "over 200 detections in 20 bins", "CAM_BACK_RIGHT silent (stale), 1.0 to 3.9 s",
+        "RADAR_FRONT_RIGHT suspect (clock_ahead), 1.6 to 2.0 s", "OK throughout: CAM_FRONT, odometry",
+        "2.0 to 3.9 s</td>", "detail, lower left: 0.3 of the usual", "without an estimate so far", "51.1", "88.9",
+        "live over DDS as the first time", "CAM_NUMBER_5 3.0 s", "at most 98 ms from one to the next, 92 ms with all",
+        "4 waited for a camera until their deadline",
+        "2.00 s into the recording: 10 hit, 6 false alarms, 3 missed", "found in 26 of 30 frames",
     ):  # fmt: skip
         assert said in text, said
     assert text.count("data:image/jpeg;base64,") == 3 + 4
@@ -79,6 +85,39 @@ def test_what_is_not_there_has_no_section(tmp_path: Path) -> None:
     assert "<h2>" not in render(ReportData("nothing", {}), tmp_path)
     drive = Drive("unscored", None, 0, {"CAM": 2}, report_example.frames(2))
     assert "unscored" in render(ReportData("no truth", {}, drives=[drive]), tmp_path)
+
+
+def test_what_was_not_looked_at_is_said(tmp_path: Path) -> None:
+    data = report_example.example(tmp_path)
+    plain = [dataclasses.replace(s, readings={}) for s in report_example.statuses()]
+    text = render(dataclasses.replace(data, worth=None, health=Health(plain, False, False)), tmp_path)
+    assert "The bundle has no uncertainty.json" in text and "existence_probability mean" not in text
+    assert "The bundle has no health.json" in text and "was not watched" in text
+    text = render(dataclasses.replace(data, health=Health(plain, True, True), outage=None), tmp_path)
+    assert "but no frame was looked at" in text and "without an estimate so far" in text
+    assert "Cameras fall silent" not in text
+
+
+def test_frames_that_do_not_go_on_are_said(tmp_path: Path) -> None:
+    data = report_example.example(tmp_path)
+    assert data.outage is not None
+    held = render(data, tmp_path)
+    assert '<p class="good"><b>Frames go on:' in held
+    for worse in (
+        dataclasses.replace(data.outage, gap_ms=400.0),
+        dataclasses.replace(data.outage, frames=data.outage.frames[:20]),
+    ):
+        assert '<p class="bad"><b>Frames go on:' in render(dataclasses.replace(data, outage=worse), tmp_path)
+
+
+def test_bars_stand_on_the_axis_and_do_not_touch() -> None:
+    drawn = chart("t", [Series("", [(0.5, 2.0), (1.5, 4.0), (2.5, 0.0)], "bars")], Axis("x"), Axis("y", 0.0), "said")
+    bars = [
+        tuple(map(float, row)) for row in re.findall(r'<rect x="(.+?)" y="(.+?)" width="(.+?)" height="(.+?)"', drawn)
+    ]
+    assert len(bars) == 3 and len({round(y + height, 1) for _, y, _, height in bars}) == 1
+    assert bars[1][3] == pytest.approx(2 * bars[0][3], abs=0.2) and bars[2][3] == 0
+    assert bars[0][0] + bars[0][2] < bars[1][0] and bars[1][0] + bars[1][2] < bars[2][0]
 
 
 def test_large_pictures_have_a_budget(tmp_path: Path) -> None:

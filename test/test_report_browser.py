@@ -36,7 +36,7 @@ def test_nothing_sticks_out_or_is_hidden(chromium: Browser, page: Path, width: i
     assert chromium.run("innerWidth") == width
     assert chromium.run(STICKS_OUT) == []
     assert chromium.complaints == [] and chromium.requests == [page.resolve().as_uri()]
-    assert chromium.run("document.querySelectorAll('section').length") == 13
+    assert chromium.run("document.querySelectorAll('section').length") == 16
 
 
 def test_what_sticks_out_would_be_seen(chromium: Browser, page: Path) -> None:

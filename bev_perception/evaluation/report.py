@@ -27,8 +27,7 @@ from bev_perception.evaluation.metrics import Scores, Tally, add_tallies, score_
 from bev_perception.evaluation.reliability import score_reliability
 from bev_perception.evaluation.report_page.data import Comparison, Drive, FrameRow, Latency, Pace, ReportData
 from bev_perception.evaluation.report_page.page import write_report
-from bev_perception.evaluation.summary import DRIVES, RESULT, tallies
-from bev_perception.evaluation.worth import Worth, add_worths
+from bev_perception.evaluation.summary import DRIVES, RESULT, tallies, worth_of
 from bev_perception.files import naming, read_text
 from bev_perception.plain import parse_json
 
@@ -62,7 +61,7 @@ def report_of(result: Path, baseline: Path | None = None, beside: Mapping[str, P
         scores=score_tally(whole) if whole else None,
         curves={name: curve(matched) for name, matched in whole.whole.items()} if whole else {},
         score_reliability=score_reliability(list(whole.whole.values())) if whole else None,
-        worth=_worth(list(results.values())),
+        worth=worth_of(list(results.values())),
         pace=_pace(list(results.values())),
         latencies=_latencies(list(results.values())),
         latency_note="of a step alone, on the machine that evaluated; of several drives the worst",
@@ -86,12 +85,6 @@ def _result(folder: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or not wanted <= set(data):
         raise ValueError(f"{folder / RESULT} is no result of this version; evaluate again")
     return data
-
-
-def _worth(results: Sequence[DriveResult]) -> Worth | None:
-    """None where no drive that was scored has any: all are of one bundle."""
-    known = [result.worth for result in results if result.worth is not None]
-    return add_worths(known) if known else None
 
 
 def _pace(results: Sequence[DriveResult]) -> Pace:

@@ -12,6 +12,8 @@ from bev_perception.evaluation.drive import DriveResult
 from bev_perception.evaluation.metrics import Scores, Tally, add_tallies, score_tally
 from bev_perception.evaluation.result_folder import TALLY
 from bev_perception.evaluation.tally_file import read_tally
+from bev_perception.evaluation.worth import Worth, add_worths
+from bev_perception.uncertainty import LEVELS
 
 DRIVES, RESULT = "drives", "result.json"  # in the folder of a result
 
@@ -30,7 +32,8 @@ def figures_of(results: Sequence[DriveResult], scores: Scores | None) -> dict[st
 
     frames, boxes_per_frame, realtime (seconds of recording a second); scores.*, classes.CLASS.ap and
     ranges.LOW-HIGH.mean_ap; latency_ms.STAGE.pNN: the largest of all drives; consistency.*: means over drives, weighed
-    by their frames; used.SENSOR: share of the frames; lost.REASON: what was counted, of all drives.
+    by their frames; calibration.ece and calibration.inside_LEVEL.QUANTITY: shares of 1, where the bundle says what its
+    detections are worth; used.SENSOR: share of the frames; lost.REASON: what was counted, of all drives.
     """
     frames = sum(result.frames for result in results)
     figures = {
@@ -40,7 +43,7 @@ def figures_of(results: Sequence[DriveResult], scores: Scores | None) -> dict[st
         "realtime": _ratio(sum(r.seconds for r in results), sum(r.wall_s for r in results)),
         "annotated": float(sum(r.annotated for r in results)),
     }
-    figures |= _score_figures(scores)
+    figures |= _score_figures(scores) | _calibration_figures(worth_of(results))
     for stage in sorted({stage for r in results for stage in r.latency_ms}):
         for name in ("p50", "p95", "p99", "max"):
             figures[f"latency_ms.{stage}.{name}"] = max(r.latency_ms[stage][name] for r in results if r.latency_ms)
@@ -74,6 +77,23 @@ def _score_figures(scores: Scores | None) -> dict[str, float]:
     figures |= {f"scores.{name}": getattr(e, name) for name in ("ate", "ase", "aoe", "ave", "aae")}
     figures |= {f"classes.{name}.ap": row.ap for name, row in scores.classes.items() if row.ground_truth}
     return figures | {f"ranges.{row.low:g}-{row.high:g}.mean_ap": row.mean_ap for row in scores.ranges}
+
+
+def worth_of(results: Sequence[DriveResult]) -> Worth | None:
+    """Of all drives; None where the bundle says nothing of its detections' worth, or nothing was scored."""
+    known = [result.worth for result in results if result.worth is not None]
+    return add_worths(known) if known else None
+
+
+def _calibration_figures(worth: Worth | None) -> dict[str, float]:
+    if worth is None:
+        return {}
+    held = {
+        f"calibration.inside_{100 * level:g}.{name}": share
+        for name, found in worth.intervals.items()
+        for level, share in zip(LEVELS, found.shares())
+    }
+    return {"calibration.ece": worth.probability.error(), **held}
 
 
 def _ratio(part: float, whole: float) -> float:

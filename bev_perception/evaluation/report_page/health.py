@@ -111,7 +111,7 @@ def _row(name: str, found: Sequence[tuple[float, Reading]]) -> list[str]:
 
 
 def _share(reading: Reading) -> float:
-    return reading.score / reading.threshold if reading.threshold else math.nan
+    return abs(reading.score) / reading.threshold if reading.threshold else math.nan
 
 
 def _peak(found: Sequence[tuple[float, Reading]]) -> float:
