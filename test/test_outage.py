@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from types import SimpleNamespace as Row
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from bev_perception.evaluation.objects import Objects, make_objects
-from bev_perception.evaluation.outage import AT_ONCE_NS, Run, at_once, nearest, outage_of, silences, topics_that_end
+from bev_perception.evaluation.outage import Run, outage_of, silences, topics_that_end
 from bev_perception.evaluation.report_page.data import Health
 from bev_perception.evaluation.report_page.health import health
 from bev_perception.evaluation.statuses import Status, status_of, stretches
+from bev_perception.evaluation.truth_between import LONGEST_NS, nearest, truth_at
 from bev_perception.structures import COMPLETE, DEADLINE
 from bev_perception.usual.reading import CONTENTS, EXTRINSICS, Reading
 
@@ -52,9 +54,9 @@ def test_the_last_camera_falls_silent_before_the_end() -> None:
 
 
 def test_each_part_is_held_against_the_same_part_of_the_whole_drive() -> None:
-    """Half of the cars are lost with each camera; without an anchor stamps are off by a few ns; one frame is lost."""
+    """Half of the cars are lost with each camera; without any stamps are others; one frame is lost."""
     stamps = [k * 100 * MS for k in range(9)]
-    lost = {s + 3 * (k >= 6): message(2 - k // 3, 4 - 2 * (k // 3)) for k, s in enumerate(stamps) if k != 7}
+    lost = {s - 30 * MS * (k >= 6): message(2 - k // 3, 4 - 2 * (k // 3)) for k, s in enumerate(stamps) if k != 7}
     lost[stamps[3]] = message(1, 2, DEADLINE)
     whole = {s: message(2, 4 if k < 6 else 3) for k, s in enumerate(stamps)}
     wanted = {s: truth() for s in stamps}
@@ -65,13 +67,16 @@ def test_each_part_is_held_against_the_same_part_of_the_whole_drive() -> None:
     assert [usual.frames for _, usual in found.by_cameras.values()] == [3, 3, 3]
     assert [own.recall for own, _ in found.by_cameras.values()] == [1.0, 0.5, 0.0]
     assert [usual.recall for _, usual in found.by_cameras.values()] == [1.0, 1.0, 0.75]
-    assert [own.objects for own, _ in found.by_cameras.values()] == [12, 12, 8], "stamps a few ns off are the same"
+    assert [own.objects for own, _ in found.by_cameras.values()] == [12, 12, 8], (
+        "between two stamps there is something to find, too"
+    )
     assert found.by_cameras[1][0].boxes_per_frame == 2.0
     maps = [own.mean_ap for own, _ in found.by_cameras.values()]
     assert maps[0] == pytest.approx(1.0) and maps[0] > maps[1] > maps[2] == 0
     assert (found.by_cameras[1][0].age_p50_ms, found.by_cameras[1][0].age_max_ms) == (50.0, 150.0)
     assert [frame.deadline for frame in found.frames] == [False] * 3 + [True] + [False] * 4
-    assert found.gap_ms == pytest.approx(200.0) and found.whole_gap_ms == pytest.approx(200.0)
+    assert found.gap_ms == pytest.approx(200.0), "where the frame was lost"
+    assert found.whole_gap_ms == pytest.approx(200.0)
 
 
 def test_without_ground_truth_nothing_is_said_to_be_found() -> None:
@@ -87,9 +92,26 @@ def test_nearest_is_that_of_a_slow_search() -> None:
         rising = np.unique(rng.integers(0, 100, rng.integers(1, 12))).tolist()
         value = int(rng.integers(-10, 110))
         assert abs(rising[nearest(rising, value)] - value) == min(abs(r - value) for r in rising)
-    here = truth()
-    assert at_once({5: here}, 5 + AT_ONCE_NS) is here and at_once({5: here}, 6 + AT_ONCE_NS) is None
-    assert at_once({}, 5) is None
+
+
+def test_objects_between_two_stamps_are_on_the_line() -> None:
+    before, after = truth(), truth()
+    after.boxes[:, 0] += 4.0
+    after.boxes[:, 6] -= 0.2
+    before.boxes[:, 6] += 2 * np.pi
+    before, after = (
+        dataclasses.replace(o, ids=ids) for o, ids in ((before, ("1", "2", "3", "")), (after, ("2", "1", "7", "")))
+    )
+    there = {0: before, 100 * MS: after}
+    found = truth_at(there, 25 * MS)
+    assert found is not None and found.ids == before.ids
+    np.testing.assert_allclose(found.boxes[:, 0], [10 + (24 - 10) / 4, 20 + (14 - 20) / 4, 30, 40])
+    np.testing.assert_allclose(found.boxes[:, 6], [2 * np.pi - 0.05] * 2 + [2 * np.pi] * 2)
+    late = truth_at(there, 75 * MS)
+    assert late is not None and late.ids == after.ids, "those of the nearer stamp"
+    np.testing.assert_allclose(late.boxes[:2, 0], [14 + (20 - 14) / 4, 24 + (10 - 24) / 4])
+    assert truth_at(there, 0) is before and truth_at(there, -1) is truth_at(there, 101 * MS) is truth_at({}, 5) is None
+    assert truth_at({0: before, LONGEST_NS + 1: after}, 5) is None
 
 
 def status(stamp_ns: int, **states: tuple[str, str]) -> Status:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,10 +14,9 @@ from bev_perception.evaluation.judged import judge
 from bev_perception.evaluation.metrics import score
 from bev_perception.evaluation.objects import Objects, objects_from_message
 from bev_perception.evaluation.statuses import Status
+from bev_perception.evaluation.truth_between import nearest, truth_at
 from bev_perception.parameters import NodeConfig
 from bev_perception.structures import DEADLINE
-
-AT_ONCE_NS = 1_000_000  # stamps of one moment: a frame's without its anchor is reckoned, not measured
 
 
 @dataclass(frozen=True)
@@ -77,15 +75,15 @@ def topics_that_end(config: NodeConfig, ends: Mapping[str, float]) -> dict[str, 
 
 @dataclass(frozen=True)
 class Run:
-    """What a node published, stamp (ns) -> message and milliseconds to its recording, and what was there to find. All
-    with stamps of one moment as one."""
+    """What a node published, stamp (ns) -> message and milliseconds to its recording, and what was there to find, at
+    stamps of its own: without any camera radars set the time of the frames."""
 
     messages: Mapping[int, Any]
     ages_ms: Mapping[int, float]
     truth: Mapping[int, Objects]
 
     def frame(self, stamp: int, cameras: Collection[str]) -> OutageFrame:
-        message, wanted = self.messages[stamp], at_once(self.truth, stamp)
+        message, wanted = self.messages[stamp], truth_at(self.truth, stamp)
         found = objects_from_message(message)
         wrong = None if wanted is None else judge(wanted, found).totals()
         used = len(set(cameras) & set(message.sensors_used))
@@ -96,7 +94,7 @@ class Run:
 
     def figures(self, frames: Sequence[OutageFrame]) -> Figures:
         """Of some of its frames; at least one."""
-        pairs = {f.stamp_ns: at_once(self.truth, f.stamp_ns) for f in frames}
+        pairs = {f.stamp_ns: truth_at(self.truth, f.stamp_ns) for f in frames}
         wanted = {stamp: objects for stamp, objects in pairs.items() if objects is not None}
         found = {stamp: objects_from_message(self.messages[stamp]) for stamp in wanted}
         hits, missed = (sum(f.wrong[k] for f in frames if f.wrong) for k in (0, 2))
@@ -130,18 +128,3 @@ def _gap_ms(frames: Sequence[OutageFrame]) -> float:
     """The longest time without a detection."""
     came = [frame.stamp_ns / 1e6 + frame.age_ms for frame in frames]
     return max((later - earlier for earlier, later in pairwise(came)), default=math.nan)
-
-
-def nearest(rising: Sequence[int], value: int) -> int:
-    """Index of the entry nearest to a value; at least one."""
-    k = bisect_left(rising, value)
-    return min((i for i in (k - 1, k) if 0 <= i < len(rising)), key=lambda i: abs(rising[i] - value))
-
-
-def at_once(by_stamp: Mapping[int, Objects], stamp: int) -> Objects | None:
-    """What is there at this stamp, or within AT_ONCE_NS of it."""
-    if not by_stamp:
-        return None
-    rising = sorted(by_stamp)
-    found = rising[nearest(rising, stamp)]
-    return by_stamp[found] if abs(found - stamp) <= AT_ONCE_NS else None

@@ -94,7 +94,7 @@ def _readings(statuses: Sequence[Status], check: str) -> str:
     drawn.append(Series("alarm", [(0.0, 1.0), (end_s, 1.0)], "dashed", 2))
     alt = f"{TITLES[check]}: " + ", ".join(f"{name} at most {_peak(known[name]):.2f}" for name in order)
     note = f"Those that came nearest, of {len(order)}." if len(order) > DRAWN else ""
-    made = chart(TITLES[check], drawn, Axis("s"), Axis("score, of its threshold", 0.0), alt, note)
+    made = chart(TITLES[check], drawn, Axis("time, s"), Axis("score, of its threshold", 0.0), alt, note)
     rows = [_row(name, known[name]) for name in order]
     head = ["sensor", f"largest <small>{UNITS[check]}</small>", "threshold", "alarm", "what is most off"]
     listed = table(head, rows, caption=TITLES[check], kind="runs")

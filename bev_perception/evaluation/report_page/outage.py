@@ -35,10 +35,12 @@ def _told(found: Outage) -> str:
 
 def _verdict(found: Outage) -> str:
     frames, usual = len(found.frames), len(found.whole)
-    deadline = sum(frame.deadline for frame in found.frames)
+    deadline, usual_late = (sum(frame.deadline for frame in run) for run in (found.frames, found.whole))
     said = (
         f"{frames} frames, {usual} with all cameras; at most {found.gap_ms:.0f} ms from one to the next, "
-        f"{found.whole_gap_ms:.0f} ms with all cameras; {deadline} waited for a camera until their deadline."
+        f"{found.whole_gap_ms:.0f} ms with all cameras; {deadline} waited for a camera until their deadline, "
+        f"{usual_late} with all cameras. A camera that has gone is waited for until it has been silent for "
+        "sync.silence_ms, each frame for sync.deadline_ms from its stamp at most."
     )
     good = found.gap_ms < 2 * found.whole_gap_ms and frames > 0.95 * usual
     return f'<p class="{"good" if good else "bad"}"><b>Frames go on:</b> {text(said)}</p>'
@@ -55,7 +57,9 @@ def _cameras(found: Outage, zero: int) -> str:
             stairs.append((at, stairs[-1][1]))
         stairs.append((at, float(frame.cameras)))
     alt = f"Cameras in each frame: from {found.frames[0].cameras} down to {found.frames[-1].cameras}"
-    return chart("Cameras left", [Series("", stairs)], Axis("s"), Axis("cameras", 0.0, float(len(found.ends))), alt)
+    return chart(
+        "Cameras left", [Series("", stairs)], Axis("time, s"), Axis("cameras", 0.0, float(len(found.ends))), alt
+    )
 
 
 def _pair(found: Outage, zero: int, value: str) -> list[Series]:
@@ -68,7 +72,7 @@ def _pair(found: Outage, zero: int, value: str) -> list[Series]:
 
 def _boxes(found: Outage, zero: int) -> str:
     alt = "Detections in each frame, while cameras fall silent and with all cameras"
-    return chart("Detections in a frame", _pair(found, zero, "boxes"), Axis("s"), Axis("detections", 0.0), alt)
+    return chart("Detections in a frame", _pair(found, zero, "boxes"), Axis("time, s"), Axis("detections", 0.0), alt)
 
 
 def _recall(found: Outage) -> str:
@@ -86,7 +90,7 @@ def _recall(found: Outage) -> str:
 
 def _ages(found: Outage, zero: int) -> str:
     alt = "Time from the stamp of each frame to its publication, while cameras fall silent and with all cameras"
-    return chart("Stamp to publication", _pair(found, zero, "age_ms"), Axis("s"), Axis("ms", 0.0), alt)
+    return chart("Stamp to publication", _pair(found, zero, "age_ms"), Axis("time, s"), Axis("ms", 0.0), alt)
 
 
 def _by_cameras(found: Outage) -> str:
@@ -97,7 +101,7 @@ def _by_cameras(found: Outage) -> str:
                 text(name), str(f.frames), number(f.boxes_per_frame, 1), str(f.objects), number(f.recall, 2),
                 number(f.mean_ap, 2), f"{f.age_p50_ms:.0f}", f"{f.age_max_ms:.0f}",
             ])  # fmt: skip
-    head = ["cameras", "frames", "boxes", "objects", "recall", "mAP", "<small>ms</small>", "most"]
+    head = ["cameras", "frames", "boxes", "objects", "recall", "mAP", "ms, p50", "ms, max"]
     note = (
         "As published: detections a frame, objects to find, recall at 2 m, mAP over the classes that are there, "
         "milliseconds from stamp to publication in the middle and at most. So few frames tell no more than the trend; "
