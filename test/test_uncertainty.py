@@ -11,11 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_bundle
+import tiny_drive
 
 from bev_perception.bundle import load_bundle
+from bev_perception.evaluation.drive import read_drive
+from bev_perception.evaluation.evaluate import main as evaluate_main
+from bev_perception.evaluation.result_folder import WORTH
+from bev_perception.evaluation.worth import PUBLISHED, read_worth
 from bev_perception.frame_proof import open_proven
 from bev_perception.model_spec import BundleError
 from bev_perception.pipeline import BevPipeline
+from bev_perception.replay import main as replay_main
+from bev_perception.replay import strong_only
 from bev_perception.structures import Detections
 from bev_perception.uncertainty import (
     CHANNELS,
@@ -226,3 +233,40 @@ def test_a_folder_may_be_copied_with_it(bundle, tmp_path: Path) -> None:
     state(bundle, table_of(bundle.spec.onnx_sha256))
     shutil.copytree(bundle.path, tmp_path / "copy")
     assert read_uncertainty(load_bundle(tmp_path / "copy")) == read_uncertainty(bundle)
+
+
+def test_what_is_left_out_of_a_replay_takes_its_worth_along() -> None:
+    """Thresholds of classes differ, so that what stays is not the front of what was found."""
+    rng = np.random.default_rng(5)
+    boxes = np.column_stack([rng.uniform(-20, 20, (30, 2)), np.ones((30, 5))])
+    scores, labels = np.sort(rng.random(30))[::-1], rng.integers(0, 2, 30)
+    said = Estimator(table_of(), SPEC.classes)(boxes, scores, labels)
+    every = Detections(0, boxes, boxes[:, :2], scores, labels, uncertainty=said, variances=np.zeros((30, 0, 10)))
+    least = dict.fromkeys(SPEC.classes, 0.8) | {SPEC.classes[1]: 0.2}
+    kept = strong_only(every, least, SPEC)
+    assert 3 < len(kept) < 27 and kept.variances.shape == (len(kept), 0, 10)
+    again = Estimator(table_of(), SPEC.classes)(kept.boxes, kept.scores, kept.labels)
+    np.testing.assert_allclose(kept.uncertainty.probability, again.probability)
+    np.testing.assert_allclose(kept.uncertainty.pose, again.pose)
+    np.testing.assert_allclose(kept.uncertainty.size, again.size)
+
+
+def test_an_evaluation_counts_whether_it_holds_and_a_new_table_is_counted_anew(tmp_path: Path) -> None:
+    bundle = tiny_bundle.write_bundle(tmp_path / "bundle")
+    params, bag = tiny_drive.write_params(tmp_path / "params.yaml"), tiny_drive.write_drive(tmp_path / "bag", frames=3)
+    arguments = [str(bag), "--bundle", str(bundle.path), "--params", str(params)]
+
+    def figures() -> dict[str, float]:
+        assert evaluate_main([*arguments, "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+        return json.loads((tmp_path / "out" / "result.json").read_text())["figures"]
+
+    assert not [name for name in figures() if name.startswith("calibration.")]
+    assert "The bundle has no uncertainty.json" in (tmp_path / "out" / "report.html").read_text()
+    state(bundle, table_of(bundle.spec.onnx_sha256))
+    found = figures()
+    assert 0 <= found["calibration.ece"] <= 1
+    assert {f"calibration.inside_{level}.{name}" for level in (50, 90, 95) for name in PUBLISHED} <= set(found)
+    assert "Does existence_probability mean what it says?" in (tmp_path / "out" / "report.html").read_text()
+    assert replay_main([*arguments, "--out", str(tmp_path / "replay"), "--score-floor", "0.03"]) == 0
+    counted = read_worth(tmp_path / "replay" / WORTH)
+    assert counted == read_drive(tmp_path / "out" / "drives" / "bag").worth and counted.detections > 20

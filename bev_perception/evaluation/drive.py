@@ -36,7 +36,7 @@ from bev_perception.evaluation.worth import Worth, add_worths, worth
 from bev_perception.files import naming, read_text, replace_folder, work_folder, write_atomic
 from bev_perception.model_spec import ModelSpec
 from bev_perception.parameters import load_config
-from bev_perception.plain import from_plain, parse_json
+from bev_perception.plain import from_plain, parse_json, to_plain
 from bev_perception.preprocess.radar import accumulate
 from bev_perception.replay import Found, Replay
 from bev_perception.uncertainty import UncertaintyTable, read_uncertainty
@@ -75,8 +75,9 @@ class Job:
         if not files or not files[0].exists():
             raise BagError(f"{self.bag}: there is no such recording")
         sizes = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-        facts = [FORMAT, load_bundle(self.bundle).spec.onnx_sha256, self.params.read_text(), sizes, self.ground_truth]
-        facts += [self.backend, self.score_floor, self.threads, self.without]
+        bundle = load_bundle(self.bundle)
+        facts = [FORMAT, bundle.spec.onnx_sha256, self.params.read_text(), sizes, self.ground_truth]
+        facts += [to_plain(read_uncertainty(bundle)), self.backend, self.score_floor, self.threads, self.without]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
