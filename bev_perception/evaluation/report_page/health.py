@@ -56,7 +56,9 @@ def states(statuses: Sequence[Status]) -> str:
         return always
     listed = "".join(f"<li>{text(line)}</li>" for line in told[:EVENTS])
     listed += f"<li>and {len(told) - EVENTS} more</li>" if len(told) > EVENTS else ""
-    events = f"<details><summary>In words: {len(told)} events</summary><ul>{listed}</ul></details>"
+    events = (
+        f"<details><summary>In words: {len(told)} event{'s' * (len(told) != 1)}</summary><ul>{listed}</ul></details>"
+    )
     alt = "State of each sensor over time: " + "; ".join(told[:EVENTS])
     return f"{_legend()}{timeline(rows, (end_ns - start_ns) / 1e9, alt)}{always}{events}"
 

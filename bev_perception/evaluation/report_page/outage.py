@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from bev_perception.evaluation.outage import Outage, OutageFrame
 from bev_perception.evaluation.report_page.charts import Axis, Series, chart
@@ -39,11 +40,16 @@ def _verdict(found: Outage) -> str:
     said = (
         f"{frames} frames, {usual} with all cameras; at most {found.gap_ms:.0f} ms from one to the next, "
         f"{found.whole_gap_ms:.0f} ms with all cameras; {deadline} waited for a camera until their deadline, "
-        f"{usual_late} with all cameras. A camera that has gone is waited for until it has been silent for "
+        f"{usual_late} with all cameras. From stamp to publication {_middle(found.frames):.0f} ms passed in the middle, "
+        f"{_middle(found.whole):.0f} ms with all cameras. A camera that has gone is waited for until it has been silent for "
         "sync.silence_ms, each frame for sync.deadline_ms from its stamp at most."
     )
     good = found.gap_ms < 2 * found.whole_gap_ms and frames > 0.95 * usual
     return f'<p class="{"good" if good else "bad"}"><b>Frames go on:</b> {text(said)}</p>'
+
+
+def _middle(frames: Sequence[OutageFrame]) -> float:
+    return median(frame.age_ms for frame in frames)
 
 
 def _seconds(frames: Sequence[OutageFrame], zero: int) -> list[float]:
