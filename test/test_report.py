@@ -72,7 +72,7 @@ def test_it_says_what_it_was_given(tmp_path: Path) -> None:
         "RADAR_FRONT_RIGHT suspect (clock_ahead), 1.6 to 2.0 s", "OK throughout: CAM_FRONT, odometry",
         "2.0 to 3.9 s</td>", "detail, lower left: 0.3 of the usual", "without an estimate so far", "51.1", "88.9",
         "live over DDS as the first time", "CAM_NUMBER_5 3.0 s", "at most 98 ms from one to the next, 92 ms with all",
-        "4 waited for a camera until their deadline",
+        "4 frames waited for a camera until their deadline",
         "2.00 s into the recording: 10 hit, 6 false alarms, 3 missed", "found in 26 of 30 frames",
     ):  # fmt: skip
         assert said in text, said

@@ -39,10 +39,10 @@ def _verdict(found: Outage) -> str:
     deadline, usual_late = (sum(frame.deadline for frame in run) for run in (found.frames, found.whole))
     said = (
         f"{frames} frames, {usual} with all cameras; at most {found.gap_ms:.0f} ms from one to the next, "
-        f"{found.whole_gap_ms:.0f} ms with all cameras; {deadline} waited for a camera until their deadline, "
-        f"{usual_late} with all cameras. From stamp to publication {_middle(found.frames):.0f} ms passed in the middle, "
-        f"{_middle(found.whole):.0f} ms with all cameras. A camera that has gone is waited for until it has been silent for "
-        "sync.silence_ms, each frame for sync.deadline_ms from its stamp at most."
+        f"{found.whole_gap_ms:.0f} ms with all cameras. From stamp to publication {_middle(found.frames):.0f} ms "
+        f"passed in the middle, {_middle(found.whole):.0f} ms with all cameras; {deadline} frames waited for a camera until "
+        f"their deadline, {usual_late} with all cameras. A camera that has gone is waited for until it has been silent "
+        "for sync.silence_ms, each frame for sync.deadline_ms from its stamp at most."
     )
     good = found.gap_ms < 2 * found.whole_gap_ms and frames > 0.95 * usual
     return f'<p class="{"good" if good else "bad"}"><b>Frames go on:</b> {text(said)}</p>'
