@@ -40,9 +40,9 @@ def _verdict(found: Outage) -> str:
     said = (
         f"{frames} frames, {usual} with all cameras; at most {found.gap_ms:.0f} ms from one to the next, "
         f"{found.whole_gap_ms:.0f} ms with all cameras. From stamp to publication {_middle(found.frames):.0f} ms "
-        f"passed in the middle, {_middle(found.whole):.0f} ms with all cameras; {deadline} frames waited for a camera until "
-        f"their deadline, {usual_late} with all cameras. A camera that has gone is waited for until it has been silent "
-        "for sync.silence_ms, each frame for sync.deadline_ms from its stamp at most."
+        f"passed in the middle, {_middle(found.whole):.0f} ms with all cameras; {deadline} frames waited for a camera "
+        f"until their deadline, {usual_late} with all cameras. A camera that has gone is waited for until it has been "
+        "silent for sync.silence_ms, each frame for sync.deadline_ms from its stamp at most."
     )
     good = found.gap_ms < 2 * found.whole_gap_ms and frames > 0.95 * usual
     return f'<p class="{"good" if good else "bad"}"><b>Frames go on:</b> {text(said)}</p>'
