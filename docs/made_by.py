@@ -6,6 +6,7 @@ from __future__ import annotations
 STUDY = (
     "python -m training.study training.experiments.{} --data DATA --out OUT --seeds 0 1 2, which writes OUT/results.csv"
 )
+WORTH = "python -m training.compare_uncertainty HEADS --data DATA --out docs/data"
 RADARS = "python -m training.world.compare_radar --drives 8 --seed 720000 --out OUT, its tables"
 MADE_BY = {
     "distillation_results.csv": STUDY.format("distillation:study"),
@@ -26,5 +27,8 @@ MADE_BY = {
     "choosing_scale.csv": "python -m training.data_engine.scale --out IT",
     "health.json": "python -m training.health BUNDLE --data DATA --out OUT, which writes OUT/health.json",
     "long_range.csv": "python -m training.long_range measure --data DATA --model NAME=MODEL --radar --out IT",
+    "uncertainty_ways.csv": WORTH,
+    "uncertainty_coverage.csv": WORTH,
+    "uncertainty_reliability.csv": WORTH,
     "circle.json": "make circle, then a copy of out/circle/summary.json",
 }

@@ -295,6 +295,62 @@ def _seconds(time: str) -> float:
     return datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp()
 
 
+# Way in uncertainty_*.csv -> colour; ways of other names, such as ensembles of any size, take what is left.
+OF_WAY = {
+    "score": GREY,
+    "temperature": SKY,
+    "isotonic by class": ORANGE,
+    "class, distance and score": BLUE,
+    "head": PINK,
+    "head and table, the best of each channel": GREEN,
+}
+
+
+def _way_colors(rows: Sequence[Row]) -> dict[str, str]:
+    """The ways of OF_WAY, then those of several networks; what lies between a table and a head is left out."""
+    ways = dict.fromkeys(row["way"] for row in rows)
+    others = [way for way in ways if way.startswith(("ensemble", "dropout"))]
+    return {way: OF_WAY[way] for way in ways if way in OF_WAY} | dict(zip(others, (RED, BLACK)))
+
+
+def said_and_right(rows: Sequence[Row]) -> Figure:
+    """What was said against the share that was right, in bins of detections: on the diagonal both agree."""
+    figure = Figure(figsize=(4.8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
+    for way, color in _way_colors(rows).items():
+        own = [(float(row["said"]), float(row["right"])) for row in rows if row["way"] == way]
+        axes.plot(*zip(*sorted(own)), marker="o", markersize=3, color=color, label=way, linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set_xlabel("probability that was said")
+    axes.set_ylabel("share of detections that were right")
+    axes.grid(color="#e5e5e5", linewidth=0.6)
+    axes.legend(frameon=False, fontsize=7, loc="upper left")
+    return figure
+
+
+def covered(rows: Sequence[Row]) -> Figure:
+    """A panel for each level: how far the share of errors inside the interval is from it, channel by channel."""
+    levels = {"inside_0.5": 0.5, "inside_0.9": 0.9, "inside_0.95": 0.95}
+    channels = list(dict.fromkeys(row["channel"] for row in rows))
+    colors = _way_colors(rows)
+    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
+    for axes, (column, level) in zip(figure.subplots(1, len(levels), sharey=True), levels.items()):
+        axes.axvline(100 * level, color=GREY, linewidth=0.8, linestyle="--")
+        for number, (way, color) in enumerate(colors.items()):
+            shares = {row["channel"]: 100 * float(row[column]) for row in rows if row["way"] == way}
+            heights = [i + 0.12 * (number - (len(colors) - 1) / 2) for i in range(len(channels))]
+            axes.plot([shares[c] for c in channels], heights, "o", markersize=3.5, color=color, label=way)
+        axes.set_title(f"said: {100 * level:g} %", fontsize=9)
+        axes.set_xlabel("inside, %")
+        axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.set_yticks(range(len(channels)), [channel.replace("_", " ") for channel in channels])
+    axes.invert_yaxis()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
 PLOTS: dict[str, Plot] = {
     "distillation_gains.svg": Plot(
         lambda names, results: forest(gains(names, results)), ("distillation_runs.csv", "distillation_results.csv")
@@ -313,5 +369,7 @@ PLOTS: dict[str, Plot] = {
     "soak.svg": Plot(soak, ("soak.csv",)),
     "long_range.svg": Plot(long_range, ("long_range.csv",)),
     "circle.svg": Plot(circle, ("circle.json",)),
+    "uncertainty_said.svg": Plot(said_and_right, ("uncertainty_reliability.csv",)),
+    "uncertainty_covered.svg": Plot(covered, ("uncertainty_coverage.csv",)),
     "learning_curves.svg": Plot(learning_curves, ("learning_curves.csv",)),
 }

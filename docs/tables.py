@@ -175,6 +175,31 @@ def platforms_table(rows: Sequence[Row]) -> str:
     return markdown(head, body)
 
 
+def ways_table(rows: Sequence[Row]) -> str:
+    """ECE in per cent; nll: of all channels' errors."""
+    head = ("worth from", "runs of the network", "mAP", "D-ECE at 2 m, %", "Brier score",
+            "negative log likelihood of right and wrong", "of errors")  # fmt: skip
+    names = ("runs", "mAP", "ece", "brier", "log_loss", "nll")
+    body = [(row["way"], *(f"{100 * float(row[n]):.2f}" if n == "ece" else row[n] for n in names)) for row in rows]
+    return markdown(head, body)
+
+
+def intervals_table(rows: Sequence[Row]) -> str:
+    """The table, the head and what is taken of both, channel by channel."""
+    shown = ("class, distance and score", "head", "head and table, the best of each channel")
+    head = ("channel", "deviation from", "inside 50 %", "inside 90 %", "inside 95 %", "mean deviation",
+            "negative log likelihood")  # fmt: skip
+    channels = dict.fromkeys(row["channel"] for row in rows)
+    body = [
+        (channel.replace("_", " "), row["way"], *(f"{100 * float(row[f'inside_{n}']):.1f}" for n in (0.5, 0.9, 0.95)),
+         f"{float(row['deviation']):.3f}", f"{float(row['nll']):.3f}")
+        for channel in channels
+        for row in rows
+        if row["channel"] == channel and row["way"] in shown
+    ]  # fmt: skip
+    return markdown(head, body)
+
+
 def circle_scores(told: Mapping[str, Any]) -> str:
     rows = [
         (name, str(row["frames"]), f"{row['mAP']:.3f}", f"{row['NDS']:.3f}") for name, row in told["scores"].items()
@@ -264,6 +289,8 @@ TABLES: dict[tuple[str, str], Table] = {
     ("health.md", "conditions"): Table(health_conditions, ("health.json",)),
     ("health.md", "thresholds"): Table(health_thresholds, ("health.json",)),
     ("health.md", "ablation"): Table(health_ablation, ("health.json",)),
+    ("uncertainty.md", "ways"): Table(ways_table, ("uncertainty_ways.csv",)),
+    ("uncertainty.md", "intervals"): Table(intervals_table, ("uncertainty_coverage.csv",)),
     ("redeploy.md", "scores"): Table(circle_scores, ("circle.json",)),
     ("redeploy.md", "stages"): Table(circle_stages, ("circle.json",)),
     ("redeploy.md", "journal"): Table(circle_journal, ("circle.json",)),
