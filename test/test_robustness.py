@@ -10,7 +10,11 @@ import pytest
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("nuscenes", reason="needs nuscenes-devkit")
 
+from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.spread import Done
+from bev_perception.plain import to_plain
+from bev_perception.uncertainty import CHANNELS, UNCERTAINTY, ClassTable, UncertaintyTable
+from training.export import main as export
 from training.robustness import __main__ as robustness
 
 
@@ -81,7 +85,33 @@ def test_a_folder_of_another_run_is_refused(
     whole: Path, tiny_checkpoint: Path, tiny_dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tiny_checkpoint, tiny_dataset, whole, "--seed", "1") == 1
-    assert "seed was 0, now it is 1" in capsys.readouterr().err
+    assert "seed: 0 -> 1" in capsys.readouterr().err
+
+
+def test_a_bundle_that_says_what_detections_are_worth_is_told_whether_that_holds(
+    tiny_checkpoint: Path, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of all that is said to be sure the wrong share is the error, of all that is said to be nothing the right one."""
+    bundle = tmp_path / "bundle"
+    assert export([str(tiny_checkpoint), str(bundle)]) == 0
+    spec, errors = load_bundle(bundle).spec, {}
+    for said in (0.0, 1.0):
+        deviation = dict.fromkeys(CHANNELS, ((1.0, 1.0), (1.0, 1.0)))
+        classes = dict.fromkeys(spec.classes, ClassTable(((said, said), (said, said)), deviation))
+        factors = dict.fromkeys(CHANNELS, (0.7, 1.6, 2.0))
+        table = UncertaintyTable(spec.onnx_sha256, (10.0, 20.0), (0.2, 0.6), classes, factors, 40)
+        (bundle / UNCERTAINTY).write_text(json.dumps(to_plain(table)))
+        assert run(bundle, tiny_dataset, tmp_path / f"out{said}", "--only", "clutter") == 0
+        cells = json.loads((tmp_path / f"out{said}" / "robustness.json").read_text())["cells"]
+        errors[said] = {name: row["ece"] for name, row in cells.items()}
+        inside = [share for row in cells.values() for share in row["inside_90"].values()]
+        assert all(share is None or 0 <= share <= 1 for share in inside) and len(inside) == 4 * 5
+        assert "| clutter-1 |" in (tmp_path / f"out{said}" / "robustness.md").read_text()
+    assert len(errors[0.0]) == 4
+    for name, right in errors[0.0].items():
+        assert right + errors[1.0][name] == pytest.approx(1.0, abs=1e-9) and 0 <= right < 1
+    assert run(bundle, tiny_dataset, tmp_path / "out0.0", "--only", "clutter") == 1
+    assert "uncertainty" in capsys.readouterr().err, "another table, other claims"
 
 
 @pytest.mark.parametrize("text", ["{}", "not JSON", '{"conditions": {"fog": {"NDS": []}}}'])

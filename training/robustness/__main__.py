@@ -15,15 +15,17 @@ from pathlib import Path
 
 from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.spread import RAY_HERE, spread
-from bev_perception.files import read_text, sha256_of, write_atomic
+from bev_perception.files import sha256_of, write_atomic
 from bev_perception.model_spec import ModelSpec
+from bev_perception.uncertainty import UNCERTAINTY
+from training.changes import only_with
 from training.command_line import errors_as_text
 from training.data.config import PLAIN
 from training.data.source import add_source, source_of
 from training.robustness.conditions import LOST, cells
 from training.robustness.rates import DETR3D
 from training.robustness.scene import Job, drive, is_done
-from training.robustness.summary import RESULT_LIMIT, reference_of, summarise, tables
+from training.robustness.summary import reference_of, summarise, tables
 from training.trainer.checkpoint import load_network
 from training.trainer.loading import open_keyframes, scenes_of
 
@@ -36,23 +38,6 @@ def spec_of(model: Path) -> tuple[ModelSpec, str]:
         spec = load_bundle(model).spec
         return spec, spec.onnx_sha256
     return load_network(model).spec, sha256_of(model)
-
-
-def same_run(out: Path, facts: dict[str, object]) -> None:
-    """Raises ValueError where `out` has scenes of another model, data set, split or seed."""
-    path = out / RUN
-    if not path.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(facts, indent=1))
-        return
-    before = json.loads(read_text(path, RESULT_LIMIT))
-    changed = [
-        f"{name} was {before.get(name)}, now it is {value}"
-        for name, value in facts.items()
-        if before.get(name) != value
-    ]
-    if changed:
-        raise ValueError(f"{out} is of another run: {'; '.join(changed)}; give another --out")
 
 
 @errors_as_text
@@ -79,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     keyframes = open_keyframes(spec, PLAIN, source, args.split, args.scenes)
     scenes = scenes_of(PLAIN, source, args.split)[: args.scenes]
     data = keyframes.data_index.digest
-    same_run(args.out, {"model": digest, "data": data, "split": args.split, "seed": args.seed, "engine": args.backend})
+    table = args.model / UNCERTAINTY
+    facts = {"model": digest, "data": data, "split": args.split, "seed": args.seed, "engine": args.backend}
+    only_with(args.out / RUN, facts | ({"uncertainty": sha256_of(table)} if table.is_file() else {}))
     jobs = []
     for scene in scenes:
         folder = args.out / "scenes" / scene

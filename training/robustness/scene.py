@@ -9,12 +9,15 @@ from pathlib import Path
 
 import cv2
 
+from bev_perception.bundle import load_bundle
 from bev_perception.evaluation.metrics import RANGES, Tally, add_tallies
 from bev_perception.evaluation.objects import Objects, objects_from_detections
 from bev_perception.evaluation.tally_file import tally_bytes
+from bev_perception.evaluation.worth import Worth, add_worths, worth, worth_json
 from bev_perception.files import write_atomic
 from bev_perception.inference.interface import InferenceBackend
 from bev_perception.pipeline import BevPipeline
+from bev_perception.uncertainty import Estimator, UncertaintyTable, read_uncertainty
 from training.bundling.engines import open_model
 from training.data.config import PLAIN
 from training.data.nuscenes import Keyframe, Keyframes, open_nuscenes
@@ -48,6 +51,16 @@ def tally_path(folder: Path, cell: Cell, part: str = "") -> Path:
     return folder / f"{cell.name}{part and '.'}{part}.npz"
 
 
+def worth_path(folder: Path, cell: Cell) -> Path:
+    """What the cell's detections are worth, of a bundle that says it."""
+    return folder / f"{cell.name}.worth.json"
+
+
+def table_of(model: Path) -> UncertaintyTable | None:
+    """Of a bundle that has one."""
+    return read_uncertainty(load_bundle(model)) if model.is_dir() else None
+
+
 def is_done(folder: Path, cell: Cell) -> bool:
     """Whether all that a cell gives is there: it is written last."""
     return tally_path(folder, cell).is_file()
@@ -71,24 +84,31 @@ _engine = cache(open_model)  # once in a process
 class _Run:
     def __init__(self, engine: InferenceBackend, keyframes: Keyframes, job: Job) -> None:
         self.engine, self.job = engine, job
+        self.table = table_of(job.model)
         self.track: Track = track_of(keyframes)
         self.cells = (Cell(), *(cell for cell in job.cells if cell != Cell()))
         self.losses = {cell: cell.loss for cell in self.cells if cell.loss is not None}
         self.pipelines = {cell: self._pipeline() for cell in self.cells}
         self.tallies: dict[tuple[Cell, str], list[Tally]] = {}
+        self.worths: dict[Cell, list[Worth]] = {}
         planned = interruptions(len(keyframes), list(self.losses.values()))
         self.interruptions = [(interruption, self._pipeline()) for interruption in planned]
         self.shares: list[dict[str, object]] = []
 
     def _pipeline(self) -> BevPipeline:
-        return BevPipeline(self.engine.spec, self.engine, floor_thresholds(self.engine.spec))
+        estimator = None if self.table is None else Estimator(self.table, self.engine.spec.classes)
+        return BevPipeline(self.engine.spec, self.engine, floor_thresholds(self.engine.spec), estimator=estimator)
 
     def step(self, index: int, keyframe: Keyframe) -> None:
         spec, frame = self.engine.spec, sensor_frame(keyframe, self.engine.spec)
         found: dict[Cell, Objects] = {}
         for cell, pipeline in self.pipelines.items():
             spoilt = cell.spoil(frame, self._moment(cell.condition, index))
-            found[cell] = objects_from_detections(pipeline.step(spoilt), spec.classes)
+            detections = pipeline.step(spoilt)
+            if self.table is not None:
+                of_frame = worth(ground_truth(keyframe, spec), detections, spec.classes, self.table.intervals)
+                self.worths.setdefault(cell, []).append(of_frame)
+            found[cell] = objects_from_detections(detections, spec.classes)
             self._add(cell, "", tally_found(keyframe, spec, found[cell], ranges=RANGES))
         for cell, loss in self.losses.items():
             seen = seen_by(frame, working(loss, self._moment(cell.condition, index)))
@@ -116,6 +136,8 @@ class _Run:
         folder.mkdir(parents=True, exist_ok=True)
         if self.interruptions:
             write_atomic(folder / f"{REACTION}.json", json.dumps(self.shares))
+        for cell, worths in self.worths.items():
+            write_atomic(worth_path(folder, cell), worth_json(add_worths(worths)))
         for (cell, part), tallies in sorted(self.tallies.items(), key=lambda item: item[0][1], reverse=True):
             write_atomic(tally_path(folder, cell, part), tally_bytes(add_tallies(tallies)))
 

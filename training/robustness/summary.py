@@ -10,13 +10,16 @@ from typing import Any
 
 from bev_perception.evaluation.metrics import Scores, add_tallies, score_tally
 from bev_perception.evaluation.tally_file import read_tally
+from bev_perception.evaluation.worth import PUBLISHED, add_worths, read_worth
 from bev_perception.files import read_text
+from bev_perception.uncertainty import LEVELS
 from training.robustness.conditions import CLEAN, CONDITIONS, Cell
 from training.robustness.rates import corruption_errors, mean_percent, resilience_rates
 from training.robustness.reaction import reaction_times
-from training.robustness.scene import REACTION, SEEN, SEEN_CLEAN, tally_path
+from training.robustness.scene import REACTION, SEEN, SEEN_CLEAN, tally_path, worth_path
 
 RESULT_LIMIT = 16 * 2**20  # bytes of a JSON that is read
+NINE_TENTHS = LEVELS.index(0.9)
 KINDS = {"camera": "cameras", "lens": "a lens", "radar": "radars", "rig": "the rig"}
 
 
@@ -24,17 +27,23 @@ def summarise(folders: Sequence[Path], cells: Sequence[Cell], reference: Mapping
     """folders: of the scenes. reference: condition -> mean NDS of the network that mCE is held against; {}: no mCE.
 
     Plain data for JSON: `cells` (name -> mAP, NDS, share of the clean NDS; of a loss also `collateral`, the share of
-    NDS that is lost among what working sensors see), `conditions` (name -> NDS by level, CE, RR), `mCE` and `mRR` by
-    kind in percent, `reaction` in ms.
+    NDS that is lost among what working sensors see; of a calibrated bundle `ece`, the calibration error of
+    `existence_probability`, and `inside_90`, quantity -> share of errors inside its interval of 90 %, or None),
+    `conditions` (name -> NDS by level, CE, RR), `mCE` and `mRR` by kind in percent, `reaction` in ms.
     """
     scores = {cell: _scores(folders, cell) for cell in cells}
     clean = scores[Cell()].nds
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for cell, score in scores.items():
         rows[cell.name] = {"mAP": score.mean_ap, "NDS": score.nds, "share": _share(score.nds, clean)}
         if cell.loss is not None:
             seen, before = (_scores(folders, cell, part).nds for part in (SEEN, SEEN_CLEAN))
             rows[cell.name]["collateral"] = 1.0 - _share(seen, before)
+        if all(worth_path(folder, cell).is_file() for folder in folders):
+            found = add_worths([read_worth(worth_path(folder, cell)) for folder in folders])
+            rows[cell.name]["ece"] = found.probability.error()
+            inside = {name: found.intervals[name].shares()[NINE_TENTHS] for name in PUBLISHED}
+            rows[cell.name]["inside_90"] = {name: None if math.isnan(s) else s for name, s in inside.items()}
     nds = {
         name: [rows[Cell(name, level).name]["NDS"] for level in range(len(CONDITIONS[name].levels))]
         for name in dict.fromkeys(cell.condition for cell in cells if cell.condition in CONDITIONS)
@@ -95,6 +104,13 @@ def tables(result: Mapping[str, Any]) -> str:
             cameras, radars = name.split("-")[1:]
             numbers = f"{row['NDS']:.3f} | {_percent(row['share'])} | {_percent(row['collateral'])}"
             lines.append(f"| {cameras} | {radars} | {numbers} |")
+        parts.append("\n".join(lines))
+    if "ece" in clean:
+        head = ["what it says", "ECE, %", *(f"{name} inside 90 %" for name in PUBLISHED)]
+        lines = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
+        for name, row in cells.items():
+            inside = " | ".join(_percent(row["inside_90"][quantity]) for quantity in PUBLISHED)
+            lines.append(f"| {name} | {100 * row['ece']:.2f} | {inside} |")
         parts.append("\n".join(lines))
     if result["reaction"]:
         lines = ["| lost | correct after, ms | back, correct after, ms |", "| --- | ---: | ---: |"]
