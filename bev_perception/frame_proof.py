@@ -43,7 +43,7 @@ class FrameTolerance:
 FRAME_TOLERANCES = {
     "fp32": FrameTolerance(0.02, 0.1, 0.1),
     "fp16": FrameTolerance(0.05, 0.25, 0.2),
-    "int8": FrameTolerance(0.1, 0.5, 0.25, 0.2),
+    "int8": FrameTolerance(0.06, 0.5, 0.25, 0.2),
 }
 
 
