@@ -27,6 +27,7 @@ MADE_BY = {
     "choosing_scale.csv": "python -m training.data_engine.scale --out IT",
     "health.json": "python -m training.health BUNDLE --data DATA --out OUT, which writes OUT/health.json",
     "long_range.csv": "python -m training.long_range measure --data DATA --model NAME=MODEL --radar --out IT",
+    "robustness.json": "python -m training.robustness MODEL --data DATA --out OUT, which writes OUT/robustness.json",
     "uncertainty_ways.csv": WORTH,
     "uncertainty_coverage.csv": WORTH,
     "uncertainty_reliability.csv": WORTH,

@@ -12,6 +12,8 @@ from bev_perception.plain import from_plain
 from docs.measured import SENSORS, Estimate, Gain, Network, Row, gains, networks
 from training.data_engine.cost import Row as Cost
 from training.data_engine.cost import slope
+from training.robustness.conditions import CONDITIONS
+from training.robustness.summary import KINDS
 from training.world.statistic import RARE, Statistic, of_rows
 
 ERRORS = ("ate", "ase", "aoe", "ave", "aae")
@@ -282,6 +284,21 @@ def choosing_table(rows: Sequence[Row]) -> str:
     return markdown(head, body)
 
 
+def robustness_conditions(told: Mapping[str, Any]) -> str:
+    """A row a condition: NDS at its three severities and RR; how far probabilities are off, and the fewest errors of
+    x, y, heading and velocity that an interval of 90 % still holds at the hardest."""
+    head = ("condition", "of", "NDS: easy", "mid", "hard", "RR, %", "ECE, %: easy", "mid", "hard", "least inside 90 %")
+    body = []
+    for name, row in told["conditions"].items():
+        cells = [told["cells"][f"{name}-{level + 1}"] for level in range(len(row["NDS"]))]
+        least = min(value for value in cells[-1]["inside_90"].values() if value is not None)
+        body.append(
+            (f"`{name}`", KINDS[CONDITIONS[name].of], *(f"{value:.3f}" for value in row["NDS"]), f"{100 * row['RR']:.1f}",
+             *(f"{100 * cell['ece']:.1f}" for cell in cells), f"{100 * least:.0f}")
+        )  # fmt: skip
+    return markdown(head, body)
+
+
 TABLES: dict[tuple[str, str], Table] = {
     ("data_engine.md", "scale"): Table(choosing_table, ("choosing_scale.csv",)),
     ("long_range.md", "far"): Table(long_range_table, ("long_range.csv",)),
@@ -289,6 +306,7 @@ TABLES: dict[tuple[str, str], Table] = {
     ("health.md", "conditions"): Table(health_conditions, ("health.json",)),
     ("health.md", "thresholds"): Table(health_thresholds, ("health.json",)),
     ("health.md", "ablation"): Table(health_ablation, ("health.json",)),
+    ("robustness.md", "conditions"): Table(robustness_conditions, ("robustness.json",)),
     ("uncertainty.md", "ways"): Table(ways_table, ("uncertainty_ways.csv",)),
     ("uncertainty.md", "intervals"): Table(intervals_table, ("uncertainty_coverage.csv",)),
     ("redeploy.md", "scores"): Table(circle_scores, ("circle.json",)),
