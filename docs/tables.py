@@ -292,10 +292,11 @@ def robustness_conditions(told: Mapping[str, Any]) -> str:
     for name, row in told["conditions"].items():
         cells = [told["cells"][f"{name}-{level + 1}"] for level in range(len(row["NDS"]))]
         least = min(value for value in cells[-1]["inside_90"].values() if value is not None)
+        nds = (f"{value:.3f}" for value in row["NDS"])
+        ece = (f"{100 * cell['ece']:.1f}" for cell in cells)
         body.append(
-            (f"`{name}`", KINDS[CONDITIONS[name].of], *(f"{value:.3f}" for value in row["NDS"]), f"{100 * row['RR']:.1f}",
-             *(f"{100 * cell['ece']:.1f}" for cell in cells), f"{100 * least:.0f}")
-        )  # fmt: skip
+            (f"`{name}`", KINDS[CONDITIONS[name].of], *nds, f"{100 * row['RR']:.1f}", *ece, f"{100 * least:.0f}")
+        )
     return markdown(head, body)
 
 
