@@ -25,7 +25,7 @@ from training.data_engine.choosing import Chosen, Picked, Request
 from training.data_engine.chosen_list import list_of, write_list
 from training.data_engine.looking import Networks
 from training.data_engine.scoring import fill, open_store
-from training.data_engine.showing import EVEN_SHARE, HIGHEST, LOSS, main, shares, times, values_of
+from training.data_engine.showing import EVEN_SHARE, HIGHEST, LOSS, OF_ONE, main, shares, times, values_of
 from training.losses.detection import detection_losses
 from training.trainer.checkpoint import load_network
 
@@ -108,7 +108,7 @@ def test_the_command_writes_what_a_training_sees(
     replayed = shown(*new, "--replay", "0.25")
     assert [replayed[token] for token in tokens] == [15, 15, 5, 5]
     assert set(shown(*new, "--replay", "0")) == set(tokens[:2])
-    for by in ("loss", "entropy", "novelty"):
+    for by in ("loss", *OF_ONE):
         assert sum(shown("--by", by).values()) == 40, by
     same = shown("--by", "forgotten", "--before", str(tiny_checkpoint))
     assert same == dict.fromkeys(tokens, 10), "a network forgets nothing that is as it was"
@@ -116,8 +116,15 @@ def test_the_command_writes_what_a_training_sees(
     write_atomic(tmp_path / "view" / "frames.json", '{"train": ["' + tokens[3] + '"]}')
     assert main([str(tmp_path / "view"), *words[1:], "--out", str(tmp_path / "next"), *new]) == 1
     assert "none of the frames" in capsys.readouterr().err
+    picked = tuple(Picked(token, "scene-0000", 0, 0.0) for token in tokens)
+    every = list_of(tiny_dataset, source.version, Request("random", 4), Chosen(picked, 4, 0, 0))
+    write_list(tmp_path / "all.json", every)
+    assert main([*words, "--out", str(tmp_path / "next"), "--new", str(tmp_path / "all.json"), "--replay", "0.5"]) == 1
+    assert "are new; leave it out" in capsys.readouterr().err
     for wrong in (
         ["--by", "forgotten"],
+        ["--by", "ensemble"],
+        ["--by", "variance"],
         ["--before", str(tiny_checkpoint)],
         ["--replay", "0.5"],
         [*new, "--replay", "1"],

@@ -5,10 +5,11 @@
     python -m training.train EXPERIMENT --data OUT --init DEPLOYED --out runs/next --set optim.steps=400
 
 OUT is a data set by links into DATA whose frames.json has a frame as often as it is shown: steps times the batch in
-all. --by: `even`; `loss` of the checkpoint on the frame; `forgotten`, by how much that is more than --before's; or any
-strategy of training.select, such as `entropy`. Half of the shows are even, half in proportion to the value. --new names
-what was labelled since the checkpoint was trained: with --replay so large a share of the shows goes to all other
-frames, against forgetting them (0: none), without it as large a one as they have among the frames.
+all. --by: `even`; `loss` of the checkpoint on the frame; `forgotten`, by how much that is more than --before's; or one
+of training.select's strategies that ask one network alone, such as `entropy`. Half of the shows are even, half in
+proportion to the value. --new names what was labelled since the checkpoint was trained: with --replay so large a share
+of the shows goes to all other frames, against forgetting them (0: none), without it as large a one as they have among
+the frames.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from training.trainer.checkpoint import load_network
 from training.trainer.loading import scenes_of
 
 EVEN, LOSS, FORGOTTEN = "even", "loss", "forgotten"
-POLICIES = (EVEN, LOSS, FORGOTTEN, *STRATEGIES)
+OF_ONE = ("entropy", "entropy_sum", "flips", "sensors", "novelty", "rarity")  # of STRATEGIES, what one network can say
+POLICIES = (EVEN, LOSS, FORGOTTEN, *OF_ONE)
 EVEN_SHARE = 0.5  # of the shows, so that no frame is never seen
 HIGHEST = 0.98  # quantile of the values beyond which all count alike: there are the frames whose labels are wrong
 
@@ -65,7 +67,7 @@ def shares(shows: int, new: int, old: int, replay: float | None) -> tuple[int, i
 
 def values_of(by: str, stores: Sequence[Store], drives: Sequence[str], classes: int, seed: int) -> dict[str, float]:
     """Token -> what the policy (not `even`) makes of it. stores: of the checkpoint, and of the one before."""
-    pool = survey(stores[0], drives, classes, {}, seed=seed) if by in STRATEGIES else None
+    pool = survey(stores[0], drives, classes, {}, seed=seed) if by in OF_ONE else None
     found: dict[str, float] = {}
     for drive in drives:
         frames = [store.read(drive) for store in stores]
@@ -109,20 +111,25 @@ def main(argv: list[str] | None = None) -> int:
         values = dict.fromkeys(open_nuscenes(source, drives, network.spec, network.run.data).tokens(), 1.0)
     else:
         folder = args.store or args.out.with_name(f"{args.out.name}.frames")
-        views = ("base", *STRATEGIES[args.by].views) if args.by in STRATEGIES else ("loss",)
+        views = ("base", *STRATEGIES[args.by].views) if args.by in OF_ONE else ("loss",)
         stores = []
         for checkpoint in filter(None, (args.checkpoint, args.before)):
             networks = Networks((checkpoint,))
             stores.append(open_store(folder, source, networks, views))
             fill(stores[-1], source, drives, networks, args.workers)
         values = values_of(args.by, stores, drives, len(network.spec.classes), args.seed)
-    labelled = [t for t in labelled_frames(source.root, "train") or list(values) if t in values]
+    listed = labelled_frames(source.root, "train") or list(values)
+    labelled = [token for token in listed if token in values]
     since = {without_number(frame.token) for path in args.new for frame in read_list(path).frames}
+    if len(labelled) < len(listed):
+        print(f"{len(listed) - len(labelled)} of {len(listed)} labelled frames are not of the scenes that are opened")
     new, old = ([t for t in dict.fromkeys(labelled) if (t in since) == is_new] for is_new in (True, False))
     if args.new and not new:
         raise ValueError(
             f"none of the frames of {', '.join(map(str, args.new))} is among those labelled in {args.data}"
         )
+    if args.replay and not old:
+        raise ValueError(f"--replay {args.replay:g}: all frames that are labelled in {args.data} are new; leave it out")
     shown: list[str] = []
     for tokens, shows in zip((new, old), shares(args.shows, len(new), len(old), args.replay), strict=True):
         if shows:
